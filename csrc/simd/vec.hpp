@@ -157,7 +157,7 @@ ARRAYNN_INLINE Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) {
 
 ARRAYNN_INLINE Vec<float> sqrt(Vec<float> a) {
 #if defined(__AVX512F__)
-  return {(Vec<float>::Raw)_mm512_sqrt_ps((__m512)a.v)};
+  return {(Vec<float>::Raw)_mm512_maskz_sqrt_ps(0xFFFF, (__m512)a.v)};
 #elif defined(__AVX2__)
   return {(Vec<float>::Raw)_mm256_sqrt_ps((__m256)a.v)};
 #elif defined(__SSE2__)
@@ -169,7 +169,7 @@ ARRAYNN_INLINE Vec<float> sqrt(Vec<float> a) {
 }
 ARRAYNN_INLINE Vec<double> sqrt(Vec<double> a) {
 #if defined(__AVX512F__)
-  return {(Vec<double>::Raw)_mm512_sqrt_pd((__m512d)a.v)};
+  return {(Vec<double>::Raw)_mm512_maskz_sqrt_pd(0xFF, (__m512d)a.v)};
 #elif defined(__AVX2__)
   return {(Vec<double>::Raw)_mm256_sqrt_pd((__m256d)a.v)};
 #elif defined(__SSE2__)
