@@ -57,7 +57,28 @@ struct Vec {
   Raw v;
 
   ARRAYNN_INLINE Vec zero() { return {Raw{}}; }
-  ARRAYNN_INLINE Vec set1(T x) { return {Raw{} + x}; }
+  // Not Raw{} + x: that stays an addition, since 0 + x is not x for x = -0.
+  ARRAYNN_INLINE Vec set1(T x) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) {
+      return {(Raw)_mm512_set1_ps(x)};
+    } else {
+      return {(Raw)_mm512_set1_pd(x)};
+    }
+#elif defined(__AVX2__)
+    if constexpr (sizeof(T) == 4) {
+      return {(Raw)_mm256_set1_ps(x)};
+    } else {
+      return {(Raw)_mm256_set1_pd(x)};
+    }
+#else
+    if constexpr (sizeof(T) == 4) {
+      return {Raw{x, x, x, x}};
+    } else {
+      return {Raw{x, x}};
+    }
+#endif
+  }
   ARRAYNN_INLINE Vec load(const T* p) { return {*reinterpret_cast<const RawUnaligned*>(p)}; }
   [[gnu::always_inline]] inline void store(T* p) const { *reinterpret_cast<RawUnaligned*>(p) = v; }
 };
