@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tolerances import assert_gradient
 
 from arraynn import reference
+from tolerances import assert_gradient
 
 X = np.arange(1.0, 10.0).reshape(1, 1, 3, 3)
 CORNERS = np.array([[[[1.0, 0.0], [0.0, 10.0]]]])

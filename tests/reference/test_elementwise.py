@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tolerances import assert_gradient
 
 from arraynn import reference
+from tolerances import assert_gradient
 
 NAMES = [
     "relu",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tolerances import assert_gradient
 
 from arraynn import reference
+from tolerances import assert_gradient
 
 
 def test_linear_by_hand() -> None:

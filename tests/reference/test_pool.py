@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tolerances import assert_gradient
 
 from arraynn import reference
+from tolerances import assert_gradient
 
 NAN, INF = np.nan, np.inf
 

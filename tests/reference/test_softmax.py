@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tolerances import assert_gradient
 
 from arraynn import reference
+from tolerances import assert_gradient
 
 LOG2, LOG4 = math.log(2), math.log(4)
 
