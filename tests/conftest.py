@@ -20,7 +20,7 @@ hypothesis.settings.register_profile(
     "arraynn",
     derandomize=True,  # the same examples on every machine and run
     deadline=None,
-    max_examples=60,
+    max_examples=100,
     print_blob=True,
     # The fixtures that property tests share (isa) do not change between examples.
     suppress_health_check=[
@@ -32,8 +32,10 @@ hypothesis.settings.load_profile("arraynn")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: takes more than a few seconds; -m 'not slow' omits")
-    config.addinivalue_line("markers", "cuda: needs a CUDA device")
+    # What Hypothesis imports to print a failing example warns of its own dependencies.
+    config.addinivalue_line(
+        "filterwarnings", "ignore:mypy_extensions.TypedDict is deprecated:DeprecationWarning"
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
