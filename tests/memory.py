@@ -11,13 +11,18 @@ from numpy.typing import DTypeLike, NDArray
 Array = NDArray[Any]
 
 
+def _filler(a: Array) -> Any:
+    """Return what must not be read: NaN, or a large index for integers."""
+    return np.nan if np.issubdtype(a.dtype, np.floating) else np.iinfo(a.dtype).max
+
+
 def _fortran(a: Array) -> Array:
     return np.asfortranarray(a)
 
 
 def _every_other(a: Array) -> Array:
-    """View with a step of 2 along every axis, NaN in between."""
-    big = np.full([2 * n + 1 for n in a.shape], np.nan, dtype=a.dtype)
+    """View with a step of 2 along every axis, nonsense in between."""
+    big = np.full([2 * n + 1 for n in a.shape], _filler(a), dtype=a.dtype)
     view = big[tuple(slice(1, 2 * n + 1, 2) for n in a.shape)]
     view[...] = a
     return view
@@ -31,7 +36,7 @@ def _reversed(a: Array) -> Array:
 
 def _window(a: Array) -> Array:
     """View of the middle of a larger array: rows are contiguous, the leading stride is not."""
-    big = np.full([n + 3 for n in a.shape], np.nan, dtype=a.dtype)
+    big = np.full([n + 3 for n in a.shape], _filler(a), dtype=a.dtype)
     view = big[tuple(slice(1, n + 1) for n in a.shape)]
     view[...] = a
     return view
