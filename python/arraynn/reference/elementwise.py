@@ -251,8 +251,9 @@ def gelu_backward(
     if approximate == "tanh":
         z = 2 * _GELU_K * (x + _GELU_C * x * x * x)
         slope = 2 * _GELU_K * (1 + 3 * _GELU_C * x * x)
-        s = _sigmoid(z)
-        return store(grad_out * (s + x * (s * _sigmoid(-z)) * slope), out)
+        s, bump = _sigmoid(z), _sigmoid(z) * _sigmoid(-z)
+        # Far out bump is 0 while x**2 in the slope may be infinite.
+        return store(grad_out * (s + np.where(bump == 0, 0, x * bump * slope)), out)
     density = np.exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi))
     return store(grad_out * (0.5 * _erfc(-x * math.sqrt(0.5)) + x * density), out)
 
