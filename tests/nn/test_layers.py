@@ -144,7 +144,7 @@ def test_sequential_fuses_only_what_it_may(monkeypatch):
     nn.Sequential(Halved(2, 2), nn.ReLU())(x)
     hooked = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
     calls = []
-    handles = [m.register_forward_hook(lambda m, a, y: calls.append(m)) for m in hooked]
+    handles = [m.register_forward_hook(lambda m, *_: calls.append(m)) for m in hooked]
     hooked(x)
     assert calls == list(hooked)
     assert used == [None] * 4

@@ -95,7 +95,7 @@ def test_loading_reports_everything_wrong_and_changes_nothing():
     assert 'Missing key(s) in state_dict: "scale".' in text
     assert 'Unexpected key(s) in state_dict: "extra".' in text
     assert "size mismatch for first.bias" in text
-    with pytest.raises(RuntimeError, match="size mismatch for first.bias") as caught:
+    with pytest.raises(RuntimeError, match=r"size mismatch for first\.bias") as caught:
         block.load_state_dict(state, strict=False)
     assert "Missing" not in str(caught.value)
     with pytest.raises(TypeError, match=r"\[load_state_dict\] scale: expected a tensor or array"):
@@ -168,8 +168,8 @@ def test_hooks():
     x = Tensor(np.ones((1, 2), np.float32))
     plain = layer(x).data
     calls = []
-    before = layer.register_forward_pre_hook(lambda m, args: calls.append(args) or (args[0] * 0,))
-    after = layer.register_forward_hook(lambda m, args, y: calls.append(y) or y + 1)
+    before = layer.register_forward_pre_hook(lambda _, args: calls.append(args) or (args[0] * 0,))
+    after = layer.register_forward_hook(lambda *args: calls.append(args) or args[-1] + 1)
     np.testing.assert_array_equal(layer(x).data, layer.bias.data[None] + 1)
     assert len(calls) == 2
     before.remove()

@@ -81,7 +81,10 @@ class LRScheduler:
         self.base_lrs: list[float] = [group["initial_lr"] for group in optimizer.param_groups]
         self.last_epoch = last_epoch
         self._last_lr: list[float] = []
+        # Rates found at a resumption are those of its epoch already.
+        self._resuming = last_epoch != -1
         self.step()
+        self._resuming = False
 
     def get_lr(self) -> list[float]:
         """Return the rate of each group at ``last_epoch``; a subclass defines it."""
@@ -122,6 +125,8 @@ class _FactorLR(LRScheduler):
 
     def get_lr(self) -> list[float]:
         """Return the present rates times the change of the factor."""
+        if self._resuming:
+            return self._present()
         now = self.factor(self.last_epoch)
         if self.last_epoch == 0:
             return [rate * now for rate in self._present()]
@@ -270,7 +275,7 @@ class CosineAnnealingLR(LRScheduler):
 
     def get_lr(self) -> list[float]:
         """Return the present rate's height above ``eta_min`` times the change of the cosine."""
-        if self.last_epoch == 0:
+        if self.last_epoch == 0 or self._resuming:
             return self._present()
         now, before = self._height(self.last_epoch), self._height(self.last_epoch - 1)
         if before == 0.0:
@@ -347,7 +352,7 @@ class OneCycleLR(LRScheduler):
         up = float(pct_start * total_steps) - 1
         if three_phase:
             # Where each phase ends, and which of (start, top, end) it goes from and to.
-            self._phases = [(up, 0, 1), (2 * up + 1, 1, 0), (total_steps - 1, 0, 2)]
+            self._phases = [(up, 0, 1), (2 * up, 1, 0), (total_steps - 1, 0, 2)]
         else:
             self._phases = [(up, 0, 1), (total_steps - 1, 1, 2)]
         tops = _per_group(op, "max_lr", max_lr, optimizer)
