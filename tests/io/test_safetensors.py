@@ -6,13 +6,12 @@ import struct
 
 import numpy as np
 import pytest
+from arraynn import Tensor, nn
+from arraynn.io import load, load_file, load_metadata, save, save_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arraynn import Tensor, nn
-from arraynn.io import load, load_file, load_metadata, save, save_file
-
-DTYPES = "f8 f4 f2 i8 i4 i2 i1 u8 u4 u2 u1 ?".split()
+DTYPES = ["f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "?"]
 
 
 def sample():
@@ -336,4 +335,4 @@ def test_data_is_aligned_in_the_file():
     length = int.from_bytes(data[:8], "little")
     assert length % 8 == 0
     header = json.loads(data[8 : 8 + length])
-    assert [name for name in header] == ["b", "c", "a"]
+    assert list(header) == ["b", "c", "a"]
