@@ -1,0 +1,11 @@
+// One binder per family; each adds its functions to the module.
+#pragma once
+#include <pybind11/pybind11.h>
+
+namespace py = pybind11;
+
+namespace arraynn {
+
+void bind_runtime(py::module_& m);
+
+}  // namespace arraynn

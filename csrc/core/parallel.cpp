@@ -1,0 +1,191 @@
+#include "core/parallel.hpp"
+
+#include <omp.h>
+#include <pthread.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <fstream>
+#include <set>
+#include <string>
+#include <utility>
+
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
+namespace arraynn {
+namespace {
+
+std::atomic<int> g_threads{0};  // 0: the default
+thread_local int t_threads = 0;
+// libgomp's pool does not survive a fork: a child that asks it for a team waits for ever.
+std::atomic<bool> g_forked{false};
+
+int affinity_cpus(cpu_set_t* set) {
+  CPU_ZERO(set);
+  if (sched_getaffinity(0, sizeof *set, set) != 0) return 1;
+  return std::max(1, CPU_COUNT(set));
+}
+
+int physical_cores(const cpu_set_t& set, int fallback) {
+  std::set<std::pair<int, int>> cores;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (!CPU_ISSET(cpu, &set)) continue;
+    const std::string base = "/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/";
+    int package = -1, core = -1;
+    if (!(std::ifstream(base + "physical_package_id") >> package)) return fallback;
+    if (!(std::ifstream(base + "core_id") >> core)) return fallback;
+    cores.emplace(package, core);
+  }
+  return cores.empty() ? fallback : static_cast<int>(cores.size());
+}
+
+int quota_of(double quota, double period) {
+  return quota > 0 && period > 0 ? std::max(1, static_cast<int>(std::ceil(quota / period))) : 0;
+}
+
+// CPU quota of this process' control group or of any group above it; 0 when there is none.
+int cgroup_quota() {
+  int best = 0;
+  const auto take = [&best](int q) {
+    if (q > 0 && (best == 0 || q < best)) best = q;
+  };
+  std::ifstream groups("/proc/self/cgroup");
+  for (std::string line; std::getline(groups, line);) {
+    const auto second = line.find(':', line.find(':') + 1);
+    if (second == std::string::npos) continue;
+    const bool v2 = line.compare(0, 3, "0::") == 0;
+    std::string path = line.substr(second + 1);
+    if (!v2 && line.find("cpu") == std::string::npos) continue;
+    for (;;) {
+      const std::string tail = path == "/" ? "" : path;
+      if (v2) {
+        std::string quota;
+        double period = 0;
+        if (std::ifstream("/sys/fs/cgroup" + tail + "/cpu.max") >> quota >> period &&
+            quota != "max") {
+          take(quota_of(std::atof(quota.c_str()), period));
+        }
+      } else {
+        double quota = -1, period = 0;
+        std::ifstream("/sys/fs/cgroup/cpu" + tail + "/cpu.cfs_quota_us") >> quota;
+        std::ifstream("/sys/fs/cgroup/cpu" + tail + "/cpu.cfs_period_us") >> period;
+        take(quota_of(quota, period));
+      }
+      if (tail.empty()) break;
+      path.resize(path.rfind('/'));
+      if (path.empty()) path = "/";
+    }
+  }
+  return best;
+}
+
+struct Default {
+  int threads;
+  std::string reason;
+};
+
+const Default& computed_default() {
+  static const Default value = [] {
+    cpu_set_t set;
+    const int affinity = affinity_cpus(&set);
+    const int cores = physical_cores(set, affinity);
+    const int quota = cgroup_quota();
+    Default d{std::min(affinity, cores), ""};
+    if (quota > 0) d.threads = std::min(d.threads, quota);
+    d.reason = "affinity " + std::to_string(affinity) + ", physical cores " +
+               std::to_string(cores) + ", cgroup quota " +
+               (quota > 0 ? std::to_string(quota) : std::string("none"));
+    return d;
+  }();
+  return value;
+}
+
+#if defined(__x86_64__)
+constexpr unsigned kFtzDaz = 0x8040;
+class FlushScope {
+ public:
+  explicit FlushScope(bool flush) : flush_(flush) {
+    if (!flush_) return;
+    saved_ = _mm_getcsr();
+    _mm_setcsr(saved_ | kFtzDaz);
+  }
+  ~FlushScope() {
+    // Exception flags raised by the kernel stay invisible to the caller.
+    if (flush_) _mm_setcsr(saved_);
+  }
+  FlushScope(const FlushScope&) = delete;
+  FlushScope& operator=(const FlushScope&) = delete;
+
+ private:
+  bool flush_;
+  unsigned saved_ = 0;
+};
+#elif defined(__aarch64__)
+class FlushScope {
+ public:
+  explicit FlushScope(bool flush) : flush_(flush) {
+    if (!flush_) return;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(saved_));
+    __asm__ volatile("msr fpcr, %0" : : "r"(saved_ | (std::uint64_t{1} << 24)));
+  }
+  ~FlushScope() {
+    if (flush_) __asm__ volatile("msr fpcr, %0" : : "r"(saved_));
+  }
+  FlushScope(const FlushScope&) = delete;
+  FlushScope& operator=(const FlushScope&) = delete;
+
+ private:
+  bool flush_;
+  std::uint64_t saved_ = 0;
+};
+#else
+struct FlushScope {
+  explicit FlushScope(bool) {}
+};
+#endif
+
+const int g_atfork_registered =
+    pthread_atfork(nullptr, nullptr, [] { g_forked.store(true, std::memory_order_relaxed); });
+
+}  // namespace
+
+int default_threads() { return computed_default().threads; }
+const char* default_threads_reason() { return computed_default().reason.c_str(); }
+
+int max_threads() {
+  if (g_forked.load(std::memory_order_relaxed) || omp_in_parallel()) return 1;
+  if (t_threads > 0) return t_threads;
+  const int set = g_threads.load(std::memory_order_relaxed);
+  return set > 0 ? set : std::min(default_threads(), omp_get_max_threads());
+}
+
+void set_num_threads(int n) { g_threads.store(n, std::memory_order_relaxed); }
+
+int set_thread_local_threads(int n) { return std::exchange(t_threads, n); }
+
+void parallel_run(int threads, bool flush_denormals, void (*body)(void*, int, int),
+                  void* context) {
+  if (threads <= 1) {
+    const FlushScope scope(flush_denormals);
+    body(context, 0, 1);
+    return;
+  }
+#pragma omp parallel num_threads(threads)
+  {
+    const FlushScope scope(flush_denormals);
+    body(context, omp_get_thread_num(), omp_get_num_threads());
+  }
+}
+
+void team_barrier(int nthreads) {
+  if (nthreads <= 1) return;
+#pragma omp barrier
+}
+
+}  // namespace arraynn

@@ -1,0 +1,76 @@
+#include "machine/machine.hpp"
+
+#include <algorithm>
+#include <chrono>
+
+#include "core/arena.hpp"
+#include "core/error.hpp"
+#include "core/index.hpp"
+#include "core/parallel.hpp"
+
+namespace arraynn {
+namespace {
+
+double seconds() {
+  using Clock = std::chrono::steady_clock;
+  return std::chrono::duration<double>(Clock::now().time_since_epoch()).count();
+}
+
+// Best of `rounds`, each long enough (>= 2 ms) for the clock and the wake-up of the team.
+template <class F>
+double best_rate(int rounds, const F& work) {
+  double best = 0;
+  for (int i = 0; i < rounds; ++i) {
+    const double start = seconds();
+    const double done = work();
+    best = std::max(best, done / (seconds() - start));
+  }
+  return best;
+}
+
+}  // namespace
+
+double measure_fma_rate(Dtype dtype, int threads) {
+  if (threads < 1) fail<ValueError>("measure_fma_rate", "threads", "expected >= 1, got ", threads);
+  const MachineKernels& k = machine_kernels();
+  const auto fma = dtype == Dtype::kF32 ? k.fma_f32 : k.fma_f64;
+  return best_rate(20, [&] {
+    constexpr std::int64_t kIterations = 400000;
+    double flop = 0;
+    int team = 1;
+    parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
+      const double done = fma(kIterations);
+      if (tid == 0) {
+        flop = done;
+        team = nthreads;
+      }
+    });
+    return flop * team;
+  });
+}
+
+double measure_copy_bandwidth(std::int64_t bytes, int threads) {
+  constexpr const char* kOp = "measure_copy_bandwidth";
+  if (threads < 1) fail<ValueError>(kOp, "threads", "expected >= 1, got ", threads);
+  if (bytes < 64) fail<ValueError>(kOp, "bytes", "expected >= 64, got ", bytes);
+  const std::int64_t n = bytes / 4;
+  const Scratch from(kOp, static_cast<std::size_t>(n) * 4);
+  const Scratch to(kOp, static_cast<std::size_t>(n) * 4);
+  auto* src = static_cast<float*>(from.data());
+  auto* dst = static_cast<float*>(to.data());
+  std::fill_n(src, n, 1.0f);
+  std::fill_n(dst, n, 0.0f);
+  const MachineKernels& k = machine_kernels();
+  const std::int64_t repeats = std::max<std::int64_t>(1, (std::int64_t{8} << 20) / bytes);
+  return best_rate(20, [&] {
+    parallel(threads, Denormals::kKeep, [&](int tid, int nthreads) {
+      const Range part = split_range(n, nthreads, tid);
+      for (std::int64_t r = 0; r < repeats; ++r) {
+        k.copy(dst + part.begin, src + part.begin, part.end - part.begin);
+      }
+    });
+    return 2.0 * 4.0 * static_cast<double>(n * repeats);
+  });
+}
+
+}  // namespace arraynn

@@ -1,0 +1,6 @@
+#include "bind/binders.hpp"
+
+PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
+  m.doc() = "Compiled kernels of arraynn. Private: call arraynn.kernels instead.";
+  arraynn::bind_runtime(m);
+}

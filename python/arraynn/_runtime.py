@@ -1,0 +1,99 @@
+"""Threads, reproducibility switches and the report of what is in force."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from arraynn import _core
+
+
+def get_num_threads() -> int:
+    """Threads a kernel may use now, in this thread."""
+    return _core.get_num_threads()
+
+
+def set_num_threads(n: int) -> None:
+    """Set the number of threads of every later kernel call in this process.
+
+    Results do not depend on it, bit for bit.
+
+    Raises
+    ------
+    ValueError
+        If ``n`` is not between 1 and 4096.
+    """
+    _core.set_num_threads(n)
+
+
+@contextmanager
+def threads(n: int) -> Iterator[None]:
+    """Use ``n`` threads inside the ``with`` block, in this Python thread only.
+
+    Examples
+    --------
+    >>> import arraynn as ann
+    >>> with ann.threads(1):
+    ...     ann.get_num_threads()
+    1
+    """
+    former = _core.push_threads(n)
+    try:
+        yield
+    finally:
+        _core.pop_threads(former)
+
+
+@contextmanager
+def batch_invariant() -> Iterator[None]:
+    """Promise that a sample's result does not depend on the rest of its batch.
+
+    Every plan of this version keeps the promise by default, so the block changes nothing; code
+    that relies on it says so with this context.
+    """
+    yield
+
+
+class Config(dict[str, Any]):
+    """A dictionary that prints as an aligned table."""
+
+    def __repr__(self) -> str:
+        width = max(len(key) for key in self)
+        return "\n".join(f"{key:<{width}}  {value}" for key, value in self.items())
+
+
+def show_config() -> Config:
+    """Versions, instruction set in force, threads and why, caches and extras of this process.
+
+    Returns
+    -------
+    Config
+        A ``dict`` that prints as a table.
+
+    Examples
+    --------
+    >>> import arraynn as ann
+    >>> ann.show_config()["isa"] in ("generic", "avx2", "avx512")
+    True
+    """
+    cache = _core.block_cache()
+    return Config(
+        arraynn=_core.version,
+        python=platform.python_version(),
+        numpy=np.__version__,
+        platform=platform.platform(),
+        compiler=_core.compiler,
+        isa=_core.isa(),
+        isa_available=" ".join(_core.available_isas()),
+        isa_limit=os.environ.get("ARRAYNN_MAX_ISA", "none (ARRAYNN_MAX_ISA)"),
+        threads=_core.get_num_threads(),
+        threads_reason=_core.default_threads_reason(),
+        cuda="built" if _core.cuda_built else "not built",
+        kernels=len(_core.kernels()),
+        block_cache=f"{cache['cached_bytes'] >> 20} of {cache['limit_bytes'] >> 20} MiB",
+    )

@@ -1,0 +1,1 @@
+"""Stateless kernels: arrays in, arrays out, forward and backward."""
