@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -100,8 +101,28 @@ Runner = Callable[..., list[Candidate]]
 
 
 def collect(runners: Mapping[str, Runner], libraries: Sequence[str], *args: Any) -> list[Candidate]:
-    """Candidates of every library in `libraries` that has a runner."""
-    return [one for name in libraries if name in runners for one in runners[name](*args)]
+    """Candidates of every library in `libraries` that has a runner.
+
+    A peer that cannot do the problem (an operator it lacks for the dtype) is left out with a
+    line on stderr; an error of ours is raised.
+    """
+    found = []
+    for name in libraries:
+        if name not in runners:
+            continue
+        try:
+            found += runners[name](*args)
+        except Exception as error:
+            if name == "arraynn":
+                raise
+            print(f"bench: {name} left out: {first_line(error)}", file=sys.stderr)
+    return found
+
+
+def first_line(error: BaseException) -> str:
+    """The error's type and the first line of its message."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
 
 
 def prove(candidate: Candidate, prepared: Prepared) -> tuple[str | None, float]:
@@ -169,7 +190,7 @@ def uniform(dtype: str, *shape: int, seed: int = 0) -> Array:
     return rng.uniform(-1, 1, shape).astype(dtype)
 
 
-@functools.lru_cache(maxsize=1)
+@functools.cache
 def reference() -> Any:
     """The module of reference functions."""
     import arraynn.reference
@@ -177,7 +198,7 @@ def reference() -> Any:
     return arraynn.reference
 
 
-@functools.lru_cache(maxsize=1)
+@functools.cache
 def kernels() -> Any:
     """The module of compiled kernels."""
     import arraynn.kernels

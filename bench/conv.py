@@ -113,9 +113,7 @@ def run_arraynn(p: Problem, d: Data, threads: int) -> list[Candidate]:
         grad = to_last(d.grad) if last else d.grad
         call: Callable[[], Any]
         if p.backward:
-            call = partial(
-                k.conv2d_backward, grad, x, d.weight, p.stride, p.padding, layout=layout
-            )
+            call = partial(k.conv2d_backward, grad, x, d.weight, p.stride, p.padding, layout=layout)
             arrays = _grads_from_last if last else tuple
         else:
             call = partial(k.conv2d, x, d.weight, d.bias, p.stride, p.padding, layout=layout)
@@ -168,7 +166,9 @@ def run_jax(p: Problem, d: Data, threads: int) -> list[Candidate]:
         last = layout == "NHWC"
         x, grad = (jax.numpy.asarray(to_last(a) if last else a) for a in (d.x, d.grad))
         # HWIO is the weight layout of the JAX libraries that use NHWC.
-        w = jax.numpy.asarray(np.ascontiguousarray(d.weight.transpose(2, 3, 1, 0)) if last else d.weight)
+        w = jax.numpy.asarray(
+            np.ascontiguousarray(d.weight.transpose(2, 3, 1, 0)) if last else d.weight
+        )
         bias = jax.numpy.asarray(d.bias if last else d.bias[:, None, None])
         numbers = (layout, "HWIO" if last else "OIHW", layout)
 
@@ -254,7 +254,9 @@ def nbytes(p: Problem) -> float:
     """Each operand read once and each result written once."""
     x, y = p.n * p.ic * p.size**2, p.n * p.oc * p.out_size**2
     weight = p.oc * p.ic * p.kernel**2
-    return float(np.dtype(p.dtype).itemsize * ((2 * x + 2 * weight + y) if p.backward else x + weight + y))
+    return float(
+        np.dtype(p.dtype).itemsize * ((2 * x + 2 * weight + y) if p.backward else x + weight + y)
+    )
 
 
 def cases(dtype: str, tiny: bool = False) -> list[Case]:

@@ -55,7 +55,9 @@ def describe() -> dict[str, Any]:
 
     return {
         "cpu": cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
         "isa": _core.isa(),
         "system": platform.platform(),
         "python": platform.python_version(),
@@ -69,7 +71,7 @@ def fma_rate(dtype: str, threads: int) -> float | None:
     return _best_of_three("measure_fma_rate", dtype, threads)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def copy_bandwidth(size: int, threads: int) -> float | None:
     """Read plus write bytes per second of a copy that moves `size` bytes; None if unknown."""
     # The kernel's argument is the length of one buffer; a copy reads one and writes another.

@@ -29,7 +29,7 @@ def install_hint(name: str) -> str:
     return f"pip install {_INSTALL.get(name, name)}"
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def load(name: str) -> Any:
     """Import peer `name` with the settings that every benchmark shares."""
     module = importlib.import_module(name)

@@ -15,7 +15,17 @@ from typing import Any, Literal
 import numpy as np
 
 from . import peers
-from .case import Array, Candidate, Case, Prepared, collect, kernels, reference, uniform, unit_roundoff
+from .case import (
+    Array,
+    Candidate,
+    Case,
+    Prepared,
+    collect,
+    kernels,
+    reference,
+    uniform,
+    unit_roundoff,
+)
 from .conv import from_last, to_last
 
 # (kind, kernel, stride, padding, channels, input height and width)
@@ -230,7 +240,9 @@ def prepare(p: Problem, libraries: Sequence[str], threads: int) -> Prepared:
     # Windows over one element: as many terms are summed in its gradient.
     overlap = (-(-p.kernel // p.stride)) ** 2
     if p.kind == "max":
-        expected = ref.max_pool2d_backward(grad.astype(np.float64), x, *args) if p.backward else best
+        expected = (
+            ref.max_pool2d_backward(grad.astype(np.float64), x, *args) if p.backward else best
+        )
         bound = overlap * overlap * u if overlap > 1 and p.backward else 0.0
     elif p.backward:
         expected = ref.avg_pool2d_backward(grad.astype(np.float64), shape, *args)

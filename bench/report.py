@@ -78,9 +78,7 @@ def rows_of(
     pairs += [(mine[0], group) for group in groups if mine and group not in held]
     rows = []
     for i, group in pairs:
-        peers = [
-            j for j, c in enumerate(candidates) if c.library != "arraynn" and c.group == group
-        ]
+        peers = [j for j, c in enumerate(candidates) if c.library != "arraynn" and c.group == group]
         best = min(peers, key=lambda j: samples[j].median, default=None)
         found = ratios(samples[i], samples[best]) if best is not None else []
         work = case.flops if case.limit == "fma" else candidates[i].nbytes or case.nbytes
@@ -115,7 +113,7 @@ def seconds(value: float) -> str:
         if value >= scale * 0.9995 or unit == "us":
             scaled = value / scale
             break
-    digits = max(0, 2 - int(math.floor(math.log10(scaled)))) if scaled > 0 else 2
+    digits = max(0, 2 - math.floor(math.log10(scaled))) if scaled > 0 else 2
     return f"{scaled:.{min(digits, 3)}f} {unit}"
 
 
@@ -123,7 +121,7 @@ def rate_text(row: Row) -> str:
     """Format the rate: GFLOP/s for work, GB/s for traffic."""
     if row.rate is None:
         return "-"
-    return f"{row.rate / 1e9:.1f} {'GFLOP/s' if row.limit == 'fma' else 'GB/s'}"
+    return f"{row.rate / 1e9:.3g} {'GFLOP/s' if row.limit == 'fma' else 'GB/s'}"
 
 
 def header() -> str:

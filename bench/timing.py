@@ -173,7 +173,9 @@ def measure(
             samples = 1
         visit = seconds * (samples * inner + 1)
         plans.append((samples, inner))
-        rounds.append(max(min(3, settings.rounds), min(settings.rounds, int(settings.budget / visit))))
+        rounds.append(
+            max(min(3, settings.rounds), min(settings.rounds, int(settings.budget / visit)))
+        )
     results = [Samples() for _ in calls]
     collecting = gc.isenabled()
     gc.disable()
