@@ -9,10 +9,29 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
-Arrays = tuple[Array, ...]
+from arraynn._proof import Array, Arrays, compare, distinct, dot_bound, uniform, unit_roundoff
+
+__all__ = [
+    "Array",
+    "Arrays",
+    "Candidate",
+    "Case",
+    "Limit",
+    "Prepared",
+    "as_arrays",
+    "collect",
+    "compare",
+    "distinct",
+    "dot_bound",
+    "first_line",
+    "kernels",
+    "prove",
+    "reference",
+    "uniform",
+    "unit_roundoff",
+]
+
 Limit = Literal["fma", "copy", ""]
 
 
@@ -137,57 +156,6 @@ def prove(candidate: Candidate, prepared: Prepared) -> tuple[str | None, float]:
     if candidate.check is not None:
         return candidate.check(got), 0.0
     return compare(got, prepared.expected, prepared.bounds)
-
-
-def compare(got: Arrays, expected: Arrays, bounds: Sequence[Any]) -> tuple[str | None, float]:
-    """Largest error of `got` as a share of the bound, and a complaint where it is over 1."""
-    if len(got) != len(expected):
-        return f"expected {len(expected)} arrays, got {len(got)}", np.inf
-    worst = 0.0
-    for i, (g, e, b) in enumerate(zip(got, expected, bounds, strict=True)):
-        if g.shape != e.shape:
-            return f"array {i}: expected shape {e.shape}, got {g.shape}", np.inf
-        if not g.size:
-            continue
-        error = np.abs(np.subtract(g, e, dtype=np.float64))
-        # 0/0 is an exact answer where an exact answer is asked for.
-        with np.errstate(divide="ignore", invalid="ignore"):
-            share = np.where(error == 0, 0.0, error / b)
-        if not np.all(share <= 1):
-            at = tuple(int(v) for v in np.unravel_index(np.argmax(~(share <= 1)), share.shape))
-            bound = float(np.broadcast_to(b, e.shape)[at])
-            return (
-                f"array {i} at {at}: expected {float(e[at]):.9g}, got {float(g[at]):.9g}"
-                f" (bound {bound:.3g})",
-                float(np.max(share)),
-            )
-        worst = max(worst, float(np.max(share)))
-    return None, worst
-
-
-def unit_roundoff(dtype: str) -> float:
-    """Half the machine epsilon of `dtype`."""
-    return float(np.finfo(dtype).eps) / 2
-
-
-def dot_bound(terms: int, dtype: str, *, factors: int = 2, deviations: float = 8.0) -> float:
-    """Error bound of a sum of `terms` products of uniform numbers in [-1, 1].
-
-    ``lambda * sqrt(terms) * u * sum |a||b|`` (Higham and Mary, "A new approach to probabilistic
-    rounding error analysis", 2019, theorem 3.1, to first order), with the sum of magnitudes
-    taken at its mean plus `deviations` standard deviations. `factors` is the number of random
-    factors in a term: 1 for a plain sum, 2 for a dot product.
-    """
-    mean = 0.5**factors
-    deviation = (3.0**-factors - mean**2) ** 0.5
-    magnitude = terms * mean + deviations * deviation * terms**0.5
-    return deviations * (terms + 1) ** 0.5 * unit_roundoff(dtype) * magnitude
-
-
-def uniform(dtype: str, *shape: int, seed: int = 0) -> Array:
-    """Uniform numbers in [-1, 1); the seed is mixed with the shape."""
-    rng = np.random.default_rng([seed, *shape])
-    return rng.uniform(-1, 1, shape).astype(dtype)
 
 
 @functools.cache

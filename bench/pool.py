@@ -21,6 +21,7 @@ from .case import (
     Case,
     Prepared,
     collect,
+    distinct,
     kernels,
     reference,
     uniform,
@@ -222,13 +223,8 @@ RUNNERS = {
 def prepare(p: Problem, libraries: Sequence[str], threads: int) -> Prepared:
     """Make the data, the candidates and the reference answer of `p`."""
     shape = (p.n, p.c, p.size, p.size)
-    rng = np.random.default_rng(1)
-    # Distinct values: with equal maxima in a window libraries may pick different ones.
-    count = int(np.prod(shape))
-    x = (rng.permutation(count) / (count / 2) - 1).astype(np.float64).reshape(shape)
-    if p.dtype == "float32" and count > 2**24:
-        raise ValueError(f"[bench.pool] shape: {count} distinct values do not fit float32")
-    x = x.astype(p.dtype)
+    # With equal maxima in a window libraries may pick different ones.
+    x = distinct(p.dtype, *shape, seed=1)
     grad = uniform(p.dtype, p.n, p.c, p.out_size, p.out_size, seed=2)
     ref = reference()
     args = (p.kernel, p.stride, p.padding)

@@ -39,9 +39,7 @@ def as_numpy(op: str, arg: str, x: Any) -> np.ndarray[Any, Any]:
     try:
         return np.asarray(memoryview(x))
     except TypeError:
-        raise TypeError(
-            f"[{op}] {arg}: expected a numpy.ndarray, got {type(x).__name__}"
-        ) from None
+        raise TypeError(f"[{op}] {arg}: expected a numpy.ndarray, got {type(x).__name__}") from None
 
 
 def wrap_like(result: np.ndarray[Any, Any], like: Any) -> Any:
