@@ -53,7 +53,7 @@ def draw(
     left, right = figure.subfigures(1, 2, width_ratios=[1, 1.25])
     axes = left.subplots()
     axes.semilogy(range(1, len(losses) + 1), losses, color="tab:blue")
-    axes.set(xlabel="epoch", ylabel="training loss (with dropout and shifts)")
+    axes.set(xlabel="epoch", ylabel="training loss (smoothed labels, dropout, shifts)")
     axes.grid(True, which="both", alpha=0.25)
     share = float(np.mean(predictions == truth))
     axes.set_title(f"test accuracy {100 * share:.2f} %")
