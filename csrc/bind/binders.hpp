@@ -8,5 +8,6 @@ namespace arraynn {
 
 void bind_runtime(py::module_& m);
 void bind_gemm(py::module_& m);
+void bind_conv(py::module_& m);
 
 }  // namespace arraynn
