@@ -1,8 +1,9 @@
 """Layers: against PyTorch with the same weights, fusing, initialisation, bad arguments."""
 
-import arraynn as ann
 import numpy as np
 import pytest
+
+import arraynn as ann
 from arraynn import Tensor, nn
 from arraynn.nn import functional as F
 from arraynn.nn import init
