@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -116,7 +116,8 @@ def run_onnxruntime(p: Problem, d: Data, threads: int) -> list[Candidate]:
     if p.kind == "linear_backward":
         return []
     inputs = {"x": d.x, "w": d.w}
-    op, attributes = ("Gemm", {"transB": 1}) if p.kind == "linear" else ("MatMul", {})
+    op = "Gemm" if p.kind == "linear" else "MatMul"
+    attributes: dict[str, Any] = {"transB": 1} if p.kind == "linear" else {}
     plain = peers.onnx_call(op, inputs, threads, **attributes)
     packed = peers.onnx_call(op, inputs, threads, constants=("w",), **attributes)
     return [

@@ -13,7 +13,6 @@ import numpy as np
 
 from arraynn.cli import _digits, _kernel_table, _plot
 from arraynn.cli._errors import CliError
-from arraynn.cli._progress import Progress
 
 HELP = "Train a convolutional network on 1,797 handwritten digits, in under a minute."
 
@@ -94,8 +93,7 @@ def _train(data: tuple[Any, Any], how: _digits.Settings) -> tuple[_digits.Digits
     """Train with one seed; returns the split, the result and the accuracy in percent."""
     digits = _digits.split(*data, how.seed)
     start = time.perf_counter()
-    with Progress(how.epochs, f"seed {how.seed}") as bar:
-        trained = _digits.train(digits, how, lambda _, loss: bar.advance(f"loss {loss:.4f}"))
+    trained = _digits.train(digits, how)
     right = int(np.sum(trained.predictions == digits.y_test))
     accuracy = 100 * right / len(digits.y_test)
     seconds = time.perf_counter() - start
@@ -108,18 +106,14 @@ def _train(data: tuple[Any, Any], how: _digits.Settings) -> tuple[_digits.Digits
 
 
 def _used_kernels(digits: _digits.Digits, how: _digits.Settings) -> str:
-    """The table of kernels, from one step and one prediction of a new network."""
-    from arraynn import optim
-
-    model = _digits.build(how.dropout)
-    optimizer = optim.Adam(model.parameters(), lr=how.lr)
-    rows = slice(0, how.batch_size)
+    """The table of kernels, from one training step and one prediction of a new network."""
+    n = how.batch_size
+    parts = (digits.x_train[:n], digits.y_train[:n], digits.x_test, digits.y_test)
     with _kernel_table.recorded() as calls:
-        model.train()
-        _digits.training_step(
-            model, optimizer, digits.x_train[rows], digits.y_train[rows], how.label_smoothing
+        trained = _digits.train(
+            _digits.Digits(*parts), dataclasses.replace(how, epochs=1), progress=False
         )
-        _digits.predict(model, digits.x_test)
+        _digits.probabilities(trained.logits)
     return _kernel_table.text(_kernel_table.measure(_kernel_table.distinct(calls)))
 
 
@@ -154,7 +148,7 @@ def run(args: argparse.Namespace) -> int:
     arraynn.io.save_file(first.model.state_dict(), args.save)
     print(f"\nweights saved to {args.save}")
     if args.plot:
-        probabilities = _digits.predict(first.model, digits.x_test)
+        probabilities = _digits.probabilities(first.logits)
         _plot.draw(args.plot, first.losses, digits.x_test, digits.y_test, probabilities)
         print(f"picture drawn to {args.plot}")
     print("\nkernels this network used, at its shapes (largest error against NumPy in float64):")
