@@ -57,7 +57,28 @@ struct Vec {
   Raw v;
 
   ARRAYNN_INLINE Vec zero() { return {Raw{}}; }
-  ARRAYNN_INLINE Vec set1(T x) { return {Raw{} + x}; }
+  // Not Raw{} + x: that stays an addition, since 0 + x is not x for x = -0.
+  ARRAYNN_INLINE Vec set1(T x) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) {
+      return {(Raw)_mm512_set1_ps(x)};
+    } else {
+      return {(Raw)_mm512_set1_pd(x)};
+    }
+#elif defined(__AVX2__)
+    if constexpr (sizeof(T) == 4) {
+      return {(Raw)_mm256_set1_ps(x)};
+    } else {
+      return {(Raw)_mm256_set1_pd(x)};
+    }
+#else
+    if constexpr (sizeof(T) == 4) {
+      return {Raw{x, x, x, x}};
+    } else {
+      return {Raw{x, x}};
+    }
+#endif
+  }
   ARRAYNN_INLINE Vec load(const T* p) { return {*reinterpret_cast<const RawUnaligned*>(p)}; }
   [[gnu::always_inline]] inline void store(T* p) const { *reinterpret_cast<RawUnaligned*>(p) = v; }
 };
@@ -157,7 +178,7 @@ ARRAYNN_INLINE Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) {
 
 ARRAYNN_INLINE Vec<float> sqrt(Vec<float> a) {
 #if defined(__AVX512F__)
-  return {(Vec<float>::Raw)_mm512_sqrt_ps((__m512)a.v)};
+  return {(Vec<float>::Raw)_mm512_maskz_sqrt_ps(0xFFFF, (__m512)a.v)};
 #elif defined(__AVX2__)
   return {(Vec<float>::Raw)_mm256_sqrt_ps((__m256)a.v)};
 #elif defined(__SSE2__)
@@ -169,7 +190,7 @@ ARRAYNN_INLINE Vec<float> sqrt(Vec<float> a) {
 }
 ARRAYNN_INLINE Vec<double> sqrt(Vec<double> a) {
 #if defined(__AVX512F__)
-  return {(Vec<double>::Raw)_mm512_sqrt_pd((__m512d)a.v)};
+  return {(Vec<double>::Raw)_mm512_maskz_sqrt_pd(0xFF, (__m512d)a.v)};
 #elif defined(__AVX2__)
   return {(Vec<double>::Raw)_mm256_sqrt_pd((__m256d)a.v)};
 #elif defined(__SSE2__)

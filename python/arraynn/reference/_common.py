@@ -14,6 +14,9 @@ _T = TypeVar("_T", bound=np.generic)
 Size: TypeAlias = int | Sequence[int]
 Padding: TypeAlias = int | str | Sequence[int] | Sequence[Sequence[int]]
 
+# Infinities, NaN and overflow are ordinary inputs: they propagate without a warning.
+quiet = np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore")
+
 
 def store(result: Any, out: FloatArray | None) -> FloatArray:
     """Return `result` as an array, or write it into `out` and return `out`."""

@@ -17,6 +17,7 @@ from ._common import (
     crop_planes,
     from_channels_first,
     pad_planes,
+    quiet,
     store,
     to_channels_first,
 )
@@ -53,6 +54,7 @@ def _groups(channels: int, weight: FloatArray, groups: int) -> list[tuple[slice,
     ]
 
 
+@quiet
 def conv2d(
     x: FloatArray,
     weight: FloatArray,
@@ -108,6 +110,7 @@ def conv2d(
     return store(epilogue(from_channels_first(y, layout), None, residual, activation), out)
 
 
+@quiet
 def conv2d_backward(
     grad_out: FloatArray,
     x: FloatArray,

@@ -13,13 +13,10 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ._common import FloatArray, store
+from ._common import FloatArray, quiet, store
 
 SELU_ALPHA: Final = 1.6732632423543772848170429916717
 SELU_SCALE: Final = 1.0507009873554804934193349852946
-
-# Infinities and overflow are ordinary inputs here: the functions saturate or give NaN silently.
-_quiet = np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore")
 
 
 def _erfc(x: FloatArray) -> FloatArray:
@@ -36,7 +33,7 @@ def _softplus(x: FloatArray) -> FloatArray:
     return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
 
 
-@_quiet
+@quiet
 def relu(x: FloatArray, *, out: FloatArray | None = None) -> FloatArray:
     """``max(x, 0)``; NaN stays NaN.
 
@@ -46,7 +43,7 @@ def relu(x: FloatArray, *, out: FloatArray | None = None) -> FloatArray:
     return store(np.maximum(x, 0), out)
 
 
-@_quiet
+@quiet
 def relu_backward(
     grad_out: FloatArray, x: FloatArray, *, out: FloatArray | None = None
 ) -> FloatArray:
@@ -54,7 +51,7 @@ def relu_backward(
     return store(np.where(x <= 0, 0, grad_out), out)
 
 
-@_quiet
+@quiet
 def leaky_relu(
     x: FloatArray, negative_slope: float = 0.01, *, out: FloatArray | None = None
 ) -> FloatArray:
@@ -66,7 +63,7 @@ def leaky_relu(
     return store(np.where(x > 0, x, negative_slope * x), out)
 
 
-@_quiet
+@quiet
 def leaky_relu_backward(
     grad_out: FloatArray,
     x: FloatArray,
@@ -78,7 +75,7 @@ def leaky_relu_backward(
     return store(np.where(x > 0, grad_out, negative_slope * grad_out), out)
 
 
-@_quiet
+@quiet
 def elu(x: FloatArray, alpha: float = 1.0, *, out: FloatArray | None = None) -> FloatArray:
     """``x`` where x > 0, else ``alpha * (exp(x) - 1)`` (Clevert et al. 2015).
 
@@ -88,7 +85,7 @@ def elu(x: FloatArray, alpha: float = 1.0, *, out: FloatArray | None = None) -> 
     return store(np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0))), out)
 
 
-@_quiet
+@quiet
 def elu_backward(
     grad_out: FloatArray, x: FloatArray, *, alpha: float = 1.0, out: FloatArray | None = None
 ) -> FloatArray:
@@ -96,7 +93,7 @@ def elu_backward(
     return store(np.where(x > 0, grad_out, grad_out * (alpha * np.exp(np.minimum(x, 0)))), out)
 
 
-@_quiet
+@quiet
 def selu(x: FloatArray, *, out: FloatArray | None = None) -> FloatArray:
     """``scale * elu(x, alpha)`` with the fixed-point constants of Klambauer et al. 2017.
 
@@ -106,7 +103,7 @@ def selu(x: FloatArray, *, out: FloatArray | None = None) -> FloatArray:
     return store(SELU_SCALE * elu(x, SELU_ALPHA), out)
 
 
-@_quiet
+@quiet
 def selu_backward(
     grad_out: FloatArray, x: FloatArray, *, out: FloatArray | None = None
 ) -> FloatArray:
@@ -114,7 +111,7 @@ def selu_backward(
     return store(SELU_SCALE * elu_backward(grad_out, x, alpha=SELU_ALPHA), out)
 
 
-@_quiet
+@quiet
 def sigmoid(x: FloatArray, *, out: FloatArray | None = None) -> FloatArray:
     """``1 / (1 + exp(-x))``, without overflow for any x.
 
@@ -124,7 +121,7 @@ def sigmoid(x: FloatArray, *, out: FloatArray | None = None) -> FloatArray:
     return store(_sigmoid(x), out)
 
 
-@_quiet
+@quiet
 def sigmoid_backward(
     grad_out: FloatArray, x: FloatArray, *, out: FloatArray | None = None
 ) -> FloatArray:
@@ -132,7 +129,7 @@ def sigmoid_backward(
     return store(grad_out * (_sigmoid(x) * _sigmoid(-x)), out)
 
 
-@_quiet
+@quiet
 def tanh(x: FloatArray, *, out: FloatArray | None = None) -> FloatArray:
     """Hyperbolic tangent.
 
@@ -142,7 +139,7 @@ def tanh(x: FloatArray, *, out: FloatArray | None = None) -> FloatArray:
     return store(np.tanh(x), out)
 
 
-@_quiet
+@quiet
 def tanh_backward(
     grad_out: FloatArray, x: FloatArray, *, out: FloatArray | None = None
 ) -> FloatArray:
@@ -150,7 +147,7 @@ def tanh_backward(
     return store(grad_out * (4 * (_sigmoid(2 * x) * _sigmoid(-2 * x))), out)
 
 
-@_quiet
+@quiet
 def hardsigmoid(x: FloatArray, *, out: FloatArray | None = None) -> FloatArray:
     """``min(max(x + 3, 0), 6) / 6``.
 
@@ -160,7 +157,7 @@ def hardsigmoid(x: FloatArray, *, out: FloatArray | None = None) -> FloatArray:
     return store(np.clip(x + 3, 0, 6) / 6, out)
 
 
-@_quiet
+@quiet
 def hardsigmoid_backward(
     grad_out: FloatArray, x: FloatArray, *, out: FloatArray | None = None
 ) -> FloatArray:
@@ -168,7 +165,7 @@ def hardsigmoid_backward(
     return store(np.where((x > -3) & (x < 3), grad_out / 6, 0), out)
 
 
-@_quiet
+@quiet
 def hardswish(x: FloatArray, *, out: FloatArray | None = None) -> FloatArray:
     """``x * hardsigmoid(x)`` (Howard et al. 2019).
 
@@ -178,7 +175,7 @@ def hardswish(x: FloatArray, *, out: FloatArray | None = None) -> FloatArray:
     return store(x * (np.clip(x + 3, 0, 6) / 6), out)
 
 
-@_quiet
+@quiet
 def hardswish_backward(
     grad_out: FloatArray, x: FloatArray, *, out: FloatArray | None = None
 ) -> FloatArray:
@@ -187,7 +184,7 @@ def hardswish_backward(
     return store(grad_out * slope, out)
 
 
-@_quiet
+@quiet
 def silu(x: FloatArray, *, out: FloatArray | None = None) -> FloatArray:
     """``x * sigmoid(x)`` (Hendrycks and Gimpel 2016; Elfwing et al. 2017).
 
@@ -197,7 +194,7 @@ def silu(x: FloatArray, *, out: FloatArray | None = None) -> FloatArray:
     return store(x * _sigmoid(x), out)
 
 
-@_quiet
+@quiet
 def silu_backward(
     grad_out: FloatArray, x: FloatArray, *, out: FloatArray | None = None
 ) -> FloatArray:
@@ -214,7 +211,7 @@ def _check_approximate(approximate: str) -> None:
         raise ValueError(f"[gelu] approximate: expected 'none' or 'tanh', got {approximate!r}")
 
 
-@_quiet
+@quiet
 def gelu(
     x: FloatArray,
     approximate: Literal["none", "tanh"] = "none",
@@ -236,7 +233,7 @@ def gelu(
     return store(x * (0.5 * _erfc(-x * math.sqrt(0.5))), out)
 
 
-@_quiet
+@quiet
 def gelu_backward(
     grad_out: FloatArray,
     x: FloatArray,
@@ -254,13 +251,14 @@ def gelu_backward(
     if approximate == "tanh":
         z = 2 * _GELU_K * (x + _GELU_C * x * x * x)
         slope = 2 * _GELU_K * (1 + 3 * _GELU_C * x * x)
-        s = _sigmoid(z)
-        return store(grad_out * (s + x * (s * _sigmoid(-z)) * slope), out)
+        s, bump = _sigmoid(z), _sigmoid(z) * _sigmoid(-z)
+        # Far out bump is 0 while x**2 in the slope may be infinite.
+        return store(grad_out * (s + np.where(bump == 0, 0, x * bump * slope)), out)
     density = np.exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi))
     return store(grad_out * (0.5 * _erfc(-x * math.sqrt(0.5)) + x * density), out)
 
 
-@_quiet
+@quiet
 def mish(x: FloatArray, *, out: FloatArray | None = None) -> FloatArray:
     """``x * tanh(softplus(x))`` (Misra 2019).
 
@@ -270,7 +268,7 @@ def mish(x: FloatArray, *, out: FloatArray | None = None) -> FloatArray:
     return store(x * np.tanh(_softplus(x)), out)
 
 
-@_quiet
+@quiet
 def mish_backward(
     grad_out: FloatArray, x: FloatArray, *, out: FloatArray | None = None
 ) -> FloatArray:
@@ -280,7 +278,7 @@ def mish_backward(
     return store(grad_out * (np.tanh(p) + x * sech2 * _sigmoid(x)), out)
 
 
-@_quiet
+@quiet
 def softplus(
     x: FloatArray,
     beta: float = 1.0,
@@ -297,7 +295,7 @@ def softplus(
     return store(np.where(z > threshold, x, _softplus(z) / beta), out)
 
 
-@_quiet
+@quiet
 def softplus_backward(
     grad_out: FloatArray,
     x: FloatArray,

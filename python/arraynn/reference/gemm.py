@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from ._common import FloatArray, store
+from ._common import FloatArray, quiet, store
 from .elementwise import epilogue
 
 
+@quiet
 def matmul(a: FloatArray, b: FloatArray, *, out: FloatArray | None = None) -> FloatArray:
     """Batched matrix product with the shapes and broadcasting of ``np.matmul``.
 
@@ -20,6 +22,7 @@ def matmul(a: FloatArray, b: FloatArray, *, out: FloatArray | None = None) -> Fl
     return store(np.matmul(a, b), out)
 
 
+@quiet
 def linear(
     x: FloatArray,
     weight: FloatArray,
@@ -49,6 +52,7 @@ def linear(
     return store(epilogue(np.matmul(x, weight.T), bias, residual, activation), out)
 
 
+@quiet
 def linear_backward(
     grad_out: FloatArray,
     x: FloatArray,
@@ -66,10 +70,11 @@ def linear_backward(
     grad_x (..., in), grad_weight (out, in), grad_bias (out,)
         None for what `needs` does not name.
     """
-    g = grad_out.reshape(-1, weight.shape[0]) if weight.shape[0] else np.zeros((0, 0), x.dtype)
-    rows = x.reshape(g.shape[0], -1) if x.size else np.zeros((g.shape[0], x.shape[-1]), x.dtype)
+    rows = math.prod(x.shape[:-1])
+    g = grad_out.reshape(rows, weight.shape[0])
+    flat = x.reshape(rows, weight.shape[1])
     return (
         np.matmul(grad_out, weight) if "x" in needs else None,
-        np.matmul(g.T, rows) if "weight" in needs else None,
+        np.matmul(g.T, flat) if "weight" in needs else None,
         g.sum(axis=0) if "bias" in needs else None,
     )

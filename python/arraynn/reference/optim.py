@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ._common import FloatArray
+from ._common import FloatArray, quiet
 
 
 def _prepared(
@@ -35,6 +35,7 @@ def _prepared(
     return prepared, norm
 
 
+@quiet
 def adam_step(
     params: Sequence[FloatArray],
     grads: Sequence[FloatArray],
@@ -113,6 +114,7 @@ def adam_step(
     return norm
 
 
+@quiet
 def sgd_step(
     params: Sequence[FloatArray],
     grads: Sequence[FloatArray],

@@ -17,6 +17,7 @@ from ._common import (
     crop_planes,
     from_channels_first,
     pad_planes,
+    quiet,
     store,
     to_channels_first,
 )
@@ -47,6 +48,7 @@ def _max_and_argmax(
     return best, where
 
 
+@quiet
 def max_pool2d(
     x: FloatArray,
     kernel_size: Size,
@@ -88,6 +90,7 @@ def max_pool2d(
     return (y, from_channels_first(where, layout)) if return_indices else y
 
 
+@quiet
 def max_pool2d_backward(
     grad_out: FloatArray,
     x: FloatArray,
@@ -152,6 +155,7 @@ def _divisor(
     return np.maximum(count, 1)  # an empty window sums to 0 and stays 0
 
 
+@quiet
 def avg_pool2d(
     x: FloatArray,
     kernel_size: Size,
@@ -188,6 +192,7 @@ def avg_pool2d(
     return store(from_channels_first(total / divisor, layout), out)
 
 
+@quiet
 def avg_pool2d_backward(
     grad_out: FloatArray,
     x_shape: tuple[int, ...],

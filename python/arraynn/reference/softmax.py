@@ -7,12 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._common import FloatArray, store
-
-_quiet = np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore")
+from ._common import FloatArray, quiet, store
 
 
-@_quiet
+@quiet
 def softmax(x: FloatArray, axis: int = -1, *, out: FloatArray | None = None) -> FloatArray:
     """``exp(x - max) / sum(exp(x - max))`` along `axis`.
 
@@ -23,7 +21,7 @@ def softmax(x: FloatArray, axis: int = -1, *, out: FloatArray | None = None) -> 
     return store(e / e.sum(axis=axis, keepdims=True), out)
 
 
-@_quiet
+@quiet
 def softmax_backward(
     grad_out: FloatArray, y: FloatArray, axis: int = -1, *, out: FloatArray | None = None
 ) -> FloatArray:
@@ -31,7 +29,7 @@ def softmax_backward(
     return store(y * (grad_out - (grad_out * y).sum(axis=axis, keepdims=True)), out)
 
 
-@_quiet
+@quiet
 def log_softmax(x: FloatArray, axis: int = -1, *, out: FloatArray | None = None) -> FloatArray:
     """``x - max - log(sum(exp(x - max)))`` along `axis`.
 
@@ -42,7 +40,7 @@ def log_softmax(x: FloatArray, axis: int = -1, *, out: FloatArray | None = None)
     return store(shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True)), out)
 
 
-@_quiet
+@quiet
 def log_softmax_backward(
     grad_out: FloatArray, y: FloatArray, axis: int = -1, *, out: FloatArray | None = None
 ) -> FloatArray:
@@ -93,7 +91,7 @@ def _check_reduction(reduction: str) -> None:
         )
 
 
-@_quiet
+@quiet
 def cross_entropy(
     logits: FloatArray,
     target: NDArray[Any],
@@ -143,7 +141,7 @@ def cross_entropy(
     return np.asarray(total, dtype=logits.dtype)
 
 
-@_quiet
+@quiet
 def cross_entropy_backward(
     grad_out: FloatArray | float,
     logits: FloatArray,
