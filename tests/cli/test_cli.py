@@ -16,7 +16,7 @@ import pytest
 
 from arraynn import _core, cli, kernels, reference
 from arraynn._proof import compare, distinct, dot_bound
-from arraynn.cli import _digits, _kernel_table, _plot, check
+from arraynn.cli import _digits, _kernel_table, _plot, check, demo
 from arraynn.cli._checks import CHECKS
 
 
@@ -264,7 +264,7 @@ class TestDemo:
         data = _digits.load()
         digits = _digits.split(*data, 0)
         small = _digits.Digits(*(a[:96] for a in (digits.x_train, digits.y_train)), *data)
-        how = _digits.Settings(epochs=2)
+        how = demo.Settings(epochs=2)
         first, second = (_digits.train(small, how) for _ in range(2))
         assert first.losses == second.losses
         assert np.array_equal(first.logits, second.logits)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from arraynn._progress import ProgressBar
 from arraynn._proof import Array
 from arraynn.cli._errors import CliError
 from arraynn.train import Callback, Trainer
+
+if TYPE_CHECKING:
+    from arraynn.cli.demo import Settings
 
 CLASSES = 10
 
@@ -26,18 +29,6 @@ class Digits:
     y_train: Array
     x_test: Array
     y_test: Array
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to train."""
-
-    epochs: int = 60
-    batch_size: int = 64
-    lr: float = 4e-3
-    seed: int = 0
-    dropout: float = 0.3
-    label_smoothing: float = 0.1
 
 
 @dataclass(frozen=True)
