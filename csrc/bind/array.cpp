@@ -373,4 +373,24 @@ bool take_channels_last(const char* op, py::handle h) {
   fail<ValueError>(op, "layout", "expected 'channels_first' or 'channels_last', got '", name, "'");
 }
 
+Needs take_needs(const char* op, py::handle h) {
+  if (!PyTuple_Check(h.ptr()) && !PyList_Check(h.ptr())) {
+    fail<TypeError>(op, "needs", "expected a tuple of names");
+  }
+  Needs needs;
+  for (const py::handle item : py::reinterpret_borrow<py::sequence>(h)) {
+    const std::string name = take_str(op, "needs", item);
+    if (name == "x") {
+      needs.x = true;
+    } else if (name == "weight") {
+      needs.weight = true;
+    } else if (name == "bias") {
+      needs.bias = true;
+    } else {
+      fail<ValueError>(op, "needs", "expected names out of x, weight, bias, got '", name, "'");
+    }
+  }
+  return needs;
+}
+
 }  // namespace arraynn

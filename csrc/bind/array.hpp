@@ -84,6 +84,12 @@ void take_padding(const char* op, py::handle h, int axes, std::int64_t* begin, s
 // true for "channels_last".
 bool take_channels_last(const char* op, py::handle h);
 
+// Which gradients a backward call computes, from a tuple of their arguments' names.
+struct Needs {
+  bool x = false, weight = false, bias = false;
+};
+Needs take_needs(const char* op, py::handle h);
+
 template <class F>
 decltype(auto) dispatch_float(Dtype t, const F& f) {
   return t == Dtype::kF32 ? f(float{}) : f(double{});

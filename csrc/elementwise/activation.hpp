@@ -11,8 +11,8 @@ namespace arraynn {
 enum class ActivationKind : std::uint8_t {
   kNone,
   kRelu,
-  kLeakyRelu,    // alpha = negative_slope
-  kElu,          // alpha
+  kLeakyRelu,  // alpha = negative_slope
+  kElu,        // alpha
   kSelu,
   kSigmoid,
   kTanh,
@@ -22,7 +22,7 @@ enum class ActivationKind : std::uint8_t {
   kGelu,
   kGeluTanh,
   kMish,
-  kSoftplus,     // alpha = beta, beta = threshold
+  kSoftplus,  // alpha = beta, beta = threshold
 };
 inline constexpr int kActivationCount = 14;
 

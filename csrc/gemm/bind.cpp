@@ -107,30 +107,6 @@ py::object linear(py::handle x_in, py::handle weight_in, py::handle bias_in,
   return out.finish(x);
 }
 
-struct Needs {
-  bool x = false, weight = false, bias = false;
-};
-
-Needs take_needs(const char* op, py::handle h) {
-  if (!PyTuple_Check(h.ptr()) && !PyList_Check(h.ptr())) {
-    fail<TypeError>(op, "needs", "expected a tuple of names");
-  }
-  Needs needs;
-  for (const py::handle item : py::reinterpret_borrow<py::sequence>(h)) {
-    const std::string name = take_str(op, "needs", item);
-    if (name == "x") {
-      needs.x = true;
-    } else if (name == "weight") {
-      needs.weight = true;
-    } else if (name == "bias") {
-      needs.bias = true;
-    } else {
-      fail<ValueError>(op, "needs", "expected names out of x, weight, bias, got '", name, "'");
-    }
-  }
-  return needs;
-}
-
 py::tuple linear_backward(py::handle grad_in, py::handle x_in, py::handle weight_in,
                           py::handle needs_in) {
   constexpr const char* kOp = "linear_backward";

@@ -43,6 +43,7 @@ void run_batch(const char* op, const GemmProblem<T>& p, const BatchItem* items,
     one.a += items[i].a;
     one.b += items[i].b;
     one.c += items[i].c;
+    if (one.epilogue.residual != nullptr) one.epilogue.residual += items[i].c;
     return one;
   };
   const int threads = threads_for(flop(p) * static_cast<double>(count), kFlopPerThread);

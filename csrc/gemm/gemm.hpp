@@ -47,6 +47,7 @@ struct GemmProblem {
   T* c = nullptr;
   std::int64_t rs_c = 0;
   Epilogue<T> epilogue;
+  bool accumulate = false;  // adds to what C holds
 };
 
 struct GemmKernels {
@@ -69,7 +70,8 @@ ARRAYNN_KERNEL_TABLE(GemmKernels, gemm_kernels)
 void gemm(const char* op, const GemmProblem<float>& p);
 void gemm(const char* op, const GemmProblem<double>& p);
 
-// Element offsets of one product of a batch; sizes, strides and epilogue are shared.
+// Element offsets of one product of a batch; sizes, strides and epilogue are shared, and a residual
+// moves with C.
 struct BatchItem {
   std::int64_t a, b, c;
 };

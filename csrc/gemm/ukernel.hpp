@@ -155,7 +155,7 @@ ARRAYNN_INLINE TileStore<T> tile_store(const GemmProblem<T>& g, std::int64_t i, 
                                        T** c_rows, const T** residual_rows) {
   const Epilogue<T>& e = g.epilogue;
   for (std::int64_t r = 0; r < m; ++r) c_rows[r] = g.c + (i + r) * g.rs_c + j;
-  TileStore<T> store{c_rows, n, accumulate, nullptr, nullptr, nullptr, Activation{}};
+  TileStore<T> store{c_rows, n, accumulate || g.accumulate, nullptr, nullptr, nullptr, Activation{}};
   if (!last) return store;
   if (e.bias_axis == BiasAxis::kColumn) store.column_bias = e.bias + j;
   if (e.bias_axis == BiasAxis::kRow) store.row_bias = e.bias + i;

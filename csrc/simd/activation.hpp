@@ -126,7 +126,7 @@ template <class T>
 struct Silu {
   using V = Vec<T>;
   explicit constexpr Silu(const Activation&) {}
-  ARRAYNN_ACTIVATION_MEMBER V forward(V x) const { return x * sigmoid(x); }
+  ARRAYNN_ACTIVATION_MEMBER V forward(V x) const { return times_sigmoid(x, x); }
   // s(x) (1 + x s(-x)).
   ARRAYNN_ACTIVATION_MEMBER V derivative(V x) const {
     const Logistic<T> s = logistic(x);
@@ -138,10 +138,14 @@ template <class T>
 struct Gelu {
   using V = Vec<T>;
   explicit constexpr Gelu(const Activation&) {}
-  ARRAYNN_ACTIVATION_MEMBER V forward(V x) const { return x * normal(x).cdf; }
+  ARRAYNN_ACTIVATION_MEMBER V forward(V x) const {
+    const Normal<T> n = normal(x);
+    // x first in the lower tail: the distribution alone would be flushed before the product is.
+    return select(x < V::zero(), (x * n.mills) * n.gauss, x * (V::set1(T(1)) - n.mills * n.gauss));
+  }
   ARRAYNN_ACTIVATION_MEMBER V derivative(V x) const {
     const Normal<T> n = normal(x);
-    return fma(x * V::set1(T(0.39894228040143267794)), n.gauss, n.cdf);
+    return fma(x * V::set1(T(0.39894228040143267794)), n.gauss, n.cdf(x));
   }
 };
 
@@ -155,14 +159,14 @@ struct GeluTanh {
   ARRAYNN_ACTIVATION_MEMBER V argument(V x) const {
     return x * fma(V::set1(kCubic), x * x, V::set1(kLinear));
   }
-  ARRAYNN_ACTIVATION_MEMBER V forward(V x) const { return x * sigmoid(argument(x)); }
-  // s + x s (1 - s) z'. s (1 - s) vanishes long before |x| = 100, where z' is held so that it
-  // cannot overflow and turn the product into NaN.
+  ARRAYNN_ACTIVATION_MEMBER V forward(V x) const { return times_sigmoid(x, argument(x)); }
+  // s + x s (1 - s) z'. s (1 - s) vanishes long before |x| = 100, where x and z' are held so that
+  // they cannot overflow and turn the product into NaN.
   ARRAYNN_ACTIVATION_MEMBER V derivative(V x) const {
     const Logistic<T> s = logistic(argument(x));
-    const V bounded = min(V::set1(T(100)), abs(x));
+    const V bounded = min(V::set1(T(100)), max(V::set1(T(-100)), x));
     const V slope = fma(V::set1(T(3) * kCubic), bounded * bounded, V::set1(kLinear));
-    return fma(x * (s.above * s.below), slope, s.above);
+    return fma(bounded * (s.above * s.below), slope, s.above);
   }
 };
 
@@ -173,8 +177,12 @@ struct Mish {
   static constexpr T kMax = sizeof(T) == 4 ? T(43) : T(350);  // e^(2 kMax) is finite
   explicit constexpr Mish(const Activation&) {}
   ARRAYNN_ACTIVATION_MEMBER V forward(V x) const {
-    const V e = exp(min(V::set1(kMax), x)), n = e * (e + V::set1(T(2)));
-    return x * (n / (n + V::set1(T(2))));
+    const ExpTimes<T> t = exp_times(min(V::set1(kMax), x), x);
+    const V twice = t.exp + V::set1(T(2)), n = t.exp * twice;
+    const V product = select(x < V::set1(T(2) * ExpConstants<T>::kLo), x * V::zero(), t.product);
+    const Mask<T> negative = x < V::zero();
+    // x e (e + 2) / (n + 2) or x n / (n + 2).
+    return select(negative, product, x) * (select(negative, twice, n) / (n + V::set1(T(2))));
   }
   // t + x (1 - t^2) s(x) = t + 4 x e (1 + e) / (n + 2)^2.
   ARRAYNN_ACTIVATION_MEMBER V derivative(V x) const {

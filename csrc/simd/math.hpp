@@ -31,10 +31,20 @@ struct ExpConstants<double> {
   static constexpr double kLn2Hi = 6.93145751953125e-1, kLn2Lo = 1.42860682030941723212e-6;
   static constexpr double kShift = 6755399441055744.0;  // 1.5 * 2^52
   static constexpr int kMantissa = 52, kBias = 1023, kTerms = 14;
-  static constexpr double kPoly[kTerms] = {
-      1.0 / 6227020800, 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880,
-      1.0 / 40320,      1.0 / 5040,      1.0 / 720,      1.0 / 120,     1.0 / 24,
-      1.0 / 6,          0.5,             1.0,            1.0};
+  static constexpr double kPoly[kTerms] = {1.0 / 6227020800,
+                                           1.0 / 479001600,
+                                           1.0 / 39916800,
+                                           1.0 / 3628800,
+                                           1.0 / 362880,
+                                           1.0 / 40320,
+                                           1.0 / 5040,
+                                           1.0 / 720,
+                                           1.0 / 120,
+                                           1.0 / 24,
+                                           1.0 / 6,
+                                           0.5,
+                                           1.0,
+                                           1.0};
 };
 
 // x = n ln2 + r with |r| <= ln2/2. `n` keeps its bits above the rounding shift: see power_of_two.
@@ -56,8 +66,16 @@ ARRAYNN_INLINE ExpReduction<T> reduce_exp(Vec<T> x) {
 // e^x. Argument reduction, Taylor in r, then two exact scalings by powers of two so that results
 // down to the denormals and up to overflow come out right. NaN stays NaN.
 // Max error: 1 ULP (1.5 at generic, where multiply-adds round twice).
+//
+// exp_times also gives factor * e^x, rounded as if e^x had no smallest value: a flushed e^x would
+// take |factor| times as much with it. |factor| is at most about 1000.
 template <class T>
-ARRAYNN_INLINE Vec<T> exp(Vec<T> x) {
+struct ExpTimes {
+  Vec<T> exp, product;
+};
+
+template <class T>
+ARRAYNN_INLINE ExpTimes<T> exp_times(Vec<T> x, Vec<T> factor) {
   using C = ExpConstants<T>;
   using V = Vec<T>;
   using Int = typename V::Int;
@@ -71,7 +89,13 @@ ARRAYNN_INLINE Vec<T> exp(Vec<T> x) {
   const RawInt rest = ni - half;
   const V s1{reinterpret_cast<typename V::Raw>((half + Int{C::kBias}) << C::kMantissa)};
   const V s2{reinterpret_cast<typename V::Raw>((rest + Int{C::kBias}) << C::kMantissa)};
-  return p * s1 * s2;
+  const V partial = p * s1;
+  return {partial * s2, factor * partial * s2};
+}
+
+template <class T>
+ARRAYNN_INLINE Vec<T> exp(Vec<T> x) {
+  return exp_times(x, x).exp;
 }
 
 // e^x - 1 for x <= kExpm1Max, exact sign of zero. 2^n ((1 + q) - 2^-n) with q = e^r - 1 from the
@@ -129,13 +153,24 @@ ARRAYNN_INLINE Logistic<T> logistic(Vec<T> x) {
   return {select(negative, small, large), select(negative, large, small)};
 }
 
+// x sigmoid(z) for z of the sign of x and |z| >= |x|: x / (1 + e) or x e / (1 + e), e = e^-|z|.
+// NaN at -inf.
+template <class T>
+ARRAYNN_INLINE Vec<T> times_sigmoid(Vec<T> x, Vec<T> z) {
+  using V = Vec<T>;
+  const ExpTimes<T> t = exp_times(-abs(z), x);
+  const V product = select(x < V::set1(T(2) * ExpConstants<T>::kLo), x * V::zero(), t.product);
+  return select(x < V::zero(), product, x) / (V::set1(T(1)) + t.exp);
+}
+
 // The fits below were made with mpmath at 60 digits: Chebyshev interpolation of the function named
 // beside each table over the stated interval, then rounded to the type.
 template <class T>
 struct LogConstants;
 template <>
 struct LogConstants<float> {
-  // (atanh(s) / s - 1) / s^2 in s^2: up to s = 1/3 for log1p, up to (sqrt2 - 1)/(sqrt2 + 1) for log.
+  // (atanh(s) / s - 1) / s^2 in s^2: up to s = 1/3 for log1p, up to (sqrt2 - 1)/(sqrt2 + 1) for
+  // log.
   static constexpr int kLog1pTerms = 5, kLogTerms = 3;
   static constexpr float kLog1p[kLog1pTerms] = {0.11612165f, 0.108532876f, 0.142961785f,
                                                 0.199998528f, 0.333333343f};
@@ -150,10 +185,9 @@ struct LogConstants<double> {
       0.07815288900461426, 0.03746071897775383, 0.05422589197440007, 0.05867139530651599,
       0.06667589315724629, 0.07692271982430275, 0.09090909948981357, 0.11111111099118386,
       0.1428571428580005,  0.19999999999999762, 0.3333333333333333};
-  static constexpr double kLog[kLogTerms] = {0.06543313073920051, 0.06634386569328443,
-                                             0.07693119851407329, 0.09090897820066453,
-                                             0.11111111195856958, 0.14285714285401807,
-                                             0.2000000000000044,  0.3333333333333333};
+  static constexpr double kLog[kLogTerms] = {
+      0.06543313073920051, 0.06634386569328443, 0.07693119851407329, 0.09090897820066453,
+      0.11111111195856958, 0.14285714285401807, 0.2000000000000044,  0.3333333333333333};
   static constexpr std::int64_t kSqrtHalf = 0x3fe6a09e667f3bcd;
   static constexpr int kMantissa = 52;
 };
@@ -184,8 +218,8 @@ ARRAYNN_INLINE Vec<T> log(Vec<T> x) {
   const V one = V::set1(T(1));
   const V s = (m - one) / (m + one);
   const V z = s * s, twice = s + s;
-  const V tail = fma(twice * z, polynomial(z, C::kLog, C::kLogTerms),
-                     k * V::set1(ExpConstants<T>::kLn2Lo));
+  const V tail =
+      fma(twice * z, polynomial(z, C::kLog, C::kLogTerms), k * V::set1(ExpConstants<T>::kLn2Lo));
   const V r = fma(k, V::set1(ExpConstants<T>::kLn2Hi), twice + tail);
   return select(x < V::set1(T(__builtin_inf())), r, x);
 }
@@ -210,22 +244,23 @@ template <>
 struct ErfConstants<double> {
   static constexpr int kErfTerms = 13;
   static constexpr double kErf[kErfTerms] = {
-      5.957176147748911e-11, -1.1372848856791674e-09, 1.4659775274047436e-08,
-      -1.6350312701054695e-07, 1.6461000484121368e-06, -1.4925595266831182e-05,
-      0.0001205533111164271, -0.000854832698083379, 0.0052239776248180145,
-      -0.026866170645076792, 0.11283791670954879, -0.3761263890318375, 0.1283791670955126};
+      5.957176147748911e-11,   -1.1372848856791674e-09, 1.4659775274047436e-08,
+      -1.6350312701054695e-07, 1.6461000484121368e-06,  -1.4925595266831182e-05,
+      0.0001205533111164271,   -0.000854832698083379,   0.0052239776248180145,
+      -0.026866170645076792,   0.11283791670954879,     -0.3761263890318375,
+      0.1283791670955126};
   // As above with K = 4 over 0 <= a <= 27.5.
   static constexpr double kCentre = 4.0, kMaxArgument = 27.4;
   static constexpr int kScaledTerms = 23;
   static constexpr double kScaled[kScaledTerms] = {
-      8.892365082453874e-10,  -6.973176548183896e-10,  -1.5224847883687636e-08,
-      3.5265157733177e-09,    1.2408010985923537e-07,  -7.912789673646787e-08,
-      -8.464456189715969e-07, 1.4269062796438086e-06,  4.694725890285188e-06,
-      -1.8862141788750368e-05, -3.635338935865469e-06, 0.0001768131875167485,
+      8.892365082453874e-10,   -6.973176548183896e-10,  -1.5224847883687636e-08,
+      3.5265157733177e-09,     1.2408010985923537e-07,  -7.912789673646787e-08,
+      -8.464456189715969e-07,  1.4269062796438086e-06,  4.694725890285188e-06,
+      -1.8862141788750368e-05, -3.635338935865469e-06,  0.0001768131875167485,
       -0.00045505263527494783, -0.00028095893420234937, 0.0061120556477607425,
-      -0.026370053332541235,  0.07638151491000642,     -0.17401093724042524,
-      0.3308515878779825,     -0.5408538313132207,     0.7732087022652375,
-      -0.9765487290808821,    1.095995661000491};
+      -0.026370053332541235,   0.07638151491000642,     -0.17401093724042524,
+      0.3308515878779825,      -0.5408538313132207,     0.7732087022652375,
+      -0.9765487290808821,     1.095995661000491};
 };
 
 // The rounding error of a * b - p, where p is a * b rounded.
@@ -249,17 +284,22 @@ ARRAYNN_INLINE Vec<T> scaled_erfc(Vec<T> a) {
   using C = ErfConstants<T>;
   using V = Vec<T>;
   const V t = V::set1(T(1)) / (a + V::set1(C::kCentre));
-  const V s = fma(V::set1(T(-2) * C::kCentre), t, V::set1(T(1)));
+  const V s = (a - V::set1(C::kCentre)) * t;
   return t * polynomial(s, C::kScaled, C::kScaledTerms);
 }
 
-// The standard normal distribution: cdf(x) with full relative precision in both tails, and
-// gauss = e^(-x^2 / 2). The square is taken to twice the precision: its rounding would be
-// multiplied by x^2 / 2 in the exponential.
+// The standard normal distribution: gauss = e^(-x^2 / 2), mills = Φ(-|x|) / gauss, and from them
+// cdf(x) with full relative precision in both tails. The square is taken to twice the precision:
+// its rounding would be multiplied by x^2 / 2 in the exponential.
 // Max error of cdf: 7 ULP.
 template <class T>
 struct Normal {
-  Vec<T> cdf, gauss;
+  Vec<T> gauss, mills;
+
+  [[gnu::always_inline]] inline Vec<T> cdf(Vec<T> x) const {
+    const Vec<T> tail = mills * gauss;
+    return select(x < Vec<T>::zero(), tail, Vec<T>::set1(T(1)) - tail);
+  }
 };
 
 template <class T>
@@ -271,8 +311,7 @@ ARRAYNN_INLINE Normal<T> normal(Vec<T> x) {
   const V half = u * V::set1(T(0.5));
   const V square = half * u;
   const V gauss = exp(-square) * (V::set1(T(1)) - product_error(half, u, square));
-  const V tail = V::set1(T(0.5)) * gauss * scaled_erfc(u * V::set1(T(0.70710678118654752440)));
-  return {select(x < V::zero(), tail, V::set1(T(1)) - tail), gauss};
+  return {gauss, V::set1(T(0.5)) * scaled_erfc(u * V::set1(T(0.70710678118654752440)))};
 }
 
 // erf x: an odd polynomial up to 1, 1 - erfc beyond.
