@@ -12,8 +12,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from arraynn import kernels, reference
+import arraynn.kernels
+import arraynn.reference
 from arraynn._proof import Array, Arrays, distinct, dot_bound, uniform, unit_roundoff
+
+# Arguments come from tables, so their types are checked when they are called.
+kernels: Any = arraynn.kernels
+reference: Any = arraynn.reference
 
 Outcome: TypeAlias = tuple[Arrays, Arrays, list[Any]]
 Check: TypeAlias = Callable[[str], Iterator[Outcome]]
@@ -253,8 +258,9 @@ def _widen(how: dict[str, Any]) -> dict[str, Any]:
 
 def _loss_grain(x: Array, dtype: str) -> float:
     """Relative error of one row's log-softmax, times the roundings of a sum over all rows."""
-    rows = x.size // x.shape[0 if x.ndim == 1 else 1]
-    return (20 + 8 * x.shape[0 if x.ndim == 1 else 1] ** 0.5 + 8 * rows**0.5) * unit_roundoff(dtype)
+    classes = int(x.shape[0 if x.ndim == 1 else 1])
+    rows = x.size // classes
+    return float((20 + 8 * classes**0.5 + 8 * rows**0.5) * unit_roundoff(dtype))
 
 
 def _cross_entropy(dtype: str) -> Iterator[Outcome]:
@@ -353,14 +359,15 @@ def _both(first: Check, second: Check) -> Check:
     return check
 
 
-for _name, _extra in (
+_VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     *((n, {}) for n in ("relu", "selu", "sigmoid", "tanh", "hardsigmoid", "hardswish", "silu")),
     ("leaky_relu", {"negative_slope": 0.02}),
     ("elu", {"alpha": 1.5}),
     ("gelu", {"approximate": "none"}),
     ("mish", {}),
     ("softplus", {"beta": 1.5}),
-):
+)
+for _name, _extra in _VARIANTS:
     CHECKS[_name] = partial(_activation, _name, _extra)
     CHECKS[f"{_name}_backward"] = partial(_activation_backward, _name, _extra)
 
