@@ -7,9 +7,10 @@ import sys
 import threading
 from itertools import chain
 
-import arraynn as ann
 import numpy as np
 import pytest
+
+import arraynn as ann
 from arraynn import nn, optim
 from arraynn._progress import ProgressBar
 from arraynn.train import Callback, EarlyStopping, Trainer, accuracy

@@ -7,10 +7,6 @@
 namespace ARRAYNN_ISA_NAMESPACE {
 namespace {
 
-// Twice gemm's block: the tile of C comes back half as often, and B streams from L2 either way.
-template <class T>
-constexpr std::int64_t kBlockK = 2 * kKC<T>;
-
 template <class T>
 struct Plan {
   StripLayout strip;
@@ -234,9 +230,9 @@ void run_strip(const DirectConv<T>& d, const Plan<T>& p, const StripTask<T>& s, 
     const T* w = weights + panel * p.k * kNR<T>;
     if (p.k == 0) {
       run_block(d, p, s, output, panel, w, s.tap_offsets, 0, 0, 0, true, true);
-    } else if (runs.run >= kBlockK<T>) {
+    } else if (runs.run >= kKC<T>) {
       for (std::int64_t t = 0; t < runs.taps; ++t) {
-        const std::int64_t blocks = ceil_div(runs.run, kBlockK<T>);
+        const std::int64_t blocks = ceil_div(runs.run, kKC<T>);
         for (std::int64_t q = 0; q < blocks; ++q) {
           const Range k = split_range(runs.run, blocks, q);
           run_block(d, p, s, output, panel, w + (t * runs.run + k.begin) * kNR<T>,
@@ -245,7 +241,7 @@ void run_strip(const DirectConv<T>& d, const Plan<T>& p, const StripTask<T>& s, 
         }
       }
     } else {
-      const std::int64_t blocks = ceil_div(runs.taps, kBlockK<T> / runs.run);
+      const std::int64_t blocks = ceil_div(runs.taps, kKC<T> / runs.run);
       for (std::int64_t q = 0; q < blocks; ++q) {
         const Range taps = split_range(runs.taps, blocks, q);
         run_block(d, p, s, output, panel, w + taps.begin * runs.run * kNR<T>,

@@ -1,8 +1,9 @@
 """Gradients of every operation against finite differences in float64."""
 
-import arraynn as ann
 import numpy as np
 import pytest
+
+import arraynn as ann
 from arraynn import Tensor
 from arraynn.autograd import concatenate, gradcheck, maximum, minimum, stack, where
 from arraynn.autograd.pointwise import PointwiseNode
@@ -136,6 +137,7 @@ MATMULS = [
     ((2, 3, 4), (4, 5)),
     ((3, 4), (2, 4, 5)),
     ((2, 1, 3, 4), (5, 4, 2)),
+    ((2, 3, 1, 4), (4, 2)),
     ((2, 3, 4), (4,)),
     ((4,), (2, 4, 3)),
 ]

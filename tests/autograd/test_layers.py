@@ -1,9 +1,10 @@
 """Gradients through the kernels: layers, activations, pooling, softmax and losses."""
 
-import arraynn as ann
-import arraynn.nn.functional as F
 import numpy as np
 import pytest
+
+import arraynn as ann
+import arraynn.nn.functional as F
 from arraynn import Tensor, kernels
 from arraynn.autograd import gradcheck
 from arraynn.autograd.elementwise import ACTIVATIONS

@@ -3,9 +3,10 @@
 import gc
 import weakref
 
-import arraynn as ann
 import numpy as np
 import pytest
+
+import arraynn as ann
 from arraynn import Tensor
 from arraynn.autograd.tape import Node, make
 
@@ -207,6 +208,23 @@ def test_integer_results_do_not_require_gradients():
     x = Tensor([1.0, 2.0], requires_grad=True)
     assert not x.astype(np.int64).requires_grad
     assert x.argmax() == 1
+
+
+def test_nodes_get_arrays_of_no_axes_not_scalars():
+    kinds = []
+
+    class SpyNode(Node):
+        __slots__ = ()
+
+        def backward(self, grad):
+            kinds.append(type(grad))
+            return (grad,)
+
+    x = Tensor(2.0, requires_grad=True)
+    y = make(x.data, SpyNode((x,)))
+    (y * 0.5 + y * y - y / 3).backward()
+    assert kinds == [np.ndarray]
+    assert type(x.grad) is np.ndarray
 
 
 def test_an_infinite_slope_is_no_warning():

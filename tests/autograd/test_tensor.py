@@ -3,9 +3,10 @@
 import copy
 import threading
 
-import arraynn as ann
 import numpy as np
 import pytest
+
+import arraynn as ann
 from arraynn import Tensor
 
 
@@ -232,7 +233,7 @@ def test_keyword_aliases_of_reductions():
         (
             lambda x: ann.autograd.where(x, x, x),
             TypeError,
-            r"\[where\] condition: expected bool, got float64",
+            r"\[where\] condition: expected an array of bool, got float64",
         ),
         (
             lambda x: ann.autograd.maximum(x, "a"),

@@ -6,10 +6,11 @@ import struct
 
 import numpy as np
 import pytest
-from arraynn import Tensor, nn
-from arraynn.io import load, load_file, load_metadata, save, save_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from arraynn import Tensor, nn
+from arraynn.io import load, load_file, load_metadata, save, save_file
 
 DTYPES = ["f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "?"]
 

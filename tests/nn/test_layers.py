@@ -1,9 +1,13 @@
 """Layers: against PyTorch with the same weights, fusing, initialisation, bad arguments."""
 
-import arraynn as ann
+import gc
+
 import numpy as np
 import pytest
+
+import arraynn as ann
 from arraynn import Tensor, nn
+from arraynn.autograd.tape import Node
 from arraynn.nn import functional as F
 from arraynn.nn import init
 
@@ -317,3 +321,31 @@ def test_losses_against_torch():
     mine_loss = nn.MSELoss()(Tensor(logits), logits * 2)
     assert mine_loss.item() == pytest.approx(other_loss.item())
     assert list(nn.CrossEntropyLoss(weight).state_dict()) == ["weight"]
+
+
+def test_a_training_step_leaves_no_cycles_behind():
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Linear(16, 8), nn.GELU(), nn.Dropout(0.5), nn.Linear(8, 3),
+    )
+    optimizer = ann.optim.Adam(model.parameters())
+    x = np.random.default_rng(0).standard_normal((5, 1, 4, 4)).astype(np.float32)
+
+    def step():
+        optimizer.zero_grad()
+        nn.CrossEntropyLoss()(model(Tensor(x)), np.array([0, 1, 2, 0, 1])).backward()
+        optimizer.step()
+        model(Tensor(x))  # a graph that is never gone through
+
+    def nodes():
+        return [o for o in gc.get_objects() if issubclass(type(o), Node)]
+
+    step()
+    gc.collect()
+    gc.disable()
+    try:
+        before = {id(node) for node in nodes()}
+        step()
+        assert not [node for node in nodes() if id(node) not in before]
+    finally:
+        gc.enable()

@@ -2,9 +2,10 @@
 
 import copy
 
-import arraynn as ann
 import numpy as np
 import pytest
+
+import arraynn as ann
 from arraynn import Tensor, nn
 
 

@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
+
 from arraynn import Tensor
 from arraynn.optim import SGD, Adam, lr_scheduler
 

@@ -3,9 +3,10 @@
 import copy
 import math
 
-import arraynn as ann
 import numpy as np
 import pytest
+
+import arraynn as ann
 from arraynn import Tensor, kernels, nn
 from arraynn.optim import SGD, Adam, AdamW
 
@@ -225,6 +226,28 @@ def test_state_is_torchs_form_and_loads_from_torch():
         twin.grad = torch.tensor(param.grad)
     ours.step()
     theirs.step()
+    for param, twin in zip(mine, twins, strict=True):
+        np.testing.assert_allclose(param.data, twin.detach().numpy(), rtol=1e-11)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_state_of_torchs_sgd_loads(momentum):
+    torch = pytest.importorskip("torch")
+    params = parameters()
+    twins = torch_twins(torch, params)
+    theirs = torch.optim.SGD(twins, lr=0.1, momentum=momentum, dampening=0.5 * momentum)
+    mine = params
+    ours = SGD(mine, lr=0.3)
+    for step in range(5):
+        if step == 2:
+            ours.load_state_dict(theirs.state_dict())
+            for param, twin in zip(mine, twins, strict=True):
+                param.data[...] = twin.detach().numpy()
+        set_gradients(mine, step)
+        for param, twin in zip(mine, twins, strict=True):
+            twin.grad = torch.tensor(param.grad)
+        ours.step()
+        theirs.step()
     for param, twin in zip(mine, twins, strict=True):
         np.testing.assert_allclose(param.data, twin.detach().numpy(), rtol=1e-11)
 

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from arraynn import kernels as K
-from arraynn.autograd.tape import Array, Edge, Node, Variable, edge_of, grad_mode, guard, make
+from arraynn.autograd.tape import (
+    Array,
+    Edge,
+    Node,
+    Variable,
+    array_of,
+    edge_of,
+    grad_mode,
+    guard,
+    make,
+)
 
 if TYPE_CHECKING:
     from arraynn.autograd.tensor import Tensor
@@ -25,7 +35,7 @@ def unbroadcast(grad: Array, shape: tuple[int, ...]) -> Array:
     lead = grad.ndim - len(shape)
     axes = [*range(lead)]
     axes += [lead + i for i, n in enumerate(shape) if n == 1 and grad.shape[lead + i] != 1]
-    return np.asanyarray(grad.sum(axis=tuple(axes))).reshape(shape)
+    return grad.sum(axis=tuple(axes)).reshape(shape)
 
 
 def plain_operand(value: Any) -> Any:
@@ -209,6 +219,8 @@ class MatmulNode(_BinaryNode):
         if edge_a is not None:
             grad_a = unbroadcast(K.matmul(grad, _transposed(y)), x.shape).reshape(self.shape_a)
         if edge_b is not None:
+            if y.ndim == 2 and x.ndim > 2:  # one product of all rows, not a sum of one per batch
+                x, grad = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
             grad_b = unbroadcast(K.matmul(_transposed(x), grad), y.shape).reshape(self.shape_b)
         return grad_a, grad_b
 
@@ -286,7 +298,7 @@ def negative(a: Any) -> Tensor:
     return make(-a.data, NegativeNode((edge_of(a),)) if recorded else None)
 
 
-def _select(name: str, a: Any, b: Any, condition: Any, x: Any, y: Any) -> Tensor:
+def _select(a: Any, b: Any, condition: Any, x: Any, y: Any) -> Tensor:
     edges = _edges(a, b)
     out = np.where(condition, x, y)
     if out.dtype.kind == "f":
@@ -294,7 +306,6 @@ def _select(name: str, a: Any, b: Any, condition: Any, x: Any, y: Any) -> Tensor
         dtypes = [v.dtype for v in (x, y) if hasattr(v, "dtype") and v.dtype.kind == "f"]
         if dtypes and out.dtype != dtypes[0]:
             out = out.astype(dtypes[0])
-    del name
     return make(out, SelectNode(edges, x, y, (condition,), ()) if edges else None)
 
 
@@ -319,17 +330,17 @@ def where(condition: Any, a: Any, b: Any) -> Tensor:
     >>> ann.autograd.where(x > 0, x, 0.0).data
     array([0., 2.], dtype=float32)
     """
-    mask = np.asanyarray(plain_operand(condition)) if condition is not None else None
-    if mask is None or mask.dtype != np.bool_:
-        kind = "None" if mask is None else str(mask.dtype)
-        raise TypeError(f"[where] condition: expected bool, got {kind}")
+    mask = array_of(condition)
+    if getattr(mask, "dtype", None) != np.bool_:
+        kind = getattr(mask, "dtype", type(mask).__name__)
+        raise TypeError(f"[where] condition: expected an array of bool, got {kind}")
     pair = operands("where", a, b)
     if pair is None:
         raise TypeError(
             f"[where] a, b: expected tensors, arrays or numbers, got {type(a).__name__} and "
             f"{type(b).__name__}"
         )
-    return _select("where", a, b, mask, *pair)
+    return _select(a, b, mask, *pair)
 
 
 def _extremum(name: str, a: Any, b: Any) -> Tensor:
@@ -342,7 +353,7 @@ def _extremum(name: str, a: Any, b: Any) -> Tensor:
     x, y = pair
     # The first operand wins ties, and NaN wins over numbers (x != x), as in np.maximum.
     chosen = (x >= y if name == "maximum" else x <= y) | (x != x)
-    return _select(name, a, b, chosen, x, y)
+    return _select(a, b, chosen, x, y)
 
 
 def maximum(a: Any, b: Any) -> Tensor:

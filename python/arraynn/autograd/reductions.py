@@ -46,7 +46,7 @@ class SumNode(Node):
 
     def backward(self, grad: Array) -> tuple[Array | None, ...]:
         if self.factor is not None:
-            grad = np.asanyarray(grad * self.factor)
+            grad = grad * self.factor
         return (np.broadcast_to(grad.reshape(self.kept), self.shape),)
 
 
@@ -110,8 +110,10 @@ class ExtremumNode(Node):
         (index,) = self.saved
         rest = [i for i in range(len(self.shape)) if i not in self.axes]
         order = (*rest, *self.axes)
+        index = index.reshape(-1)
         blocks = np.zeros_like(grad, shape=(index.size, _count(self.shape, self.axes)))
-        blocks[np.arange(index.size), index.ravel()] = grad.reshape(-1)
+        rows = np.ones_like(index).cumsum() - 1  # 0, 1, ... in the library of the gradient
+        blocks[rows, index] = grad.reshape(-1)
         moved = blocks.reshape([self.shape[i] for i in order])
         inverse = [order.index(i) for i in range(len(order))]
         return (moved.transpose(inverse),)
@@ -127,7 +129,7 @@ def _extremum(name: str, x: Tensor, axis: Axis, keepdims: bool) -> Tensor:
         return make(out, None)
     rest = [i for i in range(data.ndim) if i not in axes]
     blocks = data.transpose(*rest, *axes).reshape([data.shape[i] for i in rest] + [-1])
-    index = np.asanyarray(getattr(blocks, "arg" + name)(axis=-1))
+    index = getattr(blocks, "arg" + name)(axis=-1)
     node = ExtremumNode((edge_of(x),), (index,))
     node.axes = axes
     node.shape = data.shape

@@ -236,6 +236,8 @@ def run_backward(root: Variable, grad: Array, retain_graph: bool) -> None:
     push, pop = heapq.heappush, heapq.heappop
     while heap:
         node, grad = waiting.pop(-pop(heap))
+        if isinstance(grad, np.generic):  # arithmetic on arrays of no axes gives scalars
+            grad = np.asarray(grad)
         if node.saved is None:
             raise RuntimeError(
                 f"[backward] {node.name}: expected its saved values, got a graph that an earlier "

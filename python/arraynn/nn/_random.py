@@ -6,7 +6,7 @@ import numpy as np
 
 __all__ = ["default_generator", "manual_seed", "next_seed"]
 
-_generator = np.random.default_rng()
+_generator: np.random.Generator | None = None  # made at first use: numpy.random loads slowly
 
 
 def manual_seed(seed: int) -> np.random.Generator:
@@ -44,10 +44,13 @@ def manual_seed(seed: int) -> np.random.Generator:
 
 
 def default_generator() -> np.random.Generator:
-    """Return the generator in use."""
+    """Return the generator in use, seeded by the operating system unless manual_seed was called."""
+    global _generator
+    if _generator is None:
+        _generator = np.random.default_rng()
     return _generator
 
 
 def next_seed() -> int:
     """Draw a seed of 63 bits for one dropout mask."""
-    return int(_generator.integers(0x7FFF_FFFF_FFFF_FFFF))
+    return int(default_generator().integers(0x7FFF_FFFF_FFFF_FFFF))

@@ -247,8 +247,13 @@ class Optimizer:
         state: dict[Tensor, dict[str, Any]] = {}
         for key, entry in state_dict["state"].items():
             param = params[int(key)]
-            state[param] = {name: _load_entry(self._op, name, v, param)
-                            for name, v in entry.items() if v is not None}
+            loaded = {
+                name: _load_entry(self._op, name, v, param)
+                for name, v in entry.items() if v is not None
+            }
+            if loaded:
+                loaded.setdefault("step", 1)  # PyTorch's SGD does not count
+                state[param] = loaded
         for group, new in zip(self.param_groups, groups, strict=True):
             group.update(new)
         self.state = state
