@@ -161,7 +161,8 @@ Array take_optional(const char* op, const char* arg, py::handle h, Layout layout
 Array take_inout(const char* op, const char* arg, py::handle h) {
   Array a = take(op, arg, h, Layout::kAny);
   require_float(op, arg, a);
-  if (!a.view.writeable) fail<ValueError>(op, arg, "expected a writeable array, got a read-only one");
+  if (!a.view.writeable)
+    fail<ValueError>(op, arg, "expected a writeable array, got a read-only one");
   return a;
 }
 
@@ -174,8 +175,8 @@ void require_float(const char* op, const char* arg, const Array& a) {
 void require_same_dtype(const char* op, const char* arg, const Array& a, const char* first_arg,
                         const Array& first) {
   if (a.view.dtype != first.view.dtype) {
-    fail<TypeError>(op, arg, "expected ", dtype_text(first), " (the dtype of ", first_arg, "), got ",
-                    dtype_text(a));
+    fail<TypeError>(op, arg, "expected ", dtype_text(first), " (the dtype of ", first_arg,
+                    "), got ", dtype_text(a));
   }
 }
 
@@ -308,7 +309,8 @@ void take_ints(const char* op, const char* arg, py::handle h, int n, std::int64_
   }
   const auto sequence = py::reinterpret_borrow<py::sequence>(h);
   if (py::len(sequence) != static_cast<std::size_t>(n)) {
-    fail<ValueError>(op, arg, "expected an int or ", n, " ints, got ", py::len(sequence), " values");
+    fail<ValueError>(op, arg, "expected an int or ", n, " ints, got ", py::len(sequence),
+                     " values");
   }
   for (int i = 0; i < n; ++i) {
     out[i] = take_int(op, arg, py::object(sequence[static_cast<std::size_t>(i)]));

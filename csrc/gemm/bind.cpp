@@ -3,6 +3,7 @@
 #include "gemm/gemm.hpp"
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 namespace arraynn {
@@ -29,7 +30,10 @@ Matrix take_matrix(const char* op, const char* arg, py::handle h) {
     if (m.cs == 1 || attempt == 1) return m;
     if (m.rows <= 1) m.rs = 1;
     if (m.rs == 1) return m;
-    m.array = take(op, arg, m.array.owner.attr("copy")());
+    Array copy = take(op, arg, m.array.owner.attr("copy")());
+    copy.low = m.array.low;
+    copy.high = m.array.high;
+    m.array = std::move(copy);
   }
 }
 
@@ -156,14 +160,14 @@ py::tuple linear_backward(py::handle grad_in, py::handle x_in, py::handle weight
 py::object as_matrix(py::handle h, int axis) {
   if (!py::isinstance<py::array>(h)) return py::reinterpret_borrow<py::object>(h);
   const auto array = py::reinterpret_borrow<py::array>(h);
-  return array.ndim() == 1 ? array.attr("reshape")(axis == 0 ? py::make_tuple(1, -1)
-                                                             : py::make_tuple(-1, 1))
-                           : py::object(array);
+  return array.ndim() == 1
+             ? array.attr("reshape")(axis == 0 ? py::make_tuple(1, -1) : py::make_tuple(-1, 1))
+             : py::object(array);
 }
 
 // Element offset of every product of a batch, broadcast like np.matmul.
 void add_batch_offsets(const TensorView& v, const std::int64_t* batch, int batch_ndim,
-                       std::int64_t BatchItem::*member, std::vector<BatchItem>* items) {
+                       std::int64_t BatchItem::* member, std::vector<BatchItem>* items) {
   const int own = v.ndim - 2;
   const auto count = static_cast<std::int64_t>(items->size());
   for (std::int64_t i = 0; i < count; ++i) {
@@ -211,8 +215,8 @@ py::object matmul(py::handle a_in, py::handle b_in, py::handle out_in) {
   if (second->ndim > 1) shape[ndim++] = b.cols;
   Output out(kOp, out_in, a.array->dtype, shape, ndim, {&a.array, &b.array});
   // Offsets are made only for a batch that has work: an empty one may have any extent.
-  std::vector<BatchItem> items(
-      static_cast<std::size_t>(a.rows == 0 || b.cols == 0 ? 0 : count), BatchItem{0, 0, 0});
+  std::vector<BatchItem> items(static_cast<std::size_t>(a.rows == 0 || b.cols == 0 ? 0 : count),
+                               BatchItem{0, 0, 0});
   if (count > 1 && !items.empty()) {
     add_batch_offsets(a.array.view, shape, batch_ndim, &BatchItem::a, &items);
     add_batch_offsets(b.array.view, shape, batch_ndim, &BatchItem::b, &items);
@@ -222,9 +226,18 @@ py::object matmul(py::handle a_in, py::handle b_in, py::handle out_in) {
   }
   dispatch_float(a.array->dtype, [&](auto tag) {
     using T = decltype(tag);
-    const GemmProblem<T> g{a.rows, b.cols, a.cols,          a.array->as<const T>(),
-                           a.rs,   a.cs,   b.array->as<const T>(), b.rs,
-                           b.cs,   out.data<T>(), b.cols,   {}};
+    const GemmProblem<T> g{a.rows,
+                           b.cols,
+                           a.cols,
+                           a.array->as<const T>(),
+                           a.rs,
+                           a.cs,
+                           b.array->as<const T>(),
+                           b.rs,
+                           b.cs,
+                           out.data<T>(),
+                           b.cols,
+                           {}};
     const py::gil_scoped_release nogil;
     gemm_batch(kOp, g, items.data(), static_cast<std::int64_t>(items.size()));
   });

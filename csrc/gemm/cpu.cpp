@@ -19,9 +19,9 @@ template <class T>
 struct Plan {
   Algorithm algorithm;
   bool copy_a;
-  std::int64_t ld_a;            // row stride of the copy
-  std::int64_t nc;              // columns of a block of B
-  int row_parts, column_parts;  // the team as a grid
+  std::int64_t ld_a;                    // row stride of the copy
+  std::int64_t nc;                      // columns of a block of B
+  int row_parts, column_parts;          // the team as a grid
   std::int64_t a_elements, b_elements;  // scratch: A per thread (blocked) or in all, B in all
 };
 
@@ -139,16 +139,15 @@ void run_panels(const GemmProblem<T>& g, const Plan<T>& plan, int tid, int nthre
 
 // The five loops: jc over columns, pc over k, ic over rows, jr over panels, ir over tiles.
 template <class T>
-void run_blocked(const GemmProblem<T>& g, const Plan<T>& plan, int tid, T* a_scratch,
-                 T* b_scratch, int nthreads) {
+void run_blocked(const GemmProblem<T>& g, const Plan<T>& plan, int tid, T* a_scratch, T* b_scratch,
+                 int nthreads) {
   const int row_part = tid % plan.row_parts, column_part = tid / plan.row_parts;
   const std::int64_t all_panels = ceil_div(g.n, kNR<T>);
   const Range rows = split_range(g.m, plan.row_parts, row_part);
   const Range my_panels = split_range(all_panels, plan.column_parts, column_part);
   const std::int64_t panels_per_block = plan.nc / kNR<T>;
   // Every member passes the same number of barriers, whatever its share of the columns.
-  const std::int64_t blocks =
-      ceil_div(ceil_div(all_panels, plan.column_parts), panels_per_block);
+  const std::int64_t blocks = ceil_div(ceil_div(all_panels, plan.column_parts), panels_per_block);
   T* a_copy = a_scratch + tid * (plan.copy_a ? kMC<T> * plan.ld_a : 0);
   T* b_block = b_scratch + column_part * kKC<T> * plan.nc;
   for (std::int64_t jc = 0; jc < blocks; ++jc) {
@@ -238,8 +237,8 @@ void column_sums(const T* x, std::int64_t rs, std::int64_t m, std::int64_t n, in
 }  // namespace
 
 extern const GemmKernels gemm_kernels = {
-    &scratch_bytes<float>,  &scratch_bytes<double>, &run_gemm<float>,
-    &run_gemm<double>,      &column_sums<float>,    &column_sums<double>,
+    &scratch_bytes<float>, &scratch_bytes<double>, &run_gemm<float>,
+    &run_gemm<double>,     &column_sums<float>,    &column_sums<double>,
 };
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

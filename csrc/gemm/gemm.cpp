@@ -51,8 +51,7 @@ void run_batch(const char* op, const GemmProblem<T>& p, const BatchItem* items,
     for (std::int64_t i = 0; i < count; ++i) run(op, item_problem(i));
     return;
   }
-  const auto bytes =
-      static_cast<std::size_t>(round_up(Entry<T>::scratch()(p, 1), 64));
+  const auto bytes = static_cast<std::size_t>(round_up(Entry<T>::scratch()(p, 1), 64));
   const Scratch scratch(op, bytes * static_cast<std::size_t>(threads));
   const auto run_one = Entry<T>::run();
   parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {

@@ -21,10 +21,10 @@ struct TileStore {
   T* const* c_rows;
   std::int64_t n;
   bool accumulate;
-  const T* column_bias;        // [n] or null
-  const T* row_bias;           // [m] or null
+  const T* column_bias;           // [n] or null
+  const T* row_bias;              // [m] or null
   const T* const* residual_rows;  // m pointers or null
-  Activation activation;       // kNone unless this is the last block of the sum
+  Activation activation;          // kNone unless this is the last block of the sum
 };
 
 // The activations that are not worth a register tile of their own: one pass over a tile in L1.
@@ -155,12 +155,14 @@ ARRAYNN_INLINE TileStore<T> tile_store(const GemmProblem<T>& g, std::int64_t i, 
                                        T** c_rows, const T** residual_rows) {
   const Epilogue<T>& e = g.epilogue;
   for (std::int64_t r = 0; r < m; ++r) c_rows[r] = g.c + (i + r) * g.rs_c + j;
-  TileStore<T> store{c_rows, n, accumulate || g.accumulate, nullptr, nullptr, nullptr, Activation{}};
+  TileStore<T> store{c_rows,  n,           accumulate || g.accumulate, nullptr, nullptr,
+                     nullptr, Activation{}};
   if (!last) return store;
   if (e.bias_axis == BiasAxis::kColumn) store.column_bias = e.bias + j;
   if (e.bias_axis == BiasAxis::kRow) store.row_bias = e.bias + i;
   if (e.residual != nullptr) {
-    for (std::int64_t r = 0; r < m; ++r) residual_rows[r] = e.residual + (i + r) * e.rs_residual + j;
+    for (std::int64_t r = 0; r < m; ++r)
+      residual_rows[r] = e.residual + (i + r) * e.rs_residual + j;
     store.residual_rows = residual_rows;
   }
   store.activation = e.activation;

@@ -89,10 +89,10 @@ struct Mask {
   typename Vec<T>::RawInt v;
 };
 
-#define ARRAYNN_VEC_OPERATOR(op)                         \
-  template <class T>                                     \
+#define ARRAYNN_VEC_OPERATOR(op)                          \
+  template <class T>                                      \
   ARRAYNN_INLINE Vec<T> operator op(Vec<T> a, Vec<T> b) { \
-    return {a.v op b.v};                                 \
+    return {a.v op b.v};                                  \
   }
 ARRAYNN_VEC_OPERATOR(+)
 ARRAYNN_VEC_OPERATOR(-)
@@ -100,10 +100,10 @@ ARRAYNN_VEC_OPERATOR(*)
 ARRAYNN_VEC_OPERATOR(/)
 #undef ARRAYNN_VEC_OPERATOR
 
-#define ARRAYNN_VEC_COMPARE(op)                           \
-  template <class T>                                      \
+#define ARRAYNN_VEC_COMPARE(op)                            \
+  template <class T>                                       \
   ARRAYNN_INLINE Mask<T> operator op(Vec<T> a, Vec<T> b) { \
-    return {a.v op b.v};                                  \
+    return {a.v op b.v};                                   \
   }
 ARRAYNN_VEC_COMPARE(<)
 ARRAYNN_VEC_COMPARE(<=)
