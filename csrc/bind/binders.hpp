@@ -8,5 +8,6 @@ namespace arraynn {
 
 void bind_elementwise(py::module_& m);
 void bind_runtime(py::module_& m);
+void bind_softmax(py::module_& m);
 
 }  // namespace arraynn

@@ -28,8 +28,18 @@ from arraynn.kernels.elementwise import (
     tanh,
     tanh_backward,
 )
+from arraynn.kernels.softmax import (
+    cross_entropy,
+    cross_entropy_backward,
+    log_softmax,
+    log_softmax_backward,
+    softmax,
+    softmax_backward,
+)
 
 __all__ = [
+    "cross_entropy",
+    "cross_entropy_backward",
     "dropout",
     "dropout_backward",
     "elu",
@@ -42,6 +52,8 @@ __all__ = [
     "hardswish_backward",
     "leaky_relu",
     "leaky_relu_backward",
+    "log_softmax",
+    "log_softmax_backward",
     "mish",
     "mish_backward",
     "relu",
@@ -52,6 +64,8 @@ __all__ = [
     "sigmoid_backward",
     "silu",
     "silu_backward",
+    "softmax",
+    "softmax_backward",
     "softplus",
     "softplus_backward",
     "tanh",
