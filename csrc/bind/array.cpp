@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <tuple>
+#include <utility>
 
 #include "core/block_cache.hpp"
 
@@ -94,6 +96,7 @@ bool splits_elements(py::handle array, const TensorView& view) {
   const auto* proxy = py::detail::array_proxy(array.ptr());
   if ((proxy->flags & npy_api::NPY_ARRAY_ALIGNED_) == 0) return true;
   const auto item = static_cast<std::int64_t>(dtype_size(view.dtype));
+  if (item == 0) return false;  // refused later, with its name
   return std::any_of(proxy->strides, proxy->strides + view.ndim,
                      [item](std::int64_t s) { return s % item != 0; });
 }
@@ -133,12 +136,19 @@ Array take(const char* op, const char* arg, py::handle h, Layout layout) {
     if (!api().PyArray_Check_(h.ptr())) a.foreign = py::reinterpret_borrow<py::object>(h);
   }
   fill_view(op, arg, a.owner, &a.view);
+  std::tie(a.low, a.high) = extent(a.view);
   const bool must_copy = layout == Layout::kContiguous
                              ? !a.view.contiguous
                              : !a.view.contiguous && splits_elements(a.owner, a.view);
   if (must_copy && a.view.dtype != Dtype::kOther) {
-    a.owner = py::reinterpret_steal<py::object>(api().PyArray_NewCopy_(a.owner.ptr(), 0));
-    if (!a.owner) throw py::error_already_set();
+    auto copy = py::reinterpret_steal<py::object>(api().PyArray_NewCopy_(a.owner.ptr(), 0));
+    if (!copy) {
+      if (!PyErr_ExceptionMatches(PyExc_MemoryError)) throw py::error_already_set();
+      PyErr_Clear();
+      fail<OutOfMemory>(op, arg, "expected room for a contiguous copy of shape ",
+                        shape_str(a.view.shape, a.view.ndim), ", got none");
+    }
+    a.owner = std::move(copy);
     fill_view(op, arg, a.owner, &a.view);
   }
   return a;
@@ -151,7 +161,8 @@ Array take_optional(const char* op, const char* arg, py::handle h, Layout layout
 Array take_inout(const char* op, const char* arg, py::handle h) {
   Array a = take(op, arg, h, Layout::kAny);
   require_float(op, arg, a);
-  if (!a.view.writeable) fail<ValueError>(op, arg, "expected a writeable array, got a read-only one");
+  if (!a.view.writeable)
+    fail<ValueError>(op, arg, "expected a writeable array, got a read-only one");
   return a;
 }
 
@@ -164,8 +175,8 @@ void require_float(const char* op, const char* arg, const Array& a) {
 void require_same_dtype(const char* op, const char* arg, const Array& a, const char* first_arg,
                         const Array& first) {
   if (a.view.dtype != first.view.dtype) {
-    fail<TypeError>(op, arg, "expected ", dtype_text(first), " (the dtype of ", first_arg, "), got ",
-                    dtype_text(a));
+    fail<TypeError>(op, arg, "expected ", dtype_text(first), " (the dtype of ", first_arg,
+                    "), got ", dtype_text(a));
   }
 }
 
@@ -247,8 +258,7 @@ Output::Output(const char* op, py::handle out, Dtype dtype, const std::int64_t* 
   const auto [low, high] = extent(given.view);
   for (const Array* input : inputs) {
     if (!*input) continue;
-    const auto [in_low, in_high] = extent(input->view);
-    if (low < in_high && in_low < high) {
+    if (low < input->high && input->low < high) {
       fail<ValueError>(op, "out", "expected memory of its own, got an array overlapping an input");
     }
   }
@@ -299,7 +309,8 @@ void take_ints(const char* op, const char* arg, py::handle h, int n, std::int64_
   }
   const auto sequence = py::reinterpret_borrow<py::sequence>(h);
   if (py::len(sequence) != static_cast<std::size_t>(n)) {
-    fail<ValueError>(op, arg, "expected an int or ", n, " ints, got ", py::len(sequence), " values");
+    fail<ValueError>(op, arg, "expected an int or ", n, " ints, got ", py::len(sequence),
+                     " values");
   }
   for (int i = 0; i < n; ++i) {
     out[i] = take_int(op, arg, py::object(sequence[static_cast<std::size_t>(i)]));
@@ -371,6 +382,26 @@ bool take_channels_last(const char* op, py::handle h) {
   if (name == "channels_first") return false;
   if (name == "channels_last") return true;
   fail<ValueError>(op, "layout", "expected 'channels_first' or 'channels_last', got '", name, "'");
+}
+
+Needs take_needs(const char* op, py::handle h) {
+  if (!PyTuple_Check(h.ptr()) && !PyList_Check(h.ptr())) {
+    fail<TypeError>(op, "needs", "expected a tuple of names");
+  }
+  Needs needs;
+  for (const py::handle item : py::reinterpret_borrow<py::sequence>(h)) {
+    const std::string name = take_str(op, "needs", item);
+    if (name == "x") {
+      needs.x = true;
+    } else if (name == "weight") {
+      needs.weight = true;
+    } else if (name == "bias") {
+      needs.bias = true;
+    } else {
+      fail<ValueError>(op, "needs", "expected names out of x, weight, bias, got '", name, "'");
+    }
+  }
+  return needs;
 }
 
 }  // namespace arraynn

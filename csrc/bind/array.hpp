@@ -22,6 +22,8 @@ struct Array {
   TensorView view;
   py::object owner;    // the numpy array behind the view
   py::object foreign;  // the caller's object when it was not a numpy array
+  const char* low = nullptr;   // bytes of the caller's array: [low, high), also when it was copied
+  const char* high = nullptr;
 
   const TensorView* operator->() const { return &view; }
   explicit operator bool() const { return view.dtype != Dtype::kOther || owner; }
@@ -83,6 +85,12 @@ void take_padding(const char* op, py::handle h, int axes, std::int64_t* begin, s
                   PadMode* mode);
 // true for "channels_last".
 bool take_channels_last(const char* op, py::handle h);
+
+// Which gradients a backward call computes, from a tuple of their arguments' names.
+struct Needs {
+  bool x = false, weight = false, bias = false;
+};
+Needs take_needs(const char* op, py::handle h);
 
 template <class F>
 decltype(auto) dispatch_float(Dtype t, const F& f) {

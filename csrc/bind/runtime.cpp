@@ -98,8 +98,8 @@ void bind_runtime(py::module_& m) {
       py::arg("level"));
   m.def("get_num_threads", &max_threads);
   m.def(
-      "set_num_threads",
-      [](py::handle n) { set_num_threads(thread_count("set_num_threads", n)); }, py::arg("n"));
+      "set_num_threads", [](py::handle n) { set_num_threads(thread_count("set_num_threads", n)); },
+      py::arg("n"));
   m.def(
       "push_threads",
       [](py::handle n) { return set_thread_local_threads(thread_count("threads", n)); },

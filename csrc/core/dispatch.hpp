@@ -5,26 +5,26 @@
 #include "core/cpu_isa.hpp"
 
 #if defined(__x86_64__)
-#define ARRAYNN_KERNEL_TABLE(Table, name)              \
-  namespace generic {                                  \
-  extern const Table name;                             \
-  }                                                    \
-  namespace avx2 {                                     \
-  extern const Table name;                             \
-  }                                                    \
-  namespace avx512 {                                   \
-  extern const Table name;                             \
-  }                                                    \
+#define ARRAYNN_KERNEL_TABLE(Table, name)                    \
+  namespace generic {                                        \
+  extern const Table name;                                   \
+  }                                                          \
+  namespace avx2 {                                           \
+  extern const Table name;                                   \
+  }                                                          \
+  namespace avx512 {                                         \
+  extern const Table name;                                   \
+  }                                                          \
   [[gnu::always_inline]] static inline const Table& name() { \
-    switch (current_isa()) {                           \
-      case Isa::kAvx512:                               \
-        return avx512::name;                           \
-      case Isa::kAvx2:                                 \
-        return avx2::name;                             \
-      case Isa::kGeneric:                              \
-        break;                                         \
-    }                                                  \
-    return generic::name;                              \
+    switch (current_isa()) {                                 \
+      case Isa::kAvx512:                                     \
+        return avx512::name;                                 \
+      case Isa::kAvx2:                                       \
+        return avx2::name;                                   \
+      case Isa::kGeneric:                                    \
+        break;                                               \
+    }                                                        \
+    return generic::name;                                    \
   }
 #else
 #define ARRAYNN_KERNEL_TABLE(Table, name) \

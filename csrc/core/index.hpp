@@ -13,8 +13,12 @@ ARRAYNN_INLINE constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
 ARRAYNN_INLINE constexpr std::int64_t round_up(std::int64_t a, std::int64_t b) {
   return ceil_div(a, b) * b;
 }
-ARRAYNN_INLINE constexpr std::int64_t min_i(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
-ARRAYNN_INLINE constexpr std::int64_t max_i(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
+ARRAYNN_INLINE constexpr std::int64_t min_i(std::int64_t a, std::int64_t b) {
+  return a < b ? a : b;
+}
+ARRAYNN_INLINE constexpr std::int64_t max_i(std::int64_t a, std::int64_t b) {
+  return a > b ? a : b;
+}
 
 // Half-open part `index` of [0, total) cut into `parts` pieces that differ by at most one.
 struct Range {

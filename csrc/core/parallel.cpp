@@ -169,8 +169,7 @@ void set_num_threads(int n) { g_threads.store(n, std::memory_order_relaxed); }
 
 int set_thread_local_threads(int n) { return std::exchange(t_threads, n); }
 
-void parallel_run(int threads, bool flush_denormals, void (*body)(void*, int, int),
-                  void* context) {
+void parallel_run(int threads, bool flush_denormals, void (*body)(void*, int, int), void* context) {
   if (threads <= 1) {
     const FlushScope scope(flush_denormals);
     body(context, 0, 1);

@@ -25,7 +25,9 @@ template <class F>
 [[gnu::always_inline]] static inline void parallel(int threads, Denormals mode, const F& f) {
   parallel_run(
       threads, mode == Denormals::kFlush,
-      [](void* context, int tid, int nthreads) { (*static_cast<const F*>(context))(tid, nthreads); },
+      [](void* context, int tid, int nthreads) {
+        (*static_cast<const F*>(context))(tid, nthreads);
+      },
       const_cast<F*>(&f));
 }
 

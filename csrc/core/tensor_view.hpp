@@ -13,7 +13,7 @@ struct TensorView {
   int ndim = 0;
   Dtype dtype = Dtype::kOther;
   bool writeable = false;
-  bool contiguous = false;             // C order; zero-size and 0-d count as contiguous
+  bool contiguous = false;  // C order; zero-size and 0-d count as contiguous
   std::int64_t shape[kMaxDims] = {};
   std::int64_t strides[kMaxDims] = {};  // in elements
 

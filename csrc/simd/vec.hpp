@@ -57,7 +57,28 @@ struct Vec {
   Raw v;
 
   ARRAYNN_INLINE Vec zero() { return {Raw{}}; }
-  ARRAYNN_INLINE Vec set1(T x) { return {Raw{} + x}; }
+  // Not Raw{} + x: that stays an addition, since 0 + x is not x for x = -0.
+  ARRAYNN_INLINE Vec set1(T x) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) {
+      return {(Raw)_mm512_set1_ps(x)};
+    } else {
+      return {(Raw)_mm512_set1_pd(x)};
+    }
+#elif defined(__AVX2__)
+    if constexpr (sizeof(T) == 4) {
+      return {(Raw)_mm256_set1_ps(x)};
+    } else {
+      return {(Raw)_mm256_set1_pd(x)};
+    }
+#else
+    if constexpr (sizeof(T) == 4) {
+      return {Raw{x, x, x, x}};
+    } else {
+      return {Raw{x, x}};
+    }
+#endif
+  }
   ARRAYNN_INLINE Vec load(const T* p) { return {*reinterpret_cast<const RawUnaligned*>(p)}; }
   [[gnu::always_inline]] inline void store(T* p) const { *reinterpret_cast<RawUnaligned*>(p) = v; }
 };
@@ -68,10 +89,10 @@ struct Mask {
   typename Vec<T>::RawInt v;
 };
 
-#define ARRAYNN_VEC_OPERATOR(op)                         \
-  template <class T>                                     \
+#define ARRAYNN_VEC_OPERATOR(op)                          \
+  template <class T>                                      \
   ARRAYNN_INLINE Vec<T> operator op(Vec<T> a, Vec<T> b) { \
-    return {a.v op b.v};                                 \
+    return {a.v op b.v};                                  \
   }
 ARRAYNN_VEC_OPERATOR(+)
 ARRAYNN_VEC_OPERATOR(-)
@@ -79,10 +100,10 @@ ARRAYNN_VEC_OPERATOR(*)
 ARRAYNN_VEC_OPERATOR(/)
 #undef ARRAYNN_VEC_OPERATOR
 
-#define ARRAYNN_VEC_COMPARE(op)                           \
-  template <class T>                                      \
+#define ARRAYNN_VEC_COMPARE(op)                            \
+  template <class T>                                       \
   ARRAYNN_INLINE Mask<T> operator op(Vec<T> a, Vec<T> b) { \
-    return {a.v op b.v};                                  \
+    return {a.v op b.v};                                   \
   }
 ARRAYNN_VEC_COMPARE(<)
 ARRAYNN_VEC_COMPARE(<=)
@@ -112,28 +133,28 @@ ARRAYNN_INLINE Vec<T> select(Mask<T> m, Vec<T> yes, Vec<T> no) {
 // a > b ? a : b, so a NaN in the second operand comes through: clamp with max(lo, x), min(hi, x).
 // Intrinsics where there are some: the compiler finds the instruction for the selection in places.
 #if defined(__AVX512F__)
-#define ARRAYNN_MIN_MAX(name)                                                                \
-  ARRAYNN_INLINE Vec<float> name(Vec<float> a, Vec<float> b) {                               \
-    return {(Vec<float>::Raw)_mm512_maskz_##name##_ps(0xFFFF, (__m512)a.v, (__m512)b.v)};    \
-  }                                                                                          \
-  ARRAYNN_INLINE Vec<double> name(Vec<double> a, Vec<double> b) {                            \
-    return {(Vec<double>::Raw)_mm512_maskz_##name##_pd(0xFF, (__m512d)a.v, (__m512d)b.v)};   \
+#define ARRAYNN_MIN_MAX(name)                                                              \
+  ARRAYNN_INLINE Vec<float> name(Vec<float> a, Vec<float> b) {                             \
+    return {(Vec<float>::Raw)_mm512_maskz_##name##_ps(0xFFFF, (__m512)a.v, (__m512)b.v)};  \
+  }                                                                                        \
+  ARRAYNN_INLINE Vec<double> name(Vec<double> a, Vec<double> b) {                          \
+    return {(Vec<double>::Raw)_mm512_maskz_##name##_pd(0xFF, (__m512d)a.v, (__m512d)b.v)}; \
   }
 #elif defined(__AVX2__)
-#define ARRAYNN_MIN_MAX(name)                                                       \
-  ARRAYNN_INLINE Vec<float> name(Vec<float> a, Vec<float> b) {                      \
-    return {(Vec<float>::Raw)_mm256_##name##_ps((__m256)a.v, (__m256)b.v)};         \
-  }                                                                                 \
-  ARRAYNN_INLINE Vec<double> name(Vec<double> a, Vec<double> b) {                   \
-    return {(Vec<double>::Raw)_mm256_##name##_pd((__m256d)a.v, (__m256d)b.v)};      \
+#define ARRAYNN_MIN_MAX(name)                                                  \
+  ARRAYNN_INLINE Vec<float> name(Vec<float> a, Vec<float> b) {                 \
+    return {(Vec<float>::Raw)_mm256_##name##_ps((__m256)a.v, (__m256)b.v)};    \
+  }                                                                            \
+  ARRAYNN_INLINE Vec<double> name(Vec<double> a, Vec<double> b) {              \
+    return {(Vec<double>::Raw)_mm256_##name##_pd((__m256d)a.v, (__m256d)b.v)}; \
   }
 #elif defined(__SSE2__)
-#define ARRAYNN_MIN_MAX(name)                                                    \
-  ARRAYNN_INLINE Vec<float> name(Vec<float> a, Vec<float> b) {                   \
-    return {(Vec<float>::Raw)_mm_##name##_ps((__m128)a.v, (__m128)b.v)};         \
-  }                                                                              \
-  ARRAYNN_INLINE Vec<double> name(Vec<double> a, Vec<double> b) {                \
-    return {(Vec<double>::Raw)_mm_##name##_pd((__m128d)a.v, (__m128d)b.v)};      \
+#define ARRAYNN_MIN_MAX(name)                                               \
+  ARRAYNN_INLINE Vec<float> name(Vec<float> a, Vec<float> b) {              \
+    return {(Vec<float>::Raw)_mm_##name##_ps((__m128)a.v, (__m128)b.v)};    \
+  }                                                                         \
+  ARRAYNN_INLINE Vec<double> name(Vec<double> a, Vec<double> b) {           \
+    return {(Vec<double>::Raw)_mm_##name##_pd((__m128d)a.v, (__m128d)b.v)}; \
   }
 #endif
 #if defined(ARRAYNN_MIN_MAX)

@@ -39,14 +39,13 @@ def as_numpy(op: str, arg: str, x: Any) -> np.ndarray[Any, Any]:
     try:
         return np.asarray(memoryview(x))
     except TypeError:
-        raise TypeError(
-            f"[{op}] {arg}: expected a numpy.ndarray, got {type(x).__name__}"
-        ) from None
+        raise TypeError(f"[{op}] {arg}: expected a numpy.ndarray, got {type(x).__name__}") from None
 
 
 def wrap_like(result: np.ndarray[Any, Any], like: Any) -> Any:
     """Hand ``result`` back in the library of ``like``, which the first argument came from."""
-    library = sys.modules.get(type(like).__module__.partition(".")[0])
+    name = type(like).__module__.partition(".")[0]
+    library = sys.modules.get("jax" if name == "jaxlib" else name)
     for place in (library, getattr(library, "dlpack", None)):
         from_dlpack = getattr(place, "from_dlpack", None)
         if from_dlpack is not None:

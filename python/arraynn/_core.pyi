@@ -1,10 +1,14 @@
 # Hand-kept: the compiled module takes everything positionally, the wrappers in arraynn.kernels and
 # arraynn._runtime hold the documentation.
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 _Array = np.ndarray[Any, Any]
+_Gradients = tuple[_Array | None, _Array | None, _Array | None]
+_Size = int | Sequence[int]
+_Padding = int | str | Sequence[int] | Sequence[Sequence[int]]
 
 version: str
 cuda_built: bool
@@ -23,6 +27,44 @@ def block_cache() -> dict[str, int]: ...
 def set_block_cache_limit(bytes: int) -> None: ...
 def measure_fma_rate(dtype: str, threads: int) -> float: ...
 def measure_copy_bandwidth(bytes: int, threads: int) -> float: ...
+def linear(
+    x: _Array,
+    weight: _Array,
+    bias: _Array | None,
+    activation: str | None,
+    residual: _Array | None,
+    out: _Array | None,
+) -> _Array: ...
+def linear_backward(
+    grad_out: _Array, x: _Array, weight: _Array, needs: Sequence[str]
+) -> _Gradients: ...
+def matmul(a: _Array, b: _Array, out: _Array | None) -> _Array: ...
+def conv2d(
+    x: _Array,
+    weight: _Array,
+    bias: _Array | None,
+    stride: _Size,
+    padding: _Padding,
+    dilation: _Size,
+    groups: int,
+    activation: str | None,
+    residual: _Array | None,
+    layout: str,
+    flip_kernel: bool,
+    out: _Array | None,
+) -> _Array: ...
+def conv2d_backward(
+    grad_out: _Array,
+    x: _Array,
+    weight: _Array,
+    stride: _Size,
+    padding: _Padding,
+    dilation: _Size,
+    groups: int,
+    layout: str,
+    flip_kernel: bool,
+    needs: Sequence[str],
+) -> _Gradients: ...
 def elementwise_unary(name: str, x: _Array) -> _Array: ...
 def relu(x: _Array, out: _Array | None) -> _Array: ...
 def relu_backward(grad_out: _Array, x: _Array, out: _Array | None) -> _Array: ...

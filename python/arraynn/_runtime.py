@@ -67,6 +67,15 @@ class Config(dict[str, Any]):
         return "\n".join(f"{key:<{width}}  {value}" for key, value in self.items())
 
 
+def _isa_limit() -> str:
+    """Tell what ARRAYNN_MAX_ISA asks for; a misspelt level limits nothing."""
+    limit = os.environ.get("ARRAYNN_MAX_ISA")
+    if limit is None:
+        return "none (ARRAYNN_MAX_ISA)"
+    known = limit in ("generic", "avx2", "avx512")
+    return limit if known else f"{limit!r} is no level and was ignored"
+
+
 def show_config() -> Config:
     """Versions, instruction set in force, threads and why, caches and extras of this process.
 
@@ -90,7 +99,7 @@ def show_config() -> Config:
         compiler=_core.compiler,
         isa=_core.isa(),
         isa_available=" ".join(_core.available_isas()),
-        isa_limit=os.environ.get("ARRAYNN_MAX_ISA", "none (ARRAYNN_MAX_ISA)"),
+        isa_limit=_isa_limit(),
         threads=_core.get_num_threads(),
         threads_reason=_core.default_threads_reason(),
         cuda="built" if _core.cuda_built else "not built",

@@ -1,5 +1,9 @@
 """Stateless kernels: arrays in, arrays out, forward and backward."""
 
+from arraynn.kernels.conv import (
+    conv2d,
+    conv2d_backward,
+)
 from arraynn.kernels.elementwise import (
     dropout,
     dropout_backward,
@@ -28,6 +32,11 @@ from arraynn.kernels.elementwise import (
     tanh,
     tanh_backward,
 )
+from arraynn.kernels.gemm import (
+    linear,
+    linear_backward,
+    matmul,
+)
 from arraynn.kernels.softmax import (
     cross_entropy,
     cross_entropy_backward,
@@ -38,6 +47,8 @@ from arraynn.kernels.softmax import (
 )
 
 __all__ = [
+    "conv2d",
+    "conv2d_backward",
     "cross_entropy",
     "cross_entropy_backward",
     "dropout",
@@ -52,8 +63,11 @@ __all__ = [
     "hardswish_backward",
     "leaky_relu",
     "leaky_relu_backward",
+    "linear",
+    "linear_backward",
     "log_softmax",
     "log_softmax_backward",
+    "matmul",
     "mish",
     "mish_backward",
     "relu",

@@ -1,0 +1,201 @@
+"""Rows, tables and JSON of a benchmark run."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .case import Candidate, Case
+from .timing import Samples, quantile, ratios
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One candidate's figures, in seconds."""
+
+    library: str
+    variant: str
+    group: str
+    median: float
+    p20: float
+    p80: float
+    error: float
+
+    @property
+    def label(self) -> str:
+        """Library and variant in one word."""
+        return f"{self.library}:{self.variant}" if self.variant else self.library
+
+
+@dataclass(frozen=True)
+class Row:
+    """One of our candidates against the best peer of its group.
+
+    `ratio` is the median over rounds of (peer's time / our time): above 1 ours is faster.
+    `rate` is FLOP/s or bytes/s, `share` its part of the machine's limit.
+    """
+
+    family: str
+    name: str
+    dtype: str
+    threads: int
+    ours: Measured
+    peer: Measured | None
+    ratio: float | None
+    ratio_p20: float | None
+    ratio_p80: float | None
+    rate: float | None
+    share: float | None
+    limit: str
+    others: list[Measured] = field(default_factory=list)
+
+
+def rows_of(
+    case: Case,
+    threads: int,
+    candidates: Sequence[Candidate],
+    samples: Sequence[Samples],
+    errors: Sequence[float],
+    limit_rate: float | None,
+) -> list[Row]:
+    """Compare each of our candidates with the fastest peer of the same group.
+
+    A group that has peers only, such as weights packed beforehand, is compared with our first
+    candidate and marked in its variant.
+    """
+    figures = [
+        Measured(c.library, c.variant, c.group, s.median, s.quantile(0.2), s.quantile(0.8), e)
+        for c, s, e in zip(candidates, samples, errors, strict=True)
+    ]
+    mine = [i for i, c in enumerate(candidates) if c.library == "arraynn"]
+    pairs: list[tuple[int, str]] = [(i, candidates[i].group) for i in mine]
+    held = {candidates[i].group for i in mine}
+    groups = dict.fromkeys(c.group for c in candidates)
+    pairs += [(mine[0], group) for group in groups if mine and group not in held]
+    rows = []
+    for i, group in pairs:
+        peers = [j for j, c in enumerate(candidates) if c.library != "arraynn" and c.group == group]
+        best = min(peers, key=lambda j: samples[j].median, default=None)
+        found = ratios(samples[i], samples[best]) if best is not None else []
+        work = case.flops if case.limit == "fma" else candidates[i].nbytes or case.nbytes
+        rate = work / samples[i].median if work else None
+        rows.append(
+            Row(
+                family=case.family,
+                name=case.name,
+                dtype=case.dtype,
+                threads=threads,
+                ours=figures[i],
+                peer=figures[best] if best is not None else None,
+                ratio=quantile(found, 0.5) if found else None,
+                ratio_p20=quantile(found, 0.2) if found else None,
+                ratio_p80=quantile(found, 0.8) if found else None,
+                rate=rate,
+                share=rate / limit_rate if rate and limit_rate else None,
+                limit=case.limit,
+                others=[figures[j] for j in peers if j != best],
+            )
+        )
+    return rows
+
+
+def seconds(value: float) -> str:
+    """Format a time with three figures and a unit.
+
+    >>> seconds(0.00123456)
+    '1.23 ms'
+    """
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if value >= scale * 0.9995 or unit == "us":
+            scaled = value / scale
+            break
+    digits = max(0, 2 - math.floor(math.log10(scaled))) if scaled > 0 else 2
+    return f"{scaled:.{min(digits, 3)}f} {unit}"
+
+
+def rate_text(row: Row) -> str:
+    """Format the rate: GFLOP/s for work, GB/s for traffic."""
+    if row.rate is None:
+        return "-"
+    return f"{row.rate / 1e9:.3g} {'GFLOP/s' if row.limit == 'fma' else 'GB/s'}"
+
+
+def header() -> str:
+    """The table's first line."""
+    return line(
+        ("case", "ours", "thr", "median", "p20-p80", "rate", "limit", "best peer", "peer", "ratio")
+    )
+
+
+def row_text(row: Row) -> str:
+    """One line of the table."""
+    group = row.peer.group if row.peer and row.peer.group != row.ours.group else row.ours.group
+    variant = " ".join(part for part in (row.ours.variant, group and f"[{group}]") if part)
+    return line(
+        (
+            row.name if row.dtype == "float32" else f"{row.name} {row.dtype}",
+            variant or "-",
+            str(row.threads),
+            seconds(row.ours.median),
+            f"{seconds(row.ours.p20)}-{seconds(row.ours.p80)}",
+            rate_text(row),
+            f"{100 * row.share:.0f}%" if row.share else "-",
+            row.peer.label if row.peer else "-",
+            seconds(row.peer.median) if row.peer else "-",
+            f"{row.ratio:.2f}x" if row.ratio else "-",
+        )
+    )
+
+
+_WIDTHS = (34, 26, 3, 9, 19, 14, 5, 24, 9, 8)
+
+
+def line(cells: Sequence[str]) -> str:
+    """Join cells in the table's columns: text to the left, numbers to the right."""
+    left = {0, 1, 7}
+    return "  ".join(
+        cell.ljust(width) if i in left else cell.rjust(width)
+        for i, (cell, width) in enumerate(zip(cells, _WIDTHS, strict=True))
+    ).rstrip()
+
+
+def summary(rows: Sequence[Row]) -> list[str]:
+    """Per family: rows at 1.0x or better, geometric mean, and the worst row."""
+    lines = []
+    for family in dict.fromkeys(row.family for row in rows):
+        rated = [row for row in rows if row.family == family and row.ratio]
+        if not rated:
+            continue
+        found = [row.ratio for row in rated if row.ratio]
+        mean = math.exp(sum(math.log(r) for r in found) / len(found))
+        worst = min(rated, key=lambda row: row.ratio or 0.0)
+        lines.append(
+            f"{family}: {sum(r >= 1 for r in found)} of {len(found)} rows at 1.00x or better, "
+            f"geometric mean {mean:.2f}x, worst {worst.ratio:.2f}x "
+            f"({worst.name} {worst.ours.variant} {worst.threads} thr)".replace("  ", " ")
+        )
+    return lines
+
+
+def to_json(machine: dict[str, Any], limits: list[dict[str, Any]], rows: Sequence[Row]) -> str:
+    """The run as JSON text."""
+    body = {"machine": machine, "limits": limits, "rows": [asdict(row) for row in rows]}
+    return json.dumps(body, indent=1) + "\n"
+
+
+def row_from_dict(found: dict[str, Any]) -> Row:
+    """Rebuild a row from its JSON form."""
+    fields = dict(found)
+    fields["ours"] = Measured(**fields["ours"])
+    fields["peer"] = Measured(**fields["peer"]) if fields["peer"] else None
+    fields["others"] = [Measured(**other) for other in fields["others"]]
+    return Row(**fields)
+
+
+def write_json(path: str | Path, text: str) -> None:
+    """Write JSON text to `path`."""
+    Path(path).write_text(text, encoding="utf-8")

@@ -1,0 +1,312 @@
+#include "conv/conv.hpp"
+
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
+#include "core/arena.hpp"
+#include "core/index.hpp"
+#include "core/parallel.hpp"
+#include "gemm/gemm.hpp"
+
+namespace arraynn {
+namespace {
+
+constexpr double kFlopPerThread = 1.5e6;
+
+template <class T>
+struct Table;
+template <>
+struct Table<float> {
+  static auto direct_scratch() { return conv_kernels().direct_scratch_f32; }
+  static auto direct() { return conv_kernels().direct_f32; }
+  static auto weight_gradient_scratch() { return conv_kernels().weight_gradient_scratch_f32; }
+  static auto weight_gradient() { return conv_kernels().weight_gradient_f32; }
+  static auto plane_sums() { return conv_kernels().plane_sums_f32; }
+};
+template <>
+struct Table<double> {
+  static auto direct_scratch() { return conv_kernels().direct_scratch_f64; }
+  static auto direct() { return conv_kernels().direct_f64; }
+  static auto weight_gradient_scratch() { return conv_kernels().weight_gradient_scratch_f64; }
+  static auto weight_gradient() { return conv_kernels().weight_gradient_f64; }
+  static auto plane_sums() { return conv_kernels().plane_sums_f64; }
+};
+
+bool is_gemm(const Conv2dProblem& p) {
+  return p.kh == 1 && p.kw == 1 && p.stride_h == 1 && p.stride_w == 1 && p.groups == 1 &&
+         p.oh == p.ih && p.ow == p.iw && p.pad_h == 0 && p.pad_w == 0;
+}
+
+// An axis with the storage of its taps.
+struct Axis {
+  std::vector<std::int64_t> offset, kernel;
+  DirectAxis view{};
+
+  const DirectAxis& finish() {
+    view.taps = static_cast<std::int64_t>(offset.size());
+    view.offset = offset.data();
+    view.kernel = kernel.data();
+    return view;
+  }
+};
+
+struct AxisSizes {
+  std::int64_t in, out, kernel, stride, pad, dilation;
+};
+
+AxisSizes axis_h(const Conv2dProblem& p) {
+  return {p.ih, p.oh, p.kh, p.stride_h, p.pad_h, p.dilation_h};
+}
+AxisSizes axis_w(const Conv2dProblem& p) {
+  return {p.iw, p.ow, p.kw, p.stride_w, p.pad_w, p.dilation_w};
+}
+
+Axis forward_axis(const AxisSizes& s, bool flip) {
+  Axis axis;
+  axis.view = {s.out, s.stride, s.in, 1, 0, 0, nullptr, nullptr};
+  for (std::int64_t t = 0; t < s.kernel; ++t) {
+    axis.offset.push_back(t * s.dilation - s.pad);
+    axis.kernel.push_back(flip ? s.kernel - 1 - t : t);
+  }
+  return axis;
+}
+
+// Input positions i = residue + stride a get dy[a + (residue + pad - t dilation) / stride] from
+// every tap t for which that division is exact.
+Axis backward_axis(const AxisSizes& s, bool flip, std::int64_t residue) {
+  Axis axis;
+  const std::int64_t count = residue < s.in ? (s.in - residue + s.stride - 1) / s.stride : 0;
+  axis.view = {count, 1, s.out, s.stride, residue, 0, nullptr, nullptr};
+  for (std::int64_t t = s.kernel - 1; t >= 0; --t) {  // descending: ascending offsets
+    const std::int64_t distance = residue + s.pad - t * s.dilation;
+    if (distance % s.stride != 0) continue;
+    axis.offset.push_back(distance / s.stride);
+    axis.kernel.push_back(flip ? s.kernel - 1 - t : t);
+  }
+  return axis;
+}
+
+template <class T>
+void run_direct(const char* op, const DirectConv<T>& d) {
+  if (d.n == 0 || d.columns == 0 || d.h.count == 0 || d.w.count == 0) return;
+  const double flop = 2.0 * static_cast<double>(d.n * d.h.count * d.w.count) *
+                      static_cast<double>(d.columns * d.channels) *
+                      static_cast<double>(std::max<std::int64_t>(1, d.h.taps * d.w.taps));
+  const int threads = threads_for(flop, kFlopPerThread);
+  const Scratch scratch(op, static_cast<std::size_t>(Table<T>::direct_scratch()(d, threads)));
+  Table<T>::direct()(d, threads, scratch.data());
+}
+
+template <class T>
+void forward_gemm(const Conv2dProblem& p, const T* x, const T* weight, const ConvEpilogue<T>& e,
+                  T* y) {
+  const std::int64_t plane = p.oh * p.ow;
+  GemmProblem<T> g;
+  g.k = p.ic;
+  g.c = y;
+  g.epilogue.bias = e.bias;
+  g.epilogue.residual = e.residual;
+  g.epilogue.activation = e.activation;
+  if (p.channels_last) {
+    if (e.bias != nullptr) g.epilogue.bias_axis = BiasAxis::kColumn;
+    g.m = p.n * plane;
+    g.n = p.oc;
+    g.a = x;
+    g.rs_a = p.ic;
+    g.cs_a = 1;
+    g.b = weight;
+    g.rs_b = 1;
+    g.cs_b = p.ic;
+    g.rs_c = g.epilogue.rs_residual = p.oc;
+    return gemm("conv2d", g);
+  }
+  if (e.bias != nullptr) g.epilogue.bias_axis = BiasAxis::kRow;
+  g.m = p.oc;
+  g.n = plane;
+  g.a = weight;
+  g.rs_a = p.ic;
+  g.cs_a = 1;
+  g.b = x;
+  g.rs_b = plane;
+  g.cs_b = 1;
+  g.rs_c = g.epilogue.rs_residual = plane;
+  std::vector<BatchItem> items;
+  for (std::int64_t i = 0; i < p.n; ++i) items.push_back({0, i * p.ic * plane, i * p.oc * plane});
+  gemm_batch("conv2d", g, items.data(), p.n);
+}
+
+template <class T>
+void forward(const Conv2dProblem& p, const T* x, const T* weight, const ConvEpilogue<T>& e, T* y) {
+  if (p.y_size() == 0) return;
+  if (is_gemm(p)) return forward_gemm(p, x, weight, e, y);
+  Axis h = forward_axis(axis_h(p), p.flip_kernel), w = forward_axis(axis_w(p), p.flip_kernel);
+  const std::int64_t icg = p.ic / p.groups, ocg = p.oc / p.groups, taps = p.kh * p.kw;
+  for (std::int64_t g = 0; g < p.groups; ++g) {
+    DirectConv<T> d{};
+    d.n = p.n;
+    d.h = h.finish();
+    d.w = w.finish();
+    d.src = x;
+    d.src_channels = p.ic;
+    d.src_channel = g * icg;
+    d.channels = icg;
+    d.out = y;
+    d.out_h = p.oh;
+    d.out_w = p.ow;
+    d.out_channels = p.oc;
+    d.out_channel = g * ocg;
+    d.columns = ocg;
+    d.weight = weight + g * ocg * icg * taps;
+    d.weight_j = icg * taps;
+    d.weight_c = taps;
+    d.kernel_h = p.kh;
+    d.kernel_w = p.kw;
+    d.channels_last = p.channels_last;
+    d.bias = e.bias == nullptr ? nullptr : e.bias + g * ocg;
+    d.residual = e.residual;
+    d.activation = e.activation;
+    run_direct("conv2d", d);
+  }
+}
+
+template <class T>
+void backward_x_gemm(const Conv2dProblem& p, const T* dy, const T* weight, T* dx) {
+  const std::int64_t plane = p.oh * p.ow;
+  if (p.channels_last) {
+    return gemm("conv2d_backward",
+                GemmProblem<T>{p.n * plane, p.ic, p.oc, dy, p.oc, 1, weight, p.ic, 1, dx, p.ic, {}});
+  }
+  const GemmProblem<T> g{p.ic, plane, p.oc, weight, 1, p.ic, dy, plane, 1, dx, plane, {}};
+  std::vector<BatchItem> items;
+  for (std::int64_t i = 0; i < p.n; ++i) items.push_back({0, i * p.oc * plane, i * p.ic * plane});
+  gemm_batch("conv2d_backward", g, items.data(), p.n);
+}
+
+template <class T>
+void backward_x(const Conv2dProblem& p, const T* dy, const T* weight, T* dx) {
+  if (is_gemm(p)) return backward_x_gemm(p, dy, weight, dx);
+  const std::int64_t icg = p.ic / p.groups, ocg = p.oc / p.groups, taps = p.kh * p.kw;
+  for (std::int64_t rh = 0; rh < std::min(p.stride_h, p.ih); ++rh) {
+    Axis h = backward_axis(axis_h(p), p.flip_kernel, rh);
+    for (std::int64_t rw = 0; rw < std::min(p.stride_w, p.iw); ++rw) {
+      Axis w = backward_axis(axis_w(p), p.flip_kernel, rw);
+      for (std::int64_t g = 0; g < p.groups; ++g) {
+        DirectConv<T> d{};
+        d.n = p.n;
+        d.h = h.finish();
+        d.w = w.finish();
+        d.src = dy;
+        d.src_channels = p.oc;
+        d.src_channel = g * ocg;
+        d.channels = ocg;
+        d.out = dx;
+        d.out_h = p.ih;
+        d.out_w = p.iw;
+        d.out_channels = p.ic;
+        d.out_channel = g * icg;
+        d.columns = icg;
+        d.weight = weight + g * ocg * icg * taps;
+        d.weight_j = taps;
+        d.weight_c = icg * taps;
+        d.kernel_h = p.kh;
+        d.kernel_w = p.kw;
+        d.channels_last = p.channels_last;
+        run_direct("conv2d_backward", d);
+      }
+    }
+  }
+}
+
+template <class T>
+void backward_weight_gemm(const Conv2dProblem& p, const T* dy, const T* x, T* dw) {
+  const std::int64_t plane = p.oh * p.ow;
+  GemmProblem<T> g{p.oc, p.ic, p.n * plane, dy, 1, p.oc, x, p.ic, 1, dw, p.ic, {}};
+  if (p.channels_last) return gemm("conv2d_backward", g);
+  g.k = plane;
+  g.rs_a = plane;
+  g.cs_a = 1;
+  g.rs_b = 1;
+  g.cs_b = plane;
+  for (std::int64_t i = 0; i < p.n; ++i) {
+    g.a = dy + i * p.oc * plane;
+    g.b = x + i * p.ic * plane;
+    g.accumulate = i > 0;
+    gemm("conv2d_backward", g);
+  }
+}
+
+template <class T>
+void backward_weight(const Conv2dProblem& p, const T* dy, const T* x, T* dw) {
+  const std::int64_t icg = p.ic / p.groups, ocg = p.oc / p.groups, taps = p.kh * p.kw;
+  if (p.y_size() == 0) {
+    std::fill_n(dw, p.oc * icg * taps, T(0));
+    return;
+  }
+  if (is_gemm(p)) return backward_weight_gemm(p, dy, x, dw);
+  Axis h = forward_axis(axis_h(p), p.flip_kernel), w = forward_axis(axis_w(p), p.flip_kernel);
+  for (std::int64_t g = 0; g < p.groups; ++g) {
+    WeightGradient<T> d{};
+    d.n = p.n;
+    d.h = h.finish();
+    d.w = w.finish();
+    d.x = x;
+    d.x_channels = p.ic;
+    d.x_channel = g * icg;
+    d.channels = icg;
+    d.dy = dy;
+    d.dy_channels = p.oc;
+    d.dy_channel = g * ocg;
+    d.columns = ocg;
+    d.dw = dw + g * ocg * icg * taps;
+    d.kernel_h = p.kh;
+    d.kernel_w = p.kw;
+    d.channels_last = p.channels_last;
+    const int threads = threads_for(p.flop() / static_cast<double>(p.groups), kFlopPerThread);
+    const Scratch scratch("conv2d_backward", static_cast<std::size_t>(
+                                                 Table<T>::weight_gradient_scratch()(d, threads)));
+    Table<T>::weight_gradient()(d, threads, scratch.data());
+  }
+}
+
+template <class T>
+void backward(const Conv2dProblem& p, const T* dy, const T* x, const T* weight,
+              const ConvGradients<T>& grads) {
+  if (grads.dx != nullptr && p.x_size() > 0) {
+    if (p.y_size() == 0) {
+      std::fill_n(grads.dx, p.x_size(), T(0));
+    } else {
+      backward_x(p, dy, weight, grads.dx);
+    }
+  }
+  if (grads.dw != nullptr) backward_weight(p, dy, x, grads.dw);
+  if (grads.db == nullptr) return;
+  const std::int64_t plane = p.oh * p.ow;
+  if (p.channels_last) {
+    column_sums(dy, p.n * plane, p.oc, grads.db);
+  } else {
+    const int threads = threads_for(static_cast<double>(p.y_size()), 1 << 16);
+    Table<T>::plane_sums()(dy, p.n, p.oc, plane, threads, grads.db);
+  }
+}
+
+}  // namespace
+
+void conv2d(const Conv2dProblem& p, const float* x, const float* weight,
+            const ConvEpilogue<float>& e, float* y) {
+  forward(p, x, weight, e, y);
+}
+void conv2d(const Conv2dProblem& p, const double* x, const double* weight,
+            const ConvEpilogue<double>& e, double* y) {
+  forward(p, x, weight, e, y);
+}
+void conv2d_backward(const Conv2dProblem& p, const float* dy, const float* x, const float* weight,
+                     const ConvGradients<float>& grads) {
+  backward(p, dy, x, weight, grads);
+}
+void conv2d_backward(const Conv2dProblem& p, const double* dy, const double* x,
+                     const double* weight, const ConvGradients<double>& grads) {
+  backward(p, dy, x, weight, grads);
+}
+
+}  // namespace arraynn

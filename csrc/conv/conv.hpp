@@ -1,0 +1,124 @@
+// conv2d: y[n,o,h,w] = activation(b[o] + r[n,o,h,w]
+//           + sum_{c,i,j} x[n, c, h sh - ph + i dh, w sw - pw + j dw] W[o, c, i, j])    per group
+// a cross-correlation; flip_kernel reverses i and j. Gradients by x, W and b.
+//
+// Plan.
+//   gemm      1x1, stride 1, no padding, one group: the layout's own matrix product
+//   direct    everything else, forward and by x: for a strip of output rows the input is staged as
+//             [row][column][channel] with its zero border (this is also where channels_first is
+//             transposed), and gemm's row microkernel walks it: the MR rows of a tile are MR output
+//             pixels, k runs over (kernel row, kernel column, channel) of the staged strip in
+//             place. No patch is ever materialised. By x: one such convolution of dy for every
+//             residue of the input position modulo the stride, with the taps that hit it.
+//   direct    by W: sum over pixels of x (ic rows) times dy (oc columns), tile by tile over the
+//             staged strips, strips in fixed order.
+// Strips depend on the sample's shape alone and no sum is split between threads: the same bits for
+// every team and every batch.
+#pragma once
+#include <cstdint>
+
+#include "core/dispatch.hpp"
+#include "elementwise/activation.hpp"
+
+namespace arraynn {
+
+struct Conv2dProblem {
+  std::int64_t n, ic, ih, iw, oc, oh, ow, kh, kw;
+  std::int64_t stride_h, stride_w, pad_h, pad_w;  // top and left; the far side follows from oh, ow
+  std::int64_t dilation_h, dilation_w, groups;
+  bool channels_last, flip_kernel;
+
+  std::int64_t x_size() const { return n * ic * ih * iw; }
+  std::int64_t y_size() const { return n * oc * oh * ow; }
+  double flop() const {
+    return 2.0 * static_cast<double>(y_size()) * static_cast<double>(ic / groups * kh * kw);
+  }
+};
+
+// One axis of a direct convolution over a source axis of `size` positions: output position a reads
+// source positions a * step + offset[t] and is written at a * out_step + out_begin.
+struct DirectAxis {
+  std::int64_t count;  // output positions
+  std::int64_t step;
+  std::int64_t size;  // source positions; others read as 0
+  std::int64_t out_step, out_begin;
+  std::int64_t taps;
+  const std::int64_t* offset;  // [taps] ascending
+  const std::int64_t* kernel;  // [taps] index into the kernel axis
+};
+
+// out[n, positions, j] (+ epilogue) = sum over taps and source channels c of one group:
+//   src[n, h, w, src_channel + c] * weight[j * weight_j + c * weight_c + kernel tap]
+template <class T>
+struct DirectConv {
+  std::int64_t n;
+  DirectAxis h, w;
+  const T* src;
+  std::int64_t src_channels, src_channel, channels;  // all, first of this group, of this group
+  T* out;
+  std::int64_t out_h, out_w, out_channels, out_channel, columns;
+  const T* weight;
+  std::int64_t weight_j, weight_c, kernel_h, kernel_w;
+  bool channels_last;
+  const T* bias;      // [columns] or null
+  const T* residual;  // like out, or null
+  Activation activation;
+};
+
+// dw[oc, c, kh, kw] of one group.
+template <class T>
+struct WeightGradient {
+  std::int64_t n;
+  DirectAxis h, w;  // of the forward convolution
+  const T* x;
+  std::int64_t x_channels, x_channel, channels;
+  const T* dy;
+  std::int64_t dy_channels, dy_channel, columns;
+  T* dw;
+  std::int64_t kernel_h, kernel_w;
+  bool channels_last;
+};
+
+struct ConvKernels {
+  std::int64_t (*direct_scratch_f32)(const DirectConv<float>&, int threads);
+  std::int64_t (*direct_scratch_f64)(const DirectConv<double>&, int threads);
+  void (*direct_f32)(const DirectConv<float>&, int threads, void* scratch);
+  void (*direct_f64)(const DirectConv<double>&, int threads, void* scratch);
+  std::int64_t (*weight_gradient_scratch_f32)(const WeightGradient<float>&, int threads);
+  std::int64_t (*weight_gradient_scratch_f64)(const WeightGradient<double>&, int threads);
+  void (*weight_gradient_f32)(const WeightGradient<float>&, int threads, void* scratch);
+  void (*weight_gradient_f64)(const WeightGradient<double>&, int threads, void* scratch);
+  // out[c] = sum of x[n, c, p] over n, then p: the bias gradient of channels_first.
+  void (*plane_sums_f32)(const float* x, std::int64_t n, std::int64_t c, std::int64_t plane,
+                         int threads, float* out);
+  void (*plane_sums_f64)(const double* x, std::int64_t n, std::int64_t c, std::int64_t plane,
+                         int threads, double* out);
+};
+
+ARRAYNN_KERNEL_TABLE(ConvKernels, conv_kernels)
+
+template <class T>
+struct ConvEpilogue {
+  const T* bias = nullptr;
+  const T* residual = nullptr;
+  Activation activation;
+};
+
+// Contiguous arrays in the problem's layout; weight and dw are (oc, ic / groups, kh, kw).
+void conv2d(const Conv2dProblem& p, const float* x, const float* weight,
+            const ConvEpilogue<float>& e, float* y);
+void conv2d(const Conv2dProblem& p, const double* x, const double* weight,
+            const ConvEpilogue<double>& e, double* y);
+// Gradients whose pointer is null are not computed.
+template <class T>
+struct ConvGradients {
+  T* dx;
+  T* dw;
+  T* db;
+};
+void conv2d_backward(const Conv2dProblem& p, const float* dy, const float* x, const float* weight,
+                     const ConvGradients<float>& grads);
+void conv2d_backward(const Conv2dProblem& p, const double* dy, const double* x,
+                     const double* weight, const ConvGradients<double>& grads);
+
+}  // namespace arraynn

@@ -1,0 +1,195 @@
+// Strips: the input of a run of output rows, staged as [row][column][channel] with its zero border.
+#pragma once
+#include "conv/conv.hpp"
+#include "gemm/pack.hpp"
+#include "simd/transpose.hpp"
+
+namespace ARRAYNN_ISA_NAMESPACE {
+
+// The source of a convolution as its strips see it.
+template <class T>
+struct StripSource {
+  const T* src;
+  std::int64_t channels_all, channel, channels;
+  const DirectAxis *h, *w;
+  bool channels_last;
+};
+
+// Geometry shared by all strips of a convolution. Output rows are counted over the whole batch:
+// row g is row g % h.count of sample g / h.count, so small samples share a strip.
+struct StripLayout {
+  bool in_place;            // the source serves as it is: channels_last, no border, no aliasing
+  std::int64_t step_h, step_w;  // staged rows and columns from one output pixel to the next
+  std::int64_t span_h, span_w;  // staged rows and columns that the taps of one pixel cover
+  std::int64_t columns;         // staged columns
+  std::int64_t pixel;           // elements between staged pixels
+  std::int64_t rows;            // output rows of a strip, at most
+  std::int64_t staged_elements;
+};
+
+ARRAYNN_INLINE std::int64_t tap_span(const DirectAxis& axis) {
+  return axis.taps == 0 ? 0 : axis.offset[axis.taps - 1] - axis.offset[0] + 1;
+}
+
+ARRAYNN_INLINE bool reads_inside(const DirectAxis& axis) {
+  return axis.taps > 0 && axis.offset[0] >= 0 &&
+         (axis.count - 1) * axis.step + axis.offset[axis.taps - 1] < axis.size;
+}
+
+// Strips of about kStripPixels output pixels whose staged input fits half of an L2 of 512 KiB and
+// more: long enough to pay for reading the packed weights once per strip.
+inline constexpr std::int64_t kStripPixels = 448;
+inline constexpr std::int64_t kStripBytes = std::int64_t{256} << 10;
+
+template <class T>
+static StripLayout make_strip_layout(const StripSource<T>& s, std::int64_t n) {
+  const DirectAxis &h = *s.h, &w = *s.w;
+  StripLayout l{};
+  // A single tap needs only the rows and columns that it hits.
+  l.step_h = h.taps == 1 ? 1 : h.step;
+  l.step_w = w.taps == 1 ? 1 : w.step;
+  l.span_h = tap_span(h);
+  l.span_w = tap_span(w);
+  l.in_place = s.channels_last && reads_inside(h) && reads_inside(w) &&
+               !rows_alias<T>(w.step * s.channels_all);
+  if (l.in_place) {
+    l.step_h = h.step;
+    l.step_w = w.step;
+    l.columns = w.size;
+    l.pixel = s.channels_all;
+  } else {
+    l.columns = (w.count - 1) * l.step_w + l.span_w;
+    l.pixel = s.channels;
+    if (rows_alias<T>(l.step_w * l.pixel)) l.pixel += kLanes<T>;
+  }
+  const std::int64_t row_bytes =
+      max_i(1, l.step_h * l.columns * l.pixel * static_cast<std::int64_t>(sizeof(T)));
+  const std::int64_t fitting = min_i(ceil_div(kStripPixels, w.count), kStripBytes / row_bytes);
+  l.rows = min_i(n * h.count, max_i(1, fitting));
+  const std::int64_t samples = l.rows / h.count + 2;  // that a strip can touch
+  l.staged_elements = l.in_place ? 0
+                                 : (l.rows * l.step_h + samples * l.span_h) * l.columns * l.pixel;
+  return l;
+}
+
+// One staged row: source row `row` of sample `sample`, from source column `first` on, every
+// `step`-th column.
+template <class T>
+static void stage_row(const StripSource<T>& s, const StripLayout& l, std::int64_t sample,
+                      std::int64_t row, std::int64_t first, std::int64_t step, T* dst) {
+  const std::int64_t height = s.h->size, width = s.w->size;
+  const auto item = static_cast<std::size_t>(sizeof(T));
+  // Columns [begin, end) of the staged row lie inside the source.
+  const std::int64_t begin = min_i(l.columns, first < 0 ? ceil_div(-first, step) : 0);
+  const std::int64_t end =
+      row < 0 || row >= height || first >= width
+          ? begin
+          : max_i(begin, min_i(l.columns, ceil_div(width - first, step)));
+  __builtin_memset(dst, 0, static_cast<std::size_t>(begin * l.pixel) * item);
+  __builtin_memset(dst + end * l.pixel, 0,
+                   static_cast<std::size_t>((l.columns - end) * l.pixel) * item);
+  const std::int64_t count = end - begin;
+  if (count == 0) return;
+  T* d = dst + begin * l.pixel;
+  const std::int64_t column = first + begin * step;
+  if (s.channels_last) {
+    const T* p = s.src + ((sample * height + row) * width + column) * s.channels_all + s.channel;
+    if (step == 1 && s.channels == s.channels_all && l.pixel == s.channels) {
+      __builtin_memcpy(d, p, static_cast<std::size_t>(count * l.pixel) * item);
+      return;
+    }
+    for (std::int64_t i = 0; i < count; ++i) {
+      __builtin_memcpy(d + i * l.pixel, p + i * step * s.channels_all,
+                       static_cast<std::size_t>(s.channels) * item);
+    }
+    return;
+  }
+  const std::int64_t plane = height * width;
+  const T* p = s.src + (sample * s.channels_all + s.channel) * plane + row * width + column;
+  if (step == 1 && l.pixel == 1) {
+    __builtin_memcpy(d, p, static_cast<std::size_t>(count) * item);
+  } else if (step == 1) {
+    transpose_copy(p, plane, d, l.pixel, s.channels, count);
+  } else {
+    for (std::int64_t c = 0; c < s.channels; ++c) {
+      for (std::int64_t i = 0; i < count; ++i) d[i * l.pixel + c] = p[c * plane + i * step];
+    }
+  }
+}
+
+// Stages output rows [g0, g1) (this member's share of the staged rows) and fills row_offset[g - g0]
+// with where the first tap of column 0 of each output row lies.
+template <class T>
+static const T* stage_strip(const StripSource<T>& s, const StripLayout& l, std::int64_t g0,
+                            std::int64_t g1, T* staged, std::int64_t* row_offset, int part,
+                            int parts) {
+  const DirectAxis &h = *s.h, &w = *s.w;
+  const std::int64_t staged_row = l.columns * l.pixel;
+  std::int64_t used = 0;  // staged rows of the samples before
+  for (std::int64_t g = g0; g < g1;) {
+    const std::int64_t sample = g / h.count, a0 = g % h.count;
+    const std::int64_t rows = min_i(g1 - g, h.count - a0);
+    if (l.in_place) {
+      const std::int64_t first =
+          ((sample * h.size + a0 * h.step + h.offset[0]) * w.size + w.offset[0]) * s.channels_all +
+          s.channel;
+      for (std::int64_t r = 0; r < rows; ++r) {
+        row_offset[g - g0 + r] = first + r * l.step_h * staged_row;
+      }
+      g += rows;
+      continue;
+    }
+    for (std::int64_t r = 0; r < rows; ++r) {
+      row_offset[g - g0 + r] = (used + r * l.step_h) * staged_row;
+    }
+    if (l.span_h > 0 && l.span_w > 0) {
+      const std::int64_t count = (rows - 1) * l.step_h + l.span_h;
+      const std::int64_t row_step = h.taps == 1 ? h.step : 1;
+      const std::int64_t column_step = w.taps == 1 ? w.step : 1;
+      const Range mine = split_range(count, parts, part);
+      for (std::int64_t r = mine.begin; r < mine.end; ++r) {
+        stage_row(s, l, sample, a0 * h.step + h.offset[0] + r * row_step, w.offset[0], column_step,
+                  staged + (used + r) * staged_row);
+      }
+      used += count;
+    }
+    g += rows;
+  }
+  return l.in_place ? s.src : staged;
+}
+
+// How k runs over a staged pixel: `taps` runs of `run` contiguous elements. Neighbouring columns of
+// the kernel whose pixels touch make one run.
+struct Runs {
+  std::int64_t taps, run;
+  bool fused;
+};
+
+ARRAYNN_INLINE Runs make_runs(const DirectAxis& h, const DirectAxis& w, std::int64_t channels,
+                              std::int64_t pixel) {
+  const bool fused = w.taps > 1 && pixel == channels && tap_span(w) == w.taps;
+  return fused ? Runs{h.taps, w.taps * channels, true} : Runs{h.taps * w.taps, channels, false};
+}
+
+ARRAYNN_INLINE void fill_tap_offsets(const DirectAxis& h, const DirectAxis& w, const Runs& runs,
+                                     const StripLayout& l, std::int64_t* offsets) {
+  const std::int64_t per_row = runs.fused ? 1 : w.taps;
+  for (std::int64_t t = 0; t < runs.taps; ++t) {
+    const std::int64_t row = h.offset[t / per_row] - h.offset[0];
+    const std::int64_t column = runs.fused ? 0 : w.offset[t % per_row] - w.offset[0];
+    offsets[t] = (row * l.columns + column) * l.pixel;
+  }
+}
+
+// tap_row[i * kernel_w + j] = position of kernel element (i, j) among the taps, or -1.
+ARRAYNN_INLINE void fill_tap_rows(const DirectAxis& h, const DirectAxis& w, std::int64_t kernel_h,
+                                  std::int64_t kernel_w, std::int64_t* tap_row) {
+  for (std::int64_t i = 0; i < kernel_h * kernel_w; ++i) tap_row[i] = -1;
+  for (std::int64_t i = 0; i < h.taps; ++i) {
+    for (std::int64_t j = 0; j < w.taps; ++j) {
+      tap_row[h.kernel[i] * kernel_w + w.kernel[j]] = i * w.taps + j;
+    }
+  }
+}
+
+}  // namespace ARRAYNN_ISA_NAMESPACE

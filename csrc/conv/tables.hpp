@@ -1,0 +1,13 @@
+// The entry points of one ISA, one unit each, collected into its table by cpu_weight.cpp.
+#pragma once
+#include "conv/conv.hpp"
+#include "simd/vec.hpp"
+
+namespace ARRAYNN_ISA_NAMESPACE {
+
+std::int64_t direct_scratch_f32(const DirectConv<float>& d, int threads);
+std::int64_t direct_scratch_f64(const DirectConv<double>& d, int threads);
+void direct_f32(const DirectConv<float>& d, int threads, void* scratch);
+void direct_f64(const DirectConv<double>& d, int threads, void* scratch);
+
+}  // namespace ARRAYNN_ISA_NAMESPACE

@@ -1,0 +1,244 @@
+#include "gemm/gemm.hpp"
+
+#include "core/parallel.hpp"
+#include "gemm/pack.hpp"
+#include "gemm/skinny.hpp"
+#include "gemm/ukernel.hpp"
+
+namespace ARRAYNN_ISA_NAMESPACE {
+namespace {
+
+constexpr std::int64_t kNoTap = 0;
+
+// A of the panel plan is kept whole: it must leave room in L2.
+constexpr std::int64_t kPanelBytesOfA = std::int64_t{512} << 10;
+
+enum class Algorithm : std::uint8_t { kSkinny, kPanel, kBlocked };
+
+template <class T>
+struct Plan {
+  Algorithm algorithm;
+  bool copy_a;
+  std::int64_t ld_a;                    // row stride of the copy
+  std::int64_t nc;                      // columns of a block of B
+  int row_parts, column_parts;          // the team as a grid
+  std::int64_t a_elements, b_elements;  // scratch: A per thread (blocked) or in all, B in all
+};
+
+template <class T>
+Plan<T> make_plan(const GemmProblem<T>& g, int threads) {
+  Plan<T> plan{};
+  const bool a_transposed = g.cs_a != 1;
+  plan.row_parts = 1;
+  plan.column_parts = threads;
+  if (g.m <= kSkinnyRows) {
+    plan.algorithm = Algorithm::kSkinny;
+    plan.copy_a = a_transposed;
+    plan.ld_a = g.k;
+    plan.a_elements = plan.copy_a ? g.m * g.k : 0;
+    return plan;
+  }
+  if (g.m <= 8 * kMR && g.m * g.k * static_cast<std::int64_t>(sizeof(T)) <= kPanelBytesOfA) {
+    plan.algorithm = Algorithm::kPanel;
+    plan.copy_a = a_transposed || (rows_alias<T>(g.rs_a) && g.n > kNR<T>);
+    plan.ld_a = round_up(g.k, kLanes<T>) + kPackedRowStride<T> - kKC<T>;
+    if (rows_alias<T>(plan.ld_a)) plan.ld_a += kLanes<T>;
+    plan.a_elements = plan.copy_a ? g.m * plan.ld_a : 0;
+    plan.b_elements = threads * kKC<T> * kNR<T>;
+    return plan;
+  }
+  plan.algorithm = Algorithm::kBlocked;
+  plan.copy_a = a_transposed || (rows_alias<T>(g.rs_a) && g.n > kNR<T>);
+  plan.ld_a = kPackedRowStride<T>;
+  // Splitting rows shares the packed B; columns are split when there are too few rows.
+  for (int parts = threads; parts >= 1; --parts) {
+    if (threads % parts == 0 && (parts == 1 || g.m >= parts * 4 * kMR)) {
+      plan.row_parts = parts;
+      plan.column_parts = threads / parts;
+      break;
+    }
+  }
+  const std::int64_t columns = round_up(ceil_div(g.n, plan.column_parts), kNR<T>);
+  plan.nc = min_i(kNC<T>, columns);
+  plan.a_elements = plan.copy_a ? threads * kMC<T> * plan.ld_a : 0;
+  plan.b_elements = plan.column_parts * kKC<T> * plan.nc;
+  return plan;
+}
+
+template <class T>
+std::int64_t scratch_bytes(const GemmProblem<T>& g, int threads) {
+  const Plan<T> plan = make_plan(g, threads);
+  std::int64_t b_elements = plan.b_elements;
+  if (plan.algorithm == Algorithm::kBlocked) {
+    // OpenMP may hand out a smaller team, whose grid can have more columns: room for any grid.
+    b_elements = kKC<T> * min_i(threads * kNC<T>, round_up(g.n, kNR<T>) + threads * kNR<T>);
+  }
+  return (round_up(plan.a_elements, 64) + b_elements) * static_cast<std::int64_t>(sizeof(T));
+}
+
+// Rows [i, i + m) x columns [j, j + n) of C, tile by tile, from one panel.
+template <class T>
+void run_panel(const GemmProblem<T>& g, const T* a, std::int64_t rs_a, std::int64_t i,
+               std::int64_t m, std::int64_t j, std::int64_t n, std::int64_t kc, const T* panel,
+               bool first, bool last) {
+  const std::int64_t tiles = ceil_div(m, kMR);
+  const T* a_rows[kMR];
+  T* c_rows[kMR];
+  const T* residual_rows[kMR];
+  for (std::int64_t t = 0; t < tiles; ++t) {
+    const Range rows = split_range(m, tiles, t);
+    const std::int64_t count = rows.end - rows.begin;
+    for (std::int64_t r = 0; r < count; ++r) a_rows[r] = a + (rows.begin + r) * rs_a;
+    run_tile(count, a_rows, kc, 1, &kNoTap, panel, kNR<T>,
+             tile_store(g, i + rows.begin, j, count, n, !first, last, c_rows, residual_rows));
+  }
+}
+
+template <class T>
+void run_skinny(const GemmProblem<T>& g, const Plan<T>& plan, int tid, int nthreads, T* scratch) {
+  const T* a = g.a;
+  std::int64_t rs_a = g.rs_a;
+  if (plan.copy_a) {
+    if (tid == 0) pack_a(g.a, g.rs_a, g.cs_a, g.m, g.k, scratch, plan.ld_a);
+    team_barrier(nthreads);
+    a = scratch;
+    rs_a = plan.ld_a;
+  }
+  const T* a_rows[kSkinnyRows];
+  for (std::int64_t i = 0; i < g.m; ++i) a_rows[i] = a + i * rs_a;
+  const Range part = split_range(ceil_div(g.n, kLanes<T>), nthreads, tid);
+  skinny(g, a_rows, {part.begin * kLanes<T>, min_i(g.n, part.end * kLanes<T>)});
+}
+
+template <class T>
+void run_panels(const GemmProblem<T>& g, const Plan<T>& plan, int tid, int nthreads, T* a_copy,
+                T* b_scratch) {
+  const T* a = g.a;
+  std::int64_t rs_a = g.rs_a;
+  if (plan.copy_a) {
+    const Range rows = split_range(g.m, nthreads, tid);
+    pack_a(g.a + rows.begin * g.rs_a, g.rs_a, g.cs_a, rows.end - rows.begin, g.k,
+           a_copy + rows.begin * plan.ld_a, plan.ld_a);
+    team_barrier(nthreads);
+    a = a_copy;
+    rs_a = plan.ld_a;
+  }
+  T* panel = b_scratch + tid * kKC<T> * kNR<T>;
+  const Range panels = split_range(ceil_div(g.n, kNR<T>), nthreads, tid);
+  for (std::int64_t q = panels.begin; q < panels.end; ++q) {
+    const std::int64_t j = q * kNR<T>, n = min_i(kNR<T>, g.n - j);
+    std::int64_t p = 0;
+    do {
+      const std::int64_t kc = min_i(kKC<T>, g.k - p);
+      pack_b(g.b + p * g.rs_b + j * g.cs_b, g.rs_b, g.cs_b, kc, n, panel);
+      run_panel(g, a + p, rs_a, 0, g.m, j, n, kc, panel, p == 0, p + kc == g.k);
+      p += kc;
+    } while (p < g.k);
+  }
+}
+
+// The five loops: jc over columns, pc over k, ic over rows, jr over panels, ir over tiles.
+template <class T>
+void run_blocked(const GemmProblem<T>& g, const Plan<T>& plan, int tid, T* a_scratch, T* b_scratch,
+                 int nthreads) {
+  const int row_part = tid % plan.row_parts, column_part = tid / plan.row_parts;
+  const std::int64_t all_panels = ceil_div(g.n, kNR<T>);
+  const Range rows = split_range(g.m, plan.row_parts, row_part);
+  const Range my_panels = split_range(all_panels, plan.column_parts, column_part);
+  const std::int64_t panels_per_block = plan.nc / kNR<T>;
+  // Every member passes the same number of barriers, whatever its share of the columns.
+  const std::int64_t blocks = ceil_div(ceil_div(all_panels, plan.column_parts), panels_per_block);
+  T* a_copy = a_scratch + tid * (plan.copy_a ? kMC<T> * plan.ld_a : 0);
+  T* b_block = b_scratch + column_part * kKC<T> * plan.nc;
+  for (std::int64_t jc = 0; jc < blocks; ++jc) {
+    const Range panels = {min_i(my_panels.end, my_panels.begin + jc * panels_per_block),
+                          min_i(my_panels.end, my_panels.begin + (jc + 1) * panels_per_block)};
+    std::int64_t p = 0;
+    do {
+      const std::int64_t kc = min_i(kKC<T>, g.k - p);
+      const Range to_pack = split_range(panels.end - panels.begin, plan.row_parts, row_part);
+      for (std::int64_t q = to_pack.begin; q < to_pack.end; ++q) {
+        const std::int64_t j = (panels.begin + q) * kNR<T>;
+        pack_b(g.b + p * g.rs_b + j * g.cs_b, g.rs_b, g.cs_b, kc, min_i(kNR<T>, g.n - j),
+               b_block + q * kKC<T> * kNR<T>);
+      }
+      team_barrier(nthreads);
+      const std::int64_t row_blocks = ceil_div(rows.end - rows.begin, kMC<T>);
+      for (std::int64_t ic = 0; ic < row_blocks; ++ic) {
+        const Range block = split_range(rows.end - rows.begin, row_blocks, ic);
+        const std::int64_t i = rows.begin + block.begin, m = block.end - block.begin;
+        const T* a = g.a + i * g.rs_a + p * g.cs_a;
+        std::int64_t rs_a = g.rs_a;
+        if (plan.copy_a) {
+          pack_a(a, g.rs_a, g.cs_a, m, kc, a_copy, plan.ld_a);
+          a = a_copy;
+          rs_a = plan.ld_a;
+        }
+        for (std::int64_t q = 0; q < panels.end - panels.begin; ++q) {
+          const std::int64_t j = (panels.begin + q) * kNR<T>;
+          run_panel(g, a, rs_a, i, m, j, min_i(kNR<T>, g.n - j), kc, b_block + q * kKC<T> * kNR<T>,
+                    p == 0, p + kc == g.k);
+        }
+      }
+      team_barrier(nthreads);
+      p += kc;
+    } while (p < g.k);
+  }
+}
+
+template <class T>
+void run_gemm(const GemmProblem<T>& g, int threads, void* scratch) {
+  if (g.m == 0 || g.n == 0) return;
+  T* const base = static_cast<T*>(scratch);
+  parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
+    const Plan<T> plan = make_plan(g, nthreads);
+    T* b_scratch = base + round_up(plan.a_elements, 64);
+    switch (plan.algorithm) {
+      case Algorithm::kSkinny:
+        return run_skinny(g, plan, tid, nthreads, base);
+      case Algorithm::kPanel:
+        return run_panels(g, plan, tid, nthreads, base, b_scratch);
+      case Algorithm::kBlocked:
+        return run_blocked(g, plan, tid, base, b_scratch, nthreads);
+    }
+  });
+}
+
+template <class T>
+void column_sums(const T* x, std::int64_t rs, std::int64_t m, std::int64_t n, int threads, T* out) {
+  constexpr int kL = kLanes<T>;
+  constexpr int kVectors = 8;
+  parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
+    const Range part = split_range(ceil_div(n, kL), nthreads, tid);
+    for (std::int64_t v0 = part.begin; v0 < part.end; v0 += kVectors) {
+      const std::int64_t count = min_i(kVectors, part.end - v0);
+      const std::int64_t j = v0 * kL;
+      Vec<T> acc[kVectors];
+      for (int v = 0; v < kVectors; ++v) acc[v] = Vec<T>::zero();
+      if (count == kVectors && j + kVectors * kL <= n) {
+        for (std::int64_t i = 0; i < m; ++i) {
+          for (int v = 0; v < kVectors; ++v) {
+            acc[v] = acc[v] + Vec<T>::load(x + i * rs + j + v * kL);
+          }
+        }
+        for (int v = 0; v < kVectors; ++v) acc[v].store(out + j + v * kL);
+        continue;
+      }
+      for (std::int64_t v = 0; v < count; ++v) {
+        const std::int64_t width = min_i(kL, n - j - v * kL);
+        Vec<T> sum = Vec<T>::zero();
+        for (std::int64_t i = 0; i < m; ++i) sum = sum + load_n(x + i * rs + j + v * kL, width);
+        store_n(sum, out + j + v * kL, width);
+      }
+    }
+  });
+}
+
+}  // namespace
+
+extern const GemmKernels gemm_kernels = {
+    &scratch_bytes<float>, &scratch_bytes<double>, &run_gemm<float>,
+    &run_gemm<double>,     &column_sums<float>,    &column_sums<double>,
+};
+
+}  // namespace ARRAYNN_ISA_NAMESPACE

@@ -1,0 +1,87 @@
+#include "gemm/gemm.hpp"
+
+#include "core/arena.hpp"
+#include "core/index.hpp"
+#include "core/parallel.hpp"
+
+namespace arraynn {
+namespace {
+
+// Waking a team costs a few microseconds: about 20 of work for each member at 75 GFLOP/s.
+constexpr double kFlopPerThread = 1.5e6;
+
+template <class T>
+struct Entry;
+template <>
+struct Entry<float> {
+  static auto scratch() { return gemm_kernels().scratch_f32; }
+  static auto run() { return gemm_kernels().gemm_f32; }
+};
+template <>
+struct Entry<double> {
+  static auto scratch() { return gemm_kernels().scratch_f64; }
+  static auto run() { return gemm_kernels().gemm_f64; }
+};
+
+template <class T>
+double flop(const GemmProblem<T>& p) {
+  return 2.0 * static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k);
+}
+
+template <class T>
+void run(const char* op, const GemmProblem<T>& p) {
+  const int threads = threads_for(flop(p), kFlopPerThread);
+  const Scratch scratch(op, static_cast<std::size_t>(Entry<T>::scratch()(p, threads)));
+  Entry<T>::run()(p, threads, scratch.data());
+}
+
+template <class T>
+void run_batch(const char* op, const GemmProblem<T>& p, const BatchItem* items,
+               std::int64_t count) {
+  const auto item_problem = [&](std::int64_t i) {
+    GemmProblem<T> one = p;
+    one.a += items[i].a;
+    one.b += items[i].b;
+    one.c += items[i].c;
+    if (one.epilogue.residual != nullptr) one.epilogue.residual += items[i].c;
+    return one;
+  };
+  const int threads = threads_for(flop(p) * static_cast<double>(count), kFlopPerThread);
+  if (threads == 1 || count < threads) {
+    for (std::int64_t i = 0; i < count; ++i) run(op, item_problem(i));
+    return;
+  }
+  const auto bytes = static_cast<std::size_t>(round_up(Entry<T>::scratch()(p, 1), 64));
+  const Scratch scratch(op, bytes * static_cast<std::size_t>(threads));
+  const auto run_one = Entry<T>::run();
+  parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
+    const Range part = split_range(count, nthreads, tid);
+    char* mine = static_cast<char*>(scratch.data()) + bytes * static_cast<std::size_t>(tid);
+    for (std::int64_t i = part.begin; i < part.end; ++i) run_one(item_problem(i), 1, mine);
+  });
+}
+
+}  // namespace
+
+void gemm(const char* op, const GemmProblem<float>& p) { run(op, p); }
+void gemm(const char* op, const GemmProblem<double>& p) { run(op, p); }
+
+void gemm_batch(const char* op, const GemmProblem<float>& p, const BatchItem* items,
+                std::int64_t count) {
+  run_batch(op, p, items, count);
+}
+void gemm_batch(const char* op, const GemmProblem<double>& p, const BatchItem* items,
+                std::int64_t count) {
+  run_batch(op, p, items, count);
+}
+
+void column_sums(const float* x, std::int64_t m, std::int64_t n, float* out) {
+  const int threads = threads_for(static_cast<double>(m) * static_cast<double>(n), 1 << 16);
+  gemm_kernels().column_sums_f32(x, n, m, n, threads, out);
+}
+void column_sums(const double* x, std::int64_t m, std::int64_t n, double* out) {
+  const int threads = threads_for(static_cast<double>(m) * static_cast<double>(n), 1 << 15);
+  gemm_kernels().column_sums_f64(x, n, m, n, threads, out);
+}
+
+}  // namespace arraynn

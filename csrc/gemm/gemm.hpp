@@ -1,0 +1,87 @@
+// gemm: C[m,n] = activation(sum_k A[m,k] B[k,n] + bias + residual[m,n])
+//
+// Behind linear (B = W^T), matmul and, through the microkernel, the convolutions.
+//
+// Plan. The register tile is MR x NR (table in blocking.hpp); its rows are read through MR row
+// pointers and broadcast, its columns are vectors of a packed panel of B:
+//   blocked     K in blocks of KC; B blocks KC x NC packed into panels of NR columns, shared by the
+//               team; A rows read in place, or copied to rows of KC + padding where their stride
+//               would map a tile's rows to the same cache sets or where A is transposed
+//   panel       few rows: one panel of B at a time is packed (it stays in L1) and used at once;
+//               the team splits the columns
+//   skinny      at most kSkinnyRows rows: B is read once, straight from memory, transposed in
+//               registers when its columns are contiguous
+// Bits. Every plan adds the products of one element in the same order (k ascending from 0 in
+// blocks of KC, then block sums in order), so results depend neither on the plan, nor on the number
+// of threads, nor on the other rows of a batch.
+#pragma once
+#include <cstdint>
+
+#include "core/dispatch.hpp"
+#include "core/dtype.hpp"
+#include "elementwise/activation.hpp"
+
+namespace arraynn {
+
+enum class BiasAxis : std::uint8_t { kNone, kRow, kColumn };
+
+// What happens to a finished sum, in registers before it is stored.
+template <class T>
+struct Epilogue {
+  const T* bias = nullptr;  // [m] along rows or [n] along columns
+  BiasAxis bias_axis = BiasAxis::kNone;
+  const T* residual = nullptr;  // [m, n], row stride rs_residual
+  std::int64_t rs_residual = 0;
+  Activation activation;
+};
+
+// Strides in elements; of A and of B one stride is 1. C has unit column stride. k == 0 is a sum of
+// nothing. C overlaps neither A nor B.
+template <class T>
+struct GemmProblem {
+  std::int64_t m = 0, n = 0, k = 0;
+  const T* a = nullptr;
+  std::int64_t rs_a = 0, cs_a = 0;
+  const T* b = nullptr;
+  std::int64_t rs_b = 0, cs_b = 0;
+  T* c = nullptr;
+  std::int64_t rs_c = 0;
+  Epilogue<T> epilogue;
+  bool accumulate = false;  // adds to what C holds
+};
+
+struct GemmKernels {
+  // Scratch bytes that gemm needs with a team of `threads`.
+  std::int64_t (*scratch_f32)(const GemmProblem<float>&, int threads);
+  std::int64_t (*scratch_f64)(const GemmProblem<double>&, int threads);
+  // Runs with at most `threads` threads.
+  void (*gemm_f32)(const GemmProblem<float>&, int threads, void* scratch);
+  void (*gemm_f64)(const GemmProblem<double>&, int threads, void* scratch);
+  // out[j] = sum_i x[i * rs + j]: the bias gradient. Rows in ascending order.
+  void (*column_sums_f32)(const float* x, std::int64_t rs, std::int64_t m, std::int64_t n,
+                          int threads, float* out);
+  void (*column_sums_f64)(const double* x, std::int64_t rs, std::int64_t m, std::int64_t n,
+                          int threads, double* out);
+};
+
+ARRAYNN_KERNEL_TABLE(GemmKernels, gemm_kernels)
+
+// These allocate scratch, pick the team and run the table of the ISA in force.
+void gemm(const char* op, const GemmProblem<float>& p);
+void gemm(const char* op, const GemmProblem<double>& p);
+
+// Element offsets of one product of a batch; sizes, strides and epilogue are shared, and a residual
+// moves with C.
+struct BatchItem {
+  std::int64_t a, b, c;
+};
+void gemm_batch(const char* op, const GemmProblem<float>& p, const BatchItem* items,
+                std::int64_t count);
+void gemm_batch(const char* op, const GemmProblem<double>& p, const BatchItem* items,
+                std::int64_t count);
+
+// out[j] = sum_i x[i, j] of a contiguous x.
+void column_sums(const float* x, std::int64_t m, std::int64_t n, float* out);
+void column_sums(const double* x, std::int64_t m, std::int64_t n, double* out);
+
+}  // namespace arraynn

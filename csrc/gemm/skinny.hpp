@@ -1,0 +1,125 @@
+// gemm with at most kSkinnyRows rows: bound by reading B once, so B is never packed.
+#pragma once
+#include "gemm/ukernel.hpp"
+#include "simd/transpose.hpp"
+
+namespace ARRAYNN_ISA_NAMESPACE {
+
+// Columns of B contiguous (B = W^T): kLanes columns at a time, squares transposed in registers.
+template <class T, int kRows>
+static void skinny_transposed(const GemmProblem<T>& g, const T* const* a_rows, Range columns) {
+  constexpr int kL = kLanes<T>;
+  T* c_rows[kRows];
+  const T* residual_rows[kRows];
+  for (std::int64_t j = columns.begin; j < columns.end; j += kL) {
+    const std::int64_t width = min_i(kL, columns.end - j);
+    const T* w = g.b + j * g.cs_b;
+    Vec<T> total[kRows][1];
+    for (int i = 0; i < kRows; ++i) total[i][0] = Vec<T>::zero();
+    for (std::int64_t p0 = 0; p0 < g.k; p0 += kKC<T>) {
+      const std::int64_t p_end = min_i(g.k, p0 + kKC<T>);
+      Vec<T> acc[kRows];
+      for (int i = 0; i < kRows; ++i) acc[i] = Vec<T>::zero();
+      std::int64_t p = p0;
+      if (width == kL) {
+        for (; p + kL <= p_end; p += kL) {
+          Vec<T> v[kL];
+          for (int r = 0; r < kL; ++r) v[r] = Vec<T>::load(w + r * g.cs_b + p);
+          transpose(v);
+          for (int q = 0; q < kL; ++q) {
+            for (int i = 0; i < kRows; ++i) {
+              acc[i] = fma(Vec<T>::set1(a_rows[i][p + q]), v[q], acc[i]);
+            }
+          }
+        }
+      }
+      for (; p < p_end; p += kL) {
+        const std::int64_t depth = min_i(kL, p_end - p);
+        Vec<T> v[kL];
+        for (int r = 0; r < kL; ++r) {
+          v[r] = r < width ? load_n(w + r * g.cs_b + p, depth) : Vec<T>::zero();
+        }
+        transpose(v);
+        for (int q = 0; q < kL; ++q) {
+          if (q >= depth) break;
+          for (int i = 0; i < kRows; ++i) {
+            acc[i] = fma(Vec<T>::set1(a_rows[i][p + q]), v[q], acc[i]);
+          }
+        }
+      }
+      for (int i = 0; i < kRows; ++i) total[i][0] = p0 == 0 ? acc[i] : total[i][0] + acc[i];
+    }
+    const auto store = tile_store(g, 0, j, kRows, width, false, true, c_rows, residual_rows);
+    store_tile(total, store);
+    if (store.activation.kind > ActivationKind::kRelu) {
+      activate_rows(store.activation, store.c_rows, kRows, width);
+    }
+  }
+}
+
+// Sums of one chunk of columns over k in [p0, p_end): kDepth rows of B at a time, so that memory
+// delivers several streams at once.
+template <class T, int kRows, int kDepth>
+ARRAYNN_INLINE std::int64_t add_rows(const GemmProblem<T>& g, const T* const* a_rows,
+                                     std::int64_t p, std::int64_t p_end, std::int64_t j,
+                                     std::int64_t width, T* sums, std::int64_t ld) {
+  constexpr int kL = kLanes<T>;
+  for (; p + kDepth <= p_end; p += kDepth) {
+    const T* b = g.b + p * g.rs_b + j;
+    for (std::int64_t v = 0; v < width; v += kL) {
+      const std::int64_t lanes = min_i(kL, width - v);
+      Vec<T> acc[kRows];
+      for (int i = 0; i < kRows; ++i) acc[i] = Vec<T>::load(sums + i * ld + v);
+      for (int q = 0; q < kDepth; ++q) {
+        const T* row = b + q * g.rs_b + v;
+        const Vec<T> bv = lanes == kL ? Vec<T>::load(row) : load_n(row, lanes);
+        for (int i = 0; i < kRows; ++i) acc[i] = fma(Vec<T>::set1(a_rows[i][p + q]), bv, acc[i]);
+      }
+      for (int i = 0; i < kRows; ++i) acc[i].store(sums + i * ld + v);
+    }
+  }
+  return p;
+}
+
+// Rows of B contiguous: the sums of a chunk of columns wait in L1.
+template <class T, int kRows>
+static void skinny_rows(const GemmProblem<T>& g, const T* const* a_rows, Range columns) {
+  constexpr int kL = kLanes<T>;
+  constexpr int kSums = (16 << 10) / static_cast<int>(sizeof(T));  // 16 KiB, half of L1
+  constexpr std::int64_t kChunk = kSums / kRows / kL * kL;
+  alignas(64) T sums[kSums];
+  T* c_rows[kRows];
+  const T* residual_rows[kRows];
+  const std::int64_t blocks = max_i(1, ceil_div(g.k, kKC<T>));
+  for (std::int64_t j = columns.begin; j < columns.end; j += kChunk) {
+    const std::int64_t width = min_i(kChunk, columns.end - j);
+    for (std::int64_t block = 0; block < blocks; ++block) {
+      const std::int64_t p0 = block * kKC<T>, p_end = min_i(g.k, p0 + kKC<T>);
+      __builtin_memset(sums, 0, sizeof sums);
+      const std::int64_t p = add_rows<T, kRows, 8>(g, a_rows, p0, p_end, j, width, sums, kChunk);
+      add_rows<T, kRows, 1>(g, a_rows, p, p_end, j, width, sums, kChunk);
+      for (std::int64_t v = 0; v < width; v += kL) {
+        const std::int64_t lanes = min_i(kL, width - v);
+        Vec<T> acc[kRows][1];
+        for (int i = 0; i < kRows; ++i) acc[i][0] = Vec<T>::load(sums + i * kChunk + v);
+        const auto store = tile_store(g, 0, j + v, kRows, lanes, block > 0, block + 1 == blocks,
+                                      c_rows, residual_rows);
+        store_tile(acc, store);
+        if (store.activation.kind > ActivationKind::kRelu) {
+          activate_rows(store.activation, store.c_rows, kRows, lanes);
+        }
+      }
+    }
+  }
+}
+
+template <class T, int kRows = kSkinnyRows>
+static void skinny(const GemmProblem<T>& g, const T* const* a_rows, Range columns) {
+  if constexpr (kRows > 0) {
+    if (g.m < kRows) return skinny<T, kRows - 1>(g, a_rows, columns);
+    if (g.cs_b == 1) return skinny_rows<T, kRows>(g, a_rows, columns);
+    return skinny_transposed<T, kRows>(g, a_rows, columns);
+  }
+}
+
+}  // namespace ARRAYNN_ISA_NAMESPACE

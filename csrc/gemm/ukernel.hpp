@@ -1,0 +1,184 @@
+// The microkernel of gemm and of the direct convolutions.
+//
+//   sum[i][j] = sum over taps t, over p in [0, k):  a_rows[i][tap_offsets[t] + p] * b[(t k + p) ldb + j]
+//   C[i][j]   = activation((accumulate ? C[i][j] : 0) + sum[i][j] + bias + residual)   per `store`
+//
+//   1 <= m <= MR rows, 1 <= n <= NR columns, k >= 0, taps >= 0
+//   a_rows: m pointers, any spacing; elements along p are contiguous (row kernel)
+//   b:      rows of at least NV vectors; columns >= n may hold anything readable
+//   c_rows: m pointers; columns >= n are never touched. C is not read unless `accumulate`
+// Products are added in the order of t, then p, starting from 0.
+#pragma once
+#include "elementwise/activation.hpp"
+#include "gemm/blocking.hpp"
+#include "gemm/gemm.hpp"
+#include "simd/activation.hpp"
+
+namespace ARRAYNN_ISA_NAMESPACE {
+
+template <class T>
+struct TileStore {
+  T* const* c_rows;
+  std::int64_t n;
+  bool accumulate;
+  const T* column_bias;           // [n] or null
+  const T* row_bias;              // [m] or null
+  const T* const* residual_rows;  // m pointers or null
+  Activation activation;          // kNone unless this is the last block of the sum
+};
+
+// The activations that are not worth a register tile of their own: one pass over a tile in L1.
+template <class T>
+[[gnu::noinline]] static void activate_rows(const Activation& activation, T* const* rows,
+                                            std::int64_t m, std::int64_t n) {
+  constexpr int kL = kLanes<T>;
+  visit_activation<T>(activation, [&](auto f) {
+    for (std::int64_t i = 0; i < m; ++i) {
+      for (std::int64_t j = 0; j < n; j += kL) {
+        const std::int64_t width = min_i(kL, n - j);
+        T* p = rows[i] + j;
+        if (width == kL) {
+          f.forward(Vec<T>::load(p)).store(p);
+        } else {
+          store_n(f.forward(load_n(p, width)), p, width);
+        }
+      }
+    }
+  });
+}
+
+template <class T, int kRows, int kVectors>
+ARRAYNN_INLINE void store_tile(Vec<T> (&acc)[kRows][kVectors], const TileStore<T>& s) {
+  constexpr int kL = kLanes<T>;
+  const bool whole = s.n == kVectors * kL;
+  const auto fetch = [&](const T* p, int j) {
+    return whole || (j + 1) * kL <= s.n ? Vec<T>::load(p + j * kL)
+                                        : load_n(p + j * kL, max_i(0, s.n - j * kL));
+  };
+  if (s.accumulate) {
+    for (int i = 0; i < kRows; ++i) {
+      for (int j = 0; j < kVectors; ++j) acc[i][j] = fetch(s.c_rows[i], j) + acc[i][j];
+    }
+  }
+  if (s.column_bias != nullptr) {
+    for (int j = 0; j < kVectors; ++j) {
+      const Vec<T> bias = fetch(s.column_bias, j);
+      for (int i = 0; i < kRows; ++i) acc[i][j] = acc[i][j] + bias;
+    }
+  }
+  if (s.row_bias != nullptr) {
+    for (int i = 0; i < kRows; ++i) {
+      const Vec<T> bias = Vec<T>::set1(s.row_bias[i]);
+      for (int j = 0; j < kVectors; ++j) acc[i][j] = acc[i][j] + bias;
+    }
+  }
+  if (s.residual_rows != nullptr) {
+    for (int i = 0; i < kRows; ++i) {
+      for (int j = 0; j < kVectors; ++j) acc[i][j] = acc[i][j] + fetch(s.residual_rows[i], j);
+    }
+  }
+  if (s.activation.kind == ActivationKind::kRelu) {
+    for (int i = 0; i < kRows; ++i) {
+      for (int j = 0; j < kVectors; ++j) acc[i][j] = max(Vec<T>::zero(), acc[i][j]);
+    }
+  }
+  if (whole) {
+    for (int i = 0; i < kRows; ++i) {
+      for (int j = 0; j < kVectors; ++j) acc[i][j].store(s.c_rows[i] + j * kL);
+    }
+  } else {
+    for (int i = 0; i < kRows; ++i) {
+      for (int j = 0; j < kVectors; ++j) {
+        store_n(acc[i][j], s.c_rows[i] + j * kL, min_i(kL, max_i(0, s.n - j * kL)));
+      }
+    }
+  }
+}
+
+// Rows of A by pointer, contiguous along k.
+template <class T, int kRows, int kVectors>
+[[gnu::noinline]] static void row_ukernel(const T* const* a_rows, std::int64_t k, std::int64_t taps,
+                                          const std::int64_t* tap_offsets, const T* b,
+                                          std::int64_t ldb, const TileStore<T>& store) {
+  constexpr int kL = kLanes<T>;
+  // The tile of C arrives while the sums are formed.
+  for (int i = 0; i < kRows; ++i) {
+    for (int j = 0; j < kVectors; ++j) __builtin_prefetch(store.c_rows[i] + j * kL, 1);
+  }
+  Vec<T> acc[kRows][kVectors];
+  for (int i = 0; i < kRows; ++i) {
+    for (int j = 0; j < kVectors; ++j) acc[i][j] = Vec<T>::zero();
+  }
+  for (std::int64_t t = 0; t < taps; ++t) {
+    const T* a[kRows];
+    for (int i = 0; i < kRows; ++i) a[i] = a_rows[i] + tap_offsets[t];
+    for (std::int64_t p = 0; p < k; ++p) {
+      Vec<T> bv[kVectors];
+      for (int j = 0; j < kVectors; ++j) bv[j] = Vec<T>::load(b + j * kL);
+      b += ldb;
+      for (int i = 0; i < kRows; ++i) {
+        const Vec<T> av = Vec<T>::set1(a[i][p]);
+        for (int j = 0; j < kVectors; ++j) acc[i][j] = fma(av, bv[j], acc[i][j]);
+      }
+    }
+  }
+  store_tile(acc, store);
+}
+
+template <class T>
+using RowUkernel = void (*)(const T* const*, std::int64_t, std::int64_t, const std::int64_t*,
+                            const T*, std::int64_t, const TileStore<T>&);
+
+template <class T>
+struct RowUkernels {
+  RowUkernel<T> table[kMR][kNV];
+};
+template <class T, int kRows>
+ARRAYNN_INLINE constexpr void fill_row_ukernels(RowUkernels<T>& u) {
+  u.table[kRows - 1][0] = &row_ukernel<T, kRows, 1>;
+  u.table[kRows - 1][1] = &row_ukernel<T, kRows, 2>;
+  if constexpr (kRows > 1) fill_row_ukernels<T, kRows - 1>(u);
+}
+template <class T>
+ARRAYNN_INLINE constexpr RowUkernels<T> make_row_ukernels() {
+  RowUkernels<T> u{};
+  fill_row_ukernels<T, kMR>(u);
+  return u;
+}
+template <class T>
+static constexpr RowUkernels<T> kRowUkernels = make_row_ukernels<T>();
+
+// Where tile (i, j) of a gemm goes; fills the pointer arrays that the result refers to.
+template <class T>
+ARRAYNN_INLINE TileStore<T> tile_store(const GemmProblem<T>& g, std::int64_t i, std::int64_t j,
+                                       std::int64_t m, std::int64_t n, bool accumulate, bool last,
+                                       T** c_rows, const T** residual_rows) {
+  const Epilogue<T>& e = g.epilogue;
+  for (std::int64_t r = 0; r < m; ++r) c_rows[r] = g.c + (i + r) * g.rs_c + j;
+  TileStore<T> store{c_rows,  n,           accumulate || g.accumulate, nullptr, nullptr,
+                     nullptr, Activation{}};
+  if (!last) return store;
+  if (e.bias_axis == BiasAxis::kColumn) store.column_bias = e.bias + j;
+  if (e.bias_axis == BiasAxis::kRow) store.row_bias = e.bias + i;
+  if (e.residual != nullptr) {
+    for (std::int64_t r = 0; r < m; ++r)
+      residual_rows[r] = e.residual + (i + r) * e.rs_residual + j;
+    store.residual_rows = residual_rows;
+  }
+  store.activation = e.activation;
+  return store;
+}
+
+// One tile: m x store.n, columns of a panel with row stride ldb.
+template <class T>
+ARRAYNN_INLINE void run_tile(std::int64_t m, const T* const* a_rows, std::int64_t k,
+                             std::int64_t taps, const std::int64_t* tap_offsets, const T* b,
+                             std::int64_t ldb, const TileStore<T>& store) {
+  kRowUkernels<T>.table[m - 1][store.n > kLanes<T> ? 1 : 0](a_rows, k, taps, tap_offsets, b, ldb,
+                                                            store);
+  if (store.activation.kind > ActivationKind::kRelu) {
+    activate_rows(store.activation, store.c_rows, m, store.n);
+  }
+}
+
+}  // namespace ARRAYNN_ISA_NAMESPACE

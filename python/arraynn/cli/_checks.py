@@ -1,0 +1,400 @@
+"""What ``check`` runs for each registered kernel.
+
+Each entry yields (results, expected, bounds): the kernel's arrays in the dtype under test, the
+reference's in float64, and the error allowed, whose derivation stands beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+
+import arraynn.kernels
+import arraynn.reference
+from arraynn._proof import Array, Arrays, distinct, dot_bound, uniform, unit_roundoff
+
+# Arguments come from tables, so their types are checked when they are called.
+kernels: Any = arraynn.kernels
+reference: Any = arraynn.reference
+
+Outcome: TypeAlias = tuple[Arrays, Arrays, list[Any]]
+Check: TypeAlias = Callable[[str], Iterator[Outcome]]
+
+# One below, at and one above the register tiles, with a k that leaves a remainder.
+_PRODUCTS = ((1, 1, 1), (1, 130, 67), (5, 7, 3), (14, 64, 32), (29, 65, 67), (64, 300, 33))
+# (n, ic, oc, kernel, stride, padding, dilation, groups, height, width)
+_CONVOLUTIONS = (
+    (2, 3, 5, (3, 3), 1, 1, 1, 1, 9, 7),
+    (1, 6, 8, (3, 2), (2, 1), (1, 0), (1, 2), 2, 11, 8),
+    (3, 17, 33, (1, 1), 1, 0, 1, 1, 5, 6),
+    (1, 4, 4, (3, 3), 2, ((0, 1), (1, 0)), 1, 4, 8, 9),
+)
+# (kernel, stride, padding, ceil_mode)
+_POOLS = ((2, 2, 0, False), (3, 2, 1, False), ((3, 2), (2, 1), (1, 0), True))
+_LAYOUTS = ("channels_first", "channels_last")
+_ACTIVATIONS = ("relu", "leaky_relu", "gelu", "gelu_tanh", "tanh", "softplus")
+
+
+def _wide(*arrays: Array) -> Arrays:
+    return tuple(a.astype(np.float64) for a in arrays)
+
+
+def _linear(dtype: str) -> Iterator[Outcome]:
+    for i, (m, k, n) in enumerate(_PRODUCTS):
+        x, w = uniform(dtype, m, k, seed=1), uniform(dtype, n, k, seed=2)
+        b, r = uniform(dtype, n, seed=3), uniform(dtype, m, n, seed=4)
+        act = _ACTIVATIONS[i % len(_ACTIVATIONS)]
+        got = kernels.linear(x, w, b, activation=act, residual=r)
+        wx, ww, wb, wr = _wide(x, w, b, r)
+        want = reference.linear(wx, ww, wb, activation=act, residual=wr)
+        # The slopes of the activations are below 1.2; their own error is a few ULP.
+        bound = 1.2 * dot_bound(k + 2, dtype) + 8 * unit_roundoff(dtype) * (1 + np.abs(want))
+        yield (got,), (want,), [bound]
+
+
+def _present(gradients: tuple[Array | None, ...]) -> Arrays:
+    return tuple(gradient for gradient in gradients if gradient is not None)
+
+
+def _linear_backward(dtype: str) -> Iterator[Outcome]:
+    for m, k, n in _PRODUCTS:
+        g, x, w = (
+            uniform(dtype, *shape, seed=i) for i, shape in enumerate(((m, n), (m, k), (n, k)))
+        )
+        want = reference.linear_backward(*_wide(g, x, w))
+        bounds = [dot_bound(n, dtype), dot_bound(m, dtype), dot_bound(m, dtype, factors=1)]
+        yield _present(kernels.linear_backward(g, x, w)), _present(want), bounds
+
+
+def _matmul(dtype: str) -> Iterator[Outcome]:
+    for m, k, n in _PRODUCTS:
+        a, b = uniform(dtype, 2, 1, m, k, seed=1), uniform(dtype, 3, k, n, seed=2)
+        yield (kernels.matmul(a, b),), (reference.matmul(*_wide(a, b)),), [dot_bound(k, dtype)]
+
+
+def _conv_data(dtype: str, case: Any, layout: str) -> tuple[Array, Array, Array, tuple[Any, ...]]:
+    n, ic, oc, window, stride, padding, dilation, groups, height, width = case
+    shape = (n, ic, height, width) if layout == "channels_first" else (n, height, width, ic)
+    x = uniform(dtype, *shape, seed=1)
+    w = uniform(dtype, oc, ic // groups, *window, seed=2)
+    return x, w, uniform(dtype, oc, seed=3), (stride, padding, dilation, groups)
+
+
+def _conv2d(dtype: str) -> Iterator[Outcome]:
+    for i, case in enumerate(_CONVOLUTIONS):
+        for layout in _LAYOUTS:
+            x, w, b, geometry = _conv_data(dtype, case, layout)
+            act = _ACTIVATIONS[i % len(_ACTIVATIONS)]
+            how: dict[str, Any] = {"layout": layout, "activation": act, "flip_kernel": i == 1}
+            got = kernels.conv2d(x, w, b, *geometry, **how)
+            wx, ww, wb = _wide(x, w, b)
+            want = reference.conv2d(wx, ww, wb, *geometry, **how)
+            terms = w[0].size + 1
+            bound = 1.2 * dot_bound(terms, dtype) + 8 * unit_roundoff(dtype) * (1 + np.abs(want))
+            yield (got,), (want,), [bound]
+
+
+def _conv2d_backward(dtype: str) -> Iterator[Outcome]:
+    for case in _CONVOLUTIONS:
+        for layout in _LAYOUTS:
+            x, w, _, geometry = _conv_data(dtype, case, layout)
+            wx, ww = _wide(x, w)
+            shape = reference.conv2d(wx, ww, None, *geometry, layout=layout).shape
+            g = uniform(dtype, *shape, seed=4)
+            (wg,) = _wide(g)
+            got = kernels.conv2d_backward(g, x, w, *geometry, layout=layout)
+            want = reference.conv2d_backward(wg, wx, ww, *geometry, layout=layout)
+            pixels = g.size // len(w)
+            bounds = [
+                dot_bound(w.size // w.shape[1] // geometry[3], dtype),
+                dot_bound(pixels, dtype),
+                dot_bound(pixels, dtype, factors=1),
+            ]
+            yield _present(got), _present(want), bounds
+
+
+def _pool_input(dtype: str, layout: str) -> Array:
+    shape = (2, 19, 9, 7) if layout == "channels_first" else (2, 9, 7, 19)
+    return distinct(dtype, *shape, seed=1)
+
+
+def _max_pool2d(dtype: str) -> Iterator[Outcome]:
+    for kernel, stride, padding, ceil in _POOLS:
+        for layout in _LAYOUTS:
+            x = _pool_input(dtype, layout)
+            args = (kernel, stride, padding, 1, ceil, True)
+            got = kernels.max_pool2d(x, *args, layout=layout)
+            want = reference.max_pool2d(x, *args, layout=layout)
+            # Selecting a value rounds nothing.
+            yield got, want, [0.0, 0.0]
+
+
+def _max_pool2d_backward(dtype: str) -> Iterator[Outcome]:
+    for kernel, stride, padding, ceil in _POOLS:
+        for layout in _LAYOUTS:
+            x = _pool_input(dtype, layout)
+            args = (kernel, stride, padding, 1, ceil)
+            y, indices = reference.max_pool2d(x, *args, True, layout=layout)
+            g = uniform(dtype, *y.shape, seed=2)
+            wg, wx = _wide(g, x)
+            want = reference.max_pool2d_backward(wg, wx, *args, layout=layout)
+            # At most 6 windows of _POOLS meet in one element.
+            bound = dot_bound(6, dtype, factors=1)
+            for given in (None, indices):
+                got = kernels.max_pool2d_backward(g, x, *args, layout=layout, indices=given)
+                yield (got,), (want,), [bound]
+
+
+def _avg_pool2d(dtype: str) -> Iterator[Outcome]:
+    for kernel, stride, padding, ceil in _POOLS:
+        for layout in _LAYOUTS:
+            x = _pool_input(dtype, layout)
+            for include in (True, False):
+                args = (kernel, stride, padding, ceil, include)
+                got = kernels.avg_pool2d(x, *args, layout=layout)
+                want = reference.avg_pool2d(x.astype(np.float64), *args, layout=layout)
+                # A mean of at most 9 numbers in [-1, 1].
+                yield (got,), (want,), [11 * unit_roundoff(dtype)]
+
+
+def _avg_pool2d_backward(dtype: str) -> Iterator[Outcome]:
+    for kernel, stride, padding, ceil in _POOLS:
+        for layout in _LAYOUTS:
+            x = _pool_input(dtype, layout)
+            for include in (True, False):
+                args = (kernel, stride, padding, ceil, include)
+                shape = reference.avg_pool2d(x.astype(np.float64), *args, layout=layout).shape
+                g = uniform(dtype, *shape, seed=2)
+                wide = g.astype(np.float64)
+                got = kernels.avg_pool2d_backward(g, x.shape, *args, layout=layout)
+                want = reference.avg_pool2d_backward(wide, x.shape, *args, layout=layout)
+                # At most 6 windows meet, each share rounded once before it is added.
+                yield (got,), (want,), [dot_bound(12, dtype, factors=1)]
+
+
+def _activation(name: str, extra: dict[str, Any], dtype: str) -> Iterator[Outcome]:
+    u = unit_roundoff(dtype)
+    for size in (1, 15, 16, 17, 1003):
+        x = uniform(dtype, size, seed=1) * np.dtype(dtype).type(9)
+        (wx,) = _wide(x)
+        got = getattr(kernels, name)(x, **extra)
+        want = getattr(reference, name)(wx, **extra)
+        # A few ULP of the result; 1 + erf(x) and products with x lose a rounding of 1 and |x|.
+        yield (got,), (want,), [8 * u * (np.abs(want) + np.abs(wx) + 1)]
+
+
+def _activation_backward(name: str, extra: dict[str, Any], dtype: str) -> Iterator[Outcome]:
+    u = unit_roundoff(dtype)
+    for size in (1, 15, 16, 17, 1003):
+        x = uniform(dtype, size, seed=1) * np.dtype(dtype).type(9)
+        g = uniform(dtype, size, seed=2)
+        wx, wg = _wide(x, g)
+        got = getattr(kernels, f"{name}_backward")(g, x, **extra)
+        want = getattr(reference, f"{name}_backward")(wg, wx, **extra)
+        # The derivative has terms of size |x|, each with a few roundings.
+        yield (got,), (want,), [16 * u * np.abs(wg) * (np.abs(wx) + 1)]
+
+
+def _dropout(name: str, dtype: str) -> Iterator[Outcome]:
+    for size in (1, 3, 16, 1003):
+        x = uniform(dtype, size, seed=1)
+        got = getattr(kernels, name)(x, 0.3, 2**40 + 5)
+        want = getattr(reference, name)(*_wide(x), 0.3, 2**40 + 5)
+        # The mask is exact; the scale and the product are rounded.
+        yield (got,), (want,), [4 * unit_roundoff(dtype) * np.abs(want)]
+
+
+_ROWS = ((1, 1), (3, 10), (5, 257), (2, 3, 37))
+_SPREAD = 20.0
+
+
+def _softmax(name: str, dtype: str) -> Iterator[Outcome]:
+    u = unit_roundoff(dtype)
+    for shape in _ROWS:
+        x = uniform(dtype, *shape, seed=1) * np.dtype(dtype).type(_SPREAD)
+        for axis in (-1, 0):
+            got = getattr(kernels, name)(x, axis)
+            want = getattr(reference, name)(*_wide(x), axis)
+            # The argument x - max <= 2 spread is rounded before the exponential, which has a
+            # few ULP; the sum of n terms loses 8 sqrt(n) u (Higham and Mary 2019).
+            relative = (2 * _SPREAD + 8 + 8 * shape[axis] ** 0.5) * u
+            scale = np.abs(want) if name == "softmax" else 1 + np.abs(want)
+            yield (got,), (want,), [relative * scale + np.finfo(dtype).tiny]
+
+
+def _softmax_backward(name: str, dtype: str) -> Iterator[Outcome]:
+    u = unit_roundoff(dtype)
+    forward = name.removesuffix("_backward")
+    for shape in _ROWS:
+        x = uniform(dtype, *shape, seed=1) * np.dtype(dtype).type(_SPREAD)
+        g = uniform(dtype, *shape, seed=2)
+        for axis in (-1, 0):
+            y = getattr(reference, forward)(*_wide(x), axis).astype(dtype)
+            wg, wy = _wide(g, y)
+            got = getattr(kernels, name)(g, y, axis)
+            want = getattr(reference, name)(wg, wy, axis)
+            # One sum over the axis, of g y or of g, then a product with the probability.
+            n = shape[axis]
+            share = wy if forward == "softmax" else np.exp(wy)
+            total = 1.0 if forward == "softmax" else float(n)
+            # exp(y) carries the rounding of y, at most 2 spread + log n.
+            grain = 8 * n**0.5 + 16 + (2 * _SPREAD + 8 if forward == "log_softmax" else 0)
+            yield (got,), (want,), [grain * u * (share * total + np.abs(wg) * (share + u)) + 2 * u]
+
+
+def _losses(dtype: str) -> Iterator[tuple[Array, Any, dict[str, Any]]]:
+    for shape in ((4,), (5, 7), (3, 11, 4), (64, 10)):
+        x = uniform(dtype, *shape, seed=1) * np.dtype(dtype).type(5)
+        axis = 0 if len(shape) == 1 else 1
+        where = tuple(s for i, s in enumerate(shape) if i != axis)
+        rng = np.random.default_rng(2)
+        target = rng.integers(0, shape[axis], where)
+        weight = np.abs(uniform(dtype, shape[axis], seed=3)) + np.dtype(dtype).type(0.1)
+        for reduction in ("mean", "sum", "none"):
+            yield x, target, {"reduction": reduction}
+            how = {"weight": weight, "label_smoothing": 0.1, "ignore_index": 1}
+            yield x, target, {"reduction": reduction, **how}
+
+
+def _widen(how: dict[str, Any]) -> dict[str, Any]:
+    return {k: v.astype(np.float64) if isinstance(v, np.ndarray) else v for k, v in how.items()}
+
+
+def _loss_grain(x: Array, dtype: str) -> float:
+    """Relative error of one row's log-softmax, times the roundings of a sum over all rows."""
+<<<<<<< HEAD
+    classes = int(x.shape[0 if x.ndim == 1 else 1])
+    rows = x.size // classes
+    return float((20 + 8 * classes**0.5 + 8 * rows**0.5) * unit_roundoff(dtype))
+=======
+    classes = x.shape[0 if x.ndim == 1 else 1]
+    rows = x.size // classes
+    return float(20 + 8 * classes**0.5 + 8 * rows**0.5) * unit_roundoff(dtype)
+>>>>>>> docs
+
+
+def _cross_entropy(dtype: str) -> Iterator[Outcome]:
+    for x, target, how in _losses(dtype):
+        got = np.asarray(kernels.cross_entropy(x, target, **how))
+        want = np.asarray(reference.cross_entropy(x.astype(np.float64), target, **_widen(how)))
+        # Each loss is at most the spread of the logits plus log of the classes, times a weight.
+        rows = 1 if how["reduction"] != "sum" else max(1, np.size(target))
+        if np.isnan(want).all():
+            yield (np.isnan(got),), (np.isnan(want),), [0.0]
+            continue
+        yield (got,), (want,), [_loss_grain(x, dtype) * 15 * rows]
+
+
+def _cross_entropy_backward(dtype: str) -> Iterator[Outcome]:
+    for x, target, how in _losses(dtype):
+        wx, wide = x.astype(np.float64), _widen(how)
+        shape = np.shape(reference.cross_entropy(wx, target, **wide))
+        g = np.asarray(uniform(dtype, *shape, seed=4))
+        got = kernels.cross_entropy_backward(g, x, target, **how)
+        want = reference.cross_entropy_backward(g.astype(np.float64), wx, target, **wide)
+        if np.isnan(want).any():
+            yield (np.isnan(got),), (np.isnan(want),), [0.0]
+            continue
+        # grad * weight * (softmax - target): both in [0, 1], weights below 1.1.
+        yield (got,), (want,), [_loss_grain(x, dtype) * 1.1]
+
+
+_SIZES = (1, 7, 16, 33, 1003)
+
+
+def _optimizer(
+    name: str, states: int, options: list[dict[str, Any]], dtype: str
+) -> Iterator[Outcome]:
+    u = unit_roundoff(dtype)
+    for how in options:
+        params, grads = (
+            [uniform(dtype, n, seed=s + i) for i, n in enumerate(_SIZES)] for s in (0, 50)
+        )
+        buffers = [[np.zeros(n, dtype) for n in _SIZES] for _ in range(states)]
+        ours = [[a.copy() for a in arrays] for arrays in (params, *buffers)]
+        wide = [list(_wide(*arrays)) for arrays in (params, *buffers)]
+        wide_grads = list(_wide(*grads))
+        steps = (1, 2, 3)
+        for step in steps:
+            getattr(kernels, name)(ours[0], grads, *ours[1:], step, **how)
+            getattr(reference, name)(wide[0], wide_grads, *wide[1:], step, **how)
+        got = tuple(a for arrays in ours for a in arrays)
+        want = tuple(a for arrays in wide for a in arrays)
+        # A dozen roundings per step, of values that stay below 1 + steps * lr. The clipping
+        # factor carries those of a sum of all squares.
+        grain = 16 * len(steps) + (8 * sum(_SIZES) ** 0.5 if "max_norm" in how else 0)
+        yield got, want, [grain * u * (1 + np.abs(w)) for w in want]
+
+
+_ADAM: list[dict[str, Any]] = [
+    {"lr": 0.01},
+    {"lr": 0.01, "weight_decay": 0.1, "decoupled": True},
+    {"lr": 0.01, "weight_decay": 0.1, "eps_mode": "hat", "maximize": True, "eps": 1e-4},
+    {"lr": 0.01, "grad_scale": 4.0, "max_norm": 0.5},
+]
+_SGD: list[dict[str, Any]] = [
+    {"lr": 0.1, "momentum": 0.9},
+    {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
+    {"lr": 0.1, "momentum": 0.5, "dampening": 0.5, "maximize": True, "max_norm": 0.5},
+]
+
+CHECKS: dict[str, Check] = {
+    "linear": _linear,
+    "linear_backward": _linear_backward,
+    "matmul": _matmul,
+    "conv2d": _conv2d,
+    "conv2d_backward": _conv2d_backward,
+    "max_pool2d": _max_pool2d,
+    "max_pool2d_backward": _max_pool2d_backward,
+    "avg_pool2d": _avg_pool2d,
+    "avg_pool2d_backward": _avg_pool2d_backward,
+    "softmax": partial(_softmax, "softmax"),
+    "log_softmax": partial(_softmax, "log_softmax"),
+    "softmax_backward": partial(_softmax_backward, "softmax_backward"),
+    "log_softmax_backward": partial(_softmax_backward, "log_softmax_backward"),
+    "cross_entropy": _cross_entropy,
+    "cross_entropy_backward": _cross_entropy_backward,
+    "dropout": partial(_dropout, "dropout"),
+    "dropout_backward": partial(_dropout, "dropout_backward"),
+    "adam_step": partial(_optimizer, "adam_step", 2, _ADAM),
+    "sgd_step": partial(_optimizer, "sgd_step", 1, _SGD),
+}
+
+
+def _both(first: Check, second: Check) -> Check:
+    def check(dtype: str) -> Iterator[Outcome]:
+        yield from first(dtype)
+        yield from second(dtype)
+
+    return check
+
+
+<<<<<<< HEAD
+_VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
+    *((n, {}) for n in ("relu", "selu", "sigmoid", "tanh", "hardsigmoid", "hardswish", "silu")),
+=======
+_PLAIN = ("relu", "selu", "sigmoid", "tanh", "hardsigmoid", "hardswish", "silu", "mish")
+_VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    *((name, {}) for name in _PLAIN),
+>>>>>>> docs
+    ("leaky_relu", {"negative_slope": 0.02}),
+    ("elu", {"alpha": 1.5}),
+    ("gelu", {"approximate": "none"}),
+    ("softplus", {"beta": 1.5}),
+<<<<<<< HEAD
+)
+=======
+]
+>>>>>>> docs
+for _name, _extra in _VARIANTS:
+    CHECKS[_name] = partial(_activation, _name, _extra)
+    CHECKS[f"{_name}_backward"] = partial(_activation_backward, _name, _extra)
+
+_TANH = {"approximate": "tanh"}
+CHECKS["gelu"] = _both(CHECKS["gelu"], partial(_activation, "gelu", _TANH))
+CHECKS["gelu_backward"] = _both(
+    CHECKS["gelu_backward"], partial(_activation_backward, "gelu", _TANH)
+)

@@ -1,0 +1,106 @@
+"""``python -m arraynn check``: every registered kernel against its reference, at every ISA."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from arraynn._proof import compare
+from arraynn.cli._errors import CliError
+
+HELP = "Hold every kernel against its NumPy reference on this machine, at every instruction set."
+
+_EPILOG = """\
+One line per kernel and instruction set: the largest error as a share of its bound, in both
+dtypes (0 where the answer is exact; over 1 is a failure).
+
+examples:
+  python -m arraynn check
+  python -m arraynn check --isa avx2 --filter conv
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.epilog = _EPILOG
+    parser.add_argument("--isa", metavar="LEVEL", help="only this instruction set")
+    parser.add_argument(
+        "--filter", default="", metavar="REGEX", help="only kernels whose name it is found in"
+    )
+
+
+def check_kernel(name: str, dtype: str) -> tuple[str | None, float]:
+    """Run a kernel's checks in one dtype at the instruction set in force.
+
+    Returns
+    -------
+    complaint : str or None
+    worst : the largest error as a share of its bound
+    """
+    from arraynn.cli._checks import CHECKS
+
+    if name not in CHECKS:
+        return "no check is written for it", float("inf")
+    worst = 0.0
+    try:
+        for got, expected, bounds in CHECKS[name](dtype):
+            complaint, share = compare(got, expected, bounds)
+            worst = max(worst, share)
+            if complaint:
+                return complaint, worst
+            if any(array.dtype != dtype for array in got if array.dtype.kind == "f"):
+                return f"expected results of {dtype}", float("inf")
+    except Exception as error:
+        # A kernel that raises has failed its check; the others are still run.
+        return f"{type(error).__name__}: {error}", float("inf")
+    return None, worst
+
+
+def _lines(rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
+    """Yield one line, with its complaints, per registered kernel."""
+    for row in rows:
+        cells, complaints = [], []
+        for dtype in row["dtypes"]:
+            complaint, worst = check_kernel(row["name"], dtype)
+            cells.append(f"{dtype} {worst:8.2g}")
+            if complaint:
+                complaints.append(f"{row['name']} {row['isa']} {dtype}: {complaint}")
+        verdict = "FAIL" if complaints else "ok"
+        yield f"{row['name']:<24} {row['isa']:<8} {'  '.join(cells)}  {verdict}", complaints
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check the kernels; 1 when one fails."""
+    from arraynn import _core
+
+    levels = _core.available_isas()
+    if args.isa is not None and args.isa not in levels:
+        raise CliError(f"--isa: expected one of {', '.join(levels)}, got {args.isa!r}", 2)
+    try:
+        pattern = re.compile(args.filter)
+    except re.error as error:
+        raise CliError(f"--filter: not a regular expression: {error}", 2) from None
+    found = [row for row in _core.kernels() if pattern.search(row["name"])]
+    if not found:
+        raise CliError("--filter: no kernel matches", 2)
+    start, failed, count = time.perf_counter(), 0, 0
+    former = _core.isa()
+    try:
+        for level in [args.isa] if args.isa else levels:
+            _core.set_isa(level)
+            for text, complaints in _lines([row for row in found if row["isa"] == level]):
+                print(text, flush=True)
+                for complaint in complaints:
+                    print(f"  {complaint}", flush=True)
+                failed += bool(complaints)
+                count += 1
+    finally:
+        _core.set_isa(former)
+    seconds = time.perf_counter() - start
+    print(f"{count - failed} of {count} kernels agree with the reference ({seconds:.1f} s)")
+    if failed:
+        raise CliError(f"{failed} of {count} kernels differ from the reference")
+    return 0

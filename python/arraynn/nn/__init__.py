@@ -1,0 +1,60 @@
+"""Layers, losses and containers with PyTorch's names, shapes and state_dict keys."""
+
+from arraynn.nn import functional, init
+from arraynn.nn._random import manual_seed
+from arraynn.nn.activation import (
+    ELU,
+    GELU,
+    SELU,
+    Dropout,
+    Hardsigmoid,
+    Hardswish,
+    LeakyReLU,
+    LogSoftmax,
+    Mish,
+    ReLU,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Softplus,
+    Tanh,
+)
+from arraynn.nn.container import ModuleList, Sequential
+from arraynn.nn.conv import Conv2d
+from arraynn.nn.linear import Flatten, Identity, Linear
+from arraynn.nn.loss import CrossEntropyLoss, MSELoss
+from arraynn.nn.module import Module, Parameter
+from arraynn.nn.pooling import AvgPool2d, MaxPool2d
+
+__all__ = [
+    "ELU",
+    "GELU",
+    "SELU",
+    "AvgPool2d",
+    "Conv2d",
+    "CrossEntropyLoss",
+    "Dropout",
+    "Flatten",
+    "Hardsigmoid",
+    "Hardswish",
+    "Identity",
+    "LeakyReLU",
+    "Linear",
+    "LogSoftmax",
+    "MSELoss",
+    "MaxPool2d",
+    "Mish",
+    "Module",
+    "ModuleList",
+    "Parameter",
+    "ReLU",
+    "Sequential",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "Softplus",
+    "Tanh",
+    "functional",
+    "init",
+    "manual_seed",
+]

@@ -1,0 +1,400 @@
+"""Layers and losses as functions, with PyTorch's names and argument orders.
+
+Every function takes tensors or arrays: with a tensor among its arguments the result is a tensor
+and is recorded, with arrays alone it is an array straight from :mod:`arraynn.kernels`.
+
+>>> import numpy as np
+>>> import arraynn.nn.functional as F
+>>> F.relu(np.array([-1.0, 2.0], dtype=np.float32))
+array([0., 2.], dtype=float32)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from arraynn import kernels as K
+from arraynn.autograd import arithmetic, conv, elementwise, gemm, pool, shaping
+from arraynn.autograd import softmax as softmax_ops
+from arraynn.autograd.tape import Variable, array_of, make
+from arraynn.nn import _random
+
+__all__ = [
+    "avg_pool2d",
+    "conv2d",
+    "cross_entropy",
+    "dropout",
+    "elu",
+    "flatten",
+    "gelu",
+    "hardsigmoid",
+    "hardswish",
+    "leaky_relu",
+    "linear",
+    "log_softmax",
+    "matmul",
+    "max_pool2d",
+    "mish",
+    "mse_loss",
+    "relu",
+    "selu",
+    "sigmoid",
+    "silu",
+    "softmax",
+    "softplus",
+    "tanh",
+]
+
+_ACTIVATIONS = elementwise.ACTIVATIONS
+
+
+def _any_tensor(*values: Any) -> bool:
+    return any(isinstance(value, Variable) for value in values)
+
+
+def linear(
+    input: Any,
+    weight: Any,
+    bias: Any = None,
+    *,
+    activation: str | None = None,
+    residual: Any = None,
+) -> Any:
+    """Return ``activation(input @ weight.T + bias + residual)`` in one pass.
+
+    Parameters
+    ----------
+    input : Tensor or array, (..., in_features)
+    weight : Tensor or array, (out_features, in_features)
+    bias : Tensor or array, (out_features,), optional
+    activation : str, optional
+        One of ``arraynn.autograd.elementwise.ACTIVATIONS``. With a gradient, relu and leaky_relu
+        stay fused (their slope follows from the output); others run as a kernel of their own.
+    residual : Tensor or array of the output's shape, optional
+
+    Returns
+    -------
+    Tensor or array, (..., out_features)
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or the activation has no such name.
+    TypeError
+        If dtypes differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> linear(np.array([[1.0, 2.0]]), np.array([[3.0, 4.0], [-1.0, 0.0]]), activation="relu")
+    array([[11.,  0.]])
+    """
+    if _any_tensor(input, weight, bias, residual):
+        return gemm.linear(input, weight, bias, activation, residual)
+    return K.linear(input, weight, bias, activation=activation, residual=residual)
+
+
+def matmul(input: Any, other: Any) -> Any:
+    """Return the matrix product, batched and broadcast as ``np.matmul``."""
+    if _any_tensor(input, other):
+        return arithmetic.matmul(input, other)
+    return K.matmul(input, other)
+
+
+def conv2d(
+    input: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    *,
+    activation: str | None = None,
+    residual: Any = None,
+    layout: str = "channels_first",
+    flip_kernel: bool = False,
+) -> Any:
+    """Return ``activation(conv2d(input, weight) + bias + residual)``.
+
+    Parameters
+    ----------
+    input : Tensor or array, (N, C, H, W), or (N, H, W, C) with ``layout="channels_last"``
+    weight : Tensor or array, (out_channels, C / groups, kh, kw) in both layouts
+    bias : Tensor or array, (out_channels,), optional
+    stride, dilation : int or pair
+    padding : int, pair, ((top, bottom), (left, right)), "valid", "same" or "same_lower"
+    groups : int
+    activation, residual
+        As in :func:`linear`.
+    layout : {"channels_first", "channels_last"}
+    flip_kernel : bool
+        True is the convolution of mathematics, False the cross-correlation of every framework.
+
+    Returns
+    -------
+    Tensor or array
+        In the input's layout.
+
+    Raises
+    ------
+    ValueError
+        If shapes or parameters do not fit.
+    TypeError
+        If dtypes differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> conv2d(np.ones((1, 1, 3, 3)), np.ones((1, 1, 2, 2)))[0, 0]
+    array([[4., 4.],
+           [4., 4.]])
+    """
+    if _any_tensor(input, weight, bias, residual):
+        geometry = (stride, padding, dilation, groups)
+        return conv.conv2d(
+            input, weight, bias, geometry, activation, residual, layout, flip_kernel
+        )
+    return K.conv2d(
+        input, weight, bias, stride, padding, dilation, groups, activation=activation,
+        residual=residual, layout=layout, flip_kernel=flip_kernel,
+    )
+
+
+def max_pool2d(
+    input: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+    *,
+    layout: str = "channels_first",
+) -> Any:
+    """Return the largest element of each window; ``stride`` None means the kernel's size.
+
+    The gradient goes to the first of equal elements. With ``return_indices`` the result is
+    (output, indices), an int64 position ``h * W + w`` in the input plane for each output.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> max_pool2d(np.arange(16.0).reshape(1, 1, 4, 4), 2)[0, 0]
+    array([[ 5.,  7.],
+           [13., 15.]])
+    """
+    if isinstance(input, Variable):
+        window = (kernel_size, stride, padding, dilation, ceil_mode)
+        return pool.max_pool2d(input, window, return_indices, layout)  # type: ignore[arg-type]
+    return K.max_pool2d(
+        input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, layout=layout
+    )
+
+
+def avg_pool2d(
+    input: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    *,
+    dilation: Any = 1,
+    layout: str = "channels_first",
+) -> Any:
+    """Return the mean of each window; ``stride`` None means the kernel's size.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> avg_pool2d(np.arange(16.0).reshape(1, 1, 4, 4), 2)[0, 0]
+    array([[ 2.5,  4.5],
+           [10.5, 12.5]])
+    """
+    if isinstance(input, Variable):
+        window = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+        return pool.avg_pool2d(input, window, dilation, layout)  # type: ignore[arg-type]
+    return K.avg_pool2d(
+        input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override,
+        dilation=dilation, layout=layout,
+    )
+
+
+def _activate(name: str, input: Any, options: dict[str, Any] | None = None) -> Any:
+    kind = _ACTIVATIONS[name]
+    if isinstance(input, Variable):
+        return elementwise.activate(input, kind, options)  # type: ignore[arg-type]
+    return kind.forward(input, **(options or kind.options))
+
+
+def relu(input: Any) -> Any:
+    """Return max(x, 0); the slope at 0 is 0."""
+    return _activate("relu", input)
+
+
+def leaky_relu(input: Any, negative_slope: float = 0.01) -> Any:
+    """Return x for x > 0, ``negative_slope * x`` elsewhere."""
+    return _activate("leaky_relu", input, {"negative_slope": negative_slope})
+
+
+def elu(input: Any, alpha: float = 1.0) -> Any:
+    """Return x for x > 0, ``alpha * (exp(x) - 1)`` elsewhere (Clevert et al., 2015)."""
+    return _activate("elu", input, {"alpha": alpha})
+
+
+def selu(input: Any) -> Any:
+    """Return the self-normalising ELU (Klambauer et al., 2017)."""
+    return _activate("selu", input)
+
+
+def sigmoid(input: Any) -> Any:
+    """Return 1 / (1 + exp(-x))."""
+    return _activate("sigmoid", input)
+
+
+def tanh(input: Any) -> Any:
+    """Return the hyperbolic tangent."""
+    return _activate("tanh", input)
+
+
+def hardsigmoid(input: Any) -> Any:
+    """Return min(max(x + 3, 0), 6) / 6."""
+    return _activate("hardsigmoid", input)
+
+
+def hardswish(input: Any) -> Any:
+    """Return x * min(max(x + 3, 0), 6) / 6 (Howard et al., 2019)."""
+    return _activate("hardswish", input)
+
+
+def silu(input: Any) -> Any:
+    """Return x * sigmoid(x), also known as swish."""
+    return _activate("silu", input)
+
+
+def gelu(input: Any, approximate: str = "none") -> Any:
+    """Return x * Phi(x), Phi the normal distribution function (Hendrycks and Gimpel, 2016).
+
+    ``approximate="tanh"`` takes the paper's approximation by tanh.
+    """
+    return _activate("gelu", input, {"approximate": approximate})
+
+
+def mish(input: Any) -> Any:
+    """Return x * tanh(softplus(x)) (Misra, 2019)."""
+    return _activate("mish", input)
+
+
+def softplus(input: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
+    """Return log(1 + exp(beta * x)) / beta; x itself where beta * x > threshold."""
+    return _activate("softplus", input, {"beta": beta, "threshold": threshold})
+
+
+def softmax(input: Any, dim: int = -1) -> Any:
+    """Return exp(x) / sum(exp(x)) over ``dim``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> softmax(np.zeros((1, 4)))
+    array([[0.25, 0.25, 0.25, 0.25]])
+    """
+    if isinstance(input, Variable):
+        return softmax_ops.softmax(input, dim)  # type: ignore[arg-type]
+    return K.softmax(input, dim)
+
+
+def log_softmax(input: Any, dim: int = -1) -> Any:
+    """Return the logarithm of :func:`softmax` over ``dim``."""
+    if isinstance(input, Variable):
+        return softmax_ops.log_softmax(input, dim)  # type: ignore[arg-type]
+    return K.log_softmax(input, dim)
+
+
+def dropout(input: Any, p: float = 0.5, training: bool = True, *, seed: int | None = None) -> Any:
+    """Zero each element with probability ``p`` and scale the others by 1 / (1 - p).
+
+    Parameters
+    ----------
+    input : Tensor or array
+    p : float in [0, 1]
+    training : bool
+        False returns the input itself.
+    seed : int, optional
+        Of the mask; drawn from the generator of :func:`arraynn.manual_seed` when None.
+
+    Raises
+    ------
+    ValueError
+        If ``p`` is outside [0, 1].
+    """
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"[dropout] p: expected a probability in [0, 1], got {p}")
+    if not training or p == 0.0:
+        return input
+    if seed is None:
+        seed = _random.next_seed()
+    if isinstance(input, Variable):
+        return elementwise.dropout(input, p, seed)  # type: ignore[arg-type]
+    return K.dropout(input, p, seed)
+
+
+def flatten(input: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
+    """Join the axes ``start_dim`` to ``end_dim``, both included, into one."""
+    if isinstance(input, Variable):
+        return shaping.flatten(input, start_dim, end_dim)  # type: ignore[arg-type]
+    return shaping.flatten(make(input, None), start_dim, end_dim).data
+
+
+def cross_entropy(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Any:
+    """Return the cross entropy of logits against class indices or probabilities.
+
+    Parameters
+    ----------
+    input : Tensor or array of logits, (C,) or (N, C, d1, ...)
+    target : class indices (N, d1, ...), integers; or probabilities of the logits' shape
+    weight : array, (C,), optional
+        Weight of each class.
+    ignore_index : int
+        Targets of this value take no part.
+    reduction : {"mean", "sum", "none"}
+        The mean is weighted, as in PyTorch.
+    label_smoothing : float in [0, 1]
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> loss = cross_entropy(np.zeros((2, 4)), np.array([0, 3]))
+    >>> round(float(loss), 6) == round(float(np.log(4)), 6)
+    True
+    """
+    if isinstance(input, Variable):
+        return softmax_ops.cross_entropy(
+            input, target, weight, ignore_index, label_smoothing, reduction
+        )
+    return K.cross_entropy(
+        input, array_of(target), weight=array_of(weight), ignore_index=ignore_index,
+        label_smoothing=label_smoothing, reduction=reduction,
+    )
+
+
+def mse_loss(input: Any, target: Any, reduction: str = "mean") -> Any:
+    """Return ``(input - target)**2``, its sum or its mean; the shapes must be equal.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> float(mse_loss(np.array([1.0, 2.0]), np.array([0.0, 4.0])))
+    2.5
+    """
+    result = softmax_ops.mse_loss(input, target, reduction)
+    return result if _any_tensor(input, target) else result.data

@@ -1,0 +1,71 @@
+"""Losses as modules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from arraynn.autograd.softmax import REDUCTIONS
+from arraynn.nn import functional as F
+from arraynn.nn.module import Module
+
+__all__ = ["CrossEntropyLoss", "MSELoss"]
+
+
+def _check_reduction(op: str, reduction: str) -> str:
+    if reduction not in REDUCTIONS:
+        raise ValueError(
+            f"[{op}] reduction: expected one of {' '.join(REDUCTIONS)}, got {reduction!r}"
+        )
+    return reduction
+
+
+class CrossEntropyLoss(Module):
+    """Cross entropy of logits against class indices or probabilities; see ``F.cross_entropy``.
+
+    Examples
+    --------
+    >>> import arraynn as ann, numpy as np
+    >>> loss = ann.nn.CrossEntropyLoss()
+    >>> logits = ann.Tensor(np.zeros((2, 4)), requires_grad=True)
+    >>> loss(logits, np.array([0, 3])).backward()
+    >>> logits.grad[0]
+    array([-0.375,  0.125,  0.125,  0.125])
+    """
+
+    def __init__(
+        self,
+        weight: Any = None,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not 0.0 <= label_smoothing <= 1.0:
+            raise ValueError(
+                "[CrossEntropyLoss] label_smoothing: expected a number in [0, 1], "
+                f"got {label_smoothing}"
+            )
+        self.register_buffer("weight", weight)
+        self.ignore_index = ignore_index
+        self.reduction = _check_reduction("CrossEntropyLoss", reduction)
+        self.label_smoothing = label_smoothing
+
+    weight: Any
+
+    def forward(self, input: Any, target: Any) -> Any:
+        """Return the loss."""
+        return F.cross_entropy(
+            input, target, self.weight, self.ignore_index, self.reduction, self.label_smoothing
+        )
+
+
+class MSELoss(Module):
+    """Mean, sum or elements of ``(input - target)**2``."""
+
+    def __init__(self, reduction: str = "mean") -> None:
+        super().__init__()
+        self.reduction = _check_reduction("MSELoss", reduction)
+
+    def forward(self, input: Any, target: Any) -> Any:
+        """Return the loss."""
+        return F.mse_loss(input, target, self.reduction)

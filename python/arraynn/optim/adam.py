@@ -1,0 +1,162 @@
+"""Adam and AdamW."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from arraynn import kernels as K
+from arraynn.autograd.tape import Array
+from arraynn.autograd.tensor import Tensor
+from arraynn.optim.optimizer import Group, Optimizer, check_number
+
+__all__ = ["Adam", "AdamW"]
+
+
+class Adam(Optimizer):
+    """Adam (Kingma and Ba, 2015): steps scaled by running moments of the gradient.
+
+    With g the gradient (plus ``weight_decay * p``), t the step counted from 1::
+
+        m = b1 m + (1 - b1) g;    v = b2 v + (1 - b2) g^2
+        p = p - lr * (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
+
+    Parameters
+    ----------
+    params : iterable of Tensor, or of dict
+    lr : float
+    betas : pair of float in [0, 1)
+        Decay of the first and second moment.
+    eps : float
+        Added to the root, outside of it.
+    weight_decay : float
+        Added to the gradient as ``weight_decay * p``.
+    amsgrad : bool
+        Divide by the root of the largest second moment so far (Reddi et al., 2018).
+    maximize : bool
+        Step up the gradient.
+    max_norm : float, optional
+        Scale gradients down so that their norm over all parameters is at most this.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a hyperparameter is out of range, not finite or no number.
+
+    Examples
+    --------
+    >>> import arraynn as ann
+    >>> w = ann.Tensor([1.0, -1.0], requires_grad=True)
+    >>> optimizer = ann.optim.Adam([w], lr=0.1)
+    >>> (w * w).sum().backward()
+    >>> optimizer.step()
+    >>> w.data.round(3)
+    array([ 0.9, -0.9], dtype=float32)
+    """
+
+    _decoupled = False
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        max_norm: float | None = None,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "amsgrad": amsgrad,
+            "maximize": maximize,
+            "max_norm": max_norm,
+        }
+        super().__init__(params, defaults)
+
+    def _check_group(self, group: Group) -> None:
+        op = self._op
+        check_number(op, "lr", group["lr"], 0.0)
+        check_number(op, "eps", group["eps"], 0.0)
+        check_number(op, "weight_decay", group["weight_decay"], 0.0)
+        betas = group["betas"]
+        if not isinstance(betas, tuple | list) or len(betas) != 2:
+            raise ValueError(f"[{op}] betas: expected a pair of numbers, got {betas!r}")
+        check_number(op, "betas[0]", betas[0], 0.0, 1.0)
+        check_number(op, "betas[1]", betas[1], 0.0, 1.0)
+        if group["max_norm"] is not None:
+            check_number(op, "max_norm", group["max_norm"], 0.0)
+
+    def _update(
+        self,
+        group: Group,
+        params: list[Tensor],
+        grads: list[Array],
+        grad_scale: float | None,
+        max_norm: float | None,
+    ) -> None:
+        amsgrad = group["amsgrad"]
+        states = []
+        for param in params:
+            state = self.state.get(param)
+            if state is None:
+                state = self.state[param] = {
+                    "step": 0,
+                    "exp_avg": np.zeros_like(param.data),
+                    "exp_avg_sq": np.zeros_like(param.data),
+                }
+            if amsgrad and "max_exp_avg_sq" not in state:
+                state["max_exp_avg_sq"] = np.zeros_like(param.data)
+            states.append(state)
+        step = states[0]["step"] + 1
+        K.adam_step(
+            [p.data for p in params],
+            grads,
+            [s["exp_avg"] for s in states],
+            [s["exp_avg_sq"] for s in states],
+            step,
+            lr=group["lr"],
+            betas=tuple(group["betas"]),
+            eps=group["eps"],
+            weight_decay=group["weight_decay"],
+            decoupled=self._decoupled,
+            max_exp_avg_sqs=[s["max_exp_avg_sq"] for s in states] if amsgrad else None,
+            maximize=group["maximize"],
+            grad_scale=grad_scale,
+            max_norm=max_norm,
+        )
+        for state in states:
+            state["step"] = step
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019).
+
+    The parameter itself decays, ``p = p * (1 - lr * weight_decay)``, and the moments do not see
+    it. Parameters as for :class:`Adam`; ``weight_decay`` is 0.01 unless given.
+    """
+
+    _decoupled = True
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        max_norm: float | None = None,
+    ) -> None:
+        super().__init__(
+            params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, max_norm=max_norm
+        )

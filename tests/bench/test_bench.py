@@ -1,0 +1,304 @@
+"""The benchmark harness: its arithmetic, and a run of every family on tiny shapes."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from arraynn.cli import _benchmarks
+
+timing = _benchmarks.load("timing")
+report = _benchmarks.load("report")
+case_module = _benchmarks.load("case")
+run = _benchmarks.load("run")
+optim = _benchmarks.load("optim")
+conv = _benchmarks.load("conv")
+gemm = _benchmarks.load("gemm")
+pool = _benchmarks.load("pool")
+
+
+class TestTiming:
+    def test_quantile_is_linear_between_neighbours(self) -> None:
+        assert timing.quantile([4.0, 1.0, 3.0, 2.0], 0.5) == 2.5
+        assert timing.quantile([1.0, 2.0], 0.2) == pytest.approx(1.2)
+        assert timing.quantile([7.0], 0.8) == 7.0
+
+    def test_quantile_of_nothing_is_an_error(self) -> None:
+        with pytest.raises(ValueError, match=r"\[quantile\] values: expected at least one"):
+            timing.quantile([], 0.5)
+
+    def test_ratios_pair_the_rounds_both_took_part_in(self) -> None:
+        ours = timing.Samples([1.0, 2.0, None, 4.0])
+        peer = timing.Samples([2.0, None, 3.0, 2.0])
+        assert timing.ratios(ours, peer) == [2.0, 0.5]
+
+    def test_samples_leave_out_missed_rounds(self) -> None:
+        samples = timing.Samples([3.0, None, 1.0, 2.0])
+        assert samples.median == 2.0
+        assert samples.quantile(1.0) == 3.0
+
+    @pytest.mark.parametrize(
+        ("seconds", "samples", "inner"),
+        [(1e-6, 100, 20), (1e-3, 30, 1), (1.0, 3, 1), (1e-12, 100, 1000)],
+    )
+    def test_burst_plan(self, seconds: float, samples: int, inner: int) -> None:
+        assert timing.burst_plan(seconds, timing.Settings()) == (samples, inner)
+
+    def test_measure_visits_in_turn_and_back(self) -> None:
+        seen: list[str] = []
+        calls = [lambda: seen.append("a"), lambda: seen.append("b")]
+        settings = timing.Settings(2, 1e-9, least_calls=1, pause=0.0, retakes=0)
+        found = timing.measure(calls, settings)
+        assert [len(samples.rounds) for samples in found] == [2, 2]
+        turns = "".join(v for i, v in enumerate(seen) if i == 0 or seen[i - 1] != v)
+        # Two estimates, then rounds a b and b a.
+        assert turns == "ababa"
+
+    def test_an_interrupted_burst_is_taken_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # Switches before and after each burst: 2, then 1, then 0.
+        counts = iter([0, 2, 2, 3, 3, 3])
+        monkeypatch.setattr(timing, "preemptions", lambda: next(counts))
+        seconds = iter([1.0, 2.0, 3.0])
+        monkeypatch.setattr(timing, "burst", lambda *_: next(seconds))
+        settings = timing.Settings(pause=0.0, patience=0.0, retakes=3)
+        assert timing.visit(lambda: None, (1, 1), False, settings) == 3.0
+
+    def test_the_least_interrupted_burst_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        counts = iter([0, 2, 2, 3])
+        monkeypatch.setattr(timing, "preemptions", lambda: next(counts))
+        seconds = iter([1.0, 2.0])
+        monkeypatch.setattr(timing, "burst", lambda *_: next(seconds))
+        settings = timing.Settings(pause=0.0, patience=0.0, retakes=1)
+        assert timing.visit(lambda: None, (1, 1), False, settings) == 2.0
+
+    def test_slow_candidates_get_fewer_rounds(self) -> None:
+        settings = timing.Settings(rounds=6, burst_seconds=1e-4, budget=0.01, pause=0.0)
+        slow, fast = timing.measure([lambda: time.sleep(0.01), lambda: None], settings)
+        assert len(slow.taken) == 3
+        assert len(fast.taken) == len(slow.rounds) == 6
+
+    def test_self_timed_calls_report_their_own_seconds(self) -> None:
+        found = timing.measure([lambda: 0.25], timing.QUICK, self_timed=[True])
+        assert found[0].median == 0.25
+
+    def test_garbage_collection_is_restored_after_an_error(self) -> None:
+        import gc
+
+        count = 0
+
+        def fails_later() -> None:
+            nonlocal count
+            count += 1
+            if count > 3:
+                raise RuntimeError("stop")
+
+        with pytest.raises(RuntimeError, match="stop"):
+            timing.measure([fails_later], timing.QUICK)
+        assert gc.isenabled()
+
+
+def measured(library: str, variant: str, group: str, rounds: list[float]) -> tuple[Any, Any]:
+    candidate = case_module.Candidate(library, lambda: None, variant, group)
+    return candidate, timing.Samples(list(rounds))
+
+
+def rows(*pairs: tuple[Any, Any], flops: float = 0.0, limit: str = "") -> list[Any]:
+    case = case_module.Case("f", "n", "float32", lambda *_: None, flops, 8.0, limit)
+    candidates, samples = zip(*pairs, strict=True)
+    return list(report.rows_of(case, 2, candidates, samples, [0.0] * len(pairs), 4.0))
+
+
+class TestReport:
+    def test_the_fastest_peer_of_the_group_counts(self) -> None:
+        (row,) = rows(
+            measured("arraynn", "", "", [1.0, 2.0, 1.0]),
+            measured("torch", "nchw", "", [3.0, 3.0, 3.0]),
+            measured("torch", "nhwc", "", [2.0, 2.0, 1.5]),
+        )
+        assert row.peer.label == "torch:nhwc"
+        assert row.ratio == 1.5
+        assert [other.variant for other in row.others] == ["nchw"]
+
+    def test_groups_are_compared_apart(self) -> None:
+        fresh, reused = rows(
+            measured("arraynn", "", "fresh", [2.0]),
+            measured("arraynn", "", "reused", [1.0]),
+            measured("torch", "", "fresh", [4.0]),
+            measured("torch", "", "reused", [3.0]),
+        )
+        assert (fresh.ratio, reused.ratio) == (2.0, 3.0)
+
+    def test_a_group_of_peers_only_is_held_against_the_first_of_ours(self) -> None:
+        _, packed = rows(
+            measured("arraynn", "", "", [2.0]),
+            measured("torch", "", "", [4.0]),
+            measured("onnxruntime", "", "prepacked", [1.0]),
+        )
+        assert packed.ratio == 0.5
+        assert "[prepacked]" in report.row_text(packed)
+
+    def test_rate_and_share_of_the_limit(self) -> None:
+        (row,) = rows(measured("arraynn", "", "", [2.0]), flops=6.0, limit="fma")
+        assert (row.rate, row.share, row.peer, row.ratio) == (3.0, 0.75, None, None)
+        (row,) = rows(measured("arraynn", "", "", [2.0]), limit="copy")
+        assert row.rate == 4.0
+
+    @pytest.mark.parametrize(
+        ("value", "text"),
+        [(1.5, "1.50 s"), (0.0123, "12.3 ms"), (456e-6, "456 us"), (1.2e-6, "1.20 us")],
+    )
+    def test_seconds(self, value: float, text: str) -> None:
+        assert report.seconds(value) == text
+
+    def test_summary_counts_and_names_the_worst(self) -> None:
+        found = rows(
+            measured("arraynn", "a", "", [1.0]),
+            measured("arraynn", "b", "", [4.0]),
+            measured("torch", "", "", [2.0]),
+        )
+        (text,) = report.summary(found)
+        assert text.startswith("f: 1 of 2 rows at 1.00x or better, geometric mean 1.00x")
+        assert "worst 0.50x (n b 2 thr)" in text
+
+    def test_json_round_trip(self) -> None:
+        found = rows(measured("arraynn", "", "", [1.0]), measured("torch", "", "", [2.0]))
+        body = json.loads(report.to_json({"cpu": "x"}, [], found))
+        assert [report.row_from_dict(row) for row in body["rows"]] == found
+
+
+class TestProof:
+    def prepared(self, call: Any) -> tuple[Any, Any]:
+        candidate = case_module.Candidate("torch", call)
+        expected = (np.array([1.0, 2.0]),)
+        return candidate, case_module.Prepared([candidate], expected, [1e-3])
+
+    def test_within_the_bound(self) -> None:
+        complaint, worst = case_module.prove(*self.prepared(lambda: np.array([1.0, 2.0005])))
+        assert complaint is None
+        assert worst == pytest.approx(0.5)
+
+    @pytest.mark.parametrize("wrong", [2.01, math.nan, math.inf])
+    def test_outside_the_bound(self, wrong: float) -> None:
+        complaint, _ = case_module.prove(*self.prepared(lambda: np.array([1.0, wrong])))
+        assert complaint is not None
+        assert complaint.startswith("array 0 at (1,): expected 2")
+
+    def test_shape(self) -> None:
+        complaint, _ = case_module.prove(*self.prepared(lambda: np.ones((2, 1))))
+        assert complaint == "array 0: expected shape (2,), got (2, 1)"
+
+    def test_a_wrong_answer_is_reported_and_not_timed(self) -> None:
+        def prepare(*_: Any) -> Any:
+            right = case_module.Candidate("numpy", lambda: np.ones(2))
+            wrong = case_module.Candidate("arraynn", lambda: np.zeros(2))
+            return case_module.Prepared([right, wrong], (np.ones(2),), [1e-6])
+
+        case = case_module.Case("f", "n", "float32", prepare)
+        found, complaints = run.run_case(case, ["arraynn"], 1, timing.QUICK, lambda _: None)
+        assert found == []
+        assert len(complaints) == 1
+        assert complaints[0].startswith("f n: arraynn: array 0")
+
+    def test_a_call_of_ours_that_raises_is_reported(self) -> None:
+        def prepare(*_: Any) -> Any:
+            def call() -> Any:
+                raise ValueError("[f] x: bad")
+
+            return case_module.Prepared([case_module.Candidate("arraynn", call)], (), [])
+
+        case = case_module.Case("f", "n", "float32", prepare)
+        _, complaints = run.run_case(case, ["arraynn"], 1, timing.QUICK, lambda _: None)
+        assert complaints == ["f n: arraynn: ValueError: [f] x: bad"]
+
+
+class TestFormulas:
+    def test_gemm(self) -> None:
+        problem = gemm.Problem("linear", 2, 3, 5, "float32")
+        assert gemm.flops(problem) == 60
+        assert gemm.nbytes(problem) == 4 * (6 + 15 + 10)
+
+    def test_conv(self) -> None:
+        problem = conv.Problem(1, 64, 64, 3, 1, 56, False, "float32")
+        assert problem.out_size == 56
+        assert conv.flops(problem) == 2 * 56 * 56 * 64 * 64 * 9
+
+    def test_resnet50_has_its_shapes_once(self) -> None:
+        assert len(set(conv.RESNET50)) == len(conv.RESNET50) == 22
+
+    def test_resnet50_has_its_parameters(self) -> None:
+        sizes = optim.resnet50_sizes()
+        assert len(sizes) == 161
+        assert sum(sizes) == 25_557_032
+
+    def test_pool(self) -> None:
+        problem = pool.Problem(1, "max", 3, 2, 1, 64, 112, False, "float32")
+        assert problem.out_size == 56
+        assert pool.nbytes(problem) == 4 * 64 * (112**2 + 56**2)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("family", list(run.FAMILIES))
+def test_every_answer_of_a_family_is_right(family: str, dtype: str) -> None:
+    cases = run.FAMILIES[family](dtype, True)
+    assert cases
+    libraries = run.chosen_libraries(["all"])
+    for case in cases:
+        prepared = case.prepare(libraries, 1)
+        assert "arraynn" in {candidate.library for candidate in prepared.candidates}
+        for candidate in prepared.candidates:
+            complaint, _ = case_module.prove(candidate, prepared)
+            assert complaint is None, f"{case.name}: {candidate.label}: {complaint}"
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "arraynn", "bench", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+    )
+
+
+def test_a_run_writes_a_table_and_json(tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    done = bench("gemm", "--tiny", "--threads", "1,2", "--json", str(file))
+    assert done.returncode == 0, done.stderr
+    assert "linear 5x7x3" in done.stdout
+    body = json.loads(file.read_text())
+    assert {row["threads"] for row in body["rows"]} == {1, 2}
+    assert {"cpu", "isa", "versions", "commit"} <= set(body["machine"])
+    assert [limit["threads"] for limit in body["limits"]] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing"], "unknown family 'nothing'"),
+        (["gemm", "--peers", "theano"], "unknown peer 'theano'"),
+        (["gemm", "--threads", "0"], "expected positive counts"),
+        (["gemm", "--filter", "("], "not a regular expression"),
+        (["gemm", "--filter", "no such shape"], "no case matches"),
+    ],
+)
+def test_wrong_arguments_exit_with_2(arguments: list[str], message: str) -> None:
+    done = bench(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_list_of_cases() -> None:
+    done = bench("--list", "conv", "--filter", "fwd n8 .*3x3")
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) == sum(shape[2] == 3 for shape in conv.RESNET50)

@@ -1,0 +1,87 @@
+"""Fixtures, markers and settings for every test; tests may run in any order."""
+
+from __future__ import annotations
+
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+
+# Test modules import `tolerances` and `memory` from here whatever pytest's import mode is.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from tolerances import CONTEXT
+
+hypothesis.settings.register_profile(
+    "arraynn",
+    derandomize=True,  # the same examples on every machine and run
+    deadline=None,
+    max_examples=100,
+    print_blob=True,
+    # The fixtures that property tests share (isa) do not change between examples.
+    suppress_health_check=[
+        hypothesis.HealthCheck.function_scoped_fixture,
+        hypothesis.HealthCheck.too_slow,
+    ],
+)
+hypothesis.settings.load_profile("arraynn")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # What Hypothesis imports to print a failing example warns of its own dependencies.
+    config.addinivalue_line(
+        "filterwarnings", "ignore:mypy_extensions.TypedDict is deprecated:DeprecationWarning"
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that asks for `isa` at every level this machine and this build have."""
+    if "isa" in metafunc.fixturenames:
+        from arraynn import _core
+
+        metafunc.parametrize("isa", list(_core.available_isas()), indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_context() -> Iterator[None]:
+    CONTEXT.clear()
+    yield
+    CONTEXT.clear()
+
+
+@pytest.fixture
+def isa(request: pytest.FixtureRequest, _fresh_context: None) -> Iterator[str]:
+    """Dispatch to one ISA level for the length of a test."""
+    from arraynn import _core
+
+    level: str = request.param
+    before = _core.isa()
+    _core.set_isa(level)
+    CONTEXT["isa"] = level
+    yield level
+    _core.set_isa(before)
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest, _fresh_context: None) -> np.random.Generator:
+    """Return a generator whose seed depends on the test's name alone, not on the order of tests."""
+    seed = zlib.crc32(request.node.nodeid.encode())
+    CONTEXT["seed"] = seed
+    return np.random.default_rng(seed)
+
+
+@pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])
+def dtype(request: pytest.FixtureRequest) -> np.dtype[np.floating]:
+    """Both dtypes of the kernels."""
+    return np.dtype(request.param)
+
+
+@pytest.fixture(params=["channels_first", "channels_last"])
+def layout(request: pytest.FixtureRequest) -> str:
+    """Both layouts of images."""
+    value: str = request.param
+    return value

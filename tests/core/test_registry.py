@@ -1,0 +1,75 @@
+"""Every compiled kernel is public, documented, has a reference, and is tested."""
+
+from __future__ import annotations
+
+import doctest
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arraynn import _core, kernels, reference
+
+ROWS = _core.kernels()
+NAMES = sorted({row["name"] for row in ROWS})
+SOURCES = "\n".join(
+    path.read_text(encoding="utf-8")
+    for path in sorted((Path(__file__).parents[1] / "kernels").glob("test_*.py"))
+)
+
+
+def parameters(function: Any) -> list[tuple[str, Any, Any]]:
+    """Names, kinds and defaults; annotations may differ."""
+    signature = inspect.signature(function)
+    return [(p.name, p.kind, p.default) for p in signature.parameters.values()]
+
+
+def test_registered_and_public_names_are_the_same() -> None:
+    assert sorted(kernels.__all__) == NAMES
+
+
+def test_every_kernel_has_a_row_per_level() -> None:
+    levels = ["generic", "avx2", "avx512"]
+    for name in NAMES:
+        compiled = [row["isa"] for row in ROWS if row["name"] == name]
+        assert compiled == levels[: len(compiled)]
+        assert set(_core.available_isas()) <= set(compiled)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['name']}-{row['isa']}")
+def test_rows_are_complete(row: dict[str, Any]) -> None:
+    assert set(row) == {"family", "name", "isa", "dtypes", "tile"}
+    assert row["dtypes"] == ["float32", "float64"]
+    assert len(row["tile"].split()) == len(row["dtypes"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+class TestKernel:
+    def test_is_in_the_module_of_its_family(self, name: str) -> None:
+        family = next(row["family"] for row in ROWS if row["name"] == name)
+        assert getattr(kernels, name).__module__ == f"arraynn.kernels.{family}"
+
+    def test_has_a_reference_with_the_same_signature(self, name: str) -> None:
+        assert name in reference.__all__
+        assert parameters(getattr(reference, name)) == parameters(getattr(kernels, name))
+
+    def test_is_named_by_the_kernel_tests(self, name: str) -> None:
+        # Tests that are parametrized by an activation build the name of its gradient.
+        forward = name.removesuffix("_backward")
+        built = forward != name and "_backward" in SOURCES and forward in kernels.__all__
+        assert re.search(rf"\b{name if not built else forward}\b", SOURCES)
+
+    def test_documentation_has_its_sections(self, name: str) -> None:
+        text = inspect.getdoc(getattr(kernels, name)) or ""
+        for section in ("Parameters", "Raises", "Examples"):
+            assert re.search(rf"^{section}\n-+$", text, re.MULTILINE), section
+
+    def test_documented_example_runs(self, name: str) -> None:
+        function = getattr(kernels, name)
+        tests = doctest.DocTestFinder(recurse=False).find(function, name)
+        assert sum(len(test.examples) for test in tests) > 0
+        for test in tests:
+            results = doctest.DocTestRunner().run(test)
+            assert results.failed == 0

@@ -1,0 +1,256 @@
+"""adam_step and sgd_step against the reference, at every ISA."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+
+from arraynn import kernels, reference
+from memory import LAYOUTS, Guarded, in_layout, snapshot
+from tolerances import assert_close_to_reference, assert_same_bits, widen
+
+from .problems import LENGTHS, normal, thread_counts
+
+pytestmark = pytest.mark.usefixtures("isa")
+
+SHAPES: list[tuple[int, ...]] = [*((n,) for n in LENGTHS), (), (3, 5, 7), (2, 0), (64, 33)]
+COMMON = {
+    "maximize": (False, True),
+    "weight_decay": (0.0, 0.1),
+    "grad_scale": (None, 8.0),
+    "max_norm": (None, 1.5, 1e6),
+}
+
+
+def combinations(**choices: Any) -> list[dict[str, Any]]:
+    return [
+        dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())
+    ]
+
+
+class State:
+    """Parameters, gradients and moments; copies of it take the same step in different ways."""
+
+    def __init__(self, rng: np.random.Generator, dtype: Any, shapes: Any = SHAPES) -> None:
+        self.params = [normal(rng, dtype, *s) for s in shapes]
+        self.grads = [normal(rng, dtype, *s) for s in shapes]
+        self.first = [normal(rng, dtype, *s) for s in shapes]
+        self.second = [rng.uniform(0.1, 2, s).astype(dtype) for s in shapes]
+        self.largest = [rng.uniform(0.1, 2, s).astype(dtype) for s in shapes]
+
+    def mapped(self, function: Any) -> State:
+        """Apply a function to every array."""
+        new = State.__new__(State)
+        for name, arrays in vars(self).items():
+            setattr(new, name, [function(a) for a in arrays])
+        return new
+
+    def copy(self) -> State:
+        return self.mapped(lambda a: np.array(a, copy=True))
+
+    def adam(self, module: Any, step: int, amsgrad: bool, **options: Any) -> Any:
+        return module.adam_step(
+            self.params,
+            self.grads,
+            self.first,
+            self.second,
+            step,
+            max_exp_avg_sqs=self.largest if amsgrad else None,
+            **options,
+        )
+
+    def sgd(self, module: Any, step: int, **options: Any) -> Any:
+        return module.sgd_step(self.params, self.grads, self.first, step, **options)
+
+    def arrays(self) -> list[tuple[str, Any]]:
+        return [(f"{name}[{i}]", a) for name, v in vars(self).items() for i, a in enumerate(v)]
+
+
+def assert_same_state(got: State, expected: State, label: str) -> None:
+    for (name, a), (_, b) in zip(got.arrays(), expected.arrays(), strict=True):
+        assert_same_bits(a, b, f"{name}, {label}")
+
+
+def check_norm(got: Any, expected: Any, dtype: Any) -> None:
+    if expected is None:
+        assert got is None
+    else:
+        assert isinstance(got, float)
+        assert abs(got - expected) <= 4 * float(np.finfo(dtype).eps) * expected
+
+
+def check_state(got: State, ref: State, native: State, before: State, **options: Any) -> None:
+    """Hold every array against the oracle; errors are relative to the numbers that were added."""
+    lr, decay = options.get("lr", 1e-3), options.get("weight_decay", 0.0)
+    for i in range(len(got.params)):
+        p, g, m = (np.abs(widen(a[i])) for a in (before.params, before.grads, before.first))
+        g = g / (options.get("grad_scale") or 1) + decay * p
+        moment = m + g
+        # The step: lr * m_hat / (sqrt(v_hat) + eps), with v at least 0.1 and corrections of step 3.
+        scales = {
+            "params": p + lr * 16 * moment,
+            "first": moment,
+            "second": np.abs(ref.second[i]) + g * g,
+            "largest": np.abs(ref.largest[i]) + g * g,
+        }
+        for name, scale in scales.items():
+            a, r, n = (getattr(s, name)[i] for s in (got, ref, native))
+            assert_close_to_reference(a, r, n, scale=scale, label=f"{name}[{i}] {options}")
+
+
+@pytest.mark.parametrize("eps_mode", ["outside", "hat"])
+@pytest.mark.parametrize("amsgrad", [False, True])
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_adam(
+    dtype: Any, decoupled: bool, amsgrad: bool, eps_mode: str, rng: np.random.Generator
+) -> None:
+    before = State(rng, dtype)
+    for options in combinations(**COMMON):
+        options |= {"lr": 0.05, "betas": (0.8, 0.95), "eps": 1e-3}
+        options |= {"decoupled": decoupled, "eps_mode": eps_mode}
+        got, ref, native = before.copy(), before.mapped(widen), before.copy()
+        norm = got.adam(kernels, 3, amsgrad, **options)
+        check_norm(norm, ref.adam(reference, 3, amsgrad, **options), dtype)
+        native.adam(reference, 3, amsgrad, **options)
+        check_state(got, ref, native, before, **options)
+        assert snapshot(got.grads) == snapshot(before.grads)
+        if not amsgrad:
+            assert snapshot(got.largest) == snapshot(before.largest)
+
+
+@pytest.mark.parametrize(
+    ("momentum", "dampening", "nesterov"),
+    [(0.0, 0.0, False), (0.9, 0.0, False), (0.9, 0.3, False), (0.9, 0.0, True)],
+)
+def test_sgd(
+    dtype: Any, momentum: float, dampening: float, nesterov: bool, rng: np.random.Generator
+) -> None:
+    before = State(rng, dtype)
+    for options in combinations(**COMMON, step=(1, 2)):
+        options |= {"lr": 0.05, "momentum": momentum, "dampening": dampening, "nesterov": nesterov}
+        got, ref, native = before.copy(), before.mapped(widen), before.copy()
+        check_norm(got.sgd(kernels, **options), ref.sgd(reference, **options), dtype)
+        native.sgd(reference, **options)
+        check_state(got, ref, native, before, **options)
+        assert snapshot(got.grads) == snapshot(before.grads)
+        if momentum == 0:
+            assert snapshot(got.first) == snapshot(before.first)
+
+
+def test_sgd_ignores_the_buffer_at_step_1(dtype: Any) -> None:
+    params, grads = [np.ones(33, dtype)], [np.full(33, 2, dtype)]
+    buffers = [np.full(33, np.nan, dtype)]
+    kernels.sgd_step(params, grads, buffers, 1, lr=0.25, momentum=0.9)
+    np.testing.assert_array_equal(params[0], 0.5)
+    np.testing.assert_array_equal(buffers[0], 2)
+
+
+def test_sgd_without_momentum_needs_no_buffers(dtype: Any) -> None:
+    params = [np.ones(33, dtype)]
+    assert kernels.sgd_step(params, [np.ones(33, dtype)], lr=0.25) is None
+    np.testing.assert_array_equal(params[0], 0.75)
+
+
+def test_many_steps_follow_the_reference(dtype: Any, rng: np.random.Generator) -> None:
+    """Bias corrections far from 1, then saturated, from moments of zero."""
+    got = State(rng, dtype, [(7,), (4, 5)])
+    for name in ("first", "second", "largest"):
+        setattr(got, name, [np.zeros_like(a) for a in got.params])
+    ref = got.mapped(widen)
+    for step in [*range(1, 30), 1000, 10**6, 2**40]:
+        got.grads = [normal(rng, dtype, *g.shape) for g in got.grads]
+        ref.grads = [widen(g) for g in got.grads]
+        for state, module in ((got, kernels), (ref, reference)):
+            state.adam(module, step, True, lr=0.01, weight_decay=0.01, decoupled=True)
+    # 32 steps of lr with errors of a few eps each.
+    tolerance = 32 * 16 * float(np.finfo(dtype).eps)
+    for (name, a), (_, b) in zip(got.arrays(), ref.arrays(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance, err_msg=name)
+
+
+def test_no_arrays_and_empty_arrays(dtype: Any) -> None:
+    assert kernels.adam_step([], [], [], [], 1) is None
+    assert kernels.sgd_step([], []) is None
+    assert kernels.sgd_step([], [], max_norm=1.0) == 0.0
+    empty = [np.zeros((0, 3), dtype) for _ in range(4)]
+    assert kernels.adam_step(*([e] for e in empty), 1, max_norm=1.0) == 0.0
+
+
+@pytest.mark.parametrize("memory", list(LAYOUTS))
+def test_any_memory(dtype: Any, memory: str, rng: np.random.Generator) -> None:
+    """Views are updated in place, gradients may be read-only."""
+    start = State(rng, dtype, [(9, 21), (40,), (3, 4, 5)])
+    place = "window" if memory == "read_only" else memory
+    expected, views = start.copy(), start.mapped(lambda a: in_layout(place, a).view())
+    views.grads = [in_layout(memory, g) for g in start.grads]
+    for state in (expected, views):
+        state.adam(kernels, 2, True, weight_decay=0.1, max_norm=0.5)
+        state.sgd(kernels, 2, momentum=0.9, nesterov=True)
+    assert_same_state(views, expected, memory)
+
+
+@pytest.mark.parametrize("strided", [False, True])
+def test_nothing_beside_the_arrays_changes(
+    dtype: Any, strided: bool, rng: np.random.Generator
+) -> None:
+    start = State(rng, dtype, [(n,) for n in LENGTHS])
+    guards: list[Guarded] = []
+
+    def guarded(a: Any) -> Any:
+        guards.append(Guarded(a.shape, dtype, strided=strided))
+        guards[-1].out[...] = a
+        return guards[-1].out
+
+    expected, views = start.copy(), start.mapped(guarded)
+    for state in (expected, views):
+        state.adam(kernels, 2, True, decoupled=True, weight_decay=0.1)
+        state.sgd(kernels, 2, momentum=0.9)
+    assert_same_state(views, expected, "guarded")
+    for guard in guards:
+        guard.check()
+
+
+def test_same_bits_for_every_thread_count_and_grouping(
+    dtype: Any, rng: np.random.Generator
+) -> None:
+    shapes = [(100_003,), (1,), (300, 70), *[(17,)] * 30]
+    start = State(rng, dtype, shapes)
+    for max_norm in (None, 0.1):
+        first: State | None = None
+        for n in thread_counts():
+            for _ in range(2):
+                state = start.copy()
+                norm = state.adam(kernels, 5, True, max_norm=max_norm, weight_decay=0.1)
+                again = state.sgd(kernels, 5, momentum=0.9, max_norm=max_norm)
+                if first is None:
+                    first, norms = state, (norm, again)
+                assert (norm, again) == norms
+                assert_same_state(state, first, f"{n} threads")
+    # Without a global norm an array's update does not depend on its neighbours in the list.
+    whole = start.copy()
+    whole.adam(kernels, 5, True)
+    for i in (0, 1, 2, 20):
+        alone = start.mapped(np.copy)
+        for name, arrays in vars(alone).items():
+            setattr(alone, name, [arrays[i]])
+        alone.adam(kernels, 5, True)
+        assert_same_bits(alone.params[0], whole.params[i])
+
+
+def test_nan_and_infinity_in_gradients(dtype: Any) -> None:
+    grads = [np.array([1, np.nan, np.inf, -np.inf] * 9, dtype)]
+    for name in ("sgd", "adam"):
+        states = []
+        for module in (kernels, reference):
+            state = State(np.random.default_rng(0), dtype, [(36,)])
+            state.grads = grads
+            if name == "sgd":
+                state.sgd(module, 2, momentum=0.5)
+            else:
+                state.adam(module, 2, False)
+            states.append(state)
+        for a, b in zip(states[0].params, states[1].params, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5)

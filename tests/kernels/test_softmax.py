@@ -1,0 +1,284 @@
+"""softmax, log_softmax and cross_entropy against the reference, at every ISA."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+
+from arraynn import kernels, reference
+from memory import Guarded, mixed_layouts
+from tolerances import (
+    assert_close_to_reference,
+    assert_gradient,
+    assert_same_bits,
+    widen,
+)
+
+from .problems import LENGTHS, normal, thread_counts
+
+pytestmark = pytest.mark.usefixtures("isa")
+
+
+def check(x: Any, grad: Any, axis: int) -> None:
+    """Hold both functions and their backwards against the reference along one axis."""
+    wide, wide_grad = widen(x, grad)
+    below_max = np.abs(wide - wide.max(axis=axis, keepdims=True, initial=-np.inf))
+    for name in ("softmax", "log_softmax"):
+        label = f"{name} of {x.shape} along {axis}"
+        forward, formula = getattr(kernels, name), getattr(reference, name)
+        got, ref, native = forward(x, axis), formula(wide, axis), formula(x, axis)
+        # Rounding x - max moves the exponent of exp by eps * |x - max|.
+        scale = np.abs(ref) * (1 + below_max) if name == "softmax" else below_max + 1
+        assert_close_to_reference(got, ref, native, scale=scale, label=label)
+
+        backward, formula = (getattr(m, f"{name}_backward") for m in (kernels, reference))
+        y = got
+        got = backward(grad, y, axis)
+        ref, native = formula(wide_grad, widen(y), axis), formula(grad, y, axis)
+        size = np.abs(wide_grad)
+        if name == "softmax":
+            p = widen(y)
+            scale = p * (size + (size * p).sum(axis=axis, keepdims=True))
+        else:
+            p = np.exp(widen(y))
+            total = size.sum(axis=axis, keepdims=True)
+            scale = size + p * (1 + np.abs(np.where(p > 0, widen(y), 0))) * total
+        assert_close_to_reference(got, ref, native, scale=scale, label=f"{label}, backward")
+
+
+@pytest.mark.parametrize("classes", [*LENGTHS, 4097])
+def test_rows_around_the_vector_width(dtype: Any, classes: int, rng: np.random.Generator) -> None:
+    for spread in (1.0, 30.0):
+        x, grad = (spread * normal(rng, dtype, 5, classes) for _ in range(2))
+        check(x, grad, -1)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, -3])
+@pytest.mark.parametrize("shape", [(3, 5, 7), (17, 1, 33), (2, 16, 15), (1, 1, 1), (70, 2, 3)])
+def test_any_axis(dtype: Any, shape: tuple[int, ...], axis: int, rng: np.random.Generator) -> None:
+    check(normal(rng, dtype, *shape), normal(rng, dtype, *shape), axis)
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0), (2, 0, 4)])
+def test_nothing_in_nothing_out(dtype: Any, shape: tuple[int, ...]) -> None:
+    x = np.zeros(shape, dtype)
+    for axis in range(len(shape)):
+        for name in ("softmax", "log_softmax"):
+            assert getattr(kernels, name)(x, axis).shape == shape
+            assert getattr(kernels, f"{name}_backward")(x, x, axis).shape == shape
+
+
+def test_large_logits(dtype: Any, rng: np.random.Generator) -> None:
+    big = float(np.finfo(dtype).max) / 4
+    for offset in (0.0, 1e4, -1e4, big):
+        x = normal(rng, dtype, 4, 37) + dtype.type(offset)
+        check(x, normal(rng, dtype, 4, 37), -1)
+    x = np.array([[big, -big, 0], [-big, -big, -big]], dtype)
+    np.testing.assert_allclose(kernels.softmax(x), [[1, 0, 0], [1 / 3] * 3], rtol=1e-6)
+    np.testing.assert_allclose(kernels.softmax(x * 3.9 / 2), [[1, 0, 0], [1 / 3] * 3], rtol=1e-6)
+
+
+def test_infinities_and_nan(dtype: Any) -> None:
+    inf, nan = np.inf, np.nan
+    for width in (1, 5, 40):
+        rows = np.zeros((6, 4, width), dtype)
+        rows[0, 1] = -inf
+        rows[1, :3] = -inf
+        rows[2] = -inf
+        rows[3, 2] = inf
+        rows[4, 0] = nan
+        rows[5, 0], rows[5, 1] = -inf, nan
+        for x in (np.ascontiguousarray(np.swapaxes(rows, 1, 2)), rows):
+            axis = -1 if x is not rows else 1
+            for name in ("softmax", "log_softmax"):
+                got = getattr(kernels, name)(x, axis)
+                expected = getattr(reference, name)(x, axis)
+                np.testing.assert_allclose(got, expected, rtol=1e-6, err_msg=name)
+
+
+def test_probabilities_sum_to_one(dtype: Any, rng: np.random.Generator) -> None:
+    y = kernels.softmax(5 * normal(rng, dtype, 200, 1009))
+    assert (y >= 0).all()
+    np.testing.assert_allclose(widen(y).sum(axis=-1), 1, rtol=20 * np.finfo(dtype).eps)
+
+
+def test_any_memory(dtype: Any, rng: np.random.Generator) -> None:
+    x, grad = normal(rng, dtype, 6, 5, 19), normal(rng, dtype, 6, 5, 19)
+    for name, axis in itertools.product(("softmax", "log_softmax"), (0, 1, 2)):
+        forward, backward = getattr(kernels, name), getattr(kernels, f"{name}_backward")
+        y = forward(x, axis)
+        dx = backward(grad, y, axis)
+        for memory, (a, g, b) in mixed_layouts(x, grad, y):
+            assert_same_bits(forward(a, axis), y, memory)
+            assert_same_bits(backward(g, b, axis), dx, memory)
+
+
+@pytest.mark.parametrize("strided", [False, True])
+def test_out_is_filled_and_nothing_beside_it(
+    dtype: Any, strided: bool, rng: np.random.Generator
+) -> None:
+    for shape, axis in (((3, 17), -1), ((17, 5), 0), ((2, 9, 16), 1), ((1, 1), 0)):
+        x, grad = normal(rng, dtype, *shape), normal(rng, dtype, *shape)
+        for name in ("softmax", "log_softmax"):
+            forward, backward = getattr(kernels, name), getattr(kernels, f"{name}_backward")
+            guard = Guarded(shape, dtype, strided=strided)
+            assert forward(x, axis, out=guard.out) is guard.out
+            y = forward(x, axis)
+            assert_same_bits(guard.out, y)
+            guard.check()
+            assert backward(grad, y, axis, out=guard.out) is guard.out
+            assert_same_bits(guard.out, backward(grad, y, axis))
+            guard.check()
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+@pytest.mark.parametrize("axis", [0, -1])
+def test_backward_is_the_derivative(name: str, axis: int, rng: np.random.Generator) -> None:
+    forward, backward = getattr(kernels, name), getattr(kernels, f"{name}_backward")
+    x, grad = rng.standard_normal((2, 6, 19))
+    gradient = backward(grad, forward(x, axis), axis)
+    assert_gradient(lambda v: np.sum(grad * forward(v, axis)), x, gradient, rng)
+
+
+def test_same_bits_for_every_thread_count_and_batch(dtype: Any, rng: np.random.Generator) -> None:
+    for shape, axis in (((500, 333), -1), ((333, 500), 0), ((40, 10, 400), 1), ((2, 70_001), -1)):
+        x, grad = normal(rng, dtype, *shape), normal(rng, dtype, *shape)
+        for name in ("softmax", "log_softmax"):
+            forward, backward = getattr(kernels, name), getattr(kernels, f"{name}_backward")
+            y = forward(x, axis)
+            dx = backward(grad, y, axis)
+            for n in thread_counts():
+                assert_same_bits(forward(x, axis), y, f"{name}, {n} threads")
+                assert_same_bits(backward(grad, y, axis), dx, f"{name}_backward, {n} threads")
+            if axis != 0:
+                assert_same_bits(forward(x[1:2], axis), y[1:2], f"{name} of one row")
+
+
+# Logits' shapes, with and without positions after the classes.
+LOGITS = [(5,), (1, 1), (7, 10), (3, 33), (4, 5, 3), (2, 17, 4, 5), (2, 3, 1, 70), (60, 1000)]
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pytest.mark.parametrize("shape", LOGITS, ids=str)
+def test_cross_entropy(
+    dtype: Any, shape: tuple[int, ...], reduction: str, rng: np.random.Generator
+) -> None:
+    classes = shape[0] if len(shape) == 1 else shape[1]
+    axis = 0 if len(shape) == 1 else 1
+    samples = () if len(shape) == 1 else (shape[0], *shape[2:])
+    logits = 4 * normal(rng, dtype, *shape)
+    for weighted, smoothing, kind in itertools.product(
+        (False, True), (0.0, 0.1, 1.0), ("int64", "int32", "probabilities")
+    ):
+        weight = rng.uniform(0.1, 2, classes).astype(dtype) if weighted else None
+        if kind == "probabilities":
+            target = reference.softmax(normal(rng, dtype, *shape), axis)
+        else:
+            target = np.asarray(rng.integers(0, classes, samples), dtype=kind)
+            if target.size > 2:
+                target.flat[1] = -7
+        options: dict[str, Any] = {"ignore_index": -7, "label_smoothing": smoothing}
+        wide: dict[str, Any] = {**options, "weight": widen(weight)}
+        options["weight"] = weight
+        label = f"cross_entropy of {shape}, {kind}, {options}"
+
+        got = kernels.cross_entropy(logits, target, **options, reduction=reduction)
+        assert isinstance(got, np.ndarray), label
+        assert got.shape == (samples if reduction == "none" else ()), label
+        native = reference.cross_entropy(logits, target, **options, reduction=reduction)
+        terms, total, mean = (
+            reference.cross_entropy(*widen(logits, target), **wide, reduction=r)
+            for r in ("none", "sum", "mean")
+        )
+        # -log p is a sum of positive terms, but where it is tiny log(sum) rounds to eps.
+        top = 1.0 if weight is None else float(weight.max())
+        if kind == "probabilities":
+            divisor = logits.size / classes
+        else:
+            counted = target[target != -7]
+            divisor = float(counted.size if weight is None else widen(weight)[counted].sum())
+        scales = {"none": np.abs(terms) + top, "sum": np.sum(np.abs(terms) + top)}
+        scales["mean"] = scales["sum"] / divisor
+        ref = {"none": terms, "sum": total, "mean": mean}[reduction]
+        assert_close_to_reference(got, ref, native, scale=scales[reduction], label=label)
+
+        grad = normal(rng, dtype, *got.shape)
+        options["reduction"] = wide["reduction"] = reduction
+        got = kernels.cross_entropy_backward(grad, logits, target, **options)
+        ref = reference.cross_entropy_backward(*widen(grad, logits, target), **wide)
+        native = reference.cross_entropy_backward(grad, logits, target, **options)
+        size = np.abs(widen(grad)) * top / (divisor if reduction == "mean" else 1)
+        scale = np.expand_dims(size, axis) if reduction == "none" else size
+        assert_close_to_reference(got, ref, native, scale=scale, label=f"{label}, backward")
+
+
+def test_cross_entropy_extremes(dtype: Any) -> None:
+    inf = np.inf
+    logits = np.array([[0, -inf, 0], [1e4, -1e4, 0], [3e4, 3e4, 3e4]], dtype)
+    for target in ([0, 0, 2], [2, 1, 1], [1, 2, 0]):
+        indices = np.array(target)
+        for reduction in ("none", "sum", "mean"):
+            got = kernels.cross_entropy(logits, indices, reduction=reduction)
+            expected = reference.cross_entropy(logits, indices, reduction=reduction)
+            np.testing.assert_allclose(got, expected, rtol=1e-6)
+    got = kernels.cross_entropy_backward(np.ones((), dtype), logits, np.array([0, 0, 2]))
+    expected = reference.cross_entropy_backward(1.0, logits, np.array([0, 0, 2]))
+    np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_cross_entropy_of_nothing(dtype: Any) -> None:
+    logits, target = np.zeros((0, 3), dtype), np.zeros(0, np.int64)
+    assert kernels.cross_entropy(logits, target, reduction="none").shape == (0,)
+    assert kernels.cross_entropy(logits, target, reduction="sum") == 0
+    assert np.isnan(kernels.cross_entropy(logits, target))
+    one = np.ones((), dtype)
+    assert kernels.cross_entropy_backward(one, logits, target).shape == (0, 3)
+    ignored = np.full(4, -100)
+    logits = np.ones((4, 3), dtype)
+    assert np.isnan(kernels.cross_entropy(logits, ignored))
+    assert kernels.cross_entropy(logits, ignored, reduction="sum") == 0
+    for reduction in ("sum", "mean"):
+        got = kernels.cross_entropy_backward(one, logits, ignored, reduction=reduction)
+        np.testing.assert_array_equal(got, np.zeros_like(logits))
+
+
+def test_cross_entropy_any_memory_and_threads(dtype: Any, rng: np.random.Generator) -> None:
+    logits, target = normal(rng, dtype, 400, 30, 6), rng.integers(0, 30, (400, 6))
+    soft, weight = reference.softmax(logits[::-1], 1), rng.random(30).astype(dtype)
+    grad = np.array(0.7, dtype)
+    for t in (target, soft):
+        loss = kernels.cross_entropy(logits, t, weight=weight)
+        terms = kernels.cross_entropy(logits, t, weight=weight, reduction="none")
+        dx = kernels.cross_entropy_backward(grad, logits, t, weight=weight)
+        for n in thread_counts():
+            again = kernels.cross_entropy(logits, t, weight=weight)
+            assert_same_bits(again, loss, f"{n} threads")
+            again = kernels.cross_entropy_backward(grad, logits, t, weight=weight)
+            assert_same_bits(again, dx, f"{n} threads")
+        for memory, (a, b, w) in mixed_layouts(logits, t, weight):
+            assert_same_bits(kernels.cross_entropy(a, b, weight=w), loss, memory)
+            again = kernels.cross_entropy(a, b, weight=w, reduction="none")
+            assert_same_bits(again, terms, memory)
+            assert_same_bits(kernels.cross_entropy_backward(grad, a, b, weight=w), dx, memory)
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+def test_cross_entropy_backward_is_the_derivative(reduction: str, rng: np.random.Generator) -> None:
+    logits = rng.standard_normal((4, 6, 3))
+    for target in (rng.integers(0, 6, (4, 3)), reference.softmax(logits[::-1], 1)):
+        options: dict[str, Any] = {
+            "weight": rng.random(6),
+            "label_smoothing": 0.2,
+            "reduction": reduction,
+        }
+        loss = kernels.cross_entropy(logits, target, **options)
+        grad = np.asarray(rng.standard_normal(loss.shape))
+        gradient = kernels.cross_entropy_backward(grad, logits, target, **options)
+
+        def total(v: Any, grad: Any = grad, target: Any = target, options: Any = options) -> Any:
+            return np.sum(grad * kernels.cross_entropy(v, target, **options))
+
+        assert_gradient(total, logits, gradient, rng)

@@ -1,0 +1,229 @@
+"""PyTorch as a second witness of the references; this module needs it and nothing else does."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+
+from arraynn import reference
+
+torch = pytest.importorskip("torch")
+F = torch.nn.functional
+
+
+def leaf(a: Any) -> Any:
+    return torch.from_numpy(np.array(a)).requires_grad_()
+
+
+def close(got: Any, tensor: Any, rtol: float = 1e-11) -> None:
+    expected = tensor.detach().numpy()
+    assert got.shape == expected.shape
+    np.testing.assert_allclose(got, expected, rtol=rtol, atol=rtol)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation", "groups"),
+    [
+        ((3, 3), 1, 1, 1, 1),
+        ((3, 2), (2, 1), (1, 2), (1, 2), 2),
+        ((1, 1), 1, 0, 1, 1),
+        ((1, 1), 2, 0, 1, 4),
+        ((5, 1), (1, 3), (4, 0), (2, 1), 4),
+    ],
+)
+def test_conv2d(
+    kernel: Any, stride: Any, padding: Any, dilation: Any, groups: int, rng: np.random.Generator
+) -> None:
+    x, weight = rng.standard_normal((2, 4, 9, 8)), rng.standard_normal((8, 4 // groups, *kernel))
+    bias = rng.standard_normal(8)
+    tx, tw, tb = leaf(x), leaf(weight), leaf(bias)
+    ty = F.conv2d(tx, tw, tb, stride, padding, dilation, groups)
+    close(reference.conv2d(x, weight, bias, stride, padding, dilation, groups), ty)
+    grad = rng.standard_normal(ty.shape)
+    ty.backward(torch.from_numpy(grad))
+    grads = reference.conv2d_backward(grad, x, weight, stride, padding, dilation, groups)
+    for got, tensor in zip(grads, (tx, tw, tb), strict=True):
+        close(got, tensor.grad)
+
+
+POOLS = [
+    (2, None, 0, 1),
+    (3, 2, 1, 1),
+    ((2, 3), (3, 1), (1, 1), (2, 1)),
+    (1, 4, 0, 1),
+    ((1, 4), (2, 3), (0, 2), 1),
+]
+
+
+@pytest.mark.parametrize("ceil_mode", [False, True])
+@pytest.mark.parametrize(("kernel", "stride", "padding", "dilation"), POOLS)
+def test_max_pool2d(
+    kernel: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    ceil_mode: bool,
+    rng: np.random.Generator,
+) -> None:
+    x = rng.integers(0, 6, (2, 3, 10, 11)).astype(np.float64)  # many equal maxima
+    x[0, 0, 4, 4] = np.nan  # of several, PyTorch takes the last and we the first
+    tx = leaf(x)
+    ty, ti = F.max_pool2d(tx, kernel, stride, padding, dilation, ceil_mode, return_indices=True)
+    y, indices = reference.max_pool2d(x, kernel, stride, padding, dilation, ceil_mode, True)
+    close(y, ty)
+    np.testing.assert_array_equal(indices, ti.numpy())
+    grad = rng.standard_normal(y.shape)
+    ty.backward(torch.from_numpy(grad))
+    close(
+        reference.max_pool2d_backward(grad, x, kernel, stride, padding, dilation, ceil_mode),
+        tx.grad,
+    )
+
+
+@pytest.mark.parametrize("ceil_mode", [False, True])
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [p[:3] for p in POOLS])
+def test_avg_pool2d(
+    kernel: Any, stride: Any, padding: Any, ceil_mode: bool, rng: np.random.Generator
+) -> None:
+    for include, override in itertools.product((True, False), (None, 7)):
+        options = (kernel, stride, padding, ceil_mode, include, override)
+        x = rng.standard_normal((2, 3, 10, 11))
+        tx = leaf(x)
+        ty = F.avg_pool2d(tx, *options)
+        close(reference.avg_pool2d(x, *options), ty)
+        grad = rng.standard_normal(ty.shape)
+        ty.backward(torch.from_numpy(grad))
+        close(reference.avg_pool2d_backward(grad, x.shape, *options), tx.grad)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("relu", {}),
+        ("leaky_relu", {"negative_slope": 0.2}),
+        ("elu", {"alpha": 1.7}),
+        ("selu", {}),
+        ("sigmoid", {}),
+        ("tanh", {}),
+        ("hardsigmoid", {}),
+        ("hardswish", {}),
+        ("silu", {}),
+        ("gelu", {}),
+        ("gelu", {"approximate": "tanh"}),
+        ("mish", {}),
+        ("softplus", {"beta": 0.7, "threshold": 3.0}),
+    ],
+)
+def test_activations(name: str, options: dict[str, Any], rng: np.random.Generator) -> None:
+    x, grad = 5 * rng.standard_normal((2, 2000))
+    tx = leaf(x)
+    module = torch if name in ("sigmoid", "tanh") else F
+    ty = getattr(module, name)(tx, **options)
+    ty.backward(torch.from_numpy(grad))
+    close(getattr(reference, name)(x, **options), ty)
+    # PyTorch multiplies by 1/6 rounded to float32 in the backward of hardsigmoid.
+    rtol = 1e-7 if name == "hardsigmoid" else 1e-11
+    close(getattr(reference, f"{name}_backward")(grad, x, **options), tx.grad, rtol)
+    special = np.array([np.inf, -np.inf, np.nan])
+    close(
+        getattr(reference, name)(special, **options),
+        getattr(module, name)(torch.from_numpy(special), **options),
+    )
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (5,), (2, 5, 3)])
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+def test_cross_entropy(shape: tuple[int, ...], reduction: str, rng: np.random.Generator) -> None:
+    for weighted, smoothing, soft in itertools.product((0, 1), (0.0, 0.2), (0, 1)):
+        logits = 3 * rng.standard_normal(shape)
+        sample_shape = () if len(shape) == 1 else (shape[0], *shape[2:])
+        target: Any = rng.random(shape) if soft else rng.integers(0, 5, sample_shape)
+        if not soft and sample_shape:
+            target.flat[0] = -100
+        weight = rng.random(5) if weighted else None
+        options: dict[str, Any] = {"label_smoothing": smoothing, "reduction": reduction}
+        tz = leaf(logits)
+        loss = F.cross_entropy(
+            tz,
+            torch.from_numpy(np.asarray(target)),
+            None if weight is None else torch.from_numpy(weight),
+            **options,
+        )
+        close(reference.cross_entropy(logits, np.asarray(target), weight=weight, **options), loss)
+        grad = rng.standard_normal(tuple(loss.shape))
+        loss.backward(torch.as_tensor(grad))
+        close(
+            reference.cross_entropy_backward(
+                grad, logits, np.asarray(target), weight=weight, **options
+            ),
+            tz.grad,
+        )
+
+
+def run_torch(
+    kind: Any, params: list[Any], grads: list[list[Any]], max_norm: Any, **kw: Any
+) -> Any:
+    tensors = [leaf(p) for p in params]
+    optimizer = kind(tensors, **kw)
+    for step in grads:
+        for tensor, g in zip(tensors, step, strict=True):
+            tensor.grad = torch.from_numpy(g.copy())
+        if max_norm is not None:
+            torch.nn.utils.clip_grad_norm_(tensors, max_norm)
+        optimizer.step()
+    return tensors
+
+
+@pytest.mark.parametrize("max_norm", [None, 2.0])
+@pytest.mark.parametrize("maximize", [False, True])
+def test_optimizers(max_norm: Any, maximize: bool, rng: np.random.Generator) -> None:
+    shapes = [(3,), (4, 2), (1, 2, 3)]
+    start = [rng.standard_normal(s) for s in shapes]
+    grads = [[rng.standard_normal(s) for s in shapes] for _ in range(5)]
+    for amsgrad, decay, decoupled in itertools.product((False, True), (0.0, 0.1), (False, True)):
+        params, m, v, top = ([p.copy() * k for p in start] for k in (1, 0, 0, 0))
+        for step, g in enumerate(grads, start=1):
+            reference.adam_step(
+                params,
+                g,
+                m,
+                v,
+                step,
+                lr=0.1,
+                weight_decay=decay,
+                decoupled=decoupled,
+                max_exp_avg_sqs=top if amsgrad else None,
+                maximize=maximize,
+                max_norm=max_norm,
+            )
+        kind = torch.optim.AdamW if decoupled else torch.optim.Adam
+        expected = run_torch(
+            kind,
+            start,
+            grads,
+            max_norm,
+            lr=0.1,
+            weight_decay=decay,
+            amsgrad=amsgrad,
+            maximize=maximize,
+        )
+        for got, tensor in zip(params, expected, strict=True):
+            close(got, tensor)
+    for momentum, nesterov, decay in ((0, False, 0.1), (0.9, False, 0), (0.9, True, 0.1)):
+        params, buffers = [p.copy() for p in start], [p * 0 for p in start]
+        options: dict[str, Any] = {
+            "lr": 0.1,
+            "momentum": momentum,
+            "dampening": 0 if nesterov else 0.2,
+            "weight_decay": decay,
+            "nesterov": nesterov,
+            "maximize": maximize,
+        }
+        for step, g in enumerate(grads, start=1):
+            reference.sgd_step(params, g, buffers, step, max_norm=max_norm, **options)
+        expected = run_torch(torch.optim.SGD, start, grads, max_norm, **options)
+        for got, tensor in zip(params, expected, strict=True):
+            close(got, tensor)

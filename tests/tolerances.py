@@ -1,0 +1,220 @@
+"""Error bounds that tests derive instead of choosing.
+
+A kernel is held against the reference computed in a wider dtype (:func:`oracle_dtype`). Two bounds
+are used, both per element and in units of a `scale` that says how large the numbers behind that
+element were:
+
+* :func:`dot_bound`: what the theory of rounding allows any order of summation;
+* :func:`assert_close_to_reference`: at most twice the worst error of plain NumPy in the same dtype
+  on the same input, plus a floor of a few eps for the case that NumPy happens to be exact.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+#: What the fixtures know about the running test; printed with every failure.
+CONTEXT: dict[str, object] = {}
+
+
+def oracle_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    """Return the dtype to compute the truth in: float64 for float32, long double for float64."""
+    return np.dtype(np.float64 if np.dtype(dtype) == np.float32 else np.longdouble)
+
+
+def widen(*arrays: Any) -> Any:
+    """Copy floating arrays to the dtype of the oracle; everything else passes through."""
+    wide = [
+        a.astype(oracle_dtype(a.dtype))
+        if isinstance(a, np.ndarray) and np.issubdtype(a.dtype, np.floating)
+        else a
+        for a in arrays
+    ]
+    return wide[0] if len(wide) == 1 else tuple(wide)
+
+
+def dot_bound(k: int, dtype: DTypeLike, scale: ArrayLike) -> NDArray[Any]:
+    """Bound the error of a dot product of length k, whatever the order of summation.
+
+    ``gamma_k * |a| . |b|`` with ``gamma_k = k u / (1 - k u)`` and ``u = eps / 2`` (Higham, Accuracy
+    and Stability of Numerical Algorithms, section 3.1), with two more roundings for a bias and a
+    residual, and one smallest normal number per term because kernels flush denormals.
+
+    Parameters
+    ----------
+    k : int
+        Length of the sum.
+    dtype : dtype of the computation
+    scale : array
+        ``|a| . |b|`` (plus ``|bias| + |residual|``), per element of the result.
+    """
+    info = np.finfo(np.dtype(dtype))
+    ku = (k + 2) * float(info.eps) / 2
+    if ku >= 0.5:
+        raise ValueError(f"no useful bound for a sum of {k} terms in {np.dtype(dtype)}")
+    return np.asarray(ku / (1 - ku) * np.asarray(scale) + (k + 1) * float(info.tiny))
+
+
+def _describe(label: str, index: tuple[int, ...], rows: dict[str, object]) -> str:
+    lines = [f"{label}: worst at index {index}"]
+    lines += [f"  {name:<9} {value}" for name, value in {**rows, **CONTEXT}.items()]
+    return "\n".join(lines)
+
+
+def _assert_same_shape_and_specials(
+    got: NDArray[Any], expected: NDArray[Any], label: str
+) -> NDArray[np.bool_]:
+    """Check shape and every NaN and infinity; return where both are finite."""
+    assert got.shape == expected.shape, f"{label}: shape {got.shape}, expected {expected.shape}"
+    with np.errstate(over="ignore"):
+        rounded = expected.astype(got.dtype)
+    finite = np.isfinite(rounded)
+    wrong = ~finite & ~((got == rounded) | (np.isnan(got) & np.isnan(rounded)))
+    wrong |= finite & ~np.isfinite(got)
+    if np.any(wrong):
+        index = tuple(int(i) for i in np.argwhere(wrong)[0])
+        raise AssertionError(
+            _describe(
+                f"{label}: NaN or infinity differs in {int(wrong.sum())} places",
+                index,
+                {"expected": expected[index], "actual": got[index], "shape": got.shape},
+            )
+        )
+    return np.asarray(finite)
+
+
+def assert_within(
+    got: NDArray[Any], expected: NDArray[Any], allowed: ArrayLike, label: str = "result"
+) -> None:
+    """Assert ``|got - expected| <= allowed`` element by element; NaN and infinities must match."""
+    finite = _assert_same_shape_and_specials(got, expected, label)
+    if got.size == 0:
+        return
+    wide = np.result_type(expected.dtype, np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        error = np.where(finite, np.abs(got.astype(wide) - expected.astype(wide)), 0)
+    limit = np.broadcast_to(np.asarray(allowed, dtype=wide), got.shape)
+    excess = np.where(error > 0, error / np.maximum(limit, np.finfo(np.float64).tiny), 0)
+    index = tuple(int(i) for i in np.unravel_index(int(np.argmax(excess)), got.shape))
+    if not excess[index] <= 1:
+        raise AssertionError(
+            _describe(
+                f"{label}: {int((excess > 1).sum())} of {got.size} elements are off",
+                index,
+                {
+                    "expected": expected[index],
+                    "actual": got[index],
+                    "error": float(error[index]),
+                    "allowed": float(limit[index]),
+                    "shape": got.shape,
+                    "dtype": got.dtype,
+                },
+            )
+        )
+
+
+def assert_close_to_reference(
+    got: Any,
+    ref: Any,
+    native: Any,
+    *,
+    scale: ArrayLike | None = None,
+    floor: float = 4.0,
+    label: str = "result",
+) -> None:
+    """Assert that the error is at most twice NumPy's plus ``floor * eps * scale``.
+
+    Errors are measured per element in units of `scale`; "NumPy's" is the worst of the array.
+
+    Parameters
+    ----------
+    got : array from the kernel
+    ref : array from the reference in the oracle's dtype
+    native : array from the reference in the dtype of `got`
+    scale : array broadcastable to got, optional
+        The magnitude that rounding errors are relative to; ``|ref|`` when not given.
+    floor : float
+        In eps of the dtype of `got`.
+    """
+    got, ref, native = np.asarray(got), np.asarray(ref), np.asarray(native)
+    assert native.dtype == got.dtype, f"{label}: dtype {got.dtype}, expected {native.dtype}"
+    if got.shape != ref.shape or got.size == 0:
+        _assert_same_shape_and_specials(got, ref, label)
+        return
+    info = np.finfo(got.dtype)
+    unit = np.abs(ref) if scale is None else np.broadcast_to(np.abs(np.asarray(scale)), ref.shape)
+    unit = np.where(np.isfinite(unit), unit, 0)
+    with np.errstate(all="ignore"):
+        relative = np.abs(native.astype(ref.dtype) - ref) / unit
+    # Below the normal range NumPy's relative error says nothing about ours: that is flushed.
+    usable = np.isfinite(relative) & (np.abs(ref) > float(info.tiny)) & np.isfinite(native)
+    numpy_error = float(relative[usable].max()) if np.any(usable) else 0.0
+    allowed = (2 * numpy_error + floor * float(info.eps)) * unit + 4 * float(info.tiny)
+    assert_within(got, ref, allowed, label)
+
+
+def assert_same_bits(got: Any, expected: Any, label: str = "result") -> None:
+    """Assert equality of shape, dtype and every bit, the sign of zero and NaN payloads included."""
+    got, expected = np.ascontiguousarray(got), np.ascontiguousarray(expected)
+    assert got.dtype == expected.dtype, f"{label}: dtype {got.dtype}, expected {expected.dtype}"
+    assert got.shape == expected.shape, f"{label}: shape {got.shape}, expected {expected.shape}"
+    if got.tobytes() == expected.tobytes():
+        return
+    unsigned = np.dtype(f"u{got.dtype.itemsize}")
+    differs = got.reshape(-1).view(unsigned) != expected.reshape(-1).view(unsigned)
+    flat = int(np.argmax(differs))
+    index = tuple(int(i) for i in np.unravel_index(flat, got.shape))
+    raise AssertionError(
+        _describe(
+            f"{label}: {int(differs.sum())} of {got.size} elements differ in bits",
+            index,
+            {"expected": expected[index], "actual": got[index], "shape": got.shape},
+        )
+    )
+
+
+def directional_derivative(
+    function: Any, point: NDArray[Any], direction: NDArray[Any], step: float = 1e-5
+) -> float:
+    """Central difference of a scalar function along `direction`, error O(step**2)."""
+    ahead, behind = function(point + step * direction), function(point - step * direction)
+    return float((ahead - behind) / (2 * step))
+
+
+def assert_gradient(
+    function: Any,
+    point: NDArray[Any],
+    gradient: NDArray[Any],
+    rng: np.random.Generator,
+    *,
+    rtol: float = 1e-6,
+    step: float = 1e-5,
+    label: str = "gradient",
+) -> None:
+    """Hold a float64 gradient against directional finite differences of `function`.
+
+    Three random directions of unit length. With a step of 1e-5 truncation is ~1e-10 of the third
+    derivative and rounding ~1e-11 of the value, so that rtol 1e-6 of the gradient's norm detects
+    any wrong term.
+    """
+    assert point.dtype == np.float64, "finite differences want float64"
+    assert gradient.shape == point.shape, f"{label}: {gradient.shape}, expected {point.shape}"
+    if point.size == 0:
+        return
+    for _ in range(3):
+        direction = rng.standard_normal(point.shape)
+        direction /= np.linalg.norm(direction)
+        expected = directional_derivative(function, point, direction, step)
+        actual = float(np.sum(gradient * direction))
+        allowed = rtol * max(1.0, float(np.linalg.norm(gradient)))
+        if not abs(actual - expected) <= allowed:
+            raise AssertionError(
+                _describe(
+                    f"{label} differs from the finite difference",
+                    (),
+                    {"expected": expected, "actual": actual, "allowed": allowed},
+                )
+            )
