@@ -202,7 +202,7 @@ def run_onnxruntime(p: Problem, d: Data, threads: int) -> list[Candidate]:
     if p.backward:
         return []
     inputs = {"x": d.x, "w": d.weight, "b": d.bias}
-    attributes = {"strides": [p.stride] * 2, "pads": [p.padding] * 4}
+    attributes: dict[str, Any] = {"strides": [p.stride] * 2, "pads": [p.padding] * 4}
     plain = peers.onnx_call("Conv", inputs, threads, **attributes)
     packed = peers.onnx_call("Conv", inputs, threads, constants=("w", "b"), **attributes)
     return [

@@ -142,7 +142,11 @@ def run_torch(p: Problem, d: Data, threads: int) -> list[Candidate]:
         ]
     name, extra = ("gelu", {"approximate": "tanh"}) if p.name == "gelu_tanh" else (p.name, {})
     found = [Candidate("torch", partial(getattr(aten, name), x, **extra), group="fresh")]
-    if "out" in getattr(aten, name).overloads():
+    if name == "relu":
+        # relu with out= computes into a temporary first; this is the same function without it.
+        call = partial(torch.clamp_min, x, 0, out=out)
+        found.append(Candidate("torch", call, "clamp_min", "reused"))
+    elif "out" in getattr(aten, name).overloads():
         call = partial(getattr(aten, name).out, x, out=out, **extra)
         found.append(Candidate("torch", call, group="reused"))
     return found

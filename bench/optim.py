@@ -181,7 +181,7 @@ def run_jax(p: Problem, d: Data, threads: int) -> list[Candidate]:
     def step() -> list[Any]:
         nonlocal state
         state = jax.block_until_ready(compiled(state, grads))
-        return state[0]
+        return list(state[0])
 
     return [Candidate("jax", step, "", "kernel", arrays=lambda r: (_flat(r),))]
 

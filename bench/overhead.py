@@ -35,38 +35,41 @@ NAMES = (
 )
 
 
-def _calls(module: Any, d: dict[str, Array]) -> dict[str, Call]:
-    """Calls of `module`, the compiled kernels or their references."""
-    adam = [[np.ones(10, d["row"].dtype)] for _ in range(4)]
+def _call(module: Any, name: str, d: dict[str, Array]) -> Call:
+    """Call `name` of `module`, the compiled kernels or their references."""
+    function = getattr(module, name)
+    if name == "adam_step":
+        state = [[np.ones(10, d["row"].dtype)] for _ in range(4)]
 
-    def step() -> Array:
-        module.adam_step(*adam, 1)
-        return adam[0][0]
+        def step() -> Array:
+            function(*state, 1)
+            return state[0][0]
 
-    return {
-        "linear": partial(module.linear, d["row"], d["weight"]),
-        "matmul": partial(module.matmul, d["row"], d["weight"]),
-        "conv2d": partial(module.conv2d, d["image"], d["filter"]),
-        "max_pool2d": partial(module.max_pool2d, d["plane"], 2),
-        "avg_pool2d": partial(module.avg_pool2d, d["plane"], 2),
-        "relu": partial(module.relu, d["row"]),
-        "gelu": partial(module.gelu, d["row"]),
-        "softmax": partial(module.softmax, d["logits"]),
-        "cross_entropy": partial(module.cross_entropy, d["logits"], d["target"]),
-        "adam_step": step,
+        return step
+    args: dict[str, tuple[Any, ...]] = {
+        "linear": (d["row"], d["weight"]),
+        "matmul": (d["row"], d["weight"]),
+        "conv2d": (d["image"], d["filter"]),
+        "max_pool2d": (d["plane"], 2),
+        "avg_pool2d": (d["plane"], 2),
+        "relu": (d["row"],),
+        "gelu": (d["row"],),
+        "softmax": (d["logits"],),
+        "cross_entropy": (d["logits"], d["target"]),
     }
+    return partial(function, *args[name])
 
 
 def run_arraynn(name: str, d: dict[str, Array], threads: int) -> list[Candidate]:
     """Our kernels."""
     del threads
-    return [Candidate("arraynn", _calls(kernels(), d)[name])]
+    return [Candidate("arraynn", _call(kernels(), name, d))]
 
 
 def run_numpy(name: str, d: dict[str, Array], threads: int) -> list[Candidate]:
     """The plain NumPy reference."""
     del threads
-    return [Candidate("numpy", _calls(reference(), d)[name])]
+    return [Candidate("numpy", _call(reference(), name, d))]
 
 
 def run_torch(name: str, d: dict[str, Array], threads: int) -> list[Candidate]:
@@ -113,7 +116,7 @@ def prepare(name: str, dtype: str, libraries: Sequence[str], threads: int) -> Pr
     """Make the data, the candidates and the reference answer of one tiny call."""
     d = _data(dtype)
     wide = {key: a.astype(np.float64) if a.dtype.kind == "f" else a for key, a in d.items()}
-    expected = (np.asarray(_calls(reference(), wide)[name]()),)
+    expected = (np.asarray(_call(reference(), name, wide)()),)
     found = collect(RUNNERS, libraries, name, d, threads)
     return Prepared(found, expected, [dot_bound(10, dtype)])
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +45,7 @@ class Problem:
     """One square pooling."""
 
     n: int
-    kind: Literal["max", "avg"]
+    kind: str
     kernel: int
     stride: int
     padding: int

@@ -7,6 +7,7 @@ since some libraries read it only once.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import json
 import os
@@ -76,6 +77,12 @@ def _thread_list(text: str) -> list[int]:
     return list(dict.fromkeys(counts))
 
 
+def _rounds(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
+    return int(text)
+
+
 def _regex(text: str) -> re.Pattern[str]:
     try:
         return re.compile(text)
@@ -106,6 +113,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="only cases whose name it is found in",
     )
     add("--quick", action="store_true", help="few rounds: figures within some 20 %%")
+    add("--rounds", type=_rounds, metavar="N", help="visits to each candidate; default: 15")
     add("--tiny", action="store_true", help="tiny shapes: proves that everything runs")
     add("--json", type=Path, metavar="FILE", help="write rows, limits and machine to FILE")
     add("--list", action="store_true", help="list the cases and stop")
@@ -196,6 +204,8 @@ def run_here(args: argparse.Namespace, threads: int) -> int:
     cases = selected(args)
     peers.set_threads(libraries, threads)
     settings = QUICK if args.quick or args.tiny else Settings()
+    if args.rounds:
+        settings = dataclasses.replace(settings, rounds=args.rounds)
     fma_rate = functools.cache(machine.fma_rate)
 
     def limit_of(case: Case) -> float | None:
@@ -237,6 +247,7 @@ def _child(args: argparse.Namespace, threads: int, json_file: str) -> int:
     command = [sys.executable, "-m", __package__ or "bench", *args.families, "--in-process"]
     command += ["--threads", str(threads), "--dtype", args.dtype, "--peers", ",".join(args.peers)]
     command += ["--json", json_file]
+    command += ["--rounds", str(args.rounds)] if args.rounds else []
     command += ["--filter", args.filter.pattern] if args.filter else []
     command += [f"--{name}" for name in ("quick", "tiny") if getattr(args, name)]
     # The child finds the packages where this process found them, whatever its own start adds.

@@ -107,6 +107,7 @@ def run_torch(p: Problem, d: Data, threads: int) -> list[Candidate]:
 
         return [Candidate("torch", both, group="fresh")]
     out = torch.empty_like(x)
+    args: tuple[Any, ...]
     if p.backward:
         operator = getattr(aten, f"_{p.kind}_data")
         args, into = (grad, y, -1, x.dtype), {"grad_input" if p.kind[0] == "s" else "out": out}

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <tuple>
+#include <utility>
 
 #include "core/block_cache.hpp"
 
@@ -94,6 +96,7 @@ bool splits_elements(py::handle array, const TensorView& view) {
   const auto* proxy = py::detail::array_proxy(array.ptr());
   if ((proxy->flags & npy_api::NPY_ARRAY_ALIGNED_) == 0) return true;
   const auto item = static_cast<std::int64_t>(dtype_size(view.dtype));
+  if (item == 0) return false;  // refused later, with its name
   return std::any_of(proxy->strides, proxy->strides + view.ndim,
                      [item](std::int64_t s) { return s % item != 0; });
 }
@@ -133,12 +136,19 @@ Array take(const char* op, const char* arg, py::handle h, Layout layout) {
     if (!api().PyArray_Check_(h.ptr())) a.foreign = py::reinterpret_borrow<py::object>(h);
   }
   fill_view(op, arg, a.owner, &a.view);
+  std::tie(a.low, a.high) = extent(a.view);
   const bool must_copy = layout == Layout::kContiguous
                              ? !a.view.contiguous
                              : !a.view.contiguous && splits_elements(a.owner, a.view);
   if (must_copy && a.view.dtype != Dtype::kOther) {
-    a.owner = py::reinterpret_steal<py::object>(api().PyArray_NewCopy_(a.owner.ptr(), 0));
-    if (!a.owner) throw py::error_already_set();
+    auto copy = py::reinterpret_steal<py::object>(api().PyArray_NewCopy_(a.owner.ptr(), 0));
+    if (!copy) {
+      if (!PyErr_ExceptionMatches(PyExc_MemoryError)) throw py::error_already_set();
+      PyErr_Clear();
+      fail<OutOfMemory>(op, arg, "expected room for a contiguous copy of shape ",
+                        shape_str(a.view.shape, a.view.ndim), ", got none");
+    }
+    a.owner = std::move(copy);
     fill_view(op, arg, a.owner, &a.view);
   }
   return a;
@@ -248,8 +258,7 @@ Output::Output(const char* op, py::handle out, Dtype dtype, const std::int64_t* 
   const auto [low, high] = extent(given.view);
   for (const Array* input : inputs) {
     if (!*input) continue;
-    const auto [in_low, in_high] = extent(input->view);
-    if (low < in_high && in_low < high) {
+    if (low < input->high && input->low < high) {
       fail<ValueError>(op, "out", "expected memory of its own, got an array overlapping an input");
     }
   }

@@ -22,6 +22,8 @@ struct Array {
   TensorView view;
   py::object owner;    // the numpy array behind the view
   py::object foreign;  // the caller's object when it was not a numpy array
+  const char* low = nullptr;   // bytes of the caller's array: [low, high), also when it was copied
+  const char* high = nullptr;
 
   const TensorView* operator->() const { return &view; }
   explicit operator bool() const { return view.dtype != Dtype::kOther || owner; }

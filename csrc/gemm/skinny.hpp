@@ -9,7 +9,6 @@ namespace ARRAYNN_ISA_NAMESPACE {
 template <class T, int kRows>
 static void skinny_transposed(const GemmProblem<T>& g, const T* const* a_rows, Range columns) {
   constexpr int kL = kLanes<T>;
-  constexpr int kAhead = 256 / static_cast<int>(sizeof(T));  // four lines, measured best of 2..16
   T* c_rows[kRows];
   const T* residual_rows[kRows];
   for (std::int64_t j = columns.begin; j < columns.end; j += kL) {
@@ -25,10 +24,7 @@ static void skinny_transposed(const GemmProblem<T>& g, const T* const* a_rows, R
       if (width == kL) {
         for (; p + kL <= p_end; p += kL) {
           Vec<T> v[kL];
-          for (int r = 0; r < kL; ++r) {
-            __builtin_prefetch(w + r * g.cs_b + p + kAhead);
-            v[r] = Vec<T>::load(w + r * g.cs_b + p);
-          }
+          for (int r = 0; r < kL; ++r) v[r] = Vec<T>::load(w + r * g.cs_b + p);
           transpose(v);
           for (int q = 0; q < kL; ++q) {
             for (int i = 0; i < kRows; ++i) {
@@ -61,49 +57,60 @@ static void skinny_transposed(const GemmProblem<T>& g, const T* const* a_rows, R
   }
 }
 
-// Rows of B contiguous: as many columns at a time as there are registers for.
-template <class T, int kRows, int kVectors, bool kPartial>
-static void skinny_block(const GemmProblem<T>& g, const T* const* a_rows, std::int64_t j,
-                         std::int64_t width) {
+// Sums of one chunk of columns over k in [p0, p_end): kDepth rows of B at a time, so that memory
+// delivers several streams at once.
+template <class T, int kRows, int kDepth>
+ARRAYNN_INLINE std::int64_t add_rows(const GemmProblem<T>& g, const T* const* a_rows,
+                                     std::int64_t p, std::int64_t p_end, std::int64_t j,
+                                     std::int64_t width, T* sums, std::int64_t ld) {
   constexpr int kL = kLanes<T>;
-  constexpr int kAhead = 8;  // rows
-  T* c_rows[kRows];
-  const T* residual_rows[kRows];
-  const std::int64_t blocks = max_i(1, ceil_div(g.k, kKC<T>));
-  for (std::int64_t block = 0; block < blocks; ++block) {
-    const std::int64_t p0 = block * kKC<T>, p_end = min_i(g.k, p0 + kKC<T>);
-    Vec<T> acc[kRows][kVectors];
-    for (int i = 0; i < kRows; ++i) {
-      for (int v = 0; v < kVectors; ++v) acc[i][v] = Vec<T>::zero();
-    }
-    for (std::int64_t p = p0; p < p_end; ++p) {
-      const T* b = g.b + p * g.rs_b + j;
-      for (int v = 0; v < kVectors; ++v) {
-        if constexpr (!kPartial) __builtin_prefetch(b + kAhead * g.rs_b + v * kL);
-        const Vec<T> bv = kPartial ? load_n(b, width) : Vec<T>::load(b + v * kL);
-        for (int i = 0; i < kRows; ++i) acc[i][v] = fma(Vec<T>::set1(a_rows[i][p]), bv, acc[i][v]);
+  for (; p + kDepth <= p_end; p += kDepth) {
+    const T* b = g.b + p * g.rs_b + j;
+    for (std::int64_t v = 0; v < width; v += kL) {
+      const std::int64_t lanes = min_i(kL, width - v);
+      Vec<T> acc[kRows];
+      for (int i = 0; i < kRows; ++i) acc[i] = Vec<T>::load(sums + i * ld + v);
+      for (int q = 0; q < kDepth; ++q) {
+        const T* row = b + q * g.rs_b + v;
+        const Vec<T> bv = lanes == kL ? Vec<T>::load(row) : load_n(row, lanes);
+        for (int i = 0; i < kRows; ++i) acc[i] = fma(Vec<T>::set1(a_rows[i][p + q]), bv, acc[i]);
       }
-    }
-    const auto store =
-        tile_store(g, 0, j, kRows, width, block > 0, block + 1 == blocks, c_rows, residual_rows);
-    store_tile(acc, store);
-    if (store.activation.kind > ActivationKind::kRelu) {
-      activate_rows(store.activation, store.c_rows, kRows, width);
+      for (int i = 0; i < kRows; ++i) acc[i].store(sums + i * ld + v);
     }
   }
+  return p;
 }
 
+// Rows of B contiguous: the sums of a chunk of columns wait in L1.
 template <class T, int kRows>
 static void skinny_rows(const GemmProblem<T>& g, const T* const* a_rows, Range columns) {
   constexpr int kL = kLanes<T>;
-  constexpr int kMost = (kVectorRegisters - 4) / kRows;
-  constexpr int kVectors = kMost > 16 ? 16 : kMost;
-  std::int64_t j = columns.begin;
-  for (; j + kVectors * kL <= columns.end; j += kVectors * kL) {
-    skinny_block<T, kRows, kVectors, false>(g, a_rows, j, kVectors * kL);
+  constexpr int kSums = (16 << 10) / static_cast<int>(sizeof(T));  // 16 KiB, half of L1
+  constexpr std::int64_t kChunk = kSums / kRows / kL * kL;
+  alignas(64) T sums[kSums];
+  T* c_rows[kRows];
+  const T* residual_rows[kRows];
+  const std::int64_t blocks = max_i(1, ceil_div(g.k, kKC<T>));
+  for (std::int64_t j = columns.begin; j < columns.end; j += kChunk) {
+    const std::int64_t width = min_i(kChunk, columns.end - j);
+    for (std::int64_t block = 0; block < blocks; ++block) {
+      const std::int64_t p0 = block * kKC<T>, p_end = min_i(g.k, p0 + kKC<T>);
+      __builtin_memset(sums, 0, sizeof sums);
+      const std::int64_t p = add_rows<T, kRows, 8>(g, a_rows, p0, p_end, j, width, sums, kChunk);
+      add_rows<T, kRows, 1>(g, a_rows, p, p_end, j, width, sums, kChunk);
+      for (std::int64_t v = 0; v < width; v += kL) {
+        const std::int64_t lanes = min_i(kL, width - v);
+        Vec<T> acc[kRows][1];
+        for (int i = 0; i < kRows; ++i) acc[i][0] = Vec<T>::load(sums + i * kChunk + v);
+        const auto store = tile_store(g, 0, j + v, kRows, lanes, block > 0, block + 1 == blocks,
+                                      c_rows, residual_rows);
+        store_tile(acc, store);
+        if (store.activation.kind > ActivationKind::kRelu) {
+          activate_rows(store.activation, store.c_rows, kRows, lanes);
+        }
+      }
+    }
   }
-  for (; j + kL <= columns.end; j += kL) skinny_block<T, kRows, 1, false>(g, a_rows, j, kL);
-  if (j < columns.end) skinny_block<T, kRows, 1, true>(g, a_rows, j, columns.end - j);
 }
 
 template <class T, int kRows = kSkinnyRows>

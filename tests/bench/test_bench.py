@@ -56,12 +56,29 @@ class TestTiming:
     def test_measure_visits_in_turn_and_back(self) -> None:
         seen: list[str] = []
         calls = [lambda: seen.append("a"), lambda: seen.append("b")]
-        settings = timing.Settings(rounds=2, burst_seconds=1e-9, least_calls=1, pause=0.0)
+        settings = timing.Settings(2, 1e-9, least_calls=1, pause=0.0, retakes=0)
         found = timing.measure(calls, settings)
         assert [len(samples.rounds) for samples in found] == [2, 2]
         turns = "".join(v for i, v in enumerate(seen) if i == 0 or seen[i - 1] != v)
         # Two estimates, then rounds a b and b a.
         assert turns == "ababa"
+
+    def test_an_interrupted_burst_is_taken_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # Switches before and after each burst: 2, then 1, then 0.
+        counts = iter([0, 2, 2, 3, 3, 3])
+        monkeypatch.setattr(timing, "preemptions", lambda: next(counts))
+        seconds = iter([1.0, 2.0, 3.0])
+        monkeypatch.setattr(timing, "burst", lambda *_: next(seconds))
+        settings = timing.Settings(pause=0.0, patience=0.0, retakes=3)
+        assert timing.visit(lambda: None, (1, 1), False, settings) == 3.0
+
+    def test_the_least_interrupted_burst_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        counts = iter([0, 2, 2, 3])
+        monkeypatch.setattr(timing, "preemptions", lambda: next(counts))
+        seconds = iter([1.0, 2.0])
+        monkeypatch.setattr(timing, "burst", lambda *_: next(seconds))
+        settings = timing.Settings(pause=0.0, patience=0.0, retakes=1)
+        assert timing.visit(lambda: None, (1, 1), False, settings) == 2.0
 
     def test_slow_candidates_get_fewer_rounds(self) -> None:
         settings = timing.Settings(rounds=6, burst_seconds=1e-4, budget=0.01, pause=0.0)

@@ -11,7 +11,7 @@ import arraynn as ann
 from arraynn import _core
 
 #: Lengths of a sum around the unrolling and the cache block of any plan.
-DEPTHS = [0, 1, 2, 15, 16, 17, 33, 255, 256, 257, 600, 1100]
+DEPTHS = [0, 1, 2, 15, 16, 17, 33, 255, 256, 257, 511, 512, 513, 600, 1100]
 
 #: Lengths of a vector around the widths 4, 8, 16 and their unrolled multiples.
 LENGTHS = [0, 1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 131, 1009]

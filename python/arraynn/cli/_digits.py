@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import arraynn
+from arraynn import kernels, nn, optim
+from arraynn._progress import ProgressBar
 from arraynn._proof import Array
 from arraynn.cli._errors import CliError
+from arraynn.train import Callback, Trainer
+
+if TYPE_CHECKING:
+    from arraynn.cli.demo import Settings
 
 CLASSES = 10
 
@@ -26,24 +32,17 @@ class Digits:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How to train."""
-
-    epochs: int = 60
-    batch_size: int = 64
-    lr: float = 4e-3
-    seed: int = 0
-    dropout: float = 0.3
-    label_smoothing: float = 0.1
-
-
-@dataclass
 class Trained:
-    """A trained network and its course."""
+    """A trained network, its mean loss in each epoch, its logits (n, 10) on the test part."""
 
     model: Any
-    losses: list[float] = field(default_factory=list)
-    predictions: Array = field(default_factory=lambda: np.empty(0, np.int64))
+    losses: list[float]
+    logits: Array
+
+    @property
+    def predictions(self) -> Array:
+        """Predicted digit of each test image."""
+        return np.asarray(self.logits.argmax(1))
 
 
 def load() -> tuple[Array, Array]:
@@ -108,8 +107,6 @@ def shifted(x: Array, rng: np.random.Generator, share: float = 0.5) -> Array:
 
 def build(dropout: float) -> Any:
     """Return the textbook network for (n, 1, 8, 8) images."""
-    from arraynn import nn
-
     return nn.Sequential(
         nn.Conv2d(1, 32, 3, padding=1),
         nn.ReLU(),
@@ -125,73 +122,65 @@ def build(dropout: float) -> Any:
     )
 
 
-def cosine(step: int, steps: int) -> float:
-    """Share of the learning rate at `step` of `steps` (Loshchilov and Hutter 2016, eq. 5).
+class _Course(Callback):
+    """Shifts the training images anew in every epoch, and shows how the loss falls."""
 
-    >>> cosine(0, 10), round(cosine(5, 10), 6)
-    (1.0, 0.5)
-    """
-    return 0.5 * (1 + math.cos(math.pi * step / steps))
+    def __init__(self, images: Array, rng: np.random.Generator, bar: ProgressBar) -> None:
+        self._images, self._rng, self._bar = images, rng, bar
+        self.shifted = images.copy()
 
+    def on_fit_begin(self, trainer: Trainer) -> None:  # noqa: ARG002
+        """Shift for the first epoch."""
+        self.shifted[...] = shifted(self._images, self._rng)
 
-def training_step(
-    model: Any, optimizer: Any, x: Array, y: Array, label_smoothing: float = 0.0
-) -> float:
-    """One step of gradient descent; returns the batch's mean loss."""
-    from arraynn import Tensor, nn
-
-    optimizer.zero_grad()
-    loss = nn.functional.cross_entropy(model(Tensor(x)), y, label_smoothing=label_smoothing)
-    loss.backward()
-    optimizer.step()
-    return float(loss.item())
-
-
-def predict(model: Any, x: Array) -> Array:
-    """Class probabilities (n, 10)."""
-    from arraynn import Tensor, kernels, no_grad
-
-    model.eval()
-    with no_grad():
-        logits = model(Tensor(x)).numpy()
-    return np.asarray(kernels.softmax(logits))
+    def on_epoch_end(
+        self,
+        trainer: Trainer,
+        epoch: int,  # noqa: ARG002
+        logs: Mapping[str, float],
+    ) -> None:
+        """Shift for the next epoch; the trainer reads the same array."""
+        self.on_fit_begin(trainer)
+        self._bar.update(f"loss {logs['loss']:.4f}")
 
 
-def train(digits: Digits, how: Settings, tick: Callable[[int, float], None]) -> Trained:
+def train(digits: Digits, how: Settings, progress: bool = True) -> Trained:
     """Train a network and predict the test part.
 
     Parameters
     ----------
     digits : the split
     how : the settings; its seed fixes initial weights, order, shifts and dropout
-    tick : called after every epoch with its number (from 1) and mean loss
+    progress : show a bar on a terminal
     """
-    import arraynn
-    from arraynn import optim
-
     arraynn.manual_seed(how.seed)
-    rng = np.random.default_rng(how.seed)
     model = build(how.dropout)
     optimizer = optim.Adam(model.parameters(), lr=how.lr)
-    n = len(digits.x_train)
-    per_epoch = -(-n // how.batch_size)
-    trained, step = Trained(model), 0
-    for epoch in range(1, how.epochs + 1):
-        model.train()
-        order = rng.permutation(n)
-        total = 0.0
-        for start in range(0, n, how.batch_size):
-            rows = order[start : start + how.batch_size]
-            for group in optimizer.param_groups:
-                group["lr"] = how.lr * cosine(step, how.epochs * per_epoch)
-            x = shifted(digits.x_train[rows], rng)
-            y = digits.y_train[rows]
-            total += len(rows) * training_step(model, optimizer, x, y, how.label_smoothing)
-            step += 1
-        trained.losses.append(total / n)
-        tick(epoch, total / n)
-    trained.predictions = predict(model, digits.x_test).argmax(1)
-    return trained
+    steps = how.epochs * -(-len(digits.x_train) // how.batch_size)
+    trainer = Trainer(
+        model,
+        nn.CrossEntropyLoss(label_smoothing=how.label_smoothing),
+        optimizer,
+        scheduler=optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
+        schedule_batches=True,
+    )
+    with ProgressBar(how.epochs, f"seed {how.seed}", progress) as bar:
+        course = _Course(digits.x_train, np.random.default_rng(how.seed), bar)
+        history = trainer.fit(
+            course.shifted,
+            digits.y_train,
+            epochs=how.epochs,
+            batch_size=how.batch_size,
+            seed=how.seed,
+            callbacks=[course],
+            progress=False,
+        )
+    return Trained(model, history["loss"], trainer.predict(digits.x_test))
+
+
+def probabilities(logits: Array) -> Array:
+    """Softmax of logits (n, 10)."""
+    return np.asarray(kernels.softmax(logits))
 
 
 def confusion(truth: Array, predictions: Array) -> Array:

@@ -50,8 +50,8 @@ def draw(
     shown = chosen(truth, predictions, confidence, 15)
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
-    panes: Any = figure.subfigures(1, 2, width_ratios=[1, 1.25])
-    left, right = panes
+    halves: Any = figure.subfigures(1, 2, width_ratios=[1, 1.25])
+    left, right = halves
     axes = left.subplots()
     axes.semilogy(range(1, len(losses) + 1), losses, color="tab:blue")
     axes.set(xlabel="epoch", ylabel="training loss (smoothed labels, dropout, shifts)")

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from arraynn._proof import compare
-from arraynn.cli._checks import CHECKS
 from arraynn.cli._errors import CliError
 
 HELP = "Hold every kernel against its NumPy reference on this machine, at every instruction set."
@@ -41,6 +40,8 @@ def check_kernel(name: str, dtype: str) -> tuple[str | None, float]:
     complaint : str or None
     worst : the largest error as a share of its bound
     """
+    from arraynn.cli._checks import CHECKS
+
     if name not in CHECKS:
         return "no check is written for it", float("inf")
     worst = 0.0

@@ -7,13 +7,14 @@ import dataclasses
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from arraynn.cli import _digits, _kernel_table, _plot
 from arraynn.cli._errors import CliError
-from arraynn.cli._progress import Progress
+
+if TYPE_CHECKING:
+    from arraynn.cli import _digits
 
 HELP = "Train a convolutional network on 1,797 handwritten digits, in under a minute."
 
@@ -29,6 +30,18 @@ examples:
   python -m arraynn demo --seeds 5            five splits and seeds, and their mean
   python -m arraynn demo --epochs 20 --save small.safetensors
 """
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How to train."""
+
+    epochs: int = 60
+    batch_size: int = 64
+    lr: float = 4e-3
+    seed: int = 0
+    dropout: float = 0.3
+    label_smoothing: float = 0.1
 
 
 def _positive(kind: type) -> Any:
@@ -53,7 +66,7 @@ def _seed(text: str) -> int:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog = _EPILOG
-    add, defaults = parser.add_argument, _digits.Settings()
+    add, defaults = parser.add_argument, Settings()
     add("--epochs", type=_positive(int), help=f"default: {defaults.epochs}")
     add(
         "--batch-size",
@@ -90,12 +103,13 @@ def _check_target(option: str, path: Path) -> None:
         raise CliError(f"{option} {path}: is a directory")
 
 
-def _train(data: tuple[Any, Any], how: _digits.Settings) -> tuple[_digits.Digits, Any, float]:
+def _train(data: tuple[Any, Any], how: Settings) -> tuple[_digits.Digits, Any, float]:
     """Train with one seed; returns the split, the result and the accuracy in percent."""
+    from arraynn.cli import _digits
+
     digits = _digits.split(*data, how.seed)
     start = time.perf_counter()
-    with Progress(how.epochs, f"seed {how.seed}") as bar:
-        trained = _digits.train(digits, how, lambda _, loss: bar.advance(f"loss {loss:.4f}"))
+    trained = _digits.train(digits, how)
     right = int(np.sum(trained.predictions == digits.y_test))
     accuracy = 100 * right / len(digits.y_test)
     seconds = time.perf_counter() - start
@@ -107,25 +121,24 @@ def _train(data: tuple[Any, Any], how: _digits.Settings) -> tuple[_digits.Digits
     return digits, trained, accuracy
 
 
-def _used_kernels(digits: _digits.Digits, how: _digits.Settings) -> str:
-    """The table of kernels, from one step and one prediction of a new network."""
-    from arraynn import optim
+def _used_kernels(digits: _digits.Digits, how: Settings) -> str:
+    """The table of kernels, from one training step and one prediction of a new network."""
+    from arraynn.cli import _digits, _kernel_table
 
-    model = _digits.build(how.dropout)
-    optimizer = optim.Adam(model.parameters(), lr=how.lr)
-    rows = slice(0, how.batch_size)
+    n = how.batch_size
+    parts = (digits.x_train[:n], digits.y_train[:n], digits.x_test, digits.y_test)
     with _kernel_table.recorded() as calls:
-        model.train()
-        _digits.training_step(
-            model, optimizer, digits.x_train[rows], digits.y_train[rows], how.label_smoothing
+        trained = _digits.train(
+            _digits.Digits(*parts), dataclasses.replace(how, epochs=1), progress=False
         )
-        _digits.predict(model, digits.x_test)
+        _digits.probabilities(trained.logits)
     return _kernel_table.text(_kernel_table.measure(_kernel_table.distinct(calls)))
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, report, save."""
     import arraynn
+    from arraynn.cli import _digits, _plot
 
     _check_target("--save", args.save)
     if args.plot:
@@ -134,8 +147,8 @@ def run(args: argparse.Namespace) -> int:
     data = _digits.load()
     if args.threads:
         arraynn.set_num_threads(args.threads)
-    epochs = args.epochs or (5 if args.quick else _digits.Settings().epochs)
-    how = _digits.Settings(epochs, args.batch_size, args.lr, args.seed)
+    epochs = args.epochs or (5 if args.quick else Settings().epochs)
+    how = Settings(epochs, args.batch_size, args.lr, args.seed)
     config = arraynn.show_config()
     print(
         f"arraynn {arraynn.__version__}, {config['isa']}, {arraynn.get_num_threads()} threads; "
@@ -154,7 +167,7 @@ def run(args: argparse.Namespace) -> int:
     arraynn.io.save_file(first.model.state_dict(), args.save)
     print(f"\nweights saved to {args.save}")
     if args.plot:
-        probabilities = _digits.predict(first.model, digits.x_test)
+        probabilities = _digits.probabilities(first.logits)
         _plot.draw(args.plot, first.losses, digits.x_test, digits.y_test, probabilities)
         print(f"picture drawn to {args.plot}")
     print("\nkernels this network used, at its shapes (largest error against NumPy in float64):")

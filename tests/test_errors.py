@@ -1,0 +1,466 @@
+"""Every wrong call: which exception, naming which argument; and that the inputs stay as they were.
+
+One table per family: (operation, arguments, keywords, exception, the argument the message names).
+Messages read ``[operation] argument: expected ..., got ...``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from arraynn import kernels
+
+V, T = ValueError, TypeError
+F32, F64 = np.float32, np.float64
+NAN, INF = float("nan"), float("inf")
+TOO_LARGE: Any = (ValueError, MemoryError)
+
+
+class Case(NamedTuple):
+    op: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    exception: Any
+    names: str  # a regular expression for the argument
+
+
+def f32(*shape: int) -> Any:
+    """Return small distinct numbers."""
+    return (np.arange(np.prod(shape), dtype=F32).reshape(shape) % 7) - 3
+
+
+def f64(*shape: int) -> Any:
+    return f32(*shape).astype(F64)
+
+
+def read_only(a: Any) -> Any:
+    a.flags.writeable = False
+    return a
+
+
+def huge(*shape: int) -> Any:
+    """View one number as an array too large for any memory; nothing is allocated."""
+    return np.broadcast_to(np.zeros((), F32), shape)
+
+
+def wrong_outs(
+    op: str, args: tuple[Any, ...], shape: tuple[int, ...], **kwargs: Any
+) -> Iterator[Case]:
+    """Yield the ways in which `out` can be wrong; the first argument is no smaller than it."""
+    x, rest = args[0], args[1:]
+    yield Case(op, args, kwargs | {"out": f32(*shape, 1)}, V, "out")
+    yield Case(op, args, kwargs | {"out": f32(*shape[:-1], shape[-1] + 1)}, V, "out")
+    yield Case(op, args, kwargs | {"out": f64(*shape)}, T, "out")
+    yield Case(op, args, kwargs | {"out": np.zeros(shape, np.int64)}, T, "out")
+    yield Case(op, args, kwargs | {"out": f32(*shape).tolist()}, T, "out")
+    yield Case(op, args, kwargs | {"out": read_only(f32(*shape))}, V, "out")
+    big = f32(x.size + int(np.prod(shape)))
+    for start in (1, x.size - 1):
+        inside = big[: x.size].reshape(x.shape)
+        out = big[start : start + int(np.prod(shape))].reshape(shape)
+        yield Case(op, (inside, *rest), kwargs | {"out": out}, V, "out")
+    # A strided input that shares memory with out is no better.
+    twice = f32(2 * x.size + int(np.prod(shape)))
+    inside = twice[: 2 * x.size : 2].reshape(x.shape)
+    out = twice[1 : 1 + int(np.prod(shape))].reshape(shape)
+    yield Case(op, (inside, *rest), kwargs | {"out": out}, V, "out")
+
+
+def wrong_dtypes(
+    op: str, args: tuple[Any, ...], names: tuple[str, ...], **kwargs: Any
+) -> Iterator[Case]:
+    """Yield every array argument in a wrong dtype, in another's dtype, and as no array at all."""
+    for i, name in enumerate(names):
+        for wrong in (np.int64, np.bool_, np.complex64, np.float16, np.longdouble, ">f4", object):
+            # The dtype of the first array rules: where it is wrong it is the one to blame.
+            bad = (*args[:i], args[i].astype(wrong), *args[i + 1 :])
+            yield Case(op, bad, kwargs, T, name)
+        for wrong_object in (args[i].tolist(), "array", None):
+            if wrong_object is None and name in ("bias", "residual"):
+                continue
+            yield Case(op, (*args[:i], wrong_object, *args[i + 1 :]), kwargs, T, name)
+        if i > 0:
+            # Which of two dtypes is the wrong one is the operation's choice; it names both.
+            bad = (*args[:i], args[i].astype(F64), *args[i + 1 :])
+            yield Case(op, bad, kwargs, T, r"\w+: .*float(32.*float64|64.*float32)")
+
+
+def gemm() -> Iterator[Case]:
+    x, w, b, r = f32(3, 4), f32(5, 4), f32(5), f32(3, 5)
+    yield from wrong_outs("linear", (f32(4, 5), w[:, :1].repeat(5, 1)), (4, 5))
+    yield from wrong_dtypes("linear", (x, w, b), ("x", "weight", "bias"))
+    yield from wrong_outs("matmul", (f32(4, 4), f32(4, 3)), (4, 3))
+    yield from wrong_dtypes("matmul", (x, w.T), ("a", "b"))
+    yield from wrong_dtypes("linear_backward", (r, x, w), ("grad_out", "x", "weight"))
+    rows: list[tuple[str, tuple[Any, ...], dict[str, Any], Any, str]] = [
+        ("linear", (f32(), w), {}, V, "x"),
+        ("linear", (x, f32(4)), {}, V, "weight"),
+        ("linear", (x, f32(1, 5, 4)), {}, V, "weight"),
+        ("linear", (x, f32(5, 3)), {}, V, "weight|x"),
+        ("linear", (x, w, f32(4)), {}, V, "bias"),
+        ("linear", (x, w, f32(1, 5)), {}, V, "bias"),
+        ("linear", (x, w, b), {"residual": f32(5)}, V, "residual"),
+        ("linear", (x, w, b), {"residual": f32(3, 4)}, V, "residual"),
+        ("linear", (x, w, b), {"residual": f64(3, 5)}, T, "residual"),
+        ("linear", (x, w, b), {"activation": "swoosh"}, V, "activation"),
+        ("linear", (x, w, b), {"activation": 3}, T, "activation"),
+        ("linear", (x, w, b), {"residual": r, "out": r}, V, "out"),
+        ("linear", (huge(2**50, 1), huge(2**50, 1)), {}, TOO_LARGE, ""),
+        ("linear", (np.zeros((2**40, 0), F32), np.zeros((2**40, 0), F32)), {}, TOO_LARGE, ""),
+        ("linear_backward", (f32(3, 4), x, w), {}, V, "grad_out"),
+        ("linear_backward", (f32(2, 5), x, w), {}, V, "grad_out|x"),
+        ("linear_backward", (r, x, f32(5, 3)), {}, V, "weight|x"),
+        ("linear_backward", (r, x, w), {"needs": ("x", "y")}, V, "needs"),
+        ("linear_backward", (r, x, w), {"needs": 3}, T, "needs"),
+        ("matmul", (f32(), w), {}, V, "a"),
+        ("matmul", (w, f32()), {}, V, "b"),
+        ("matmul", (x, w), {}, V, "b|a"),
+        ("matmul", (f32(2, 3, 4), f32(3, 4, 5)), {}, V, "b|a"),
+        ("matmul", (huge(2**50, 1), huge(1, 2**50)), {}, TOO_LARGE, ""),
+        ("matmul", (np.zeros((2**40, 0), F32), np.zeros((0, 2**40), F32)), {}, TOO_LARGE, ""),
+    ]
+    yield from (Case(*row) for row in rows)
+
+
+def conv() -> Iterator[Case]:
+    x, w, b = f32(2, 6, 5, 5), f32(4, 3, 3, 3), f32(4)
+    two = {"groups": 2}
+    yield from wrong_outs("conv2d", (f32(1, 4, 3, 3), f32(4, 4, 1, 1)), (1, 4, 3, 3))
+    yield from wrong_dtypes("conv2d", (x, w, b), ("x", "weight", "bias"), groups=2)
+    grad = f32(2, 4, 3, 3)
+    yield from wrong_dtypes("conv2d_backward", (grad, x, w), ("grad_out", "x", "weight"), groups=2)
+    for op, first in (("conv2d", ()), ("conv2d_backward", (grad,))):
+        rows: list[tuple[tuple[Any, ...], dict[str, Any], Any, str]] = [
+            ((f32(6, 5, 5), w), two, V, "x"),
+            ((f32(1, 2, 6, 5, 5), w), two, V, "x"),
+            ((x, f32(4, 3, 3)), two, V, "weight"),
+            ((x, w), {}, V, "weight"),
+            ((x, f32(5, 3, 3, 3)), two, V, "weight|groups"),
+            ((x, w), {"groups": 4}, V, "weight|groups"),
+            ((x, w), {"groups": 0}, V, "groups"),
+            ((x, w), {"groups": -2}, V, "groups"),
+            ((x, w), {"groups": 2.0}, T, "groups"),
+            ((x, f32(4, 3, 0, 3)), two, V, "weight"),
+            ((x, f32(4, 3, 6, 3)), two, V, "x|weight|padding"),
+            ((x, w), {**two, "dilation": 3}, V, "x|weight|padding|dilation"),
+            ((x, w), {**two, "dilation": 2**62}, TOO_LARGE, ""),
+            ((x, w), {**two, "padding": 2**40}, TOO_LARGE, ""),
+            ((x, w), {**two, "padding": 2**62}, TOO_LARGE, ""),
+            ((x, w), {**two, "padding": 2**80}, V, "padding"),
+            ((huge(2**40, 6, 2**10, 5), w), {**two, "padding": 2**20}, TOO_LARGE, ""),
+            ((x, w), {**two, "flip_kernel": "yes"}, T, "flip_kernel"),
+            *(
+                (((x, w), {**two, k: v}, V, k))
+                for k in ("stride", "dilation")
+                for v in (0, -1, (1, 0), (1, 1, 1), ())
+            ),
+            *(
+                (((x, w), {**two, k: v}, T, k))
+                for k in ("stride", "dilation")
+                for v in (1.5, "1", None, (1, 1.5))
+            ),
+            *(
+                (((x, w), {**two, "padding": v}, V, "padding"))
+                for v in (
+                    -1,
+                    (0, -1),
+                    "full",
+                    "SAME",
+                    ((0, 1),),
+                    ((0, 1), (0, -1)),
+                    (1, 1, 1),
+                    ((1, 1, 1), (1, 1, 1)),
+                )
+            ),
+            *(
+                (((x, w), {**two, "padding": v}, T, "padding"))
+                for v in (1.5, None, ((0.5, 1), (1, 1)))
+            ),
+            ((x, w), {**two, "layout": "NCHW"}, V, "layout"),
+            ((x, w), {**two, "layout": 1}, T, "layout"),
+            ((x, w), {**two, "layout": "channels_last"}, V, "weight|groups"),
+        ]
+        yield from (Case(op, (*first, *args), kw, e, n) for args, kw, e, n in rows)
+    y = f32(2, 4, 3, 3)
+    more: list[tuple[str, tuple[Any, ...], dict[str, Any], Any, str]] = [
+        ("conv2d", (x, w, f32(3)), two, V, "bias"),
+        ("conv2d", (x, w, f32(4, 1)), two, V, "bias"),
+        ("conv2d", (x, w, b), {**two, "residual": f32(2, 4, 3, 4)}, V, "residual"),
+        ("conv2d", (x, w, b), {**two, "residual": f32(2, 4, 1, 1)}, V, "residual"),
+        ("conv2d", (x, w, b), {**two, "residual": f64(2, 4, 3, 3)}, T, "residual"),
+        ("conv2d", (x, w, b), {**two, "residual": y, "out": y}, V, "out"),
+        ("conv2d", (x, w, b), {**two, "activation": "swoosh"}, V, "activation"),
+        ("conv2d_backward", (f32(2, 4, 3, 2), x, w), two, V, "grad_out"),
+        ("conv2d_backward", (f32(4, 3, 3), x, w), two, V, "grad_out"),
+        ("conv2d_backward", (grad, x, w), {**two, "needs": ("weights",)}, V, "needs"),
+    ]
+    yield from (Case(*row) for row in more)
+
+
+def pool() -> Iterator[Case]:
+    x, y = f32(2, 3, 6, 6), f32(2, 3, 3, 3)
+    for op in ("max_pool2d", "avg_pool2d"):
+        yield from wrong_outs(op, (f32(1, 2, 3, 3), 1), (1, 2, 3, 3))
+        yield from wrong_dtypes(op, (x, 2), ("x",))
+    yield from wrong_dtypes("max_pool2d_backward", (y, x, 2), ("grad_out", "x"))
+    yield from wrong_dtypes("avg_pool2d_backward", (y, x.shape, 2), ("grad_out",))
+    for op, first in (
+        ("max_pool2d", (x,)),
+        ("avg_pool2d", (x,)),
+        ("max_pool2d_backward", (y, x)),
+        ("avg_pool2d_backward", (y, x.shape)),
+    ):
+        rows: list[tuple[tuple[Any, ...], dict[str, Any], Any, str]] = [
+            *((((v,), {}, V, "kernel_size")) for v in (0, -1, (2, 0), (2, 2, 2), ())),
+            *((((v,), {}, T, "kernel_size")) for v in (1.5, "2", None, (2, 1.5))),
+            *(
+                (((2,), {k: v}, V, k))
+                for k in ("stride", "dilation")
+                for v in (0, -1, (1, 0), (1, 1, 1))
+            ),
+            *((((2,), {k: v}, T, k)) for k in ("stride", "dilation") for v in (1.5, "1")),
+            *(
+                (((2,), {"padding": v}, V, "padding"))
+                for v in (-1, 2, (0, 2), "full", ((0, -1), (0, 0)))
+            ),
+            *((((2,), {"padding": v}, T, "padding")) for v in (0.5, None)),
+            ((7,), {}, V, "x|kernel_size|padding|x_shape"),
+            ((2**62,), {}, TOO_LARGE, ""),
+            ((3,), {"dilation": 2**62}, TOO_LARGE, ""),
+            ((2,), {"layout": "NHWC"}, V, "layout"),
+            ((2,), {"layout": None}, T, "layout"),
+            ((2,), {"ceil_mode": "yes"}, T, "ceil_mode"),
+        ]
+        yield from (Case(op, (*first, *args), kw, e, n) for args, kw, e, n in rows)
+    shape = x.shape
+    indices = np.zeros(y.shape, np.int64)
+    more: list[tuple[str, tuple[Any, ...], dict[str, Any], Any, str]] = [
+        ("max_pool2d", (f32(3, 6, 6), 2), {}, V, "x"),
+        ("avg_pool2d", (f32(1, 2, 3, 6, 6), 2), {}, V, "x"),
+        ("avg_pool2d", (x, 2), {"divisor_override": 0}, V, "divisor_override"),
+        ("avg_pool2d", (x, 2), {"divisor_override": 1.5}, T, "divisor_override"),
+        ("avg_pool2d", (x, 2), {"count_include_pad": 3}, T, "count_include_pad"),
+        ("max_pool2d", (x, 2), {"return_indices": 3}, T, "return_indices"),
+        ("max_pool2d", (huge(2**50, 1, 2, 2), 1), {}, TOO_LARGE, ""),
+        ("avg_pool2d", (huge(2**50, 1, 2, 2), 1), {}, TOO_LARGE, ""),
+        ("max_pool2d_backward", (f32(2, 3, 3, 2), x, 2), {}, V, "grad_out"),
+        ("max_pool2d_backward", (f32(2, 3, 9), x, 2), {}, V, "grad_out"),
+        ("max_pool2d_backward", (y, x, 2), {"indices": indices[:1]}, V, "indices"),
+        ("max_pool2d_backward", (y, x, 2), {"indices": indices.astype(F32)}, T, "indices"),
+        ("max_pool2d_backward", (y, x, 2), {"indices": indices + 36}, V, "indices"),
+        ("max_pool2d_backward", (y, x, 2), {"indices": indices - 2}, V, "indices"),
+        ("avg_pool2d_backward", (f32(2, 3, 3, 2), shape, 2), {}, V, "grad_out"),
+        ("avg_pool2d_backward", (y, shape[1:], 2), {}, V, "x_shape"),
+        ("avg_pool2d_backward", (y, (2, 3, -6, 6), 2), {}, V, "x_shape"),
+        ("avg_pool2d_backward", (y, (2, 3, 6.0, 6), 2), {}, T, "x_shape"),
+        ("avg_pool2d_backward", (y, (2**40, 2**40, 6, 6), 2), {}, TOO_LARGE, ""),
+    ]
+    yield from (Case(*row) for row in more)
+
+
+ACTIVATIONS = [
+    *("relu", "leaky_relu", "elu", "selu", "sigmoid", "tanh"),
+    *("hardsigmoid", "hardswish", "silu", "gelu", "mish", "softplus"),
+]
+
+
+def elementwise() -> Iterator[Case]:
+    x = f32(3, 4)
+    for name in ACTIVATIONS:
+        yield from wrong_outs(name, (x,), (3, 4))
+        yield from wrong_dtypes(name, (x,), ("x",))
+        backward = f"{name}_backward"
+        yield from wrong_outs(backward, (x, f32(3, 4)), (3, 4))
+        yield from wrong_dtypes(backward, (x, f32(3, 4)), ("grad_out", "x"))
+        yield Case(backward, (x, f32(4, 3)), {}, V, "x|grad_out")
+        yield Case(backward, (x, f32(4)), {}, V, "x|grad_out")
+        yield Case(name, (huge(2**60),), {}, TOO_LARGE, "")
+        yield Case(name, (x,), {"out": x}, V, "out")
+    hyper = [
+        *(("leaky_relu", {"negative_slope": v}, V, "negative_slope") for v in (NAN, INF)),
+        ("leaky_relu", {"negative_slope": "0.1"}, T, "negative_slope"),
+        *(("elu", {"alpha": v}, V, "alpha") for v in (NAN, -INF)),
+        ("gelu", {"approximate": "erf"}, V, "approximate"),
+        ("gelu", {"approximate": True}, T, "approximate"),
+        *(("softplus", {"beta": v}, V, "beta") for v in (NAN, INF, 0.0)),
+        ("softplus", {"threshold": NAN}, V, "threshold"),
+    ]
+    for name, kwargs, exception, argument in hyper:
+        yield Case(name, (x,), kwargs, exception, argument)
+        yield Case(f"{name}_backward", (x, f32(3, 4)), kwargs, exception, argument)
+    for op, first in (("dropout", "x"), ("dropout_backward", "grad_out")):
+        yield from wrong_outs(op, (x, 0.5, 1), (3, 4))
+        yield from wrong_dtypes(op, (x, 0.5, 1), (first,))
+        for p in (-0.1, 1.5, NAN, INF):
+            yield Case(op, (x, p, 1), {}, V, "p")
+        yield Case(op, (x, "0.5", 1), {}, T, "p")
+        for seed in (2**64, 2**80):
+            yield Case(op, (x, 0.5, seed), {}, V, "seed")
+        for seed in (1.5, None, "1"):
+            yield Case(op, (x, 0.5, seed), {}, T, "seed")
+
+
+def softmax() -> Iterator[Case]:
+    x = f32(3, 4)
+    for name in ("softmax", "log_softmax"):
+        yield from wrong_outs(name, (x,), (3, 4))
+        yield from wrong_dtypes(name, (x,), ("x",))
+        yield from wrong_outs(f"{name}_backward", (x, f32(3, 4)), (3, 4))
+        yield from wrong_dtypes(f"{name}_backward", (x, f32(3, 4)), ("grad_out", "y"))
+        yield Case(f"{name}_backward", (x, f32(4, 3)), {}, V, "y|grad_out")
+        yield Case(name, (huge(2**60),), {}, TOO_LARGE, "")
+        for op, args in ((name, (x,)), (f"{name}_backward", (x, f32(3, 4)))):
+            for axis in (2, -3, 2**70):
+                yield Case(op, args, {"axis": axis}, V, "axis")
+            for wrong in (1.0, "0", None):
+                yield Case(op, args, {"axis": wrong}, T, "axis")
+    z, t, one = f32(3, 4), np.array([0, 3, 1]), np.ones((), F32)
+    for op, first in (("cross_entropy", ()), ("cross_entropy_backward", (one,))):
+        rows: list[tuple[tuple[Any, ...], dict[str, Any], Any, str]] = [
+            ((z.astype(np.int64), t), {}, T, "logits"),
+            ((z.tolist(), t), {}, T, "logits"),
+            ((f32(), t), {}, V, "logits"),
+            ((z, t[:2]), {}, V, "target"),
+            ((z, t[:, None]), {}, V, "target"),
+            ((z, t.tolist()), {}, T, "target"),
+            ((z, t + 1), {}, V, "target"),
+            ((z, t - 1), {}, V, "target"),
+            ((z, t.astype(np.bool_)), {}, T, "target"),
+            ((z, t.astype(np.int16)), {}, T, "target"),
+            ((z, f32(3)), {}, V, "target"),
+            ((z, f64(3, 4)), {}, T, "target"),
+            ((z, t), {"weight": f32(3)}, V, "weight"),
+            ((z, t), {"weight": f32(3, 4)}, V, "weight"),
+            ((z, t), {"weight": f64(4)}, T, "weight"),
+            ((z, t), {"weight": [1.0] * 4}, T, "weight"),
+            *(((z, t), {"label_smoothing": v}, V, "label_smoothing") for v in (-0.1, 1.5, NAN)),
+            ((z, t), {"label_smoothing": "0"}, T, "label_smoothing"),
+            ((z, t), {"reduction": "avg"}, V, "reduction"),
+            ((z, t), {"reduction": None}, T, "reduction"),
+            ((z, t), {"ignore_index": 1.5}, T, "ignore_index"),
+        ]
+        yield from (Case(op, (*first, *args), kw, e, n) for args, kw, e, n in rows)
+    backward = "cross_entropy_backward"
+    yield Case(backward, (f32(3), z, t), {}, V, "grad_out")
+    yield Case(backward, (one, z, t), {"reduction": "none"}, V, "grad_out")
+    yield Case(backward, (f64(), z, t), {}, T, "grad_out")
+
+
+def optim() -> Iterator[Case]:
+    def state(n: int) -> list[Any]:
+        return [[f32(3), f32(2, 2), f32(5)] for _ in range(n)]
+
+    for op, n, lists in (
+        ("adam_step", 4, ("params", "grads", "exp_avgs", "exp_avg_sqs")),
+        ("sgd_step", 3, ("params", "grads", "momentum_buffers")),
+    ):
+        base: dict[str, Any] = {"momentum": 0.9} if op == "sgd_step" else {}
+        for i, name in enumerate(lists):
+            for change, exception in (
+                (lambda a: a[:2], V),
+                (lambda a: [*a[:2], f32(4)], V),
+                (lambda a: [*a[:2], f32(5, 1)], V),
+                (lambda a: [*a[:2], f64(5)], T),
+                (lambda a: [*a[:2], a[2].astype(np.int64)], T),
+                (lambda a: [*a[:2], a[2].tolist()], T),
+                (lambda a: [*a[:2], None], T),
+                (lambda _: 3, T),
+            ):
+                arrays = state(n)
+                arrays[i] = change(arrays[i])
+                # A list that differs from params may be blamed on either.
+                yield Case(
+                    op,
+                    (*arrays, 1),
+                    base,
+                    exception,
+                    f"{name}|{'|'.join(lists)}" if i == 0 else name,
+                )
+            if name != "grads":
+                arrays = state(n)
+                read_only(arrays[i][2])
+                yield Case(op, (*arrays, 1), base, V, name)
+        rows: list[tuple[dict[str, Any], Any, str]] = [
+            *(({"lr": v}, V, "lr") for v in (NAN, INF, -INF, -1.0)),
+            ({"lr": "1"}, T, "lr"),
+            *(({"weight_decay": v}, V, "weight_decay") for v in (NAN, INF, -1.0)),
+            *(({"grad_scale": v}, V, "grad_scale") for v in (NAN, INF, 0.0)),
+            *(({"max_norm": v}, V, "max_norm") for v in (NAN, -1.0)),
+            ({"maximize": 2}, T, "maximize"),
+        ]
+        if op == "adam_step":
+            rows += [
+                *(({"betas": (v, 0.9)}, V, "betas") for v in (1.0, 1.5, -0.1, NAN)),
+                *(({"betas": (0.9, v)}, V, "betas") for v in (1.0, 1.5, -0.1, NAN)),
+                ({"betas": (0.9,)}, V, "betas"),
+                ({"betas": 0.9}, T, "betas"),
+                *(({"eps": v}, V, "eps") for v in (-1e-8, NAN, INF)),
+                ({"eps_mode": "inside"}, V, "eps_mode"),
+                ({"eps_mode": 1}, T, "eps_mode"),
+                ({"decoupled": "no"}, T, "decoupled"),
+                ({"max_exp_avg_sqs": [f32(3)]}, V, "max_exp_avg_sqs"),
+                ({"max_exp_avg_sqs": [f32(3), f32(2, 2), f64(5)]}, T, "max_exp_avg_sqs"),
+                ({"max_exp_avg_sqs": 1.0}, T, "max_exp_avg_sqs"),
+            ]
+        else:
+            rows += [
+                *(({"momentum": v}, V, "momentum") for v in (NAN, INF, -0.5)),
+                *(({"dampening": v}, V, "dampening") for v in (NAN, INF)),
+                ({"nesterov": True, "momentum": 0.0}, V, "nesterov|momentum"),
+                ({"nesterov": True, "dampening": 0.5}, V, "nesterov|dampening"),
+                ({"nesterov": 1.0}, T, "nesterov"),
+            ]
+        for kwargs, exception, argument in rows:
+            yield Case(op, (*state(n), 1), base | kwargs, exception, argument)
+        for step, exception in ((0, V), (-1, V), (1.5, T), (None, T), ("1", T)):
+            yield Case(op, (*state(n), step), base, exception, "step")
+    params, grads = state(2)
+    yield Case("sgd_step", (params, grads), {"momentum": 0.9}, V, "momentum_buffers")
+
+
+TABLE = [*gemm(), *conv(), *pool(), *elementwise(), *softmax(), *optim()]
+
+
+def describe(value: Any) -> str:
+    """Spell an argument for the name of a test."""
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype}{list(value.shape)}".replace(" ", "")
+    if isinstance(value, list):
+        return f"list{len(value)}"
+    return repr(value)
+
+
+def name_of(case: Case) -> str:
+    arguments = [describe(a) for a in case.args]
+    arguments += [f"{k}={describe(v)}" for k, v in case.kwargs.items()]
+    return f"{case.op}({', '.join(arguments)})"
+
+
+def arrays_in(value: Any) -> list[Any]:
+    """Return the arrays of an argument; of a huge view, the one number behind it."""
+    if isinstance(value, np.ndarray):
+        return [value.base if value.base is not None and 0 in value.strides else value]
+    if isinstance(value, list | tuple):
+        return [a for v in value for a in arrays_in(v)]
+    return []
+
+
+@pytest.mark.parametrize("case", TABLE, ids=name_of)
+def test_wrong_call(case: Case) -> None:
+    arrays = arrays_in([*case.args, *case.kwargs.values()])
+    before = [(a.tobytes(), a.shape, a.dtype) for a in arrays]
+    pattern = rf"^\[{case.op}\] (?:{case.names})" if case.names else rf"^\[{case.op}\] \w+"
+    with pytest.raises(case.exception, match=pattern) as caught:
+        getattr(kernels, case.op)(*case.args, **case.kwargs)
+    assert "expected" in str(caught.value) or case.exception is TOO_LARGE
+    assert [(a.tobytes(), a.shape, a.dtype) for a in arrays] == before
+
+
+def test_the_table_names_every_kernel() -> None:
+    assert {case.op for case in TABLE} == {
+        name for name in kernels.__all__ if callable(getattr(kernels, name))
+    }
