@@ -3,6 +3,7 @@
 #include "gemm/gemm.hpp"
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 namespace arraynn {
@@ -29,7 +30,10 @@ Matrix take_matrix(const char* op, const char* arg, py::handle h) {
     if (m.cs == 1 || attempt == 1) return m;
     if (m.rows <= 1) m.rs = 1;
     if (m.rs == 1) return m;
-    m.array = take(op, arg, m.array.owner.attr("copy")());
+    Array copy = take(op, arg, m.array.owner.attr("copy")());
+    copy.low = m.array.low;
+    copy.high = m.array.high;
+    m.array = std::move(copy);
   }
 }
 
