@@ -258,21 +258,9 @@ def _widen(how: dict[str, Any]) -> dict[str, Any]:
 
 def _loss_grain(x: Array, dtype: str) -> float:
     """Relative error of one row's log-softmax, times the roundings of a sum over all rows."""
-<<<<<<< HEAD
     classes = int(x.shape[0 if x.ndim == 1 else 1])
     rows = x.size // classes
     return float((20 + 8 * classes**0.5 + 8 * rows**0.5) * unit_roundoff(dtype))
-=======
-<<<<<<< HEAD
-    classes = int(x.shape[0 if x.ndim == 1 else 1])
-    rows = x.size // classes
-    return float((20 + 8 * classes**0.5 + 8 * rows**0.5) * unit_roundoff(dtype))
-=======
-    classes = x.shape[0 if x.ndim == 1 else 1]
-    rows = x.size // classes
-    return float(20 + 8 * classes**0.5 + 8 * rows**0.5) * unit_roundoff(dtype)
->>>>>>> docs
->>>>>>> main
 
 
 def _cross_entropy(dtype: str) -> Iterator[Outcome]:
@@ -371,33 +359,14 @@ def _both(first: Check, second: Check) -> Check:
     return check
 
 
-<<<<<<< HEAD
 _VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     *((n, {}) for n in ("relu", "selu", "sigmoid", "tanh", "hardsigmoid", "hardswish", "silu")),
-=======
-<<<<<<< HEAD
-_VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
-    *((n, {}) for n in ("relu", "selu", "sigmoid", "tanh", "hardsigmoid", "hardswish", "silu")),
-=======
-_PLAIN = ("relu", "selu", "sigmoid", "tanh", "hardsigmoid", "hardswish", "silu", "mish")
-_VARIANTS: list[tuple[str, dict[str, Any]]] = [
-    *((name, {}) for name in _PLAIN),
->>>>>>> docs
->>>>>>> main
     ("leaky_relu", {"negative_slope": 0.02}),
     ("elu", {"alpha": 1.5}),
     ("gelu", {"approximate": "none"}),
     ("mish", {}),
     ("softplus", {"beta": 1.5}),
-<<<<<<< HEAD
 )
-=======
-<<<<<<< HEAD
-)
-=======
-]
->>>>>>> docs
->>>>>>> main
 for _name, _extra in _VARIANTS:
     CHECKS[_name] = partial(_activation, _name, _extra)
     CHECKS[f"{_name}_backward"] = partial(_activation_backward, _name, _extra)
