@@ -6,4 +6,5 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   arraynn::bind_gemm(m);
   arraynn::bind_conv(m);
   arraynn::bind_elementwise(m);
+  arraynn::bind_softmax(m);
 }

@@ -21,30 +21,22 @@ struct ExpConstants<float> {
   static constexpr float kLo = -104.0f, kHi = 89.0f;
   static constexpr float kLn2Hi = 0.693359375f, kLn2Lo = -2.12194440e-4f;
   static constexpr float kShift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  static constexpr int kMantissa = 23, kBias = 127, kTerms = 8;
-  static constexpr float kPoly[kTerms] = {1.0f / 5040, 1.0f / 720, 1.0f / 120, 1.0f / 24,
-                                          1.0f / 6,    0.5f,       1.0f,       1.0f};
+  static constexpr int kMantissa = 23, kBias = 127, kTerms = 7;
+  // e^r: 1 + r + r^2 q(r), q by Chebyshev interpolation over |r| <= ln2/2 (mpmath, 50 digits).
+  static constexpr float kPoly[kTerms] = {1.39269268e-3f, 8.36377405e-3f, 4.16665487e-2f,
+                                          0.166665733f,   0.5f,           1.0f,           1.0f};
 };
 template <>
 struct ExpConstants<double> {
   static constexpr double kLo = -746.0, kHi = 710.0;
   static constexpr double kLn2Hi = 6.93145751953125e-1, kLn2Lo = 1.42860682030941723212e-6;
   static constexpr double kShift = 6755399441055744.0;  // 1.5 * 2^52
-  static constexpr int kMantissa = 52, kBias = 1023, kTerms = 14;
-  static constexpr double kPoly[kTerms] = {1.0 / 6227020800,
-                                           1.0 / 479001600,
-                                           1.0 / 39916800,
-                                           1.0 / 3628800,
-                                           1.0 / 362880,
-                                           1.0 / 40320,
-                                           1.0 / 5040,
-                                           1.0 / 720,
-                                           1.0 / 120,
-                                           1.0 / 24,
-                                           1.0 / 6,
-                                           0.5,
-                                           1.0,
-                                           1.0};
+  static constexpr int kMantissa = 52, kBias = 1023, kTerms = 12;
+  static constexpr double kPoly[kTerms] = {
+      2.5101346928350339e-8, 2.76213386691429246e-7, 2.75572664186123018e-6,
+      2.48015186413959928e-5, 1.98412698643805132e-4, 1.38888888889189391e-3,
+      8.33333333332979265e-3, 4.16666666666206387e-2, 0.166666666666666685,
+      0.500000000000000111, 1.0, 1.0};
 };
 
 // x = n ln2 + r with |r| <= ln2/2. `n` keeps its bits above the rounding shift: see power_of_two.
@@ -63,7 +55,17 @@ ARRAYNN_INLINE ExpReduction<T> reduce_exp(Vec<T> x) {
   return {fma(n, V::set1(-C::kLn2Lo), r), shifted};
 }
 
-// e^x. Argument reduction, Taylor in r, then two exact scalings by powers of two so that results
+#if defined(__AVX512F__)
+// x 2^n with one rounding, for whole n of any size.
+ARRAYNN_INLINE Vec<float> scale_by_power(Vec<float> x, Vec<float> n) {
+  return {(Vec<float>::Raw)_mm512_maskz_scalef_ps(0xFFFF, (__m512)x.v, (__m512)n.v)};
+}
+ARRAYNN_INLINE Vec<double> scale_by_power(Vec<double> x, Vec<double> n) {
+  return {(Vec<double>::Raw)_mm512_maskz_scalef_pd(0xFF, (__m512d)x.v, (__m512d)n.v)};
+}
+#endif
+
+// e^x. Argument reduction, polynomial in r, then two exact scalings by powers of two so that results
 // down to the denormals and up to overflow come out right. NaN stays NaN.
 // Max error: 1 ULP (1.5 at generic, where multiply-adds round twice).
 //
@@ -78,11 +80,15 @@ template <class T>
 ARRAYNN_INLINE ExpTimes<T> exp_times(Vec<T> x, Vec<T> factor) {
   using C = ExpConstants<T>;
   using V = Vec<T>;
-  using Int = typename V::Int;
-  using RawInt = typename V::RawInt;
   x = min(V::set1(C::kHi), max(V::set1(C::kLo), x));
   const ExpReduction<T> e = reduce_exp(x);
   const V p = polynomial(e.r, C::kPoly, C::kTerms);
+#if defined(__AVX512F__)
+  const V n = e.shifted - V::set1(C::kShift);
+  return {scale_by_power(p, n), scale_by_power(factor * p, n)};
+#else
+  using Int = typename V::Int;
+  using RawInt = typename V::RawInt;
   const V shift = V::set1(C::kShift);
   const RawInt ni = reinterpret_cast<RawInt>(e.shifted.v) - reinterpret_cast<RawInt>(shift.v);
   const RawInt half = ni >> 1;
@@ -91,6 +97,7 @@ ARRAYNN_INLINE ExpTimes<T> exp_times(Vec<T> x, Vec<T> factor) {
   const V s2{reinterpret_cast<typename V::Raw>((rest + Int{C::kBias}) << C::kMantissa)};
   const V partial = p * s1;
   return {partial * s2, factor * partial * s2};
+#endif
 }
 
 template <class T>
@@ -99,7 +106,7 @@ ARRAYNN_INLINE Vec<T> exp(Vec<T> x) {
 }
 
 // e^x - 1 for x <= kExpm1Max, exact sign of zero. 2^n ((1 + q) - 2^-n) with q = e^r - 1 from the
-// same Taylor series, so nothing cancels where n = 0.
+// same polynomial, so nothing cancels where n = 0.
 // Max error: 2 ULP.
 template <class T>
 inline constexpr T kExpm1Max = sizeof(T) == 4 ? T(88) : T(709);

@@ -131,6 +131,37 @@ ARRAYNN_INLINE Vec<T> select(Mask<T> m, Vec<T> yes, Vec<T> no) {
   return {m.v ? yes.v : no.v};
 }
 // a > b ? a : b, so a NaN in the second operand comes through: clamp with max(lo, x), min(hi, x).
+// Intrinsics where there are some: the compiler finds the instruction for the selection in places.
+#if defined(__AVX512F__)
+#define ARRAYNN_MIN_MAX(name)                                                                \
+  ARRAYNN_INLINE Vec<float> name(Vec<float> a, Vec<float> b) {                               \
+    return {(Vec<float>::Raw)_mm512_maskz_##name##_ps(0xFFFF, (__m512)a.v, (__m512)b.v)};    \
+  }                                                                                          \
+  ARRAYNN_INLINE Vec<double> name(Vec<double> a, Vec<double> b) {                            \
+    return {(Vec<double>::Raw)_mm512_maskz_##name##_pd(0xFF, (__m512d)a.v, (__m512d)b.v)};   \
+  }
+#elif defined(__AVX2__)
+#define ARRAYNN_MIN_MAX(name)                                                       \
+  ARRAYNN_INLINE Vec<float> name(Vec<float> a, Vec<float> b) {                      \
+    return {(Vec<float>::Raw)_mm256_##name##_ps((__m256)a.v, (__m256)b.v)};         \
+  }                                                                                 \
+  ARRAYNN_INLINE Vec<double> name(Vec<double> a, Vec<double> b) {                   \
+    return {(Vec<double>::Raw)_mm256_##name##_pd((__m256d)a.v, (__m256d)b.v)};      \
+  }
+#elif defined(__SSE2__)
+#define ARRAYNN_MIN_MAX(name)                                                    \
+  ARRAYNN_INLINE Vec<float> name(Vec<float> a, Vec<float> b) {                   \
+    return {(Vec<float>::Raw)_mm_##name##_ps((__m128)a.v, (__m128)b.v)};         \
+  }                                                                              \
+  ARRAYNN_INLINE Vec<double> name(Vec<double> a, Vec<double> b) {                \
+    return {(Vec<double>::Raw)_mm_##name##_pd((__m128d)a.v, (__m128d)b.v)};      \
+  }
+#endif
+#if defined(ARRAYNN_MIN_MAX)
+ARRAYNN_MIN_MAX(max)
+ARRAYNN_MIN_MAX(min)
+#undef ARRAYNN_MIN_MAX
+#else
 template <class T>
 ARRAYNN_INLINE Vec<T> max(Vec<T> a, Vec<T> b) {
   return {a.v > b.v ? a.v : b.v};
@@ -139,6 +170,7 @@ template <class T>
 ARRAYNN_INLINE Vec<T> min(Vec<T> a, Vec<T> b) {
   return {a.v < b.v ? a.v : b.v};
 }
+#endif
 template <class T>
 ARRAYNN_INLINE Vec<T> abs(Vec<T> a) {
   using Int = typename Vec<T>::Int;
@@ -239,24 +271,31 @@ ARRAYNN_INLINE void store_n(Vec<T> a, T* p, std::int64_t n) {
 #endif
 }
 
-// Lanes summed by halves: a fixed tree, whatever the caller.
-template <class T>
-ARRAYNN_INLINE T reduce_add(Vec<T> a) {
-  T lanes[kLanes<T>];
-  std::memcpy(lanes, &a.v, sizeof a.v);
-  for (int width = kLanes<T> / 2; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
-  }
-  return lanes[0];
+// Lane i of the result is lane (i + kBy) mod kSize of a.
+template <int kBy, class T>
+ARRAYNN_INLINE Vec<T> rotate_lanes(Vec<T> a) {
+  typename Vec<T>::RawInt from{};
+  for (int i = 0; i < kLanes<T>; ++i) from[i] = (i + kBy) % kLanes<T>;
+  return {__builtin_shuffle(a.v, from)};
 }
-// Largest lane; NaN when any lane is NaN.
-template <class T>
+
+// Lanes summed by halves: a fixed tree, whatever the caller.
+template <class T, int kWidth = kLanes<T> / 2>
+ARRAYNN_INLINE T reduce_add(Vec<T> a) {
+  if constexpr (kWidth == 0) {
+    return a.v[0];
+  } else {
+    return reduce_add<T, kWidth / 2>(a + rotate_lanes<kWidth>(a));
+  }
+}
+// Largest lane; a NaN lane gives NaN or is left out.
+template <class T, int kWidth = kLanes<T> / 2>
 ARRAYNN_INLINE T reduce_max(Vec<T> a) {
-  T lanes[kLanes<T>];
-  std::memcpy(lanes, &a.v, sizeof a.v);
-  T m = lanes[0];
-  for (int i = 1; i < kLanes<T>; ++i) m = (lanes[i] > m || lanes[i] != lanes[i]) ? lanes[i] : m;
-  return m;
+  if constexpr (kWidth == 0) {
+    return a.v[0];
+  } else {
+    return reduce_max<T, kWidth / 2>(max(a, rotate_lanes<kWidth>(a)));
+  }
 }
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

@@ -1,6 +1,9 @@
 """Stateless kernels: arrays in, arrays out, forward and backward."""
 
-from arraynn.kernels.conv import conv2d, conv2d_backward
+from arraynn.kernels.conv import (
+    conv2d,
+    conv2d_backward,
+)
 from arraynn.kernels.elementwise import (
     dropout,
     dropout_backward,
@@ -29,11 +32,25 @@ from arraynn.kernels.elementwise import (
     tanh,
     tanh_backward,
 )
-from arraynn.kernels.gemm import linear, linear_backward, matmul
+from arraynn.kernels.gemm import (
+    linear,
+    linear_backward,
+    matmul,
+)
+from arraynn.kernels.softmax import (
+    cross_entropy,
+    cross_entropy_backward,
+    log_softmax,
+    log_softmax_backward,
+    softmax,
+    softmax_backward,
+)
 
 __all__ = [
     "conv2d",
     "conv2d_backward",
+    "cross_entropy",
+    "cross_entropy_backward",
     "dropout",
     "dropout_backward",
     "elu",
@@ -48,6 +65,8 @@ __all__ = [
     "leaky_relu_backward",
     "linear",
     "linear_backward",
+    "log_softmax",
+    "log_softmax_backward",
     "matmul",
     "mish",
     "mish_backward",
@@ -59,6 +78,8 @@ __all__ = [
     "sigmoid_backward",
     "silu",
     "silu_backward",
+    "softmax",
+    "softmax_backward",
     "softplus",
     "softplus_backward",
     "tanh",

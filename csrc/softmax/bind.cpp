@@ -1,0 +1,142 @@
+#include "bind/array.hpp"
+#include "bind/binders.hpp"
+#include "bind/check.hpp"
+#include "softmax/cross_entropy_args.hpp"
+#include "softmax/softmax.hpp"
+
+namespace arraynn {
+namespace {
+
+SoftmaxShape shape_around(const char* op, const TensorView& v, py::handle axis_) {
+  const std::int64_t given = take_int(op, "axis", axis_);
+  const std::int64_t axis = given < 0 ? given + v.ndim : given;
+  if (axis < 0 || axis >= v.ndim) {
+    fail<ValueError>(op, "axis", "expected an axis of an array of ", v.ndim, " dimensions, got ",
+                     given);
+  }
+  SoftmaxShape s{1, v.shape[axis], 1};
+  for (int i = 0; i < axis; ++i) s.outer *= v.shape[i];
+  for (int i = static_cast<int>(axis) + 1; i < v.ndim; ++i) s.inner *= v.shape[i];
+  return s;
+}
+
+py::object forward(const char* op, SoftmaxKind kind, py::handle x_, py::handle axis,
+                   py::handle out_) {
+  const Array x = take(op, "x", x_);
+  require_float(op, "x", x);
+  const SoftmaxShape shape = shape_around(op, x.view, axis);
+  Output out(op, out_, x->dtype, x->shape, x->ndim, {&x});
+  dispatch_float(x->dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const py::gil_scoped_release nogil;
+    run_softmax(kind, shape, x->as<const T>(), out.data<T>());
+  });
+  return out.finish(x);
+}
+
+py::object backward(const char* op, SoftmaxKind kind, py::handle grad_out_, py::handle y_,
+                    py::handle axis, py::handle out_) {
+  const Array grad_out = take(op, "grad_out", grad_out_);
+  require_float(op, "grad_out", grad_out);
+  const Array y = take(op, "y", y_);
+  require_like(op, "y", y, "grad_out", grad_out);
+  const SoftmaxShape shape = shape_around(op, y.view, axis);
+  Output out(op, out_, y->dtype, y->shape, y->ndim, {&grad_out, &y});
+  dispatch_float(y->dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const py::gil_scoped_release nogil;
+    run_softmax_backward(kind, shape, grad_out->as<const T>(), y->as<const T>(), out.data<T>());
+  });
+  return out.finish(grad_out);
+}
+
+py::object cross_entropy(py::handle logits, py::handle target, py::handle weight,
+                         py::handle ignore_index, py::handle label_smoothing,
+                         py::handle reduction) {
+  const char* op = "cross_entropy";
+  const CrossEntropyArgs args(op, logits, target, weight, ignore_index, label_smoothing, reduction);
+  const bool none = args.reduction == Reduction::kNone;
+  const Dtype dtype = args.logits->dtype;
+  Output out(op, py::none(), dtype, args.sample_shape, none ? args.sample_ndim : 0);
+  const Scratch losses(op, none ? 0 : static_cast<std::size_t>(args.samples) * dtype_size(dtype));
+  dispatch_float(dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const py::gil_scoped_release nogil;
+    T* per_sample = none ? out.data<T>() : static_cast<T*>(losses.data());
+    run_cross_entropy(args.problem<T>(), per_sample);
+    if (none) return;
+    const double total = ordered_sum(per_sample, args.samples);
+    *out.data<T>() =
+        static_cast<T>(args.reduction == Reduction::kMean ? total / args.divisor() : total);
+  });
+  return out.finish(args.logits);
+}
+
+py::object cross_entropy_backward(py::handle grad_out_, py::handle logits, py::handle target,
+                                  py::handle weight, py::handle ignore_index,
+                                  py::handle label_smoothing, py::handle reduction) {
+  const char* op = "cross_entropy_backward";
+  const CrossEntropyArgs args(op, logits, target, weight, ignore_index, label_smoothing, reduction);
+  const bool none = args.reduction == Reduction::kNone;
+  Array grad_out;
+  double scale = 1;
+  if (!none && (PyFloat_Check(grad_out_.ptr()) || PyLong_Check(grad_out_.ptr()))) {
+    scale = take_double(op, "grad_out", grad_out_);
+  } else {
+    grad_out = take(op, "grad_out", grad_out_);
+    require_same_dtype(op, "grad_out", grad_out, "logits", args.logits);
+    const int ndim = none ? args.sample_ndim : 0;
+    if (grad_out->ndim != ndim ||
+        !std::equal(grad_out->shape, grad_out->shape + ndim, args.sample_shape)) {
+      fail<ValueError>(op, "grad_out", "expected shape ", shape_str(args.sample_shape, ndim),
+                       ", got ", shape_str(grad_out->shape, grad_out->ndim));
+    }
+  }
+  const TensorView& z = args.logits.view;
+  Output out(op, py::none(), z.dtype, z.shape, z.ndim);
+  dispatch_float(z.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const py::gil_scoped_release nogil;
+    if (!none && grad_out) scale = static_cast<double>(*grad_out->as<const T>());
+    if (args.reduction == Reduction::kMean) scale /= args.divisor();
+    run_cross_entropy_backward(args.problem<T>(), none ? grad_out->as<const T>() : nullptr,
+                               static_cast<T>(scale), out.data<T>());
+  });
+  return out.finish(args.logits);
+}
+
+}  // namespace
+
+void bind_softmax(py::module_& m) {
+  using py::arg;
+  using H = py::handle;
+  m.def(
+      "softmax",
+      [](H x, H axis, H out) { return forward("softmax", SoftmaxKind::kSoftmax, x, axis, out); },
+      arg("x"), arg("axis"), arg("out"));
+  m.def(
+      "log_softmax",
+      [](H x, H axis, H out) {
+        return forward("log_softmax", SoftmaxKind::kLogSoftmax, x, axis, out);
+      },
+      arg("x"), arg("axis"), arg("out"));
+  m.def(
+      "softmax_backward",
+      [](H grad_out, H y, H axis, H out) {
+        return backward("softmax_backward", SoftmaxKind::kSoftmax, grad_out, y, axis, out);
+      },
+      arg("grad_out"), arg("y"), arg("axis"), arg("out"));
+  m.def(
+      "log_softmax_backward",
+      [](H grad_out, H y, H axis, H out) {
+        return backward("log_softmax_backward", SoftmaxKind::kLogSoftmax, grad_out, y, axis, out);
+      },
+      arg("grad_out"), arg("y"), arg("axis"), arg("out"));
+  m.def("cross_entropy", &cross_entropy, arg("logits"), arg("target"), arg("weight"),
+        arg("ignore_index"), arg("label_smoothing"), arg("reduction"));
+  m.def("cross_entropy_backward", &cross_entropy_backward, arg("grad_out"), arg("logits"),
+        arg("target"), arg("weight"), arg("ignore_index"), arg("label_smoothing"),
+        arg("reduction"));
+}
+
+}  // namespace arraynn

@@ -1,0 +1,268 @@
+#include "softmax/rows.hpp"
+
+namespace ARRAYNN_ISA_NAMESPACE {
+namespace {
+
+// The parts of the smoothed target that do not depend on the sample.
+template <class T>
+struct Target {
+  T keep, uniform;  // 1 - eps and eps / C
+  const T* weight;
+
+  ARRAYNN_INLINE Target of(const CrossEntropy<T>& p) {
+    return {static_cast<T>(1.0 - p.smoothing),
+            static_cast<T>(p.smoothing / static_cast<double>(p.shape.n)), p.weight};
+  }
+  [[gnu::always_inline]] inline T weight_of(std::int64_t c) const {
+    return weight != nullptr ? weight[c] : T(1);
+  }
+};
+
+// T_c of probabilities t.
+template <class T>
+ARRAYNN_INLINE Vec<T> soft_target(const Target<T>& target, Vec<T> t, Vec<T> w) {
+  return w * fma(t, Vec<T>::set1(target.keep), Vec<T>::set1(target.uniform));
+}
+
+// T (log s - shifted), where a T of 0 counts for nothing even against an infinite logarithm.
+template <class T>
+ARRAYNN_INLINE Vec<T> loss_terms(Vec<T> t, Vec<T> log_sum, Vec<T> shifted) {
+  return select(t == Vec<T>::zero(), Vec<T>::zero(), t * (log_sum - shifted));
+}
+
+template <class T>
+ARRAYNN_INLINE T product_or_zero(T t, T x) {
+  return t == T(0) ? T(0) : t * x;
+}
+
+// T_c at lanes of a row: of probabilities, or the uniform part of a class index.
+template <class T>
+ARRAYNN_INLINE Vec<T> row_target(const Target<T>& target, const T* t, std::int64_t i,
+                                 std::int64_t lanes) {
+  const Vec<T> w =
+      target.weight != nullptr ? load_lanes(target.weight + i, lanes) : Vec<T>::set1(T(1));
+  return t != nullptr ? soft_target(target, load_lanes(t + i, lanes), w)
+                      : w * Vec<T>::set1(target.uniform);
+}
+
+// sum_c T_c (log s - (z_c - m)) over the dense part of the target.
+template <class T>
+ARRAYNN_INLINE T dense_loss(const Target<T>& target, const T* z, const T* t, T m, T log_sum,
+                            std::int64_t n) {
+  using V = Vec<T>;
+  return sum_row<T>(n, [&](std::int64_t i, std::int64_t lanes) __attribute__((always_inline)) {
+    const V shifted = load_lanes(z + i, lanes) - V::set1(m);
+    const V value = loss_terms(row_target(target, t, i, lanes), V::set1(log_sum), shifted);
+    return lanes == kLanes<T> ? value : select(first_lanes<T>(lanes), value, V::zero());
+  });
+}
+
+template <class T>
+ARRAYNN_INLINE T row_loss(const CrossEntropy<T>& p, const Target<T>& target, std::int64_t row) {
+  const std::int64_t n = p.shape.n;
+  const T* z = p.logits + row * n;
+  if (p.probabilities != nullptr) {
+    const SoftmaxStats<T> s = row_stats(z, n);
+    return dense_loss(target, z, p.probabilities + row * n, s.max, log_of_sum(s.sum), n);
+  }
+  const std::int64_t y = p.target[row];
+  if (y == p.ignore_index) return T(0);
+  const SoftmaxStats<T> s = row_stats(z, n);
+  const T log_sum = log_of_sum(s.sum);
+  const T loss = product_or_zero(target.keep * target.weight_of(y), log_sum - (z[y] - s.max));
+  if (p.smoothing == 0) return loss;
+  return loss + dense_loss<T>(target, z, nullptr, s.max, log_sum, n);
+}
+
+// sum_c T_c of probabilities.
+template <class T>
+ARRAYNN_INLINE T target_sum(const Target<T>& target, const T* t, std::int64_t n) {
+  return sum_row<T>(n, [&](std::int64_t i, std::int64_t lanes) __attribute__((always_inline)) {
+    const Vec<T> value = row_target(target, t, i, lanes);
+    return lanes == kLanes<T> ? value : select(first_lanes<T>(lanes), value, Vec<T>::zero());
+  });
+}
+
+// sum_c T_c of class index y.
+template <class T>
+ARRAYNN_INLINE T target_sum(const CrossEntropy<T>& p, const Target<T>& target, std::int64_t y) {
+  return target.keep * target.weight_of(y) + static_cast<T>(p.smoothing * p.weight_sum /
+                                                            static_cast<double>(p.shape.n));
+}
+
+template <class T>
+ARRAYNN_INLINE void fill_zero(T* p, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) p[i] = T(0);
+}
+
+// dx = exp(z - m) factor - g T, dense part; then the class of an index.
+template <class T>
+ARRAYNN_INLINE void row_gradient(const CrossEntropy<T>& p, const Target<T>& target,
+                                 std::int64_t row, T g, T* dx) {
+  constexpr int kL = kLanes<T>;
+  using V = Vec<T>;
+  const std::int64_t n = p.shape.n;
+  const T* z = p.logits + row * n;
+  const T* t = p.probabilities != nullptr ? p.probabilities + row * n : nullptr;
+  const std::int64_t y = t == nullptr ? p.target[row] : 0;
+  if (t == nullptr && y == p.ignore_index) return fill_zero(dx, n);
+  const T sum = t != nullptr ? target_sum(target, t, n) : target_sum(p, target, y);
+  if (sum == T(0)) return fill_zero(dx, n);
+  const bool stored = n <= kShortRow;
+  SoftmaxStats<T> s{};
+  if (stored) {
+    s.max = row_max(z, n);
+    s.sum = row_exp_sum<true>(z, s.max, dx, n);
+  } else {
+    s = row_stats(z, n);
+  }
+  const V factor = V::set1(g * (sum / s.sum)), m = V::set1(s.max), gv = V::set1(g);
+  const bool dense = t != nullptr || p.smoothing != 0;
+  for (std::int64_t i = 0; i < n; i += kL) {
+    const std::int64_t lanes = min_i(kL, n - i);
+    const V e = stored ? load_lanes(dx + i, lanes) : exp(load_lanes(z + i, lanes) - m);
+    V d = e * factor;
+    if (dense) d = d - gv * row_target(target, t, i, lanes);
+    store_lanes(d, dx + i, lanes);
+  }
+  if (t == nullptr) dx[y] -= g * (target.keep * target.weight_of(y));
+}
+
+// A strip of columns: every column is a sample, classes lie `inner` apart.
+struct Strip {
+  std::int64_t offset, sample, width;  // into logits, into samples
+};
+template <class T>
+ARRAYNN_INLINE Strip strip_of(const CrossEntropy<T>& p, std::int64_t unit) {
+  const std::int64_t per_row = ceil_div(p.shape.inner, kStrip);
+  const std::int64_t outer = unit / per_row, first = unit % per_row * kStrip;
+  return {outer * p.shape.n * p.shape.inner + first, outer * p.shape.inner + first,
+          min_i(kStrip, p.shape.inner - first)};
+}
+
+template <class T>
+ARRAYNN_INLINE Vec<T> column_target(const Target<T>& target, const T* t, std::int64_t c,
+                                    std::int64_t at, std::int64_t lanes) {
+  const Vec<T> w = Vec<T>::set1(target.weight_of(c));
+  return t != nullptr ? soft_target(target, load_lanes(t + at, lanes), w)
+                      : w * Vec<T>::set1(target.uniform);
+}
+
+template <class T>
+void strip_loss(const CrossEntropy<T>& p, const Target<T>& target, const Strip& strip, T* losses) {
+  using V = Vec<T>;
+  alignas(64) T max_of[kStrip], sum_of[kStrip], loss_of[kStrip];
+  const std::int64_t n = p.shape.n, inner = p.shape.inner;
+  const T* z = p.logits + strip.offset;
+  const T* t = p.probabilities != nullptr ? p.probabilities + strip.offset : nullptr;
+  strip_stats(z, n, inner, strip.width, max_of, sum_of);
+  for_vectors<T>(strip.width, [&](std::int64_t j, std::int64_t) __attribute__((always_inline)) {
+    log_of_sum(V::load(sum_of + j)).store(sum_of + j);
+    V::zero().store(loss_of + j);
+  });
+  if (t != nullptr || p.smoothing != 0) {
+    for (std::int64_t c = 0; c < n; ++c) {
+      for_vectors<T>(strip.width,
+                     [&](std::int64_t j, std::int64_t lanes) __attribute__((always_inline)) {
+        const std::int64_t at = c * inner + j;
+        const V shifted = load_lanes(z + at, lanes) - V::load(max_of + j);
+        const V terms =
+            loss_terms(column_target(target, t, c, at, lanes), V::load(sum_of + j), shifted);
+        (V::load(loss_of + j) + terms).store(loss_of + j);
+      });
+    }
+  }
+  for (std::int64_t j = 0; j < strip.width; ++j) {
+    T loss = loss_of[j];
+    if (t == nullptr) {
+      const std::int64_t y = p.target[strip.sample + j];
+      loss = y == p.ignore_index
+                 ? T(0)
+                 : loss + product_or_zero(target.keep * target.weight_of(y),
+                                          sum_of[j] - (z[y * inner + j] - max_of[j]));
+    }
+    losses[strip.sample + j] = loss;
+  }
+}
+
+template <class T>
+void strip_gradient(const CrossEntropy<T>& p, const Target<T>& target, const Strip& strip,
+                    const T* g, T scale, T* dx) {
+  using V = Vec<T>;
+  alignas(64) T max_of[kStrip], sum_of[kStrip], g_of[kStrip], target_of[kStrip] = {};
+  const std::int64_t n = p.shape.n, inner = p.shape.inner;
+  const T* z = p.logits + strip.offset;
+  const T* t = p.probabilities != nullptr ? p.probabilities + strip.offset : nullptr;
+  dx += strip.offset;
+  strip_stats(z, n, inner, strip.width, max_of, sum_of);
+  if (t != nullptr) {
+    for (std::int64_t c = 0; c < n; ++c) {
+      for_vectors<T>(strip.width,
+                     [&](std::int64_t j, std::int64_t lanes) __attribute__((always_inline)) {
+        const V part = column_target(target, t, c, c * inner + j, lanes);
+        (V::load(target_of + j) + part).store(target_of + j);
+      });
+    }
+  }
+  fill_zero(g_of, kStrip);
+  for (std::int64_t j = 0; j < strip.width; ++j) {
+    const std::int64_t y = t == nullptr ? p.target[strip.sample + j] : 0;
+    const bool ignored = t == nullptr && y == p.ignore_index;
+    if (t == nullptr) target_of[j] = ignored ? T(0) : target_sum(p, target, y);
+    // A sample without a target has gradient 0 even where a logit is infinite or g is NaN.
+    const bool counts = target_of[j] != T(0);
+    g_of[j] = counts ? (g != nullptr ? g[strip.sample + j] * scale : scale) : T(0);
+    sum_of[j] = counts ? g_of[j] * (target_of[j] / sum_of[j]) : T(0);
+  }
+  const bool dense = t != nullptr || p.smoothing != 0;
+  for (std::int64_t c = 0; c < n; ++c) {
+    for_vectors<T>(strip.width,
+                   [&](std::int64_t j, std::int64_t lanes) __attribute__((always_inline)) {
+      const std::int64_t at = c * inner + j;
+      V d = exp(load_lanes(z + at, lanes) - V::load(max_of + j)) * V::load(sum_of + j);
+      if (dense) d = d - V::load(g_of + j) * column_target(target, t, c, at, lanes);
+      const V counted = V::load(target_of + j);
+      store_lanes(select(counted == V::zero(), V::zero(), d), dx + at, lanes);
+    });
+  }
+  if (t != nullptr) return;
+  for (std::int64_t j = 0; j < strip.width; ++j) {
+    const std::int64_t y = p.target[strip.sample + j];
+    if (target_of[j] != T(0)) dx[y * inner + j] -= g_of[j] * (target.keep * target.weight_of(y));
+  }
+}
+
+template <class T>
+void forward(const CrossEntropy<T>& p, T* losses, std::int64_t begin, std::int64_t end) {
+  const Target<T> target = Target<T>::of(p);
+  for (std::int64_t unit = begin; unit < end; ++unit) {
+    if (p.shape.inner == 1) {
+      losses[unit] = row_loss(p, target, unit);
+    } else {
+      strip_loss(p, target, strip_of(p, unit), losses);
+    }
+  }
+}
+
+template <class T>
+void backward(const CrossEntropy<T>& p, const T* g, T scale, T* dx, std::int64_t begin,
+              std::int64_t end) {
+  const Target<T> target = Target<T>::of(p);
+  for (std::int64_t unit = begin; unit < end; ++unit) {
+    if (p.shape.inner == 1) {
+      const T factor = g != nullptr ? g[unit] * scale : scale;
+      row_gradient(p, target, unit, factor, dx + unit * p.shape.n);
+    } else {
+      strip_gradient(p, target, strip_of(p, unit), g, scale, dx);
+    }
+  }
+}
+
+}  // namespace
+
+extern const CrossEntropyKernels cross_entropy_kernels = {
+    {&forward<float>, &backward<float>},
+    {&forward<double>, &backward<double>},
+};
+
+}  // namespace ARRAYNN_ISA_NAMESPACE

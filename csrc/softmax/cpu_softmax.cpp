@@ -1,0 +1,145 @@
+#include "softmax/rows.hpp"
+
+namespace ARRAYNN_ISA_NAMESPACE {
+namespace {
+
+// y[i] = f(v(a[i]), ...) over n elements, two vectors at a time.
+template <class T, class F>
+ARRAYNN_INLINE void map_row(const T* x, T* y, std::int64_t n, const F& f) {
+  constexpr int kL = kLanes<T>;
+  std::int64_t i = 0;
+  for (; i + 2 * kL <= n; i += 2 * kL) {
+    const Vec<T> a = f(Vec<T>::load(x + i)), b = f(Vec<T>::load(x + i + kL));
+    a.store(y + i);
+    b.store(y + i + kL);
+  }
+  for (; i < n; i += kL) {
+    const std::int64_t lanes = min_i(kL, n - i);
+    store_lanes(f(load_lanes(x + i, lanes)), y + i, lanes);
+  }
+}
+
+template <class T>
+SoftmaxStats<T> block_stats(const T* x, std::int64_t n) {
+  return block_stats_of(x, n);
+}
+
+template <class T>
+SoftmaxStats<T> merge(const SoftmaxStats<T>* stats, std::int64_t count) {
+  SoftmaxStats<T> all = stats[0];
+  for (std::int64_t i = 1; i < count; ++i) all = merge_stats(all, stats[i]);
+  return all;
+}
+
+template <class T>
+void block_finish(SoftmaxKind kind, SoftmaxStats<T> stats, const T* x, T* y, std::int64_t n) {
+  using V = Vec<T>;
+  const V m = V::set1(stats.max);
+  if (kind == SoftmaxKind::kSoftmax) {
+    const V scale = V::set1(T(1) / stats.sum);
+    map_row(x, y, n, [=](V v) __attribute__((always_inline)) { return exp(v - m) * scale; });
+  } else {
+    const V log_sum = V::set1(log_of_sum(stats.sum));
+    map_row(x, y, n, [=](V v) __attribute__((always_inline)) { return (v - m) - log_sum; });
+  }
+}
+
+template <class T>
+void rows(SoftmaxKind kind, const T* x, T* y, std::int64_t count, std::int64_t n) {
+  using V = Vec<T>;
+  for (std::int64_t r = 0; r < count; ++r, x += n, y += n) {
+    if (kind == SoftmaxKind::kLogSoftmax || n > kShortRow) {
+      block_finish(kind, row_stats(x, n), x, y, n);
+      continue;
+    }
+    const T m = row_max(x, n);
+    const V scale = V::set1(T(1) / row_exp_sum<true>(x, m, y, n));
+    map_row(y, y, n, [=](V v) __attribute__((always_inline)) { return v * scale; });
+  }
+}
+
+// sum dy (log_softmax) or sum dy y (softmax) of a row.
+template <bool kProduct, class T>
+ARRAYNN_INLINE T row_sum(const T* dy, const T* y, std::int64_t n) {
+  return sum_row<T>(n, [&](std::int64_t i, std::int64_t lanes) __attribute__((always_inline)) {
+    const Vec<T> g = load_lanes(dy + i, lanes);
+    return kProduct ? g * load_lanes(y + i, lanes) : g;
+  });
+}
+
+template <class T>
+ARRAYNN_INLINE Vec<T> gradient(SoftmaxKind kind, Vec<T> g, Vec<T> y, Vec<T> sum) {
+  return kind == SoftmaxKind::kSoftmax ? y * (g - sum) : g - exp(y) * sum;
+}
+
+template <class T>
+void rows_backward(SoftmaxKind kind, const T* dy, const T* y, T* dx, std::int64_t count,
+                   std::int64_t n) {
+  constexpr int kL = kLanes<T>;
+  for (std::int64_t r = 0; r < count; ++r, dy += n, y += n, dx += n) {
+    const T total =
+        kind == SoftmaxKind::kSoftmax ? row_sum<true>(dy, y, n) : row_sum<false>(dy, y, n);
+    const Vec<T> sum = Vec<T>::set1(total);
+    for (std::int64_t i = 0; i < n; i += kL) {
+      const std::int64_t lanes = min_i(kL, n - i);
+      const Vec<T> g = load_lanes(dy + i, lanes), v = load_lanes(y + i, lanes);
+      store_lanes(gradient(kind, g, v, sum), dx + i, lanes);
+    }
+  }
+}
+
+template <class T>
+void strip(SoftmaxKind kind, const T* x, T* y, std::int64_t n, std::int64_t inner,
+           std::int64_t width) {
+  using V = Vec<T>;
+  alignas(64) T max_of[kStrip], sum_of[kStrip];
+  strip_stats(x, n, inner, width, max_of, sum_of);
+  for_vectors<T>(width, [&](std::int64_t j, std::int64_t) __attribute__((always_inline)) {
+    const V s = V::load(sum_of + j);
+    (kind == SoftmaxKind::kSoftmax ? V::set1(T(1)) / s : log_of_sum(s)).store(sum_of + j);
+  });
+  for (std::int64_t k = 0; k < n; ++k) {
+    const T* from = x + k * inner;
+    T* to = y + k * inner;
+    for_vectors<T>(width, [&](std::int64_t j, std::int64_t lanes) __attribute__((always_inline)) {
+      const V shifted = load_lanes(from + j, lanes) - V::load(max_of + j);
+      const V s = V::load(sum_of + j);
+      store_lanes(kind == SoftmaxKind::kSoftmax ? exp(shifted) * s : shifted - s, to + j, lanes);
+    });
+  }
+}
+
+template <class T>
+void strip_backward(SoftmaxKind kind, const T* dy, const T* y, T* dx, std::int64_t n,
+                    std::int64_t inner, std::int64_t width) {
+  using V = Vec<T>;
+  alignas(64) T sum_of[kStrip];
+  for (std::int64_t j = 0; j < kStrip; j += kLanes<T>) V::zero().store(sum_of + j);
+  for (std::int64_t k = 0; k < n; ++k) {
+    for_vectors<T>(width, [&](std::int64_t j, std::int64_t lanes) __attribute__((always_inline)) {
+      const V g = load_lanes(dy + k * inner + j, lanes), s = V::load(sum_of + j);
+      const V sum = kind == SoftmaxKind::kSoftmax
+                        ? fma(g, load_lanes(y + k * inner + j, lanes), s)
+                        : s + g;
+      sum.store(sum_of + j);
+    });
+  }
+  for (std::int64_t k = 0; k < n; ++k) {
+    for_vectors<T>(width, [&](std::int64_t j, std::int64_t lanes) __attribute__((always_inline)) {
+      const V g = load_lanes(dy + k * inner + j, lanes), v = load_lanes(y + k * inner + j, lanes);
+      store_lanes(gradient(kind, g, v, V::load(sum_of + j)), dx + k * inner + j, lanes);
+    });
+  }
+}
+
+template <class T>
+constexpr SoftmaxTable<T> table() {
+  return {&rows<T>,         &rows_backward<T>, &block_stats<T>,   &merge<T>,
+          &block_finish<T>, &strip<T>,         &strip_backward<T>};
+}
+
+}  // namespace
+
+extern const SoftmaxKernels softmax_kernels = {table<float>(), table<double>()};
+
+}  // namespace ARRAYNN_ISA_NAMESPACE

@@ -1,0 +1,144 @@
+#include "softmax/softmax.hpp"
+
+#include <type_traits>
+
+#include "core/arena.hpp"
+#include "core/index.hpp"
+#include "core/parallel.hpp"
+
+namespace arraynn {
+namespace {
+
+template <class T, class Kernels>
+const auto& table(const Kernels& kernels) {
+  if constexpr (std::is_same_v<T, float>) {
+    return kernels.f32;
+  } else {
+    return kernels.f64;
+  }
+}
+
+double work_of(const SoftmaxShape& s) {
+  return static_cast<double>(s.outer) * static_cast<double>(s.n) * static_cast<double>(s.inner);
+}
+
+// f(begin, end) over units of one shape, on a team that fits the work.
+template <class F>
+void for_units(const SoftmaxShape& shape, std::int64_t units, const F& f) {
+  if (units == 0 || shape.n == 0) return;
+  parallel(threads_for(work_of(shape), kSoftmaxGrain), Denormals::kFlush, [&](int tid, int team) {
+    const Range part = split_range(units, team, tid);
+    if (part.begin < part.end) f(part.begin, part.end);
+  });
+}
+
+// f(outer, first column, width) over all strips.
+template <class F>
+void for_strips(const SoftmaxShape& shape, const F& f) {
+  const std::int64_t per_row = ceil_div(shape.inner, kStrip);
+  for_units(shape, shape.outer * per_row, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t unit = begin; unit < end; ++unit) {
+      const std::int64_t first = unit % per_row * kStrip;
+      f(unit / per_row * shape.n * shape.inner + first, min_i(kStrip, shape.inner - first));
+    }
+  });
+}
+
+// Fewer rows than threads, each longer than a few blocks: threads share the blocks.
+template <class T>
+void run_long_rows(SoftmaxKind kind, const SoftmaxShape& shape, const T* x, T* y) {
+  const auto& k = table<T>(softmax_kernels());
+  const std::int64_t blocks = ceil_div(shape.n, kRowBlock), units = shape.outer * blocks;
+  const Scratch scratch("softmax",
+                        static_cast<std::size_t>(units) * sizeof(SoftmaxStats<T>));
+  auto* stats = static_cast<SoftmaxStats<T>*>(scratch.data());
+  const auto block_at = [&](std::int64_t unit) {
+    const std::int64_t first = unit % blocks * kRowBlock;
+    return Range{unit / blocks * shape.n + first,
+                 unit / blocks * shape.n + min_i(shape.n, first + kRowBlock)};
+  };
+  parallel(threads_for(work_of(shape), kSoftmaxGrain), Denormals::kFlush, [&](int tid, int team) {
+    const Range part = split_range(units, team, tid);
+    for (std::int64_t unit = part.begin; unit < part.end; ++unit) {
+      const Range at = block_at(unit);
+      stats[unit] = k.block_stats(x + at.begin, at.end - at.begin);
+    }
+    team_barrier(team);
+    std::int64_t row = -1;
+    SoftmaxStats<T> whole{};
+    for (std::int64_t unit = part.begin; unit < part.end; ++unit) {
+      if (unit / blocks != row) {
+        row = unit / blocks;
+        whole = k.merge(stats + row * blocks, blocks);
+      }
+      const Range at = block_at(unit);
+      k.block_finish(kind, whole, x + at.begin, y + at.begin, at.end - at.begin);
+    }
+  });
+}
+
+template <class T>
+std::int64_t cross_entropy_units(const CrossEntropy<T>& p) {
+  return p.shape.inner == 1 ? p.shape.outer : p.shape.outer * ceil_div(p.shape.inner, kStrip);
+}
+
+}  // namespace
+
+template <class T>
+void run_softmax(SoftmaxKind kind, const SoftmaxShape& shape, const T* x, T* y) {
+  const auto& k = table<T>(softmax_kernels());
+  if (shape.inner != 1) {
+    for_strips(shape, [&](std::int64_t at, std::int64_t width) {
+      k.strip(kind, x + at, y + at, shape.n, shape.inner, width);
+    });
+  } else if (shape.n > kShortRow && shape.outer > 0 && shape.outer < 4 * max_threads()) {
+    run_long_rows(kind, shape, x, y);
+  } else {
+    for_units(shape, shape.outer, [&](std::int64_t begin, std::int64_t end) {
+      k.rows(kind, x + begin * shape.n, y + begin * shape.n, end - begin, shape.n);
+    });
+  }
+}
+
+template <class T>
+void run_softmax_backward(SoftmaxKind kind, const SoftmaxShape& shape, const T* dy, const T* y,
+                          T* dx) {
+  const auto& k = table<T>(softmax_kernels());
+  if (shape.inner != 1) {
+    for_strips(shape, [&](std::int64_t at, std::int64_t width) {
+      k.strip_backward(kind, dy + at, y + at, dx + at, shape.n, shape.inner, width);
+    });
+  } else {
+    for_units(shape, shape.outer, [&](std::int64_t begin, std::int64_t end) {
+      const std::int64_t at = begin * shape.n;
+      k.rows_backward(kind, dy + at, y + at, dx + at, end - begin, shape.n);
+    });
+  }
+}
+
+template <class T>
+void run_cross_entropy(const CrossEntropy<T>& p, T* losses) {
+  const auto& k = table<T>(cross_entropy_kernels());
+  for_units(p.shape, cross_entropy_units(p), [&](std::int64_t begin, std::int64_t end) {
+    k.forward(p, losses, begin, end);
+  });
+}
+
+template <class T>
+void run_cross_entropy_backward(const CrossEntropy<T>& p, const T* g, T scale, T* dx) {
+  const auto& k = table<T>(cross_entropy_kernels());
+  for_units(p.shape, cross_entropy_units(p), [&](std::int64_t begin, std::int64_t end) {
+    k.backward(p, g, scale, dx, begin, end);
+  });
+}
+
+#define ARRAYNN_INSTANTIATE(T)                                                                    \
+  template void run_softmax<T>(SoftmaxKind, const SoftmaxShape&, const T*, T*);                   \
+  template void run_softmax_backward<T>(SoftmaxKind, const SoftmaxShape&, const T*, const T*, T*); \
+  template void run_cross_entropy<T>(const CrossEntropy<T>&, T*);                                 \
+  template void run_cross_entropy_backward<T>(const CrossEntropy<T>&, const T*, T, T*);
+ARRAYNN_INSTANTIATE(float)
+ARRAYNN_INSTANTIATE(double)
+#undef ARRAYNN_INSTANTIATE
+
+}  // namespace arraynn

@@ -1,0 +1,103 @@
+// Softmax family: softmax, log_softmax and cross_entropy, forward and backward.
+//
+//   softmax        y_c = e_c / s,   e_c = exp(z_c - m), m = max z, s = sum e
+//   log_softmax    y_c = (z_c - m) - log s
+//   cross_entropy  loss = sum_c T_c (log s - (z_c - m)),   dz = g (e / s sum T - T)
+//
+// T is the smoothed and weighted target: (1 - eps) w_y [c == y] + eps w_c / C for a class index y,
+// w_c ((1 - eps) t_c + eps / C) for probabilities t; all 0 for an ignored sample.
+//
+// Plan. An array is (outer, n, inner) around the axis. inner == 1: one row at a time. Rows up to
+// kShortRow stay in cache for three sweeps (maximum; exponentials and their sum, stored; scaling).
+// Longer ones are read twice: blocks of kRowBlock give (m, s) pairs, merged in order, then the
+// exponentials are taken again; few long rows are shared among threads by blocks. inner > 1: strips
+// of kStrip columns, vectors across the columns, (m, s) merged every kColumnBlock rows; nothing is
+// transposed. All cuts are fixed by the shape, so bits do not depend on the number of threads.
+#pragma once
+#include <cstdint>
+
+#include "core/dispatch.hpp"
+
+namespace arraynn {
+
+inline constexpr std::int64_t kRowBlock = 4096;
+inline constexpr std::int64_t kShortRow = 4 * kRowBlock;
+inline constexpr std::int64_t kStrip = 256;
+inline constexpr std::int64_t kColumnBlock = 16;
+// Elements that one thread should have at least; an exponential each.
+inline constexpr double kSoftmaxGrain = 16384;
+
+enum class SoftmaxKind : bool { kSoftmax, kLogSoftmax };
+
+// Sizes around the axis.
+struct SoftmaxShape {
+  std::int64_t outer, n, inner;
+};
+
+// The maximum (at least the lowest finite number) and the sum of exp(z - max) of some elements.
+template <class T>
+struct SoftmaxStats {
+  T max, sum;
+};
+
+template <class T>
+struct CrossEntropy {
+  SoftmaxShape shape;  // (N, C, d1 d2 ...)
+  const T* logits;
+  const std::int64_t* target;  // class indices, or
+  const T* probabilities;      // of logits' shape
+  const T* weight;             // (C,) or nullptr
+  std::int64_t ignore_index;
+  double smoothing;
+  double weight_sum;  // of all classes
+};
+
+template <class T>
+struct SoftmaxTable {
+  // Whole rows.
+  void (*rows)(SoftmaxKind kind, const T* x, T* y, std::int64_t rows, std::int64_t n);
+  void (*rows_backward)(SoftmaxKind kind, const T* dy, const T* y, T* dx, std::int64_t rows,
+                        std::int64_t n);
+  // Parts of a long row.
+  SoftmaxStats<T> (*block_stats)(const T* x, std::int64_t n);
+  SoftmaxStats<T> (*merge)(const SoftmaxStats<T>* stats, std::int64_t count);
+  void (*block_finish)(SoftmaxKind kind, SoftmaxStats<T> stats, const T* x, T* y, std::int64_t n);
+  // Columns [0, width) of an (n, inner) matrix, width <= kStrip.
+  void (*strip)(SoftmaxKind kind, const T* x, T* y, std::int64_t n, std::int64_t inner,
+                std::int64_t width);
+  void (*strip_backward)(SoftmaxKind kind, const T* dy, const T* y, T* dx, std::int64_t n,
+                         std::int64_t inner, std::int64_t width);
+};
+struct SoftmaxKernels {
+  SoftmaxTable<float> f32;
+  SoftmaxTable<double> f64;
+};
+
+// Units [begin, end) are rows, or strips when inner > 1: see cross_entropy_units.
+template <class T>
+struct CrossEntropyTable {
+  void (*forward)(const CrossEntropy<T>& p, T* losses, std::int64_t begin, std::int64_t end);
+  // g: one gradient per sample, or nullptr for `scale` alone.
+  void (*backward)(const CrossEntropy<T>& p, const T* g, T scale, T* dx, std::int64_t begin,
+                   std::int64_t end);
+};
+struct CrossEntropyKernels {
+  CrossEntropyTable<float> f32;
+  CrossEntropyTable<double> f64;
+};
+
+ARRAYNN_KERNEL_TABLE(SoftmaxKernels, softmax_kernels)
+ARRAYNN_KERNEL_TABLE(CrossEntropyKernels, cross_entropy_kernels)
+
+template <class T>
+void run_softmax(SoftmaxKind kind, const SoftmaxShape& shape, const T* x, T* y);
+template <class T>
+void run_softmax_backward(SoftmaxKind kind, const SoftmaxShape& shape, const T* dy, const T* y,
+                          T* dx);
+// losses: one per sample.
+template <class T>
+void run_cross_entropy(const CrossEntropy<T>& p, T* losses);
+template <class T>
+void run_cross_entropy_backward(const CrossEntropy<T>& p, const T* g, T scale, T* dx);
+
+}  // namespace arraynn
