@@ -45,9 +45,7 @@ def test_every_kernel_is_named() -> None:
 
 
 @pytest.mark.parametrize("command", ["info", "check", "bench", "demo"])
-def test_commands_and_their_options_exist(
-    command: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_commands_and_their_options_exist(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     row = next(line for line in README.splitlines() if f"`python -m arraynn {command}`" in line)
     assert cli.main([command, "--help"]) == 0
     text = capsys.readouterr().out

@@ -180,7 +180,10 @@ def test_a_stopping_object_can_be_used_again():
     for _ in range(2):
         trainer = make_trainer()
         trainer.fit(
-            *blobs(), epochs=9, callbacks=[Scripted([3, 1, 2, 2, 2])], early_stopping=stopping,
+            *blobs(),
+            epochs=9,
+            callbacks=[Scripted([3, 1, 2, 2, 2])],
+            early_stopping=stopping,
             progress=False,
         )
         assert trainer.history.epochs == 4
@@ -265,8 +268,9 @@ def test_an_interrupted_step_equals_a_run_of_as_many_batches():
     one, other = make_trainer(), make_trainer()
     x, y = blobs(64)
     with pytest.raises(KeyboardInterrupt):
-        one.fit(x, y, epochs=1, batch_size=16, shuffle=False, callbacks=[Interrupt(3)],
-                progress=False)
+        one.fit(
+            x, y, epochs=1, batch_size=16, shuffle=False, callbacks=[Interrupt(3)], progress=False
+        )
     other.fit(x[:48], y[:48], epochs=1, batch_size=16, shuffle=False, progress=False)
     assert_weights(one, weights(other))
 
@@ -275,9 +279,12 @@ def test_an_interrupt_brings_back_the_best_weights():
     trainer = make_trainer()
     with pytest.raises(KeyboardInterrupt):
         trainer.fit(
-            *blobs(64), epochs=9, batch_size=32,
+            *blobs(64),
+            epochs=9,
+            batch_size=32,
             callbacks=[Scripted([3, 1, 2, 2, 2]), Interrupt(7)],
-            early_stopping=EarlyStopping(patience=5, monitor="val_loss"), progress=False,
+            early_stopping=EarlyStopping(patience=5, monitor="val_loss"),
+            progress=False,
         )
     assert trainer.history.best_epoch == 2
     assert (trainer.model[0].weight.data == 2).all()
@@ -297,8 +304,11 @@ def test_a_loss_that_is_not_finite_stops_before_it_spoils_the_weights():
     x, y = blobs(64)
     x[40] = np.nan
     trainer = make_trainer()
-    with pytest.raises(FloatingPointError, match=r"\[fit\] loss: expected a finite number, got nan"
-                       r" in epoch 1/1, batch 3"):
+    with pytest.raises(
+        FloatingPointError,
+        match=r"\[fit\] loss: expected a finite number, got nan"
+        r" in epoch 1/1, batch 3",
+    ):
         trainer.fit(x, y, epochs=1, batch_size=16, shuffle=False, progress=False)
     assert trainer.history.stop_reason == "failed"
     assert all(np.isfinite(array).all() for array in trainer.model.state_dict().values())

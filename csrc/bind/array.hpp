@@ -20,9 +20,9 @@ namespace py = pybind11;
 // An array argument: the view, and whatever keeps its memory alive during the call.
 struct Array {
   TensorView view;
-  py::object owner;    // the numpy array behind the view
-  py::object foreign;  // the caller's object when it was not a numpy array
-  const char* low = nullptr;   // bytes of the caller's array: [low, high), also when it was copied
+  py::object owner;           // the numpy array behind the view
+  py::object foreign;         // the caller's object when it was not a numpy array
+  const char* low = nullptr;  // bytes of the caller's array: [low, high), also when it was copied
   const char* high = nullptr;
 
   const TensorView* operator->() const { return &view; }

@@ -25,7 +25,8 @@ std::int64_t output_size(const char* op, const char* axis, std::int64_t in, std:
     return out;
   }
   if (pad->begin > kMaxBytes || pad->end > kMaxBytes) {
-    fail<OutOfMemory>(op, "padding", "expected at most 2**46, got ", std::max(pad->begin, pad->end));
+    fail<OutOfMemory>(op, "padding", "expected at most 2**46, got ",
+                      std::max(pad->begin, pad->end));
   }
   const std::int64_t padded = in + pad->begin + pad->end;
   if (padded < reach) {

@@ -174,8 +174,9 @@ template <class T>
 void backward_x_gemm(const Conv2dProblem& p, const T* dy, const T* weight, T* dx) {
   const std::int64_t plane = p.oh * p.ow;
   if (p.channels_last) {
-    return gemm("conv2d_backward",
-                GemmProblem<T>{p.n * plane, p.ic, p.oc, dy, p.oc, 1, weight, p.ic, 1, dx, p.ic, {}});
+    return gemm(
+        "conv2d_backward",
+        GemmProblem<T>{p.n * plane, p.ic, p.oc, dy, p.oc, 1, weight, p.ic, 1, dx, p.ic, {}});
   }
   const GemmProblem<T> g{p.ic, plane, p.oc, weight, 1, p.ic, dy, plane, 1, dx, plane, {}};
   std::vector<BatchItem> items;

@@ -1,7 +1,7 @@
 // Direct convolution: forward, and backward by x as a convolution of dy.
 #include "conv/strip.hpp"
-#include "core/parallel.hpp"
 #include "conv/tables.hpp"
+#include "core/parallel.hpp"
 #include "gemm/ukernel.hpp"
 
 namespace ARRAYNN_ISA_NAMESPACE {
@@ -105,8 +105,8 @@ void pack_weights(const DirectConv<T>& d, const std::int64_t* tap_row, std::int6
         const std::int64_t depth = min_i(kL, length - f0);
         Vec<T> rows[kL];
         for (int r = 0; r < kL; ++r) {
-          rows[r] = r < count ? load_n(w + r * d.weight_j + c0 * d.weight_c + f0, depth)
-                              : Vec<T>::zero();
+          rows[r] =
+              r < count ? load_n(w + r * d.weight_j + c0 * d.weight_c + f0, depth) : Vec<T>::zero();
         }
         transpose(rows);
         for (int q = 0; q < kL; ++q) {
@@ -141,8 +141,8 @@ template <class T>
 void store_planes(const DirectConv<T>& d, const T* panel, std::int64_t g0, std::int64_t g1,
                   std::int64_t j0, std::int64_t columns) {
   const std::int64_t plane = d.out_h * d.out_w, width = d.w.count;
-  const bool dense = d.h.out_step == 1 && d.w.out_step == 1 && d.w.out_begin == 0 &&
-                     width == d.out_w;
+  const bool dense =
+      d.h.out_step == 1 && d.w.out_step == 1 && d.w.out_begin == 0 && width == d.out_w;
   for (std::int64_t g = g0; g < g1;) {
     // Rows of one sample are contiguous in the plane when every position is written.
     const std::int64_t rows = dense ? min_i(g1 - g, d.h.count - g % d.h.count) : 1;

@@ -185,8 +185,8 @@ void run_weight(const WeightGradient<T>& d, int threads, void* scratch) {
     const std::int64_t step = p.strip.step_w * p.strip.pixel;
     for (std::int64_t s = 0; s < strips; ++s) {
       const Range strip = split_range(rows, strips, s);
-      const T* x = stage_strip(source, p.strip, strip.begin, strip.end, staged, row_offset, tid,
-                               nthreads);
+      const T* x =
+          stage_strip(source, p.strip, strip.begin, strip.end, staged, row_offset, tid, nthreads);
       const T* dy = d.dy + strip.begin * d.w.count * d.dy_channels + d.dy_channel;
       if (!p.dy_in_place) {
         stage_dy(d, p, strip.begin, strip.end, staged_dy, tid, nthreads);
@@ -236,10 +236,9 @@ void plane_sums(const T* x, std::int64_t n, std::int64_t c, std::int64_t plane, 
 }  // namespace
 
 extern const ConvKernels conv_kernels = {
-    &direct_scratch_f32,     &direct_scratch_f64,     &direct_f32,
-    &direct_f64,             &weight_scratch<float>,  &weight_scratch<double>,
-    &run_weight<float>,      &run_weight<double>,     &plane_sums<float>,
-    &plane_sums<double>,
+    &direct_scratch_f32,    &direct_scratch_f64,     &direct_f32,        &direct_f64,
+    &weight_scratch<float>, &weight_scratch<double>, &run_weight<float>, &run_weight<double>,
+    &plane_sums<float>,     &plane_sums<double>,
 };
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

@@ -18,7 +18,7 @@ struct StripSource {
 // Geometry shared by all strips of a convolution. Output rows are counted over the whole batch:
 // row g is row g % h.count of sample g / h.count, so small samples share a strip.
 struct StripLayout {
-  bool in_place;            // the source serves as it is: channels_last, no border, no aliasing
+  bool in_place;                // the source serves as it is: channels_last, no border, no aliasing
   std::int64_t step_h, step_w;  // staged rows and columns from one output pixel to the next
   std::int64_t span_h, span_w;  // staged rows and columns that the taps of one pixel cover
   std::int64_t columns;         // staged columns
@@ -67,8 +67,8 @@ static StripLayout make_strip_layout(const StripSource<T>& s, std::int64_t n) {
   const std::int64_t fitting = min_i(ceil_div(kStripPixels, w.count), kStripBytes / row_bytes);
   l.rows = min_i(n * h.count, max_i(1, fitting));
   const std::int64_t samples = l.rows / h.count + 2;  // that a strip can touch
-  l.staged_elements = l.in_place ? 0
-                                 : (l.rows * l.step_h + samples * l.span_h) * l.columns * l.pixel;
+  l.staged_elements =
+      l.in_place ? 0 : (l.rows * l.step_h + samples * l.span_h) * l.columns * l.pixel;
   return l;
 }
 
@@ -81,10 +81,9 @@ static void stage_row(const StripSource<T>& s, const StripLayout& l, std::int64_
   const auto item = static_cast<std::size_t>(sizeof(T));
   // Columns [begin, end) of the staged row lie inside the source.
   const std::int64_t begin = min_i(l.columns, first < 0 ? ceil_div(-first, step) : 0);
-  const std::int64_t end =
-      row < 0 || row >= height || first >= width
-          ? begin
-          : max_i(begin, min_i(l.columns, ceil_div(width - first, step)));
+  const std::int64_t end = row < 0 || row >= height || first >= width
+                               ? begin
+                               : max_i(begin, min_i(l.columns, ceil_div(width - first, step)));
   __builtin_memset(dst, 0, static_cast<std::size_t>(begin * l.pixel) * item);
   __builtin_memset(dst + end * l.pixel, 0,
                    static_cast<std::size_t>((l.columns - end) * l.pixel) * item);

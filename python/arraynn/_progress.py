@@ -63,7 +63,10 @@ class ProgressBar:
                 self._draw("")
             else:
                 self._tqdm = tqdm(
-                    total=self.total, desc=self.label, leave=False, file=self._stream,
+                    total=self.total,
+                    desc=self.label,
+                    leave=False,
+                    file=self._stream,
                     dynamic_ncols=True,
                 )
         return self

@@ -24,6 +24,7 @@ from arraynn.optim.optimizer import Optimizer
 
 __all__ = ["Callback", "EarlyStopping", "History", "Trainer", "accuracy"]
 
+
 @contextmanager
 def _deferred_interrupt() -> Iterator[list[bool]]:
     """Hold back the first Ctrl-C, so that it does not fall into an optimizer's step.
@@ -220,7 +221,8 @@ class Trainer:
                     if progress:
                         seconds = time.perf_counter() - begin
                         print(
-                            f"{label}  {format_logs(logs)}  {seconds:.2f} s", file=sys.stderr,
+                            f"{label}  {format_logs(logs)}  {seconds:.2f} s",
+                            file=sys.stderr,
                             flush=True,
                         )
                     for watcher in watchers:

@@ -86,9 +86,7 @@ def test_fused_and_separate_activations_agree(activation):
     x, w, b = leaf(3, 4), leaf(5, 4, seed=1), leaf(5, seed=2)
     kind = ACTIVATIONS[activation]
     y = F.linear(x, w, b, activation=activation)
-    np.testing.assert_array_equal(
-        y.data, kind.forward(F.linear(x, w, b).data, **kind.options)
-    )
+    np.testing.assert_array_equal(y.data, kind.forward(F.linear(x, w, b).data, **kind.options))
     with ann.no_grad():
         np.testing.assert_array_equal(F.linear(x, w, b, activation=activation).data, y.data)
 

@@ -325,8 +325,14 @@ def test_losses_against_torch():
 
 def test_a_training_step_leaves_no_cycles_behind():
     model = nn.Sequential(
-        nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
-        nn.Linear(16, 8), nn.GELU(), nn.Dropout(0.5), nn.Linear(8, 3),
+        nn.Conv2d(1, 4, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(16, 8),
+        nn.GELU(),
+        nn.Dropout(0.5),
+        nn.Linear(8, 3),
     )
     optimizer = ann.optim.Adam(model.parameters())
     x = np.random.default_rng(0).standard_normal((5, 1, 4, 4)).astype(np.float32)

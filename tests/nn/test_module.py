@@ -212,9 +212,14 @@ def test_repr_as_in_torch():
             def __init__(self):
                 super().__init__()
                 self.features = n.Sequential(
-                    n.Conv2d(1, 4, 3, padding=1), n.ReLU(), n.MaxPool2d(2),
+                    n.Conv2d(1, 4, 3, padding=1),
+                    n.ReLU(),
+                    n.MaxPool2d(2),
                     n.Conv2d(4, 8, (3, 1), stride=2, dilation=2, groups=2, bias=False),
-                    n.LeakyReLU(0.2), n.AvgPool2d(2), n.Flatten(), n.Dropout(0.25),
+                    n.LeakyReLU(0.2),
+                    n.AvgPool2d(2),
+                    n.Flatten(),
+                    n.Dropout(0.25),
                 )
                 self.head = n.ModuleList([n.Linear(8, 2)])
                 self.loss = n.CrossEntropyLoss()

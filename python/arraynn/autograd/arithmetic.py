@@ -163,8 +163,10 @@ class PowerNode(_BinaryNode):
         grad_a = grad_b = None
         if edge_a is not None:
             # d/da a**0 is 0 everywhere, at a = 0 too, where 0 * a**-1 would say nan.
-            slope = np.where(y == 0, 0, y * x ** (y - 1)) if hasattr(y, "dtype") else (
-                y * x ** (y - 1) if y != 0 else np.zeros_like(x)
+            slope = (
+                np.where(y == 0, 0, y * x ** (y - 1))
+                if hasattr(y, "dtype")
+                else (y * x ** (y - 1) if y != 0 else np.zeros_like(x))
             )
             grad_a = unbroadcast(grad * slope, self.shape_a)
         if edge_b is not None:

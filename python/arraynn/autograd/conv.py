@@ -28,8 +28,13 @@ class Conv2dNode(FusedNode):
         x, weight, _ = self.saved
         grad = self.before_activation(grad)
         parts = K.conv2d_backward(
-            grad, x, weight, *self.geometry,
-            layout=self.layout, flip_kernel=self.flip_kernel, needs=self.needs,
+            grad,
+            x,
+            weight,
+            *self.geometry,
+            layout=self.layout,
+            flip_kernel=self.flip_kernel,
+            needs=self.needs,
         )
         return self.finish(grad, parts)
 
@@ -53,8 +58,14 @@ def conv2d(
     # One pass with the activation, unless its backward needs what goes into it.
     fused = activation if edges is None or (kind is not None and kind.from_output) else None
     out = K.conv2d(
-        array_of(x), array_of(weight), array_of(bias), *geometry, activation=fused,
-        residual=array_of(residual), layout=layout, flip_kernel=flip_kernel,
+        array_of(x),
+        array_of(weight),
+        array_of(bias),
+        *geometry,
+        activation=fused,
+        residual=array_of(residual),
+        layout=layout,
+        flip_kernel=flip_kernel,
     )
     if edges is None:
         return make(out, None)

@@ -114,7 +114,10 @@ def linear(
     # One pass with the activation, unless its backward needs what goes into it.
     fused = activation if edges is None or (kind is not None and kind.from_output) else None
     out = K.linear(
-        array_of(x), array_of(weight), array_of(bias), activation=fused,
+        array_of(x),
+        array_of(weight),
+        array_of(bias),
+        activation=fused,
         residual=array_of(residual),
     )
     if edges is None:

@@ -115,8 +115,9 @@ def gradcheck(
 
     @no_grad()
     def form_at(direction: dict[int, Array], step: float) -> float:
-        moved = {i: points[i] + step * direction[i] if i in direction else points[i]
-                 for i in checked}
+        moved = {
+            i: points[i] + step * direction[i] if i in direction else points[i] for i in checked
+        }
         return sum(
             float((t.data * form).sum()) for t, form in zip(evaluate(moved), forms, strict=True)
         )

@@ -27,9 +27,7 @@ class MaxPool2dNode(Node):
 
     def backward(self, grad: Array) -> tuple[Array | None, ...]:
         x, indices = self.saved
-        return (
-            K.max_pool2d_backward(grad, x, *self.window, layout=self.layout, indices=indices),
-        )
+        return (K.max_pool2d_backward(grad, x, *self.window, layout=self.layout, indices=indices),)
 
 
 class AvgPool2dNode(Node):

@@ -205,9 +205,7 @@ def broadcast_to(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Return a read-only view of ``x`` repeated to ``shape``; -1 keeps an axis."""
     data = x.data
     lead = len(shape) - data.ndim
-    full = tuple(
-        data.shape[i - lead] if n == -1 and i >= lead else n for i, n in enumerate(shape)
-    )
+    full = tuple(data.shape[i - lead] if n == -1 and i >= lead else n for i, n in enumerate(shape))
     try:
         out = np.broadcast_to(data, full)
     except ValueError:
@@ -224,7 +222,9 @@ def broadcast_to(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 def _is_basic(index: Any) -> bool:
     parts = index if isinstance(index, tuple) else (index,)
     return all(
-        part is None or part is Ellipsis or isinstance(part, slice)
+        part is None
+        or part is Ellipsis
+        or isinstance(part, slice)
         or (isinstance(part, int | np.integer) and not isinstance(part, bool))
         for part in parts
     )

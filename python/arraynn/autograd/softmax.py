@@ -76,8 +76,13 @@ class CrossEntropyNode(Node):
         logits, target, weight = self.saved
         return (
             K.cross_entropy_backward(
-                grad, logits, target, weight=weight, ignore_index=self.ignore_index,
-                label_smoothing=self.label_smoothing, reduction=self.reduction,
+                grad,
+                logits,
+                target,
+                weight=weight,
+                ignore_index=self.ignore_index,
+                label_smoothing=self.label_smoothing,
+                reduction=self.reduction,
             ),
         )
 
@@ -105,8 +110,12 @@ def cross_entropy(
             )
     plain_target, plain_weight = array_of(target), array_of(weight)
     out = K.cross_entropy(
-        array_of(logits), plain_target, weight=plain_weight, ignore_index=ignore_index,
-        label_smoothing=label_smoothing, reduction=reduction,
+        array_of(logits),
+        plain_target,
+        weight=plain_weight,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        reduction=reduction,
     )
     if not recording(logits):
         return make(out, None)

@@ -213,9 +213,7 @@ class Tensor(Variable):
             if not hasattr(grad, "dtype"):
                 grad = np.asarray(grad, dtype=data.dtype)
             if grad.shape != data.shape:
-                raise ValueError(
-                    f"[backward] grad: expected shape {data.shape}, got {grad.shape}"
-                )
+                raise ValueError(f"[backward] grad: expected shape {data.shape}, got {grad.shape}")
             if grad.dtype != data.dtype:
                 raise TypeError(f"[backward] grad: expected {data.dtype}, got {grad.dtype}")
         with np.errstate(all="ignore"):  # an infinite slope is a value, not a warning

@@ -200,9 +200,11 @@ def _check_bools(entry: _Entry, array: AnyArray) -> None:
 
 def _view(entry: _Entry, buffer: Any, data_start: int) -> AnyArray:
     """Return an entry's array over the buffer; a copy where its address does not suit the dtype."""
-    array: AnyArray = np.ndarray(
-        entry.shape, entry.dtype, buffer=buffer, offset=data_start + entry.begin
-    ) if entry.end > entry.begin else np.empty(entry.shape, entry.dtype)
+    array: AnyArray = (
+        np.ndarray(entry.shape, entry.dtype, buffer=buffer, offset=data_start + entry.begin)
+        if entry.end > entry.begin
+        else np.empty(entry.shape, entry.dtype)
+    )
     _check_bools(entry, array)
     return array if array.flags.aligned else array.copy()
 

@@ -16,7 +16,8 @@ __all__ = ["ModuleList", "Sequential"]
 
 # Exact types: a subclass may have a forward of its own.
 _FUSED = frozenset(
-    kind for kind in vars(activation).values()
+    kind
+    for kind in vars(activation).values()
     if isinstance(kind, type) and issubclass(kind, activation._Activation)
 )
 

@@ -18,9 +18,7 @@ _NAMED_PADDINGS = ("valid", "same", "same_lower")
 def check_layout(op: str, layout: str) -> str:
     """Return the layout; raise unless it is one of the two."""
     if layout not in ("channels_first", "channels_last"):
-        raise ValueError(
-            f"[{op}] layout: expected channels_first or channels_last, got {layout!r}"
-        )
+        raise ValueError(f"[{op}] layout: expected channels_first or channels_last, got {layout!r}")
     return layout
 
 
@@ -81,9 +79,7 @@ class Conv2d(Module):
         layout: str = "channels_first",
     ) -> None:
         super().__init__()
-        check_positive(
-            "Conv2d", in_channels=in_channels, out_channels=out_channels, groups=groups
-        )
+        check_positive("Conv2d", in_channels=in_channels, out_channels=out_channels, groups=groups)
         for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
             if channels % groups:
                 raise ValueError(
@@ -132,15 +128,28 @@ class Conv2d(Module):
     def forward(self, input: Any) -> Any:
         """Apply the layer."""
         return F.conv2d(
-            input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups,
+            input,
+            self.weight,
+            self.bias,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
             layout=self.layout,
         )
 
     def forward_with(self, input: Any, activation: str) -> Any:
         """Apply the layer and an activation in one pass."""
         return F.conv2d(
-            input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups,
-            activation=activation, layout=self.layout,
+            input,
+            self.weight,
+            self.bias,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+            activation=activation,
+            layout=self.layout,
         )
 
     def extra_repr(self) -> str:

@@ -152,12 +152,19 @@ def conv2d(
     """
     if _any_tensor(input, weight, bias, residual):
         geometry = (stride, padding, dilation, groups)
-        return conv.conv2d(
-            input, weight, bias, geometry, activation, residual, layout, flip_kernel
-        )
+        return conv.conv2d(input, weight, bias, geometry, activation, residual, layout, flip_kernel)
     return K.conv2d(
-        input, weight, bias, stride, padding, dilation, groups, activation=activation,
-        residual=residual, layout=layout, flip_kernel=flip_kernel,
+        input,
+        weight,
+        bias,
+        stride,
+        padding,
+        dilation,
+        groups,
+        activation=activation,
+        residual=residual,
+        layout=layout,
+        flip_kernel=flip_kernel,
     )
 
 
@@ -217,8 +224,15 @@ def avg_pool2d(
         window = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
         return pool.avg_pool2d(input, window, dilation, layout)  # type: ignore[arg-type]
     return K.avg_pool2d(
-        input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override,
-        dilation=dilation, layout=layout,
+        input,
+        kernel_size,
+        stride,
+        padding,
+        ceil_mode,
+        count_include_pad,
+        divisor_override,
+        dilation=dilation,
+        layout=layout,
     )
 
 
@@ -382,8 +396,12 @@ def cross_entropy(
             input, target, weight, ignore_index, label_smoothing, reduction
         )
     return K.cross_entropy(
-        input, array_of(target), weight=array_of(weight), ignore_index=ignore_index,
-        label_smoothing=label_smoothing, reduction=reduction,
+        input,
+        array_of(target),
+        weight=array_of(weight),
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        reduction=reduction,
     )
 
 

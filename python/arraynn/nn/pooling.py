@@ -66,8 +66,14 @@ class MaxPool2d(Module):
     def forward(self, input: Any) -> Any:
         """Apply the pooling."""
         return F.max_pool2d(
-            input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode,
-            self.return_indices, layout=self.layout,
+            input,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.ceil_mode,
+            self.return_indices,
+            layout=self.layout,
         )
 
     def extra_repr(self) -> str:
@@ -128,12 +134,16 @@ class AvgPool2d(Module):
     def forward(self, input: Any) -> Any:
         """Apply the pooling."""
         return F.avg_pool2d(
-            input, self.kernel_size, self.stride, self.padding, self.ceil_mode,
-            self.count_include_pad, self.divisor_override, layout=self.layout,
+            input,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.ceil_mode,
+            self.count_include_pad,
+            self.divisor_override,
+            layout=self.layout,
         )
 
     def extra_repr(self) -> str:
         """Return the window, as PyTorch does."""
-        return (
-            f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
-        )
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"

@@ -280,9 +280,7 @@ class CosineAnnealingLR(LRScheduler):
         now, before = self._height(self.last_epoch), self._height(self.last_epoch - 1)
         if before == 0.0:
             return [self.eta_min + (base - self.eta_min) * now for base in self.base_lrs]
-        return [
-            self.eta_min + (rate - self.eta_min) * (now / before) for rate in self._present()
-        ]
+        return [self.eta_min + (rate - self.eta_min) * (now / before) for rate in self._present()]
 
 
 class OneCycleLR(LRScheduler):
@@ -358,9 +356,7 @@ class OneCycleLR(LRScheduler):
         tops = _per_group(op, "max_lr", max_lr, optimizer)
         for top in tops:
             check_number(op, "max_lr", top, 0.0)
-        self._rates = [
-            (top / div_factor, top, top / div_factor / final_div_factor) for top in tops
-        ]
+        self._rates = [(top / div_factor, top, top / div_factor / final_div_factor) for top in tops]
         if last_epoch == -1:
             for group, (start, _, _) in zip(optimizer.param_groups, self._rates, strict=True):
                 group["initial_lr"] = start

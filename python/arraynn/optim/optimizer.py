@@ -103,9 +103,11 @@ class Optimizer:
                     f"[{self._op}] params[{i}]: expected each parameter once, got one a second time"
                 )
             seen.add(id(param))
-        group = {"params": params, **self.defaults, **{
-            k: v for k, v in param_group.items() if k != "params"
-        }}
+        group = {
+            "params": params,
+            **self.defaults,
+            **{k: v for k, v in param_group.items() if k != "params"},
+        }
         self._check_group(group)
         self.param_groups.append(group)
 
@@ -205,12 +207,12 @@ class Optimizer:
 
         Parameters are numbered through all groups. The arrays are the optimizer's own memory.
         """
-        index = {
-            id(p): i for i, p in enumerate(p for g in self.param_groups for p in g["params"])
-        }
+        index = {id(p): i for i, p in enumerate(p for g in self.param_groups for p in g["params"])}
         groups = [
-            {**{k: v for k, v in g.items() if k != "params"},
-             "params": [index[id(p)] for p in g["params"]]}
+            {
+                **{k: v for k, v in g.items() if k != "params"},
+                "params": [index[id(p)] for p in g["params"]],
+            }
             for g in self.param_groups
         ]
         state = {index[id(p)]: dict(s) for p, s in self.state.items()}
@@ -239,8 +241,11 @@ class Optimizer:
                     f"got {len(other['params'])}"
                 )
             params.update(zip(other["params"], own["params"], strict=True))
-            known = {k: copy.deepcopy(v) for k, v in other.items()
-                     if k in self.defaults or k == "initial_lr"}
+            known = {
+                k: copy.deepcopy(v)
+                for k, v in other.items()
+                if k in self.defaults or k == "initial_lr"
+            }
             group = {**own, **known}
             self._check_group(group)
             groups.append(group)
@@ -249,7 +254,8 @@ class Optimizer:
             param = params[int(key)]
             loaded = {
                 name: _load_entry(self._op, name, v, param)
-                for name, v in entry.items() if v is not None
+                for name, v in entry.items()
+                if v is not None
             }
             if loaded:
                 loaded.setdefault("step", 1)  # PyTorch's SGD does not count
