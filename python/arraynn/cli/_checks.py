@@ -55,10 +55,6 @@ def _linear(dtype: str) -> Iterator[Outcome]:
         yield (got,), (want,), [bound]
 
 
-def _present(gradients: tuple[Array | None, ...]) -> Arrays:
-    return tuple(gradient for gradient in gradients if gradient is not None)
-
-
 def _linear_backward(dtype: str) -> Iterator[Outcome]:
     for m, k, n in _PRODUCTS:
         g, x, w = (
@@ -66,7 +62,7 @@ def _linear_backward(dtype: str) -> Iterator[Outcome]:
         )
         want = reference.linear_backward(*_wide(g, x, w))
         bounds = [dot_bound(n, dtype), dot_bound(m, dtype), dot_bound(m, dtype, factors=1)]
-        yield _present(kernels.linear_backward(g, x, w)), _present(want), bounds
+        yield kernels.linear_backward(g, x, w), want, bounds
 
 
 def _matmul(dtype: str) -> Iterator[Outcome]:
@@ -90,8 +86,7 @@ def _conv2d(dtype: str) -> Iterator[Outcome]:
             act = _ACTIVATIONS[i % len(_ACTIVATIONS)]
             how: dict[str, Any] = {"layout": layout, "activation": act, "flip_kernel": i == 1}
             got = kernels.conv2d(x, w, b, *geometry, **how)
-            wx, ww, wb = _wide(x, w, b)
-            want = reference.conv2d(wx, ww, wb, *geometry, **how)
+            want = reference.conv2d(*_wide(x, w, b), *geometry, **how)
             terms = w[0].size + 1
             bound = 1.2 * dot_bound(terms, dtype) + 8 * unit_roundoff(dtype) * (1 + np.abs(want))
             yield (got,), (want,), [bound]
@@ -113,7 +108,7 @@ def _conv2d_backward(dtype: str) -> Iterator[Outcome]:
                 dot_bound(pixels, dtype),
                 dot_bound(pixels, dtype, factors=1),
             ]
-            yield _present(got), _present(want), bounds
+            yield got, want, bounds
 
 
 def _pool_input(dtype: str, layout: str) -> Array:
@@ -139,8 +134,7 @@ def _max_pool2d_backward(dtype: str) -> Iterator[Outcome]:
             args = (kernel, stride, padding, 1, ceil)
             y, indices = reference.max_pool2d(x, *args, True, layout=layout)
             g = uniform(dtype, *y.shape, seed=2)
-            wg, wx = _wide(g, x)
-            want = reference.max_pool2d_backward(wg, wx, *args, layout=layout)
+            want = reference.max_pool2d_backward(*_wide(g, x), *args, layout=layout)
             # At most 6 windows of _POOLS meet in one element.
             bound = dot_bound(6, dtype, factors=1)
             for given in (None, indices):
@@ -155,7 +149,7 @@ def _avg_pool2d(dtype: str) -> Iterator[Outcome]:
             for include in (True, False):
                 args = (kernel, stride, padding, ceil, include)
                 got = kernels.avg_pool2d(x, *args, layout=layout)
-                want = reference.avg_pool2d(x.astype(np.float64), *args, layout=layout)
+                want = reference.avg_pool2d(*_wide(x), *args, layout=layout)
                 # A mean of at most 9 numbers in [-1, 1].
                 yield (got,), (want,), [11 * unit_roundoff(dtype)]
 
@@ -166,11 +160,10 @@ def _avg_pool2d_backward(dtype: str) -> Iterator[Outcome]:
             x = _pool_input(dtype, layout)
             for include in (True, False):
                 args = (kernel, stride, padding, ceil, include)
-                shape = reference.avg_pool2d(x.astype(np.float64), *args, layout=layout).shape
+                shape = reference.avg_pool2d(*_wide(x), *args, layout=layout).shape
                 g = uniform(dtype, *shape, seed=2)
-                wide = g.astype(np.float64)
                 got = kernels.avg_pool2d_backward(g, x.shape, *args, layout=layout)
-                want = reference.avg_pool2d_backward(wide, x.shape, *args, layout=layout)
+                want = reference.avg_pool2d_backward(*_wide(g), x.shape, *args, layout=layout)
                 # At most 6 windows meet, each share rounded once before it is added.
                 yield (got,), (want,), [dot_bound(12, dtype, factors=1)]
 
@@ -265,21 +258,15 @@ def _widen(how: dict[str, Any]) -> dict[str, Any]:
 
 def _loss_grain(x: Array, dtype: str) -> float:
     """Relative error of one row's log-softmax, times the roundings of a sum over all rows."""
-<<<<<<< HEAD
     classes = int(x.shape[0 if x.ndim == 1 else 1])
     rows = x.size // classes
     return float((20 + 8 * classes**0.5 + 8 * rows**0.5) * unit_roundoff(dtype))
-=======
-    classes = x.shape[0 if x.ndim == 1 else 1]
-    rows = x.size // classes
-    return float(20 + 8 * classes**0.5 + 8 * rows**0.5) * unit_roundoff(dtype)
->>>>>>> docs
 
 
 def _cross_entropy(dtype: str) -> Iterator[Outcome]:
     for x, target, how in _losses(dtype):
         got = np.asarray(kernels.cross_entropy(x, target, **how))
-        want = np.asarray(reference.cross_entropy(x.astype(np.float64), target, **_widen(how)))
+        want = np.asarray(reference.cross_entropy(*_wide(x), target, **_widen(how)))
         # Each loss is at most the spread of the logits plus log of the classes, times a weight.
         rows = 1 if how["reduction"] != "sum" else max(1, np.size(target))
         if np.isnan(want).all():
@@ -372,23 +359,14 @@ def _both(first: Check, second: Check) -> Check:
     return check
 
 
-<<<<<<< HEAD
 _VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     *((n, {}) for n in ("relu", "selu", "sigmoid", "tanh", "hardsigmoid", "hardswish", "silu")),
-=======
-_PLAIN = ("relu", "selu", "sigmoid", "tanh", "hardsigmoid", "hardswish", "silu", "mish")
-_VARIANTS: list[tuple[str, dict[str, Any]]] = [
-    *((name, {}) for name in _PLAIN),
->>>>>>> docs
     ("leaky_relu", {"negative_slope": 0.02}),
     ("elu", {"alpha": 1.5}),
     ("gelu", {"approximate": "none"}),
+    ("mish", {}),
     ("softplus", {"beta": 1.5}),
-<<<<<<< HEAD
 )
-=======
-]
->>>>>>> docs
 for _name, _extra in _VARIANTS:
     CHECKS[_name] = partial(_activation, _name, _extra)
     CHECKS[f"{_name}_backward"] = partial(_activation_backward, _name, _extra)
