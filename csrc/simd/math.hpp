@@ -32,10 +32,6 @@ struct ExpConstants<double> {
   static constexpr double kLn2Hi = 6.93145751953125e-1, kLn2Lo = 1.42860682030941723212e-6;
   static constexpr double kShift = 6755399441055744.0;  // 1.5 * 2^52
   static constexpr int kMantissa = 52, kBias = 1023, kTerms = 12;
-  static constexpr double kPoly[kTerms] = {
-      2.5100569275813683e-08, 2.762032742826824e-07, 2.75572680728901e-06, 2.4801520792572694e-05,
-      0.00019841269863303223, 0.0013888888917538296, 0.008333333333330011, 0.04166666666662348,
-      0.16666666666666669, 0.5000000000000001, 1.0, 1.0};
   static constexpr double kPoly[kTerms] = {2.510134692835034e-08,
                                            2.7621338669142925e-07,
                                            2.75572664186123e-06,
@@ -93,9 +89,7 @@ ARRAYNN_INLINE ExpTimes<T> exp_times(Vec<T> x, Vec<T> factor) {
   using V = Vec<T>;
   x = min(V::set1(C::kHi), max(V::set1(C::kLo), x));
   const ExpReduction<T> e = reduce_exp(x);
-  // 1 + (r + r^2 q): only the last addition rounds at full size, with or without FMA.
-  const V q = polynomial(e.r, C::kPoly, C::kTerms - 2);
-  const V p = fma(e.r * e.r, q, e.r) + V::set1(T(1));
+  const V p = polynomial(e.r, C::kPoly, C::kTerms);
 #if defined(__AVX512F__)
   const V n = e.shifted - V::set1(C::kShift);
   return {scale_by_power(p, n), scale_by_power(factor * p, n)};
