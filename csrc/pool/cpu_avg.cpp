@@ -53,7 +53,8 @@ ARRAYNN_INLINE void backward_channels_first(const PoolProblem& p, Average<T> op,
   op.begin(p, row);
   T* share = row.out[1];
   const bool disjoint = p.w.stride >= window_span(p.w);
-  for_windows(p.h, dx, p.w.size, rows, [&](std::int64_t plane, std::int64_t oh, Range mine) {
+  const bool dense = is_dense(p.h);
+  for_windows(p.h, dx, p.w.size, rows, dense, [&](std::int64_t plane, std::int64_t oh, Range mine) {
     op.set_row(p, oh);
     const T* g = dy + (plane * p.h.out + oh) * p.w.out;
     for (std::int64_t o = 0; o < p.w.out; o += kL) {
@@ -69,7 +70,12 @@ ARRAYNN_INLINE void backward_channels_first(const PoolProblem& p, Average<T> op,
     for (std::int64_t i = taps.begin; i < taps.end; ++i) {
       const std::int64_t ih = oh * p.h.stride - p.h.begin + i * p.h.dilation;
       if (ih < mine.begin || ih >= mine.end) continue;
-      take_row<true>(row, dx + (plane * p.h.size + ih) * p.w.size);
+      T* d = dx + (plane * p.h.size + ih) * p.w.size;
+      if (dense && is_first(p.h, oh, ih)) {
+        take_row<false>(row, d);
+      } else {
+        take_row<true>(row, d);
+      }
     }
   });
 }
@@ -78,31 +84,42 @@ template <class T>
 ARRAYNN_INLINE void backward_channels_last(const PoolProblem& p, Average<T> op, const T* dy, T* dx,
                                            Range rows) {
   constexpr std::int64_t kL = kLanes<T>;
-  for_windows(p.h, dx, p.w.size * p.c, rows, [&](std::int64_t sample, std::int64_t oh, Range mine) {
-    op.set_row(p, oh);
-    const Range h = window_taps(p.h, oh);
-    for (std::int64_t ow = 0; ow < p.w.out; ++ow) {
-      const Range w = window_taps(p.w, ow);
-      op.set_pixel(p, ow);
-      const T* g = dy + ((sample * p.h.out + oh) * p.w.out + ow) * p.c;
-      for (std::int64_t i = h.begin; i < h.end; ++i) {
-        const std::int64_t ih = oh * p.h.stride - p.h.begin + i * p.h.dilation;
-        if (ih < mine.begin || ih >= mine.end) continue;
-        for (std::int64_t j = w.begin; j < w.end; ++j) {
-          const std::int64_t iw = ow * p.w.stride - p.w.begin + j * p.w.dilation;
-          T* d = dx + ((sample * p.h.size + ih) * p.w.size + iw) * p.c;
+  const bool dense = is_dense(p.h) && is_dense(p.w);
+  const std::int64_t row_step = p.w.size * p.c;
+  for_windows(
+      p.h, dx, row_step, rows, dense, [&](std::int64_t sample, std::int64_t oh, Range mine) {
+        op.set_row(p, oh);
+        const Range h = window_taps(p.h, oh);
+        const std::int64_t top = oh * p.h.stride - p.h.begin;
+        T* plane = dx + sample * p.h.size * row_step;
+        if (dense) zero_behind_windows(p, plane, oh, mine);
+        for (std::int64_t ow = 0; ow < p.w.out; ++ow) {
+          const Range w = window_taps(p.w, ow);
+          const std::int64_t left = ow * p.w.stride - p.w.begin;
+          op.set_pixel(p, ow);
+          const T* g = dy + ((sample * p.h.out + oh) * p.w.out + ow) * p.c;
+          const auto some = [&](std::int64_t c, std::int64_t n) __attribute__((always_inline)) {
+            const Vec<T> share = op.finish(load_some(g + c, n));
+            for (std::int64_t i = h.begin; i < h.end; ++i) {
+              const std::int64_t ih = top + i * p.h.dilation;
+              if (ih < mine.begin || ih >= mine.end) continue;
+              const bool first_row = dense && is_first(p.h, oh, ih);
+              for (std::int64_t j = w.begin; j < w.end; ++j) {
+                const std::int64_t iw = left + j * p.w.dilation;
+                T* d = plane + ih * row_step + iw * p.c + c;
+                if (first_row && is_first(p.w, ow, iw)) {
+                  store_some(share, d, n);
+                } else {
+                  store_some(load_some(d, n) + share, d, n);
+                }
+              }
+            }
+          };
           std::int64_t c = 0;
-          for (; c + kL <= p.c; c += kL) {
-            (Vec<T>::load(d + c) + op.finish(Vec<T>::load(g + c))).store(d + c);
-          }
-          if (c < p.c) {
-            const std::int64_t n = p.c - c;
-            store_n(load_n(d + c, n) + op.finish(load_n(g + c, n)), d + c, n);
-          }
+          for (; c + kL <= p.c; c += kL) some(c, kL);
+          if (c < p.c) some(c, p.c - c);
         }
-      }
-    }
-  });
+      });
 }
 
 template <class T>

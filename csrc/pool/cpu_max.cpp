@@ -46,9 +46,25 @@ struct Best {
 
   // The first NaN wins, then the first of equal values.
   ARRAYNN_MEMBER void take(Vec<T> v, Ints<T> at) {
+#if defined(__AVX512F__)  // mask registers: the compiler goes through vectors of masks
+    if constexpr (sizeof(T) == 4) {
+      const __mmask16 larger = _mm512_cmp_ps_mask((__m512)value.v, (__m512)v.v, _CMP_NGE_UQ);
+      const __mmask16 taken =
+          _mm512_mask_cmp_ps_mask(larger, (__m512)value.v, (__m512)value.v, _CMP_ORD_Q);
+      value.v = (typename Vec<T>::Raw)_mm512_mask_mov_ps((__m512)value.v, taken, (__m512)v.v);
+      offset = (Ints<T>)_mm512_mask_mov_epi32((__m512i)offset, taken, (__m512i)at);
+    } else {
+      const __mmask8 larger = _mm512_cmp_pd_mask((__m512d)value.v, (__m512d)v.v, _CMP_NGE_UQ);
+      const __mmask8 taken =
+          _mm512_mask_cmp_pd_mask(larger, (__m512d)value.v, (__m512d)value.v, _CMP_ORD_Q);
+      value.v = (typename Vec<T>::Raw)_mm512_mask_mov_pd((__m512d)value.v, taken, (__m512d)v.v);
+      offset = (Ints<T>)_mm512_mask_mov_epi64((__m512i)offset, taken, (__m512i)at);
+    }
+#else
     const Mask<T> keep = (value >= v) | (value != value);
     value = select(keep, value, v);
     offset = keep.v ? offset : at;
+#endif
   }
 };
 
@@ -202,7 +218,8 @@ ARRAYNN_INLINE bool backward_channels_first(const PoolProblem& p, const T* dy, c
   const Row<T> out = make_row(p.w, spread_scratch, T(0));
   const bool disjoint = p.w.stride >= window_span(p.w);
   bool good = true;
-  for_windows(p.h, dx, p.w.size, rows, [&](std::int64_t plane, std::int64_t oh, Range mine) {
+  const bool dense = is_dense(p.h);
+  for_windows(p.h, dx, p.w.size, rows, dense, [&](std::int64_t plane, std::int64_t oh, Range mine) {
     const std::int64_t at = (plane * p.h.out + oh) * p.w.out;
     if (indices == nullptr) {
       best_of_row<kStrided>(p, f, x + plane * p.h.size * p.w.size, oh);
@@ -221,7 +238,12 @@ ARRAYNN_INLINE bool backward_channels_first(const PoolProblem& p, const T* dy, c
             const Mask<T> won{load_ints<T>(f.offset + o) == set_ints<T>(down + j * p.w.dilation)};
             return select(won, load_some(g + o, n), Vec<T>::zero());
           });
-      take_row<true>(out, dx + (plane * p.h.size + ih) * p.w.size);
+      T* d = dx + (plane * p.h.size + ih) * p.w.size;
+      if (dense && is_first(p.h, oh, ih)) {
+        take_row<false>(out, d);
+      } else {
+        take_row<true>(out, d);
+      }
     }
   });
   return good;
@@ -295,54 +317,64 @@ ARRAYNN_INLINE bool backward_channels_last(const PoolProblem& p, const T* dy, co
                                            const std::int64_t* indices, T* dx, Range rows) {
   constexpr std::int64_t kL = kLanes<T>;
   bool good = true;
-  for_windows(p.h, dx, p.w.size * p.c, rows, [&](std::int64_t sample, std::int64_t oh, Range mine) {
-    const std::int64_t plane = sample * p.h.size * p.w.size * p.c;
-    for (std::int64_t ow = 0; ow < p.w.out; ++ow) {
-      const Window k = make_window(p, oh, ow);
-      const std::int64_t at = ((sample * p.h.out + oh) * p.w.out + ow) * p.c;
-      if (k.empty()) {
-        for (std::int64_t c = 0; indices != nullptr && c < p.c; ++c) good &= indices[at + c] == -1;
-        continue;
-      }
-      const auto some = [&](std::int64_t c, std::int64_t n) __attribute__((always_inline)) {
-        Ints<T> offset;
-        if (indices == nullptr) {
-          offset = best_of_window(p, k, x + plane, c, n).offset;
-        } else {
-          Int<T> lanes[kL];
-          std::int64_t lost = 0;
-          for (std::int64_t l = 0; l < kL; ++l) {
-            const std::int64_t o = indices[at + c + min_i(l, n - 1)] - k.base;
-            lanes[l] = static_cast<Int<T>>(o);
-            lost |= o ^ static_cast<std::int64_t>(lanes[l]);
+  const bool dense = is_dense(p.h) && is_dense(p.w);
+  for_windows(
+      p.h, dx, p.w.size * p.c, rows, dense, [&](std::int64_t sample, std::int64_t oh, Range mine) {
+        const std::int64_t plane = sample * p.h.size * p.w.size * p.c;
+        if (dense) zero_behind_windows(p, dx + plane, oh, mine);
+        for (std::int64_t ow = 0; ow < p.w.out; ++ow) {
+          const Window k = make_window(p, oh, ow);
+          const std::int64_t at = ((sample * p.h.out + oh) * p.w.out + ow) * p.c;
+          if (k.empty()) {
+            for (std::int64_t c = 0; indices != nullptr && c < p.c; ++c)
+              good &= indices[at + c] == -1;
+            continue;
           }
-          good &= lost == 0;
-          offset = load_ints<T>(lanes);
+          const auto some = [&](std::int64_t c, std::int64_t n) __attribute__((always_inline)) {
+            Ints<T> offset;
+            if (indices == nullptr) {
+              offset = best_of_window(p, k, x + plane, c, n).offset;
+            } else {
+              Int<T> lanes[kL];
+              std::int64_t lost = 0;
+              for (std::int64_t l = 0; l < kL; ++l) {
+                const std::int64_t o = indices[at + c + min_i(l, n - 1)] - k.base;
+                lanes[l] = static_cast<Int<T>>(o);
+                lost |= o ^ static_cast<std::int64_t>(lanes[l]);
+              }
+              good &= lost == 0;
+              offset = load_ints<T>(lanes);
+            }
+            const Vec<T> g = load_some(dy + at + c, n);
+            Ints<T> hit{};
+            for (std::int64_t i = k.h.begin; i < k.h.end; ++i) {
+              const std::int64_t ih = oh * p.h.stride - p.h.begin + i * p.h.dilation;
+              const bool here = ih >= mine.begin && ih < mine.end;
+              const bool first_row = dense && is_first(p.h, oh, ih);
+              for (std::int64_t j = k.w.begin; j < k.w.end; ++j) {
+                const std::int64_t tap = i * k.row_offset + j * k.col_offset;
+                const Mask<T> won{offset == set_ints<T>(tap)};
+                hit |= won.v;
+                if (!here) continue;
+                T* d = dx + plane + (k.base + tap) * p.c + c;
+                const Vec<T> v = select(won, g, Vec<T>::zero());
+                if (first_row && is_first(p.w, ow, ow * p.w.stride - p.w.begin + j)) {
+                  store_some(v, d, n);
+                } else {
+                  store_some(load_some(d, n) + v, d, n);
+                }
+              }
+            }
+            if (indices == nullptr) return;
+            Int<T> all = -1;
+            for (int l = 0; l < kL; ++l) all &= hit[l];
+            good &= all != 0;
+          };
+          std::int64_t c = 0;
+          for (; c + kL <= p.c; c += kL) some(c, kL);
+          if (c < p.c) some(c, p.c - c);
         }
-        const Vec<T> g = load_some(dy + at + c, n);
-        Ints<T> hit{};
-        for (std::int64_t i = k.h.begin; i < k.h.end; ++i) {
-          const std::int64_t ih = oh * p.h.stride - p.h.begin + i * p.h.dilation;
-          const bool here = ih >= mine.begin && ih < mine.end;
-          for (std::int64_t j = k.w.begin; j < k.w.end; ++j) {
-            const std::int64_t tap = i * k.row_offset + j * k.col_offset;
-            const Mask<T> won{offset == set_ints<T>(tap)};
-            hit |= won.v;
-            if (!here) continue;
-            T* d = dx + plane + (k.base + tap) * p.c + c;
-            store_some(load_some(d, n) + select(won, g, Vec<T>::zero()), d, n);
-          }
-        }
-        if (indices == nullptr) return;
-        Int<T> all = -1;
-        for (int l = 0; l < kL; ++l) all &= hit[l];
-        good &= all != 0;
-      };
-      std::int64_t c = 0;
-      for (; c + kL <= p.c; c += kL) some(c, kL);
-      if (c < p.c) some(c, p.c - c);
-    }
-  });
+      });
   return good;
 }
 

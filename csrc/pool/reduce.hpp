@@ -107,12 +107,20 @@ ARRAYNN_INLINE void reduce_windows(const PoolProblem& p, Op op, const T* x, T* y
   reduce_channels_first<true>(p, op, x, y, rows, scratch);
 }
 
-// Calls window(plane, oh, first) for every output row that touches rows [begin, end) of the planes
-// of dx, in order; before it, everything up to the last row of its window is zeroed, and at the end
-// the rest. `first` and `last`: the thread's rows of this plane. row_size: elements of a row.
+// Windows without gaps between them and between their taps: every element up to the last window is
+// in one, so that the first window to reach it can store where later ones add.
+ARRAYNN_INLINE bool is_dense(const PoolAxis& a) { return a.dilation == 1 && a.stride <= a.kernel; }
+// Whether output position o of a dense axis is the first to reach input position i.
+ARRAYNN_INLINE bool is_first(const PoolAxis& a, std::int64_t o, std::int64_t i) {
+  return o == 0 || i >= (o - 1) * a.stride - a.begin + a.kernel;
+}
+
+// Calls window(plane, oh, mine) for every output row that touches rows [begin, end) of the planes
+// of dx, in order; `mine` are the thread's rows of that plane. Rows that no window reaches are
+// zeroed; the others too, just ahead of their first window, unless the windows store there.
 template <class T, class Window>
 ARRAYNN_INLINE void for_windows(const PoolAxis& h, T* dx, std::int64_t row_size, Range rows,
-                                const Window& window) {
+                                bool windows_store, const Window& window) {
   for (std::int64_t r = rows.begin; r < rows.end;) {
     const std::int64_t plane = r / h.size;
     const Range mine = {r - plane * h.size, min_i(h.size, rows.end - plane * h.size)};
@@ -123,13 +131,27 @@ ARRAYNN_INLINE void for_windows(const PoolAxis& h, T* dx, std::int64_t row_size,
       const std::int64_t top = oh * h.stride - h.begin;
       const std::int64_t bottom = min_i(mine.end, top + window_span(h));
       if (bottom > next) {
-        zero_fill(base + next * row_size, (bottom - next) * row_size);
+        if (!windows_store) zero_fill(base + next * row_size, (bottom - next) * row_size);
         next = bottom;
       }
       window(plane, oh, mine);
     }
     zero_fill(base + next * row_size, (mine.end - next) * row_size);
     r += mine.end - mine.begin;
+  }
+}
+
+// channels_last, dense windows: zeroes what lies to the right of the last window in the rows that
+// output row oh is the first to reach.
+template <class T>
+ARRAYNN_INLINE void zero_behind_windows(const PoolProblem& p, T* plane, std::int64_t oh,
+                                        Range mine) {
+  const std::int64_t right = (p.w.out - 1) * p.w.stride - p.w.begin + p.w.kernel;
+  if (right >= p.w.size) return;
+  const std::int64_t top = oh * p.h.stride - p.h.begin;
+  for (std::int64_t ih = max_i(top, mine.begin); ih < min_i(top + p.h.kernel, mine.end); ++ih) {
+    if (!is_first(p.h, oh, ih)) continue;
+    zero_fill(plane + (ih * p.w.size + right) * p.c, (p.w.size - right) * p.c);
   }
 }
 
