@@ -25,6 +25,14 @@ ARRAYNN_INLINE Ints<T> set_ints(std::int64_t x) {
   return Ints<T>{} + static_cast<Int<T>>(x);
 }
 
+// Of a mask.
+template <class T>
+ARRAYNN_INLINE bool all_lanes(Ints<T> mask) {
+  Int<T> all = -1;
+  for (int l = 0; l < kLanes<T>; ++l) all &= mask[l];
+  return all != 0;
+}
+
 template <class T>
 struct Max {
   ARRAYNN_MEMBER Vec<T> identity() const { return Vec<T>::set1(-T(__builtin_inf())); }

@@ -46,7 +46,7 @@ Average<T> make_average(const AverageDivisor& d) {
 }
 
 template <bool kStrided, class T>
-ARRAYNN_INLINE void backward_channels_first(const PoolProblem& p, Average<T> op, const T* dy, T* dx,
+ARRAYNN_INLINE void backward_channels_first(const PoolProblem p, Average<T> op, const T* dy, T* dx,
                                             Range rows, void* scratch) {
   constexpr std::int64_t kL = kLanes<T>;
   const Row<T> row = make_row(p.w, scratch, T(0));
@@ -65,7 +65,7 @@ ARRAYNN_INLINE void backward_channels_first(const PoolProblem& p, Average<T> op,
     for (std::int64_t o = p.w.out; o < round_up(p.w.out, kL); ++o) share[o] = T(0);
     const auto value = [&](std::int64_t, std::int64_t o)
                            __attribute__((always_inline)) { return Vec<T>::load(share + o); };
-    const bool gather = p.w.stride <= 2;
+    const bool gather = p.w.stride <= 2 && !disjoint;
     if (!gather) {
       spread_row<kStrided>(row, p.w, disjoint,
                            [&](std::int64_t j, std::int64_t o, std::int64_t)
@@ -86,7 +86,7 @@ ARRAYNN_INLINE void backward_channels_first(const PoolProblem& p, Average<T> op,
 }
 
 template <class T>
-ARRAYNN_INLINE void backward_channels_last(const PoolProblem& p, Average<T> op, const T* dy, T* dx,
+ARRAYNN_INLINE void backward_channels_last(const PoolProblem p, Average<T> op, const T* dy, T* dx,
                                            Range rows) {
   constexpr std::int64_t kL = kLanes<T>;
   const bool dense = is_dense(p.h) && is_dense(p.w);

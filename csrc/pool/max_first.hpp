@@ -34,7 +34,7 @@ ARRAYNN_INLINE FirstRows<T> make_first_rows(const PoolAxis& w, void* scratch, T 
 
 // Largest values and offsets of output row oh of a plane.
 template <bool kStrided, class T>
-ARRAYNN_INLINE void best_of_row(const PoolProblem& p, const FirstRows<T>& f, const T* plane,
+ARRAYNN_INLINE void best_of_row(const PoolProblem p, const FirstRows<T>& f, const T* plane,
                                 std::int64_t oh) {
   constexpr std::int64_t kL = kLanes<T>;
   const Range taps = window_taps(p.h, oh);
@@ -74,7 +74,7 @@ ARRAYNN_INLINE void best_of_row(const PoolProblem& p, const FirstRows<T>& f, con
 }
 
 template <bool kStrided, class T>
-ARRAYNN_INLINE void indices_channels_first(const PoolProblem& p, const T* x, T* y,
+ARRAYNN_INLINE void indices_channels_first(const PoolProblem p, const T* x, T* y,
                                            std::int64_t* indices, Range rows, void* scratch) {
   const FirstRows<T> f = make_first_rows(p.w, scratch, -T(__builtin_inf()));
   for (std::int64_t r = rows.begin; r < rows.end; ++r) {
@@ -94,7 +94,7 @@ ARRAYNN_INLINE void indices_channels_first(const PoolProblem& p, const T* x, T* 
 
 // The offsets of given indices; false when one lies outside its window.
 template <class T>
-ARRAYNN_INLINE bool offsets_of_row(const PoolProblem& p, const FirstRows<T>& f,
+ARRAYNN_INLINE bool offsets_of_row(const PoolProblem p, const FirstRows<T>& f,
                                    const std::int64_t* where, std::int64_t oh) {
   constexpr std::int64_t kL = kLanes<T>;
   const Range h = window_taps(p.h, oh);
@@ -108,6 +108,7 @@ ARRAYNN_INLINE bool offsets_of_row(const PoolProblem& p, const FirstRows<T>& f,
   bool good = lost == 0;
   std::int64_t o = f.full.begin;
   if (h.begin < h.end) {
+    Ints<T> all_hit = ~Ints<T>{};
     for (; o + kL <= f.full.end; o += kL) {
       const Ints<T> at = load_ints<T>(f.offset + o);
       Ints<T> hit{};
@@ -116,10 +117,9 @@ ARRAYNN_INLINE bool offsets_of_row(const PoolProblem& p, const FirstRows<T>& f,
           hit |= at == set_ints<T>(i * p.h.dilation * p.w.size + j * p.w.dilation);
         }
       }
-      Int<T> all = -1;
-      for (int l = 0; l < kL; ++l) all &= hit[l];
-      good &= all != 0;
+      all_hit &= hit;
     }
+    good &= all_lanes<T>(all_hit);
   }
   for (std::int64_t q = 0; q < p.w.out; ++q) {
     if (q == f.full.begin && o > q) {
@@ -146,7 +146,7 @@ ARRAYNN_INLINE bool offsets_of_row(const PoolProblem& p, const FirstRows<T>& f,
 }
 
 template <bool kStrided, class T>
-ARRAYNN_INLINE bool backward_channels_first(const PoolProblem& p, const T* dy, const T* x,
+ARRAYNN_INLINE bool backward_channels_first(const PoolProblem p, const T* dy, const T* x,
                                             const std::int64_t* indices, T* dx, Range rows,
                                             void* scratch, void* spread_scratch) {
   const FirstRows<T> f = make_first_rows(p.w, scratch, -T(__builtin_inf()));
@@ -165,7 +165,7 @@ ARRAYNN_INLINE bool backward_channels_first(const PoolProblem& p, const T* dy, c
     for (std::int64_t o = 0; o < p.w.out; o += kLanes<T>) {
       load_some(dy + at + o, p.w.out - o).store(g + o);
     }
-    const bool gather = p.w.stride <= 2;
+    const bool gather = p.w.stride <= 2 && !disjoint;
     const Range taps = window_taps(p.h, oh);
     for (std::int64_t i = taps.begin; i < taps.end; ++i) {
       const std::int64_t ih = oh * p.h.stride - p.h.begin + i * p.h.dilation;

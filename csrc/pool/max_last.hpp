@@ -14,7 +14,7 @@ struct Window {
   ARRAYNN_MEMBER bool empty() const { return h.begin == h.end || w.begin == w.end; }
 };
 
-ARRAYNN_INLINE Window make_window(const PoolProblem& p, std::int64_t oh, std::int64_t ow) {
+ARRAYNN_INLINE Window make_window(const PoolProblem p, std::int64_t oh, std::int64_t ow) {
   return {window_taps(p.h, oh), window_taps(p.w, ow),
           (oh * p.h.stride - p.h.begin) * p.w.size + ow * p.w.stride - p.w.begin,
           p.h.dilation * p.w.size, p.w.dilation};
@@ -22,8 +22,8 @@ ARRAYNN_INLINE Window make_window(const PoolProblem& p, std::int64_t oh, std::in
 
 // Of kV vectors of channels from c on of the plane x, or of n channels; the window is not empty.
 template <int kV, class T>
-ARRAYNN_INLINE void best_of_window(const PoolProblem& p, const Window& k, const T* x,
-                                   std::int64_t c, std::int64_t n, Best<T> (&b)[kV]) {
+ARRAYNN_INLINE void best_of_window(const PoolProblem p, const Window& k, const T* x, std::int64_t c,
+                                   std::int64_t n, Best<T> (&b)[kV]) {
   const std::int64_t first = k.h.begin * k.row_offset + k.w.begin * k.col_offset;
   for (int v = 0; v < kV; ++v) b[v] = {Vec<T>::set1(-T(__builtin_inf())), set_ints<T>(first)};
   for (std::int64_t i = k.h.begin; i < k.h.end; ++i) {
@@ -41,7 +41,7 @@ ARRAYNN_INLINE void best_of_window(const PoolProblem& p, const Window& k, const 
 }
 
 template <class T>
-ARRAYNN_INLINE void indices_channels_last(const PoolProblem& p, const T* x, T* y,
+ARRAYNN_INLINE void indices_channels_last(const PoolProblem p, const T* x, T* y,
                                           std::int64_t* indices, Range rows) {
   constexpr std::int64_t kL = kLanes<T>;
   for (std::int64_t r = rows.begin; r < rows.end; ++r) {
@@ -94,25 +94,24 @@ ARRAYNN_INLINE Ints<T> narrow_offsets(const std::int64_t* indices, std::int64_t 
   return load_ints<T>(lanes);
 }
 
-// Whether every lane is the offset of a tap inside the input.
+// Which lanes are offsets of taps inside the input.
 template <class T>
-ARRAYNN_INLINE bool are_taps(const Window& k, Ints<T> offset) {
+ARRAYNN_INLINE Ints<T> are_taps(const Window& k, Ints<T> offset) {
   Ints<T> hit{};
   for (std::int64_t i = k.h.begin; i < k.h.end; ++i) {
     for (std::int64_t j = k.w.begin; j < k.w.end; ++j) {
       hit |= offset == set_ints<T>(i * k.row_offset + j * k.col_offset);
     }
   }
-  Int<T> all = -1;
-  for (int l = 0; l < kLanes<T>; ++l) all &= hit[l];
-  return all != 0;
+  return hit;
 }
 
 template <class T>
-ARRAYNN_INLINE bool backward_channels_last(const PoolProblem& p, const T* dy, const T* x,
+ARRAYNN_INLINE bool backward_channels_last(const PoolProblem p, const T* dy, const T* x,
                                            const std::int64_t* indices, T* dx, Range rows) {
   constexpr std::int64_t kL = kLanes<T>;
   bool good = true;
+  Ints<T> hits = ~Ints<T>{};
   const bool dense = is_dense(p.h) && is_dense(p.w);
   for_windows(
       p.h, dx, p.w.size * p.c, rows, dense, [&](std::int64_t sample, std::int64_t oh, Range mine) {
@@ -136,7 +135,7 @@ ARRAYNN_INLINE bool backward_channels_last(const PoolProblem& p, const T* dy, co
               for (int v = 0; v < kV; ++v) {
                 const std::int64_t* from = indices + at + c + v * kL;
                 best[v].offset = narrow_offsets<T>(from, k.base, n, &good);
-                good &= are_taps<T>(k, best[v].offset);
+                hits &= are_taps<T>(k, best[v].offset);
               }
             }
             Vec<T> g[kV];
@@ -168,7 +167,7 @@ ARRAYNN_INLINE bool backward_channels_last(const PoolProblem& p, const T* dy, co
           if (c < p.c) some(Vec<T>{}, c, p.c - c);
         }
       });
-  return good;
+  return good && all_lanes<T>(hits);
 }
 
 }  // namespace
