@@ -6,10 +6,10 @@ namespace py = pybind11;
 
 namespace arraynn {
 
-void bind_elementwise(py::module_& m);
-void bind_runtime(py::module_& m);
-void bind_gemm(py::module_& m);
 void bind_conv(py::module_& m);
+void bind_elementwise(py::module_& m);
+void bind_gemm(py::module_& m);
+void bind_runtime(py::module_& m);
 void bind_softmax(py::module_& m);
 
 }  // namespace arraynn

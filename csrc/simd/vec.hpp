@@ -133,28 +133,28 @@ ARRAYNN_INLINE Vec<T> select(Mask<T> m, Vec<T> yes, Vec<T> no) {
 // a > b ? a : b, so a NaN in the second operand comes through: clamp with max(lo, x), min(hi, x).
 // Intrinsics where there are some: the compiler finds the instruction for the selection in places.
 #if defined(__AVX512F__)
-#define ARRAYNN_MIN_MAX(name)                                                                \
-  ARRAYNN_INLINE Vec<float> name(Vec<float> a, Vec<float> b) {                               \
-    return {(Vec<float>::Raw)_mm512_maskz_##name##_ps(0xFFFF, (__m512)a.v, (__m512)b.v)};    \
-  }                                                                                          \
-  ARRAYNN_INLINE Vec<double> name(Vec<double> a, Vec<double> b) {                            \
-    return {(Vec<double>::Raw)_mm512_maskz_##name##_pd(0xFF, (__m512d)a.v, (__m512d)b.v)};   \
+#define ARRAYNN_MIN_MAX(name)                                                              \
+  ARRAYNN_INLINE Vec<float> name(Vec<float> a, Vec<float> b) {                             \
+    return {(Vec<float>::Raw)_mm512_maskz_##name##_ps(0xFFFF, (__m512)a.v, (__m512)b.v)};  \
+  }                                                                                        \
+  ARRAYNN_INLINE Vec<double> name(Vec<double> a, Vec<double> b) {                          \
+    return {(Vec<double>::Raw)_mm512_maskz_##name##_pd(0xFF, (__m512d)a.v, (__m512d)b.v)}; \
   }
 #elif defined(__AVX2__)
-#define ARRAYNN_MIN_MAX(name)                                                       \
-  ARRAYNN_INLINE Vec<float> name(Vec<float> a, Vec<float> b) {                      \
-    return {(Vec<float>::Raw)_mm256_##name##_ps((__m256)a.v, (__m256)b.v)};         \
-  }                                                                                 \
-  ARRAYNN_INLINE Vec<double> name(Vec<double> a, Vec<double> b) {                   \
-    return {(Vec<double>::Raw)_mm256_##name##_pd((__m256d)a.v, (__m256d)b.v)};      \
+#define ARRAYNN_MIN_MAX(name)                                                  \
+  ARRAYNN_INLINE Vec<float> name(Vec<float> a, Vec<float> b) {                 \
+    return {(Vec<float>::Raw)_mm256_##name##_ps((__m256)a.v, (__m256)b.v)};    \
+  }                                                                            \
+  ARRAYNN_INLINE Vec<double> name(Vec<double> a, Vec<double> b) {              \
+    return {(Vec<double>::Raw)_mm256_##name##_pd((__m256d)a.v, (__m256d)b.v)}; \
   }
 #elif defined(__SSE2__)
-#define ARRAYNN_MIN_MAX(name)                                                    \
-  ARRAYNN_INLINE Vec<float> name(Vec<float> a, Vec<float> b) {                   \
-    return {(Vec<float>::Raw)_mm_##name##_ps((__m128)a.v, (__m128)b.v)};         \
-  }                                                                              \
-  ARRAYNN_INLINE Vec<double> name(Vec<double> a, Vec<double> b) {                \
-    return {(Vec<double>::Raw)_mm_##name##_pd((__m128d)a.v, (__m128d)b.v)};      \
+#define ARRAYNN_MIN_MAX(name)                                               \
+  ARRAYNN_INLINE Vec<float> name(Vec<float> a, Vec<float> b) {              \
+    return {(Vec<float>::Raw)_mm_##name##_ps((__m128)a.v, (__m128)b.v)};    \
+  }                                                                         \
+  ARRAYNN_INLINE Vec<double> name(Vec<double> a, Vec<double> b) {           \
+    return {(Vec<double>::Raw)_mm_##name##_pd((__m128d)a.v, (__m128d)b.v)}; \
   }
 #endif
 #if defined(ARRAYNN_MIN_MAX)

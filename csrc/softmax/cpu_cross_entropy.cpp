@@ -86,8 +86,8 @@ ARRAYNN_INLINE T target_sum(const Target<T>& target, const T* t, std::int64_t n)
 // sum_c T_c of class index y.
 template <class T>
 ARRAYNN_INLINE T target_sum(const CrossEntropy<T>& p, const Target<T>& target, std::int64_t y) {
-  return target.keep * target.weight_of(y) + static_cast<T>(p.smoothing * p.weight_sum /
-                                                            static_cast<double>(p.shape.n));
+  return target.keep * target.weight_of(y) +
+         static_cast<T>(p.smoothing * p.weight_sum / static_cast<double>(p.shape.n));
 }
 
 template <class T>
@@ -162,14 +162,14 @@ void strip_loss(const CrossEntropy<T>& p, const Target<T>& target, const Strip& 
   });
   if (t != nullptr || p.smoothing != 0) {
     for (std::int64_t c = 0; c < n; ++c) {
-      for_vectors<T>(strip.width,
-                     [&](std::int64_t j, std::int64_t lanes) __attribute__((always_inline)) {
-        const std::int64_t at = c * inner + j;
-        const V shifted = load_lanes(z + at, lanes) - V::load(max_of + j);
-        const V terms =
-            loss_terms(column_target(target, t, c, at, lanes), V::load(sum_of + j), shifted);
-        (V::load(loss_of + j) + terms).store(loss_of + j);
-      });
+      for_vectors<T>(
+          strip.width, [&](std::int64_t j, std::int64_t lanes) __attribute__((always_inline)) {
+            const std::int64_t at = c * inner + j;
+            const V shifted = load_lanes(z + at, lanes) - V::load(max_of + j);
+            const V terms =
+                loss_terms(column_target(target, t, c, at, lanes), V::load(sum_of + j), shifted);
+            (V::load(loss_of + j) + terms).store(loss_of + j);
+          });
     }
   }
   for (std::int64_t j = 0; j < strip.width; ++j) {
@@ -199,9 +199,9 @@ void strip_gradient(const CrossEntropy<T>& p, const Target<T>& target, const Str
     for (std::int64_t c = 0; c < n; ++c) {
       for_vectors<T>(strip.width,
                      [&](std::int64_t j, std::int64_t lanes) __attribute__((always_inline)) {
-        const V part = column_target(target, t, c, c * inner + j, lanes);
-        (V::load(target_of + j) + part).store(target_of + j);
-      });
+                       const V part = column_target(target, t, c, c * inner + j, lanes);
+                       (V::load(target_of + j) + part).store(target_of + j);
+                     });
     }
   }
   fill_zero(g_of, kStrip);
@@ -216,14 +216,14 @@ void strip_gradient(const CrossEntropy<T>& p, const Target<T>& target, const Str
   }
   const bool dense = t != nullptr || p.smoothing != 0;
   for (std::int64_t c = 0; c < n; ++c) {
-    for_vectors<T>(strip.width,
-                   [&](std::int64_t j, std::int64_t lanes) __attribute__((always_inline)) {
-      const std::int64_t at = c * inner + j;
-      V d = exp(load_lanes(z + at, lanes) - V::load(max_of + j)) * V::load(sum_of + j);
-      if (dense) d = d - V::load(g_of + j) * column_target(target, t, c, at, lanes);
-      const V counted = V::load(target_of + j);
-      store_lanes(select(counted == V::zero(), V::zero(), d), dx + at, lanes);
-    });
+    for_vectors<T>(
+        strip.width, [&](std::int64_t j, std::int64_t lanes) __attribute__((always_inline)) {
+          const std::int64_t at = c * inner + j;
+          V d = exp(load_lanes(z + at, lanes) - V::load(max_of + j)) * V::load(sum_of + j);
+          if (dense) d = d - V::load(g_of + j) * column_target(target, t, c, at, lanes);
+          const V counted = V::load(target_of + j);
+          store_lanes(select(counted == V::zero(), V::zero(), d), dx + at, lanes);
+        });
   }
   if (t != nullptr) return;
   for (std::int64_t j = 0; j < strip.width; ++j) {

@@ -118,9 +118,8 @@ void strip_backward(SoftmaxKind kind, const T* dy, const T* y, T* dx, std::int64
   for (std::int64_t k = 0; k < n; ++k) {
     for_vectors<T>(width, [&](std::int64_t j, std::int64_t lanes) __attribute__((always_inline)) {
       const V g = load_lanes(dy + k * inner + j, lanes), s = V::load(sum_of + j);
-      const V sum = kind == SoftmaxKind::kSoftmax
-                        ? fma(g, load_lanes(y + k * inner + j, lanes), s)
-                        : s + g;
+      const V sum =
+          kind == SoftmaxKind::kSoftmax ? fma(g, load_lanes(y + k * inner + j, lanes), s) : s + g;
       sum.store(sum_of + j);
     });
   }

@@ -8,6 +8,9 @@ namespace ARRAYNN_ISA_NAMESPACE {
 template <class T>
 inline constexpr T kLowest = sizeof(T) == 4 ? T(-3.402823466385288598e38) : T(-__DBL_MAX__);
 
+template <class T>
+inline constexpr int kCacheLine = 64 / static_cast<int>(sizeof(T));
+
 // Lanes [0, n).
 template <class T>
 ARRAYNN_INLINE Mask<T> first_lanes(std::int64_t n) {
@@ -50,6 +53,8 @@ ARRAYNN_INLINE T row_exp_sum(const T* x, T m, T* y, std::int64_t n) {
   V s0 = V::zero(), s1 = s0, s2 = s0, s3 = s0;
   std::int64_t i = 0;
   for (; i + 4 * kL <= n; i += 4 * kL) {
+    // The next row (or block) comes in while this one is computed: its maximum needs it at once.
+    for (int j = 0; j < 4 * kL; j += kCacheLine<T>) __builtin_prefetch(x + n + i + j);
     const V a = exp(V::load(x + i) - shift), b = exp(V::load(x + i + kL) - shift);
     const V c = exp(V::load(x + i + 2 * kL) - shift), d = exp(V::load(x + i + 3 * kL) - shift);
     if constexpr (kStore) {

@@ -49,8 +49,7 @@ template <class T>
 void run_long_rows(SoftmaxKind kind, const SoftmaxShape& shape, const T* x, T* y) {
   const auto& k = table<T>(softmax_kernels());
   const std::int64_t blocks = ceil_div(shape.n, kRowBlock), units = shape.outer * blocks;
-  const Scratch scratch("softmax",
-                        static_cast<std::size_t>(units) * sizeof(SoftmaxStats<T>));
+  const Scratch scratch("softmax", static_cast<std::size_t>(units) * sizeof(SoftmaxStats<T>));
   auto* stats = static_cast<SoftmaxStats<T>*>(scratch.data());
   const auto block_at = [&](std::int64_t unit) {
     const std::int64_t first = unit % blocks * kRowBlock;
@@ -119,23 +118,21 @@ void run_softmax_backward(SoftmaxKind kind, const SoftmaxShape& shape, const T* 
 template <class T>
 void run_cross_entropy(const CrossEntropy<T>& p, T* losses) {
   const auto& k = table<T>(cross_entropy_kernels());
-  for_units(p.shape, cross_entropy_units(p), [&](std::int64_t begin, std::int64_t end) {
-    k.forward(p, losses, begin, end);
-  });
+  for_units(p.shape, cross_entropy_units(p),
+            [&](std::int64_t begin, std::int64_t end) { k.forward(p, losses, begin, end); });
 }
 
 template <class T>
 void run_cross_entropy_backward(const CrossEntropy<T>& p, const T* g, T scale, T* dx) {
   const auto& k = table<T>(cross_entropy_kernels());
-  for_units(p.shape, cross_entropy_units(p), [&](std::int64_t begin, std::int64_t end) {
-    k.backward(p, g, scale, dx, begin, end);
-  });
+  for_units(p.shape, cross_entropy_units(p),
+            [&](std::int64_t begin, std::int64_t end) { k.backward(p, g, scale, dx, begin, end); });
 }
 
-#define ARRAYNN_INSTANTIATE(T)                                                                    \
-  template void run_softmax<T>(SoftmaxKind, const SoftmaxShape&, const T*, T*);                   \
+#define ARRAYNN_INSTANTIATE(T)                                                                     \
+  template void run_softmax<T>(SoftmaxKind, const SoftmaxShape&, const T*, T*);                    \
   template void run_softmax_backward<T>(SoftmaxKind, const SoftmaxShape&, const T*, const T*, T*); \
-  template void run_cross_entropy<T>(const CrossEntropy<T>&, T*);                                 \
+  template void run_cross_entropy<T>(const CrossEntropy<T>&, T*);                                  \
   template void run_cross_entropy_backward<T>(const CrossEntropy<T>&, const T*, T, T*);
 ARRAYNN_INSTANTIATE(float)
 ARRAYNN_INSTANTIATE(double)

@@ -70,7 +70,7 @@ def _unary(name: str) -> Callable[[NDArray[Any]], NDArray[Any]]:
 _LOGARITHM_OF_MAX = {np.dtype(np.float32): 88.72, np.dtype(np.float64): 709.78}
 _FUNCTIONS: dict[str, tuple[Any, Any, Any, float]] = {
     "exp": (_unary("exp"), _wide(np.exp), lambda m: (-m, m), 1.0),
-    "expm1": (_unary("expm1"), _wide(np.expm1), lambda m: (-m, 0.99 * m), 2.0),
+    "expm1": (_unary("expm1"), _wide(np.expm1), lambda m: (-m, 0.99 * m), 2.5),
     "log": (_unary("log"), _wide(np.log), lambda _: (0.0, np.inf), 2.0),
     "log1p_unit": (_unary("log1p_unit"), _wide(np.log1p), lambda _: (0.0, 1.0), 2.0),
     "tanh": (lambda x: _core.tanh(x, None), _wide(np.tanh), lambda m: (-m, m), 3.0),
