@@ -189,7 +189,8 @@ def prepare(p: Problem, libraries: Sequence[str], threads: int) -> Prepared:
         )
         bounds = [
             relative * (1 + np.abs(expected[0])) + 8 * p.rows**0.5 * u * np.abs(expected[0]),
-            relative * np.abs(expected[1]) + u / p.rows,
+            # (softmax - target) / rows: the error of the probability, and a rounding of 1.
+            (relative * ref.softmax(wide) + u) / p.rows,
         ]
     elif p.backward:
         wide_y = y.astype(np.float64)

@@ -5,6 +5,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   arraynn::bind_runtime(m);
   arraynn::bind_gemm(m);
   arraynn::bind_conv(m);
+  arraynn::bind_pool(m);
   arraynn::bind_elementwise(m);
   arraynn::bind_softmax(m);
 }

@@ -65,6 +65,52 @@ def conv2d_backward(
     flip_kernel: bool,
     needs: Sequence[str],
 ) -> _Gradients: ...
+def max_pool2d(
+    x: _Array,
+    kernel_size: _Size,
+    stride: _Size | None,
+    padding: _Padding,
+    dilation: _Size,
+    ceil_mode: bool,
+    return_indices: bool,
+    layout: str,
+    out: _Array | None,
+) -> Any: ...
+def max_pool2d_backward(
+    grad_out: _Array,
+    x: _Array,
+    kernel_size: _Size,
+    stride: _Size | None,
+    padding: _Padding,
+    dilation: _Size,
+    ceil_mode: bool,
+    layout: str,
+    indices: _Array | None,
+) -> _Array: ...
+def avg_pool2d(
+    x: _Array,
+    kernel_size: _Size,
+    stride: _Size | None,
+    padding: _Padding,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+    dilation: _Size,
+    layout: str,
+    out: _Array | None,
+) -> _Array: ...
+def avg_pool2d_backward(
+    grad_out: _Array,
+    x_shape: Sequence[int],
+    kernel_size: _Size,
+    stride: _Size | None,
+    padding: _Padding,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+    dilation: _Size,
+    layout: str,
+) -> _Array: ...
 def elementwise_unary(name: str, x: _Array) -> _Array: ...
 def relu(x: _Array, out: _Array | None) -> _Array: ...
 def relu_backward(grad_out: _Array, x: _Array, out: _Array | None) -> _Array: ...

@@ -69,7 +69,7 @@ class TestTiming:
         monkeypatch.setattr(timing, "preemptions", lambda: next(counts))
         seconds = iter([1.0, 2.0, 3.0])
         monkeypatch.setattr(timing, "burst", lambda *_: next(seconds))
-        settings = timing.Settings(pause=0.0, patience=0.0, retakes=3)
+        settings = timing.Settings(burst_seconds=9.0, pause=0.0, patience=0.0, retakes=3)
         assert timing.visit(lambda: None, (1, 1), False, settings) == 3.0
 
     def test_the_least_interrupted_burst_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,8 +77,15 @@ class TestTiming:
         monkeypatch.setattr(timing, "preemptions", lambda: next(counts))
         seconds = iter([1.0, 2.0])
         monkeypatch.setattr(timing, "burst", lambda *_: next(seconds))
-        settings = timing.Settings(pause=0.0, patience=0.0, retakes=1)
+        settings = timing.Settings(burst_seconds=9.0, pause=0.0, patience=0.0, retakes=1)
         assert timing.visit(lambda: None, (1, 1), False, settings) == 2.0
+
+    def test_a_long_call_is_not_taken_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        counts = iter([0, 2])
+        monkeypatch.setattr(timing, "preemptions", lambda: next(counts))
+        monkeypatch.setattr(timing, "burst", lambda *_: 1.0)
+        settings = timing.Settings(burst_seconds=0.5, pause=0.0, patience=0.0)
+        assert timing.visit(lambda: None, (1, 1), False, settings) == 1.0
 
     def test_slow_candidates_get_fewer_rounds(self) -> None:
         settings = timing.Settings(rounds=6, burst_seconds=1e-4, budget=0.01, pause=0.0)

@@ -37,6 +37,12 @@ from arraynn.kernels.gemm import (
     linear_backward,
     matmul,
 )
+from arraynn.kernels.pool import (
+    avg_pool2d,
+    avg_pool2d_backward,
+    max_pool2d,
+    max_pool2d_backward,
+)
 from arraynn.kernels.softmax import (
     cross_entropy,
     cross_entropy_backward,
@@ -47,6 +53,8 @@ from arraynn.kernels.softmax import (
 )
 
 __all__ = [
+    "avg_pool2d",
+    "avg_pool2d_backward",
     "conv2d",
     "conv2d_backward",
     "cross_entropy",
@@ -68,6 +76,8 @@ __all__ = [
     "log_softmax",
     "log_softmax_backward",
     "matmul",
+    "max_pool2d",
+    "max_pool2d_backward",
     "mish",
     "mish_backward",
     "relu",

@@ -1,0 +1,159 @@
+#include "pool/reduce.hpp"
+#include "pool/tables.hpp"
+
+namespace ARRAYNN_ISA_NAMESPACE {
+namespace {
+
+template <class T>
+struct Average {
+  AverageDivisor divisor;
+  const T* columns = nullptr;  // taps counted along the row, or the fixed divisor
+  std::int64_t row_count = 0;
+  Vec<T> row = Vec<T>::zero(), pixel = Vec<T>::zero();
+
+  ARRAYNN_MEMBER Vec<T> identity() const { return Vec<T>::zero(); }
+  ARRAYNN_MEMBER Vec<T> combine(Vec<T> acc, Vec<T> v) const { return acc + v; }
+  ARRAYNN_MEMBER void begin(const PoolProblem& p, const Row<T>& r) {
+    for (std::int64_t o = 0; o < p.w.out; ++o) {
+      r.out[0][o] = static_cast<T>(divisor.fixed != 0 ? divisor.fixed
+                                                      : counted_taps(p.w, o, divisor.include_pad));
+    }
+    columns = r.out[0];
+  }
+  ARRAYNN_MEMBER void set_row(const PoolProblem& p, std::int64_t oh) {
+    row_count = divisor.fixed != 0 ? 1 : counted_taps(p.h, oh, divisor.include_pad);
+    row = Vec<T>::set1(static_cast<T>(row_count));
+  }
+  ARRAYNN_MEMBER void set_pixel(const PoolProblem& p, std::int64_t ow) {
+    const std::int64_t count =
+        divisor.fixed != 0 ? divisor.fixed
+                           : max_i(1, row_count * counted_taps(p.w, ow, divisor.include_pad));
+    pixel = Vec<T>::set1(static_cast<T>(count));
+  }
+  ARRAYNN_MEMBER Vec<T> finish_columns(Vec<T> v, std::int64_t o) const {
+    const Vec<T> count = Vec<T>::load(columns + o) * row;
+    // An empty window sums to 0 and stays 0.
+    return v / (divisor.fixed != 0 ? count : max(count, Vec<T>::set1(T(1))));
+  }
+  ARRAYNN_MEMBER Vec<T> finish(Vec<T> v) const { return v / pixel; }
+};
+
+template <class T>
+Average<T> make_average(const AverageDivisor& d) {
+  Average<T> op;
+  op.divisor = d;
+  return op;
+}
+
+template <bool kStrided, class T>
+ARRAYNN_INLINE void backward_channels_first(const PoolProblem& p, Average<T> op, const T* dy, T* dx,
+                                            Range rows, void* scratch) {
+  constexpr std::int64_t kL = kLanes<T>;
+  const Row<T> row = make_row(p.w, scratch, T(0));
+  op.begin(p, row);
+  T* share = row.out[1];
+  const bool disjoint = p.w.stride >= window_span(p.w);
+  const bool dense = is_dense(p.h);
+  for_windows(p.h, dx, p.w.size, rows, dense, [&](std::int64_t plane, std::int64_t oh, Range mine) {
+    op.set_row(p, oh);
+    const T* g = dy + (plane * p.h.out + oh) * p.w.out;
+    for (std::int64_t o = 0; o < p.w.out; o += kL) {
+      const std::int64_t n = p.w.out - o;
+      const Vec<T> all = op.finish_columns(load_some(g + o, n), o);
+      all.store(share + o);
+    }
+    for (std::int64_t o = p.w.out; o < round_up(p.w.out, kL); ++o) share[o] = T(0);
+    spread_row<kStrided>(row, p.w, disjoint,
+                         [&](std::int64_t, std::int64_t o, std::int64_t)
+                             __attribute__((always_inline)) { return Vec<T>::load(share + o); });
+    const Range taps = window_taps(p.h, oh);
+    for (std::int64_t i = taps.begin; i < taps.end; ++i) {
+      const std::int64_t ih = oh * p.h.stride - p.h.begin + i * p.h.dilation;
+      if (ih < mine.begin || ih >= mine.end) continue;
+      T* d = dx + (plane * p.h.size + ih) * p.w.size;
+      if (dense && is_first(p.h, oh, ih)) {
+        take_row<false>(row, d);
+      } else {
+        take_row<true>(row, d);
+      }
+    }
+  });
+}
+
+template <class T>
+ARRAYNN_INLINE void backward_channels_last(const PoolProblem& p, Average<T> op, const T* dy, T* dx,
+                                           Range rows) {
+  constexpr std::int64_t kL = kLanes<T>;
+  const bool dense = is_dense(p.h) && is_dense(p.w);
+  const std::int64_t row_step = p.w.size * p.c;
+  for_windows(
+      p.h, dx, row_step, rows, dense, [&](std::int64_t sample, std::int64_t oh, Range mine) {
+        op.set_row(p, oh);
+        const Range h = window_taps(p.h, oh);
+        const std::int64_t top = oh * p.h.stride - p.h.begin;
+        T* plane = dx + sample * p.h.size * row_step;
+        if (dense) zero_behind_windows(p, plane, oh, mine);
+        for (std::int64_t ow = 0; ow < p.w.out; ++ow) {
+          const Range w = window_taps(p.w, ow);
+          const std::int64_t left = ow * p.w.stride - p.w.begin;
+          op.set_pixel(p, ow);
+          const T* g = dy + ((sample * p.h.out + oh) * p.w.out + ow) * p.c;
+          const auto some = [&](std::int64_t c, std::int64_t n) __attribute__((always_inline)) {
+            const Vec<T> share = op.finish(load_some(g + c, n));
+            for (std::int64_t i = h.begin; i < h.end; ++i) {
+              const std::int64_t ih = top + i * p.h.dilation;
+              if (ih < mine.begin || ih >= mine.end) continue;
+              const bool first_row = dense && is_first(p.h, oh, ih);
+              for (std::int64_t j = w.begin; j < w.end; ++j) {
+                const std::int64_t iw = left + j * p.w.dilation;
+                T* d = plane + ih * row_step + iw * p.c + c;
+                if (first_row && is_first(p.w, ow, iw)) {
+                  store_some(share, d, n);
+                } else {
+                  store_some(load_some(d, n) + share, d, n);
+                }
+              }
+            }
+          };
+          std::int64_t c = 0;
+          for (; c + kL <= p.c; c += kL) some(c, kL);
+          if (c < p.c) some(c, p.c - c);
+        }
+      });
+}
+
+template <class T>
+void average(const PoolProblem& p, const AverageDivisor& d, const T* x, T* y, Range rows,
+             void* scratch) {
+  reduce_windows(p, make_average<T>(d), x, y, rows, scratch);
+}
+
+template <class T>
+void average_backward(const PoolProblem& p, const AverageDivisor& d, const T* dy, T* dx, Range rows,
+                      void* scratch) {
+  const Average<T> op = make_average<T>(d);
+  if (p.channels_last) {
+    backward_channels_last(p, op, dy, dx, rows);
+  } else if (p.w.stride <= kMaxPhases) {
+    backward_channels_first<false>(p, op, dy, dx, rows, scratch);
+  } else {
+    backward_channels_first<true>(p, op, dy, dx, rows, scratch);
+  }
+}
+
+}  // namespace
+
+#define ARRAYNN_AVERAGE(T, suffix)                                                           \
+  void average_##suffix(const PoolProblem& p, const AverageDivisor& d, const T* x, T* y,     \
+                        Range rows, void* scratch) {                                         \
+    average(p, d, x, y, rows, scratch);                                                      \
+  }                                                                                          \
+  void average_backward_##suffix(const PoolProblem& p, const AverageDivisor& d, const T* dy, \
+                                 T* dx, Range rows, void* scratch) {                         \
+    average_backward(p, d, dy, dx, rows, scratch);                                           \
+  }
+ARRAYNN_AVERAGE(float, f32)
+ARRAYNN_AVERAGE(double, f64)
+#undef ARRAYNN_AVERAGE
+
+}  // namespace ARRAYNN_ISA_NAMESPACE

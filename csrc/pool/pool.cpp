@@ -1,0 +1,111 @@
+#include "pool/pool.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <type_traits>
+
+#include "core/arena.hpp"
+#include "core/parallel.hpp"
+
+namespace arraynn {
+namespace {
+
+// Elements that one thread should have at least: about 10 us of memory traffic, the order of waking
+// a team.
+constexpr double kPoolGrain = 32768;
+
+template <class T>
+const PoolTable<T>& table() {
+  if constexpr (std::is_same_v<T, float>) {
+    return pool_kernels().f32;
+  } else {
+    return pool_kernels().f64;
+  }
+}
+
+std::int64_t planes(const PoolProblem& p) { return p.channels_last ? p.n : p.n * p.c; }
+
+bool is_empty(const PoolProblem& p) { return p.n * p.c == 0 || p.h.out * p.w.out == 0; }
+
+// f(rows, scratch) on every thread's part of `rows` rows.
+template <class T, class F>
+void for_rows(const char* op, const PoolProblem& p, std::int64_t rows, Denormals mode, const F& f) {
+  const auto images = static_cast<double>(p.n * p.c);
+  const auto in = static_cast<double>(p.h.size * p.w.size);
+  const auto out = static_cast<double>(p.h.out * p.w.out);
+  const auto taps = static_cast<double>(p.h.kernel * p.w.kernel);
+  // Wide windows are bound by arithmetic: some 8 taps cost as much as one element of traffic.
+  const double work = images * (in + out + out * taps / 8);
+  const int threads = static_cast<int>(
+      std::min<std::int64_t>(threads_for(work, kPoolGrain), std::max<std::int64_t>(rows, 1)));
+  const std::int64_t bytes = thread_scratch_bytes(p, sizeof(T));
+  const Scratch scratch(op, static_cast<std::size_t>(bytes * threads));
+  parallel(threads, mode, [&](int tid, int nthreads) {
+    f(split_range(rows, nthreads, tid), static_cast<char*>(scratch.data()) + bytes * tid);
+  });
+}
+
+}  // namespace
+
+template <class T>
+void max_pool2d(const PoolProblem& p, const T* x, T* y, std::int64_t* indices) {
+  if (is_empty(p)) return;
+  const PoolTable<T>& k = table<T>();
+  for_rows<T>("max_pool2d", p, planes(p) * p.h.out, Denormals::kKeep,
+              [&](Range rows, void* scratch) {
+                if (indices == nullptr) {
+                  k.max(p, x, y, rows, scratch);
+                } else {
+                  k.max_indices(p, x, y, indices, rows, scratch);
+                }
+              });
+}
+
+template <class T>
+bool max_pool2d_backward(const PoolProblem& p, const T* dy, const T* x, const std::int64_t* indices,
+                         T* dx) {
+  if (is_empty(p)) {
+    std::fill_n(dx, p.n * p.c * p.h.size * p.w.size, T(0));
+    return true;
+  }
+  const PoolTable<T>& k = table<T>();
+  std::atomic<bool> good{true};
+  for_rows<T>("max_pool2d_backward", p, planes(p) * p.h.size, Denormals::kKeep,
+              [&](Range rows, void* scratch) {
+                if (!k.max_backward(p, dy, x, indices, dx, rows, scratch)) {
+                  good.store(false, std::memory_order_relaxed);
+                }
+              });
+  return good.load();
+}
+
+template <class T>
+void avg_pool2d(const PoolProblem& p, const AverageDivisor& d, const T* x, T* y) {
+  if (is_empty(p)) return;
+  const PoolTable<T>& k = table<T>();
+  for_rows<T>("avg_pool2d", p, planes(p) * p.h.out, Denormals::kFlush,
+              [&](Range rows, void* scratch) { k.average(p, d, x, y, rows, scratch); });
+}
+
+template <class T>
+void avg_pool2d_backward(const PoolProblem& p, const AverageDivisor& d, const T* dy, T* dx) {
+  if (is_empty(p)) {
+    std::fill_n(dx, p.n * p.c * p.h.size * p.w.size, T(0));
+    return;
+  }
+  const PoolTable<T>& k = table<T>();
+  for_rows<T>("avg_pool2d_backward", p, planes(p) * p.h.size, Denormals::kFlush,
+              [&](Range rows, void* scratch) { k.average_backward(p, d, dy, dx, rows, scratch); });
+}
+
+#define ARRAYNN_INSTANTIATE(T)                                                          \
+  template void max_pool2d<T>(const PoolProblem&, const T*, T*, std::int64_t*);         \
+  template bool max_pool2d_backward<T>(const PoolProblem&, const T*, const T*,          \
+                                       const std::int64_t*, T*);                        \
+  template void avg_pool2d<T>(const PoolProblem&, const AverageDivisor&, const T*, T*); \
+  template void avg_pool2d_backward<T>(const PoolProblem&, const AverageDivisor&, const T*, T*);
+ARRAYNN_INSTANTIATE(float)
+ARRAYNN_INSTANTIATE(double)
+#undef ARRAYNN_INSTANTIATE
+
+}  // namespace arraynn

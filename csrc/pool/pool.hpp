@@ -1,0 +1,141 @@
+// Pooling family: two-dimensional max and average pooling and their gradients.
+//
+//   max   y[n,c,h,w] = max over taps (i, j) inside the input of x[n, c, h sh - ph + i dh,
+//                      w sw - pw + j dw]; the first NaN wins, then the first of equal maxima
+//   avg   y[n,c,h,w] = (sum over the same taps) / divisor(h, w)
+// Gradients: dy goes to the position that won (max), dy / divisor to every tap (avg).
+//
+// Plan. Both are bound by memory; every array is read or written once, in order.
+//   channels_last   vectors over c, the taps of an output pixel reduced in registers
+//   channels_first  vectors over the output row. The input rows of an output row are reduced
+//                   (values) or taken one by one (indices) into a padded row in L1 that keeps
+//                   every residue of the position modulo the stride apart (rows.hpp): then each
+//                   tap is a contiguous load, and there are no border cases.
+//   gradients       a thread owns rows of dx, zeroes them just ahead of their first window, and
+//                   adds in the order of the output rows. Windows across two threads' rows are
+//                   looked at by both: no two threads touch one element, and every element sums
+//                   in one order for every team.
+// Where a window holds +0 and -0 alone, the sign of the maximum may be either.
+#pragma once
+#include <cstdint>
+
+#include "core/dispatch.hpp"
+#include "core/index.hpp"
+
+namespace arraynn {
+
+// Output position o reads input positions o * stride - begin + t * dilation, t in [0, kernel).
+struct PoolAxis {
+  std::int64_t size, kernel, stride, dilation, begin, end, out;
+};
+
+struct PoolProblem {
+  std::int64_t n, c;
+  PoolAxis h, w;
+  bool channels_last;
+};
+
+struct AverageDivisor {
+  bool include_pad;
+  std::int64_t fixed;  // 0: count the taps
+};
+
+ARRAYNN_INLINE std::int64_t window_span(const PoolAxis& a) {
+  return (a.kernel - 1) * a.dilation + 1;
+}
+
+// The taps of output position o that lie inside the input.
+ARRAYNN_INLINE Range window_taps(const PoolAxis& a, std::int64_t o) {
+  const std::int64_t first = o * a.stride - a.begin;
+  const std::int64_t low = first >= 0 ? 0 : ceil_div(-first, a.dilation);
+  const std::int64_t high =
+      first >= a.size ? 0 : min_i(a.kernel, (a.size - 1 - first) / a.dilation + 1);
+  return {min_i(low, high), high};
+}
+
+// The output positions whose windows can touch input positions [begin, end).
+ARRAYNN_INLINE Range windows_touching(const PoolAxis& a, std::int64_t begin, std::int64_t end) {
+  const std::int64_t low = begin + a.begin - window_span(a) + 1;
+  const std::int64_t first = low <= 0 ? 0 : ceil_div(low, a.stride);
+  return {first, min_i(a.out, (end - 1 + a.begin) / a.stride + 1)};
+}
+
+// Taps of output position o that the divisor counts.
+ARRAYNN_INLINE std::int64_t counted_taps(const PoolAxis& a, std::int64_t o, bool include_pad) {
+  if (!include_pad) {
+    const Range taps = window_taps(a, o);
+    return taps.end - taps.begin;
+  }
+  const std::int64_t room = a.size + a.end - (o * a.stride - a.begin);  // >= 1
+  return min_i(a.kernel, (room - 1) / a.dilation + 1);
+}
+
+// Every tap is one contiguous load up to this stride; beyond it rows are kept as they are and
+// their taps read one by one.
+inline constexpr std::int64_t kMaxPhases = 4;
+// Room behind a row for the whole vectors of any ISA.
+inline constexpr std::int64_t kRowSlack = 64;
+
+// The padded row in L1: position p lies at (p % phases) * length + p / phases.
+struct RowPlan {
+  std::int64_t phases, length;
+};
+
+ARRAYNN_INLINE RowPlan row_plan(const PoolAxis& w) {
+  const std::int64_t phases = w.stride <= kMaxPhases ? w.stride : 1;
+  const std::int64_t reach = max_i(w.begin + w.size, (w.out - 1) * w.stride + window_span(w));
+  return {phases, round_up(reach / phases + 1, 16) + kRowSlack};
+}
+
+// Elements of a thread's row, and of a vector over the output row.
+ARRAYNN_INLINE std::int64_t row_elements(const PoolAxis& w) {
+  const RowPlan plan = row_plan(w);
+  return plan.phases * plan.length;
+}
+ARRAYNN_INLINE std::int64_t out_elements(const PoolAxis& w) {
+  return round_up(w.out, 16) + kRowSlack;
+}
+
+// A padded row with the offsets of its taps, and three vectors over the output row (largest value,
+// its offset, the first offset; or the divisors and the shares).
+ARRAYNN_INLINE std::int64_t row_scratch_bytes(const PoolAxis& w, std::int64_t item) {
+  return round_up(w.kernel * 8, 64) + round_up((row_elements(w) + 3 * out_elements(w)) * item, 64);
+}
+// Of a thread: max_backward reads one row and spreads another.
+ARRAYNN_INLINE std::int64_t thread_scratch_bytes(const PoolProblem& p, std::int64_t item) {
+  return p.channels_last ? 0 : 2 * row_scratch_bytes(p.w, item);
+}
+
+template <class T>
+struct PoolTable {
+  // [begin, end) are rows of y, over all planes (channels_first) or samples (channels_last).
+  void (*max)(const PoolProblem& p, const T* x, T* y, Range rows, void* scratch);
+  void (*max_indices)(const PoolProblem& p, const T* x, T* y, std::int64_t* indices, Range rows,
+                      void* scratch);
+  void (*average)(const PoolProblem& p, const AverageDivisor& d, const T* x, T* y, Range rows,
+                  void* scratch);
+  // Likewise rows of dx. False when an index lies outside its window.
+  bool (*max_backward)(const PoolProblem& p, const T* dy, const T* x, const std::int64_t* indices,
+                       T* dx, Range rows, void* scratch);
+  void (*average_backward)(const PoolProblem& p, const AverageDivisor& d, const T* dy, T* dx,
+                           Range rows, void* scratch);
+};
+struct PoolKernels {
+  PoolTable<float> f32;
+  PoolTable<double> f64;
+};
+
+ARRAYNN_KERNEL_TABLE(PoolKernels, pool_kernels)
+
+// Contiguous arrays in the problem's layout. `indices` may be null: not wanted, or not given.
+template <class T>
+void max_pool2d(const PoolProblem& p, const T* x, T* y, std::int64_t* indices);
+template <class T>
+bool max_pool2d_backward(const PoolProblem& p, const T* dy, const T* x, const std::int64_t* indices,
+                         T* dx);
+template <class T>
+void avg_pool2d(const PoolProblem& p, const AverageDivisor& d, const T* x, T* y);
+template <class T>
+void avg_pool2d_backward(const PoolProblem& p, const AverageDivisor& d, const T* dy, T* dx);
+
+}  // namespace arraynn

@@ -1,0 +1,158 @@
+// The forward pass of both poolings, over an operation:
+//   identity()            of combine
+//   combine(acc, v)       one more tap
+//   begin(p, row)         once per thread            (channels_first)
+//   set_row(p, oh)        once per output row
+//   finish_columns(v, o)  outputs [o, o + kSize) of the row     (channels_first)
+//   set_pixel(p, ow), finish(v)                                 (channels_last)
+#pragma once
+#include "pool/rows.hpp"
+
+namespace ARRAYNN_ISA_NAMESPACE {
+
+template <bool kStrided, class T, class Op>
+ARRAYNN_INLINE void reduce_channels_first(const PoolProblem& p, Op& op, const T* x, T* y,
+                                          Range rows, void* scratch) {
+  constexpr std::int64_t kL = kLanes<T>;
+  const Row<T> row = make_row(p.w, scratch, op.identity().v[0]);
+  op.begin(p, row);
+  for (std::int64_t r = rows.begin; r < rows.end; ++r) {
+    const std::int64_t plane = r / p.h.out, oh = r % p.h.out;
+    const Range taps = window_taps(p.h, oh);
+    const std::int64_t count = taps.end - taps.begin;
+    const std::int64_t top = oh * p.h.stride - p.h.begin + taps.begin * p.h.dilation;
+    const std::int64_t step = p.h.dilation * p.w.size;
+    const T* in = x + plane * p.h.size * p.w.size + (count > 0 ? top * p.w.size : 0);
+    op.set_row(p, oh);
+    put_row(row, [&](std::int64_t col, std::int64_t n) __attribute__((always_inline)) {
+      if (count == 0) return op.identity();
+      Vec<T> acc = load_some(in + col, n);
+      for (std::int64_t i = 1; i < count; ++i) {
+        acc = op.combine(acc, load_some(in + i * step + col, n));
+      }
+      return acc;
+    });
+    T* out = y + r * p.w.out;
+    const auto outputs = [&](std::int64_t o, std::int64_t n) __attribute__((always_inline)) {
+      Vec<T> acc = load_tap<kStrided>(row, 0, o, n);
+      for (std::int64_t j = 1; j < p.w.kernel; ++j) {
+        acc = op.combine(acc, load_tap<kStrided>(row, j, o, n));
+      }
+      return op.finish_columns(acc, o);
+    };
+    std::int64_t o = 0;
+    for (; o + kL <= p.w.out; o += kL) outputs(o, kL).store(out + o);
+    if (o < p.w.out) store_n(outputs(o, p.w.out - o), out + o, p.w.out - o);
+  }
+}
+
+template <class T, class Op>
+ARRAYNN_INLINE void reduce_channels_last(const PoolProblem& p, Op& op, const T* x, T* y,
+                                         Range rows) {
+  constexpr std::int64_t kL = kLanes<T>;
+  const std::int64_t row_step = p.h.dilation * p.w.size * p.c, col_step = p.w.dilation * p.c;
+  for (std::int64_t r = rows.begin; r < rows.end; ++r) {
+    const std::int64_t sample = r / p.h.out, oh = r % p.h.out;
+    const Range h = window_taps(p.h, oh);
+    const std::int64_t top = sample * p.h.size + oh * p.h.stride - p.h.begin;
+    op.set_row(p, oh);
+    for (std::int64_t ow = 0; ow < p.w.out; ++ow) {
+      const Range w = window_taps(p.w, ow);
+      op.set_pixel(p, ow);
+      const bool none = h.begin == h.end || w.begin == w.end;
+      const std::int64_t left = ow * p.w.stride - p.w.begin;
+      const T* in =
+          none ? x : x + (top * p.w.size + left) * p.c + h.begin * row_step + w.begin * col_step;
+      const std::int64_t height = none ? 0 : h.end - h.begin, width = w.end - w.begin;
+      T* out = y + (r * p.w.out + ow) * p.c;
+      std::int64_t c = 0;
+      for (; c + 4 * kL <= p.c; c += 4 * kL) {
+        Vec<T> acc[4];
+        for (int v = 0; v < 4; ++v) acc[v] = op.identity();
+        for (std::int64_t i = 0; i < height; ++i) {
+          const T* q = in + i * row_step + c;
+          for (std::int64_t j = 0; j < width; ++j, q += col_step) {
+            for (int v = 0; v < 4; ++v) acc[v] = op.combine(acc[v], Vec<T>::load(q + v * kL));
+          }
+        }
+        for (int v = 0; v < 4; ++v) op.finish(acc[v]).store(out + c + v * kL);
+      }
+      const auto one = [&](std::int64_t first, std::int64_t n) __attribute__((always_inline)) {
+        Vec<T> acc = op.identity();
+        for (std::int64_t i = 0; i < height; ++i) {
+          const T* q = in + i * row_step + first;
+          for (std::int64_t j = 0; j < width; ++j, q += col_step) {
+            acc = op.combine(acc, load_some(q, n));
+          }
+        }
+        store_some(op.finish(acc), out + first, n);
+      };
+      for (; c + kL <= p.c; c += kL) one(c, kL);
+      if (c < p.c) {
+        if (p.c >= kL) {
+          one(p.c - kL, kL);  // some channels twice: cheaper than a masked tail
+        } else {
+          one(c, p.c - c);
+        }
+      }
+    }
+  }
+}
+
+template <class T, class Op>
+ARRAYNN_INLINE void reduce_windows(const PoolProblem& p, Op op, const T* x, T* y, Range rows,
+                                   void* scratch) {
+  if (p.channels_last) return reduce_channels_last(p, op, x, y, rows);
+  if (p.w.stride <= kMaxPhases) return reduce_channels_first<false>(p, op, x, y, rows, scratch);
+  reduce_channels_first<true>(p, op, x, y, rows, scratch);
+}
+
+// Windows without gaps between them and between their taps: every element up to the last window is
+// in one, so that the first window to reach it can store where later ones add.
+ARRAYNN_INLINE bool is_dense(const PoolAxis& a) { return a.dilation == 1 && a.stride <= a.kernel; }
+// Whether output position o of a dense axis is the first to reach input position i.
+ARRAYNN_INLINE bool is_first(const PoolAxis& a, std::int64_t o, std::int64_t i) {
+  return o == 0 || i >= (o - 1) * a.stride - a.begin + a.kernel;
+}
+
+// Calls window(plane, oh, mine) for every output row that touches rows [begin, end) of the planes
+// of dx, in order; `mine` are the thread's rows of that plane. Rows that no window reaches are
+// zeroed; the others too, just ahead of their first window, unless the windows store there.
+template <class T, class Window>
+ARRAYNN_INLINE void for_windows(const PoolAxis& h, T* dx, std::int64_t row_size, Range rows,
+                                bool windows_store, const Window& window) {
+  for (std::int64_t r = rows.begin; r < rows.end;) {
+    const std::int64_t plane = r / h.size;
+    const Range mine = {r - plane * h.size, min_i(h.size, rows.end - plane * h.size)};
+    T* base = dx + plane * h.size * row_size;
+    std::int64_t next = mine.begin;
+    const Range windows = windows_touching(h, mine.begin, mine.end);
+    for (std::int64_t oh = windows.begin; oh < windows.end; ++oh) {
+      const std::int64_t top = oh * h.stride - h.begin;
+      const std::int64_t bottom = min_i(mine.end, top + window_span(h));
+      if (bottom > next) {
+        if (!windows_store) zero_fill(base + next * row_size, (bottom - next) * row_size);
+        next = bottom;
+      }
+      window(plane, oh, mine);
+    }
+    zero_fill(base + next * row_size, (mine.end - next) * row_size);
+    r += mine.end - mine.begin;
+  }
+}
+
+// channels_last, dense windows: zeroes what lies to the right of the last window in the rows that
+// output row oh is the first to reach.
+template <class T>
+ARRAYNN_INLINE void zero_behind_windows(const PoolProblem& p, T* plane, std::int64_t oh,
+                                        Range mine) {
+  const std::int64_t right = (p.w.out - 1) * p.w.stride - p.w.begin + p.w.kernel;
+  if (right >= p.w.size) return;
+  const std::int64_t top = oh * p.h.stride - p.h.begin;
+  for (std::int64_t ih = max_i(top, mine.begin); ih < min_i(top + p.h.kernel, mine.end); ++ih) {
+    if (!is_first(p.h, oh, ih)) continue;
+    zero_fill(plane + (ih * p.w.size + right) * p.c, (p.w.size - right) * p.c);
+  }
+}
+
+}  // namespace ARRAYNN_ISA_NAMESPACE

@@ -1,0 +1,248 @@
+// One padded row in L1 whose positions are kept apart by their residue modulo the stride, so that
+// tap j of consecutive outputs is a contiguous load; and the way back.
+#pragma once
+#include "pool/pool.hpp"
+#include "simd/vec.hpp"
+
+#define ARRAYNN_MEMBER [[gnu::always_inline]] inline
+
+namespace ARRAYNN_ISA_NAMESPACE {
+
+template <class T>
+struct Row {
+  T* data;
+  std::int64_t* taps;  // where tap j of output 0 lies
+  std::int64_t phases, length;
+  std::int64_t step;  // between two outputs: 1, or the stride of a row that is kept whole
+  std::int64_t begin, size;
+  T* out[3];  // vectors over the output row; the last two may hold integers of T's size
+};
+
+// The row of a thread, every position filled with `value`.
+template <class T>
+ARRAYNN_INLINE Row<T> make_row(const PoolAxis& w, void* scratch, T value) {
+  Row<T> row;
+  const RowPlan plan = row_plan(w);
+  row.taps = static_cast<std::int64_t*>(scratch);
+  row.data = reinterpret_cast<T*>(static_cast<char*>(scratch) + round_up(w.kernel * 8, 64));
+  row.phases = plan.phases;
+  row.length = plan.length;
+  row.step = w.stride <= kMaxPhases ? 1 : w.stride;
+  row.begin = w.begin;
+  row.size = w.size;
+  const std::int64_t elements = row_elements(w);
+  for (std::int64_t i = 0; i < 3; ++i) row.out[i] = row.data + elements + i * out_elements(w);
+  for (std::int64_t i = 0; i < elements; ++i) row.data[i] = value;
+  for (std::int64_t i = 0; i < 3 * out_elements(w); ++i) row.out[0][i] = T(0);
+  for (std::int64_t j = 0; j < w.kernel; ++j) {
+    const std::int64_t p = j * w.dilation;
+    row.taps[j] = p % plan.phases * plan.length + p / plan.phases;
+  }
+  return row;
+}
+
+template <class T>
+ARRAYNN_INLINE Vec<T> load_some(const T* p, std::int64_t n) {
+  return n >= kLanes<T> ? Vec<T>::load(p) : load_n(p, n);
+}
+template <class T>
+ARRAYNN_INLINE void store_some(Vec<T> v, T* p, std::int64_t n) {
+  if (n >= kLanes<T>) {
+    v.store(p);
+  } else {
+    store_n(v, p, n);
+  }
+}
+
+// Even and odd lanes of the 2 kSize lanes (a, b), and the way back.
+#define ARRAYNN_PAIR(T, even, odd, low, high)                                \
+  ARRAYNN_INLINE void split_pair(Vec<T> a, Vec<T> b, Vec<T>* e, Vec<T>* o) { \
+    *e = {__builtin_shufflevector(a.v, b.v, even)};                          \
+    *o = {__builtin_shufflevector(a.v, b.v, odd)};                           \
+  }                                                                          \
+  ARRAYNN_INLINE void merge_pair(Vec<T> e, Vec<T> o, Vec<T>* a, Vec<T>* b) { \
+    *a = {__builtin_shufflevector(e.v, o.v, low)};                           \
+    *b = {__builtin_shufflevector(e.v, o.v, high)};                          \
+  }
+#define ARRAYNN_COMMA ,
+#define ARRAYNN_LIST2(a, b) a ARRAYNN_COMMA b
+#define ARRAYNN_LIST4(a, b, c, d) ARRAYNN_LIST2(a, b) ARRAYNN_COMMA ARRAYNN_LIST2(c, d)
+#define ARRAYNN_LIST8(a, b, c, d, e, f, g, h) \
+  ARRAYNN_LIST4(a, b, c, d) ARRAYNN_COMMA ARRAYNN_LIST4(e, f, g, h)
+#define ARRAYNN_LIST16(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p) \
+  ARRAYNN_LIST8(a, b, c, d, e, f, g, h) ARRAYNN_COMMA ARRAYNN_LIST8(i, j, k, l, m, n, o, p)
+#define ARRAYNN_PAIR_OF_2(T)                                                     \
+  ARRAYNN_PAIR(T, ARRAYNN_LIST2(0, 2), ARRAYNN_LIST2(1, 3), ARRAYNN_LIST2(0, 2), \
+               ARRAYNN_LIST2(1, 3))
+#define ARRAYNN_PAIR_OF_4(T)                                                                       \
+  ARRAYNN_PAIR(T, ARRAYNN_LIST4(0, 2, 4, 6), ARRAYNN_LIST4(1, 3, 5, 7), ARRAYNN_LIST4(0, 4, 1, 5), \
+               ARRAYNN_LIST4(2, 6, 3, 7))
+#define ARRAYNN_PAIR_OF_8(T)                                                                      \
+  ARRAYNN_PAIR(T, ARRAYNN_LIST8(0, 2, 4, 6, 8, 10, 12, 14),                                       \
+               ARRAYNN_LIST8(1, 3, 5, 7, 9, 11, 13, 15), ARRAYNN_LIST8(0, 8, 1, 9, 2, 10, 3, 11), \
+               ARRAYNN_LIST8(4, 12, 5, 13, 6, 14, 7, 15))
+#define ARRAYNN_PAIR_OF_16(T)                                                                \
+  ARRAYNN_PAIR(T, ARRAYNN_LIST16(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30), \
+               ARRAYNN_LIST16(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31),    \
+               ARRAYNN_LIST16(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23),       \
+               ARRAYNN_LIST16(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31))
+#if defined(__AVX512F__)
+ARRAYNN_PAIR_OF_16(float)
+ARRAYNN_PAIR_OF_8(double)
+#elif defined(__AVX2__)
+ARRAYNN_PAIR_OF_8(float)
+ARRAYNN_PAIR_OF_4(double)
+#else
+ARRAYNN_PAIR_OF_4(float)
+ARRAYNN_PAIR_OF_2(double)
+#endif
+
+// Fills the row's input positions with load(x, n): elements [x, x + n) of the input row, n <= kSize.
+template <class T, class Load>
+ARRAYNN_INLINE void put_row(const Row<T>& row, const Load& load) {
+  constexpr std::int64_t kL = kLanes<T>;
+  if (row.phases == 1) {
+    T* to = row.data + row.begin;
+    std::int64_t x = 0;
+    for (; x + kL <= row.size; x += kL) load(x, kL).store(to + x);
+    if (x < row.size) store_n(load(x, row.size - x), to + x, row.size - x);
+    return;
+  }
+  if (row.phases == 2) {
+    // Position begin + x is even or odd with x, for every x of the loop.
+    T* even = row.data + (row.begin & 1) * row.length + (row.begin >> 1);
+    T* odd = row.data + ((row.begin + 1) & 1) * row.length + ((row.begin + 1) >> 1);
+    std::int64_t x = 0;
+    for (; x + 2 * kL <= row.size; x += 2 * kL) {
+      Vec<T> e, o;
+      split_pair(load(x, kL), load(x + kL, kL), &e, &o);
+      e.store(even + (x >> 1));
+      o.store(odd + (x >> 1));
+    }
+    const std::int64_t left = row.size - x;
+    if (left > 0) {
+      Vec<T> e, o, a, b = Vec<T>::zero();
+      if (left > kL) {
+        a = load(x, kL);
+        b = load(x + kL, left - kL);
+      } else {
+        a = load(x, left);
+      }
+      split_pair(a, b, &e, &o);
+      store_n(e, even + (x >> 1), (left + 1) >> 1);
+      store_n(o, odd + (x >> 1), left >> 1);
+    }
+    return;
+  }
+  std::int64_t phase = row.begin % row.phases, at = row.begin / row.phases;
+  for (std::int64_t x = 0; x < row.size; x += kL) {
+    const std::int64_t n = min_i(kL, row.size - x);
+    T lanes[kL];
+    if (n == kL) {
+      load(x, kL).store(lanes);
+    } else {
+      load(x, n).store(lanes);
+    }
+    for (std::int64_t l = 0; l < n; ++l) {
+      row.data[phase * row.length + at] = lanes[l];
+      if (++phase == row.phases) {
+        phase = 0;
+        ++at;
+      }
+    }
+  }
+}
+
+// The row's input positions to dst, or added to it.
+template <bool kAdd, class T>
+ARRAYNN_INLINE void take_row(const Row<T>& row, T* dst) {
+  constexpr std::int64_t kL = kLanes<T>;
+  const auto write = [](Vec<T> v, T* p, std::int64_t n) __attribute__((always_inline)) {
+    store_some(kAdd ? load_some(p, n) + v : v, p, n);
+  };
+  if (row.phases == 1) {
+    const T* from = row.data + row.begin;
+    std::int64_t x = 0;
+    for (; x + kL <= row.size; x += kL) write(Vec<T>::load(from + x), dst + x, kL);
+    if (x < row.size) write(Vec<T>::load(from + x), dst + x, row.size - x);
+    return;
+  }
+  if (row.phases == 2) {
+    const T* even = row.data + (row.begin & 1) * row.length + (row.begin >> 1);
+    const T* odd = row.data + ((row.begin + 1) & 1) * row.length + ((row.begin + 1) >> 1);
+    std::int64_t x = 0;
+    Vec<T> a, b;
+    for (; x + 2 * kL <= row.size; x += 2 * kL) {
+      merge_pair(Vec<T>::load(even + (x >> 1)), Vec<T>::load(odd + (x >> 1)), &a, &b);
+      write(a, dst + x, kL);
+      write(b, dst + x + kL, kL);
+    }
+    const std::int64_t left = row.size - x;
+    if (left > 0) {
+      merge_pair(Vec<T>::load(even + (x >> 1)), Vec<T>::load(odd + (x >> 1)), &a, &b);
+      write(a, dst + x, min_i(left, kL));
+      if (left > kL) write(b, dst + x + kL, left - kL);
+    }
+    return;
+  }
+  std::int64_t phase = row.begin % row.phases, at = row.begin / row.phases;
+  for (std::int64_t x = 0; x < row.size; ++x) {
+    const T v = row.data[phase * row.length + at];
+    dst[x] = kAdd ? dst[x] + v : v;
+    if (++phase == row.phases) {
+      phase = 0;
+      ++at;
+    }
+  }
+}
+
+// Tap j of outputs [o, o + kSize); of a strided row only the first n.
+template <bool kStrided, class T>
+ARRAYNN_INLINE Vec<T> load_tap(const Row<T>& row, std::int64_t j, std::int64_t o, std::int64_t n) {
+  const T* p = row.data + row.taps[j];
+  if constexpr (!kStrided) {
+    (void)n;
+    return Vec<T>::load(p + o);
+  } else {
+    T lanes[kLanes<T>] = {};
+    for (std::int64_t l = 0; l < n; ++l) lanes[l] = p[(o + l) * row.step];
+    return Vec<T>::load(lanes);
+  }
+}
+
+// Sums value(j, o, n), the share of tap j of outputs [o, o + kSize), into the row. Lanes from n on
+// must be 0. With kDisjoint no two windows share a position.
+template <bool kStrided, class T, class Value>
+ARRAYNN_INLINE void spread_row(const Row<T>& row, const PoolAxis& w, bool disjoint,
+                               const Value& value) {
+  constexpr std::int64_t kL = kLanes<T>;
+  if (!disjoint) {
+    for (std::int64_t i = 0; i < row.phases * row.length; i += 16) {
+      for (std::int64_t l = 0; l < 16; l += kL) Vec<T>::zero().store(row.data + i + l);
+    }
+  }
+  // Taps outermost: a vector just stored is not loaded again shifted by a lane.
+  for (std::int64_t j = 0; j < w.kernel; ++j) {
+    T* p = row.data + row.taps[j];
+    for (std::int64_t o = 0; o < w.out; o += kL) {
+      const Vec<T> v = value(j, o, min_i(kL, w.out - o));
+      if constexpr (!kStrided) {
+        (disjoint ? v : Vec<T>::load(p + o) + v).store(p + o);
+      } else {
+        T lanes[kL];
+        v.store(lanes);
+        for (std::int64_t l = 0; l < min_i(kL, w.out - o); ++l) {
+          T& at = p[(o + l) * row.step];
+          at = disjoint ? lanes[l] : at + lanes[l];
+        }
+      }
+    }
+  }
+}
+
+template <class T>
+ARRAYNN_INLINE void zero_fill(T* p, std::int64_t n) {
+  if (n > 0) __builtin_memset(p, 0, static_cast<std::size_t>(n) * sizeof(T));
+}
+
+}  // namespace ARRAYNN_ISA_NAMESPACE
