@@ -47,7 +47,11 @@ List take_list(const char* op, const char* arg, py::handle h, bool inout, const 
     } else if (i > 0) {
       require_same_dtype(op, arg, a, "params[0]", list.arrays[0]);
     }
-    if (!a->contiguous) {
+    const char* data = a->as<const char>();
+    if (inout && a->size() > 0 && (data < a.low || data >= a.high)) {
+      // The intake had to copy (unaligned elements): the caller's array gets the result back.
+      list.copies.emplace_back(py::reinterpret_borrow<py::object>(items[i]), a.owner);
+    } else if (!a->contiguous) {
       Array copy = take(op, arg, a.owner);
       copy.low = a.low;
       copy.high = a.high;
