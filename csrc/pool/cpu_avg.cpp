@@ -46,7 +46,7 @@ Average<T> make_average(const AverageDivisor& d) {
 }
 
 template <bool kStrided, class T>
-ARRAYNN_INLINE void backward_channels_first(const PoolProblem& p, Average<T> op, const T* dy, T* dx,
+ARRAYNN_INLINE void backward_channels_first(const PoolProblem p, Average<T> op, const T* dy, T* dx,
                                             Range rows, void* scratch) {
   constexpr std::int64_t kL = kLanes<T>;
   const Row<T> row = make_row(p.w, scratch, T(0));
@@ -63,25 +63,30 @@ ARRAYNN_INLINE void backward_channels_first(const PoolProblem& p, Average<T> op,
       all.store(share + o);
     }
     for (std::int64_t o = p.w.out; o < round_up(p.w.out, kL); ++o) share[o] = T(0);
-    spread_row<kStrided>(row, p.w, disjoint,
-                         [&](std::int64_t, std::int64_t o, std::int64_t)
-                             __attribute__((always_inline)) { return Vec<T>::load(share + o); });
+    const auto value = [&](std::int64_t, std::int64_t o)
+                           __attribute__((always_inline)) { return Vec<T>::load(share + o); };
+    const bool gather = p.w.stride <= 2 && !disjoint;
+    if (!gather) {
+      spread_row<kStrided>(row, p.w, disjoint,
+                           [&](std::int64_t j, std::int64_t o, std::int64_t)
+                               __attribute__((always_inline)) { return value(j, o); });
+    }
     const Range taps = window_taps(p.h, oh);
     for (std::int64_t i = taps.begin; i < taps.end; ++i) {
       const std::int64_t ih = oh * p.h.stride - p.h.begin + i * p.h.dilation;
       if (ih < mine.begin || ih >= mine.end) continue;
       T* d = dx + (plane * p.h.size + ih) * p.w.size;
       if (dense && is_first(p.h, oh, ih)) {
-        take_row<false>(row, d);
+        gather ? gather_row<false>(p.w, d, value) : take_row<false>(row, d);
       } else {
-        take_row<true>(row, d);
+        gather ? gather_row<true>(p.w, d, value) : take_row<true>(row, d);
       }
     }
   });
 }
 
 template <class T>
-ARRAYNN_INLINE void backward_channels_last(const PoolProblem& p, Average<T> op, const T* dy, T* dx,
+ARRAYNN_INLINE void backward_channels_last(const PoolProblem p, Average<T> op, const T* dy, T* dx,
                                            Range rows) {
   constexpr std::int64_t kL = kLanes<T>;
   const bool dense = is_dense(p.h) && is_dense(p.w);

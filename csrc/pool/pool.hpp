@@ -92,8 +92,12 @@ ARRAYNN_INLINE std::int64_t row_elements(const PoolAxis& w) {
   const RowPlan plan = row_plan(w);
   return plan.phases * plan.length;
 }
+// A vector over the output row can be read a window beyond either end.
+ARRAYNN_INLINE std::int64_t out_margin(const PoolAxis& w) {
+  return round_up(window_span(w) / w.stride, 16) + kRowSlack;
+}
 ARRAYNN_INLINE std::int64_t out_elements(const PoolAxis& w) {
-  return round_up(w.out, 16) + kRowSlack;
+  return round_up(w.out, 16) + 2 * out_margin(w);
 }
 
 // A padded row with the offsets of its taps, and three vectors over the output row (largest value,

@@ -11,8 +11,8 @@
 namespace ARRAYNN_ISA_NAMESPACE {
 
 template <bool kStrided, class T, class Op>
-ARRAYNN_INLINE void reduce_channels_first(const PoolProblem& p, Op& op, const T* x, T* y,
-                                          Range rows, void* scratch) {
+ARRAYNN_INLINE void reduce_channels_first(const PoolProblem p, Op& op, const T* x, T* y, Range rows,
+                                          void* scratch) {
   constexpr std::int64_t kL = kLanes<T>;
   const Row<T> row = make_row(p.w, scratch, op.identity().v[0]);
   op.begin(p, row);
@@ -47,7 +47,7 @@ ARRAYNN_INLINE void reduce_channels_first(const PoolProblem& p, Op& op, const T*
 }
 
 template <class T, class Op>
-ARRAYNN_INLINE void reduce_channels_last(const PoolProblem& p, Op& op, const T* x, T* y,
+ARRAYNN_INLINE void reduce_channels_last(const PoolProblem p, Op& op, const T* x, T* y,
                                          Range rows) {
   constexpr std::int64_t kL = kLanes<T>;
   const std::int64_t row_step = p.h.dilation * p.w.size * p.c, col_step = p.w.dilation * p.c;
@@ -100,7 +100,7 @@ ARRAYNN_INLINE void reduce_channels_last(const PoolProblem& p, Op& op, const T* 
 }
 
 template <class T, class Op>
-ARRAYNN_INLINE void reduce_windows(const PoolProblem& p, Op op, const T* x, T* y, Range rows,
+ARRAYNN_INLINE void reduce_windows(const PoolProblem p, Op op, const T* x, T* y, Range rows,
                                    void* scratch) {
   if (p.channels_last) return reduce_channels_last(p, op, x, y, rows);
   if (p.w.stride <= kMaxPhases) return reduce_channels_first<false>(p, op, x, y, rows, scratch);
@@ -144,7 +144,7 @@ ARRAYNN_INLINE void for_windows(const PoolAxis& h, T* dx, std::int64_t row_size,
 // channels_last, dense windows: zeroes what lies to the right of the last window in the rows that
 // output row oh is the first to reach.
 template <class T>
-ARRAYNN_INLINE void zero_behind_windows(const PoolProblem& p, T* plane, std::int64_t oh,
+ARRAYNN_INLINE void zero_behind_windows(const PoolProblem p, T* plane, std::int64_t oh,
                                         Range mine) {
   const std::int64_t right = (p.w.out - 1) * p.w.stride - p.w.begin + p.w.kernel;
   if (right >= p.w.size) return;

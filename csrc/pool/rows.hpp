@@ -31,9 +31,11 @@ ARRAYNN_INLINE Row<T> make_row(const PoolAxis& w, void* scratch, T value) {
   row.begin = w.begin;
   row.size = w.size;
   const std::int64_t elements = row_elements(w);
-  for (std::int64_t i = 0; i < 3; ++i) row.out[i] = row.data + elements + i * out_elements(w);
+  for (std::int64_t i = 0; i < 3; ++i) {
+    row.out[i] = row.data + elements + i * out_elements(w) + out_margin(w);
+  }
   for (std::int64_t i = 0; i < elements; ++i) row.data[i] = value;
-  for (std::int64_t i = 0; i < 3 * out_elements(w); ++i) row.out[0][i] = T(0);
+  for (std::int64_t i = 0; i < 3 * out_elements(w); ++i) row.data[elements + i] = T(0);
   for (std::int64_t j = 0; j < w.kernel; ++j) {
     const std::int64_t p = j * w.dilation;
     row.taps[j] = p % plan.phases * plan.length + p / plan.phases;
@@ -237,6 +239,50 @@ ARRAYNN_INLINE void spread_row(const Row<T>& row, const PoolAxis& w, bool disjoi
         }
       }
     }
+  }
+}
+
+// Positions [x, x + kSize) of phase `phase` of an input row: the sum of value(j, o), the share of
+// tap j of outputs [o, o + kSize), over the taps of that phase. o can lie a window outside.
+template <class T, class Value>
+ARRAYNN_INLINE Vec<T> gather_phase(const PoolAxis& w, std::int64_t phases, std::int64_t position,
+                                   const Value& value) {
+  Vec<T> sum = Vec<T>::zero();
+  if (phases == 1) {
+    for (std::int64_t j = 0; j < w.kernel; ++j) sum = sum + value(j, position - j * w.dilation);
+    return sum;
+  }
+  const std::int64_t phase = position & 1;
+  // An even dilation keeps every tap in the even phase.
+  const bool even = (w.dilation & 1) == 0;
+  if (even && phase == 1) return sum;
+  for (std::int64_t j = phase; j < w.kernel; j += even ? 1 : 2) {
+    sum = sum + value(j, (position - j * w.dilation) >> 1);
+  }
+  return sum;
+}
+
+// The gradient of an input row in strides 1 and 2, without a row between: every input position
+// gathers from the outputs that can reach it. value() must give 0 outside of the output row.
+template <bool kAdd, class T, class Value>
+ARRAYNN_INLINE void gather_row(const PoolAxis& w, T* dst, const Value& value) {
+  constexpr std::int64_t kL = kLanes<T>;
+  const auto write = [](Vec<T> v, T* p, std::int64_t n) __attribute__((always_inline)) {
+    store_some(kAdd ? load_some(p, n) + v : v, p, n);
+  };
+  if (w.stride == 1) {
+    for (std::int64_t x = 0; x < w.size; x += kL) {
+      write(gather_phase<T>(w, 1, w.begin + x, value), dst + x, w.size - x);
+    }
+    return;
+  }
+  for (std::int64_t x = 0; x < w.size; x += 2 * kL) {
+    Vec<T> a, b;
+    merge_pair(gather_phase<T>(w, 2, w.begin + x, value),
+               gather_phase<T>(w, 2, w.begin + x + 1, value), &a, &b);
+    const std::int64_t n = w.size - x;
+    write(a, dst + x, n);
+    if (n > kL) write(b, dst + x + kL, n - kL);
   }
 }
 

@@ -37,6 +37,7 @@ from arraynn.kernels.gemm import (
     linear_backward,
     matmul,
 )
+from arraynn.kernels.optim import adam_step, sgd_step
 from arraynn.kernels.pool import (
     avg_pool2d,
     avg_pool2d_backward,
@@ -53,6 +54,7 @@ from arraynn.kernels.softmax import (
 )
 
 __all__ = [
+    "adam_step",
     "avg_pool2d",
     "avg_pool2d_backward",
     "conv2d",
@@ -84,6 +86,7 @@ __all__ = [
     "relu_backward",
     "selu",
     "selu_backward",
+    "sgd_step",
     "sigmoid",
     "sigmoid_backward",
     "silu",

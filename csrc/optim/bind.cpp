@@ -1,0 +1,284 @@
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "bind/array.hpp"
+#include "bind/binders.hpp"
+#include "bind/check.hpp"
+#include "core/index.hpp"
+#include "core/parallel.hpp"
+#include "optim/optim.hpp"
+
+namespace arraynn {
+namespace {
+
+// Elements that make a second thread worth waking: some 0.4 MB of traffic each.
+constexpr double kElementsPerThread = 1 << 15;
+
+// A list argument. Strided arrays are worked on in contiguous copies, written back at the end.
+struct List {
+  std::vector<Array> arrays;
+  std::vector<std::pair<py::object, py::object>> copies;  // caller's array, its copy
+
+  void write_back() const {
+    for (const auto& [target, copy] : copies) target[py::ellipsis()] = copy;
+  }
+};
+
+List take_list(const char* op, const char* arg, py::handle h, bool inout, const List* like) {
+  if (!PyList_Check(h.ptr()) && !PyTuple_Check(h.ptr())) {
+    fail<TypeError>(op, arg, "expected a list of arrays, got ", Py_TYPE(h.ptr())->tp_name);
+  }
+  const auto count = static_cast<std::size_t>(PySequence_Fast_GET_SIZE(h.ptr()));
+  if (like != nullptr && count != like->arrays.size()) {
+    fail<ValueError>(op, arg, "expected ", like->arrays.size(), " arrays (as many as params), got ",
+                     count);
+  }
+  List list;
+  list.arrays.reserve(count);
+  PyObject** items = PySequence_Fast_ITEMS(h.ptr());
+  for (std::size_t i = 0; i < count; ++i) {
+    Array a = inout ? take_inout(op, arg, items[i]) : take(op, arg, items[i]);
+    require_float(op, arg, a);
+    if (like != nullptr) {
+      require_like(op, arg, a, "params", like->arrays[i]);
+    } else if (i > 0) {
+      require_same_dtype(op, arg, a, "params[0]", list.arrays[0]);
+    }
+    if (!a->contiguous) {
+      Array copy = take(op, arg, a.owner);
+      copy.low = a.low;
+      copy.high = a.high;
+      list.copies.emplace_back(a.owner, copy.owner);
+      a = std::move(copy);
+    }
+    list.arrays.push_back(std::move(a));
+  }
+  return list;
+}
+
+void require_apart(const char* op, const char* arg, const List& list, const char* other_arg,
+                   const List& other) {
+  for (std::size_t i = 0; i < list.arrays.size(); ++i) {
+    const Array &a = list.arrays[i], &b = other.arrays[i];
+    if (a->size() > 0 && a.low < b.high && b.low < a.high) {
+      fail<ValueError>(op, arg, "expected memory of its own, got an array overlapping ", other_arg,
+                       " at index ", i);
+    }
+  }
+}
+
+struct Gradient {
+  double scale = 1.0;  // grad_scale
+  bool clip = false, maximize = false;
+  double max_norm = 0.0;
+};
+
+Gradient take_gradient(const char* op, py::handle maximize, py::handle grad_scale,
+                       py::handle max_norm) {
+  Gradient g;
+  g.maximize = take_bool(op, "maximize", maximize);
+  if (!grad_scale.is_none()) {
+    g.scale = take_finite(op, "grad_scale", grad_scale);
+    if (g.scale == 0.0) fail<ValueError>(op, "grad_scale", "expected a value other than 0, got 0");
+  }
+  if (!max_norm.is_none()) {
+    g.clip = true;
+    g.max_norm = take_double(op, "max_norm", max_norm);
+    if (!(g.max_norm >= 0)) {
+      fail<ValueError>(op, "max_norm", "expected a value >= 0, got ", g.max_norm);
+    }
+  }
+  return g;
+}
+
+template <class T>
+std::vector<OptimTensor<T>> flat_run(const List& params, const List& grads, const List* first,
+                                     const List* second, const List* largest) {
+  std::vector<OptimTensor<T>> tensors;
+  tensors.reserve(params.arrays.size());
+  std::int64_t begin = 0;
+  const auto pointer = [](const List* list, std::size_t i) {
+    return list == nullptr ? nullptr : list->arrays[i]->as<T>();
+  };
+  for (std::size_t i = 0; i < params.arrays.size(); ++i) {
+    const std::int64_t size = params.arrays[i]->size();
+    if (size == 0) continue;
+    tensors.push_back({params.arrays[i]->as<T>(), grads.arrays[i]->as<const T>(), pointer(first, i),
+                       pointer(second, i), pointer(largest, i), begin, begin + size});
+    begin += size;
+  }
+  return tensors;
+}
+
+// The factor on the gradients, and the global norm before clipping when that was asked for.
+template <class T>
+double gradient_factor(const std::vector<OptimTensor<T>>& tensors, const Gradient& g, int threads,
+                       double* norm) {
+  double factor = 1.0 / g.scale;
+  if (g.clip) {
+    std::int64_t chunks = 0;
+    for (const auto& t : tensors) chunks += ceil_div(t.end - t.begin, kNormChunk);
+    std::vector<double> sums(static_cast<std::size_t>(chunks));
+    const auto count = static_cast<std::int64_t>(tensors.size());
+    if constexpr (sizeof(T) == 4) {
+      optim_kernels().square_sums_f32(tensors.data(), count, threads, sums.data());
+    } else {
+      optim_kernels().square_sums_f64(tensors.data(), count, threads, sums.data());
+    }
+    double total = 0;
+    for (const double s : sums) total += s;
+    *norm = std::sqrt(total) / std::abs(g.scale);
+    // Written so that a NaN norm gives NaN, as clip_grad_norm_ does.
+    const double clip = g.max_norm / (*norm + 1e-6);
+    factor *= clip >= 1.0 ? 1.0 : clip;
+  }
+  return g.maximize ? -factor : factor;
+}
+
+py::object run(const List& params, const List& grads, const List* first, const List* second,
+               const List* largest, const Gradient& gradient, const auto& step) {
+  double norm = 0;
+  const Dtype dtype = params.arrays.empty() ? Dtype::kF32 : params.arrays[0]->dtype;
+  dispatch_float(dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const auto tensors = flat_run<T>(params, grads, first, second, largest);
+    const py::gil_scoped_release nogil;
+    const double total = tensors.empty() ? 0.0 : static_cast<double>(tensors.back().end);
+    const int threads = threads_for(total, kElementsPerThread);
+    const double factor = gradient_factor(tensors, gradient, threads, &norm);
+    step(tensors.data(), static_cast<std::int64_t>(tensors.size()), factor, threads);
+  });
+  for (const List* list : {&params, first, second, largest}) {
+    if (list != nullptr) list->write_back();
+  }
+  return gradient.clip ? py::object(py::float_(norm)) : py::object(py::none());
+}
+
+std::int64_t take_step(const char* op, py::handle h) {
+  const std::int64_t step = take_int(op, "step", h);
+  if (step < 1) fail<ValueError>(op, "step", "expected a value >= 1, got ", step);
+  return step;
+}
+
+py::object adam_step(py::handle params_, py::handle grads_, py::handle exp_avgs_,
+                     py::handle exp_avg_sqs_, py::handle step_, py::handle lr_, py::handle betas_,
+                     py::handle eps_, py::handle weight_decay_, py::handle decoupled_,
+                     py::handle max_exp_avg_sqs_, py::handle maximize_, py::handle eps_mode_,
+                     py::handle grad_scale_, py::handle max_norm_) {
+  constexpr const char* kOp = "adam_step";
+  const List params = take_list(kOp, "params", params_, true, nullptr);
+  const List grads = take_list(kOp, "grads", grads_, false, &params);
+  const List exp_avgs = take_list(kOp, "exp_avgs", exp_avgs_, true, &params);
+  const List exp_avg_sqs = take_list(kOp, "exp_avg_sqs", exp_avg_sqs_, true, &params);
+  std::unique_ptr<List> largest;
+  if (!max_exp_avg_sqs_.is_none()) {
+    largest =
+        std::make_unique<List>(take_list(kOp, "max_exp_avg_sqs", max_exp_avg_sqs_, true, &params));
+    require_apart(kOp, "max_exp_avg_sqs", *largest, "params", params);
+    require_apart(kOp, "max_exp_avg_sqs", *largest, "exp_avg_sqs", exp_avg_sqs);
+  }
+  require_apart(kOp, "grads", grads, "params", params);
+  require_apart(kOp, "exp_avgs", exp_avgs, "params", params);
+  require_apart(kOp, "exp_avgs", exp_avgs, "grads", grads);
+  require_apart(kOp, "exp_avg_sqs", exp_avg_sqs, "params", params);
+  require_apart(kOp, "exp_avg_sqs", exp_avg_sqs, "grads", grads);
+  require_apart(kOp, "exp_avg_sqs", exp_avg_sqs, "exp_avgs", exp_avgs);
+  const auto t = static_cast<double>(take_step(kOp, step_));
+  const double lr = take_at_least(kOp, "lr", lr_, 0.0);
+  if (!PyTuple_Check(betas_.ptr()) && !PyList_Check(betas_.ptr())) {
+    fail<TypeError>(kOp, "betas", "expected two floats, got ", Py_TYPE(betas_.ptr())->tp_name);
+  }
+  const auto betas = py::reinterpret_borrow<py::sequence>(betas_);
+  if (py::len(betas) != 2) {
+    fail<ValueError>(kOp, "betas", "expected two floats, got ", py::len(betas));
+  }
+  double beta[2];
+  for (std::size_t i = 0; i < 2; ++i) {
+    beta[i] = take_at_least(kOp, "betas", py::object(betas[i]), 0.0);
+    if (beta[i] >= 1.0) fail<ValueError>(kOp, "betas", "expected values < 1, got ", beta[i]);
+  }
+  const double eps = take_at_least(kOp, "eps", eps_, 0.0);
+  const double weight_decay = take_at_least(kOp, "weight_decay", weight_decay_, 0.0);
+  const bool decoupled = take_bool(kOp, "decoupled", decoupled_);
+  const std::string eps_mode = take_str(kOp, "eps_mode", eps_mode_);
+  if (eps_mode != "outside" && eps_mode != "hat") {
+    fail<ValueError>(kOp, "eps_mode", "expected 'outside' or 'hat', got '", eps_mode, "'");
+  }
+  const Gradient gradient = take_gradient(kOp, maximize_, grad_scale_, max_norm_);
+
+  const double correction1 = 1 - std::pow(beta[0], t);
+  const double root2 = std::sqrt(1 - std::pow(beta[1], t));
+  const bool outside = eps_mode == "outside";
+  AdamScalars s{};
+  s.beta1 = beta[0];
+  s.beta2 = beta[1];
+  s.step_size = outside ? lr / correction1 : lr * root2 / correction1;
+  s.inv_correction2 = outside ? 1 / root2 : 1.0;
+  s.eps = eps;
+  s.weight_decay = decoupled ? 0.0 : weight_decay;
+  s.decay_factor = decoupled ? 1 - lr * weight_decay : 1.0;
+  return run(params, grads, &exp_avgs, &exp_avg_sqs, largest.get(), gradient,
+             [&s](const auto* tensors, std::int64_t count, double factor, int threads) {
+               s.gradient_factor = factor;
+               if constexpr (sizeof(*tensors->param) == 4) {
+                 optim_kernels().adam_f32(tensors, count, s, threads);
+               } else {
+                 optim_kernels().adam_f64(tensors, count, s, threads);
+               }
+             });
+}
+
+py::object sgd_step(py::handle params_, py::handle grads_, py::handle momentum_buffers_,
+                    py::handle step_, py::handle lr_, py::handle momentum_, py::handle dampening_,
+                    py::handle weight_decay_, py::handle nesterov_, py::handle maximize_,
+                    py::handle grad_scale_, py::handle max_norm_) {
+  constexpr const char* kOp = "sgd_step";
+  const List params = take_list(kOp, "params", params_, true, nullptr);
+  const List grads = take_list(kOp, "grads", grads_, false, &params);
+  require_apart(kOp, "grads", grads, "params", params);
+  std::unique_ptr<List> buffers;
+  if (!momentum_buffers_.is_none()) {
+    buffers = std::make_unique<List>(
+        take_list(kOp, "momentum_buffers", momentum_buffers_, true, &params));
+    require_apart(kOp, "momentum_buffers", *buffers, "params", params);
+    require_apart(kOp, "momentum_buffers", *buffers, "grads", grads);
+  }
+  SgdScalars s{};
+  s.first_step = take_step(kOp, step_) == 1;
+  s.lr = take_at_least(kOp, "lr", lr_, 0.0);
+  s.momentum = take_at_least(kOp, "momentum", momentum_, 0.0);
+  s.dampening = take_finite(kOp, "dampening", dampening_);
+  s.weight_decay = take_at_least(kOp, "weight_decay", weight_decay_, 0.0);
+  s.nesterov = take_bool(kOp, "nesterov", nesterov_);
+  s.use_buffer = s.momentum != 0.0;
+  if (s.use_buffer && buffers == nullptr) {
+    fail<ValueError>(kOp, "momentum_buffers", "expected a list of arrays (momentum is ", s.momentum,
+                     "), got None");
+  }
+  if (s.nesterov && (s.momentum <= 0 || s.dampening != 0)) {
+    fail<ValueError>(kOp, "nesterov", "expected momentum > 0 and dampening 0, got ", s.momentum,
+                     " and ", s.dampening);
+  }
+  const Gradient gradient = take_gradient(kOp, maximize_, grad_scale_, max_norm_);
+  return run(params, grads, buffers.get(), nullptr, nullptr, gradient,
+             [&s](const auto* tensors, std::int64_t count, double factor, int threads) {
+               s.gradient_factor = factor;
+               if constexpr (sizeof(*tensors->param) == 4) {
+                 optim_kernels().sgd_f32(tensors, count, s, threads);
+               } else {
+                 optim_kernels().sgd_f64(tensors, count, s, threads);
+               }
+             });
+}
+
+}  // namespace
+
+void bind_optim(py::module_& m) {
+  m.def("adam_step", &adam_step);
+  m.def("sgd_step", &sgd_step);
+}
+
+}  // namespace arraynn

@@ -1,0 +1,166 @@
+#include "core/parallel.hpp"
+#include "optim/optim.hpp"
+#include "simd/vec.hpp"
+
+namespace ARRAYNN_ISA_NAMESPACE {
+namespace {
+
+// The first n lanes; whole vectors take the plain path.
+template <class T>
+ARRAYNN_INLINE Vec<T> fetch(const T* p, std::int64_t n) {
+  return n >= kLanes<T> ? Vec<T>::load(p) : load_n(p, n);
+}
+template <class T>
+ARRAYNN_INLINE void put(Vec<T> v, T* p, std::int64_t n) {
+  if (n >= kLanes<T>) {
+    v.store(p);
+  } else {
+    store_n(v, p, n);
+  }
+}
+
+template <class T>
+struct Adam {
+  using V = Vec<T>;
+  V beta1, rest1, beta2, rest2, step_size, inv_correction2, eps, weight_decay, decay_factor, factor;
+
+  explicit Adam(const AdamScalars& s)
+      : beta1(V::set1(static_cast<T>(s.beta1))),
+        rest1(V::set1(static_cast<T>(1 - s.beta1))),
+        beta2(V::set1(static_cast<T>(s.beta2))),
+        rest2(V::set1(static_cast<T>(1 - s.beta2))),
+        step_size(V::set1(static_cast<T>(s.step_size))),
+        inv_correction2(V::set1(static_cast<T>(s.inv_correction2))),
+        eps(V::set1(static_cast<T>(s.eps))),
+        weight_decay(V::set1(static_cast<T>(s.weight_decay))),
+        decay_factor(V::set1(static_cast<T>(s.decay_factor))),
+        factor(V::set1(static_cast<T>(s.gradient_factor))) {}
+
+  template <bool kLargest>
+  [[gnu::always_inline]] inline void update(const OptimTensor<T>& t, std::int64_t i,
+                                            std::int64_t n) const {
+    V p = fetch(t.param + i, n);
+    const V g = fma(weight_decay, p, factor * fetch(t.grad + i, n));
+    p = p * decay_factor;
+    const V m = fma(beta1, fetch(t.first + i, n), rest1 * g);
+    const V v = fma(beta2, fetch(t.second + i, n), rest2 * (g * g));
+    put(m, t.first + i, n);
+    put(v, t.second + i, n);
+    V u = v;
+    if constexpr (kLargest) {
+      // The larger one, NaN when either is.
+      const V before = fetch(t.largest + i, n);
+      u = select(before != before, before, max(before, v));
+      put(u, t.largest + i, n);
+    }
+    const V denominator = fma(sqrt(u), inv_correction2, eps);
+    put(p - step_size * (m / denominator), t.param + i, n);
+  }
+
+  void run(const OptimTensor<T>& t, std::int64_t begin, std::int64_t end) const {
+    if (t.largest != nullptr) {
+      for (std::int64_t i = begin; i < end; i += kLanes<T>) update<true>(t, i, end - i);
+    } else {
+      std::int64_t i = begin;
+      for (; i + kLanes<T> <= end; i += kLanes<T>) update<false>(t, i, kLanes<T>);
+      if (i < end) update<false>(t, i, end - i);
+    }
+  }
+};
+
+template <class T>
+struct Sgd {
+  using V = Vec<T>;
+  V lr, momentum, undamped, weight_decay, factor;
+  bool nesterov, first_step, use_buffer;
+
+  explicit Sgd(const SgdScalars& s)
+      : lr(V::set1(static_cast<T>(s.lr))),
+        momentum(V::set1(static_cast<T>(s.momentum))),
+        undamped(V::set1(static_cast<T>(1 - s.dampening))),
+        weight_decay(V::set1(static_cast<T>(s.weight_decay))),
+        factor(V::set1(static_cast<T>(s.gradient_factor))),
+        nesterov(s.nesterov),
+        first_step(s.first_step),
+        use_buffer(s.use_buffer) {}
+
+  void run(const OptimTensor<T>& t, std::int64_t begin, std::int64_t end) const {
+    for (std::int64_t i = begin; i < end; i += kLanes<T>) {
+      const std::int64_t n = end - i;
+      const V p = fetch(t.param + i, n);
+      V g = fma(weight_decay, p, factor * fetch(t.grad + i, n));
+      if (use_buffer) {
+        const V b = first_step ? g : fma(momentum, fetch(t.first + i, n), undamped * g);
+        put(b, t.first + i, n);
+        g = nesterov ? fma(momentum, b, g) : b;
+      }
+      put(p - lr * g, t.param + i, n);
+    }
+  }
+};
+
+// Calls run(tensor, begin, end) for this member's part of the flat run.
+template <class T, class Step>
+void run_flat(const OptimTensor<T>* tensors, std::int64_t count, const Step& step, int threads) {
+  parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
+    const Range part = split_range(count == 0 ? 0 : tensors[count - 1].end, nthreads, tid);
+    for (std::int64_t i = 0; i < count; ++i) {
+      const OptimTensor<T>& t = tensors[i];
+      const std::int64_t begin = max_i(part.begin, t.begin), end = min_i(part.end, t.end);
+      if (begin < end) step.run(t, begin - t.begin, end - t.begin);
+    }
+  });
+}
+
+template <class T>
+void adam(const OptimTensor<T>* tensors, std::int64_t count, const AdamScalars& s, int threads) {
+  run_flat(tensors, count, Adam<T>(s), threads);
+}
+template <class T>
+void sgd(const OptimTensor<T>* tensors, std::int64_t count, const SgdScalars& s, int threads) {
+  run_flat(tensors, count, Sgd<T>(s), threads);
+}
+
+template <class T>
+double square_sum(const T* p, std::int64_t n) {
+  constexpr int kL = kLanes<double>;
+  typedef T Narrow __attribute__((vector_size(kL * sizeof(T))));
+  constexpr int kChains = 4;
+  Vec<double> acc[kChains];
+  for (int c = 0; c < kChains; ++c) acc[c] = Vec<double>::zero();
+  std::int64_t i = 0;
+  for (; i + kChains * kL <= n; i += kChains * kL) {
+    for (int c = 0; c < kChains; ++c) {
+      Narrow raw;
+      __builtin_memcpy(&raw, p + i + c * kL, sizeof raw);
+      const Vec<double> x{__builtin_convertvector(raw, Vec<double>::Raw)};
+      acc[c] = fma(x, x, acc[c]);
+    }
+  }
+  double rest = 0;
+  for (; i < n; ++i) rest += static_cast<double>(p[i]) * static_cast<double>(p[i]);
+  return reduce_add((acc[0] + acc[1]) + (acc[2] + acc[3])) + rest;
+}
+
+template <class T>
+void square_sums(const OptimTensor<T>* tensors, std::int64_t count, int threads, double* sums) {
+  parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
+    std::int64_t chunk = 0;
+    for (std::int64_t i = 0; i < count; ++i) {
+      const std::int64_t n = tensors[i].end - tensors[i].begin;
+      for (std::int64_t begin = 0; begin < n; begin += kNormChunk, ++chunk) {
+        if (chunk % nthreads != tid) continue;
+        sums[chunk] = square_sum(tensors[i].grad + begin, min_i(kNormChunk, n - begin));
+      }
+    }
+  });
+}
+
+}  // namespace
+
+extern const OptimKernels optim_kernels = {
+    &adam<float>, &adam<double>,       &sgd<float>,
+    &sgd<double>, &square_sums<float>, &square_sums<double>,
+};
+
+}  // namespace ARRAYNN_ISA_NAMESPACE

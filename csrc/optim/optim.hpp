@@ -1,0 +1,61 @@
+// Optimizer steps over lists of tensors, one parallel region a call.
+//
+//   g = gradient_factor * grad                    (unscaling, clipping and maximize in one factor)
+//   adam  p = (1 - lr wd) p decoupled, else g += wd p
+//         m = beta1 m + (1 - beta1) g,  v = beta2 v + (1 - beta2) g^2,  u = v or max(u, v)
+//         p -= step_size m / (sqrt(u) inv_correction2 + eps)
+//         with step_size = lr / (1 - beta1^t), inv_correction2 = 1 / sqrt(1 - beta2^t); "hat" moves
+//         the second correction into step_size (Kingma and Ba 2014, section 2)
+//   sgd   b = mu b + (1 - dampening) g, or g at step 1;  p -= lr (b, or g + mu b, or g)
+//
+// Plan. The tensors form one flat run of elements, cut into as many equal parts as there are
+// threads. Every element is on its own, so the cut does not show in the bits. The norm is summed in
+// double over chunks of kNormChunk elements of a tensor, then over the chunks in order.
+#pragma once
+#include <cstdint>
+
+#include "core/dispatch.hpp"
+
+namespace arraynn {
+
+inline constexpr std::int64_t kNormChunk = 1 << 14;
+
+// Pointers of one tensor of the list; those that a step does not use are null.
+template <class T>
+struct OptimTensor {
+  T* param;
+  const T* grad;
+  T* first;                 // exp_avg, momentum buffer
+  T* second;                // exp_avg_sq
+  T* largest;               // max_exp_avg_sq
+  std::int64_t begin, end;  // its place in the flat run
+};
+
+struct AdamScalars {
+  double beta1, beta2, step_size, inv_correction2, eps, weight_decay, decay_factor, gradient_factor;
+};
+
+struct SgdScalars {
+  double lr, momentum, dampening, weight_decay, gradient_factor;
+  bool nesterov, first_step, use_buffer;
+};
+
+struct OptimKernels {
+  void (*adam_f32)(const OptimTensor<float>* tensors, std::int64_t count, const AdamScalars& s,
+                   int threads);
+  void (*adam_f64)(const OptimTensor<double>* tensors, std::int64_t count, const AdamScalars& s,
+                   int threads);
+  void (*sgd_f32)(const OptimTensor<float>* tensors, std::int64_t count, const SgdScalars& s,
+                  int threads);
+  void (*sgd_f64)(const OptimTensor<double>* tensors, std::int64_t count, const SgdScalars& s,
+                  int threads);
+  // sums[i] = sum of squares of chunk i; chunks are those of the tensors in order.
+  void (*square_sums_f32)(const OptimTensor<float>* tensors, std::int64_t count, int threads,
+                          double* sums);
+  void (*square_sums_f64)(const OptimTensor<double>* tensors, std::int64_t count, int threads,
+                          double* sums);
+};
+
+ARRAYNN_KERNEL_TABLE(OptimKernels, optim_kernels)
+
+}  // namespace arraynn

@@ -1,0 +1,81 @@
+// The maximum and where it was.
+#pragma once
+#include "pool/reduce.hpp"
+
+namespace ARRAYNN_ISA_NAMESPACE {
+namespace {
+
+template <class T>
+using Int = typename Vec<T>::Int;
+template <class T>
+using Ints = typename Vec<T>::RawInt;
+
+template <class T>
+ARRAYNN_INLINE Ints<T> load_ints(const Int<T>* p) {
+  Ints<T> v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+template <class T>
+ARRAYNN_INLINE void store_ints(Ints<T> v, Int<T>* p) {
+  __builtin_memcpy(p, &v, sizeof v);
+}
+template <class T>
+ARRAYNN_INLINE Ints<T> set_ints(std::int64_t x) {
+  return Ints<T>{} + static_cast<Int<T>>(x);
+}
+
+// Of a mask.
+template <class T>
+ARRAYNN_INLINE bool all_lanes(Ints<T> mask) {
+  Int<T> all = -1;
+  for (int l = 0; l < kLanes<T>; ++l) all &= mask[l];
+  return all != 0;
+}
+
+template <class T>
+struct Max {
+  ARRAYNN_MEMBER Vec<T> identity() const { return Vec<T>::set1(-T(__builtin_inf())); }
+  // A NaN stays: max() alone returns its second operand when one is a NaN.
+  ARRAYNN_MEMBER Vec<T> combine(Vec<T> acc, Vec<T> v) const {
+    return select(v != v, v, max(v, acc));
+  }
+  ARRAYNN_MEMBER void begin(const PoolProblem&, const Row<T>&) const {}
+  ARRAYNN_MEMBER void set_row(const PoolProblem&, std::int64_t) const {}
+  ARRAYNN_MEMBER void set_pixel(const PoolProblem&, std::int64_t) const {}
+  ARRAYNN_MEMBER Vec<T> finish_columns(Vec<T> v, std::int64_t) const { return v; }
+  ARRAYNN_MEMBER Vec<T> finish(Vec<T> v) const { return v; }
+};
+
+// The largest value so far and its offset from the window's first position.
+template <class T>
+struct Best {
+  Vec<T> value;
+  Ints<T> offset;
+
+  // The first NaN wins, then the first of equal values.
+  ARRAYNN_MEMBER void take(Vec<T> v, Ints<T> at) {
+#if defined(__AVX512F__)  // mask registers: the compiler goes through vectors of masks
+    if constexpr (sizeof(T) == 4) {
+      const __mmask16 larger = _mm512_cmp_ps_mask((__m512)value.v, (__m512)v.v, _CMP_NGE_UQ);
+      const __mmask16 taken =
+          _mm512_mask_cmp_ps_mask(larger, (__m512)value.v, (__m512)value.v, _CMP_ORD_Q);
+      value.v = (typename Vec<T>::Raw)_mm512_mask_mov_ps((__m512)value.v, taken, (__m512)v.v);
+      offset = (Ints<T>)_mm512_mask_mov_epi32((__m512i)offset, taken, (__m512i)at);
+    } else {
+      const __mmask8 larger = _mm512_cmp_pd_mask((__m512d)value.v, (__m512d)v.v, _CMP_NGE_UQ);
+      const __mmask8 taken =
+          _mm512_mask_cmp_pd_mask(larger, (__m512d)value.v, (__m512d)value.v, _CMP_ORD_Q);
+      value.v = (typename Vec<T>::Raw)_mm512_mask_mov_pd((__m512d)value.v, taken, (__m512d)v.v);
+      offset = (Ints<T>)_mm512_mask_mov_epi64((__m512i)offset, taken, (__m512i)at);
+    }
+#else
+    const Mask<T> keep = (value >= v) | (value != value);
+    value = select(keep, value, v);
+    offset = keep.v ? offset : at;
+#endif
+  }
+};
+
+}  // namespace
+}  // namespace ARRAYNN_ISA_NAMESPACE
