@@ -347,7 +347,7 @@ def softmax() -> Iterator[Case]:
     backward = "cross_entropy_backward"
     yield Case(backward, (f32(3), z, t), {}, V, "grad_out")
     yield Case(backward, (one, z, t), {"reduction": "none"}, V, "grad_out")
-    yield Case(backward, (f64(), z, t), {}, T, "grad_out")
+    yield Case(backward, (np.asarray(f64()), z, t), {}, T, "grad_out")
 
 
 def optim() -> Iterator[Case]:
