@@ -281,8 +281,14 @@ py::object sgd_step(py::handle params_, py::handle grads_, py::handle momentum_b
 }  // namespace
 
 void bind_optim(py::module_& m) {
-  m.def("adam_step", &adam_step);
-  m.def("sgd_step", &sgd_step);
+  m.def("adam_step", &adam_step, py::arg("params"), py::arg("grads"), py::arg("exp_avgs"),
+        py::arg("exp_avg_sqs"), py::arg("step"), py::arg("lr"), py::arg("betas"), py::arg("eps"),
+        py::arg("weight_decay"), py::arg("decoupled"), py::arg("max_exp_avg_sqs"),
+        py::arg("maximize"), py::arg("eps_mode"), py::arg("grad_scale"), py::arg("max_norm"));
+  m.def("sgd_step", &sgd_step, py::arg("params"), py::arg("grads"), py::arg("momentum_buffers"),
+        py::arg("step"), py::arg("lr"), py::arg("momentum"), py::arg("dampening"),
+        py::arg("weight_decay"), py::arg("nesterov"), py::arg("maximize"), py::arg("grad_scale"),
+        py::arg("max_norm"));
 }
 
 }  // namespace arraynn

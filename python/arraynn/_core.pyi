@@ -7,6 +7,7 @@ import numpy as np
 
 _Array = np.ndarray[Any, Any]
 _Gradients = tuple[_Array | None, _Array | None, _Array | None]
+_Arrays = Sequence[_Array]
 _Size = int | Sequence[int]
 _Padding = int | str | Sequence[int] | Sequence[Sequence[int]]
 
@@ -163,3 +164,34 @@ def cross_entropy_backward(
     label_smoothing: float,
     reduction: str,
 ) -> _Array: ...
+def adam_step(
+    params: _Arrays,
+    grads: _Arrays,
+    exp_avgs: _Arrays,
+    exp_avg_sqs: _Arrays,
+    step: int,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+    max_exp_avg_sqs: _Arrays | None,
+    maximize: bool,
+    eps_mode: str,
+    grad_scale: float | None,
+    max_norm: float | None,
+) -> float | None: ...
+def sgd_step(
+    params: _Arrays,
+    grads: _Arrays,
+    momentum_buffers: _Arrays | None,
+    step: int,
+    lr: float,
+    momentum: float,
+    dampening: float,
+    weight_decay: float,
+    nesterov: bool,
+    maximize: bool,
+    grad_scale: float | None,
+    max_norm: float | None,
+) -> float | None: ...
