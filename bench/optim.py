@@ -95,7 +95,7 @@ def _optimizer_arraynn(d: Data) -> list[Candidate]:
 
     leaves = [Tensor(array.copy(), requires_grad=True) for array in d.params]
     for leaf, grad in zip(leaves, d.grads, strict=True):
-        leaf.grad = Tensor(grad)
+        leaf.grad = grad
     adam = optim.Adam(leaves, lr=LR, betas=BETAS, eps=EPS)
 
     def step() -> list[Array]:

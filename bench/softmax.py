@@ -189,8 +189,9 @@ def prepare(p: Problem, libraries: Sequence[str], threads: int) -> Prepared:
         )
         bounds = [
             relative * (1 + np.abs(expected[0])) + 8 * p.rows**0.5 * u * np.abs(expected[0]),
-            # (softmax - target) / rows: the error of the probability, and a rounding of 1.
-            (relative * ref.softmax(wide) + u) / p.rows,
+            # (softmax - target) / rows: the error of the probability, and of values up to 1 the
+            # roundings of the difference, of 1 / rows and of the product.
+            (relative * ref.softmax(wide) + 3 * u) / p.rows,
         ]
     elif p.backward:
         wide_y = y.astype(np.float64)
