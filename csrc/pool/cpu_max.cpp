@@ -1,12 +1,14 @@
 #include "pool/max_first.hpp"
 #include "pool/max_last.hpp"
 #include "pool/tables.hpp"
+#include "pool/tiles.hpp"
 
 namespace ARRAYNN_ISA_NAMESPACE {
 namespace {
 
 template <class T>
 void max_values(const PoolProblem& p, const T* x, T* y, Range rows, void* scratch) {
+  if (is_tiled(p)) return max_of_tiles(p, x, y, rows);
   reduce_windows(p, Max<T>{}, x, y, rows, scratch);
 }
 
@@ -24,6 +26,10 @@ template <class T>
 bool max_backward(const PoolProblem& p, const T* dy, const T* x, const std::int64_t* indices, T* dx,
                   Range rows, void* scratch) {
   if (p.channels_last) return backward_channels_last(p, dy, x, indices, dx, rows);
+  if (indices == nullptr && is_tiled(p)) {
+    max_of_tiles_backward(p, dy, x, dx, rows);
+    return true;
+  }
   void* second = static_cast<char*>(scratch) + row_scratch_bytes(p.w, sizeof(T));
   if (p.w.stride <= kMaxPhases) {
     return backward_channels_first<false>(p, dy, x, indices, dx, rows, scratch, second);
