@@ -80,7 +80,7 @@ py::object cross_entropy_backward(py::handle grad_out_, py::handle logits, py::h
   const bool none = args.reduction == Reduction::kNone;
   Array grad_out;
   double scale = 1;
-  if (!none && (PyFloat_Check(grad_out_.ptr()) || PyLong_Check(grad_out_.ptr()))) {
+  if (!none && (PyFloat_CheckExact(grad_out_.ptr()) || PyLong_CheckExact(grad_out_.ptr()))) {
     scale = take_double(op, "grad_out", grad_out_);
   } else {
     grad_out = take(op, "grad_out", grad_out_);
