@@ -30,6 +30,9 @@ inline constexpr int kMC = kMR * (224 / kMR);
 template <class T>
 inline constexpr int kNC = 96 * kNR<T>;
 
+// Panels that are packed together from contiguous rows of B: 256 KiB of them stay in L2.
+inline constexpr int kPanelsAtOnce = 4;
+
 // Copied rows of A are this far apart: 17 cache lines, so the rows of a tile spread over all sets.
 template <class T>
 inline constexpr int kPackedRowStride = kKC<T> + 64 / static_cast<int>(sizeof(T));

@@ -21,6 +21,7 @@ struct Plan {
   bool copy_a;
   std::int64_t ld_a;                    // row stride of the copy
   std::int64_t nc;                      // columns of a block of B
+  std::int64_t panels_at_once;          // panel plan: packed together
   int row_parts, column_parts;          // the team as a grid
   std::int64_t a_elements, b_elements;  // scratch: A per thread (blocked) or in all, B in all
 };
@@ -44,7 +45,8 @@ Plan<T> make_plan(const GemmProblem<T>& g, int threads) {
     plan.ld_a = round_up(g.k, kLanes<T>) + kPackedRowStride<T> - kKC<T>;
     if (rows_alias<T>(plan.ld_a)) plan.ld_a += kLanes<T>;
     plan.a_elements = plan.copy_a ? g.m * plan.ld_a : 0;
-    plan.b_elements = threads * kKC<T> * kNR<T>;
+    plan.panels_at_once = g.cs_b == 1 ? min_i(kPanelsAtOnce, ceil_div(g.n, kNR<T>)) : 1;
+    plan.b_elements = threads * plan.panels_at_once * kKC<T> * kNR<T>;
     return plan;
   }
   plan.algorithm = Algorithm::kBlocked;
@@ -76,11 +78,12 @@ std::int64_t scratch_bytes(const GemmProblem<T>& g, int threads) {
   return (round_up(plan.a_elements, 64) + b_elements) * static_cast<std::int64_t>(sizeof(T));
 }
 
-// Rows [i, i + m) x columns [j, j + n) of C, tile by tile, from one panel.
+// Rows [i, i + m) x columns [j, j + n) of C, tile by tile, from one panel. `fetch_next` brings the
+// panel that lies behind it from L3 meanwhile.
 template <class T>
 void run_panel(const GemmProblem<T>& g, const T* a, std::int64_t rs_a, std::int64_t i,
                std::int64_t m, std::int64_t j, std::int64_t n, std::int64_t kc, const T* panel,
-               bool first, bool last) {
+               bool first, bool last, bool fetch_next) {
   const std::int64_t tiles = ceil_div(m, kMR);
   const T* a_rows[kMR];
   T* c_rows[kMR];
@@ -88,6 +91,12 @@ void run_panel(const GemmProblem<T>& g, const T* a, std::int64_t rs_a, std::int6
   for (std::int64_t t = 0; t < tiles; ++t) {
     const Range rows = split_range(m, tiles, t);
     const std::int64_t count = rows.end - rows.begin;
+    if (fetch_next) {
+      const Range part = split_range(kc * kNV, tiles, t);
+      for (std::int64_t v = part.begin; v < part.end; ++v) {
+        __builtin_prefetch(panel + kKC<T> * kNR<T> + v * kLanes<T>, 0, 2);
+      }
+    }
     for (std::int64_t r = 0; r < count; ++r) a_rows[r] = a + (rows.begin + r) * rs_a;
     run_tile(count, a_rows, kc, 1, &kNoTap, panel, kNR<T>,
              tile_store(g, i + rows.begin, j, count, n, !first, last, c_rows, residual_rows));
@@ -123,15 +132,21 @@ void run_panels(const GemmProblem<T>& g, const Plan<T>& plan, int tid, int nthre
     a = a_copy;
     rs_a = plan.ld_a;
   }
-  T* panel = b_scratch + tid * kKC<T> * kNR<T>;
+  const std::int64_t group = plan.panels_at_once;
+  T* packed = b_scratch + tid * group * kKC<T> * kNR<T>;
   const Range panels = split_range(ceil_div(g.n, kNR<T>), nthreads, tid);
-  for (std::int64_t q = panels.begin; q < panels.end; ++q) {
-    const std::int64_t j = q * kNR<T>, n = min_i(kNR<T>, g.n - j);
+  for (std::int64_t q0 = panels.begin; q0 < panels.end; q0 += group) {
+    const std::int64_t q1 = min_i(panels.end, q0 + group), j0 = q0 * kNR<T>;
     std::int64_t p = 0;
     do {
       const std::int64_t kc = min_i(kKC<T>, g.k - p);
-      pack_b(g.b + p * g.rs_b + j * g.cs_b, g.rs_b, g.cs_b, kc, n, panel);
-      run_panel(g, a + p, rs_a, 0, g.m, j, n, kc, panel, p == 0, p + kc == g.k);
+      pack_b(g.b + p * g.rs_b + j0 * g.cs_b, g.rs_b, g.cs_b, kc, min_i(q1 * kNR<T>, g.n) - j0,
+             packed, kKC<T> * kNR<T>);
+      for (std::int64_t q = q0; q < q1; ++q) {
+        const std::int64_t j = q * kNR<T>;
+        run_panel(g, a + p, rs_a, 0, g.m, j, min_i(kNR<T>, g.n - j), kc,
+                  packed + (q - q0) * kKC<T> * kNR<T>, p == 0, p + kc == g.k, false);
+      }
       p += kc;
     } while (p < g.k);
   }
@@ -157,11 +172,10 @@ void run_blocked(const GemmProblem<T>& g, const Plan<T>& plan, int tid, T* a_scr
     do {
       const std::int64_t kc = min_i(kKC<T>, g.k - p);
       const Range to_pack = split_range(panels.end - panels.begin, plan.row_parts, row_part);
-      for (std::int64_t q = to_pack.begin; q < to_pack.end; ++q) {
-        const std::int64_t j = (panels.begin + q) * kNR<T>;
-        pack_b(g.b + p * g.rs_b + j * g.cs_b, g.rs_b, g.cs_b, kc, min_i(kNR<T>, g.n - j),
-               b_block + q * kKC<T> * kNR<T>);
-      }
+      const std::int64_t j0 = (panels.begin + to_pack.begin) * kNR<T>;
+      const std::int64_t j1 = min_i(g.n, (panels.begin + to_pack.end) * kNR<T>);
+      pack_b(g.b + p * g.rs_b + j0 * g.cs_b, g.rs_b, g.cs_b, kc, j1 - j0,
+             b_block + to_pack.begin * kKC<T> * kNR<T>, kKC<T> * kNR<T>);
       team_barrier(nthreads);
       const std::int64_t row_blocks = ceil_div(rows.end - rows.begin, kMC<T>);
       for (std::int64_t ic = 0; ic < row_blocks; ++ic) {
@@ -176,8 +190,9 @@ void run_blocked(const GemmProblem<T>& g, const Plan<T>& plan, int tid, T* a_scr
         }
         for (std::int64_t q = 0; q < panels.end - panels.begin; ++q) {
           const std::int64_t j = (panels.begin + q) * kNR<T>;
-          run_panel(g, a, rs_a, i, m, j, min_i(kNR<T>, g.n - j), kc, b_block + q * kKC<T> * kNR<T>,
-                    p == 0, p + kc == g.k);
+          const T* panel = b_block + q * kKC<T> * kNR<T>;
+          run_panel(g, a, rs_a, i, m, j, min_i(kNR<T>, g.n - j), kc, panel, p == 0, p + kc == g.k,
+                    q + 1 < panels.end - panels.begin);
         }
       }
       team_barrier(nthreads);

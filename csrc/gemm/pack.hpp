@@ -5,28 +5,34 @@
 
 namespace ARRAYNN_ISA_NAMESPACE {
 
-// Panel of B, kc rows of NR columns:  dst[p * NR + j] = b[p * rs_b + j * cs_b], j < n.
+// Panels of B, kc rows of NR columns each, `panel_step` elements apart:
+//   dst[q * panel_step + p * NR + j] = b[p * rs_b + (q * NR + j) * cs_b]
 // One of the strides is 1. Columns >= n are left as they are: no product of theirs is stored.
 template <class T>
 static inline void pack_b(const T* b, std::int64_t rs_b, std::int64_t cs_b, std::int64_t kc,
-                          std::int64_t n, T* dst) {
+                          std::int64_t n, T* dst, std::int64_t panel_step) {
   constexpr int kL = kLanes<T>;
   if (cs_b != 1) {
-    transpose_copy(b, cs_b, dst, kNR<T>, n, kc);
+    for (std::int64_t j = 0; j < n; j += kNR<T>, dst += panel_step) {
+      transpose_copy(b + j * cs_b, cs_b, dst, kNR<T>, min_i(kNR<T>, n - j), kc);
+    }
     return;
   }
-  if (n == kNR<T>) {
+  // A few panels at a time: every row of B is a page of its own, and a visit to it costs a walk of
+  // the page table once B is large.
+  for (std::int64_t j = 0; j < n; j += kPanelsAtOnce * kNR<T>, dst += kPanelsAtOnce * panel_step) {
+    const std::int64_t width = min_i(kPanelsAtOnce * kNR<T>, n - j), whole = width / kNR<T>;
     for (std::int64_t p = 0; p < kc; ++p) {
-      for (int j = 0; j < kNV; ++j) Vec<T>::load(b + p * rs_b + j * kL).store(dst + j * kL);
-      dst += kNR<T>;
+      const T* row = b + p * rs_b + j;
+      T* out = dst + p * kNR<T>;
+      for (std::int64_t q = 0; q < whole; ++q, row += kNR<T>, out += panel_step) {
+        for (int v = 0; v < kNV; ++v) Vec<T>::load(row + v * kL).store(out + v * kL);
+      }
+      const std::int64_t rest = width - whole * kNR<T>;
+      for (std::int64_t v = 0; v < rest; v += kL) {
+        load_n(row + v, min_i(kL, rest - v)).store(out + v);
+      }
     }
-    return;
-  }
-  for (std::int64_t p = 0; p < kc; ++p) {
-    for (int j = 0; j < kNV; ++j) {
-      load_n(b + p * rs_b + j * kL, min_i(kL, max_i(0, n - j * kL))).store(dst + j * kL);
-    }
-    dst += kNR<T>;
   }
 }
 
@@ -46,13 +52,6 @@ static inline void pack_a(const T* a, std::int64_t rs_a, std::int64_t cs_a, std:
     for (; p + kL <= kc; p += kL) Vec<T>::load(s + p).store(d + p);
     if (p < kc) store_n(load_n(s + p, kc - p), d + p, kc - p);
   }
-}
-
-// True when rows this far apart would share cache sets: 14 rows over fewer than four sets of an
-// 8-way L1 evict each other before their line is used up.
-template <class T>
-ARRAYNN_INLINE bool rows_alias(std::int64_t row_stride) {
-  return row_stride * static_cast<std::int64_t>(sizeof(T)) % 2048 == 0;
 }
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

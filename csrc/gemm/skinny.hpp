@@ -11,6 +11,7 @@ static void skinny_transposed(const GemmProblem<T>& g, const T* const* a_rows, R
   constexpr int kL = kLanes<T>;
   T* c_rows[kRows];
   const T* residual_rows[kRows];
+  const std::int64_t head = unaligned_head(g.b, g.cs_b);
   for (std::int64_t j = columns.begin; j < columns.end; j += kL) {
     const std::int64_t width = min_i(kL, columns.end - j);
     const T* w = g.b + j * g.cs_b;
@@ -20,33 +21,33 @@ static void skinny_transposed(const GemmProblem<T>& g, const T* const* a_rows, R
       const std::int64_t p_end = min_i(g.k, p0 + kKC<T>);
       Vec<T> acc[kRows];
       for (int i = 0; i < kRows; ++i) acc[i] = Vec<T>::zero();
-      std::int64_t p = p0;
-      if (width == kL) {
-        for (; p + kL <= p_end; p += kL) {
-          Vec<T> v[kL];
-          for (int r = 0; r < kL; ++r) v[r] = Vec<T>::load(w + r * g.cs_b + p);
-          transpose(v);
-          for (int q = 0; q < kL; ++q) {
-            for (int i = 0; i < kRows; ++i) {
-              acc[i] = fma(Vec<T>::set1(a_rows[i][p + q]), v[q], acc[i]);
-            }
-          }
-        }
-      }
-      for (; p < p_end; p += kL) {
-        const std::int64_t depth = min_i(kL, p_end - p);
-        Vec<T> v[kL];
-        for (int r = 0; r < kL; ++r) {
-          v[r] = r < width ? load_n(w + r * g.cs_b + p, depth) : Vec<T>::zero();
-        }
-        transpose(v);
+      const auto add = [&](const Vec<T>(&v)[kL], std::int64_t p, std::int64_t depth) {
         for (int q = 0; q < kL; ++q) {
           if (q >= depth) break;
           for (int i = 0; i < kRows; ++i) {
             acc[i] = fma(Vec<T>::set1(a_rows[i][p + q]), v[q], acc[i]);
           }
         }
+      };
+      const auto part = [&](std::int64_t p, std::int64_t depth) {
+        Vec<T> v[kL];
+        for (int r = 0; r < kL; ++r) {
+          v[r] = r < width ? load_n(w + r * g.cs_b + p, depth) : Vec<T>::zero();
+        }
+        transpose(v);
+        add(v, p, depth);
+      };
+      std::int64_t p = min_i(p_end, p0 + head);
+      if (p > p0) part(p0, p - p0);
+      if (width == kL) {
+        for (; p + kL <= p_end; p += kL) {
+          Vec<T> v[kL];
+          for (int r = 0; r < kL; ++r) v[r] = Vec<T>::load(w + r * g.cs_b + p);
+          transpose(v);
+          add(v, p, kL);
+        }
       }
+      for (; p < p_end; p += kL) part(p, min_i(kL, p_end - p));
       for (int i = 0; i < kRows; ++i) total[i][0] = p0 == 0 ? acc[i] : total[i][0] + acc[i];
     }
     const auto store = tile_store(g, 0, j, kRows, width, false, true, c_rows, residual_rows);
