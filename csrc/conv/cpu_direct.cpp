@@ -10,11 +10,14 @@ namespace {
 template <class T>
 struct Plan {
   StripLayout strip;
+  Units units;
   Runs runs;
   std::int64_t k, panels;
   int row_parts, panel_parts;
-  std::int64_t weight_elements, output_elements;  // output: one panel of a strip, channels_first
-  std::int64_t table_entries;                     // tap offsets, tap rows, row offsets
+  bool pack_at_use;              // a member packs a unit of a panel when it comes to it
+  std::int64_t weight_elements;  // of the team; of a member if packed at use
+  std::int64_t output_elements;  // one panel of a strip, channels_first
+  std::int64_t table_entries;    // tap offsets, tap rows, row offsets
 };
 
 template <class T>
@@ -25,8 +28,10 @@ StripSource<T> source_of(const DirectConv<T>& d) {
 template <class T>
 Plan<T> make_plan(const DirectConv<T>& d, int threads) {
   Plan<T> p{};
-  p.strip = make_strip_layout(source_of(d), d.n);
-  p.runs = make_runs(d.h, d.w, d.channels, p.strip.pixel);
+  p.units = make_units<T>(d.h, d.w, d.channels);
+  const bool units = p.units.count > 1;
+  p.strip = make_strip_layout(source_of(d), d.n, units);
+  p.runs = make_runs(d.h, d.w, d.channels, p.strip.pixel, units);
   p.k = p.runs.taps * p.runs.run;
   p.panels = ceil_div(d.columns, kNR<T>);
   // Rows are split while every member gets a strip's worth; a short image splits the panels.
@@ -40,7 +45,8 @@ Plan<T> make_plan(const DirectConv<T>& d, int threads) {
       break;
     }
   }
-  p.weight_elements = p.panels * p.k * kNR<T>;
+  p.pack_at_use = units && p.row_parts == 1 && d.n * d.h.count <= 2 * p.strip.rows;
+  p.weight_elements = (p.pack_at_use ? kKC<T> : p.panels * p.k) * kNR<T>;
   p.output_elements = d.channels_last ? 0 : p.strip.rows * d.w.count * kNR<T>;
   p.table_entries = round_up(p.runs.taps + d.kernel_h * d.kernel_w + p.strip.rows, 8);
   return p;
@@ -48,7 +54,7 @@ Plan<T> make_plan(const DirectConv<T>& d, int threads) {
 
 template <class T>
 struct ScratchParts {
-  T* weights;
+  T* weights;  // packed, in all or of this member
   std::int64_t* tables;
   T* staged;
   T* output;
@@ -62,44 +68,49 @@ std::int64_t member_bytes(const Plan<T>& p) {
 }
 
 template <class T>
-std::int64_t direct_scratch(const DirectConv<T>& d, int threads) {
-  const Plan<T> p = make_plan(d, threads);
-  return round_up(p.weight_elements * static_cast<std::int64_t>(sizeof(T)), 64) +
-         threads * round_up(member_bytes(p), 64);
+std::int64_t weight_bytes(const Plan<T>& p, int threads) {
+  return (p.pack_at_use ? threads : 1) *
+         round_up(p.weight_elements * static_cast<std::int64_t>(sizeof(T)), 64);
 }
 
 template <class T>
-ScratchParts<T> scratch_parts(const Plan<T>& p, int tid, void* scratch) {
+std::int64_t direct_scratch(const DirectConv<T>& d, int threads) {
+  const Plan<T> p = make_plan(d, threads);
+  return weight_bytes(p, threads) + threads * round_up(member_bytes(p), 64);
+}
+
+template <class T>
+ScratchParts<T> scratch_parts(const Plan<T>& p, int tid, int nthreads, void* scratch) {
   char* base = static_cast<char*>(scratch);
-  T* weights = reinterpret_cast<T*>(base);
-  base += round_up(p.weight_elements * static_cast<std::int64_t>(sizeof(T)), 64) +
-          tid * round_up(member_bytes(p), 64);
+  T* weights = reinterpret_cast<T*>(base) + (p.pack_at_use ? tid * p.weight_elements : 0);
+  base += weight_bytes(p, nthreads) + tid * round_up(member_bytes(p), 64);
   auto* tables = reinterpret_cast<std::int64_t*>(base);
   T* staged = reinterpret_cast<T*>(base + p.table_entries * 8);
   return {weights, tables, staged, staged + round_up(p.strip.staged_elements, 16)};
 }
 
-// Panel of weights, k rows of NR columns in the order in which the runs meet them:
-//   dst[(tap_row * channels + c) * NR + j] = weight[j * weight_j + c * weight_c + tap]
+// One unit of a panel of weights, rows of NR columns in the order in which the runs meet them:
+//   dst[(tap_row * unit + c) * NR + j] = weight[j * weight_j + (begin + c) * weight_c + tap]
 template <class T>
-void pack_weights(const DirectConv<T>& d, const std::int64_t* tap_row, std::int64_t panel, T* dst) {
+void pack_weights(const DirectConv<T>& d, const std::int64_t* tap_row, std::int64_t panel,
+                  Range channels, T* dst) {
   constexpr int kL = kLanes<T>;
-  const std::int64_t taps = d.kernel_h * d.kernel_w;
+  const std::int64_t taps = d.kernel_h * d.kernel_w, unit = channels.end - channels.begin;
   for (int v = 0; v < kNV; ++v) {
     const std::int64_t j0 = panel * kNR<T> + v * kL;
     const std::int64_t count = max_i(0, min_i(kL, d.columns - j0));
-    const T* w = d.weight + j0 * d.weight_j;
+    const T* w = d.weight + j0 * d.weight_j + channels.begin * d.weight_c;
     T* out = dst + v * kL;
     if (d.weight_j == 1) {
-      for (std::int64_t c = 0; c < d.channels; ++c) {
+      for (std::int64_t c = 0; c < unit; ++c) {
         if (tap_row[0] >= 0) load_n(w + c * d.weight_c, count).store(out + c * kNR<T>);
       }
       continue;
     }
     // Elements f = c * taps + tap lie together when c moves by `taps`: one long row, else one a c.
     const bool together = d.weight_c == taps;
-    const std::int64_t length = together ? d.channels * taps : taps;
-    for (std::int64_t c0 = 0; c0 < (together ? 1 : d.channels); ++c0) {
+    const std::int64_t length = together ? unit * taps : taps;
+    for (std::int64_t c0 = 0; c0 < (together ? 1 : unit); ++c0) {
       std::int64_t c = c0, tap = 0;
       for (std::int64_t f0 = 0; f0 < length; f0 += kL) {
         const std::int64_t depth = min_i(kL, length - f0);
@@ -112,7 +123,7 @@ void pack_weights(const DirectConv<T>& d, const std::int64_t* tap_row, std::int6
         for (int q = 0; q < kL; ++q) {
           if (q >= depth) break;
           if (tap_row[tap] >= 0) {
-            rows[q].store(out + (tap_row[tap] * d.channels + c) * kNR<T>);
+            rows[q].store(out + (tap_row[tap] * unit + c) * kNR<T>);
           }
           if (++tap == taps) {
             tap = 0;
@@ -222,36 +233,56 @@ void run_block(const DirectConv<T>& d, const Plan<T>& p, const StripTask<T>& s, 
   }
 }
 
+// The k blocks of one panel whose sum is not cut into units.
 template <class T>
-void run_strip(const DirectConv<T>& d, const Plan<T>& p, const StripTask<T>& s, const T* weights,
-               T* output, Range panels) {
+void run_runs(const DirectConv<T>& d, const Plan<T>& p, const StripTask<T>& s, T* output,
+              std::int64_t panel, const T* w) {
   const Runs& runs = p.runs;
-  for (std::int64_t panel = panels.begin; panel < panels.end; ++panel) {
-    const T* w = weights + panel * p.k * kNR<T>;
-    if (p.k == 0) {
-      run_block(d, p, s, output, panel, w, s.tap_offsets, 0, 0, 0, true, true);
-    } else if (runs.run >= kKC<T>) {
-      for (std::int64_t t = 0; t < runs.taps; ++t) {
-        const std::int64_t blocks = ceil_div(runs.run, kKC<T>);
-        for (std::int64_t q = 0; q < blocks; ++q) {
-          const Range k = split_range(runs.run, blocks, q);
-          run_block(d, p, s, output, panel, w + (t * runs.run + k.begin) * kNR<T>,
-                    s.tap_offsets + t, 1, k.begin, k.end - k.begin, t == 0 && q == 0,
-                    t + 1 == runs.taps && q + 1 == blocks);
-        }
-      }
-    } else {
-      const std::int64_t blocks = ceil_div(runs.taps, kKC<T> / runs.run);
+  if (p.k == 0) {
+    run_block(d, p, s, output, panel, w, s.tap_offsets, 0, 0, 0, true, true);
+  } else if (runs.run >= kKC<T>) {
+    for (std::int64_t t = 0; t < runs.taps; ++t) {
+      const std::int64_t blocks = ceil_div(runs.run, kKC<T>);
       for (std::int64_t q = 0; q < blocks; ++q) {
-        const Range taps = split_range(runs.taps, blocks, q);
-        run_block(d, p, s, output, panel, w + taps.begin * runs.run * kNR<T>,
-                  s.tap_offsets + taps.begin, taps.end - taps.begin, 0, runs.run, q == 0,
-                  q + 1 == blocks);
+        const Range k = split_range(runs.run, blocks, q);
+        run_block(d, p, s, output, panel, w + (t * runs.run + k.begin) * kNR<T>, s.tap_offsets + t,
+                  1, k.begin, k.end - k.begin, t == 0 && q == 0,
+                  t + 1 == runs.taps && q + 1 == blocks);
+      }
+    }
+  } else {
+    const std::int64_t blocks = ceil_div(runs.taps, kKC<T> / runs.run);
+    for (std::int64_t q = 0; q < blocks; ++q) {
+      const Range taps = split_range(runs.taps, blocks, q);
+      run_block(d, p, s, output, panel, w + taps.begin * runs.run * kNR<T>,
+                s.tap_offsets + taps.begin, taps.end - taps.begin, 0, runs.run, q == 0,
+                q + 1 == blocks);
+    }
+  }
+}
+
+template <class T>
+void run_strip(const DirectConv<T>& d, const Plan<T>& p, const StripTask<T>& s,
+               const std::int64_t* tap_row, const ScratchParts<T>& parts, Range panels) {
+  for (std::int64_t panel = panels.begin; panel < panels.end; ++panel) {
+    if (p.units.count == 1) {
+      run_runs(d, p, s, parts.output, panel, parts.weights + panel * p.k * kNR<T>);
+    } else {
+      for (std::int64_t u = 0; u < p.units.count; ++u) {
+        const Range c = unit_range(p.units, u);
+        const T* w = parts.weights;
+        if (p.pack_at_use) {
+          pack_weights(d, tap_row, panel, c, parts.weights);
+        } else {
+          w += (panel * p.k + c.begin * p.units.taps) * kNR<T>;
+        }
+        run_block(d, p, s, parts.output, panel, w, s.tap_offsets, p.units.taps, c.begin,
+                  c.end - c.begin, u == 0, u + 1 == p.units.count);
       }
     }
     if (!d.channels_last) {
       const std::int64_t j0 = panel * kNR<T>;
-      store_planes(d, output, s.g0, s.g1, j0, min_i(kNR<T>, d.columns - j0));
+      store_planes(d, parts.output, s.g0, s.g1, j0, min_i(kNR<T>, d.columns - j0));
     }
   }
 }
@@ -260,19 +291,22 @@ template <class T>
 void run_direct(const DirectConv<T>& d, int threads, void* scratch) {
   parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
     const Plan<T> p = make_plan(d, nthreads);
-    const ScratchParts<T> parts = scratch_parts(p, tid, scratch);
+    const ScratchParts<T> parts = scratch_parts(p, tid, nthreads, scratch);
     std::int64_t* tap_offsets = parts.tables;
     std::int64_t* tap_row = tap_offsets + p.runs.taps;
     std::int64_t* row_offset = tap_row + d.kernel_h * d.kernel_w;
     fill_tap_offsets(d.h, d.w, p.runs, p.strip, tap_offsets);
     fill_tap_rows(d.h, d.w, d.kernel_h, d.kernel_w, tap_row);
-    if (p.k > 0) {
-      const Range to_pack = split_range(p.panels, nthreads, tid);
-      for (std::int64_t q = to_pack.begin; q < to_pack.end; ++q) {
-        pack_weights(d, tap_row, q, parts.weights + q * p.k * kNR<T>);
+    if (!p.pack_at_use) {
+      const Range to_pack = split_range(p.k > 0 ? p.panels * p.units.count : 0, nthreads, tid);
+      for (std::int64_t i = to_pack.begin; i < to_pack.end; ++i) {
+        const std::int64_t panel = i / p.units.count;
+        const Range c = unit_range(p.units, i % p.units.count);
+        pack_weights(d, tap_row, panel, c,
+                     parts.weights + (panel * p.k + c.begin * p.units.taps) * kNR<T>);
       }
+      team_barrier(nthreads);
     }
-    team_barrier(nthreads);
     const int row_part = tid % p.row_parts, panel_part = tid / p.row_parts;
     const Range panels = split_range(p.panels, p.panel_parts, panel_part);
     const Range rows = split_range(d.n * d.h.count, p.row_parts, row_part);
@@ -283,7 +317,7 @@ void run_direct(const DirectConv<T>& d, int threads, void* scratch) {
       StripTask<T> task{nullptr, row_offset, tap_offsets, rows.begin + part.begin,
                         rows.begin + part.end};
       task.base = stage_strip(source, p.strip, task.g0, task.g1, parts.staged, row_offset, 0, 1);
-      run_strip(d, p, task, parts.weights, parts.output, panels);
+      run_strip(d, p, task, tap_row, parts, panels);
     }
   });
 }

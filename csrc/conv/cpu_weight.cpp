@@ -65,7 +65,9 @@ constexpr PixelUkernels<T> kPixelUkernels = make_pixel_ukernels<T>();
 template <class T>
 struct Plan {
   StripLayout strip;
+  Units units;
   Runs runs;
+  bool store_at_once;  // one strip: a member sums a unit of a panel and writes it to dw
   bool dy_in_place;
   std::int64_t ld_dy, ld_acc;
   std::int64_t acc_elements, dy_elements, table_entries;
@@ -79,23 +81,34 @@ StripSource<T> source_of(const WeightGradient<T>& d) {
 template <class T>
 Plan<T> make_plan(const WeightGradient<T>& d) {
   Plan<T> p{};
-  p.strip = make_strip_layout(source_of(d), d.n);
-  p.runs = make_runs(d.h, d.w, d.channels, p.strip.pixel);
+  p.units = make_units<T>(d.h, d.w, d.channels);
+  const bool units = p.units.count > 1;
+  p.strip = make_strip_layout(source_of(d), d.n, units);
+  p.runs = make_runs(d.h, d.w, d.channels, p.strip.pixel, units);
+  p.store_at_once = units && d.n * d.h.count <= p.strip.rows;
   p.dy_in_place = d.channels_last && d.columns % kLanes<T> == 0;
-  p.ld_acc = round_up(d.columns, kLanes<T>);
-  p.ld_dy = p.dy_in_place ? d.dy_channels : p.ld_acc;
-  p.acc_elements = p.runs.taps * p.runs.run * p.ld_acc;
+  const std::int64_t padded = round_up(d.columns, kLanes<T>);
+  p.ld_dy = p.dy_in_place ? d.dy_channels : padded;
+  p.ld_acc = p.store_at_once ? kNR<T> : padded;
+  p.acc_elements = p.store_at_once ? kKC<T> * kNR<T> : p.runs.taps * p.runs.run * padded;
   p.dy_elements = p.dy_in_place ? 0 : p.strip.rows * d.w.count * p.ld_dy;
   p.table_entries = round_up(p.runs.taps + d.kernel_h * d.kernel_w + p.strip.rows, 8);
   return p;
 }
 
-// Scratch of a team: [accumulators][staged x][staged dy], then the tables of every member.
+template <class T>
+std::int64_t acc_bytes(const Plan<T>& p, int threads) {
+  const auto item = static_cast<std::int64_t>(sizeof(T));
+  return round_up((p.store_at_once ? threads : 1) * p.acc_elements * item, 64);
+}
+
+// Scratch: [accumulators of the team, or one unit a member][staged x][staged dy], then the tables
+// of every member.
 template <class T>
 std::int64_t weight_scratch(const WeightGradient<T>& d, int threads) {
   const Plan<T> p = make_plan(d);
   const auto item = static_cast<std::int64_t>(sizeof(T));
-  return round_up(p.acc_elements * item, 64) + round_up(p.strip.staged_elements * item, 64) +
+  return acc_bytes(p, threads) + round_up(p.strip.staged_elements * item, 64) +
          round_up(p.dy_elements * item, 64) + threads * p.table_entries * 8;
 }
 
@@ -123,15 +136,16 @@ void stage_dy(const WeightGradient<T>& d, const Plan<T>& p, std::int64_t g0, std
   }
 }
 
-// dw[j][c][tap] from acc[tap_row * channels + c][j], for this member's columns.
+// dw[j][c][tap] = acc[tap_row * unit + c - channels.begin][j - columns.begin]
 template <class T>
-void store_weights(const WeightGradient<T>& d, const Plan<T>& p, const std::int64_t* tap_row,
-                   const T* acc, int part, int parts) {
+void store_weights(const WeightGradient<T>& d, const std::int64_t* tap_row, const T* acc,
+                   std::int64_t ld_acc, Range channels, Range columns) {
   constexpr int kL = kLanes<T>;
-  const std::int64_t taps = d.kernel_h * d.kernel_w, length = d.channels * taps;
-  const Range mine = split_range(ceil_div(d.columns, kL), parts, part);
-  for (std::int64_t v = mine.begin; v < mine.end; ++v) {
-    const std::int64_t j0 = v * kL, count = min_i(kL, d.columns - j0);
+  const std::int64_t taps = d.kernel_h * d.kernel_w, unit = channels.end - channels.begin;
+  const std::int64_t length = unit * taps;
+  for (std::int64_t j0 = columns.begin; j0 < columns.end; j0 += kL, acc += kL) {
+    const std::int64_t count = min_i(kL, columns.end - j0);
+    T* dw = d.dw + (j0 * d.channels + channels.begin) * taps;
     std::int64_t c = 0, tap = 0;
     for (std::int64_t f0 = 0; f0 < length; f0 += kL) {
       const std::int64_t depth = min_i(kL, length - f0);
@@ -141,7 +155,7 @@ void store_weights(const WeightGradient<T>& d, const Plan<T>& p, const std::int6
           rows[q] = Vec<T>::zero();
           continue;
         }
-        rows[q] = Vec<T>::load(acc + (tap_row[tap] * d.channels + c) * p.ld_acc + j0);
+        rows[q] = Vec<T>::load(acc + (tap_row[tap] * unit + c) * ld_acc);
         if (++tap == taps) {
           tap = 0;
           ++c;
@@ -149,9 +163,52 @@ void store_weights(const WeightGradient<T>& d, const Plan<T>& p, const std::int6
       }
       transpose(rows);
       for (int r = 0; r < kL; ++r) {
-        if (r < count) store_n(rows[r], d.dw + (j0 + r) * length + f0, depth);
+        if (r < count) store_n(rows[r], dw + r * d.channels * taps + f0, depth);
       }
     }
+  }
+}
+
+// A strip as the tiles see it.
+template <class T>
+struct StripView {
+  const T *x, *dy;
+  const std::int64_t* row_offset;
+  std::int64_t rows;
+};
+
+// Adds a strip to the accumulators of tile `tile` of `tiles` of channels, one tap, one panel.
+template <class T>
+ARRAYNN_INLINE void add_tile(const WeightGradient<T>& d, const Plan<T>& p, const StripView<T>& s,
+                             std::int64_t tap_offset, Range channels, std::int64_t panel, T* acc) {
+  const std::int64_t j0 = panel * kNR<T>;
+  const int vectors = d.columns - j0 > kLanes<T> ? 1 : 0;
+  kPixelUkernels<T>.table[channels.end - channels.begin - 1][vectors](
+      s.x + tap_offset + channels.begin, s.row_offset, s.rows, d.w.count,
+      p.strip.step_w * p.strip.pixel, s.dy + j0, p.ld_dy, acc, p.ld_acc);
+}
+
+// All pixels in one strip: the sum of a unit of channels and a panel of columns is complete at once
+// and leaves the cache as dw.
+template <class T>
+void sum_units(const WeightGradient<T>& d, const Plan<T>& p, const StripView<T>& s,
+               const std::int64_t* tap_offsets, const std::int64_t* tap_row, T* acc, int tid,
+               int nthreads) {
+  const std::int64_t panels = ceil_div(d.columns, kNR<T>);
+  const Range mine = split_range(panels * p.units.count, nthreads, tid);
+  for (std::int64_t i = mine.begin; i < mine.end; ++i) {
+    const std::int64_t panel = i / p.units.count, j0 = panel * kNR<T>;
+    const Range c = unit_range(p.units, i % p.units.count);
+    const std::int64_t unit = c.end - c.begin, tiles = ceil_div(unit, kMR);
+    __builtin_memset(acc, 0, static_cast<std::size_t>(p.units.taps * unit * kNR<T>) * sizeof(T));
+    for (std::int64_t tap = 0; tap < p.units.taps; ++tap) {
+      for (std::int64_t t = 0; t < tiles; ++t) {
+        const Range rows = split_range(unit, tiles, t);
+        add_tile(d, p, s, tap_offsets[tap], {c.begin + rows.begin, c.begin + rows.end}, panel,
+                 acc + (tap * unit + rows.begin) * kNR<T>);
+      }
+    }
+    store_weights(d, tap_row, acc, p.ld_acc, c, {j0, min_i(j0 + kNR<T>, d.columns)});
   }
 }
 
@@ -161,8 +218,8 @@ void run_weight(const WeightGradient<T>& d, int threads, void* scratch) {
     const Plan<T> p = make_plan(d);
     const auto item = static_cast<std::int64_t>(sizeof(T));
     char* base = static_cast<char*>(scratch);
-    T* acc = reinterpret_cast<T*>(base);
-    base += round_up(p.acc_elements * item, 64);
+    T* acc = reinterpret_cast<T*>(base) + (p.store_at_once ? tid * p.acc_elements : 0);
+    base += acc_bytes(p, nthreads);
     T* staged = reinterpret_cast<T*>(base);
     base += round_up(p.strip.staged_elements * item, 64);
     T* staged_dy = reinterpret_cast<T*>(base);
@@ -172,9 +229,11 @@ void run_weight(const WeightGradient<T>& d, int threads, void* scratch) {
     std::int64_t* row_offset = tap_row + d.kernel_h * d.kernel_w;
     fill_tap_offsets(d.h, d.w, p.runs, p.strip, tap_offsets);
     fill_tap_rows(d.h, d.w, d.kernel_h, d.kernel_w, tap_row);
-    const Range to_clear = split_range(p.acc_elements, nthreads, tid);
-    __builtin_memset(acc + to_clear.begin, 0,
-                     static_cast<std::size_t>((to_clear.end - to_clear.begin) * item));
+    if (!p.store_at_once) {
+      const Range to_clear = split_range(p.acc_elements, nthreads, tid);
+      __builtin_memset(acc + to_clear.begin, 0,
+                       static_cast<std::size_t>((to_clear.end - to_clear.begin) * item));
+    }
 
     // A member owns tiles of the accumulators, and with them their whole sum.
     const std::int64_t row_tiles = ceil_div(p.runs.run, kMR);
@@ -182,30 +241,31 @@ void run_weight(const WeightGradient<T>& d, int threads, void* scratch) {
     const Range tiles = split_range(p.runs.taps * row_tiles * panels, nthreads, tid);
     const StripSource<T> source = source_of(d);
     const std::int64_t rows = d.n * d.h.count, strips = ceil_div(rows, p.strip.rows);
-    const std::int64_t step = p.strip.step_w * p.strip.pixel;
-    for (std::int64_t s = 0; s < strips; ++s) {
-      const Range strip = split_range(rows, strips, s);
-      const T* x =
-          stage_strip(source, p.strip, strip.begin, strip.end, staged, row_offset, tid, nthreads);
-      const T* dy = d.dy + strip.begin * d.w.count * d.dy_channels + d.dy_channel;
+    for (std::int64_t i = 0; i < strips; ++i) {
+      const Range strip = split_range(rows, strips, i);
+      StripView<T> s{};
+      s.x = stage_strip(source, p.strip, strip.begin, strip.end, staged, row_offset, tid, nthreads);
+      s.dy = d.dy + strip.begin * d.w.count * d.dy_channels + d.dy_channel;
+      s.row_offset = row_offset;
+      s.rows = strip.end - strip.begin;
       if (!p.dy_in_place) {
         stage_dy(d, p, strip.begin, strip.end, staged_dy, tid, nthreads);
-        dy = staged_dy;
+        s.dy = staged_dy;
       }
       team_barrier(nthreads);
+      if (p.store_at_once) return sum_units(d, p, s, tap_offsets, tap_row, acc, tid, nthreads);
       for (std::int64_t q = tiles.begin; q < tiles.end; ++q) {
         const std::int64_t panel = q % panels, tile = q / panels % row_tiles;
         const std::int64_t tap = q / panels / row_tiles;
-        const Range i = split_range(p.runs.run, row_tiles, tile);
-        const std::int64_t j0 = panel * kNR<T>;
-        const int vectors = d.columns - j0 > kLanes<T> ? 1 : 0;
-        kPixelUkernels<T>.table[i.end - i.begin - 1][vectors](
-            x + tap_offsets[tap] + i.begin, row_offset, strip.end - strip.begin, d.w.count, step,
-            dy + j0, p.ld_dy, acc + (tap * p.runs.run + i.begin) * p.ld_acc + j0, p.ld_acc);
+        const Range c = split_range(p.runs.run, row_tiles, tile);
+        add_tile(d, p, s, tap_offsets[tap], c, panel,
+                 acc + (tap * p.runs.run + c.begin) * p.ld_acc + panel * kNR<T>);
       }
       team_barrier(nthreads);
     }
-    store_weights(d, p, tap_row, acc, tid, nthreads);
+    const Range mine = split_range(ceil_div(d.columns, kLanes<T>), nthreads, tid);
+    store_weights(d, tap_row, acc + mine.begin * kLanes<T>, p.ld_acc, {0, d.channels},
+                  {mine.begin * kLanes<T>, min_i(d.columns, mine.end * kLanes<T>)});
   });
 }
 

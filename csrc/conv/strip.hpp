@@ -40,9 +40,35 @@ ARRAYNN_INLINE bool reads_inside(const DirectAxis& axis) {
 // more: long enough to pay for reading the packed weights once per strip.
 inline constexpr std::int64_t kStripPixels = 448;
 inline constexpr std::int64_t kStripBytes = std::int64_t{256} << 10;
+// Of a strip that is read by units of channels, one at a time.
+inline constexpr std::int64_t kUnitStripBytes = std::int64_t{2} << 20;
+
+// Few pixels under many weights: reading the weights is the work. The sum over k is then cut into
+// units of channels, all taps of each: in a weight's own memory a unit is one piece of every row,
+// so one unit of a panel can be packed, used while it is in cache, and forgotten. A unit is KC long.
+// The choice and the units depend on the sample's shape alone.
+struct Units {
+  std::int64_t count;  // 1: not cut
+  std::int64_t taps;
+  std::int64_t channels;
+};
+inline constexpr std::int64_t kFewPixels = 256;
 
 template <class T>
-static StripLayout make_strip_layout(const StripSource<T>& s, std::int64_t n) {
+static Units make_units(const DirectAxis& h, const DirectAxis& w, std::int64_t channels) {
+  const std::int64_t taps = h.taps * w.taps;
+  Units u{1, taps, channels};
+  if (h.count * w.count <= kFewPixels && taps * channels > kKC<T> && taps * 16 <= kKC<T>) {
+    u.count = ceil_div(channels, kKC<T> / taps);
+  }
+  return u;
+}
+ARRAYNN_INLINE Range unit_range(const Units& u, std::int64_t i) {
+  return split_range(u.channels, u.count, i);
+}
+
+template <class T>
+static StripLayout make_strip_layout(const StripSource<T>& s, std::int64_t n, bool units) {
   const DirectAxis &h = *s.h, &w = *s.w;
   StripLayout l{};
   // A single tap needs only the rows and columns that it hits.
@@ -64,7 +90,8 @@ static StripLayout make_strip_layout(const StripSource<T>& s, std::int64_t n) {
   }
   const std::int64_t row_bytes =
       max_i(1, l.step_h * l.columns * l.pixel * static_cast<std::int64_t>(sizeof(T)));
-  const std::int64_t fitting = min_i(ceil_div(kStripPixels, w.count), kStripBytes / row_bytes);
+  const std::int64_t fitting =
+      min_i(ceil_div(kStripPixels, w.count), (units ? kUnitStripBytes : kStripBytes) / row_bytes);
   l.rows = min_i(n * h.count, max_i(1, fitting));
   const std::int64_t samples = l.rows / h.count + 2;  // that a strip can touch
   l.staged_elements =
@@ -165,8 +192,8 @@ struct Runs {
 };
 
 ARRAYNN_INLINE Runs make_runs(const DirectAxis& h, const DirectAxis& w, std::int64_t channels,
-                              std::int64_t pixel) {
-  const bool fused = w.taps > 1 && pixel == channels && tap_span(w) == w.taps;
+                              std::int64_t pixel, bool units) {
+  const bool fused = !units && w.taps > 1 && pixel == channels && tap_span(w) == w.taps;
   return fused ? Runs{h.taps, w.taps * channels, true} : Runs{h.taps * w.taps, channels, false};
 }
 
