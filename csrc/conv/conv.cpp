@@ -185,13 +185,33 @@ void backward_x_gemm(const Conv2dProblem& p, const T* dy, const T* weight, T* dx
 }
 
 template <class T>
+void fill_zero(T* out, std::int64_t count) {
+  parallel(threads_for(static_cast<double>(count), 1 << 18), Denormals::kKeep,
+           [&](int tid, int nthreads) {
+             const std::int64_t begin = count * tid / nthreads, end = count * (tid + 1) / nthreads;
+             std::fill_n(out + begin, end - begin, T(0));
+           });
+}
+
+// Whether some input positions along the axis meet no tap at all.
+bool skips_positions(const AxisSizes& s) {
+  for (std::int64_t residue = 0; residue < std::min(s.stride, s.in); ++residue) {
+    if (backward_axis(s, false, residue).offset.empty()) return true;
+  }
+  return false;
+}
+
+template <class T>
 void backward_x(const Conv2dProblem& p, const T* dy, const T* weight, T* dx) {
   if (is_gemm(p)) return backward_x_gemm(p, dy, weight, dx);
+  const bool skips = skips_positions(axis_h(p)) || skips_positions(axis_w(p));
+  if (skips) fill_zero(dx, p.x_size());
   const std::int64_t icg = p.ic / p.groups, ocg = p.oc / p.groups, taps = p.kh * p.kw;
   for (std::int64_t rh = 0; rh < std::min(p.stride_h, p.ih); ++rh) {
     Axis h = backward_axis(axis_h(p), p.flip_kernel, rh);
     for (std::int64_t rw = 0; rw < std::min(p.stride_w, p.iw); ++rw) {
       Axis w = backward_axis(axis_w(p), p.flip_kernel, rw);
+      if (skips && (h.offset.empty() || w.offset.empty())) continue;
       for (std::int64_t g = 0; g < p.groups; ++g) {
         DirectConv<T> d{};
         d.n = p.n;

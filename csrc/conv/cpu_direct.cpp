@@ -162,6 +162,8 @@ void store_planes(const DirectConv<T>& d, const T* panel, std::int64_t g0, std::
     T* out = d.out + offset;
     if (d.w.out_step == 1) {
       transpose_copy(src, std::int64_t{kNR<T>}, out, plane, rows * width, columns);
+    } else if (d.w.out_step == 2) {
+      transpose_to_even(src, std::int64_t{kNR<T>}, out, plane, width, columns);
     } else {
       for (std::int64_t j = 0; j < columns; ++j) {
         for (std::int64_t b = 0; b < width; ++b) {

@@ -136,6 +136,8 @@ static void stage_row(const StripSource<T>& s, const StripLayout& l, std::int64_
     __builtin_memcpy(d, p, static_cast<std::size_t>(count) * item);
   } else if (step == 1) {
     transpose_copy(p, plane, d, l.pixel, s.channels, count);
+  } else if (step == 2) {
+    transpose_even(p, plane, d, l.pixel, s.channels, count);
   } else {
     for (std::int64_t c = 0; c < s.channels; ++c) {
       for (std::int64_t i = 0; i < count; ++i) d[i * l.pixel + c] = p[c * plane + i * step];
