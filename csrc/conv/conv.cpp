@@ -33,9 +33,14 @@ struct Table<double> {
   static auto plane_sums() { return conv_kernels().plane_sums_f64; }
 };
 
+// A small plane fills the last vector of a gemm badly: 49 pixels take four vectors of 16. The direct
+// kernel has pixels as rows, of which a tile takes any number, and sums over all samples at once.
+constexpr std::int64_t kSmallPlane = 64;
+
 bool is_gemm(const Conv2dProblem& p) {
   return p.kh == 1 && p.kw == 1 && p.stride_h == 1 && p.stride_w == 1 && p.groups == 1 &&
-         p.oh == p.ih && p.ow == p.iw && p.pad_h == 0 && p.pad_w == 0;
+         p.oh == p.ih && p.ow == p.iw && p.pad_h == 0 && p.pad_w == 0 &&
+         (p.channels_last || p.oh * p.ow > kSmallPlane);
 }
 
 // An axis with the storage of its taps.

@@ -45,7 +45,8 @@ Plan<T> make_plan(const DirectConv<T>& d, int threads) {
       break;
     }
   }
-  p.pack_at_use = units && p.row_parts == 1 && d.n * d.h.count <= 2 * p.strip.rows;
+  p.pack_at_use =
+      (units || p.k <= kKC<T>) && p.row_parts == 1 && d.n * d.h.count <= 2 * p.strip.rows;
   p.weight_elements = (p.pack_at_use ? kKC<T> : p.panels * p.k) * kNR<T>;
   p.output_elements = d.channels_last ? 0 : p.strip.rows * d.w.count * kNR<T>;
   p.table_entries = round_up(p.runs.taps + d.kernel_h * d.kernel_w + p.strip.rows, 8);
@@ -267,17 +268,17 @@ template <class T>
 void run_strip(const DirectConv<T>& d, const Plan<T>& p, const StripTask<T>& s,
                const std::int64_t* tap_row, const ScratchParts<T>& parts, Range panels) {
   for (std::int64_t panel = panels.begin; panel < panels.end; ++panel) {
-    if (p.units.count == 1) {
-      run_runs(d, p, s, parts.output, panel, parts.weights + panel * p.k * kNR<T>);
-    } else {
-      for (std::int64_t u = 0; u < p.units.count; ++u) {
-        const Range c = unit_range(p.units, u);
-        const T* w = parts.weights;
-        if (p.pack_at_use) {
-          pack_weights(d, tap_row, panel, c, parts.weights);
-        } else {
-          w += (panel * p.k + c.begin * p.units.taps) * kNR<T>;
-        }
+    for (std::int64_t u = 0; u < p.units.count; ++u) {
+      const Range c = unit_range(p.units, u);
+      const T* w = parts.weights;
+      if (!p.pack_at_use) {
+        w += (panel * p.k + c.begin * p.units.taps) * kNR<T>;
+      } else if (p.k > 0) {
+        pack_weights(d, tap_row, panel, c, parts.weights);
+      }
+      if (p.units.count == 1) {
+        run_runs(d, p, s, parts.output, panel, w);
+      } else {
         run_block(d, p, s, parts.output, panel, w, s.tap_offsets, p.units.taps, c.begin,
                   c.end - c.begin, u == 0, u + 1 == p.units.count);
       }
