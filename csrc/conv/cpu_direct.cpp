@@ -1,4 +1,5 @@
 // Direct convolution: forward, and backward by x as a convolution of dy.
+#include "conv/border.hpp"
 #include "conv/strip.hpp"
 #include "conv/tables.hpp"
 #include "core/parallel.hpp"
@@ -12,6 +13,9 @@ struct Plan {
   StripLayout strip;
   Units units;
   Runs runs;
+  Segments rows, columns;  // of output pixels
+  bool cut_columns;
+  std::int64_t blocks;  // of k
   std::int64_t k, panels;
   int row_parts, panel_parts;
   bool pack_at_use;              // a member packs a unit of a panel when it comes to it
@@ -25,14 +29,98 @@ StripSource<T> source_of(const DirectConv<T>& d) {
   return {d.src, d.src_channels, d.src_channel, d.channels, &d.h, &d.w, d.channels_last};
 }
 
+// One block of k: pieces [tap_begin, tap_end) of `k` elements.
+struct Block {
+  std::int64_t tap_begin, tap_end, k;
+  std::int64_t shift;      // of the first element in a run
+  std::int64_t b, b_step;  // of its weights in the packed unit or panel, and from tap to tap
+};
+
+// Elements between the pixels of a panel that waits for its transpose. Pixels of one class may be a
+// power of two apart, and NR more would put them into few cache sets.
+template <class T>
+inline constexpr std::int64_t kOutputStep = kNR<T> + kLanes<T>;
+
+template <class T>
+std::int64_t block_count(const Plan<T>& p) {
+  if (p.units.count > 1) return p.units.count;
+  if (p.k == 0) return 1;
+  return p.runs.run >= kKC<T> ? p.runs.taps * ceil_div(p.runs.run, kKC<T>)
+                              : ceil_div(p.runs.taps, kKC<T> / p.runs.run);
+}
+
+template <class T>
+Block k_block(const Plan<T>& p, std::int64_t i) {
+  const Runs& runs = p.runs;
+  if (p.units.count > 1) {
+    const Range c = unit_range(p.units, i);
+    const std::int64_t unit = c.end - c.begin;
+    return {0, runs.taps, unit, c.begin, 0, unit * kNR<T>};
+  }
+  if (p.k == 0) return {};
+  if (runs.run >= kKC<T>) {
+    const std::int64_t pieces = p.blocks / runs.taps, t = i / pieces;
+    const Range k = split_range(runs.run, pieces, i % pieces);
+    return {t, t + 1, k.end - k.begin, k.begin, k.begin * kNR<T>, runs.run * kNR<T>};
+  }
+  const Range taps = split_range(runs.taps, p.blocks, i);
+  return {taps.begin, taps.end, runs.run, 0, 0, runs.run * kNR<T>};
+}
+
+// Output pixels that see the same taps.
+struct PixelClass {
+  Segment rows, columns;
+  Range range;  // of the runs' taps
+  const Tap* taps;
+  std::int64_t first_block, last_block;  // with a tap of the class; 0 if there is none
+};
+constexpr std::int64_t kTapEntries = sizeof(Tap) / sizeof(std::int64_t);
+constexpr int kMostClasses = Segments::kMost * Segments::kMost;
+
+template <class T>
+int fill_classes(const DirectConv<T>& d, const Plan<T>& p, Tap* taps, PixelClass* classes) {
+  const std::int64_t per_row = p.runs.fused ? 1 : d.w.taps;
+  int count = 0;
+  for (int r = 0; r < p.rows.count; ++r) {
+    for (int c = 0; c < p.columns.count; ++c) {
+      PixelClass& k = classes[count++];
+      k.rows = p.rows.at[r];
+      k.columns = p.columns.at[c];
+      k.taps = taps;
+      k.range = {k.rows.tap_begin * per_row, k.rows.tap_end * per_row};
+      for (std::int64_t i = k.rows.tap_begin; i < k.rows.tap_end; ++i) {
+        const std::int64_t first = min_i(k.columns.tap_begin, d.w.taps - 1);
+        for (std::int64_t j = first; j < (p.runs.fused ? first + 1 : k.columns.tap_end); ++j) {
+          *taps++ = {tap_offset(d.h, d.w, p.strip, i, j), i * per_row + (p.runs.fused ? 0 : j)};
+        }
+      }
+      k.first_block = k.last_block = 0;
+      bool any = false;
+      for (std::int64_t b = 0; b < p.blocks; ++b) {
+        const Block block = k_block(p, b);
+        if (block.tap_begin >= k.range.end || block.tap_end <= k.range.begin) continue;
+        if (!any) k.first_block = b;
+        k.last_block = b;
+        any = true;
+      }
+    }
+  }
+  return count;
+}
+
 template <class T>
 Plan<T> make_plan(const DirectConv<T>& d, int threads) {
   Plan<T> p{};
   p.units = make_units<T>(d.h, d.w, d.channels);
   const bool units = p.units.count > 1;
   p.strip = make_strip_layout(source_of(d), d.n, units);
-  p.runs = make_runs(d.h, d.w, d.channels, p.strip.pixel, units);
+  p.runs = make_runs<T>(d.h, d.w, p.units, p.strip.pixel);
   p.k = p.runs.taps * p.runs.run;
+  // Columns are cut where every block of k has all taps.
+  p.rows = make_segments(d.h);
+  p.cut_columns = units || p.k <= kKC<T>;
+  p.columns = p.cut_columns ? make_column_segments(d.w) : one_segment(d.w);
+  p.blocks = block_count(p);
   p.panels = ceil_div(d.columns, kNR<T>);
   // Rows are split while every member gets a strip's worth; a short image splits the panels.
   const std::int64_t pixels = d.n * d.h.count * d.w.count;
@@ -48,8 +136,10 @@ Plan<T> make_plan(const DirectConv<T>& d, int threads) {
   p.pack_at_use =
       (units || p.k <= kKC<T>) && p.row_parts == 1 && d.n * d.h.count <= 2 * p.strip.rows;
   p.weight_elements = (p.pack_at_use ? kKC<T> : p.panels * p.k) * kNR<T>;
-  p.output_elements = d.channels_last ? 0 : p.strip.rows * d.w.count * kNR<T>;
-  p.table_entries = round_up(p.runs.taps + d.kernel_h * d.kernel_w + p.strip.rows, 8);
+  p.output_elements = d.channels_last ? 0 : p.strip.rows * d.w.count * kOutputStep<T>;
+  const std::int64_t classes = p.rows.count * p.columns.count;
+  p.table_entries =
+      round_up(classes * p.runs.taps * kTapEntries + d.kernel_h * d.kernel_w + 2 * p.strip.rows, 8);
   return p;
 }
 
@@ -148,7 +238,7 @@ ARRAYNN_INLINE std::int64_t out_offset(const DirectConv<T>& d, std::int64_t g, s
   return ((sample * d.out_channels + d.out_channel) * d.out_h + row) * d.out_w + column;
 }
 
-// channels_first: a finished panel [pixel][NR] of output rows [g0, g1) goes to its planes.
+// channels_first: a finished panel [pixel][kOutputStep] of output rows [g0, g1) goes to its planes.
 template <class T>
 void store_planes(const DirectConv<T>& d, const T* panel, std::int64_t g0, std::int64_t g1,
                   std::int64_t j0, std::int64_t columns) {
@@ -158,17 +248,17 @@ void store_planes(const DirectConv<T>& d, const T* panel, std::int64_t g0, std::
   for (std::int64_t g = g0; g < g1;) {
     // Rows of one sample are contiguous in the plane when every position is written.
     const std::int64_t rows = dense ? min_i(g1 - g, d.h.count - g % d.h.count) : 1;
-    const T* src = panel + (g - g0) * width * kNR<T>;
+    const T* src = panel + (g - g0) * width * kOutputStep<T>;
     const std::int64_t offset = out_offset(d, g, 0) + j0 * plane;
     T* out = d.out + offset;
     if (d.w.out_step == 1) {
-      transpose_copy(src, std::int64_t{kNR<T>}, out, plane, rows * width, columns);
+      transpose_copy(src, kOutputStep<T>, out, plane, rows * width, columns);
     } else if (d.w.out_step == 2) {
-      transpose_to_even(src, std::int64_t{kNR<T>}, out, plane, width, columns);
+      transpose_to_even(src, kOutputStep<T>, out, plane, width, columns);
     } else {
       for (std::int64_t j = 0; j < columns; ++j) {
         for (std::int64_t b = 0; b < width; ++b) {
-          out[j * plane + b * d.w.out_step] = src[b * kNR<T> + j];
+          out[j * plane + b * d.w.out_step] = src[b * kOutputStep<T> + j];
         }
       }
     }
@@ -190,17 +280,29 @@ template <class T>
 struct StripTask {
   const T* base;
   const std::int64_t* row_offset;  // [g1 - g0]
-  const std::int64_t* tap_offsets;
   std::int64_t g0, g1;
+  const std::int64_t* rows[Segments::kMost + 1];  // by segment, up to where the next begins
 };
 
-// One panel of one strip over runs [t, t + taps) (or k range [p, p + kc) of one run).
+// Output rows [g0, g1) sorted by segment.
 template <class T>
-void run_block(const DirectConv<T>& d, const Plan<T>& p, const StripTask<T>& s, T* output,
-               std::int64_t panel, const T* weights, const std::int64_t* taps_begin,
-               std::int64_t taps, std::int64_t k_begin, std::int64_t kc, bool first, bool last) {
-  const std::int64_t width = d.w.count;
-  const std::int64_t pixels = (s.g1 - s.g0) * width;
+void sort_rows(const Plan<T>& p, std::int64_t count, StripTask<T>& s, std::int64_t* sorted) {
+  for (int i = 0; i < p.rows.count; ++i) {
+    s.rows[i] = sorted;
+    const Segment& segment = p.rows.at[i];
+    for (std::int64_t g = s.g0 - s.g0 % count; g < s.g1; g += count) {
+      const std::int64_t end = min_i(s.g1, g + segment.end);
+      for (std::int64_t r = max_i(s.g0, g + segment.begin); r < end; ++r) *sorted++ = r - s.g0;
+    }
+  }
+  s.rows[p.rows.count] = sorted;
+}
+
+// One panel of one strip and block, for the pixels of one class.
+template <class T>
+void run_class(const DirectConv<T>& d, const Plan<T>& p, const StripTask<T>& s,
+               const PixelClass& pixels, int segment, const Block& block, bool first, bool last,
+               const T* weights, std::int64_t panel, T* output) {
   const std::int64_t j0 = panel * kNR<T>, columns = min_i(kNR<T>, d.columns - j0);
   const std::int64_t pixel_step = p.strip.step_w * p.strip.pixel;
   const bool fuse_residual = d.residual != nullptr && d.channels_last;
@@ -213,74 +315,65 @@ void run_block(const DirectConv<T>& d, const Plan<T>& p, const StripTask<T>& s, 
     if (fuse_residual) store.residual_rows = residual_rows;
     if (d.channels_last || d.residual == nullptr) store.activation = d.activation;
   }
-  const std::int64_t tiles = ceil_div(pixels, kMR);
-  std::int64_t row = 0, b = 0;
+  // Taps of the block that the class sees, and for a fused row the columns of it.
+  const std::int64_t t0 = max_i(block.tap_begin, pixels.range.begin);
+  const std::int64_t t1 = max_i(t0, min_i(block.tap_end, pixels.range.end));
+  TapList taps{pixels.taps, t1 - t0, block.b_step};
+  std::int64_t k = block.k, skip = 0;
+  if (p.units.count == 1) taps.at += t0 - pixels.range.begin;
+  if (p.runs.fused) {
+    k = pixels.columns.taps() * d.channels;
+    skip = pixels.columns.tap_begin * d.channels;
+  } else if (p.cut_columns) {
+    taps.count = pixels.rows.taps() * pixels.columns.taps();
+  }
+  const T* b = weights + block.b + skip * kNR<T>;
+
+  const std::int64_t* row = s.rows[segment];
+  const std::int64_t total = (s.rows[segment + 1] - row) * pixels.columns.size();
+  const std::int64_t tiles = ceil_div(total, kMR);
+  std::int64_t column = pixels.columns.begin;
   for (std::int64_t t = 0; t < tiles; ++t) {
-    const Range range = split_range(pixels, tiles, t);
+    const Range range = split_range(total, tiles, t);
     const std::int64_t m = range.end - range.begin;
     for (std::int64_t i = 0; i < m; ++i) {
-      a_rows[i] = s.base + s.row_offset[row] + b * pixel_step + k_begin;
+      a_rows[i] = s.base + s.row_offset[*row] + column * pixel_step + block.shift;
       if (d.channels_last) {
-        const std::int64_t offset = out_offset(d, s.g0 + row, b) + j0;
+        const std::int64_t offset = out_offset(d, s.g0 + *row, column) + j0;
         c_rows[i] = d.out + offset;
         if (fuse_residual) residual_rows[i] = d.residual + offset;
       } else {
-        c_rows[i] = output + (range.begin + i) * kNR<T>;
+        c_rows[i] = output + (*row * d.w.count + column) * kOutputStep<T>;
       }
-      if (++b == width) {
-        b = 0;
+      if (++column == pixels.columns.end) {
+        column = pixels.columns.begin;
         ++row;
       }
     }
-    run_tile(m, a_rows, kc, taps, taps_begin, weights, kNR<T>, store);
-  }
-}
-
-// The k blocks of one panel whose sum is not cut into units.
-template <class T>
-void run_runs(const DirectConv<T>& d, const Plan<T>& p, const StripTask<T>& s, T* output,
-              std::int64_t panel, const T* w) {
-  const Runs& runs = p.runs;
-  if (p.k == 0) {
-    run_block(d, p, s, output, panel, w, s.tap_offsets, 0, 0, 0, true, true);
-  } else if (runs.run >= kKC<T>) {
-    for (std::int64_t t = 0; t < runs.taps; ++t) {
-      const std::int64_t blocks = ceil_div(runs.run, kKC<T>);
-      for (std::int64_t q = 0; q < blocks; ++q) {
-        const Range k = split_range(runs.run, blocks, q);
-        run_block(d, p, s, output, panel, w + (t * runs.run + k.begin) * kNR<T>, s.tap_offsets + t,
-                  1, k.begin, k.end - k.begin, t == 0 && q == 0,
-                  t + 1 == runs.taps && q + 1 == blocks);
-      }
-    }
-  } else {
-    const std::int64_t blocks = ceil_div(runs.taps, kKC<T> / runs.run);
-    for (std::int64_t q = 0; q < blocks; ++q) {
-      const Range taps = split_range(runs.taps, blocks, q);
-      run_block(d, p, s, output, panel, w + taps.begin * runs.run * kNR<T>,
-                s.tap_offsets + taps.begin, taps.end - taps.begin, 0, runs.run, q == 0,
-                q + 1 == blocks);
-    }
+    run_tile(m, a_rows, k, taps, b, kNR<T>, store);
   }
 }
 
 template <class T>
 void run_strip(const DirectConv<T>& d, const Plan<T>& p, const StripTask<T>& s,
-               const std::int64_t* tap_row, const ScratchParts<T>& parts, Range panels) {
+               const PixelClass* classes, const std::int64_t* tap_row, const ScratchParts<T>& parts,
+               Range panels) {
   for (std::int64_t panel = panels.begin; panel < panels.end; ++panel) {
-    for (std::int64_t u = 0; u < p.units.count; ++u) {
-      const Range c = unit_range(p.units, u);
+    for (std::int64_t i = 0; i < p.blocks; ++i) {
+      const Block block = k_block(p, i);
       const T* w = parts.weights;
-      if (!p.pack_at_use) {
-        w += (panel * p.k + c.begin * p.units.taps) * kNR<T>;
-      } else if (p.k > 0) {
-        pack_weights(d, tap_row, panel, c, parts.weights);
-      }
-      if (p.units.count == 1) {
-        run_runs(d, p, s, parts.output, panel, w);
+      if (p.pack_at_use) {
+        const Range c = p.units.count > 1 ? unit_range(p.units, i) : Range{0, d.channels};
+        if (p.k > 0) pack_weights(d, tap_row, panel, c, parts.weights);
       } else {
-        run_block(d, p, s, parts.output, panel, w, s.tap_offsets, p.units.taps, c.begin,
-                  c.end - c.begin, u == 0, u + 1 == p.units.count);
+        const std::int64_t unit = p.units.count > 1 ? unit_range(p.units, i).begin : 0;
+        w += (panel * p.k + unit * p.units.taps) * kNR<T>;
+      }
+      for (int c = 0; c < p.rows.count * p.columns.count; ++c) {
+        const PixelClass& pixels = classes[c];
+        if (i < pixels.first_block || i > pixels.last_block) continue;
+        run_class(d, p, s, pixels, c / p.columns.count, block, i == pixels.first_block,
+                  i == pixels.last_block, w, panel, parts.output);
       }
     }
     if (!d.channels_last) {
@@ -295,10 +388,10 @@ void run_direct(const DirectConv<T>& d, int threads, void* scratch) {
   parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
     const Plan<T> p = make_plan(d, nthreads);
     const ScratchParts<T> parts = scratch_parts(p, tid, nthreads, scratch);
-    std::int64_t* tap_offsets = parts.tables;
-    std::int64_t* tap_row = tap_offsets + p.runs.taps;
+    PixelClass classes[kMostClasses];
+    const int count = fill_classes(d, p, reinterpret_cast<Tap*>(parts.tables), classes);
+    std::int64_t* tap_row = parts.tables + count * p.runs.taps * kTapEntries;
     std::int64_t* row_offset = tap_row + d.kernel_h * d.kernel_w;
-    fill_tap_offsets(d.h, d.w, p.runs, p.strip, tap_offsets);
     fill_tap_rows(d.h, d.w, d.kernel_h, d.kernel_w, tap_row);
     if (!p.pack_at_use) {
       const Range to_pack = split_range(p.k > 0 ? p.panels * p.units.count : 0, nthreads, tid);
@@ -317,10 +410,10 @@ void run_direct(const DirectConv<T>& d, int threads, void* scratch) {
     const std::int64_t strips = ceil_div(rows.end - rows.begin, p.strip.rows);
     for (std::int64_t i = 0; i < strips; ++i) {
       const Range part = split_range(rows.end - rows.begin, strips, i);
-      StripTask<T> task{nullptr, row_offset, tap_offsets, rows.begin + part.begin,
-                        rows.begin + part.end};
+      StripTask<T> task{nullptr, row_offset, rows.begin + part.begin, rows.begin + part.end, {}};
       task.base = stage_strip(source, p.strip, task.g0, task.g1, parts.staged, row_offset, 0, 1);
-      run_strip(d, p, task, tap_row, parts, panels);
+      sort_rows(p, d.h.count, task, row_offset + p.strip.rows);
+      run_strip(d, p, task, classes, tap_row, parts, panels);
     }
   });
 }

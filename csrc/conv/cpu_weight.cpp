@@ -84,7 +84,7 @@ Plan<T> make_plan(const WeightGradient<T>& d) {
   p.units = make_units<T>(d.h, d.w, d.channels);
   const bool units = p.units.count > 1;
   p.strip = make_strip_layout(source_of(d), d.n, units);
-  p.runs = make_runs(d.h, d.w, d.channels, p.strip.pixel, units);
+  p.runs = make_runs<T>(d.h, d.w, p.units, p.strip.pixel);
   p.store_at_once = units && d.n * d.h.count <= p.strip.rows;
   p.dy_in_place = d.channels_last && d.columns % kLanes<T> == 0;
   const std::int64_t padded = round_up(d.columns, kLanes<T>);

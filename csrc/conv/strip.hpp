@@ -193,19 +193,26 @@ struct Runs {
   bool fused;
 };
 
-ARRAYNN_INLINE Runs make_runs(const DirectAxis& h, const DirectAxis& w, std::int64_t channels,
-                              std::int64_t pixel, bool units) {
-  const bool fused = !units && w.taps > 1 && pixel == channels && tap_span(w) == w.taps;
-  return fused ? Runs{h.taps, w.taps * channels, true} : Runs{h.taps * w.taps, channels, false};
+template <class T>
+static Runs make_runs(const DirectAxis& h, const DirectAxis& w, const Units& u,
+                      std::int64_t pixel) {
+  const std::int64_t row = w.taps * u.channels;
+  // A fused run stays whole: long ones are left to units and to blocks of taps.
+  const bool fused = u.count == 1 && w.taps > 1 && pixel == u.channels && tap_span(w) == w.taps &&
+                     (h.taps * row <= kKC<T> || (u.channels < 64 && row < kKC<T>));
+  return fused ? Runs{h.taps, row, true} : Runs{h.taps * w.taps, u.channels, false};
+}
+
+ARRAYNN_INLINE std::int64_t tap_offset(const DirectAxis& h, const DirectAxis& w,
+                                       const StripLayout& l, std::int64_t i, std::int64_t j) {
+  return ((h.offset[i] - h.offset[0]) * l.columns + w.offset[j] - w.offset[0]) * l.pixel;
 }
 
 ARRAYNN_INLINE void fill_tap_offsets(const DirectAxis& h, const DirectAxis& w, const Runs& runs,
                                      const StripLayout& l, std::int64_t* offsets) {
   const std::int64_t per_row = runs.fused ? 1 : w.taps;
   for (std::int64_t t = 0; t < runs.taps; ++t) {
-    const std::int64_t row = h.offset[t / per_row] - h.offset[0];
-    const std::int64_t column = runs.fused ? 0 : w.offset[t % per_row] - w.offset[0];
-    offsets[t] = (row * l.columns + column) * l.pixel;
+    offsets[t] = tap_offset(h, w, l, t / per_row, runs.fused ? 0 : t % per_row);
   }
 }
 

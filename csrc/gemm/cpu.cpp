@@ -8,7 +8,8 @@
 namespace ARRAYNN_ISA_NAMESPACE {
 namespace {
 
-constexpr std::int64_t kNoTap = 0;
+constexpr Tap kNoTap{0, 0};
+constexpr TapList kOnePiece{&kNoTap, 1, 0};
 
 // A of the panel plan is kept whole: it must leave room in L2.
 constexpr std::int64_t kPanelBytesOfA = std::int64_t{512} << 10;
@@ -98,7 +99,7 @@ void run_panel(const GemmProblem<T>& g, const T* a, std::int64_t rs_a, std::int6
       }
     }
     for (std::int64_t r = 0; r < count; ++r) a_rows[r] = a + (rows.begin + r) * rs_a;
-    run_tile(count, a_rows, kc, 1, &kNoTap, panel, kNR<T>,
+    run_tile(count, a_rows, kc, kOnePiece, panel, kNR<T>,
              tile_store(g, i + rows.begin, j, count, n, !first, last, c_rows, residual_rows));
   }
 }

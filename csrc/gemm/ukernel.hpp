@@ -1,6 +1,7 @@
 // The microkernel of gemm and of the direct convolutions.
 //
-//   sum[i][j] = sum over taps t, over p in [0, k):  a_rows[i][tap_offsets[t] + p] * b[(t k + p) ldb + j]
+//   sum[i][j] = sum over taps t, over p in [0, k):
+//                 a_rows[i][taps[t].a + p] * b[taps[t].index * b_step + p ldb + j]
 //   C[i][j]   = activation((accumulate ? C[i][j] : 0) + sum[i][j] + bias + residual)   per `store`
 //
 //   1 <= m <= MR rows, 1 <= n <= NR columns, k >= 0, taps >= 0
@@ -15,6 +16,16 @@
 #include "simd/activation.hpp"
 
 namespace ARRAYNN_ISA_NAMESPACE {
+
+// Pieces of k: piece `index` of b meets the elements from `a` on of every row.
+struct Tap {
+  std::int64_t a, index;
+};
+struct TapList {
+  const Tap* at;
+  std::int64_t count;
+  std::int64_t b_step;  // elements of b from one index to the next
+};
 
 template <class T>
 struct TileStore {
@@ -97,9 +108,9 @@ ARRAYNN_INLINE void store_tile(Vec<T> (&acc)[kRows][kVectors], const TileStore<T
 
 // Rows of A by pointer, contiguous along k.
 template <class T, int kRows, int kVectors>
-[[gnu::noinline]] static void row_ukernel(const T* const* a_rows, std::int64_t k, std::int64_t taps,
-                                          const std::int64_t* tap_offsets, const T* b,
-                                          std::int64_t ldb, const TileStore<T>& store) {
+[[gnu::noinline]] static void row_ukernel(const T* const* a_rows, std::int64_t k,
+                                          const TapList& taps, const T* b_first, std::int64_t ldb,
+                                          const TileStore<T>& store) {
   constexpr int kL = kLanes<T>;
   // The tile of C arrives while the sums are formed.
   for (int i = 0; i < kRows; ++i) {
@@ -109,9 +120,11 @@ template <class T, int kRows, int kVectors>
   for (int i = 0; i < kRows; ++i) {
     for (int j = 0; j < kVectors; ++j) acc[i][j] = Vec<T>::zero();
   }
-  for (std::int64_t t = 0; t < taps; ++t) {
+  for (std::int64_t t = 0; t < taps.count; ++t) {
+    const Tap tap = taps.at[t];
+    const T* b = b_first + tap.index * taps.b_step;
     const T* a[kRows];
-    for (int i = 0; i < kRows; ++i) a[i] = a_rows[i] + tap_offsets[t];
+    for (int i = 0; i < kRows; ++i) a[i] = a_rows[i] + tap.a;
     for (std::int64_t p = 0; p < k; ++p) {
       Vec<T> bv[kVectors];
       for (int j = 0; j < kVectors; ++j) bv[j] = Vec<T>::load(b + j * kL);
@@ -126,8 +139,8 @@ template <class T, int kRows, int kVectors>
 }
 
 template <class T>
-using RowUkernel = void (*)(const T* const*, std::int64_t, std::int64_t, const std::int64_t*,
-                            const T*, std::int64_t, const TileStore<T>&);
+using RowUkernel = void (*)(const T* const*, std::int64_t, const TapList&, const T*, std::int64_t,
+                            const TileStore<T>&);
 
 template <class T>
 struct RowUkernels {
@@ -172,10 +185,9 @@ ARRAYNN_INLINE TileStore<T> tile_store(const GemmProblem<T>& g, std::int64_t i, 
 // One tile: m x store.n, columns of a panel with row stride ldb.
 template <class T>
 ARRAYNN_INLINE void run_tile(std::int64_t m, const T* const* a_rows, std::int64_t k,
-                             std::int64_t taps, const std::int64_t* tap_offsets, const T* b,
-                             std::int64_t ldb, const TileStore<T>& store) {
-  kRowUkernels<T>.table[m - 1][store.n > kLanes<T> ? 1 : 0](a_rows, k, taps, tap_offsets, b, ldb,
-                                                            store);
+                             const TapList& taps, const T* b, std::int64_t ldb,
+                             const TileStore<T>& store) {
+  kRowUkernels<T>.table[m - 1][store.n > kLanes<T> ? 1 : 0](a_rows, k, taps, b, ldb, store);
   if (store.activation.kind > ActivationKind::kRelu) {
     activate_rows(store.activation, store.c_rows, m, store.n);
   }
