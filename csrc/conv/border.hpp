@@ -57,6 +57,14 @@ static inline Segments make_segments(const DirectAxis& axis) {
   return s;
 }
 
+// Positions at which tap t reads the source.
+static inline Range tap_positions(const DirectAxis& axis, std::int64_t t) {
+  const std::int64_t offset = axis.offset[t];
+  const std::int64_t begin = min_i(axis.count, max_i(0, ceil_div(-offset, axis.step)));
+  const std::int64_t end = ceil_div(max_i(0, axis.size - offset), axis.step);
+  return {begin, max_i(begin, min_i(axis.count, end))};
+}
+
 // Columns are cut in narrow images only: the pixels of a cut must still fill tiles.
 inline constexpr std::int64_t kNarrow = 32;
 

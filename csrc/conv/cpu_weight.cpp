@@ -1,4 +1,5 @@
 // Gradients by the weight and by the bias.
+#include "conv/border.hpp"
 #include "conv/strip.hpp"
 #include "conv/tables.hpp"
 #include "core/parallel.hpp"
@@ -7,20 +8,26 @@
 namespace ARRAYNN_ISA_NAMESPACE {
 namespace {
 
-// acc[i][j] += sum over rows r, over pixels p of row r: a[row_offset[r] + p a_step + i] b[p' ldb + j]
-// with p' running on over the rows.   a: rows of consecutive elements, b: NV vectors a pixel.
+// Where an output row begins in the staged x and in dy.
+struct PixelRow {
+  std::int64_t x, dy;
+};
+constexpr std::int64_t kPixelRowEntries = sizeof(PixelRow) / sizeof(std::int64_t);
+
+// acc[i][j] += sum over rows r, over pixels p: a[row[r].x + p a_step + i] b[row[r].dy + p ldb + j]
+//   a: rows of consecutive elements, b: NV vectors a pixel
 template <class T, int kRows, int kVectors>
-[[gnu::noinline]] static void pixel_ukernel(const T* a, const std::int64_t* row_offset,
-                                            std::int64_t rows, std::int64_t pixels,
-                                            std::int64_t a_step, const T* b, std::int64_t ldb,
-                                            T* acc_out, std::int64_t ld_acc) {
+[[gnu::noinline]] static void pixel_ukernel(const T* a, const PixelRow* row, std::int64_t rows,
+                                            std::int64_t pixels, std::int64_t a_step,
+                                            const T* b_first, std::int64_t ldb, T* acc_out,
+                                            std::int64_t ld_acc) {
   constexpr int kL = kLanes<T>;
   Vec<T> acc[kRows][kVectors];
   for (int i = 0; i < kRows; ++i) {
     for (int j = 0; j < kVectors; ++j) acc[i][j] = Vec<T>::zero();
   }
   for (std::int64_t r = 0; r < rows; ++r) {
-    const T* x = a + row_offset[r];
+    const T *x = a + row[r].x, *b = b_first + row[r].dy;
     for (std::int64_t p = 0; p < pixels; ++p) {
       Vec<T> bv[kVectors];
       for (int j = 0; j < kVectors; ++j) bv[j] = Vec<T>::load(b + j * kL);
@@ -41,8 +48,8 @@ template <class T, int kRows, int kVectors>
 }
 
 template <class T>
-using PixelUkernel = void (*)(const T*, const std::int64_t*, std::int64_t, std::int64_t,
-                              std::int64_t, const T*, std::int64_t, T*, std::int64_t);
+using PixelUkernel = void (*)(const T*, const PixelRow*, std::int64_t, std::int64_t, std::int64_t,
+                              const T*, std::int64_t, T*, std::int64_t);
 template <class T>
 struct PixelUkernels {
   PixelUkernel<T> table[kMR][kNV];
@@ -92,7 +99,9 @@ Plan<T> make_plan(const WeightGradient<T>& d) {
   p.ld_acc = p.store_at_once ? kNR<T> : padded;
   p.acc_elements = p.store_at_once ? kKC<T> * kNR<T> : p.runs.taps * p.runs.run * padded;
   p.dy_elements = p.dy_in_place ? 0 : p.strip.rows * d.w.count * p.ld_dy;
-  p.table_entries = round_up(p.runs.taps + d.kernel_h * d.kernel_w + p.strip.rows, 8);
+  p.table_entries = round_up(p.runs.taps + d.kernel_h * d.kernel_w + p.strip.rows + d.h.taps +
+                                 2 * d.w.taps + d.h.taps * p.strip.rows * kPixelRowEntries,
+                             8);
   return p;
 }
 
@@ -173,19 +182,43 @@ void store_weights(const WeightGradient<T>& d, const std::int64_t* tap_row, cons
 template <class T>
 struct StripView {
   const T *x, *dy;
-  const std::int64_t* row_offset;
-  std::int64_t rows;
+  const PixelRow* rows;  // [h.taps][strip rows]: those that see a row of the kernel
+  const std::int64_t* row_counts;
+  const Range* columns;  // [w.taps]: those that see a column of the kernel
 };
 
-// Adds a strip to the accumulators of tile `tile` of `tiles` of channels, one tap, one panel.
+template <class T>
+void fill_pixel_rows(const WeightGradient<T>& d, const Plan<T>& p, Range strip,
+                     const std::int64_t* row_offset, PixelRow* rows, std::int64_t* counts) {
+  for (std::int64_t i = 0; i < d.h.taps; ++i) {
+    const Range seen = tap_positions(d.h, i);
+    PixelRow* const first = rows + i * p.strip.rows;
+    PixelRow* row = first;
+    for (std::int64_t g = strip.begin; g < strip.end; ++g) {
+      const std::int64_t a = g % d.h.count, r = g - strip.begin;
+      if (a >= seen.begin && a < seen.end) *row++ = {row_offset[r], r * d.w.count * p.ld_dy};
+    }
+    counts[i] = row - first;
+  }
+}
+
+// Adds a strip to the accumulators of a tile: elements [c.begin, c.end) of run `t`, one panel.
 template <class T>
 ARRAYNN_INLINE void add_tile(const WeightGradient<T>& d, const Plan<T>& p, const StripView<T>& s,
-                             std::int64_t tap_offset, Range channels, std::int64_t panel, T* acc) {
+                             const std::int64_t* tap_offsets, std::int64_t t, Range c,
+                             std::int64_t panel, T* acc) {
   const std::int64_t j0 = panel * kNR<T>;
   const int vectors = d.columns - j0 > kLanes<T> ? 1 : 0;
-  kPixelUkernels<T>.table[channels.end - channels.begin - 1][vectors](
-      s.x + tap_offset + channels.begin, s.row_offset, s.rows, d.w.count,
-      p.strip.step_w * p.strip.pixel, s.dy + j0, p.ld_dy, acc, p.ld_acc);
+  const std::int64_t i = p.runs.fused ? t : t / d.w.taps;
+  // Columns that the taps of the tile see; a tile of a fused run may lie across two.
+  const std::int64_t left = p.runs.fused ? c.begin / d.channels : t % d.w.taps;
+  const std::int64_t right = p.runs.fused ? (c.end - 1) / d.channels : left;
+  const Range pixels = {s.columns[right].begin, s.columns[left].end};
+  const std::int64_t step = p.strip.step_w * p.strip.pixel;
+  kPixelUkernels<T>.table[c.end - c.begin - 1][vectors](
+      s.x + tap_offsets[t] + c.begin + pixels.begin * step, s.rows + i * p.strip.rows,
+      s.row_counts[i], max_i(0, pixels.end - pixels.begin), step,
+      s.dy + j0 + pixels.begin * p.ld_dy, p.ld_dy, acc, p.ld_acc);
 }
 
 // All pixels in one strip: the sum of a unit of channels and a panel of columns is complete at once
@@ -204,7 +237,7 @@ void sum_units(const WeightGradient<T>& d, const Plan<T>& p, const StripView<T>&
     for (std::int64_t tap = 0; tap < p.units.taps; ++tap) {
       for (std::int64_t t = 0; t < tiles; ++t) {
         const Range rows = split_range(unit, tiles, t);
-        add_tile(d, p, s, tap_offsets[tap], {c.begin + rows.begin, c.begin + rows.end}, panel,
+        add_tile(d, p, s, tap_offsets, tap, {c.begin + rows.begin, c.begin + rows.end}, panel,
                  acc + (tap * unit + rows.begin) * kNR<T>);
       }
     }
@@ -227,6 +260,10 @@ void run_weight(const WeightGradient<T>& d, int threads, void* scratch) {
     auto* tap_offsets = reinterpret_cast<std::int64_t*>(base) + tid * p.table_entries;
     std::int64_t* tap_row = tap_offsets + p.runs.taps;
     std::int64_t* row_offset = tap_row + d.kernel_h * d.kernel_w;
+    std::int64_t* row_counts = row_offset + p.strip.rows;
+    auto* columns = reinterpret_cast<Range*>(row_counts + d.h.taps);
+    auto* pixel_rows = reinterpret_cast<PixelRow*>(columns + d.w.taps);
+    for (std::int64_t j = 0; j < d.w.taps; ++j) columns[j] = tap_positions(d.w, j);
     fill_tap_offsets(d.h, d.w, p.runs, p.strip, tap_offsets);
     fill_tap_rows(d.h, d.w, d.kernel_h, d.kernel_w, tap_row);
     if (!p.store_at_once) {
@@ -246,8 +283,10 @@ void run_weight(const WeightGradient<T>& d, int threads, void* scratch) {
       StripView<T> s{};
       s.x = stage_strip(source, p.strip, strip.begin, strip.end, staged, row_offset, tid, nthreads);
       s.dy = d.dy + strip.begin * d.w.count * d.dy_channels + d.dy_channel;
-      s.row_offset = row_offset;
-      s.rows = strip.end - strip.begin;
+      fill_pixel_rows(d, p, strip, row_offset, pixel_rows, row_counts);
+      s.rows = pixel_rows;
+      s.row_counts = row_counts;
+      s.columns = columns;
       if (!p.dy_in_place) {
         stage_dy(d, p, strip.begin, strip.end, staged_dy, tid, nthreads);
         s.dy = staged_dy;
@@ -258,7 +297,7 @@ void run_weight(const WeightGradient<T>& d, int threads, void* scratch) {
         const std::int64_t panel = q % panels, tile = q / panels % row_tiles;
         const std::int64_t tap = q / panels / row_tiles;
         const Range c = split_range(p.runs.run, row_tiles, tile);
-        add_tile(d, p, s, tap_offsets[tap], c, panel,
+        add_tile(d, p, s, tap_offsets, tap, c, panel,
                  acc + (tap * p.runs.run + c.begin) * p.ld_acc + panel * kNR<T>);
       }
       team_barrier(nthreads);
