@@ -1,4 +1,5 @@
 #include "pool/reduce.hpp"
+#include "pool/staged.hpp"
 #include "pool/tables.hpp"
 
 namespace ARRAYNN_ISA_NAMESPACE {
@@ -130,6 +131,13 @@ ARRAYNN_INLINE void backward_channels_last(const PoolProblem p, Average<T> op, c
 template <class T>
 void average(const PoolProblem& p, const AverageDivisor& d, const T* x, T* y, Range rows,
              void* scratch) {
+  if (is_staged(p)) {
+    return pool_staged(p, x, y, nullptr, rows, scratch,
+                       [&](const PoolProblem& b, const T* in, T* out, std::int64_t*) {
+                         Average<T> op = make_average<T>(d);
+                         reduce_channels_last(b, op, in, out, {0, b.h.out});
+                       });
+  }
   reduce_windows(p, make_average<T>(d), x, y, rows, scratch);
 }
 
@@ -139,6 +147,13 @@ void average_backward(const PoolProblem& p, const AverageDivisor& d, const T* dy
   const Average<T> op = make_average<T>(d);
   if (p.channels_last) {
     backward_channels_last(p, op, dy, dx, rows);
+  } else if (is_staged(p)) {
+    pool_staged_backward(
+        p, dy, static_cast<const T*>(nullptr), nullptr, dx, rows, scratch,
+        [&](const PoolProblem& b, const T* g, const T*, const std::int64_t*, T* out, Range own) {
+          backward_channels_last(b, op, g, out, own);
+          return true;
+        });
   } else if (p.w.stride <= kMaxPhases) {
     backward_channels_first<false>(p, op, dy, dx, rows, scratch);
   } else {

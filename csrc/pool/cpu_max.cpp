@@ -1,5 +1,6 @@
 #include "pool/max_first.hpp"
 #include "pool/max_last.hpp"
+#include "pool/staged.hpp"
 #include "pool/tables.hpp"
 #include "pool/tiles.hpp"
 
@@ -8,6 +9,13 @@ namespace {
 
 template <class T>
 void max_values(const PoolProblem& p, const T* x, T* y, Range rows, void* scratch) {
+  if (is_staged(p)) {
+    return pool_staged(p, x, y, nullptr, rows, scratch,
+                       [](const PoolProblem& b, const T* in, T* out, std::int64_t*) {
+                         Max<T> op;
+                         reduce_channels_last(b, op, in, out, {0, b.h.out});
+                       });
+  }
   if (is_tiled(p)) return max_of_tiles(p, x, y, rows);
   reduce_windows(p, Max<T>{}, x, y, rows, scratch);
 }
@@ -16,6 +24,12 @@ template <class T>
 void max_indices(const PoolProblem& p, const T* x, T* y, std::int64_t* indices, Range rows,
                  void* scratch) {
   if (p.channels_last) return indices_channels_last(p, x, y, indices, rows);
+  if (is_staged(p)) {
+    return pool_staged(p, x, y, indices, rows, scratch,
+                       [](const PoolProblem& b, const T* in, T* out, std::int64_t* where) {
+                         indices_channels_last(b, in, out, where, {0, b.h.out});
+                       });
+  }
   if (p.w.stride <= kMaxPhases) {
     return indices_channels_first<false>(p, x, y, indices, rows, scratch);
   }
@@ -26,6 +40,12 @@ template <class T>
 bool max_backward(const PoolProblem& p, const T* dy, const T* x, const std::int64_t* indices, T* dx,
                   Range rows, void* scratch) {
   if (p.channels_last) return backward_channels_last(p, dy, x, indices, dx, rows);
+  if (is_staged(p)) {
+    return pool_staged_backward(
+        p, dy, x, indices, dx, rows, scratch,
+        [](const PoolProblem& b, const T* g, const T* in, const std::int64_t* where, T* out,
+           Range own) { return backward_channels_last(b, g, in, where, out, own); });
+  }
   if (indices == nullptr && is_tiled(p)) {
     max_of_tiles_backward(p, dy, x, dx, rows);
     return true;

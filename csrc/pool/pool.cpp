@@ -23,13 +23,19 @@ const PoolTable<T>& table() {
   }
 }
 
-std::int64_t planes(const PoolProblem& p) { return p.channels_last ? p.n : p.n * p.c; }
+// What the team shares: units of a staged task, else rows of y or dx.
+template <class T>
+std::int64_t shares(const PoolProblem& p, bool backward) {
+  if (is_staged(p)) return staged_units(p, sizeof(T), backward);
+  return (p.channels_last ? p.n : p.n * p.c) * (backward ? p.h.size : p.h.out);
+}
 
 bool is_empty(const PoolProblem& p) { return p.n * p.c == 0 || p.h.out * p.w.out == 0; }
 
-// f(rows, scratch) on every thread's part of `rows` rows.
+// f(part, scratch) on every thread's part of the task.
 template <class T, class F>
-void for_rows(const char* op, const PoolProblem& p, std::int64_t rows, Denormals mode, const F& f) {
+void for_parts(const char* op, const PoolProblem& p, bool backward, Denormals mode, const F& f) {
+  const std::int64_t total = shares<T>(p, backward);
   const auto images = static_cast<double>(p.n * p.c);
   const auto in = static_cast<double>(p.h.size * p.w.size);
   const auto out = static_cast<double>(p.h.out * p.w.out);
@@ -37,11 +43,11 @@ void for_rows(const char* op, const PoolProblem& p, std::int64_t rows, Denormals
   // Wide windows are bound by arithmetic: some 8 taps cost as much as one element of traffic.
   const double work = images * (in + out + out * taps / 8);
   const int threads = static_cast<int>(
-      std::min<std::int64_t>(threads_for(work, kPoolGrain), std::max<std::int64_t>(rows, 1)));
-  const std::int64_t bytes = thread_scratch_bytes(p, sizeof(T));
+      std::min<std::int64_t>(threads_for(work, kPoolGrain), std::max<std::int64_t>(total, 1)));
+  const std::int64_t bytes = thread_scratch_bytes(p, sizeof(T), backward);
   const Scratch scratch(op, static_cast<std::size_t>(bytes * threads));
   parallel(threads, mode, [&](int tid, int nthreads) {
-    f(split_range(rows, nthreads, tid), static_cast<char*>(scratch.data()) + bytes * tid);
+    f(split_range(total, nthreads, tid), static_cast<char*>(scratch.data()) + bytes * tid);
   });
 }
 
@@ -51,14 +57,13 @@ template <class T>
 void max_pool2d(const PoolProblem& p, const T* x, T* y, std::int64_t* indices) {
   if (is_empty(p)) return;
   const PoolTable<T>& k = table<T>();
-  for_rows<T>("max_pool2d", p, planes(p) * p.h.out, Denormals::kKeep,
-              [&](Range rows, void* scratch) {
-                if (indices == nullptr) {
-                  k.max(p, x, y, rows, scratch);
-                } else {
-                  k.max_indices(p, x, y, indices, rows, scratch);
-                }
-              });
+  for_parts<T>("max_pool2d", p, false, Denormals::kKeep, [&](Range part, void* scratch) {
+    if (indices == nullptr) {
+      k.max(p, x, y, part, scratch);
+    } else {
+      k.max_indices(p, x, y, indices, part, scratch);
+    }
+  });
 }
 
 template <class T>
@@ -70,12 +75,11 @@ bool max_pool2d_backward(const PoolProblem& p, const T* dy, const T* x, const st
   }
   const PoolTable<T>& k = table<T>();
   std::atomic<bool> good{true};
-  for_rows<T>("max_pool2d_backward", p, planes(p) * p.h.size, Denormals::kKeep,
-              [&](Range rows, void* scratch) {
-                if (!k.max_backward(p, dy, x, indices, dx, rows, scratch)) {
-                  good.store(false, std::memory_order_relaxed);
-                }
-              });
+  for_parts<T>("max_pool2d_backward", p, true, Denormals::kKeep, [&](Range part, void* scratch) {
+    if (!k.max_backward(p, dy, x, indices, dx, part, scratch)) {
+      good.store(false, std::memory_order_relaxed);
+    }
+  });
   return good.load();
 }
 
@@ -83,8 +87,8 @@ template <class T>
 void avg_pool2d(const PoolProblem& p, const AverageDivisor& d, const T* x, T* y) {
   if (is_empty(p)) return;
   const PoolTable<T>& k = table<T>();
-  for_rows<T>("avg_pool2d", p, planes(p) * p.h.out, Denormals::kFlush,
-              [&](Range rows, void* scratch) { k.average(p, d, x, y, rows, scratch); });
+  for_parts<T>("avg_pool2d", p, false, Denormals::kFlush,
+               [&](Range part, void* scratch) { k.average(p, d, x, y, part, scratch); });
 }
 
 template <class T>
@@ -94,8 +98,8 @@ void avg_pool2d_backward(const PoolProblem& p, const AverageDivisor& d, const T*
     return;
   }
   const PoolTable<T>& k = table<T>();
-  for_rows<T>("avg_pool2d_backward", p, planes(p) * p.h.size, Denormals::kFlush,
-              [&](Range rows, void* scratch) { k.average_backward(p, d, dy, dx, rows, scratch); });
+  for_parts<T>("avg_pool2d_backward", p, true, Denormals::kFlush,
+               [&](Range part, void* scratch) { k.average_backward(p, d, dy, dx, part, scratch); });
 }
 
 #define ARRAYNN_INSTANTIATE(T)                                                          \

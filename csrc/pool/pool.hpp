@@ -11,6 +11,8 @@
 //                   (values) or taken one by one (indices) into a padded row in L1 that keeps
 //                   every residue of the position modulo the stride apart (rows.hpp): then each
 //                   tap is a contiguous load, and there are no border cases.
+//   staged          channels_first with short rows and enough planes for the vectors: bands of 16
+//                   planes transposed to channels_last in cache and back (staged.hpp)
 //   gradients       a thread owns rows of dx, zeroes them just ahead of their first window, and
 //                   adds in the order of the output rows. Windows across two threads' rows are
 //                   looked at by both: no two threads touch one element, and every element sums
@@ -47,6 +49,10 @@ ARRAYNN_INLINE std::int64_t window_span(const PoolAxis& a) {
 // The taps of output position o that lie inside the input.
 ARRAYNN_INLINE Range window_taps(const PoolAxis& a, std::int64_t o) {
   const std::int64_t first = o * a.stride - a.begin;
+  if (a.dilation == 1) {  // without a division
+    const std::int64_t end = max_i(0, min_i(a.kernel, a.size - first));
+    return {min_i(max_i(0, -first), end), end};
+  }
   const std::int64_t low = first >= 0 ? 0 : ceil_div(-first, a.dilation);
   const std::int64_t high =
       first >= a.size ? 0 : min_i(a.kernel, (a.size - 1 - first) / a.dilation + 1);
@@ -67,7 +73,7 @@ ARRAYNN_INLINE std::int64_t counted_taps(const PoolAxis& a, std::int64_t o, bool
     return taps.end - taps.begin;
   }
   const std::int64_t room = a.size + a.end - (o * a.stride - a.begin);  // >= 1
-  return min_i(a.kernel, (room - 1) / a.dilation + 1);
+  return min_i(a.kernel, a.dilation == 1 ? room : (room - 1) / a.dilation + 1);
 }
 
 // Every tap is one contiguous load up to this stride; beyond it rows are kept as they are and
@@ -105,14 +111,52 @@ ARRAYNN_INLINE std::int64_t out_elements(const PoolAxis& w) {
 ARRAYNN_INLINE std::int64_t row_scratch_bytes(const PoolAxis& w, std::int64_t item) {
   return round_up(w.kernel * 8, 64) + round_up((row_elements(w) + 3 * out_elements(w)) * item, 64);
 }
-// Of a thread: max_backward reads one row and spreads another.
-ARRAYNN_INLINE std::int64_t thread_scratch_bytes(const PoolProblem& p, std::int64_t item) {
-  return p.channels_last ? 0 : 2 * row_scratch_bytes(p.w, item);
+
+// Planes of a block that is pooled as channels_last: one or more vectors of any ISA.
+inline constexpr std::int64_t kStagedPlanes = 16;
+// A band of staged rows; twice that with its gradient stays in L2.
+inline constexpr std::int64_t kStagedBytes = std::int64_t{128} << 10;
+
+// Long rows are faster as they are.
+ARRAYNN_INLINE bool is_staged(const PoolProblem& p) {
+  return !p.channels_last && p.n * p.c >= kStagedPlanes / 2 && p.w.out < 2 * kStagedPlanes;
+}
+ARRAYNN_INLINE std::int64_t staged_bands(const PoolProblem& p, std::int64_t item, bool backward) {
+  const std::int64_t row_bytes = max_i(1, p.w.size * kStagedPlanes * item);
+  const std::int64_t rows = max_i(window_span(p.h), kStagedBytes / row_bytes);  // of the input
+  return backward ? ceil_div(p.h.size, rows)
+                  : ceil_div(p.h.out, (rows - window_span(p.h)) / p.h.stride + 1);
+}
+ARRAYNN_INLINE std::int64_t staged_units(const PoolProblem& p, std::int64_t item, bool backward) {
+  return ceil_div(p.n * p.c, kStagedPlanes) * staged_bands(p, item, backward);
+}
+
+// Elements of the longest band, its input and its output.
+struct StagedSizes {
+  std::int64_t in, out;
+};
+ARRAYNN_INLINE StagedSizes staged_sizes(const PoolProblem& p, std::int64_t item, bool backward) {
+  const std::int64_t bands = staged_bands(p, item, backward), span = window_span(p.h);
+  const std::int64_t rows = ceil_div(backward ? p.h.size : p.h.out, bands);
+  const std::int64_t out = min_i(p.h.out, backward ? (rows + span) / p.h.stride + 2 : rows);
+  const std::int64_t in =
+      min_i(p.h.size, backward ? rows + 2 * span : (rows - 1) * p.h.stride + span);
+  return {in * p.w.size * kStagedPlanes, out * p.w.out * kStagedPlanes};
+}
+
+// Of a thread. Along rows max_backward reads one row and spreads another.
+ARRAYNN_INLINE std::int64_t thread_scratch_bytes(const PoolProblem& p, std::int64_t item,
+                                                 bool backward) {
+  if (p.channels_last) return 0;
+  if (!is_staged(p)) return 2 * row_scratch_bytes(p.w, item);
+  const StagedSizes s = staged_sizes(p, item, backward);
+  return round_up((2 * s.in + s.out) * item, 64) + s.out * 8;
 }
 
 template <class T>
 struct PoolTable {
-  // [begin, end) are rows of y, over all planes (channels_first) or samples (channels_last).
+  // [begin, end) are rows of y, over all planes (channels_first) or samples (channels_last), or
+  // units of a staged task.
   void (*max)(const PoolProblem& p, const T* x, T* y, Range rows, void* scratch);
   void (*max_indices)(const PoolProblem& p, const T* x, T* y, std::int64_t* indices, Range rows,
                       void* scratch);

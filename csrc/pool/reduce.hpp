@@ -10,6 +10,16 @@
 
 namespace ARRAYNN_ISA_NAMESPACE {
 
+template <int kCount>
+struct Count {
+  static constexpr int value = kCount;
+};
+#if defined(__AVX512F__)
+inline constexpr int kReduceVectors = 16;
+#else
+inline constexpr int kReduceVectors = 8;
+#endif
+
 template <bool kStrided, class T, class Op>
 ARRAYNN_INLINE void reduce_channels_first(const PoolProblem p, Op& op, const T* x, T* y, Range rows,
                                           void* scratch) {
@@ -66,17 +76,23 @@ ARRAYNN_INLINE void reduce_channels_last(const PoolProblem p, Op& op, const T* x
       const std::int64_t height = none ? 0 : h.end - h.begin, width = w.end - w.begin;
       T* out = y + (r * p.w.out + ow) * p.c;
       std::int64_t c = 0;
-      for (; c + 4 * kL <= p.c; c += 4 * kL) {
-        Vec<T> acc[4];
-        for (int v = 0; v < 4; ++v) acc[v] = op.identity();
-        for (std::int64_t i = 0; i < height; ++i) {
-          const T* q = in + i * row_step + c;
-          for (std::int64_t j = 0; j < width; ++j, q += col_step) {
-            for (int v = 0; v < 4; ++v) acc[v] = op.combine(acc[v], Vec<T>::load(q + v * kL));
+      const auto vectors = [&](auto count) __attribute__((always_inline)) {
+        constexpr int kV = decltype(count)::value;
+        for (; c + kV * kL <= p.c; c += kV * kL) {
+          Vec<T> acc[kV];
+          for (int v = 0; v < kV; ++v) acc[v] = op.identity();
+          for (std::int64_t i = 0; i < height; ++i) {
+            const T* q = in + i * row_step + c;
+            for (std::int64_t j = 0; j < width; ++j, q += col_step) {
+              for (int v = 0; v < kV; ++v) acc[v] = op.combine(acc[v], Vec<T>::load(q + v * kL));
+            }
           }
+          for (int v = 0; v < kV; ++v) op.finish(acc[v]).store(out + c + v * kL);
         }
-        for (int v = 0; v < 4; ++v) op.finish(acc[v]).store(out + c + v * kL);
-      }
+      };
+      // Many channels under many taps: long pieces of every pixel, which prefetchers follow.
+      if (height * width > 16) vectors(Count<kReduceVectors>{});
+      vectors(Count<4>{});
       const auto one = [&](std::int64_t first, std::int64_t n) __attribute__((always_inline)) {
         Vec<T> acc = op.identity();
         for (std::int64_t i = 0; i < height; ++i) {
