@@ -77,5 +77,46 @@ struct Best {
   }
 };
 
+// Lanes that hit: a mask register where there is one.
+template <class T>
+struct Hits {
+#if defined(__AVX512F__)
+  std::uint32_t bits;
+
+  ARRAYNN_MEMBER static Hits none() { return {0}; }
+  ARRAYNN_MEMBER static Hits of(Vec<T> a, Vec<T> b) {
+    if constexpr (sizeof(T) == 4) return {_mm512_cmp_ps_mask((__m512)a.v, (__m512)b.v, _CMP_EQ_OQ)};
+    if constexpr (sizeof(T) == 8) {
+      return {_mm512_cmp_pd_mask((__m512d)a.v, (__m512d)b.v, _CMP_EQ_OQ)};
+    }
+  }
+  ARRAYNN_MEMBER static Hits of(Ints<T> a, Ints<T> b) {
+    if constexpr (sizeof(T) == 4) return {_mm512_cmpeq_epi32_mask((__m512i)a, (__m512i)b)};
+    if constexpr (sizeof(T) == 8) return {_mm512_cmpeq_epi64_mask((__m512i)a, (__m512i)b)};
+  }
+  ARRAYNN_MEMBER Hits operator|(Hits b) const { return {bits | b.bits}; }
+  ARRAYNN_MEMBER bool all() const { return bits == (1u << kLanes<T>)-1u; }
+  // Lanes of a where it hits, of b elsewhere.
+  ARRAYNN_MEMBER Vec<T> choose(Vec<T> a, Vec<T> b) const {
+    if constexpr (sizeof(T) == 4) {
+      const auto m = static_cast<__mmask16>(bits);
+      return {(typename Vec<T>::Raw)_mm512_mask_mov_ps((__m512)b.v, m, (__m512)a.v)};
+    } else {
+      const auto m = static_cast<__mmask8>(bits);
+      return {(typename Vec<T>::Raw)_mm512_mask_mov_pd((__m512d)b.v, m, (__m512d)a.v)};
+    }
+  }
+#else
+  Ints<T> lanes;
+
+  ARRAYNN_MEMBER static Hits none() { return {Ints<T>{}}; }
+  ARRAYNN_MEMBER static Hits of(Vec<T> a, Vec<T> b) { return {(a == b).v}; }
+  ARRAYNN_MEMBER static Hits of(Ints<T> a, Ints<T> b) { return {a == b}; }
+  ARRAYNN_MEMBER Hits operator|(Hits b) const { return {lanes | b.lanes}; }
+  ARRAYNN_MEMBER bool all() const { return all_lanes<T>(lanes); }
+  ARRAYNN_MEMBER Vec<T> choose(Vec<T> a, Vec<T> b) const { return select(Mask<T>{lanes}, a, b); }
+#endif
+};
+
 }  // namespace
 }  // namespace ARRAYNN_ISA_NAMESPACE

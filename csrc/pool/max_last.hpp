@@ -73,37 +73,58 @@ ARRAYNN_INLINE void indices_channels_last(const PoolProblem p, const T* x, T* y,
   }
 }
 
-template <class T>
-struct Four {
-  Vec<T> v[4];
-};
-
-// Offsets of n <= kSize given indices from the window's first position; the last one repeats.
+// Offsets of n <= kSize given indices from the window's first position; the last one repeats. One
+// that does not fit becomes one that no window has.
 template <class T>
 ARRAYNN_INLINE Ints<T> narrow_offsets(const std::int64_t* indices, std::int64_t base,
-                                      std::int64_t n, bool* good) {
+                                      std::int64_t n) {
   constexpr std::int64_t kL = kLanes<T>;
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) {
+    if (n == kL) {  // saturating to all ones; maskz for GCC 12's warnings
+      const __m512i from = _mm512_set1_epi64(base);
+      const auto part = [&](const std::int64_t* at) __attribute__((always_inline)) {
+        return (__v8si)_mm512_maskz_cvtusepi64_epi32(
+            0xff, _mm512_sub_epi64(_mm512_loadu_si512(at), from));
+      };
+      return __builtin_shufflevector(part(indices), part(indices + 8), 0, 1, 2, 3, 4, 5, 6, 7, 8, 9,
+                                     10, 11, 12, 13, 14, 15);
+    }
+  }
+#endif
   Int<T> lanes[kL];
-  std::int64_t lost = 0;
   for (std::int64_t l = 0; l < kL; ++l) {
     const std::int64_t o = indices[min_i(l, n - 1)] - base;
     lanes[l] = static_cast<Int<T>>(o);
-    lost |= o ^ static_cast<std::int64_t>(lanes[l]);
+    if (o != static_cast<std::int64_t>(lanes[l])) lanes[l] = -1;
   }
-  *good &= lost == 0;
   return load_ints<T>(lanes);
 }
 
-// Which lanes are offsets of taps inside the input.
-template <class T>
-ARRAYNN_INLINE Ints<T> are_taps(const Window& k, Ints<T> offset) {
-  Ints<T> hit{};
+// dx of kV vectors of channels of one window. share(v, offset, in) tells which lanes of vector v the
+// tap at `offset` takes; it is asked in the order of the taps, of rows that are not `mine` too.
+template <int kV, class T, class Share>
+ARRAYNN_INLINE void spread_window(const PoolProblem p, const Window& k, std::int64_t oh,
+                                  std::int64_t ow, bool dense, Range mine, T* dx, std::int64_t c,
+                                  std::int64_t n, const Vec<T> (&g)[kV], const Share& share) {
   for (std::int64_t i = k.h.begin; i < k.h.end; ++i) {
+    const std::int64_t ih = oh * p.h.stride - p.h.begin + i * p.h.dilation;
+    const bool own = ih >= mine.begin && ih < mine.end;
+    const bool first_row = dense && is_first(p.h, oh, ih);
     for (std::int64_t j = k.w.begin; j < k.w.end; ++j) {
-      hit |= offset == set_ints<T>(i * k.row_offset + j * k.col_offset);
+      const std::int64_t offset = i * k.row_offset + j * k.col_offset;
+      const bool first = first_row && is_first(p.w, ow, ow * p.w.stride - p.w.begin + j);
+      T* d = dx + (k.base + offset) * p.c + c;
+      const std::int64_t m = kV == 1 ? n : kLanes<T>;
+      Vec<T> part[kV];
+      for (int v = 0; v < kV; ++v) part[v] = share(v, offset).choose(g[v], Vec<T>::zero());
+      if (!own) continue;
+      if (!first) {
+        for (int v = 0; v < kV; ++v) part[v] = load_some(d + v * kLanes<T>, m) + part[v];
+      }
+      for (int v = 0; v < kV; ++v) store_some(part[v], d + v * kLanes<T>, m);
     }
   }
-  return hit;
 }
 
 template <class T>
@@ -111,7 +132,6 @@ ARRAYNN_INLINE bool backward_channels_last(const PoolProblem p, const T* dy, con
                                            const std::int64_t* indices, T* dx, Range rows) {
   constexpr std::int64_t kL = kLanes<T>;
   bool good = true;
-  Ints<T> hits = ~Ints<T>{};
   const bool dense = is_dense(p.h) && is_dense(p.w);
   for_windows(
       p.h, dx, p.w.size * p.c, rows, dense, [&](std::int64_t sample, std::int64_t oh, Range mine) {
@@ -125,49 +145,72 @@ ARRAYNN_INLINE bool backward_channels_last(const PoolProblem p, const T* dy, con
               good &= indices[at + c] == -1;
             continue;
           }
-          const auto some = [&](auto vectors, std::int64_t c,
+          const auto some = [&](auto count, std::int64_t c,
                                 std::int64_t n) __attribute__((always_inline)) {
-            constexpr int kV = sizeof(vectors) / sizeof(Vec<T>);
-            Best<T> best[kV];
-            if (indices == nullptr) {
-              best_of_window(p, k, x + plane, c, n, best);
-            } else {
-              for (int v = 0; v < kV; ++v) {
-                const std::int64_t* from = indices + at + c + v * kL;
-                best[v].offset = narrow_offsets<T>(from, k.base, n, &good);
-                hits &= are_taps<T>(k, best[v].offset);
-              }
-            }
+            constexpr int kV = decltype(count)::value;
+            const auto load = [&](const T* from) __attribute__((always_inline)) {
+              return kV == 1 ? load_some(from, n) : Vec<T>::load(from);
+            };
             Vec<T> g[kV];
+            Hits<T> done[kV];
+            Ints<T> offset[kV];
             for (int v = 0; v < kV; ++v) {
-              g[v] = load_some(dy + at + c + v * kL, kV == 1 ? n : kL);
+              g[v] = load(dy + at + c + v * kL);
+              done[v] = Hits<T>::none();
             }
+            const auto by_offset = [&](int v, std::int64_t tap) __attribute__((always_inline)) {
+              const Hits<T> hit = Hits<T>::of(offset[v], set_ints<T>(tap));
+              done[v] = done[v] | hit;
+              return hit;
+            };
+            if (indices != nullptr) {
+              for (int v = 0; v < kV; ++v) {
+                offset[v] = narrow_offsets<T>(indices + at + c + v * kL, k.base, n);
+              }
+              spread_window(p, k, oh, ow, dense, mine, dx + plane, c, n, g, by_offset);
+              for (int v = 0; v < kV; ++v) good &= done[v].all();
+              return;
+            }
+            Vec<T> best[kV], sum[kV];
+            for (int v = 0; v < kV; ++v) {
+              best[v] = Vec<T>::set1(-T(__builtin_inf()));
+              sum[v] = Vec<T>::zero();
+            }
+            const T* in = x + plane + c;
             for (std::int64_t i = k.h.begin; i < k.h.end; ++i) {
-              const std::int64_t ih = oh * p.h.stride - p.h.begin + i * p.h.dilation;
-              if (ih < mine.begin || ih >= mine.end) continue;
-              const bool first_row = dense && is_first(p.h, oh, ih);
               for (std::int64_t j = k.w.begin; j < k.w.end; ++j) {
-                const std::int64_t tap = i * k.row_offset + j * k.col_offset;
-                const Ints<T> here = set_ints<T>(tap);
-                T* d = dx + plane + (k.base + tap) * p.c + c;
-                const bool first = first_row && is_first(p.w, ow, ow * p.w.stride - p.w.begin + j);
+                const T* q = in + (k.base + i * k.row_offset + j * k.col_offset) * p.c;
                 for (int v = 0; v < kV; ++v) {
-                  const Mask<T> won{best[v].offset == here};
-                  const Vec<T> share = select(won, g[v], Vec<T>::zero());
-                  const std::int64_t m = kV == 1 ? n : kL;
-                  T* to = d + v * kL;
-                  store_some(first ? share : load_some(to, m) + share, to, m);
+                  const Vec<T> value = in_register(load(q + v * kL));
+                  best[v] = max(best[v], value);
+                  sum[v] = sum[v] + value;
                 }
               }
             }
+            bool ordered = true;  // a NaN makes the sum one; infinities may
+            for (int v = 0; v < kV; ++v) ordered &= Hits<T>::of(sum[v], sum[v]).all();
+            if (ordered) {
+              const auto by_value = [&](int v, std::int64_t tap) __attribute__((always_inline)) {
+                const Vec<T> value = load(in + (k.base + tap) * p.c + v * kL);
+                const Hits<T> hit = Hits<T>::of(value, best[v]);
+                best[v] = hit.choose(Vec<T>::set1(T(__builtin_nan(""))), best[v]);  // hit once
+                return hit;
+              };
+              spread_window(p, k, oh, ow, dense, mine, dx + plane, c, n, g, by_value);
+              return;
+            }
+            Best<T> found[kV];
+            best_of_window(p, k, x + plane, c, n, found);
+            for (int v = 0; v < kV; ++v) offset[v] = found[v].offset;
+            spread_window(p, k, oh, ow, dense, mine, dx + plane, c, n, g, by_offset);
           };
           std::int64_t c = 0;
-          for (; c + 4 * kL <= p.c; c += 4 * kL) some(Four<T>{}, c, kL);
-          for (; c + kL <= p.c; c += kL) some(Vec<T>{}, c, kL);
-          if (c < p.c) some(Vec<T>{}, c, p.c - c);
+          for (; c + 4 * kL <= p.c; c += 4 * kL) some(Count<4>{}, c, kL);
+          for (; c + kL <= p.c; c += kL) some(Count<1>{}, c, kL);
+          if (c < p.c) some(Count<1>{}, c, p.c - c);
         }
       });
-  return good && all_lanes<T>(hits);
+  return good;
 }
 
 }  // namespace

@@ -89,6 +89,18 @@ struct Mask {
   typename Vec<T>::RawInt v;
 };
 
+// The same value, in a register: the compiler repeats a load as the operand of every use, and one
+// across two cache lines costs twice.
+template <class T>
+ARRAYNN_INLINE Vec<T> in_register(Vec<T> a) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(a.v));
+#elif defined(__x86_64__)
+  asm("" : "+x"(a.v));
+#endif
+  return a;
+}
+
 #define ARRAYNN_VEC_OPERATOR(op)                          \
   template <class T>                                      \
   ARRAYNN_INLINE Vec<T> operator op(Vec<T> a, Vec<T> b) { \
