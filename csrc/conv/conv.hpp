@@ -3,7 +3,8 @@
 // a cross-correlation; flip_kernel reverses i and j. Gradients by x, W and b.
 //
 // Plan.
-//   gemm      1x1, stride 1, no padding, one group: the layout's own matrix product
+//   gemm      1x1, stride 1, no padding, one group: the layout's own matrix product. Not for small
+//             planes in channels_first, whose columns fill vectors badly
 //   direct    everything else, forward and by x: for a strip of output rows the input is staged as
 //             [row][column][channel] with its zero border (this is also where channels_first is
 //             transposed), and gemm's row microkernel walks it: the MR rows of a tile are MR output
@@ -12,6 +13,10 @@
 //             residue of the input position modulo the stride, with the taps that hit it.
 //   direct    by W: sum over pixels of x (ic rows) times dy (oc columns), tile by tile over the
 //             staged strips, strips in fixed order.
+//   borders   pixels of a strip are sorted by the taps that they see (border.hpp); products with
+//             the padding are left out, in all three directions.
+//   units     few pixels under many weights: k is cut into units of channels, each packed when a
+//             panel comes to it, while it is in cache; by W each unit leaves the cache as dw.
 // Strips depend on the sample's shape alone and no sum is split between threads: the same bits for
 // every team and every batch.
 #pragma once

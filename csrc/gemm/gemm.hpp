@@ -7,8 +7,8 @@
 //   blocked     K in blocks of KC; B blocks KC x NC packed into panels of NR columns, shared by the
 //               team; A rows read in place, or copied to rows of KC + padding where their stride
 //               would map a tile's rows to the same cache sets or where A is transposed
-//   panel       few rows: one panel of B at a time is packed (it stays in L1) and used at once;
-//               the team splits the columns
+//   panel       few rows: a panel of B at a time is packed and used at once, or four where rows of
+//               B are contiguous; the team splits the columns
 //   skinny      at most kSkinnyRows rows: B is read once, straight from memory, transposed in
 //               registers when its columns are contiguous
 // Bits. Every plan adds the products of one element in the same order (k ascending from 0 in

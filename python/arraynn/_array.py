@@ -18,8 +18,11 @@ def as_numpy(op: str, arg: str, x: Any) -> np.ndarray[Any, Any]:
     Raises
     ------
     TypeError
-        For objects that hold no array memory on the CPU (lists, scalars, device arrays).
+        For objects that hold no array memory on the CPU (lists, scalars, device arrays), and
+        for masked arrays: no kernel looks at a mask.
     """
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"[{op}] {arg}: expected an array without a mask, got a MaskedArray; fill it")
     if isinstance(x, np.ndarray):
         return np.asarray(x)
     if hasattr(x, "__cuda_array_interface__"):

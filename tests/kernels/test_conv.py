@@ -357,3 +357,73 @@ def test_property(data: st.DataObject) -> None:
     got = kernels.conv2d(x, weight, bias, **options)
     check_forward(x, weight, bias, got, **options)
     check_backward(normal(rng, dtype, *got.shape), x, weight, **options)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 6, 9])
+def test_borders(dtype: Any, layout: str, size: int, rng: np.random.Generator) -> None:
+    """Images about as large as the kernel: every pixel sees taps of its own."""
+    for kernel, padding, dilation, stride in (
+        (3, 1, 1, 1),
+        (3, 2, 1, 2),
+        (3, 3, 2, 1),
+        (5, 2, 1, 1),
+        (5, ((4, 1), (0, 4)), 1, 3),
+        (7, 3, 1, 2),
+        ((1, 3), (0, 2), 2, 1),
+    ):
+        x = arranged(normal(rng, dtype, 2, 3, size, max(1, size - 1)), layout)
+        weight = normal(rng, dtype, 5, 3, *np.broadcast_to(kernel, 2))
+        options: dict[str, Any] = {
+            "padding": padding,
+            "dilation": dilation,
+            "stride": stride,
+            "layout": layout,
+        }
+        got = kernels.conv2d(x, weight, None, **options)
+        check_forward(x, weight, None, got, **options)
+        check_backward(normal(rng, dtype, *got.shape), x, weight, **options)
+
+
+@pytest.mark.parametrize(
+    ("samples", "channels", "size", "kernel", "options"),
+    [
+        (1, 171, 5, 3, {"padding": 1}),
+        (2, 64, 7, 3, {"padding": 1, "stride": 2}),
+        (3, 130, 4, 3, {"padding": ((1, 0), (0, 2)), "flip_kernel": True}),
+        (1, 114, 6, 3, {"padding": 2, "dilation": 2, "groups": 2}),
+        (1, 600, 3, (1, 2), {}),
+        (40, 58, 5, 3, {"padding": 1}),
+    ],
+    ids=str,
+)
+def test_units_of_channels(
+    dtype: Any,
+    layout: str,
+    samples: int,
+    channels: int,
+    size: int,
+    kernel: Any,
+    options: dict[str, Any],
+    rng: np.random.Generator,
+) -> None:
+    """Few pixels under many weights; the last case has several strips of them."""
+    x = arranged(normal(rng, dtype, samples, channels, size, size), layout)
+    per_group = channels // options.get("groups", 1)
+    weight = normal(rng, dtype, 38, per_group, *np.broadcast_to(kernel, 2))
+    got = kernels.conv2d(x, weight, None, **options, layout=layout)
+    check_forward(x, weight, None, got, **options, layout=layout)
+    check_backward(normal(rng, dtype, *got.shape), x, weight, **options, layout=layout)
+
+
+@pytest.mark.parametrize("width", [31, 32, 33, 34, 66, 67])
+def test_every_second_column(
+    dtype: Any, layout: str, width: int, rng: np.random.Generator
+) -> None:
+    """Stride 2 loads and stores whole vectors of every second column."""
+    x = arranged(normal(rng, dtype, 1, 17, 5, width), layout)
+    for kernel, padding in ((1, 0), (2, 0), (3, 1)):
+        weight = normal(rng, dtype, 18, 17, kernel, kernel)
+        options: dict[str, Any] = {"stride": 2, "padding": padding, "layout": layout}
+        got = kernels.conv2d(x, weight, None, **options)
+        check_forward(x, weight, None, got, **options)
+        check_backward(normal(rng, dtype, *got.shape), x, weight, **options)

@@ -326,3 +326,27 @@ def test_linear_property(data: st.DataObject) -> None:
         assert g is not None
         tolerance = 1e-4 if dtype == np.float32 else 1e-12
         np.testing.assert_allclose(g, r.astype(dtype), rtol=tolerance, atol=10 * tolerance)
+
+
+@pytest.mark.parametrize("m", [1, 3, 8, 30])
+@pytest.mark.parametrize("offset", [0, 1, 7, 15])
+def test_linear_with_rows_that_share_cache_sets(
+    dtype: Any, m: int, offset: int, rng: np.random.Generator
+) -> None:
+    """Rows 2 KiB apart are read by whole cache lines wherever they begin."""
+    stride = 2048 // np.dtype(dtype).itemsize
+    x = normal(rng, dtype, m, stride)
+    base = normal(rng, dtype, 37 * stride + 16)
+    weight = base[offset : offset + 37 * stride].reshape(37, stride)
+    check_matmul(x, weight.T, kernels.linear(x, weight))
+    shorter = weight[:, : stride - 5]
+    check_matmul(x[:, : stride - 5], shorter.T, kernels.linear(x[:, : stride - 5], shorter))
+
+
+@pytest.mark.parametrize("n", [31, 64, 127, 129, 200, 300])
+def test_matmul_of_few_rows_and_several_panels(
+    dtype: Any, n: int, rng: np.random.Generator
+) -> None:
+    for m, k in ((5, 40), (15, 530), (40, 1100)):
+        a, b = normal(rng, dtype, m, k), normal(rng, dtype, k, n)
+        check_matmul(a, b, kernels.matmul(a, b))

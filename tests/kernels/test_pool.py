@@ -305,3 +305,54 @@ def test_property(data: st.DataObject) -> None:
     check_max(x, lambda s: normal(rng, dtype, *s), **options)
     divisor = draw(st.sampled_from(DIVISORS), "divisor")
     check_average(x, lambda s: normal(rng, dtype, *s), **options, **divisor)
+
+
+@pytest.mark.parametrize("planes", [7, 8, 16, 17, 33])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 2},
+        {"kernel_size": 3, "stride": 2, "padding": 1},
+        {"kernel_size": 3, "stride": 1, "padding": 1, "ceil_mode": True},
+        {"kernel_size": (2, 3), "stride": (7, 4), "padding": (1, 0)},
+        {"kernel_size": (5, 2), "stride": (1, 2), "dilation": (3, 1), "padding": (2, 0)},
+    ],
+    ids=str,
+)
+def test_bands_of_short_rows(
+    dtype: Any, layout: str, planes: int, options: dict[str, Any], rng: np.random.Generator
+) -> None:
+    """Tall planes of short rows: several bands of every block of planes."""
+    x = arranged(normal(rng, dtype, 1, planes, 331, 12), layout)
+    check_max(x, lambda s: normal(rng, dtype, *s), **options, layout=layout)
+    for divisor in DIVISORS[:2]:
+        check_average(x, lambda s: normal(rng, dtype, *s), **options, **divisor, layout=layout)
+
+
+def test_indices_of_other_windows_are_refused(
+    dtype: Any, layout: str, rng: np.random.Generator
+) -> None:
+    for shape in ((1, 16, 6, 8), (1, 16, 6, 80), (1, 3, 6, 8)):
+        x = arranged(normal(rng, dtype, *shape), layout)
+        y, indices = kernels.max_pool2d(x, 2, return_indices=True, layout=layout)
+        for wrong in (0, -1, 3, 1 << 40, -(1 << 40)):
+            bad = indices.copy()
+            bad[..., -1, -1] = wrong
+            if np.array_equal(bad, indices):
+                continue
+            with pytest.raises(ValueError, match="indices"):
+                kernels.max_pool2d_backward(np.ones_like(y), x, 2, indices=bad, layout=layout)
+
+
+def test_gradient_of_a_maximum_beside_nan_and_infinities(
+    dtype: Any, layout: str, rng: np.random.Generator
+) -> None:
+    """Windows that hold both infinities, a NaN, or nothing but minus infinity."""
+    values = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0], dtype=dtype)
+    x = arranged(rng.choice(values, (2, 70, 9, 9)), layout)
+    for options in ({"kernel_size": 2}, {"kernel_size": 3, "stride": 2, "padding": 1}):
+        y, _ = reference.max_pool2d(x, **options, layout=layout, return_indices=True)
+        grad = normal(rng, dtype, *y.shape)
+        expected = reference.max_pool2d_backward(widen(grad), x, **options, layout=layout)
+        got = kernels.max_pool2d_backward(grad, x, **options, layout=layout)
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
