@@ -30,6 +30,8 @@ class _Conv(Module):
 
     _op: ClassVar[str]
     _axes: ClassVar[int]
+    padding: Any
+    output_padding: tuple[int, ...]
 
     def __init__(
         self,
@@ -127,8 +129,6 @@ class _Conv(Module):
             pairs.append((small, large) if self.padding == "same" else (large, small))
         return pairs
 
-    padding: Any
-
     def extra_repr(self) -> str:
         """Return what differs from the defaults, as PyTorch does."""
         zeros, ones = (0,) * self._axes, (1,) * self._axes
@@ -141,7 +141,7 @@ class _Conv(Module):
         if self.dilation != ones:
             text += f", dilation={self.dilation}"
         if getattr(self, "output_padding", zeros) != zeros:
-            text += f", output_padding={self.output_padding}"  # type: ignore[attr-defined]
+            text += f", output_padding={self.output_padding}"
         if self.groups != 1:
             text += f", groups={self.groups}"
         if self.bias is None:
