@@ -201,6 +201,85 @@ def conv() -> Iterator[Case]:
     yield from (Case(*row) for row in more)
 
 
+def conv_others() -> Iterator[Case]:
+    """Yield what conv1d and the transposed convolutions add to the table of conv2d."""
+    x, w, b, grad = f32(2, 6, 9), f32(4, 3, 3), f32(4), f32(2, 4, 7)
+    two = {"groups": 2}
+    yield from wrong_outs("conv1d", (f32(1, 4, 9), f32(4, 4, 1)), (1, 4, 9))
+    yield from wrong_dtypes("conv1d", (x, w, b), ("x", "weight", "bias"), groups=2)
+    yield from wrong_dtypes("conv1d_backward", (grad, x, w), ("grad_out", "x", "weight"), groups=2)
+    for op, first in (("conv1d", ()), ("conv1d_backward", (grad,))):
+        for bad in (f32(6, 9), f32(2, 6, 3, 3)):
+            yield Case(op, (*first, bad, w), two, V, "x")
+        yield Case(op, (*first, x, f32(4, 3, 1, 3)), two, V, "weight")
+        yield Case(op, (*first, x, w), {}, V, r"weight: expected 6 input channels \(x has 6 in 1")
+        yield Case(op, (*first, x, f32(4, 3, 0)), two, V, "weight")
+        yield Case(op, (*first, x, f32(4, 3, 10)), two, V, "weight: .* padded input of length 9")
+        yield Case(op, (*first, x, w), {**two, "stride": (1, 1)}, V, "stride: .* 1 int,")
+        yield Case(op, (*first, x, w), {**two, "dilation": 0}, V, "dilation")
+        for padding in ((1, 1), ((1, 1), (0, 0)), ((1,),), -1, "full"):
+            yield Case(op, (*first, x, w), {**two, "padding": padding}, V, "padding")
+        yield Case(op, (*first, x, w), {**two, "layout": "NWC"}, V, "layout")
+        yield Case(op, (*first, x, w), {**two, "flip_kernel": 1}, T, "flip_kernel")
+    yield Case("conv1d", (x, w, f32(3)), two, V, "bias")
+    yield Case("conv1d", (x, w, b), {**two, "residual": f32(2, 4, 1, 7)}, V, "residual")
+    yield Case("conv1d", (x, w, b), {**two, "activation": "swoosh"}, V, "activation")
+    yield Case("conv1d_backward", (f32(2, 4, 6), x, w), two, V, "grad_out")
+    yield Case("conv1d_backward", (grad, x, w), {**two, "needs": ("y",)}, V, "needs")
+    yield from conv_transpose(2, f32(2, 6, 4, 5), f32(6, 2, 3, 3), f32(4), f32(2, 4, 6, 7))
+    yield from conv_transpose(1, f32(2, 6, 5), f32(6, 2, 3), f32(4), f32(2, 4, 7))
+
+
+def conv_transpose(axes: int, x: Any, w: Any, b: Any, grad: Any) -> Iterator[Case]:
+    plain, gradient = f"conv_transpose{axes}d", f"conv_transpose{axes}d_backward"
+    two = {"groups": 2}
+    ones = (1,) * axes
+    size = (9,) * axes
+    yield from wrong_outs(plain, (f32(1, 4, *size), f32(4, 4, *ones)), (1, 4, *size))
+    yield from wrong_dtypes(plain, (x, w, b), ("x", "weight", "bias"), groups=2)
+    yield from wrong_dtypes(gradient, (grad, x, w), ("grad_out", "x", "weight"), groups=2)
+    for op, first in ((plain, ()), (gradient, (grad,))):
+        rows: list[tuple[tuple[Any, ...], dict[str, Any], Any, str]] = [
+            ((x[0], w), two, V, "x"),
+            ((x[None], w), two, V, "x"),
+            ((x[..., :0], w), two, V, "x"),
+            ((x, w[0]), two, V, "weight"),
+            ((x, w[:4]), two, V, r"weight: expected 6 input channels \(those of x\), got 4"),
+            ((x, w[..., :0]), two, V, "weight"),
+            ((x, w), {"groups": 4}, V, "groups"),
+            ((x, w), {"groups": 0}, V, "groups"),
+            ((x, w), {"groups": 1.0}, T, "groups"),
+            ((x, w), {**two, "padding": 4}, V, "padding"),
+            ((x, w), {**two, "padding": -1}, V, "padding"),
+            ((x, w), {**two, "padding": "same"}, V, "padding"),
+            ((x, w), {**two, "padding": (1,) * (axes + 1)}, V, "padding"),
+            ((x, w), {**two, "padding": 1.5}, T, "padding"),
+            ((x, w), {**two, "padding": 2**62}, TOO_LARGE, ""),
+            ((x, w), {**two, "output_padding": 1}, V, "output_padding"),
+            ((x, w), {**two, "output_padding": -1}, V, "output_padding"),
+            ((x, w), {**two, "output_padding": 2, "stride": 2}, V, "output_padding"),
+            ((x, w), {**two, "output_padding": "1"}, T, "output_padding"),
+            ((x, w), {**two, "stride": 0}, V, "stride"),
+            ((x, w), {**two, "stride": 2**62}, TOO_LARGE, ""),
+            ((x, w), {**two, "stride": 2**40, "output_padding": 2**39}, TOO_LARGE, ""),
+            ((x, w), {**two, "dilation": 0}, V, "dilation"),
+            ((x, w), {**two, "dilation": 2**62}, TOO_LARGE, ""),
+            ((x, w), {**two, "layout": "NCHW"}, V, "layout"),
+        ]
+        yield from (Case(op, (*first, *args), kw, e, n) for args, kw, e, n in rows)
+    more: list[tuple[str, tuple[Any, ...], dict[str, Any], Any, str]] = [
+        (plain, (x, w, f32(2)), two, V, "bias"),
+        (plain, (x, w, b), {**two, "residual": x}, V, "residual"),
+        (plain, (x, w, b), {**two, "residual": grad.astype(F64)}, T, "residual"),
+        (plain, (x, w, b), {**two, "residual": grad, "out": grad}, V, "out"),
+        (plain, (x, w, b), {**two, "activation": "swoosh"}, V, "activation"),
+        (gradient, (x, x, w), two, V, "grad_out"),
+        (gradient, (grad[0], x, w), two, V, "grad_out"),
+        (gradient, (grad, x, w), {**two, "needs": ("weights",)}, V, "needs"),
+    ]
+    yield from (Case(*row) for row in more)
+
+
 def pool() -> Iterator[Case]:
     x, y = f32(2, 3, 6, 6), f32(2, 3, 3, 3)
     for op in ("max_pool2d", "avg_pool2d"):
@@ -422,7 +501,7 @@ def optim() -> Iterator[Case]:
     yield Case("sgd_step", (params, grads), {"momentum": 0.9}, V, "momentum_buffers")
 
 
-TABLE = [*gemm(), *conv(), *pool(), *elementwise(), *softmax(), *optim()]
+TABLE = [*gemm(), *conv(), *conv_others(), *pool(), *elementwise(), *softmax(), *optim()]
 
 
 def describe(value: Any) -> str:

@@ -325,12 +325,13 @@ void take_ints(const char* op, const char* arg, py::handle h, int n, std::int64_
       std::fill_n(out, n, take_int(op, arg, h));
       return;
     }
-    fail<TypeError>(op, arg, "expected an int or ", n, " ints, got ", type_text(h));
+    fail<TypeError>(op, arg, "expected an int or ", n, n == 1 ? " int" : " ints", ", got ",
+                    type_text(h));
   }
   const auto sequence = py::reinterpret_borrow<py::sequence>(h);
   if (py::len(sequence) != static_cast<std::size_t>(n)) {
-    fail<ValueError>(op, arg, "expected an int or ", n, " ints, got ", py::len(sequence),
-                     " values");
+    fail<ValueError>(op, arg, "expected an int or ", n, n == 1 ? " int" : " ints", ", got ",
+                     py::len(sequence), " values");
   }
   for (int i = 0; i < n; ++i) {
     out[i] = take_int(op, arg, py::object(sequence[static_cast<std::size_t>(i)]));

@@ -20,7 +20,7 @@ from arraynn.nn.activation import (
     Tanh,
 )
 from arraynn.nn.container import ModuleList, Sequential
-from arraynn.nn.conv import Conv2d
+from arraynn.nn.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
 from arraynn.nn.linear import Flatten, Identity, Linear
 from arraynn.nn.loss import CrossEntropyLoss, MSELoss
 from arraynn.nn.module import Module, Parameter
@@ -31,7 +31,10 @@ __all__ = [
     "GELU",
     "SELU",
     "AvgPool2d",
+    "Conv1d",
     "Conv2d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
     "CrossEntropyLoss",
     "Dropout",
     "Flatten",
