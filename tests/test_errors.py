@@ -268,6 +268,103 @@ ACTIVATIONS = [
 ]
 
 
+def signal_pool() -> Iterator[Case]:
+    x, y = f32(2, 3, 6), f32(2, 3, 3)
+    for op in ("max_pool1d", "avg_pool1d"):
+        yield from wrong_outs(op, (f32(2, 2, 3), 1), (2, 2, 3))
+        yield from wrong_dtypes(op, (x, 2), ("x",))
+    yield from wrong_dtypes("max_pool1d_backward", (y, x, 2), ("grad_out", "x"))
+    yield from wrong_dtypes("avg_pool1d_backward", (y, x.shape, 2), ("grad_out",))
+    for op, first in (
+        ("max_pool1d", (x,)),
+        ("avg_pool1d", (x,)),
+        ("max_pool1d_backward", (y, x)),
+        ("avg_pool1d_backward", (y, x.shape)),
+    ):
+        rows: list[tuple[tuple[Any, ...], dict[str, Any], Any, str]] = [
+            *((((v,), {}, V, "kernel_size")) for v in (0, -1, (2, 2), ())),
+            *((((v,), {}, T, "kernel_size")) for v in (1.5, "2", None)),
+            *((((2,), {k: v}, V, k)) for k in ("stride", "dilation") for v in (0, (1, 1))),
+            *((((2,), {"padding": v}, V, "padding")) for v in (-1, 2, (0, 1), ((0, 2),))),
+            ((7,), {}, V, "kernel_size"),
+            ((2,), {"layout": "NWC"}, V, "layout"),
+            ((2,), {"ceil_mode": "yes"}, T, "ceil_mode"),
+        ]
+        yield from (Case(op, (*first, *args), kw, e, n) for args, kw, e, n in rows)
+    indices = np.zeros(y.shape, np.int64)
+    more: list[tuple[str, tuple[Any, ...], dict[str, Any], Any, str]] = [
+        ("max_pool1d", (f32(1, 2, 6, 6), 2), {}, V, "x"),
+        ("avg_pool1d", (f32(2, 6), 2), {}, V, "x"),
+        ("avg_pool1d", (x, 2), {"divisor_override": 0}, V, "divisor_override"),
+        ("max_pool1d_backward", (f32(2, 3, 4), x, 2), {}, V, "grad_out"),
+        ("max_pool1d_backward", (y, x, 2), {"indices": indices[:1]}, V, "indices"),
+        ("max_pool1d_backward", (y, x, 2), {"indices": indices - 1}, V, "indices"),
+        ("avg_pool1d_backward", (y, (2, 3, 1, 6), 2), {}, V, "x_shape"),
+    ]
+    yield from (Case(*row) for row in more)
+
+
+def adaptive_pool() -> Iterator[Case]:
+    signal, image = f32(2, 3, 5), f32(2, 3, 5, 7)
+    rows: list[tuple[str, tuple[Any, ...], dict[str, Any], Any, str]] = []
+    for op, x, many in (("adaptive_{}_pool1d", signal, 1), ("adaptive_{}_pool2d", image, 2)):
+        y = f32(2, 3, *(3,) * many)
+        for kind in ("max", "avg"):
+            name = op.format(kind)
+            back = f"{name}_backward"
+            source = x if kind == "max" else x.shape
+            yield from wrong_outs(name, (x, 3), y.shape)
+            yield from wrong_dtypes(name, (x, 3), ("x",))
+            names = ("grad_out", "x")[: 2 if kind == "max" else 1]
+            yield from wrong_dtypes(back, (y, source, 3), names)
+            for call, first in ((name, (x,)), (back, (y, source))):
+                rows += [(call, (*first, v), {}, V, "output_size") for v in (-1, (3,) * 3, ())]
+                rows += [(call, (*first, v), {}, T, "output_size") for v in (1.5, "3")]
+                rows += [
+                    (call, (*first, 3), {"layout": "NHWC"}, V, "layout"),
+                    (call, (*first, 2**62), {}, TOO_LARGE, ""),
+                ]
+            rows += [
+                (name, (f32(3, 5), 3), {}, V, "x"),
+                (name, (x[..., :0], 3), {}, V, "x"),
+                (back, (y[..., :2], source, 3), {}, V, "grad_out"),
+            ]
+        indices = np.zeros(y.shape, np.int64)
+        back = f"{op.format('max')}_backward"
+        rows += [
+            (op.format("max"), (x, 3), {"return_indices": 1}, T, "return_indices"),
+            (back, (y, x, 3), {"indices": indices[:1]}, V, "indices"),
+            (back, (y, x, 3), {"indices": indices}, V, "indices"),
+            (back, (y, x, 3), {"indices": y}, T, "indices"),
+            (f"{op.format('avg')}_backward", (y, x.shape[1:], 3), {}, V, "x_shape"),
+        ]
+    for kind in ("max", "avg"):
+        name = f"global_{kind}_pool"
+        back = f"{name}_backward"
+        for x in (signal, image):
+            y = f32(2, 3, *(1,) * (x.ndim - 2))
+            source = x if kind == "max" else x.shape
+            yield from wrong_outs(name, (x,), y.shape)
+            yield from wrong_dtypes(name, (x,), ("x",))
+            names = ("grad_out", "x")[: 2 if kind == "max" else 1]
+            yield from wrong_dtypes(back, (y, source), names)
+            rows += [
+                (name, (x[..., :0],), {}, V, "x"),
+                (name, (x,), {"layout": 3}, T, "layout"),
+                (back, (f32(2, 3, 2), source), {}, V, "grad_out"),
+            ]
+        rows += [(name, (f32(3, 5),), {}, V, "x"), (name, (f32(1, 1, 1, 3, 5),), {}, V, "x")]
+    indices = np.full((2, 3, 1), 5)
+    rows += [
+        ("global_max_pool", (signal,), {"return_indices": 1}, T, "return_indices"),
+        ("global_max_pool_backward", (y[..., 0], signal), {"indices": indices}, V, "indices"),
+        ("global_avg_pool_backward", (f32(2, 3, 1), (2, 3)), {}, V, "x_shape"),
+        ("global_avg_pool_backward", (f32(2, 3, 1), (2, -3, 1)), {}, V, "x_shape"),
+        ("global_avg_pool_backward", (f32(2, 3, 1), 3), {}, T, "x_shape"),
+    ]
+    yield from (Case(*row) for row in rows)
+
+
 def elementwise() -> Iterator[Case]:
     x = f32(3, 4)
     for name in ACTIVATIONS:
@@ -422,7 +519,16 @@ def optim() -> Iterator[Case]:
     yield Case("sgd_step", (params, grads), {"momentum": 0.9}, V, "momentum_buffers")
 
 
-TABLE = [*gemm(), *conv(), *pool(), *elementwise(), *softmax(), *optim()]
+TABLE = [
+    *gemm(),
+    *conv(),
+    *pool(),
+    *signal_pool(),
+    *adaptive_pool(),
+    *elementwise(),
+    *softmax(),
+    *optim(),
+]
 
 
 def describe(value: Any) -> str:

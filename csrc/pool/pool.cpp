@@ -54,10 +54,10 @@ void for_parts(const char* op, const PoolProblem& p, bool backward, Denormals mo
 }  // namespace
 
 template <class T>
-void max_pool2d(const PoolProblem& p, const T* x, T* y, std::int64_t* indices) {
+void max_pool(const char* op, const PoolProblem& p, const T* x, T* y, std::int64_t* indices) {
   if (is_empty(p)) return;
   const PoolTable<T>& k = table<T>();
-  for_parts<T>("max_pool2d", p, false, Denormals::kKeep, [&](Range part, void* scratch) {
+  for_parts<T>(op, p, false, Denormals::kKeep, [&](Range part, void* scratch) {
     if (indices == nullptr) {
       k.max(p, x, y, part, scratch);
     } else {
@@ -67,15 +67,15 @@ void max_pool2d(const PoolProblem& p, const T* x, T* y, std::int64_t* indices) {
 }
 
 template <class T>
-bool max_pool2d_backward(const PoolProblem& p, const T* dy, const T* x, const std::int64_t* indices,
-                         T* dx) {
+bool max_pool_backward(const char* op, const PoolProblem& p, const T* dy, const T* x,
+                       const std::int64_t* indices, T* dx) {
   if (is_empty(p)) {
     std::fill_n(dx, p.n * p.c * p.h.size * p.w.size, T(0));
     return true;
   }
   const PoolTable<T>& k = table<T>();
   std::atomic<bool> good{true};
-  for_parts<T>("max_pool2d_backward", p, true, Denormals::kKeep, [&](Range part, void* scratch) {
+  for_parts<T>(op, p, true, Denormals::kKeep, [&](Range part, void* scratch) {
     if (!k.max_backward(p, dy, x, indices, dx, part, scratch)) {
       good.store(false, std::memory_order_relaxed);
     }
@@ -84,30 +84,32 @@ bool max_pool2d_backward(const PoolProblem& p, const T* dy, const T* x, const st
 }
 
 template <class T>
-void avg_pool2d(const PoolProblem& p, const AverageDivisor& d, const T* x, T* y) {
+void avg_pool(const char* op, const PoolProblem& p, const AverageDivisor& d, const T* x, T* y) {
   if (is_empty(p)) return;
   const PoolTable<T>& k = table<T>();
-  for_parts<T>("avg_pool2d", p, false, Denormals::kFlush,
+  for_parts<T>(op, p, false, Denormals::kFlush,
                [&](Range part, void* scratch) { k.average(p, d, x, y, part, scratch); });
 }
 
 template <class T>
-void avg_pool2d_backward(const PoolProblem& p, const AverageDivisor& d, const T* dy, T* dx) {
+void avg_pool_backward(const char* op, const PoolProblem& p, const AverageDivisor& d, const T* dy,
+                       T* dx) {
   if (is_empty(p)) {
     std::fill_n(dx, p.n * p.c * p.h.size * p.w.size, T(0));
     return;
   }
   const PoolTable<T>& k = table<T>();
-  for_parts<T>("avg_pool2d_backward", p, true, Denormals::kFlush,
+  for_parts<T>(op, p, true, Denormals::kFlush,
                [&](Range part, void* scratch) { k.average_backward(p, d, dy, dx, part, scratch); });
 }
 
-#define ARRAYNN_INSTANTIATE(T)                                                          \
-  template void max_pool2d<T>(const PoolProblem&, const T*, T*, std::int64_t*);         \
-  template bool max_pool2d_backward<T>(const PoolProblem&, const T*, const T*,          \
-                                       const std::int64_t*, T*);                        \
-  template void avg_pool2d<T>(const PoolProblem&, const AverageDivisor&, const T*, T*); \
-  template void avg_pool2d_backward<T>(const PoolProblem&, const AverageDivisor&, const T*, T*);
+#define ARRAYNN_INSTANTIATE(T)                                                                     \
+  template void max_pool<T>(const char*, const PoolProblem&, const T*, T*, std::int64_t*);         \
+  template bool max_pool_backward<T>(const char*, const PoolProblem&, const T*, const T*,          \
+                                     const std::int64_t*, T*);                                     \
+  template void avg_pool<T>(const char*, const PoolProblem&, const AverageDivisor&, const T*, T*); \
+  template void avg_pool_backward<T>(const char*, const PoolProblem&, const AverageDivisor&,       \
+                                     const T*, T*);
 ARRAYNN_INSTANTIATE(float)
 ARRAYNN_INSTANTIATE(double)
 #undef ARRAYNN_INSTANTIATE

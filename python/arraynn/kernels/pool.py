@@ -1,11 +1,12 @@
-"""Two-dimensional max and average pooling.
+"""Max and average pooling in one and two dimensions.
 
     max   y[n,c,h,w] = max_{i,j} x[n, c, h·s - p + i·d, w·s - p + j·d]
     avg   y[n,c,h,w] = Σ_{i,j} x[n, c, h·s - p + i·d, w·s - p + j·d] / divisor(h, w)
 
 over the taps (i, j) of the window that lie inside the input. Both are bound by memory: every array
 is read or written once, in vectors over the channels (channels_last) or over the output row
-(channels_first). Sums have one order for every number of threads.
+(channels_first). Sums have one order for every number of threads. A signal (n, c, l) is pooled as
+an image of height 1, by the same kernels, without a copy.
 """
 
 from __future__ import annotations
@@ -17,7 +18,16 @@ from numpy.typing import NDArray
 
 from arraynn import _core
 
-__all__ = ["avg_pool2d", "avg_pool2d_backward", "max_pool2d", "max_pool2d_backward"]
+__all__ = [
+    "avg_pool1d",
+    "avg_pool1d_backward",
+    "avg_pool2d",
+    "avg_pool2d_backward",
+    "max_pool1d",
+    "max_pool1d_backward",
+    "max_pool2d",
+    "max_pool2d_backward",
+]
 
 Array = NDArray[Any]
 Padding = int | str | Sequence[int] | Sequence[Sequence[int]]
@@ -243,6 +253,199 @@ def avg_pool2d_backward(
            [0.25, 0.25, 0.25, 0.25]])
     """
     return _core.avg_pool2d_backward(
+        grad_out,
+        x_shape,
+        kernel_size,
+        stride,
+        padding,
+        ceil_mode,
+        count_include_pad,
+        divisor_override,
+        dilation,
+        layout,
+    )
+
+
+def max_pool1d(
+    x: Array,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+    *,
+    layout: str = "channels_first",
+    out: Array | None = None,
+) -> Any:
+    """Maximum of every window of a signal; see :func:`max_pool2d`.
+
+    Parameters
+    ----------
+    x : array (n, c, l), or (n, l, c) with ``layout="channels_last"``; float32 or float64
+    kernel_size, stride, dilation : int or (int,)
+    padding : int, (int,), ((begin, end),), "valid", "same" or "same_lower"
+    ceil_mode, return_indices, out
+        As in :func:`max_pool2d`.
+
+    Returns
+    -------
+    y : array (n, c, ol) or (n, ol, c)
+    indices : int64 array of the same shape, with `return_indices`
+        Positions in the signal.
+
+    Raises
+    ------
+    ValueError, TypeError, MemoryError, NotImplementedError
+        As :func:`max_pool2d`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from arraynn import kernels as K
+    >>> K.max_pool1d(np.array([[[3.0, 1.0, 2.0, 5.0]]]), 2)
+    array([[[3., 5.]]])
+    """
+    return _core.max_pool1d(
+        x, kernel_size, stride, padding, dilation, ceil_mode, return_indices, layout, out
+    )
+
+
+def max_pool1d_backward(
+    grad_out: Array,
+    x: Array,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    *,
+    layout: str = "channels_first",
+    indices: Array | None = None,
+) -> Array:
+    """Gradient of :func:`max_pool1d`; see :func:`max_pool2d_backward`.
+
+    Parameters
+    ----------
+    grad_out : array, shape of the result
+    x, kernel_size, stride, padding, dilation, ceil_mode, layout
+        As in the forward call.
+    indices : int64 array, shape of the result, optional
+        Those of the forward call; found again in `x` without them.
+
+    Returns
+    -------
+    grad_x : array, shape of `x`
+
+    Raises
+    ------
+    ValueError, TypeError, MemoryError, NotImplementedError
+        As :func:`max_pool2d_backward`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from arraynn import kernels as K
+    >>> K.max_pool1d_backward(np.ones((1, 1, 2)), np.array([[[3.0, 1.0, 2.0, 5.0]]]), 2)
+    array([[[1., 0., 0., 1.]]])
+    """
+    return _core.max_pool1d_backward(
+        grad_out, x, kernel_size, stride, padding, dilation, ceil_mode, layout, indices
+    )
+
+
+def avg_pool1d(
+    x: Array,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Padding = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    *,
+    dilation: Size = 1,
+    layout: str = "channels_first",
+    out: Array | None = None,
+) -> Array:
+    """Sum of every window of a signal over its divisor; see :func:`avg_pool2d`.
+
+    Parameters
+    ----------
+    x, kernel_size, stride, padding, ceil_mode, dilation, layout, out
+        As in :func:`max_pool1d`.
+    count_include_pad, divisor_override
+        As in :func:`avg_pool2d`.
+
+    Returns
+    -------
+    array (n, c, ol) or (n, ol, c)
+
+    Raises
+    ------
+    ValueError, TypeError, MemoryError
+        As :func:`max_pool2d`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from arraynn import kernels as K
+    >>> K.avg_pool1d(np.array([[[3.0, 1.0, 2.0, 5.0]]]), 2)
+    array([[[2. , 3.5]]])
+    """
+    return _core.avg_pool1d(
+        x,
+        kernel_size,
+        stride,
+        padding,
+        ceil_mode,
+        count_include_pad,
+        divisor_override,
+        dilation,
+        layout,
+        out,
+    )
+
+
+def avg_pool1d_backward(
+    grad_out: Array,
+    x_shape: Sequence[int],
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Padding = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    *,
+    dilation: Size = 1,
+    layout: str = "channels_first",
+) -> Array:
+    """Gradient of :func:`avg_pool1d`: ``grad_out / divisor`` to every tap of the window.
+
+    Parameters
+    ----------
+    grad_out : array, shape of the result; float32 or float64
+    x_shape : sequence of 3 ints
+        The shape of the forward call's `x`, in its layout.
+    kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, dilation, layout
+        As in the forward call.
+
+    Returns
+    -------
+    grad_x : array of shape `x_shape`
+
+    Raises
+    ------
+    ValueError, TypeError, MemoryError
+        As :func:`max_pool2d`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from arraynn import kernels as K
+    >>> K.avg_pool1d_backward(np.array([[[1.0, 3.0]]]), (1, 1, 4), 2)
+    array([[[0.5, 0.5, 1.5, 1.5]]])
+    """
+    return _core.avg_pool1d_backward(
         grad_out,
         x_shape,
         kernel_size,
