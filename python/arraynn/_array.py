@@ -22,7 +22,9 @@ def as_numpy(op: str, arg: str, x: Any) -> np.ndarray[Any, Any]:
         for masked arrays: no kernel looks at a mask.
     """
     if isinstance(x, np.ma.MaskedArray):
-        raise TypeError(f"[{op}] {arg}: expected an array without a mask, got a MaskedArray; fill it")
+        raise TypeError(
+            f"[{op}] {arg}: expected an array without a mask, got a MaskedArray; fill it"
+        )
     if isinstance(x, np.ndarray):
         return np.asarray(x)
     if hasattr(x, "__cuda_array_interface__"):

@@ -24,12 +24,26 @@ from arraynn.nn.conv import Conv2d
 from arraynn.nn.linear import Flatten, Identity, Linear
 from arraynn.nn.loss import CrossEntropyLoss, MSELoss
 from arraynn.nn.module import Module, Parameter
-from arraynn.nn.pooling import AvgPool2d, MaxPool2d
+from arraynn.nn.pooling import (
+    AdaptiveAvgPool1d,
+    AdaptiveAvgPool2d,
+    AdaptiveMaxPool1d,
+    AdaptiveMaxPool2d,
+    AvgPool1d,
+    AvgPool2d,
+    MaxPool1d,
+    MaxPool2d,
+)
 
 __all__ = [
     "ELU",
     "GELU",
     "SELU",
+    "AdaptiveAvgPool1d",
+    "AdaptiveAvgPool2d",
+    "AdaptiveMaxPool1d",
+    "AdaptiveMaxPool2d",
+    "AvgPool1d",
     "AvgPool2d",
     "Conv2d",
     "CrossEntropyLoss",
@@ -42,6 +56,7 @@ __all__ = [
     "Linear",
     "LogSoftmax",
     "MSELoss",
+    "MaxPool1d",
     "MaxPool2d",
     "Mish",
     "Module",
