@@ -365,6 +365,56 @@ def adaptive_pool() -> Iterator[Case]:
     yield from (Case(*row) for row in rows)
 
 
+def lp_and_unpool() -> Iterator[Case]:
+    rows: list[tuple[str, tuple[Any, ...], dict[str, Any], Any, str]] = []
+    for axes, x in ((1, f32(2, 3, 6)), (2, f32(2, 3, 6, 6))):
+        y = f32(2, 3, *(3,) * axes)
+        lp, back = f"lp_pool{axes}d", f"lp_pool{axes}d_backward"
+        yield from wrong_outs(lp, (f32(2, 2, *(3,) * axes), 2, 1), (2, 2, *(3,) * axes))
+        yield from wrong_dtypes(lp, (x, 2, 2), ("x",))
+        yield from wrong_dtypes(back, (y, x, y, 2, 2), ("grad_out", "x", "y"))
+        for op, first in ((lp, (x,)), (back, (y, x, y))):
+            rows += [(op, (*first, v, 2), {}, V, "norm_type") for v in (0, -1.0, INF, NAN)]
+            rows += [(op, (*first, v, 2), {}, T, "norm_type") for v in ("2", None)]
+            rows += [(op, (*first, 2, v), {}, V, "kernel_size") for v in (0, 7, (2, 2, 2))]
+            rows += [
+                (op, (*first, 2, 2, 0), {}, V, "stride"),
+                (op, (*first, 2, 2), {"ceil_mode": 1}, T, "ceil_mode"),
+                (op, (*first, 2, 2), {"layout": "NHWC"}, V, "layout"),
+            ]
+        rows += [
+            (lp, (x[0], 2, 2), {}, V, "x"),
+            (back, (y[..., :1], x, y, 2, 2), {}, V, "grad_out"),
+            (back, (y, x, y[..., :1], 2, 2), {}, V, "y"),
+        ]
+        up, back = f"max_unpool{axes}d", f"max_unpool{axes}d_backward"
+        where = np.zeros(y.shape, np.int64)
+        yield from wrong_outs(up, (f32(2, 3, *(3,) * axes), where, 1), y.shape)
+        yield from wrong_dtypes(up, (y, where, 2), ("x",))
+        yield from wrong_dtypes(back, (x, where), ("grad_out",))
+        for wrong in (where.astype(np.int32), y, where.tolist(), None):
+            rows += [(up, (y, wrong, 2), {}, T, "indices"), (back, (x, wrong), {}, T, "indices")]
+        for bad in (where - 1, where + 6**axes, where + (1 << 40)):
+            rows += [(up, (y, bad, 2), {}, V, "indices"), (back, (x, bad), {}, V, "indices")]
+        rows += [(up, (y, where, v), {}, V, "kernel_size") for v in (0, (2, 2, 2))]
+        rows += [(up, (y, where, 2), {k: -1}, V, k) for k in ("stride", "padding")]
+        rows += [
+            (up, (y, where, 2), {"output_size": v}, V, "output_size") for v in (4, 8, (6,) * 3)
+        ]
+        rows += [
+            (up, (y, where[:1], 2), {}, V, "indices"),
+            (up, (y[0], where[0], 2), {}, V, "x"),
+            (up, (y, where, 2), {"padding": 3}, V, "output_size"),
+            (up, (y, where, 2), {"output_size": 6.0}, T, "output_size"),
+            (up, (y, where, 2, 2**62), {}, TOO_LARGE, ""),
+            (up, (y, where, 2), {"layout": 1}, T, "layout"),
+            (back, (x, where[:1]), {}, V, "indices"),
+            (back, (x, where[0]), {}, V, "indices"),
+            (back, (x[0], where), {}, V, "grad_out"),
+        ]
+    yield from (Case(*row) for row in rows)
+
+
 def elementwise() -> Iterator[Case]:
     x = f32(3, 4)
     for name in ACTIVATIONS:
@@ -525,6 +575,7 @@ TABLE = [
     *pool(),
     *signal_pool(),
     *adaptive_pool(),
+    *lp_and_unpool(),
     *elementwise(),
     *softmax(),
     *optim(),

@@ -4,7 +4,10 @@
 //   max   y[n,c,h,w] = max over taps (i, j) inside the input of x[n, c, h sh - ph + i dh,
 //                      w sw - pw + j dw]; the first NaN wins, then the first of equal maxima
 //   avg   y[n,c,h,w] = (sum over the same taps) / divisor(h, w)
-// Gradients: dy goes to the position that won (max), dy / divisor to every tap (avg).
+//   lp    y[n,c,h,w] = (sum over the same taps of x^p, times kernel / taps inside)^(1 / p)
+// Gradients: dy goes to the position that won (max), dy / divisor to every tap (avg),
+// dy kernel / taps (x / y)^(p - 1) (lp): shares of the windows, their sums as those of an average
+// with divisor 1, and the power of x.
 //
 // Plan. Both are bound by memory; every array is read or written once, in order.
 //   channels_last   vectors over c, the taps of an output pixel reduced in registers
@@ -187,6 +190,20 @@ ARRAYNN_INLINE std::int64_t thread_scratch_bytes(const PoolProblem& p, std::int6
   return round_up((2 * s.in + s.out) * item, 64) + s.out * 8;
 }
 
+// Moves `in` elements of every plane to positions out of `out`. A thread owns planes, or blocks of
+// channels (channels_last), so that of equal indices the last one wins for every team.
+struct UnpoolProblem {
+  std::int64_t n, c, in, out;
+  bool channels_last;
+};
+
+// Channels of a block: one or two cache lines.
+inline constexpr std::int64_t kUnpoolChannels = 16;
+
+ARRAYNN_INLINE std::int64_t unpool_units(const UnpoolProblem& p) {
+  return p.n * (p.channels_last ? ceil_div(p.c, kUnpoolChannels) : p.c);
+}
+
 template <class T>
 struct PoolTable {
   // [begin, end) are rows of y, over all planes (channels_first) or samples (channels_last), or
@@ -201,6 +218,16 @@ struct PoolTable {
                        T* dx, Range rows, void* scratch);
   void (*average_backward)(const PoolProblem& p, const AverageDivisor& d, const T* dy, T* dx,
                            Range rows, void* scratch);
+  void (*lp)(const PoolProblem& p, double norm, const T* x, T* y, Range rows, void* scratch);
+  // What every tap of a window shares, for rows of y; then dx *= x^(norm - 1).
+  void (*lp_shares)(const PoolProblem& p, double norm, const T* dy, const T* y, T* shares,
+                    Range rows);
+  void (*lp_slopes)(double norm, const T* x, T* dx, Range elements);
+  // False when an index lies outside its plane.
+  bool (*unpool)(const UnpoolProblem& p, const T* x, const std::int64_t* indices, T* y,
+                 Range units);
+  bool (*unpool_backward)(const UnpoolProblem& p, const T* dy, const std::int64_t* indices, T* dx,
+                          Range units);
 };
 struct PoolKernels {
   PoolTable<float> f32;
@@ -221,5 +248,14 @@ void avg_pool(const char* op, const PoolProblem& p, const AverageDivisor& d, con
 template <class T>
 void avg_pool_backward(const char* op, const PoolProblem& p, const AverageDivisor& d, const T* dy,
                        T* dx);
+template <class T>
+void lp_pool(const char* op, const PoolProblem& p, double norm, const T* x, T* y);
+template <class T>
+void lp_pool_backward(const char* op, const PoolProblem& p, double norm, const T* dy, const T* x,
+                      const T* y, T* dx);
+template <class T>
+bool max_unpool(const UnpoolProblem& p, const T* x, const std::int64_t* indices, T* y);
+template <class T>
+bool max_unpool_backward(const UnpoolProblem& p, const T* dy, const std::int64_t* indices, T* dx);
 
 }  // namespace arraynn

@@ -189,6 +189,66 @@ def global_max_pool_backward(
 ) -> _Array: ...
 def global_avg_pool(x: _Array, layout: str, out: _Array | None) -> _Array: ...
 def global_avg_pool_backward(grad_out: _Array, x_shape: Sequence[int], layout: str) -> _Array: ...
+def lp_pool1d(
+    x: _Array,
+    norm_type: float,
+    kernel_size: _Size,
+    stride: _Size | None,
+    ceil_mode: bool,
+    layout: str,
+    out: _Array | None,
+) -> _Array: ...
+def lp_pool1d_backward(
+    grad_out: _Array,
+    x: _Array,
+    y: _Array,
+    norm_type: float,
+    kernel_size: _Size,
+    stride: _Size | None,
+    ceil_mode: bool,
+    layout: str,
+) -> _Array: ...
+def max_unpool1d(
+    x: _Array,
+    indices: _Array,
+    kernel_size: _Size,
+    stride: _Size | None,
+    padding: _Size,
+    output_size: _Size | None,
+    layout: str,
+    out: _Array | None,
+) -> _Array: ...
+def max_unpool1d_backward(grad_out: _Array, indices: _Array, layout: str) -> _Array: ...
+def lp_pool2d(
+    x: _Array,
+    norm_type: float,
+    kernel_size: _Size,
+    stride: _Size | None,
+    ceil_mode: bool,
+    layout: str,
+    out: _Array | None,
+) -> _Array: ...
+def lp_pool2d_backward(
+    grad_out: _Array,
+    x: _Array,
+    y: _Array,
+    norm_type: float,
+    kernel_size: _Size,
+    stride: _Size | None,
+    ceil_mode: bool,
+    layout: str,
+) -> _Array: ...
+def max_unpool2d(
+    x: _Array,
+    indices: _Array,
+    kernel_size: _Size,
+    stride: _Size | None,
+    padding: _Size,
+    output_size: _Size | None,
+    layout: str,
+    out: _Array | None,
+) -> _Array: ...
+def max_unpool2d_backward(grad_out: _Array, indices: _Array, layout: str) -> _Array: ...
 def elementwise_unary(name: str, x: _Array) -> _Array: ...
 def relu(x: _Array, out: _Array | None) -> _Array: ...
 def relu_backward(grad_out: _Array, x: _Array, out: _Array | None) -> _Array: ...

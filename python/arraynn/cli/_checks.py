@@ -234,6 +234,50 @@ def _avg_pool_backward(name: str, dtype: str) -> Iterator[Outcome]:
         yield (got,), (want,), [dot_bound(8, dtype, factors=1)]
 
 
+def _lp_pool(name: str, dtype: str) -> Iterator[Outcome]:
+    for x, (kernel, stride, *_), where, taps in _pool_cases(name, dtype):
+        for norm in (1.0, 2.0):
+            args = (norm, kernel, stride, True)
+            got = getattr(kernels, name)(x, *args, **where)
+            want = getattr(reference, name)(*_wide(x), *args, **where)
+            # A sum of as many terms as the window has taps, each at most 1; a root halves its
+            # relative error.
+            error = (taps**2 + 6) * unit_roundoff(dtype)
+            yield (got,), (want,), [error * (taps**2 if norm == 1 else np.abs(want))]
+
+
+def _lp_pool_backward(name: str, dtype: str) -> Iterator[Outcome]:
+    back = f"{name}_backward"
+    for x, (kernel, stride, *_), where, taps in _pool_cases(name, dtype):
+        for norm in (1.0, 2.0):
+            args = (norm, kernel, stride, True)
+            y = getattr(reference, name)(*_wide(x), *args, **where).astype(dtype)
+            g = uniform(dtype, *y.shape, seed=2)
+            got = getattr(kernels, back)(g, x, y, *args, **where)
+            want = getattr(reference, back)(*_wide(g, x, y), *args, **where)
+            # |x / y| <= 1, gradients at most 1, scaled by at most the taps of a window.
+            bound = (taps**2 + 8) * taps**2 * unit_roundoff(dtype)
+            yield (got,), (want,), [taps**2 * bound]
+
+
+def _max_unpool(name: str, dtype: str) -> Iterator[Outcome]:
+    pool = name.replace("unpool", "pool")
+    for x, args, where, _ in _pool_cases(pool, dtype):
+        y, indices = getattr(reference, pool)(x, *args, return_indices=True, **where)
+        size = x.shape[1:-1] if where["layout"] == "channels_last" else x.shape[2:]
+        got = getattr(kernels, name)(y, indices, *args, size, **where)
+        # Moving a value rounds nothing.
+        yield (got,), (getattr(reference, name)(y, indices, *args, size, **where),), [0.0]
+
+
+def _max_unpool_backward(name: str, dtype: str) -> Iterator[Outcome]:
+    pool, back = name.replace("unpool", "pool"), f"{name}_backward"
+    for x, args, where, _ in _pool_cases(pool, dtype):
+        _, indices = getattr(reference, pool)(x, *args, return_indices=True, **where)
+        got = getattr(kernels, back)(x, indices, **where)
+        yield (got,), (getattr(reference, back)(x, indices, **where),), [0.0]
+
+
 def _activation(name: str, extra: dict[str, Any], dtype: str) -> Iterator[Outcome]:
     u = unit_roundoff(dtype)
     for size in (1, 15, 16, 17, 1003):
@@ -436,6 +480,14 @@ _VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
 for _name, _extra in _VARIANTS:
     CHECKS[_name] = partial(_activation, _name, _extra)
     CHECKS[f"{_name}_backward"] = partial(_activation_backward, _name, _extra)
+
+for _name, _forward, _backward in (
+    ("lp_pool", _lp_pool, _lp_pool_backward),
+    ("max_unpool", _max_unpool, _max_unpool_backward),
+):
+    for _axes in ("1d", "2d"):
+        CHECKS[_name + _axes] = partial(_forward, _name + _axes)
+        CHECKS[f"{_name}{_axes}_backward"] = partial(_backward, _name + _axes)
 
 for _kind, _forward, _backward in (
     ("max", _max_pool, _max_pool_backward),
