@@ -1,16 +1,16 @@
-"""Pooling on the tape: one node for the maxima and one for the means, by the kernel's name."""
+"""Pooling on the tape: one node for each kind, by the kernel's name."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from arraynn import kernels as K
-from arraynn.autograd.tape import Array, Node, grad_mode, guard, make
+from arraynn.autograd.tape import Array, Node, array_of, grad_mode, guard, make
 
 if TYPE_CHECKING:
     from arraynn.autograd.tensor import Tensor
 
-__all__ = ["avg_pool", "max_pool"]
+__all__ = ["avg_pool", "lp_pool", "max_pool", "max_unpool"]
 
 
 class _PoolNode(Node):
@@ -52,6 +52,27 @@ class AvgPoolNode(_PoolNode):
         return (kernel(grad, self.shape, *self.window, **self.options),)
 
 
+class LpPoolNode(_PoolNode):
+    """Norm of each window; saves (x, y)."""
+
+    __slots__ = ()
+
+    def backward(self, grad: Array) -> tuple[Array | None, ...]:
+        x, y = self.saved
+        kernel = getattr(K, f"{self.op}_backward")
+        return (kernel(grad, x, y, *self.window, **self.options),)
+
+
+class MaxUnpoolNode(_PoolNode):
+    """Elements put at their indices; saves (indices,)."""
+
+    __slots__ = ()
+
+    def backward(self, grad: Array) -> tuple[Array | None, ...]:
+        (indices,) = self.saved
+        return (getattr(K, f"{self.op}_backward")(grad, indices, **self.options),)
+
+
 def max_pool(
     op: str, x: Tensor, window: tuple[Any, ...], return_indices: bool, options: dict[str, Any]
 ) -> Any:
@@ -81,6 +102,34 @@ def avg_pool(op: str, x: Tensor, window: tuple[Any, ...], options: dict[str, Any
     node = AvgPoolNode((x.node or x,))
     node.op = op
     node.shape = x.data.shape
+    node.window = window
+    node.options = options
+    return make(out, node)
+
+
+def lp_pool(op: str, x: Tensor, window: tuple[Any, ...], options: dict[str, Any]) -> Tensor:
+    """Pooling by norm with the kernel ``op``."""
+    result = make(getattr(K, op)(x.data, *window, **options), None)
+    if grad_mode.enabled and x._requires_grad:
+        node = LpPoolNode((x.node or x,), (x.data, result.data), guard(x, result))
+        node.op = op
+        node.window = window
+        node.options = options
+        result.node = node
+        result._requires_grad = True
+    return result
+
+
+def max_unpool(
+    op: str, x: Tensor, indices: Any, window: tuple[Any, ...], options: dict[str, Any]
+) -> Tensor:
+    """Undo a pooling by maximum with the kernel ``op``; ``indices`` are a tensor or an array."""
+    where = array_of(indices)
+    out = getattr(K, op)(x.data, where, *window, **options)
+    if not (grad_mode.enabled and x._requires_grad):
+        return make(out, None)
+    node = MaxUnpoolNode((x.node or x,), (where,), guard(indices))
+    node.op = op
     node.window = window
     node.options = options
     return make(out, node)

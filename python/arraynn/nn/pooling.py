@@ -17,8 +17,12 @@ __all__ = [
     "AdaptiveMaxPool2d",
     "AvgPool1d",
     "AvgPool2d",
+    "LPPool1d",
+    "LPPool2d",
     "MaxPool1d",
     "MaxPool2d",
+    "MaxUnpool1d",
+    "MaxUnpool2d",
 ]
 
 
@@ -378,3 +382,170 @@ class AdaptiveAvgPool2d(_AdaptiveAvgPool):
 
     _axes = 2
     _function = staticmethod(F.adaptive_avg_pool2d)
+
+
+class _LPPool(_Pool):
+    def __init__(
+        self,
+        norm_type: float,
+        kernel_size: Any,
+        stride: Any = None,
+        ceil_mode: bool = False,
+        *,
+        layout: str = "channels_first",
+    ) -> None:
+        super().__init__()
+        op = type(self).__name__
+        if not 0 < norm_type < float("inf"):
+            raise ValueError(f"[{op}] norm_type: expected a finite value > 0, got {norm_type!r}")
+        self._set_window(kernel_size, stride)
+        self.norm_type = norm_type
+        self.stride = stride
+        self.ceil_mode = ceil_mode
+        self.layout = check_layout(op, layout)
+
+    def forward(self, input: Any) -> Any:
+        """Apply the pooling."""
+        return type(self)._function(
+            input,
+            float(self.norm_type),
+            self.kernel_size,
+            self.stride,
+            self.ceil_mode,
+            layout=self.layout,
+        )
+
+    def extra_repr(self) -> str:
+        """Return norm and window, as PyTorch does."""
+        return (
+            f"norm_type={self.norm_type}, kernel_size={self.kernel_size}, stride={self.stride}, "
+            f"ceil_mode={self.ceil_mode}"
+        )
+
+
+class _MaxUnpool(_Pool):
+    def __init__(
+        self,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        *,
+        layout: str = "channels_first",
+    ) -> None:
+        super().__init__()
+        self._set_window(kernel_size, stride)
+        self.padding = padding
+        self.layout = check_layout(type(self).__name__, layout)
+
+    def forward(self, input: Any, indices: Any, output_size: Any = None) -> Any:
+        """Put the elements back; ``output_size`` where several sizes would fit."""
+        return type(self)._function(
+            input,
+            indices,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            output_size,
+            layout=self.layout,
+        )
+
+    def extra_repr(self) -> str:
+        """Return the window."""
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+
+
+class LPPool1d(_LPPool):
+    """``(sum of x**p)**(1 / p)`` over each window of a signal.
+
+    Parameters
+    ----------
+    norm_type : float
+        The p, above 0.
+    kernel_size : int
+    stride : int, optional
+        The kernel's size when None.
+    ceil_mode : bool
+        Round the output's size up (PyTorch's rule).
+    layout : {"channels_first", "channels_last"}
+
+    Examples
+    --------
+    >>> import arraynn as ann, numpy as np
+    >>> ann.nn.LPPool1d(2, 2)(np.array([[[3.0, 4.0, 6.0, 8.0]]]))
+    array([[[ 5., 10.]]])
+    """
+
+    _axes = 1
+    _function = staticmethod(F.lp_pool1d)
+
+
+class MaxUnpool1d(_MaxUnpool):
+    """Every element of a signal back where :class:`MaxPool1d` found it, zeros elsewhere.
+
+    Parameters
+    ----------
+    kernel_size : int
+    stride : int, optional
+        The kernel's size when None.
+    padding : int
+    layout : {"channels_first", "channels_last"}
+
+    Examples
+    --------
+    >>> import arraynn as ann, numpy as np
+    >>> pool, unpool = ann.nn.MaxPool1d(2, return_indices=True), ann.nn.MaxUnpool1d(2)
+    >>> unpool(*pool(np.arange(4.0).reshape(1, 1, 4)))
+    array([[[0., 1., 0., 3.]]])
+    """
+
+    _axes = 1
+    _function = staticmethod(F.max_unpool1d)
+
+
+class LPPool2d(_LPPool):
+    """``(sum of x**p)**(1 / p)`` over each window of an image.
+
+    Parameters
+    ----------
+    norm_type : float
+        The p, above 0.
+    kernel_size : int or pair
+    stride : int or pair, optional
+        The kernel's size when None.
+    ceil_mode : bool
+        Round the output's size up (PyTorch's rule).
+    layout : {"channels_first", "channels_last"}
+
+    Examples
+    --------
+    >>> import arraynn as ann, numpy as np
+    >>> ann.nn.LPPool2d(2, 2)(np.ones((1, 1, 2, 4)))
+    array([[[[2., 2.]]]])
+    """
+
+    _axes = 2
+    _function = staticmethod(F.lp_pool2d)
+
+
+class MaxUnpool2d(_MaxUnpool):
+    """Every element of an image back where :class:`MaxPool2d` found it, zeros elsewhere.
+
+    Parameters
+    ----------
+    kernel_size : int or pair
+    stride : int or pair, optional
+        The kernel's size when None.
+    padding : int or pair
+    layout : {"channels_first", "channels_last"}
+
+    Examples
+    --------
+    >>> import arraynn as ann, numpy as np
+    >>> pool, unpool = ann.nn.MaxPool2d(2, return_indices=True), ann.nn.MaxUnpool2d(2)
+    >>> unpool(*pool(np.arange(4.0).reshape(1, 1, 2, 2)))
+    array([[[[0., 0.],
+             [0., 3.]]]])
+    """
+
+    _axes = 2
+    _function = staticmethod(F.max_unpool2d)
