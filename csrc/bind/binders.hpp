@@ -13,5 +13,6 @@ void bind_optim(py::module_& m);
 void bind_pool(py::module_& m);
 void bind_runtime(py::module_& m);
 void bind_softmax(py::module_& m);
+void bind_unpool(py::module_& m);
 
 }  // namespace arraynn

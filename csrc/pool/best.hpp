@@ -36,6 +36,7 @@ ARRAYNN_INLINE bool all_lanes(Ints<T> mask) {
 template <class T>
 struct Max {
   ARRAYNN_MEMBER Vec<T> identity() const { return Vec<T>::set1(-T(__builtin_inf())); }
+  ARRAYNN_MEMBER Vec<T> map(Vec<T> v) const { return v; }
   // A NaN stays: max() alone returns its second operand when one is a NaN.
   ARRAYNN_MEMBER Vec<T> combine(Vec<T> acc, Vec<T> v) const {
     return select(v != v, v, max(v, acc));

@@ -1,93 +1,45 @@
-#include <algorithm>
-#include <limits>
-
 #include "bind/array.hpp"
 #include "bind/binders.hpp"
-#include "pool/pool.hpp"
+#include "pool/arguments.hpp"
 
 namespace arraynn {
 namespace {
 
-// Output size and padding of one axis whose size, kernel, stride, dilation and explicit padding
-// are set. ceil_mode rounds up, then drops a last window that would start in the padding at the
-// end: PyTorch's rule.
-void finish_axis(const char* op, const char* axis, PadMode mode, bool ceil_mode, PoolAxis* a) {
-  const std::int64_t span = checked_mul(op, "kernel_size", a->kernel - 1, a->dilation) + 1;
-  if (mode != PadMode::kExplicit) {
-    const std::int64_t out = a->size / a->stride + (a->size % a->stride != 0);
-    const std::int64_t total =
-        out > 0 ? std::max<std::int64_t>((out - 1) * a->stride + span - a->size, 0) : 0;
-    a->begin = mode == PadMode::kSame ? total / 2 : total - total / 2;
-    a->end = total - a->begin;
-  } else if (std::max(a->begin, a->end) > span / 2) {
-    fail<ValueError>(op, "padding", "expected at most ", span / 2, " (half of the window's ", axis,
-                     " ", span, "), got ", std::max(a->begin, a->end));
-  }
-  const std::int64_t padded = a->size + a->begin + a->end;
-  if (padded < span) {
-    fail<ValueError>(op, "kernel_size", "expected a window that fits the padded input of ", axis,
-                     " ", padded, ", got a reach of ", span);
-  }
-  const std::int64_t room = padded - span;
-  a->out = room / a->stride + 1;
-  if (ceil_mode && room % a->stride != 0 && a->out * a->stride < a->size + a->begin) ++a->out;
+// Names by the number of spatial axes; 0 is a function that takes both.
+constexpr const char* kMax[] = {"global_max_pool", "max_pool1d", "max_pool2d"};
+constexpr const char* kMaxBackward[] = {"global_max_pool_backward", "max_pool1d_backward",
+                                        "max_pool2d_backward"};
+constexpr const char* kAverage[] = {"global_avg_pool", "avg_pool1d", "avg_pool2d"};
+constexpr const char* kAverageBackward[] = {"global_avg_pool_backward", "avg_pool1d_backward",
+                                            "avg_pool2d_backward"};
+constexpr const char* kAdaptiveMax[] = {"", "adaptive_max_pool1d", "adaptive_max_pool2d"};
+constexpr const char* kAdaptiveMaxBackward[] = {"", "adaptive_max_pool1d_backward",
+                                                "adaptive_max_pool2d_backward"};
+constexpr const char* kAdaptiveAverage[] = {"", "adaptive_avg_pool1d", "adaptive_avg_pool2d"};
+constexpr const char* kAdaptiveAverageBackward[] = {"", "adaptive_avg_pool1d_backward",
+                                                    "adaptive_avg_pool2d_backward"};
+
+constexpr AverageDivisor kMean = {false, 0};
+
+Array take_x(const char* op, py::handle x_in, int* axes) {
+  Array x = take(op, "x", x_in);
+  require_float(op, "x", x);
+  *axes = require_planes(op, x, *axes);
+  return x;
 }
 
-struct PoolArguments {
-  PoolProblem problem;
-  std::int64_t y_shape[4];
-};
-
-PoolArguments take_problem(const char* op, const std::int64_t* x_shape, py::handle kernel_size,
-                           py::handle stride, py::handle padding, py::handle dilation,
-                           py::handle ceil_mode, py::handle layout) {
-  PoolArguments a{};
-  PoolProblem& p = a.problem;
-  p.channels_last = take_channels_last(op, layout);
-  p.n = x_shape[0];
-  p.c = x_shape[p.channels_last ? 3 : 1];
-  checked_mul(op, "x", p.n, p.c);
-  std::int64_t kernels[2], strides[2], dilations[2], begin[2], end[2];
-  take_ints(op, "kernel_size", kernel_size, 2, kernels);
-  take_ints(op, "stride", stride.is_none() ? kernel_size : stride, 2, strides);
-  take_ints(op, "dilation", dilation, 2, dilations);
-  const bool round_up_size = take_bool(op, "ceil_mode", ceil_mode);
-  PadMode mode{};
-  take_padding(op, padding, 2, begin, end, &mode);
-  for (int i = 0; i < 2; ++i) {
-    if (kernels[i] < 1) fail<ValueError>(op, "kernel_size", "expected >= 1, got ", kernels[i]);
-    if (strides[i] < 1) fail<ValueError>(op, "stride", "expected values >= 1, got ", strides[i]);
-    if (dilations[i] < 1) {
-      fail<ValueError>(op, "dilation", "expected values >= 1, got ", dilations[i]);
-    }
-    PoolAxis& axis = i == 0 ? p.h : p.w;
-    axis = {x_shape[(p.channels_last ? 1 : 2) + i],
-            kernels[i],
-            strides[i],
-            dilations[i],
-            begin[i],
-            end[i],
-            0};
-    finish_axis(op, i == 0 ? "height" : "width", mode, round_up_size, &axis);
-  }
-  const std::int64_t first[4] = {p.n, p.c, p.h.out, p.w.out};
-  const std::int64_t last[4] = {p.n, p.h.out, p.w.out, p.c};
-  std::copy_n(p.channels_last ? last : first, 4, a.y_shape);
-  checked_size(op, "output", a.y_shape, 4, 8);
-  return a;
+Array take_grad(const char* op, py::handle grad_in) {
+  Array dy = take(op, "grad_out", grad_in);
+  require_float(op, "grad_out", dy);
+  return dy;
 }
 
-// Offsets inside a window are kept in integers of the element's width.
-void require_narrow_window(const char* op, const PoolProblem& p, Dtype dtype) {
-  constexpr std::int64_t kLimit = std::numeric_limits<std::int32_t>::max();
-  if (dtype == Dtype::kF64) return;
-  const std::int64_t rows = std::min(window_span(p.h), p.h.size + p.h.begin);
-  std::int64_t offsets = 0;
-  if (__builtin_mul_overflow(rows, p.w.size, &offsets) || offsets > kLimit - window_span(p.w)) {
-    fail<NotImplemented>(op, "kernel_size",
-                         "supported are float32 windows over fewer than 2**31 elements, got ", rows,
-                         " rows of ", p.w.size);
-  }
+// The input of a gradient that needs it.
+Array take_x_like(const char* op, py::handle x_in, const Array& dy, int* axes) {
+  Array x = take(op, "x", x_in);
+  require_same_dtype(op, "x", x, "grad_out", dy);
+  *axes = require_planes(op, x, *axes);
+  return x;
 }
 
 AverageDivisor take_divisor(const char* op, py::handle count_include_pad, py::handle fixed) {
@@ -99,130 +51,151 @@ AverageDivisor take_divisor(const char* op, py::handle count_include_pad, py::ha
   return d;
 }
 
-void require_y_shape(const char* op, const char* arg, const Array& array, const PoolArguments& a) {
-  require_shape(op, arg, array, {a.y_shape[0], a.y_shape[1], a.y_shape[2], a.y_shape[3]});
-}
-
+template <int kAxes>
 py::object max_forward(py::handle x_in, py::handle kernel_size, py::handle stride,
                        py::handle padding, py::handle dilation, py::handle ceil_mode,
-                       py::handle return_indices, py::handle layout, py::handle out_in) {
-  constexpr const char* kOp = "max_pool2d";
-  const Array x = take(kOp, "x", x_in);
-  require_float(kOp, "x", x);
-  require_ndim(kOp, "x", x, 4);
+                       py::handle return_indices, py::handle layout, py::handle out) {
+  constexpr const char* kOp = kMax[kAxes];
+  int axes = kAxes;
+  const Array x = take_x(kOp, x_in, &axes);
   const PoolArguments a =
-      take_problem(kOp, x->shape, kernel_size, stride, padding, dilation, ceil_mode, layout);
-  const bool with_indices = take_bool(kOp, "return_indices", return_indices);
-  Output out(kOp, out_in, x->dtype, a.y_shape, 4, {&x});
-  const auto run = [&](std::int64_t* indices) {
-    dispatch_float(x->dtype, [&](auto tag) {
-      using T = decltype(tag);
-      const py::gil_scoped_release nogil;
-      max_pool2d(a.problem, x->as<const T>(), out.data<T>(), indices);
-    });
-  };
-  if (!with_indices) {
-    run(nullptr);
-    return out.finish(x);
-  }
-  require_narrow_window(kOp, a.problem, x->dtype);
-  Output indices(kOp, py::none(), Dtype::kI64, a.y_shape, 4);
-  run(indices.data<std::int64_t>());
-  return py::make_tuple(out.finish(x), indices.finish(x));
+      take_windows(kOp, axes, x->shape, kernel_size, stride, padding, dilation, ceil_mode, layout);
+  return run_max(kOp, a, x, return_indices, out);
 }
 
+template <int kAxes>
 py::object max_backward(py::handle grad_in, py::handle x_in, py::handle kernel_size,
                         py::handle stride, py::handle padding, py::handle dilation,
-                        py::handle ceil_mode, py::handle layout, py::handle indices_in) {
-  constexpr const char* kOp = "max_pool2d_backward";
-  const Array dy = take(kOp, "grad_out", grad_in);
-  require_float(kOp, "grad_out", dy);
-  const Array x = take(kOp, "x", x_in);
-  require_same_dtype(kOp, "x", x, "grad_out", dy);
-  require_ndim(kOp, "x", x, 4);
+                        py::handle ceil_mode, py::handle layout, py::handle indices) {
+  constexpr const char* kOp = kMaxBackward[kAxes];
+  int axes = kAxes;
+  const Array dy = take_grad(kOp, grad_in);
+  const Array x = take_x_like(kOp, x_in, dy, &axes);
   const PoolArguments a =
-      take_problem(kOp, x->shape, kernel_size, stride, padding, dilation, ceil_mode, layout);
-  require_y_shape(kOp, "grad_out", dy, a);
-  const Array indices = take_optional(kOp, "indices", indices_in);
-  if (indices) {
-    if (indices->dtype != Dtype::kI64) {
-      fail<TypeError>(kOp, "indices", "expected int64, got ", dtype_name(indices->dtype));
-    }
-    require_y_shape(kOp, "indices", indices, a);
-  }
-  require_narrow_window(kOp, a.problem, x->dtype);
-  Output dx(kOp, py::none(), x->dtype, x->shape, 4);
-  const bool good = dispatch_float(x->dtype, [&](auto tag) {
-    using T = decltype(tag);
-    const py::gil_scoped_release nogil;
-    return max_pool2d_backward(a.problem, dy->as<const T>(), x->as<const T>(),
-                               indices ? indices->as<const std::int64_t>() : nullptr, dx.data<T>());
-  });
-  if (!good) {
-    fail<ValueError>(kOp, "indices",
-                     "expected positions h * W + w inside their windows, as max_pool2d returns "
-                     "them, got one outside");
-  }
-  return dx.finish(dy);
+      take_windows(kOp, axes, x->shape, kernel_size, stride, padding, dilation, ceil_mode, layout);
+  return run_max_backward(kOp, a, dy, x, indices);
 }
 
+template <int kAxes>
 py::object average_forward(py::handle x_in, py::handle kernel_size, py::handle stride,
                            py::handle padding, py::handle ceil_mode, py::handle count_include_pad,
                            py::handle divisor_override, py::handle dilation, py::handle layout,
-                           py::handle out_in) {
-  constexpr const char* kOp = "avg_pool2d";
-  const Array x = take(kOp, "x", x_in);
-  require_float(kOp, "x", x);
-  require_ndim(kOp, "x", x, 4);
+                           py::handle out) {
+  constexpr const char* kOp = kAverage[kAxes];
+  int axes = kAxes;
+  const Array x = take_x(kOp, x_in, &axes);
   const PoolArguments a =
-      take_problem(kOp, x->shape, kernel_size, stride, padding, dilation, ceil_mode, layout);
-  const AverageDivisor d = take_divisor(kOp, count_include_pad, divisor_override);
-  Output out(kOp, out_in, x->dtype, a.y_shape, 4, {&x});
-  dispatch_float(x->dtype, [&](auto tag) {
-    using T = decltype(tag);
-    const py::gil_scoped_release nogil;
-    avg_pool2d(a.problem, d, x->as<const T>(), out.data<T>());
-  });
-  return out.finish(x);
+      take_windows(kOp, axes, x->shape, kernel_size, stride, padding, dilation, ceil_mode, layout);
+  return run_average(kOp, a, take_divisor(kOp, count_include_pad, divisor_override), x, out);
 }
 
+template <int kAxes>
 py::object average_backward(py::handle grad_in, py::handle x_shape_in, py::handle kernel_size,
                             py::handle stride, py::handle padding, py::handle ceil_mode,
                             py::handle count_include_pad, py::handle divisor_override,
                             py::handle dilation, py::handle layout) {
-  constexpr const char* kOp = "avg_pool2d_backward";
-  const Array dy = take(kOp, "grad_out", grad_in);
-  require_float(kOp, "grad_out", dy);
-  if (!PyTuple_Check(x_shape_in.ptr()) && !PyList_Check(x_shape_in.ptr())) {
-    fail<TypeError>(kOp, "x_shape", "expected a tuple of 4 ints");
-  }
+  constexpr const char* kOp = kAverageBackward[kAxes];
+  const Array dy = take_grad(kOp, grad_in);
   std::int64_t x_shape[4];
-  take_ints(kOp, "x_shape", x_shape_in, 4, x_shape);
-  for (const std::int64_t size : x_shape) {
-    if (size < 0) fail<ValueError>(kOp, "x_shape", "expected sizes >= 0, got ", size);
-    if (size > kMaxBytes) fail<OutOfMemory>(kOp, "x_shape", "expected at most 2**46, got ", size);
-  }
-  checked_size(kOp, "x_shape", x_shape, 4, 8);
+  const int axes = take_x_shape(kOp, x_shape_in, kAxes, x_shape);
   const PoolArguments a =
-      take_problem(kOp, x_shape, kernel_size, stride, padding, dilation, ceil_mode, layout);
+      take_windows(kOp, axes, x_shape, kernel_size, stride, padding, dilation, ceil_mode, layout);
   const AverageDivisor d = take_divisor(kOp, count_include_pad, divisor_override);
-  require_y_shape(kOp, "grad_out", dy, a);
-  Output dx(kOp, py::none(), dy->dtype, x_shape, 4);
-  dispatch_float(dy->dtype, [&](auto tag) {
-    using T = decltype(tag);
-    const py::gil_scoped_release nogil;
-    avg_pool2d_backward(a.problem, d, dy->as<const T>(), dx.data<T>());
-  });
-  return dx.finish(dy);
+  return run_average_backward(kOp, a, d, dy, x_shape);
+}
+
+template <int kAxes>
+py::object adaptive_max(py::handle x_in, py::handle output_size, py::handle return_indices,
+                        py::handle layout, py::handle out) {
+  constexpr const char* kOp = kAdaptiveMax[kAxes];
+  int axes = kAxes;
+  const Array x = take_x(kOp, x_in, &axes);
+  const PoolArguments a = take_adaptive(kOp, axes, x->shape, output_size, layout);
+  return run_max(kOp, a, x, return_indices, out);
+}
+
+template <int kAxes>
+py::object adaptive_max_backward(py::handle grad_in, py::handle x_in, py::handle output_size,
+                                 py::handle layout, py::handle indices) {
+  constexpr const char* kOp = kAdaptiveMaxBackward[kAxes];
+  int axes = kAxes;
+  const Array dy = take_grad(kOp, grad_in);
+  const Array x = take_x_like(kOp, x_in, dy, &axes);
+  const PoolArguments a = take_adaptive(kOp, axes, x->shape, output_size, layout);
+  return run_max_backward(kOp, a, dy, x, indices);
+}
+
+template <int kAxes>
+py::object adaptive_average(py::handle x_in, py::handle output_size, py::handle layout,
+                            py::handle out) {
+  constexpr const char* kOp = kAdaptiveAverage[kAxes];
+  int axes = kAxes;
+  const Array x = take_x(kOp, x_in, &axes);
+  return run_average(kOp, take_adaptive(kOp, axes, x->shape, output_size, layout), kMean, x, out);
+}
+
+template <int kAxes>
+py::object adaptive_average_backward(py::handle grad_in, py::handle x_shape_in,
+                                     py::handle output_size, py::handle layout) {
+  constexpr const char* kOp = kAdaptiveAverageBackward[kAxes];
+  const Array dy = take_grad(kOp, grad_in);
+  std::int64_t x_shape[4];
+  const int axes = take_x_shape(kOp, x_shape_in, kAxes, x_shape);
+  const PoolArguments a = take_adaptive(kOp, axes, x_shape, output_size, layout);
+  return run_average_backward(kOp, a, kMean, dy, x_shape);
+}
+
+py::object global_max(py::handle x_in, py::handle return_indices, py::handle layout,
+                      py::handle out) {
+  int axes = 0;
+  const Array x = take_x(kMax[0], x_in, &axes);
+  return run_max(kMax[0], take_global(kMax[0], axes, x->shape, layout), x, return_indices, out);
+}
+
+py::object global_max_backward(py::handle grad_in, py::handle x_in, py::handle layout,
+                               py::handle indices) {
+  constexpr const char* kOp = kMaxBackward[0];
+  int axes = 0;
+  const Array dy = take_grad(kOp, grad_in);
+  const Array x = take_x_like(kOp, x_in, dy, &axes);
+  return run_max_backward(kOp, take_global(kOp, axes, x->shape, layout), dy, x, indices);
+}
+
+py::object global_average(py::handle x_in, py::handle layout, py::handle out) {
+  int axes = 0;
+  const Array x = take_x(kAverage[0], x_in, &axes);
+  return run_average(kAverage[0], take_global(kAverage[0], axes, x->shape, layout), kMean, x, out);
+}
+
+py::object global_average_backward(py::handle grad_in, py::handle x_shape_in, py::handle layout) {
+  constexpr const char* kOp = kAverageBackward[0];
+  const Array dy = take_grad(kOp, grad_in);
+  std::int64_t x_shape[4];
+  const int axes = take_x_shape(kOp, x_shape_in, 0, x_shape);
+  return run_average_backward(kOp, take_global(kOp, axes, x_shape, layout), kMean, dy, x_shape);
+}
+
+template <int kAxes>
+void bind_windows(py::module_& m) {
+  m.def(kMax[kAxes], &max_forward<kAxes>);
+  m.def(kMaxBackward[kAxes], &max_backward<kAxes>);
+  m.def(kAverage[kAxes], &average_forward<kAxes>);
+  m.def(kAverageBackward[kAxes], &average_backward<kAxes>);
+  m.def(kAdaptiveMax[kAxes], &adaptive_max<kAxes>);
+  m.def(kAdaptiveMaxBackward[kAxes], &adaptive_max_backward<kAxes>);
+  m.def(kAdaptiveAverage[kAxes], &adaptive_average<kAxes>);
+  m.def(kAdaptiveAverageBackward[kAxes], &adaptive_average_backward<kAxes>);
 }
 
 }  // namespace
 
 void bind_pool(py::module_& m) {
-  m.def("max_pool2d", &max_forward);
-  m.def("max_pool2d_backward", &max_backward);
-  m.def("avg_pool2d", &average_forward);
-  m.def("avg_pool2d_backward", &average_backward);
+  bind_windows<1>(m);
+  bind_windows<2>(m);
+  m.def(kMax[0], &global_max);
+  m.def(kMaxBackward[0], &global_max_backward);
+  m.def(kAverage[0], &global_average);
+  m.def(kAverageBackward[0], &global_average_backward);
 }
 
 }  // namespace arraynn

@@ -13,6 +13,7 @@ struct Average {
   Vec<T> row = Vec<T>::zero(), pixel = Vec<T>::zero();
 
   ARRAYNN_MEMBER Vec<T> identity() const { return Vec<T>::zero(); }
+  ARRAYNN_MEMBER Vec<T> map(Vec<T> v) const { return v; }
   ARRAYNN_MEMBER Vec<T> combine(Vec<T> acc, Vec<T> v) const { return acc + v; }
   ARRAYNN_MEMBER void begin(const PoolProblem& p, const Row<T>& r) {
     for (std::int64_t o = 0; o < p.w.out; ++o) {
@@ -73,11 +74,12 @@ ARRAYNN_INLINE void backward_channels_first(const PoolProblem p, Average<T> op, 
                                __attribute__((always_inline)) { return value(j, o); });
     }
     const Range taps = window_taps(p.h, oh);
+    const std::int64_t fresh = first_reached(p.h, oh);
     for (std::int64_t i = taps.begin; i < taps.end; ++i) {
       const std::int64_t ih = oh * p.h.stride - p.h.begin + i * p.h.dilation;
       if (ih < mine.begin || ih >= mine.end) continue;
       T* d = dx + (plane * p.h.size + ih) * p.w.size;
-      if (dense && is_first(p.h, oh, ih)) {
+      if (dense && ih >= fresh) {
         gather ? gather_row<false>(p.w, d, value) : take_row<false>(row, d);
       } else {
         gather ? gather_row<true>(p.w, d, value) : take_row<true>(row, d);
@@ -96,12 +98,12 @@ ARRAYNN_INLINE void backward_channels_last(const PoolProblem p, Average<T> op, c
       p.h, dx, row_step, rows, dense, [&](std::int64_t sample, std::int64_t oh, Range mine) {
         op.set_row(p, oh);
         const Range h = window_taps(p.h, oh);
-        const std::int64_t top = oh * p.h.stride - p.h.begin;
+        const std::int64_t top = window_first(p.h, oh), fresh_row = first_reached(p.h, oh);
         T* plane = dx + sample * p.h.size * row_step;
         if (dense) zero_behind_windows(p, plane, oh, mine);
         for (std::int64_t ow = 0; ow < p.w.out; ++ow) {
           const Range w = window_taps(p.w, ow);
-          const std::int64_t left = ow * p.w.stride - p.w.begin;
+          const std::int64_t left = window_first(p.w, ow), fresh = first_reached(p.w, ow);
           op.set_pixel(p, ow);
           const T* g = dy + ((sample * p.h.out + oh) * p.w.out + ow) * p.c;
           const auto some = [&](std::int64_t c, std::int64_t n) __attribute__((always_inline)) {
@@ -109,11 +111,11 @@ ARRAYNN_INLINE void backward_channels_last(const PoolProblem p, Average<T> op, c
             for (std::int64_t i = h.begin; i < h.end; ++i) {
               const std::int64_t ih = top + i * p.h.dilation;
               if (ih < mine.begin || ih >= mine.end) continue;
-              const bool first_row = dense && is_first(p.h, oh, ih);
+              const bool first_row = dense && ih >= fresh_row;
               for (std::int64_t j = w.begin; j < w.end; ++j) {
                 const std::int64_t iw = left + j * p.w.dilation;
                 T* d = plane + ih * row_step + iw * p.c + c;
-                if (first_row && is_first(p.w, ow, iw)) {
+                if (first_row && iw >= fresh) {
                   store_some(share, d, n);
                 } else {
                   store_some(load_some(d, n) + share, d, n);

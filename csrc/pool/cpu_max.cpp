@@ -61,9 +61,11 @@ bool max_backward(const PoolProblem& p, const T* dy, const T* x, const std::int6
 
 extern const PoolKernels pool_kernels = {
     {&max_values<float>, &max_indices<float>, &average_f32, &max_backward<float>,
-     &average_backward_f32},
+     &average_backward_f32, &lp_f32, &lp_shares_f32, &lp_slopes_f32, &unpool_f32,
+     &unpool_backward_f32},
     {&max_values<double>, &max_indices<double>, &average_f64, &max_backward<double>,
-     &average_backward_f64},
+     &average_backward_f64, &lp_f64, &lp_shares_f64, &lp_slopes_f64, &unpool_f64,
+     &unpool_backward_f64},
 };
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

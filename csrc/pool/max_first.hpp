@@ -167,6 +167,7 @@ ARRAYNN_INLINE bool backward_channels_first(const PoolProblem p, const T* dy, co
     }
     const bool gather = p.w.stride <= 2 && !disjoint;
     const Range taps = window_taps(p.h, oh);
+    const std::int64_t fresh = first_reached(p.h, oh);
     for (std::int64_t i = taps.begin; i < taps.end; ++i) {
       const std::int64_t ih = oh * p.h.stride - p.h.begin + i * p.h.dilation;
       if (ih < mine.begin || ih >= mine.end) continue;
@@ -181,7 +182,7 @@ ARRAYNN_INLINE bool backward_channels_first(const PoolProblem p, const T* dy, co
                                  __attribute__((always_inline)) { return value(j, o); });
       }
       T* d = dx + (plane * p.h.size + ih) * p.w.size;
-      if (dense && is_first(p.h, oh, ih)) {
+      if (dense && ih >= fresh) {
         gather ? gather_row<false>(p.w, d, value) : take_row<false>(out, d);
       } else {
         gather ? gather_row<true>(p.w, d, value) : take_row<true>(out, d);

@@ -16,8 +16,8 @@ struct Window {
 
 ARRAYNN_INLINE Window make_window(const PoolProblem p, std::int64_t oh, std::int64_t ow) {
   return {window_taps(p.h, oh), window_taps(p.w, ow),
-          (oh * p.h.stride - p.h.begin) * p.w.size + ow * p.w.stride - p.w.begin,
-          p.h.dilation * p.w.size, p.w.dilation};
+          window_first(p.h, oh) * p.w.size + window_first(p.w, ow), p.h.dilation * p.w.size,
+          p.w.dilation};
 }
 
 // Of kV vectors of channels from c on of the plane x, or of n channels; the window is not empty.
@@ -107,13 +107,15 @@ template <int kV, class T, class Share>
 ARRAYNN_INLINE void spread_window(const PoolProblem p, const Window& k, std::int64_t oh,
                                   std::int64_t ow, bool dense, Range mine, T* dx, std::int64_t c,
                                   std::int64_t n, const Vec<T> (&g)[kV], const Share& share) {
+  const std::int64_t top = window_first(p.h, oh), fresh_row = first_reached(p.h, oh);
+  const std::int64_t left = window_first(p.w, ow), fresh = first_reached(p.w, ow);
   for (std::int64_t i = k.h.begin; i < k.h.end; ++i) {
-    const std::int64_t ih = oh * p.h.stride - p.h.begin + i * p.h.dilation;
+    const std::int64_t ih = top + i * p.h.dilation;
     const bool own = ih >= mine.begin && ih < mine.end;
-    const bool first_row = dense && is_first(p.h, oh, ih);
+    const bool first_row = dense && ih >= fresh_row;
     for (std::int64_t j = k.w.begin; j < k.w.end; ++j) {
       const std::int64_t offset = i * k.row_offset + j * k.col_offset;
-      const bool first = first_row && is_first(p.w, ow, ow * p.w.stride - p.w.begin + j);
+      const bool first = first_row && left + j >= fresh;
       T* d = dx + (k.base + offset) * p.c + c;
       const std::int64_t m = kV == 1 ? n : kLanes<T>;
       Vec<T> part[kV];

@@ -51,13 +51,27 @@ void for_parts(const char* op, const PoolProblem& p, bool backward, Denormals mo
   });
 }
 
+// Whether f(part) is true for every thread's part of the units.
+template <class F>
+bool for_units(const UnpoolProblem& p, const F& f) {
+  const double work = static_cast<double>(p.n * p.c) * static_cast<double>(p.in + p.out);
+  const std::int64_t units = unpool_units(p);
+  const int threads = static_cast<int>(
+      std::min<std::int64_t>(threads_for(work, kPoolGrain), std::max<std::int64_t>(units, 1)));
+  std::atomic<bool> good{true};
+  parallel(threads, Denormals::kKeep, [&](int tid, int nthreads) {
+    if (!f(split_range(units, nthreads, tid))) good.store(false, std::memory_order_relaxed);
+  });
+  return good.load();
+}
+
 }  // namespace
 
 template <class T>
-void max_pool2d(const PoolProblem& p, const T* x, T* y, std::int64_t* indices) {
+void max_pool(const char* op, const PoolProblem& p, const T* x, T* y, std::int64_t* indices) {
   if (is_empty(p)) return;
   const PoolTable<T>& k = table<T>();
-  for_parts<T>("max_pool2d", p, false, Denormals::kKeep, [&](Range part, void* scratch) {
+  for_parts<T>(op, p, false, Denormals::kKeep, [&](Range part, void* scratch) {
     if (indices == nullptr) {
       k.max(p, x, y, part, scratch);
     } else {
@@ -67,15 +81,15 @@ void max_pool2d(const PoolProblem& p, const T* x, T* y, std::int64_t* indices) {
 }
 
 template <class T>
-bool max_pool2d_backward(const PoolProblem& p, const T* dy, const T* x, const std::int64_t* indices,
-                         T* dx) {
+bool max_pool_backward(const char* op, const PoolProblem& p, const T* dy, const T* x,
+                       const std::int64_t* indices, T* dx) {
   if (is_empty(p)) {
     std::fill_n(dx, p.n * p.c * p.h.size * p.w.size, T(0));
     return true;
   }
   const PoolTable<T>& k = table<T>();
   std::atomic<bool> good{true};
-  for_parts<T>("max_pool2d_backward", p, true, Denormals::kKeep, [&](Range part, void* scratch) {
+  for_parts<T>(op, p, true, Denormals::kKeep, [&](Range part, void* scratch) {
     if (!k.max_backward(p, dy, x, indices, dx, part, scratch)) {
       good.store(false, std::memory_order_relaxed);
     }
@@ -84,30 +98,83 @@ bool max_pool2d_backward(const PoolProblem& p, const T* dy, const T* x, const st
 }
 
 template <class T>
-void avg_pool2d(const PoolProblem& p, const AverageDivisor& d, const T* x, T* y) {
+void avg_pool(const char* op, const PoolProblem& p, const AverageDivisor& d, const T* x, T* y) {
   if (is_empty(p)) return;
   const PoolTable<T>& k = table<T>();
-  for_parts<T>("avg_pool2d", p, false, Denormals::kFlush,
+  for_parts<T>(op, p, false, Denormals::kFlush,
                [&](Range part, void* scratch) { k.average(p, d, x, y, part, scratch); });
 }
 
 template <class T>
-void avg_pool2d_backward(const PoolProblem& p, const AverageDivisor& d, const T* dy, T* dx) {
+void avg_pool_backward(const char* op, const PoolProblem& p, const AverageDivisor& d, const T* dy,
+                       T* dx) {
   if (is_empty(p)) {
     std::fill_n(dx, p.n * p.c * p.h.size * p.w.size, T(0));
     return;
   }
   const PoolTable<T>& k = table<T>();
-  for_parts<T>("avg_pool2d_backward", p, true, Denormals::kFlush,
+  for_parts<T>(op, p, true, Denormals::kFlush,
                [&](Range part, void* scratch) { k.average_backward(p, d, dy, dx, part, scratch); });
 }
 
-#define ARRAYNN_INSTANTIATE(T)                                                          \
-  template void max_pool2d<T>(const PoolProblem&, const T*, T*, std::int64_t*);         \
-  template bool max_pool2d_backward<T>(const PoolProblem&, const T*, const T*,          \
-                                       const std::int64_t*, T*);                        \
-  template void avg_pool2d<T>(const PoolProblem&, const AverageDivisor&, const T*, T*); \
-  template void avg_pool2d_backward<T>(const PoolProblem&, const AverageDivisor&, const T*, T*);
+template <class T>
+void lp_pool(const char* op, const PoolProblem& p, double norm, const T* x, T* y) {
+  if (is_empty(p)) return;
+  const PoolTable<T>& k = table<T>();
+  for_parts<T>(op, p, false, Denormals::kFlush,
+               [&](Range part, void* scratch) { k.lp(p, norm, x, y, part, scratch); });
+}
+
+template <class T>
+void lp_pool_backward(const char* op, const PoolProblem& p, double norm, const T* dy, const T* x,
+                      const T* y, T* dx) {
+  const std::int64_t planes = p.n * p.c, in = planes * p.h.size * p.w.size;
+  if (is_empty(p)) {
+    std::fill_n(dx, in, T(0));
+    return;
+  }
+  const PoolTable<T>& k = table<T>();
+  const std::int64_t out = planes * p.h.out * p.w.out;
+  const Scratch shares(op, static_cast<std::size_t>(out) * sizeof(T));
+  T* share = static_cast<T*>(shares.data());
+  const std::int64_t rows = (p.channels_last ? p.n : planes) * p.h.out;
+  const auto team = [](std::int64_t elements) {
+    return threads_for(static_cast<double>(elements), kPoolGrain);
+  };
+  parallel(team(out), Denormals::kFlush, [&](int tid, int nthreads) {
+    k.lp_shares(p, norm, dy, y, share, split_range(rows, nthreads, tid));
+  });
+  avg_pool_backward(op, p, AverageDivisor{false, 1}, share, dx);
+  if (norm == 1) return;
+  parallel(team(in), Denormals::kFlush, [&](int tid, int nthreads) {
+    k.lp_slopes(norm, x, dx, split_range(in, nthreads, tid));
+  });
+}
+
+template <class T>
+bool max_unpool(const UnpoolProblem& p, const T* x, const std::int64_t* indices, T* y) {
+  const PoolTable<T>& k = table<T>();
+  return for_units(p, [&](Range units) { return k.unpool(p, x, indices, y, units); });
+}
+
+template <class T>
+bool max_unpool_backward(const UnpoolProblem& p, const T* dy, const std::int64_t* indices, T* dx) {
+  const PoolTable<T>& k = table<T>();
+  return for_units(p, [&](Range units) { return k.unpool_backward(p, dy, indices, dx, units); });
+}
+
+#define ARRAYNN_INSTANTIATE(T)                                                                     \
+  template void max_pool<T>(const char*, const PoolProblem&, const T*, T*, std::int64_t*);         \
+  template bool max_pool_backward<T>(const char*, const PoolProblem&, const T*, const T*,          \
+                                     const std::int64_t*, T*);                                     \
+  template void avg_pool<T>(const char*, const PoolProblem&, const AverageDivisor&, const T*, T*); \
+  template void avg_pool_backward<T>(const char*, const PoolProblem&, const AverageDivisor&,       \
+                                     const T*, T*);                                                \
+  template void lp_pool<T>(const char*, const PoolProblem&, double, const T*, T*);                 \
+  template void lp_pool_backward<T>(const char*, const PoolProblem&, double, const T*, const T*,   \
+                                    const T*, T*);                                                 \
+  template bool max_unpool<T>(const UnpoolProblem&, const T*, const std::int64_t*, T*);            \
+  template bool max_unpool_backward<T>(const UnpoolProblem&, const T*, const std::int64_t*, T*);
 ARRAYNN_INSTANTIATE(float)
 ARRAYNN_INSTANTIATE(double)
 #undef ARRAYNN_INSTANTIATE

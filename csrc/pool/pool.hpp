@@ -1,9 +1,13 @@
-// Pooling family: two-dimensional max and average pooling and their gradients.
+// Pooling family: max and average pooling over windows, adaptive windows and whole planes, in one
+// and two dimensions, and their gradients.
 //
 //   max   y[n,c,h,w] = max over taps (i, j) inside the input of x[n, c, h sh - ph + i dh,
 //                      w sw - pw + j dw]; the first NaN wins, then the first of equal maxima
 //   avg   y[n,c,h,w] = (sum over the same taps) / divisor(h, w)
-// Gradients: dy goes to the position that won (max), dy / divisor to every tap (avg).
+//   lp    y[n,c,h,w] = (sum over the same taps of x^p, times kernel / taps inside)^(1 / p)
+// Gradients: dy goes to the position that won (max), dy / divisor to every tap (avg),
+// dy kernel / taps (x / y)^(p - 1) (lp): shares of the windows, their sums as those of an average
+// with divisor 1, and the power of x.
 //
 // Plan. Both are bound by memory; every array is read or written once, in order.
 //   channels_last   vectors over c, the taps of an output pixel reduced in registers
@@ -27,8 +31,13 @@
 namespace arraynn {
 
 // Output position o reads input positions o * stride - begin + t * dilation, t in [0, kernel).
+// Adaptive windows (to > 0, dilation 1) cut `from` positions into `to` windows instead: output o
+// reads [floor(q from / to), ceil((q + 1) from / to)) - begin with q = o + first, and kernel and
+// stride are the largest length of a window and distance of two. `first` and `begin` are 0 except
+// in a band of the plane.
 struct PoolAxis {
   std::int64_t size, kernel, stride, dilation, begin, end, out;
+  std::int64_t from = 0, to = 0, first = 0;
 };
 
 struct PoolProblem {
@@ -46,10 +55,22 @@ ARRAYNN_INLINE std::int64_t window_span(const PoolAxis& a) {
   return (a.kernel - 1) * a.dilation + 1;
 }
 
+// Position of the first tap of output position o, inside the input or not.
+ARRAYNN_INLINE std::int64_t window_first(const PoolAxis& a, std::int64_t o) {
+  if (a.to > 0) return (o + a.first) * a.from / a.to - a.begin;
+  return o * a.stride - a.begin;
+}
+// Position behind its last tap.
+ARRAYNN_INLINE std::int64_t window_end(const PoolAxis& a, std::int64_t o) {
+  if (a.to > 0) return ceil_div((o + a.first + 1) * a.from, a.to) - a.begin;
+  return o * a.stride - a.begin + window_span(a);
+}
+
 // The taps of output position o that lie inside the input.
 ARRAYNN_INLINE Range window_taps(const PoolAxis& a, std::int64_t o) {
-  const std::int64_t first = o * a.stride - a.begin;
-  if (a.dilation == 1) {  // without a division
+  const std::int64_t first = window_first(a, o);
+  if (a.to > 0) return {0, window_end(a, o) - first};  // never outside
+  if (a.dilation == 1) {                               // without a division
     const std::int64_t end = max_i(0, min_i(a.kernel, a.size - first));
     return {min_i(max_i(0, -first), end), end};
   }
@@ -61,6 +82,10 @@ ARRAYNN_INLINE Range window_taps(const PoolAxis& a, std::int64_t o) {
 
 // The output positions whose windows can touch input positions [begin, end).
 ARRAYNN_INLINE Range windows_touching(const PoolAxis& a, std::int64_t begin, std::int64_t end) {
+  if (a.to > 0) {
+    const std::int64_t last = ceil_div((end + a.begin) * a.to, a.from) - a.first;
+    return {max_i(0, (begin + a.begin) * a.to / a.from - a.first), min_i(a.out, last)};
+  }
   const std::int64_t low = begin + a.begin - window_span(a) + 1;
   const std::int64_t first = low <= 0 ? 0 : ceil_div(low, a.stride);
   return {first, min_i(a.out, (end - 1 + a.begin) / a.stride + 1)};
@@ -68,7 +93,7 @@ ARRAYNN_INLINE Range windows_touching(const PoolAxis& a, std::int64_t begin, std
 
 // Taps of output position o that the divisor counts.
 ARRAYNN_INLINE std::int64_t counted_taps(const PoolAxis& a, std::int64_t o, bool include_pad) {
-  if (!include_pad) {
+  if (!include_pad || a.to > 0) {
     const Range taps = window_taps(a, o);
     return taps.end - taps.begin;
   }
@@ -117,9 +142,15 @@ inline constexpr std::int64_t kStagedPlanes = 16;
 // A band of staged rows; twice that with its gradient stays in L2.
 inline constexpr std::int64_t kStagedBytes = std::int64_t{128} << 10;
 
-// Long rows are faster as they are.
+// The rows of a window, beyond which bands take too much memory.
+inline constexpr std::int64_t kStagedWindow = std::int64_t{1} << 16;
+
+// Long rows are faster as they are; adaptive windows have no common stride to keep apart in a row.
 ARRAYNN_INLINE bool is_staged(const PoolProblem& p) {
-  return !p.channels_last && p.n * p.c >= kStagedPlanes / 2 && p.w.out < 2 * kStagedPlanes;
+  if (p.channels_last) return false;
+  if (p.h.to > 0 || p.w.to > 0) return true;
+  return p.n * p.c >= kStagedPlanes / 2 && p.w.out < 2 * kStagedPlanes &&
+         min_i(p.h.size, window_span(p.h)) * p.w.size <= kStagedWindow;
 }
 ARRAYNN_INLINE std::int64_t staged_bands(const PoolProblem& p, std::int64_t item, bool backward) {
   const std::int64_t row_bytes = max_i(1, p.w.size * kStagedPlanes * item);
@@ -131,6 +162,12 @@ ARRAYNN_INLINE std::int64_t staged_units(const PoolProblem& p, std::int64_t item
   return ceil_div(p.n * p.c, kStagedPlanes) * staged_bands(p, item, backward);
 }
 
+// At most as many windows touch `rows` positions in a row.
+ARRAYNN_INLINE std::int64_t windows_over(const PoolAxis& a, std::int64_t rows) {
+  if (a.to > 0) return ceil_div(rows * a.to, a.from) + 2;
+  return (rows + window_span(a)) / a.stride + 2;
+}
+
 // Elements of the longest band, its input and its output.
 struct StagedSizes {
   std::int64_t in, out;
@@ -138,7 +175,7 @@ struct StagedSizes {
 ARRAYNN_INLINE StagedSizes staged_sizes(const PoolProblem& p, std::int64_t item, bool backward) {
   const std::int64_t bands = staged_bands(p, item, backward), span = window_span(p.h);
   const std::int64_t rows = ceil_div(backward ? p.h.size : p.h.out, bands);
-  const std::int64_t out = min_i(p.h.out, backward ? (rows + span) / p.h.stride + 2 : rows);
+  const std::int64_t out = min_i(p.h.out, backward ? windows_over(p.h, rows) : rows);
   const std::int64_t in =
       min_i(p.h.size, backward ? rows + 2 * span : (rows - 1) * p.h.stride + span);
   return {in * p.w.size * kStagedPlanes, out * p.w.out * kStagedPlanes};
@@ -151,6 +188,20 @@ ARRAYNN_INLINE std::int64_t thread_scratch_bytes(const PoolProblem& p, std::int6
   if (!is_staged(p)) return 2 * row_scratch_bytes(p.w, item);
   const StagedSizes s = staged_sizes(p, item, backward);
   return round_up((2 * s.in + s.out) * item, 64) + s.out * 8;
+}
+
+// Moves `in` elements of every plane to positions out of `out`. A thread owns planes, or blocks of
+// channels (channels_last), so that of equal indices the last one wins for every team.
+struct UnpoolProblem {
+  std::int64_t n, c, in, out;
+  bool channels_last;
+};
+
+// Channels of a block: one or two cache lines.
+inline constexpr std::int64_t kUnpoolChannels = 16;
+
+ARRAYNN_INLINE std::int64_t unpool_units(const UnpoolProblem& p) {
+  return p.n * (p.channels_last ? ceil_div(p.c, kUnpoolChannels) : p.c);
 }
 
 template <class T>
@@ -167,6 +218,16 @@ struct PoolTable {
                        T* dx, Range rows, void* scratch);
   void (*average_backward)(const PoolProblem& p, const AverageDivisor& d, const T* dy, T* dx,
                            Range rows, void* scratch);
+  void (*lp)(const PoolProblem& p, double norm, const T* x, T* y, Range rows, void* scratch);
+  // What every tap of a window shares, for rows of y; then dx *= x^(norm - 1).
+  void (*lp_shares)(const PoolProblem& p, double norm, const T* dy, const T* y, T* shares,
+                    Range rows);
+  void (*lp_slopes)(double norm, const T* x, T* dx, Range elements);
+  // False when an index lies outside its plane.
+  bool (*unpool)(const UnpoolProblem& p, const T* x, const std::int64_t* indices, T* y,
+                 Range units);
+  bool (*unpool_backward)(const UnpoolProblem& p, const T* dy, const std::int64_t* indices, T* dx,
+                          Range units);
 };
 struct PoolKernels {
   PoolTable<float> f32;
@@ -175,15 +236,26 @@ struct PoolKernels {
 
 ARRAYNN_KERNEL_TABLE(PoolKernels, pool_kernels)
 
-// Contiguous arrays in the problem's layout. `indices` may be null: not wanted, or not given.
+// Contiguous arrays in the problem's layout, for the function `op` of the module. `indices` may be
+// null: not wanted, or not given. One spatial axis is two, one of them of size 1.
 template <class T>
-void max_pool2d(const PoolProblem& p, const T* x, T* y, std::int64_t* indices);
+void max_pool(const char* op, const PoolProblem& p, const T* x, T* y, std::int64_t* indices);
 template <class T>
-bool max_pool2d_backward(const PoolProblem& p, const T* dy, const T* x, const std::int64_t* indices,
-                         T* dx);
+bool max_pool_backward(const char* op, const PoolProblem& p, const T* dy, const T* x,
+                       const std::int64_t* indices, T* dx);
 template <class T>
-void avg_pool2d(const PoolProblem& p, const AverageDivisor& d, const T* x, T* y);
+void avg_pool(const char* op, const PoolProblem& p, const AverageDivisor& d, const T* x, T* y);
 template <class T>
-void avg_pool2d_backward(const PoolProblem& p, const AverageDivisor& d, const T* dy, T* dx);
+void avg_pool_backward(const char* op, const PoolProblem& p, const AverageDivisor& d, const T* dy,
+                       T* dx);
+template <class T>
+void lp_pool(const char* op, const PoolProblem& p, double norm, const T* x, T* y);
+template <class T>
+void lp_pool_backward(const char* op, const PoolProblem& p, double norm, const T* dy, const T* x,
+                      const T* y, T* dx);
+template <class T>
+bool max_unpool(const UnpoolProblem& p, const T* x, const std::int64_t* indices, T* y);
+template <class T>
+bool max_unpool_backward(const UnpoolProblem& p, const T* dy, const std::int64_t* indices, T* dx);
 
 }  // namespace arraynn

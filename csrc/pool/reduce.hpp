@@ -1,6 +1,7 @@
 // The forward pass of both poolings, over an operation:
 //   identity()            of combine
-//   combine(acc, v)       one more tap
+//   map(v)                a tap's share
+//   combine(acc, v)       one more share
 //   begin(p, row)         once per thread            (channels_first)
 //   set_row(p, oh)        once per output row
 //   finish_columns(v, o)  outputs [o, o + kSize) of the row     (channels_first)
@@ -30,15 +31,15 @@ ARRAYNN_INLINE void reduce_channels_first(const PoolProblem p, Op& op, const T* 
     const std::int64_t plane = r / p.h.out, oh = r % p.h.out;
     const Range taps = window_taps(p.h, oh);
     const std::int64_t count = taps.end - taps.begin;
-    const std::int64_t top = oh * p.h.stride - p.h.begin + taps.begin * p.h.dilation;
+    const std::int64_t top = window_first(p.h, oh) + taps.begin * p.h.dilation;
     const std::int64_t step = p.h.dilation * p.w.size;
     const T* in = x + plane * p.h.size * p.w.size + (count > 0 ? top * p.w.size : 0);
     op.set_row(p, oh);
     put_row(row, [&](std::int64_t col, std::int64_t n) __attribute__((always_inline)) {
       if (count == 0) return op.identity();
-      Vec<T> acc = load_some(in + col, n);
+      Vec<T> acc = op.map(load_some(in + col, n));
       for (std::int64_t i = 1; i < count; ++i) {
-        acc = op.combine(acc, load_some(in + i * step + col, n));
+        acc = op.combine(acc, op.map(load_some(in + i * step + col, n)));
       }
       return acc;
     });
@@ -64,13 +65,13 @@ ARRAYNN_INLINE void reduce_channels_last(const PoolProblem p, Op& op, const T* x
   for (std::int64_t r = rows.begin; r < rows.end; ++r) {
     const std::int64_t sample = r / p.h.out, oh = r % p.h.out;
     const Range h = window_taps(p.h, oh);
-    const std::int64_t top = sample * p.h.size + oh * p.h.stride - p.h.begin;
+    const std::int64_t top = sample * p.h.size + window_first(p.h, oh);
     op.set_row(p, oh);
     for (std::int64_t ow = 0; ow < p.w.out; ++ow) {
       const Range w = window_taps(p.w, ow);
       op.set_pixel(p, ow);
       const bool none = h.begin == h.end || w.begin == w.end;
-      const std::int64_t left = ow * p.w.stride - p.w.begin;
+      const std::int64_t left = window_first(p.w, ow);
       const T* in =
           none ? x : x + (top * p.w.size + left) * p.c + h.begin * row_step + w.begin * col_step;
       const std::int64_t height = none ? 0 : h.end - h.begin, width = w.end - w.begin;
@@ -84,7 +85,9 @@ ARRAYNN_INLINE void reduce_channels_last(const PoolProblem p, Op& op, const T* x
           for (std::int64_t i = 0; i < height; ++i) {
             const T* q = in + i * row_step + c;
             for (std::int64_t j = 0; j < width; ++j, q += col_step) {
-              for (int v = 0; v < kV; ++v) acc[v] = op.combine(acc[v], Vec<T>::load(q + v * kL));
+              for (int v = 0; v < kV; ++v) {
+                acc[v] = op.combine(acc[v], op.map(Vec<T>::load(q + v * kL)));
+              }
             }
           }
           for (int v = 0; v < kV; ++v) op.finish(acc[v]).store(out + c + v * kL);
@@ -98,7 +101,7 @@ ARRAYNN_INLINE void reduce_channels_last(const PoolProblem p, Op& op, const T* x
         for (std::int64_t i = 0; i < height; ++i) {
           const T* q = in + i * row_step + first;
           for (std::int64_t j = 0; j < width; ++j, q += col_step) {
-            acc = op.combine(acc, load_some(q, n));
+            acc = op.combine(acc, op.map(load_some(q, n)));
           }
         }
         store_some(op.finish(acc), out + first, n);
@@ -115,10 +118,49 @@ ARRAYNN_INLINE void reduce_channels_last(const PoolProblem p, Op& op, const T* x
   }
 }
 
+// One window over a whole plane, channels_first.
+ARRAYNN_INLINE bool is_whole(const PoolAxis& a) {
+  return a.out == 1 && a.kernel == a.size && a.dilation == 1 && a.begin == 0 && a.end == 0;
+}
+// Shorter planes are faster side by side, as bands.
+inline constexpr std::int64_t kWholePlane = 4096;
+ARRAYNN_INLINE bool is_whole(const PoolProblem& p) {
+  return !p.channels_last && is_whole(p.h) && is_whole(p.w) && p.h.size * p.w.size >= kWholePlane;
+}
+
+template <class T, class Op>
+ARRAYNN_INLINE void reduce_planes(const PoolProblem p, Op op, const T* x, T* y, Range rows) {
+  constexpr std::int64_t kL = kLanes<T>;
+  constexpr int kV = 4;
+  const std::int64_t size = p.h.size * p.w.size;
+  op.set_row(p, 0);
+  op.set_pixel(p, 0);
+  for (std::int64_t r = rows.begin; r < rows.end; ++r) {
+    const T* in = x + r * size;
+    Vec<T> acc[kV];
+    for (int v = 0; v < kV; ++v) acc[v] = op.identity();
+    std::int64_t i = 0;
+    for (; i + kV * kL <= size; i += kV * kL) {
+      for (int v = 0; v < kV; ++v) {
+        acc[v] = op.combine(acc[v], op.map(Vec<T>::load(in + i + v * kL)));
+      }
+    }
+    for (; i + kL <= size; i += kL) acc[0] = op.combine(acc[0], op.map(Vec<T>::load(in + i)));
+    Vec<T> all = op.combine(op.combine(acc[0], acc[1]), op.combine(acc[2], acc[3]));
+    T lanes[kL];
+    all.store(lanes);
+    all = op.identity();
+    for (std::int64_t l = 0; l < kL; ++l) all = op.combine(all, Vec<T>::set1(lanes[l]));
+    for (; i < size; ++i) all = op.combine(all, op.map(Vec<T>::set1(in[i])));
+    y[r] = op.finish(all).v[0];
+  }
+}
+
 template <class T, class Op>
 ARRAYNN_INLINE void reduce_windows(const PoolProblem p, Op op, const T* x, T* y, Range rows,
                                    void* scratch) {
   if (p.channels_last) return reduce_channels_last(p, op, x, y, rows);
+  if (is_whole(p)) return reduce_planes(p, op, x, y, rows);
   if (p.w.stride <= kMaxPhases) return reduce_channels_first<false>(p, op, x, y, rows, scratch);
   reduce_channels_first<true>(p, op, x, y, rows, scratch);
 }
@@ -126,9 +168,9 @@ ARRAYNN_INLINE void reduce_windows(const PoolProblem p, Op op, const T* x, T* y,
 // Windows without gaps between them and between their taps: every element up to the last window is
 // in one, so that the first window to reach it can store where later ones add.
 ARRAYNN_INLINE bool is_dense(const PoolAxis& a) { return a.dilation == 1 && a.stride <= a.kernel; }
-// Whether output position o of a dense axis is the first to reach input position i.
-ARRAYNN_INLINE bool is_first(const PoolAxis& a, std::int64_t o, std::int64_t i) {
-  return o == 0 || i >= (o - 1) * a.stride - a.begin + a.kernel;
+// The position from which on output position o of a dense axis is the first to reach the input.
+ARRAYNN_INLINE std::int64_t first_reached(const PoolAxis& a, std::int64_t o) {
+  return o == 0 ? INT64_MIN : window_end(a, o - 1);
 }
 
 // Calls window(plane, oh, mine) for every output row that touches rows [begin, end) of the planes
@@ -144,8 +186,7 @@ ARRAYNN_INLINE void for_windows(const PoolAxis& h, T* dx, std::int64_t row_size,
     std::int64_t next = mine.begin;
     const Range windows = windows_touching(h, mine.begin, mine.end);
     for (std::int64_t oh = windows.begin; oh < windows.end; ++oh) {
-      const std::int64_t top = oh * h.stride - h.begin;
-      const std::int64_t bottom = min_i(mine.end, top + window_span(h));
+      const std::int64_t bottom = min_i(mine.end, window_end(h, oh));
       if (bottom > next) {
         if (!windows_store) zero_fill(base + next * row_size, (bottom - next) * row_size);
         next = bottom;
@@ -162,11 +203,11 @@ ARRAYNN_INLINE void for_windows(const PoolAxis& h, T* dx, std::int64_t row_size,
 template <class T>
 ARRAYNN_INLINE void zero_behind_windows(const PoolProblem p, T* plane, std::int64_t oh,
                                         Range mine) {
-  const std::int64_t right = (p.w.out - 1) * p.w.stride - p.w.begin + p.w.kernel;
+  const std::int64_t right = window_end(p.w, p.w.out - 1);
   if (right >= p.w.size) return;
-  const std::int64_t top = oh * p.h.stride - p.h.begin;
-  for (std::int64_t ih = max_i(top, mine.begin); ih < min_i(top + p.h.kernel, mine.end); ++ih) {
-    if (!is_first(p.h, oh, ih)) continue;
+  const std::int64_t top = max_i(window_first(p.h, oh), first_reached(p.h, oh));
+  const std::int64_t bottom = min_i(window_end(p.h, oh), mine.end);
+  for (std::int64_t ih = max_i(top, mine.begin); ih < bottom; ++ih) {
     zero_fill(plane + (ih * p.w.size + right) * p.c, (p.w.size - right) * p.c);
   }
 }

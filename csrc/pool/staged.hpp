@@ -23,22 +23,23 @@ inline Band make_band(const PoolProblem& whole, std::int64_t block, Range out, R
   Band b{whole, block * kStagedPlanes, in.begin, out.begin, {0, 0}};
   std::int64_t end = in.end;
   if (out.begin < out.end) {
-    b.in_row = min_i(in.begin, max_i(0, out.begin * h.stride - h.begin));
-    end = max_i(end, min_i(h.size, (out.end - 1) * h.stride - h.begin + window_span(h)));
+    b.in_row = min_i(in.begin, max_i(0, window_first(h, out.begin)));
+    end = max_i(end, min_i(h.size, window_end(h, out.end - 1)));
   }
   b.p.n = 1;
   b.p.c = min_i(kStagedPlanes, whole.n * whole.c - b.plane);
   b.p.channels_last = true;
   b.p.h.out = out.end - out.begin;
   b.p.h.size = end - b.in_row;
-  b.p.h.begin = h.begin + b.in_row - out.begin * h.stride;
+  b.p.h.begin = h.begin + b.in_row - (h.to > 0 ? 0 : out.begin * h.stride);
+  b.p.h.first = h.first + out.begin;
   b.p.h.end = h.end + h.size - end;
   return b;
 }
 
 inline Band forward_band(const PoolProblem& p, std::int64_t unit, std::int64_t bands) {
   const Range out = split_range(p.h.out, bands, unit % bands);
-  const std::int64_t first = min_i(p.h.size, max_i(0, out.begin * p.h.stride - p.h.begin));
+  const std::int64_t first = min_i(p.h.size, max_i(0, window_first(p.h, out.begin)));
   return make_band(p, unit / bands, out, {first, first});
 }
 

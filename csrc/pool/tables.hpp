@@ -1,4 +1,4 @@
-// The entry points of one ISA, one unit each, collected into its table by cpu_max.cpp.
+// The entry points of one ISA, collected into its table by cpu_max.cpp.
 #pragma once
 #include "pool/pool.hpp"
 #include "simd/vec.hpp"
@@ -13,5 +13,24 @@ namespace ARRAYNN_ISA_NAMESPACE {
 ARRAYNN_AVERAGE(float, f32)
 ARRAYNN_AVERAGE(double, f64)
 #undef ARRAYNN_AVERAGE
+
+#define ARRAYNN_LP(T, suffix)                                                                    \
+  void lp_##suffix(const PoolProblem& p, double norm, const T* x, T* y, Range rows,              \
+                   void* scratch);                                                               \
+  void lp_shares_##suffix(const PoolProblem& p, double norm, const T* dy, const T* y, T* shares, \
+                          Range rows);                                                           \
+  void lp_slopes_##suffix(double norm, const T* x, T* dx, Range elements);
+ARRAYNN_LP(float, f32)
+ARRAYNN_LP(double, f64)
+#undef ARRAYNN_LP
+
+#define ARRAYNN_UNPOOL(T, suffix)                                                                 \
+  bool unpool_##suffix(const UnpoolProblem& p, const T* x, const std::int64_t* indices, T* y,     \
+                       Range units);                                                              \
+  bool unpool_backward_##suffix(const UnpoolProblem& p, const T* dy, const std::int64_t* indices, \
+                                T* dx, Range units);
+ARRAYNN_UNPOOL(float, f32)
+ARRAYNN_UNPOOL(double, f64)
+#undef ARRAYNN_UNPOOL
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

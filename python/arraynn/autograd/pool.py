@@ -1,87 +1,135 @@
-"""Pooling on the tape."""
+"""Pooling on the tape: one node for each kind, by the kernel's name."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from arraynn import kernels as K
-from arraynn.autograd.tape import Array, Node, grad_mode, guard, make
+from arraynn.autograd.tape import Array, Node, array_of, grad_mode, guard, make
 
 if TYPE_CHECKING:
     from arraynn.autograd.tensor import Tensor
 
-MaxWindow: TypeAlias = tuple[Any, Any, Any, Any, bool]
-AvgWindow: TypeAlias = tuple[Any, Any, Any, bool, bool, int | None]
-
-__all__ = ["avg_pool2d", "max_pool2d"]
+__all__ = ["avg_pool", "lp_pool", "max_pool", "max_unpool"]
 
 
-class MaxPool2dNode(Node):
-    """Largest element of each window; saves (x, indices), indices None when not asked for."""
+class _PoolNode(Node):
+    """``op`` is the name of the kernel, ``window`` its positional arguments after the array."""
 
-    __slots__ = ("layout", "window")
+    __slots__ = ("op", "options", "window")
     fresh = True
 
-    layout: str
-    window: MaxWindow
+    op: str
+    window: tuple[Any, ...]
+    options: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Name of the operation in messages."""
+        return self.op
+
+
+class MaxPoolNode(_PoolNode):
+    """Largest element of each window; saves (x, indices), indices None when not asked for."""
+
+    __slots__ = ()
 
     def backward(self, grad: Array) -> tuple[Array | None, ...]:
         x, indices = self.saved
-        return (K.max_pool2d_backward(grad, x, *self.window, layout=self.layout, indices=indices),)
+        kernel = getattr(K, f"{self.op}_backward")
+        return (kernel(grad, x, *self.window, indices=indices, **self.options),)
 
 
-class AvgPool2dNode(Node):
+class AvgPoolNode(_PoolNode):
     """Mean of each window; needs the shape of x only."""
 
-    __slots__ = ("dilation", "layout", "shape", "window")
-    fresh = True
+    __slots__ = ("shape",)
 
-    dilation: Any
-    layout: str
     shape: tuple[int, ...]
-    window: AvgWindow
 
     def backward(self, grad: Array) -> tuple[Array | None, ...]:
-        return (
-            K.avg_pool2d_backward(
-                grad, self.shape, *self.window, dilation=self.dilation, layout=self.layout
-            ),
-        )
+        kernel = getattr(K, f"{self.op}_backward")
+        return (kernel(grad, self.shape, *self.window, **self.options),)
 
 
-def max_pool2d(
-    x: Tensor, window: MaxWindow, return_indices: bool = False, layout: str = "channels_first"
+class LpPoolNode(_PoolNode):
+    """Norm of each window; saves (x, y)."""
+
+    __slots__ = ()
+
+    def backward(self, grad: Array) -> tuple[Array | None, ...]:
+        x, y = self.saved
+        kernel = getattr(K, f"{self.op}_backward")
+        return (kernel(grad, x, y, *self.window, **self.options),)
+
+
+class MaxUnpoolNode(_PoolNode):
+    """Elements put at their indices; saves (indices,)."""
+
+    __slots__ = ()
+
+    def backward(self, grad: Array) -> tuple[Array | None, ...]:
+        (indices,) = self.saved
+        return (getattr(K, f"{self.op}_backward")(grad, indices, **self.options),)
+
+
+def max_pool(
+    op: str, x: Tensor, window: tuple[Any, ...], return_indices: bool, options: dict[str, Any]
 ) -> Any:
-    """Max pooling; ``window`` is (kernel_size, stride, padding, dilation, ceil_mode).
+    """Pooling by maximum with the kernel ``op``.
 
     With ``return_indices`` the result is (output, indices), the indices a plain tensor.
     """
-    out = K.max_pool2d(x.data, *window, return_indices=return_indices, layout=layout)
+    out = getattr(K, op)(x.data, *window, return_indices=return_indices, **options)
     indices = None
     if return_indices:
         out, indices = out
     node = None
     if grad_mode.enabled and x._requires_grad:
-        node = MaxPool2dNode((x.node or x,), (x.data, indices), guard(x))
+        node = MaxPoolNode((x.node or x,), (x.data, indices), guard(x))
+        node.op = op
         node.window = window
-        node.layout = layout
+        node.options = options
     result = make(out, node)
     return result if indices is None else (result, make(indices, None))
 
 
-def avg_pool2d(
-    x: Tensor, window: AvgWindow, dilation: Any = 1, layout: str = "channels_first"
-) -> Tensor:
-    """Average pooling.
-
-    ``window`` is (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override).
-    """
-    out = K.avg_pool2d(x.data, *window, dilation=dilation, layout=layout)
+def avg_pool(op: str, x: Tensor, window: tuple[Any, ...], options: dict[str, Any]) -> Tensor:
+    """Pooling by mean with the kernel ``op``."""
+    out = getattr(K, op)(x.data, *window, **options)
     if not (grad_mode.enabled and x._requires_grad):
         return make(out, None)
-    node = AvgPool2dNode((x.node or x,))
+    node = AvgPoolNode((x.node or x,))
+    node.op = op
     node.shape = x.data.shape
     node.window = window
-    node.dilation = dilation
-    node.layout = layout
+    node.options = options
+    return make(out, node)
+
+
+def lp_pool(op: str, x: Tensor, window: tuple[Any, ...], options: dict[str, Any]) -> Tensor:
+    """Pooling by norm with the kernel ``op``."""
+    result = make(getattr(K, op)(x.data, *window, **options), None)
+    if grad_mode.enabled and x._requires_grad:
+        node = LpPoolNode((x.node or x,), (x.data, result.data), guard(x, result))
+        node.op = op
+        node.window = window
+        node.options = options
+        result.node = node
+        result._requires_grad = True
+    return result
+
+
+def max_unpool(
+    op: str, x: Tensor, indices: Any, window: tuple[Any, ...], options: dict[str, Any]
+) -> Tensor:
+    """Undo a pooling by maximum with the kernel ``op``; ``indices`` are a tensor or an array."""
+    where = array_of(indices)
+    out = getattr(K, op)(x.data, where, *window, **options)
+    if not (grad_mode.enabled and x._requires_grad):
+        return make(out, None)
+    node = MaxUnpoolNode((x.node or x,), (where,), guard(indices))
+    node.op = op
+    node.window = window
+    node.options = options
     return make(out, node)

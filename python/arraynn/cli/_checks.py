@@ -187,6 +187,116 @@ def _avg_pool2d_backward(dtype: str) -> Iterator[Outcome]:
                 yield (got,), (want,), [dot_bound(12, dtype, factors=1)]
 
 
+# (output size of 1-d, output size of 2-d): windows that overlap, that tile, and all in one.
+_ADAPTIVE = ((5, (4, 5)), (3, (3, 7)), (1, (1, None)))
+
+
+def _signal(x: Array, layout: str) -> Array:
+    """One row of every image."""
+    return np.ascontiguousarray(x[:, 0] if layout == "channels_last" else x[:, :, 0])
+
+
+def _pool_cases(
+    name: str, dtype: str
+) -> Iterator[tuple[Array, tuple[Any, ...], dict[str, Any], int]]:
+    """Yield input, arguments, options and taps of one further pooling."""
+    for layout in _LAYOUTS:
+        image = _pool_input(dtype, layout)
+        signal = _signal(image, layout)
+        x = signal if name.endswith("1d") else image
+        where = {"layout": layout}
+        if name.startswith("global"):
+            yield image, (), where, 63
+            yield signal, (), where, 7
+        elif name.startswith("adaptive"):
+            for one, two in _ADAPTIVE:
+                yield x, (one if name.endswith("1d") else two,), where, 63
+        else:
+            yield from ((x, (k, s, p), where, 3) for k, s, p in ((2, 2, 0), (3, 2, 1), (3, 1, 1)))
+
+
+def _max_pool(name: str, dtype: str) -> Iterator[Outcome]:
+    for x, args, where, _ in _pool_cases(name, dtype):
+        got = getattr(kernels, name)(x, *args, return_indices=True, **where)
+        # Selecting a value rounds nothing.
+        yield got, getattr(reference, name)(x, *args, return_indices=True, **where), [0.0, 0.0]
+
+
+def _max_pool_backward(name: str, dtype: str) -> Iterator[Outcome]:
+    back = f"{name}_backward"
+    for x, args, where, _ in _pool_cases(name, dtype):
+        y, indices = getattr(reference, name)(x, *args, return_indices=True, **where)
+        g = uniform(dtype, *y.shape, seed=2)
+        want = getattr(reference, back)(*_wide(g, x), *args, **where)
+        for given in (None, indices):
+            got = getattr(kernels, back)(g, x, *args, indices=given, **where)
+            # At most 4 windows meet in one element.
+            yield (got,), (want,), [dot_bound(4, dtype, factors=1)]
+
+
+def _avg_pool(name: str, dtype: str) -> Iterator[Outcome]:
+    for x, args, where, taps in _pool_cases(name, dtype):
+        got = getattr(kernels, name)(x, *args, **where)
+        # A mean of numbers in [-1, 1].
+        bound = (taps + 2) * unit_roundoff(dtype)
+        yield (got,), (getattr(reference, name)(*_wide(x), *args, **where),), [bound]
+
+
+def _avg_pool_backward(name: str, dtype: str) -> Iterator[Outcome]:
+    back = f"{name}_backward"
+    for x, args, where, _ in _pool_cases(name, dtype):
+        shape = getattr(reference, name)(*_wide(x), *args, **where).shape
+        g = uniform(dtype, *shape, seed=2)
+        got = getattr(kernels, back)(g, x.shape, *args, **where)
+        want = getattr(reference, back)(*_wide(g), x.shape, *args, **where)
+        # At most 4 windows meet, each share rounded once before it is added.
+        yield (got,), (want,), [dot_bound(8, dtype, factors=1)]
+
+
+def _lp_pool(name: str, dtype: str) -> Iterator[Outcome]:
+    for x, (kernel, stride, *_), where, taps in _pool_cases(name, dtype):
+        for norm in (1.0, 2.0):
+            args = (norm, kernel, stride, True)
+            got = getattr(kernels, name)(x, *args, **where)
+            want = getattr(reference, name)(*_wide(x), *args, **where)
+            # A sum of as many terms as the window has taps, each at most 1; a root halves its
+            # relative error.
+            error = (taps**2 + 6) * unit_roundoff(dtype)
+            yield (got,), (want,), [error * (taps**2 if norm == 1 else np.abs(want))]
+
+
+def _lp_pool_backward(name: str, dtype: str) -> Iterator[Outcome]:
+    back = f"{name}_backward"
+    for x, (kernel, stride, *_), where, taps in _pool_cases(name, dtype):
+        for norm in (1.0, 2.0):
+            args = (norm, kernel, stride, True)
+            y = getattr(reference, name)(*_wide(x), *args, **where).astype(dtype)
+            g = uniform(dtype, *y.shape, seed=2)
+            got = getattr(kernels, back)(g, x, y, *args, **where)
+            want = getattr(reference, back)(*_wide(g, x, y), *args, **where)
+            # |x / y| <= 1, gradients at most 1, scaled by at most the taps of a window.
+            bound = (taps**2 + 8) * taps**2 * unit_roundoff(dtype)
+            yield (got,), (want,), [taps**2 * bound]
+
+
+def _max_unpool(name: str, dtype: str) -> Iterator[Outcome]:
+    pool = name.replace("unpool", "pool")
+    for x, args, where, _ in _pool_cases(pool, dtype):
+        y, indices = getattr(reference, pool)(x, *args, return_indices=True, **where)
+        size = x.shape[1:-1] if where["layout"] == "channels_last" else x.shape[2:]
+        got = getattr(kernels, name)(y, indices, *args, size, **where)
+        # Moving a value rounds nothing.
+        yield (got,), (getattr(reference, name)(y, indices, *args, size, **where),), [0.0]
+
+
+def _max_unpool_backward(name: str, dtype: str) -> Iterator[Outcome]:
+    pool, back = name.replace("unpool", "pool"), f"{name}_backward"
+    for x, args, where, _ in _pool_cases(pool, dtype):
+        _, indices = getattr(reference, pool)(x, *args, return_indices=True, **where)
+        got = getattr(kernels, back)(x, indices, **where)
+        yield (got,), (getattr(reference, back)(x, indices, **where),), [0.0]
+
+
 def _activation(name: str, extra: dict[str, Any], dtype: str) -> Iterator[Outcome]:
     u = unit_roundoff(dtype)
     for size in (1, 15, 16, 17, 1003):
@@ -389,6 +499,23 @@ _VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
 for _name, _extra in _VARIANTS:
     CHECKS[_name] = partial(_activation, _name, _extra)
     CHECKS[f"{_name}_backward"] = partial(_activation_backward, _name, _extra)
+
+for _name, _forward, _backward in (
+    ("lp_pool", _lp_pool, _lp_pool_backward),
+    ("max_unpool", _max_unpool, _max_unpool_backward),
+):
+    for _axes in ("1d", "2d"):
+        CHECKS[_name + _axes] = partial(_forward, _name + _axes)
+        CHECKS[f"{_name}{_axes}_backward"] = partial(_backward, _name + _axes)
+
+for _kind, _forward, _backward in (
+    ("max", _max_pool, _max_pool_backward),
+    ("avg", _avg_pool, _avg_pool_backward),
+):
+    for _stem in ("{}_pool1d", "adaptive_{}_pool1d", "adaptive_{}_pool2d", "global_{}_pool"):
+        _name = _stem.format(_kind)
+        CHECKS[_name] = partial(_forward, _name)
+        CHECKS[f"{_name}_backward"] = partial(_backward, _name)
 
 _TANH = {"approximate": "tanh"}
 CHECKS["gelu"] = _both(CHECKS["gelu"], partial(_activation, "gelu", _TANH))

@@ -14,13 +14,32 @@ from __future__ import annotations
 from typing import Any
 
 from arraynn import kernels as K
-from arraynn.autograd import arithmetic, elementwise, gemm, pool, shaping
+from arraynn.autograd import arithmetic, elementwise, gemm, shaping
 from arraynn.autograd import softmax as softmax_ops
 from arraynn.autograd.tape import Variable, array_of, make
 from arraynn.nn import _random
 from arraynn.nn._conv import conv1d, conv2d, conv_transpose1d, conv_transpose2d
+from arraynn.nn._pool import (
+    adaptive_avg_pool1d,
+    adaptive_avg_pool2d,
+    adaptive_max_pool1d,
+    adaptive_max_pool2d,
+    avg_pool1d,
+    avg_pool2d,
+    lp_pool1d,
+    lp_pool2d,
+    max_pool1d,
+    max_pool2d,
+    max_unpool1d,
+    max_unpool2d,
+)
 
 __all__ = [
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+    "adaptive_max_pool1d",
+    "adaptive_max_pool2d",
+    "avg_pool1d",
     "avg_pool2d",
     "conv1d",
     "conv2d",
@@ -36,8 +55,13 @@ __all__ = [
     "leaky_relu",
     "linear",
     "log_softmax",
+    "lp_pool1d",
+    "lp_pool2d",
     "matmul",
+    "max_pool1d",
     "max_pool2d",
+    "max_unpool1d",
+    "max_unpool2d",
     "mish",
     "mse_loss",
     "relu",
@@ -103,74 +127,6 @@ def matmul(input: Any, other: Any) -> Any:
     if _any_tensor(input, other):
         return arithmetic.matmul(input, other)
     return K.matmul(input, other)
-
-
-def max_pool2d(
-    input: Any,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-    *,
-    layout: str = "channels_first",
-) -> Any:
-    """Return the largest element of each window; ``stride`` None means the kernel's size.
-
-    The gradient goes to the first of equal elements. With ``return_indices`` the result is
-    (output, indices), an int64 position ``h * W + w`` in the input plane for each output.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> max_pool2d(np.arange(16.0).reshape(1, 1, 4, 4), 2)[0, 0]
-    array([[ 5.,  7.],
-           [13., 15.]])
-    """
-    if isinstance(input, Variable):
-        window = (kernel_size, stride, padding, dilation, ceil_mode)
-        return pool.max_pool2d(input, window, return_indices, layout)  # type: ignore[arg-type]
-    return K.max_pool2d(
-        input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, layout=layout
-    )
-
-
-def avg_pool2d(
-    input: Any,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-    *,
-    dilation: Any = 1,
-    layout: str = "channels_first",
-) -> Any:
-    """Return the mean of each window; ``stride`` None means the kernel's size.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> avg_pool2d(np.arange(16.0).reshape(1, 1, 4, 4), 2)[0, 0]
-    array([[ 2.5,  4.5],
-           [10.5, 12.5]])
-    """
-    if isinstance(input, Variable):
-        window = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
-        return pool.avg_pool2d(input, window, dilation, layout)  # type: ignore[arg-type]
-    return K.avg_pool2d(
-        input,
-        kernel_size,
-        stride,
-        padding,
-        ceil_mode,
-        count_include_pad,
-        divisor_override,
-        dilation=dilation,
-        layout=layout,
-    )
 
 
 def _activate(name: str, input: Any, options: dict[str, Any] | None = None) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +18,51 @@ from ._common import (
     crop_planes,
     from_channels_first,
     pad_planes,
+    pair,
     quiet,
     store,
     to_channels_first,
 )
+
+
+def raised(x: NDArray[Any], layout: str) -> NDArray[Any]:
+    """View signals (N, C, L) as images (N, C, 1, L), or (N, L, C) as (N, 1, L, C)."""
+    return x[:, None] if layout == "channels_last" else x[:, :, None]
+
+
+def lowered(y: Any, layout: str) -> Any:
+    """Undo `raised`."""
+    return y[:, 0] if layout == "channels_last" else y[:, :, 0]
+
+
+def raised_shape(shape: Sequence[int], layout: str) -> tuple[int, ...]:
+    """Return the shape of `raised`."""
+    n, *rest = shape
+    return (n, 1, *rest) if layout == "channels_last" else (n, rest[0], 1, *rest[1:])
+
+
+def _one(value: Size) -> int:
+    if isinstance(value, int | np.integer):
+        return int(value)
+    (only,) = value
+    return int(only)
+
+
+class Window1d(NamedTuple):
+    """The window of an image of height 1 from that of a signal."""
+
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int]
+    padding: Any
+    dilation: tuple[int, int]
+
+
+def _window1d(kernel_size: Size, stride: Size | None, padding: Padding, dilation: Size) -> Window1d:
+    stride = kernel_size if stride is None else stride
+    if not isinstance(padding, str):
+        entry: Any = padding if isinstance(padding, int | np.integer) else padding[0]
+        padding = ((0, 0), pair(entry))
+    return Window1d((1, _one(kernel_size)), (1, _one(stride)), padding, (1, _one(dilation)))
 
 
 def _max_and_argmax(
@@ -218,3 +260,113 @@ def avg_pool2d_backward(
     for i, j in product(range(rows.kernel), range(cols.kernel)):
         padded[:, :, rows.tap(i), cols.tap(j)] += share
     return np.asarray(from_channels_first(crop_planes(padded, rows, cols), layout))
+
+
+def max_pool1d(
+    x: FloatArray,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+    *,
+    layout: str = "channels_first",
+    out: FloatArray | None = None,
+) -> Any:
+    """Maximum of every window of signals (N, C, L) or (N, L, C): images of height 1.
+
+    Examples
+    --------
+    >>> max_pool1d(np.array([[[3.0, 1.0, 2.0, 5.0]]]), 2)
+    array([[[3., 5.]]])
+    """
+    window = _window1d(kernel_size, stride, padding, dilation)
+    y, where = max_pool2d(raised(x, layout), *window, ceil_mode, True, layout=layout)
+    y = store(lowered(y, layout), out)
+    return (y, lowered(where, layout)) if return_indices else y
+
+
+def max_pool1d_backward(
+    grad_out: FloatArray,
+    x: FloatArray,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    *,
+    layout: str = "channels_first",
+    indices: NDArray[np.int64] | None = None,
+) -> FloatArray:
+    """Add each element of `grad_out` to the input position its window chose."""
+    grad = max_pool2d_backward(
+        raised(grad_out, layout),
+        raised(x, layout),
+        *_window1d(kernel_size, stride, padding, dilation),
+        ceil_mode,
+        layout=layout,
+        indices=None if indices is None else raised(indices, layout),
+    )
+    return np.asarray(lowered(grad, layout))
+
+
+def avg_pool1d(
+    x: FloatArray,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Padding = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    *,
+    dilation: Size = 1,
+    layout: str = "channels_first",
+    out: FloatArray | None = None,
+) -> FloatArray:
+    """Sum of every window of signals over its divisor: images of height 1.
+
+    Examples
+    --------
+    >>> avg_pool1d(np.array([[[3.0, 1.0, 2.0, 5.0]]]), 2)
+    array([[[2. , 3.5]]])
+    """
+    window = _window1d(kernel_size, stride, padding, dilation)
+    y = avg_pool2d(
+        raised(x, layout),
+        *window[:3],
+        ceil_mode,
+        count_include_pad,
+        divisor_override,
+        dilation=window.dilation,
+        layout=layout,
+    )
+    return store(lowered(y, layout), out)
+
+
+def avg_pool1d_backward(
+    grad_out: FloatArray,
+    x_shape: tuple[int, ...],
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Padding = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    *,
+    dilation: Size = 1,
+    layout: str = "channels_first",
+) -> FloatArray:
+    """Spread ``grad_out / divisor`` evenly over the input elements of each window."""
+    window = _window1d(kernel_size, stride, padding, dilation)
+    grad = avg_pool2d_backward(
+        raised(grad_out, layout),
+        raised_shape(x_shape, layout),
+        *window[:3],
+        ceil_mode,
+        count_include_pad,
+        divisor_override,
+        dilation=window.dilation,
+        layout=layout,
+    )
+    return np.asarray(lowered(grad, layout))

@@ -1,0 +1,252 @@
+#include "pool/arguments.hpp"
+
+#include <algorithm>
+#include <limits>
+
+namespace arraynn {
+namespace {
+
+// Output size and padding of one axis whose size, kernel, stride, dilation and explicit padding
+// are set. ceil_mode rounds up, then drops a last window that would start in the padding at the
+// end: PyTorch's rule.
+void finish_axis(const char* op, const char* axis, PadMode mode, bool ceil_mode, PoolAxis* a) {
+  const std::int64_t span = checked_mul(op, "kernel_size", a->kernel - 1, a->dilation) + 1;
+  if (mode != PadMode::kExplicit) {
+    const std::int64_t out = a->size / a->stride + (a->size % a->stride != 0);
+    const std::int64_t total =
+        out > 0 ? std::max<std::int64_t>((out - 1) * a->stride + span - a->size, 0) : 0;
+    a->begin = mode == PadMode::kSame ? total / 2 : total - total / 2;
+    a->end = total - a->begin;
+  } else if (std::max(a->begin, a->end) > span / 2) {
+    fail<ValueError>(op, "padding", "expected at most ", span / 2, " (half of the window's ", axis,
+                     " ", span, "), got ", std::max(a->begin, a->end));
+  }
+  const std::int64_t padded = a->size + a->begin + a->end;
+  if (padded < span) {
+    fail<ValueError>(op, "kernel_size", "expected a window that fits the padded input of ", axis,
+                     " ", padded, ", got a reach of ", span);
+  }
+  const std::int64_t room = padded - span;
+  a->out = room / a->stride + 1;
+  if (ceil_mode && room % a->stride != 0 && a->out * a->stride < a->size + a->begin) ++a->out;
+}
+
+// The axis that one spatial axis leaves unused.
+constexpr PoolAxis kUnitAxis = {1, 1, 1, 1, 0, 0, 1};
+
+const char* axis_name(int axes, int i) {
+  return axes == 1 ? "length" : i == 0 ? "height" : "width";
+}
+
+PoolArguments begin_arguments(const char* op, int axes, const std::int64_t* x_shape,
+                              py::handle layout) {
+  PoolArguments a{};
+  a.axes = axes;
+  PoolProblem& p = a.problem;
+  p.channels_last = take_channels_last(op, layout);
+  p.n = x_shape[0];
+  p.c = x_shape[p.channels_last ? axes + 1 : 1];
+  checked_mul(op, "x", p.n, p.c);
+  return a;
+}
+
+// Puts the axes in place: a single one is the width, whose rows are pooled where they lie, but the
+// height of a band where its windows are adaptive.
+void finish_arguments(const char* op, const PoolAxis* axis, PoolArguments* a) {
+  PoolProblem& p = a->problem;
+  const bool down = a->axes == 2 || axis[0].to > 0;
+  p.h = down ? axis[0] : kUnitAxis;
+  p.w = a->axes == 2 ? axis[1] : down ? kUnitAxis : axis[0];
+  const int first = p.channels_last ? 1 : 2;
+  a->y_shape[0] = p.n;
+  a->y_shape[p.channels_last ? a->axes + 1 : 1] = p.c;
+  for (int i = 0; i < a->axes; ++i) a->y_shape[first + i] = axis[i].out;
+  checked_size(op, "output", a->y_shape, a->axes + 2, 8);
+}
+
+// Offsets inside a window are kept in integers of the element's width.
+void require_narrow_window(const char* op, const PoolProblem& p, Dtype dtype) {
+  constexpr std::int64_t kLimit = std::numeric_limits<std::int32_t>::max();
+  if (dtype == Dtype::kF64) return;
+  const std::int64_t rows = std::min(window_span(p.h), p.h.size + p.h.begin);
+  std::int64_t offsets = 0;
+  if (__builtin_mul_overflow(rows, p.w.size, &offsets) || offsets > kLimit - window_span(p.w)) {
+    fail<NotImplemented>(op, "kernel_size",
+                         "supported are float32 windows over fewer than 2**31 elements, got ", rows,
+                         " rows of ", p.w.size);
+  }
+}
+
+// Windows [floor(o size / out), ceil((o + 1) size / out)): ordinary ones where out divides size.
+PoolAxis adaptive_axis(const char* op, std::int64_t size, std::int64_t out) {
+  if (out < 0) fail<ValueError>(op, "output_size", "expected values >= 0, got ", out);
+  if (out == 0) return {size, 1, 1, 1, 0, 0, 0};
+  if (size % out == 0) return {size, size / out, size / out, 1, 0, 0, out};
+  checked_mul(op, "output_size", size, out + 1);
+  PoolAxis a{size, std::min(size, size / out + 2), size / out + 1, 1, 0, 0, out};
+  a.from = size;
+  a.to = out;
+  return a;
+}
+
+}  // namespace
+
+PoolArguments take_windows(const char* op, int axes, const std::int64_t* x_shape,
+                           py::handle kernel_size, py::handle stride, py::handle padding,
+                           py::handle dilation, py::handle ceil_mode, py::handle layout) {
+  PoolArguments a = begin_arguments(op, axes, x_shape, layout);
+  std::int64_t kernels[2], strides[2], dilations[2], begin[2], end[2];
+  take_ints(op, "kernel_size", kernel_size, axes, kernels);
+  take_ints(op, "stride", stride.is_none() ? kernel_size : stride, axes, strides);
+  take_ints(op, "dilation", dilation, axes, dilations);
+  const bool round_up_size = take_bool(op, "ceil_mode", ceil_mode);
+  PadMode mode{};
+  take_padding(op, padding, axes, begin, end, &mode);
+  PoolAxis axis[2];
+  for (int i = 0; i < axes; ++i) {
+    if (kernels[i] < 1) fail<ValueError>(op, "kernel_size", "expected >= 1, got ", kernels[i]);
+    if (strides[i] < 1) fail<ValueError>(op, "stride", "expected values >= 1, got ", strides[i]);
+    if (dilations[i] < 1) {
+      fail<ValueError>(op, "dilation", "expected values >= 1, got ", dilations[i]);
+    }
+    const std::int64_t size = x_shape[(a.problem.channels_last ? 1 : 2) + i];
+    axis[i] = {size, kernels[i], strides[i], dilations[i], begin[i], end[i], 0};
+    finish_axis(op, axis_name(axes, i), mode, round_up_size, &axis[i]);
+  }
+  finish_arguments(op, axis, &a);
+  return a;
+}
+
+PoolArguments take_adaptive(const char* op, int axes, const std::int64_t* x_shape,
+                            py::handle output_size, py::handle layout) {
+  PoolArguments a = begin_arguments(op, axes, x_shape, layout);
+  PoolAxis axis[2];
+  const bool each = PyTuple_Check(output_size.ptr()) || PyList_Check(output_size.ptr());
+  if (each && py::len(output_size) != static_cast<std::size_t>(axes)) {
+    fail<ValueError>(op, "output_size", "expected an int or None, or ", axes, " of them, got ",
+                     py::len(output_size), " values");
+  }
+  for (int i = 0; i < axes; ++i) {
+    const std::int64_t size = x_shape[(a.problem.channels_last ? 1 : 2) + i];
+    if (size == 0) fail<ValueError>(op, "x", "expected a ", axis_name(axes, i), " >= 1, got 0");
+    const auto wanted = each ? py::object(py::reinterpret_borrow<py::sequence>(
+                                   output_size)[static_cast<std::size_t>(i)])
+                             : py::reinterpret_borrow<py::object>(output_size);
+    axis[i] =
+        adaptive_axis(op, size, wanted.is_none() ? size : take_int(op, "output_size", wanted));
+  }
+  finish_arguments(op, axis, &a);
+  return a;
+}
+
+PoolArguments take_global(const char* op, int axes, const std::int64_t* x_shape,
+                          py::handle layout) {
+  return take_adaptive(op, axes, x_shape, py::int_(1), layout);
+}
+
+int require_planes(const char* op, const Array& x, int axes) {
+  if (axes > 0) {
+    require_ndim(op, "x", x, axes + 2);
+    return axes;
+  }
+  if (x->ndim != 3 && x->ndim != 4) {
+    fail<ValueError>(op, "x", "expected 3 or 4 dimensions, got ", x->ndim, " with shape ",
+                     shape_str(x->shape, x->ndim));
+  }
+  return x->ndim - 2;
+}
+
+int take_x_shape(const char* op, py::handle h, int axes, std::int64_t* x_shape) {
+  if (!PyTuple_Check(h.ptr()) && !PyList_Check(h.ptr())) {
+    fail<TypeError>(op, "x_shape", "expected a tuple of ints");
+  }
+  if (axes == 0) axes = py::len(h) == 3 ? 1 : 2;
+  take_ints(op, "x_shape", h, axes + 2, x_shape);
+  for (int i = 0; i < axes + 2; ++i) {
+    if (x_shape[i] < 0) fail<ValueError>(op, "x_shape", "expected sizes >= 0, got ", x_shape[i]);
+    if (x_shape[i] > kMaxBytes) {
+      fail<OutOfMemory>(op, "x_shape", "expected at most 2**46, got ", x_shape[i]);
+    }
+  }
+  checked_size(op, "x_shape", x_shape, axes + 2, 8);
+  return axes;
+}
+
+void require_y_shape(const char* op, const char* arg, const Array& array, const PoolArguments& a) {
+  if (array->ndim != a.axes + 2 || !std::equal(a.y_shape, a.y_shape + a.axes + 2, array->shape)) {
+    fail<ValueError>(op, arg, "expected shape ", shape_str(a.y_shape, a.axes + 2), ", got ",
+                     shape_str(array->shape, array->ndim));
+  }
+}
+
+py::object run_max(const char* op, const PoolArguments& a, const Array& x,
+                   py::handle return_indices, py::handle out_in) {
+  const bool with_indices = take_bool(op, "return_indices", return_indices);
+  Output out(op, out_in, x->dtype, a.y_shape, a.axes + 2, {&x});
+  const auto run = [&](std::int64_t* indices) {
+    dispatch_float(x->dtype, [&](auto tag) {
+      using T = decltype(tag);
+      const py::gil_scoped_release nogil;
+      max_pool(op, a.problem, x->as<const T>(), out.data<T>(), indices);
+    });
+  };
+  if (!with_indices) {
+    run(nullptr);
+    return out.finish(x);
+  }
+  require_narrow_window(op, a.problem, x->dtype);
+  Output indices(op, py::none(), Dtype::kI64, a.y_shape, a.axes + 2);
+  run(indices.data<std::int64_t>());
+  return py::make_tuple(out.finish(x), indices.finish(x));
+}
+
+py::object run_max_backward(const char* op, const PoolArguments& a, const Array& dy, const Array& x,
+                            py::handle indices_in) {
+  require_y_shape(op, "grad_out", dy, a);
+  const Array indices = take_optional(op, "indices", indices_in);
+  if (indices) {
+    if (indices->dtype != Dtype::kI64) {
+      fail<TypeError>(op, "indices", "expected int64, got ", dtype_name(indices->dtype));
+    }
+    require_y_shape(op, "indices", indices, a);
+  }
+  require_narrow_window(op, a.problem, x->dtype);
+  Output dx(op, py::none(), x->dtype, x->shape, x->ndim);
+  const bool good = dispatch_float(x->dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const py::gil_scoped_release nogil;
+    return max_pool_backward(op, a.problem, dy->as<const T>(), x->as<const T>(),
+                             indices ? indices->as<const std::int64_t>() : nullptr, dx.data<T>());
+  });
+  if (!good) {
+    fail<ValueError>(op, "indices",
+                     "expected positions inside their windows, as the forward call returns them, "
+                     "got one outside");
+  }
+  return dx.finish(dy);
+}
+
+py::object run_average(const char* op, const PoolArguments& a, const AverageDivisor& d,
+                       const Array& x, py::handle out_in) {
+  Output out(op, out_in, x->dtype, a.y_shape, a.axes + 2, {&x});
+  dispatch_float(x->dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const py::gil_scoped_release nogil;
+    avg_pool(op, a.problem, d, x->as<const T>(), out.data<T>());
+  });
+  return out.finish(x);
+}
+
+py::object run_average_backward(const char* op, const PoolArguments& a, const AverageDivisor& d,
+                                const Array& dy, const std::int64_t* x_shape) {
+  require_y_shape(op, "grad_out", dy, a);
+  Output dx(op, py::none(), dy->dtype, x_shape, a.axes + 2);
+  dispatch_float(dy->dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const py::gil_scoped_release nogil;
+    avg_pool_backward(op, a.problem, d, dy->as<const T>(), dx.data<T>());
+  });
+  return dx.finish(dy);
+}
+
+}  // namespace arraynn

@@ -1,0 +1,40 @@
+// Arguments that the bindings of the pooling family share.
+#pragma once
+#include "bind/array.hpp"
+#include "pool/pool.hpp"
+
+namespace arraynn {
+
+// `axes` spatial axes: 1 or 2. y_shape has two sizes more.
+struct PoolArguments {
+  PoolProblem problem;
+  int axes;
+  std::int64_t y_shape[4];
+};
+
+PoolArguments take_windows(const char* op, int axes, const std::int64_t* x_shape,
+                           py::handle kernel_size, py::handle stride, py::handle padding,
+                           py::handle dilation, py::handle ceil_mode, py::handle layout);
+// output_size: an int, `axes` of them, or None for the size of the input.
+PoolArguments take_adaptive(const char* op, int axes, const std::int64_t* x_shape,
+                            py::handle output_size, py::handle layout);
+// One window over everything.
+PoolArguments take_global(const char* op, int axes, const std::int64_t* x_shape, py::handle layout);
+
+// x of `axes` spatial axes; with axes = 0 either number, which is returned.
+int require_planes(const char* op, const Array& x, int axes);
+// x_shape, likewise.
+int take_x_shape(const char* op, py::handle h, int axes, std::int64_t* x_shape);
+void require_y_shape(const char* op, const char* arg, const Array& array, const PoolArguments& a);
+
+// The calls behind every max and average pooling.
+py::object run_max(const char* op, const PoolArguments& a, const Array& x,
+                   py::handle return_indices, py::handle out);
+py::object run_max_backward(const char* op, const PoolArguments& a, const Array& dy, const Array& x,
+                            py::handle indices);
+py::object run_average(const char* op, const PoolArguments& a, const AverageDivisor& d,
+                       const Array& x, py::handle out);
+py::object run_average_backward(const char* op, const PoolArguments& a, const AverageDivisor& d,
+                                const Array& dy, const std::int64_t* x_shape);
+
+}  // namespace arraynn

@@ -1,0 +1,193 @@
+// Bindings of max unpooling and Lp pooling.
+#include "bind/array.hpp"
+#include "bind/binders.hpp"
+#include "bind/check.hpp"
+#include "pool/arguments.hpp"
+
+namespace arraynn {
+namespace {
+
+// Names by the number of spatial axes.
+constexpr const char* kUnpool[] = {"", "max_unpool1d", "max_unpool2d"};
+constexpr const char* kUnpoolBackward[] = {"", "max_unpool1d_backward", "max_unpool2d_backward"};
+constexpr const char* kLp[] = {"", "lp_pool1d", "lp_pool2d"};
+constexpr const char* kLpBackward[] = {"", "lp_pool1d_backward", "lp_pool2d_backward"};
+
+Array take_indices(const char* op, py::handle h) {
+  Array indices = take(op, "indices", h);
+  if (indices->dtype != Dtype::kI64) {
+    fail<TypeError>(op, "indices", "expected int64, got ", dtype_name(indices->dtype));
+  }
+  return indices;
+}
+
+std::int64_t plane_size(const std::int64_t* shape, int axes, bool channels_last) {
+  const std::int64_t* sizes = shape + (channels_last ? 1 : 2);
+  return axes == 1 ? sizes[0] : sizes[0] * sizes[1];
+}
+
+[[noreturn]] void fail_outside(const char* op, std::int64_t size) {
+  fail<ValueError>(op, "indices", "expected positions in output planes of ", size,
+                   " elements, got one outside");
+}
+
+// The output's size along one axis: what a pooling of these numbers reads, or `wanted`, which such
+// a pooling could have read as well.
+std::int64_t unpooled_size(const char* op, std::int64_t in, std::int64_t kernel,
+                           std::int64_t stride, std::int64_t padding, const std::int64_t* wanted) {
+  if (kernel < 1) fail<ValueError>(op, "kernel_size", "expected >= 1, got ", kernel);
+  if (stride < 1) fail<ValueError>(op, "stride", "expected values >= 1, got ", stride);
+  if (padding < 0) fail<ValueError>(op, "padding", "expected values >= 0, got ", padding);
+  checked_mul(op, "kernel_size", kernel, 1);
+  checked_mul(op, "padding", padding, 2);
+  const std::int64_t size =
+      checked_mul(op, "stride", std::max<std::int64_t>(in - 1, 0), stride) + kernel - 2 * padding;
+  const std::int64_t got = wanted != nullptr ? *wanted : size;
+  if (wanted != nullptr && (got <= size - stride || got >= size + stride)) {
+    fail<ValueError>(op, "output_size", "expected sizes between ", size - stride, " and ",
+                     size + stride, ", both excluded, got ", got);
+  }
+  if (got < 1) fail<ValueError>(op, "output_size", "expected sizes >= 1, got ", got);
+  return got;
+}
+
+template <int kAxes>
+py::object unpool_forward(py::handle x_in, py::handle indices_in, py::handle kernel_size,
+                          py::handle stride, py::handle padding, py::handle output_size,
+                          py::handle layout, py::handle out_in) {
+  constexpr const char* kOp = kUnpool[kAxes];
+  const Array x = take(kOp, "x", x_in);
+  require_float(kOp, "x", x);
+  require_planes(kOp, x, kAxes);
+  const Array indices = take_indices(kOp, indices_in);
+  if (indices->ndim != x->ndim || !std::equal(x->shape, x->shape + x->ndim, indices->shape)) {
+    fail<ValueError>(kOp, "indices", "expected shape ", shape_str(x->shape, x->ndim),
+                     " (the shape of x), got ", shape_str(indices->shape, indices->ndim));
+  }
+  const bool last = take_channels_last(kOp, layout);
+  std::int64_t kernels[kAxes], strides[kAxes], pads[kAxes], wanted[kAxes];
+  take_ints(kOp, "kernel_size", kernel_size, kAxes, kernels);
+  take_ints(kOp, "stride", stride.is_none() ? kernel_size : stride, kAxes, strides);
+  take_ints(kOp, "padding", padding, kAxes, pads);
+  const bool given = !output_size.is_none();
+  if (given) take_ints(kOp, "output_size", output_size, kAxes, wanted);
+  std::int64_t shape[kAxes + 2];
+  std::copy_n(x->shape, kAxes + 2, shape);
+  for (int i = 0; i < kAxes; ++i) {
+    std::int64_t& size = shape[(last ? 1 : 2) + i];
+    size = unpooled_size(kOp, size, kernels[i], strides[i], pads[i], given ? wanted + i : nullptr);
+  }
+  checked_size(kOp, "output", shape, kAxes + 2, 8);
+  const UnpoolProblem p{shape[0], shape[last ? kAxes + 1 : 1], plane_size(x->shape, kAxes, last),
+                        plane_size(shape, kAxes, last), last};
+  Output out(kOp, out_in, x->dtype, shape, kAxes + 2, {&x, &indices});
+  const bool good = dispatch_float(x->dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const py::gil_scoped_release nogil;
+    return max_unpool(p, x->as<const T>(), indices->as<const std::int64_t>(), out.data<T>());
+  });
+  if (!good) fail_outside(kOp, p.out);
+  return out.finish(x);
+}
+
+template <int kAxes>
+py::object unpool_backward(py::handle grad_in, py::handle indices_in, py::handle layout) {
+  constexpr const char* kOp = kUnpoolBackward[kAxes];
+  const Array dy = take(kOp, "grad_out", grad_in);
+  require_float(kOp, "grad_out", dy);
+  require_ndim(kOp, "grad_out", dy, kAxes + 2);
+  const Array indices = take_indices(kOp, indices_in);
+  require_ndim(kOp, "indices", indices, kAxes + 2);
+  const bool last = take_channels_last(kOp, layout);
+  const int channel = last ? kAxes + 1 : 1;
+  if (indices->shape[0] != dy->shape[0] || indices->shape[channel] != dy->shape[channel]) {
+    fail<ValueError>(kOp, "indices", "expected ", dy->shape[0], " samples of ", dy->shape[channel],
+                     " channels, as grad_out has, got ", indices->shape[0], " of ",
+                     indices->shape[channel]);
+  }
+  const UnpoolProblem p{dy->shape[0], dy->shape[channel], plane_size(indices->shape, kAxes, last),
+                        plane_size(dy->shape, kAxes, last), last};
+  Output dx(kOp, py::none(), dy->dtype, indices->shape, kAxes + 2);
+  const bool good = dispatch_float(dy->dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const py::gil_scoped_release nogil;
+    return max_unpool_backward(p, dy->as<const T>(), indices->as<const std::int64_t>(),
+                               dx.data<T>());
+  });
+  if (!good) fail_outside(kOp, p.out);
+  return dx.finish(dy);
+}
+
+double take_norm(const char* op, py::handle h) {
+  const double norm = take_finite(op, "norm_type", h);
+  if (norm <= 0) fail<ValueError>(op, "norm_type", "expected a value > 0, got ", norm);
+  return norm;
+}
+
+// Without padding and dilation, as PyTorch's.
+PoolArguments take_lp(const char* op, int axes, const Array& x, py::handle kernel_size,
+                      py::handle stride, py::handle ceil_mode, py::handle layout) {
+  return take_windows(op, axes, x->shape, kernel_size, stride, py::int_(0), py::int_(1), ceil_mode,
+                      layout);
+}
+
+template <int kAxes>
+py::object lp_forward(py::handle x_in, py::handle norm_type, py::handle kernel_size,
+                      py::handle stride, py::handle ceil_mode, py::handle layout,
+                      py::handle out_in) {
+  constexpr const char* kOp = kLp[kAxes];
+  const Array x = take(kOp, "x", x_in);
+  require_float(kOp, "x", x);
+  require_planes(kOp, x, kAxes);
+  const double norm = take_norm(kOp, norm_type);
+  const PoolArguments a = take_lp(kOp, kAxes, x, kernel_size, stride, ceil_mode, layout);
+  Output out(kOp, out_in, x->dtype, a.y_shape, kAxes + 2, {&x});
+  dispatch_float(x->dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const py::gil_scoped_release nogil;
+    lp_pool(kOp, a.problem, norm, x->as<const T>(), out.data<T>());
+  });
+  return out.finish(x);
+}
+
+template <int kAxes>
+py::object lp_backward(py::handle grad_in, py::handle x_in, py::handle y_in, py::handle norm_type,
+                       py::handle kernel_size, py::handle stride, py::handle ceil_mode,
+                       py::handle layout) {
+  constexpr const char* kOp = kLpBackward[kAxes];
+  const Array dy = take(kOp, "grad_out", grad_in);
+  require_float(kOp, "grad_out", dy);
+  const Array x = take(kOp, "x", x_in), y = take(kOp, "y", y_in);
+  require_same_dtype(kOp, "x", x, "grad_out", dy);
+  require_same_dtype(kOp, "y", y, "grad_out", dy);
+  require_planes(kOp, x, kAxes);
+  const double norm = take_norm(kOp, norm_type);
+  const PoolArguments a = take_lp(kOp, kAxes, x, kernel_size, stride, ceil_mode, layout);
+  require_y_shape(kOp, "grad_out", dy, a);
+  require_y_shape(kOp, "y", y, a);
+  Output dx(kOp, py::none(), dy->dtype, x->shape, kAxes + 2);
+  dispatch_float(dy->dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const py::gil_scoped_release nogil;
+    lp_pool_backward(kOp, a.problem, norm, dy->as<const T>(), x->as<const T>(), y->as<const T>(),
+                     dx.data<T>());
+  });
+  return dx.finish(dy);
+}
+
+template <int kAxes>
+void bind_axes(py::module_& m) {
+  m.def(kUnpool[kAxes], &unpool_forward<kAxes>);
+  m.def(kUnpoolBackward[kAxes], &unpool_backward<kAxes>);
+  m.def(kLp[kAxes], &lp_forward<kAxes>);
+  m.def(kLpBackward[kAxes], &lp_backward<kAxes>);
+}
+
+}  // namespace
+
+void bind_unpool(py::module_& m) {
+  bind_axes<1>(m);
+  bind_axes<2>(m);
+}
+
+}  // namespace arraynn

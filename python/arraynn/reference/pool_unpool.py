@@ -1,0 +1,213 @@
+"""Max unpooling and Lp pooling in plain NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._common import FloatArray, Size, from_channels_first, quiet, store, to_channels_first
+from .pool import avg_pool1d, avg_pool1d_backward, avg_pool2d, avg_pool2d_backward
+
+
+def _each(value: Size, axes: int) -> tuple[int, ...]:
+    if isinstance(value, int | np.integer):
+        return (int(value),) * axes
+    if len(value) != axes:
+        raise ValueError(f"expected an int or {axes} ints, got {value}")
+    return tuple(int(v) for v in value)
+
+
+def _max_unpool(
+    x: FloatArray,
+    indices: NDArray[np.int64],
+    kernel_size: Size,
+    stride: Size | None,
+    padding: Size,
+    output_size: Size | None,
+    layout: str,
+    out: FloatArray | None,
+) -> FloatArray:
+    planes, where = to_channels_first(x, layout), to_channels_first(indices, layout)
+    n, c, *sizes = planes.shape
+    axes = len(sizes)
+    kernels, pads = _each(kernel_size, axes), _each(padding, axes)
+    strides = kernels if stride is None else _each(stride, axes)
+    usual = [
+        (size - 1) * s - 2 * p + k
+        for size, k, s, p in zip(sizes, kernels, strides, pads, strict=True)
+    ]
+    wanted = usual if output_size is None else list(_each(output_size, axes))
+    for size, usually, s in zip(wanted, usual, strides, strict=True):
+        if not usually - s < size < usually + s or size < 1:
+            raise ValueError(f"output_size: expected about {usual}, got {wanted}")
+    size, count = int(np.prod(wanted)), int(np.prod(sizes))
+    if where.size and not (where.min() >= 0 and where.max() < size):
+        raise ValueError(f"indices: expected positions in planes of {size} elements")
+    y = np.zeros((n, c, size), dtype=x.dtype)
+    values, at = planes.reshape(n, c, count), where.reshape(n, c, count)
+    for i in range(count):  # in order: of equal indices the last one stays
+        np.put_along_axis(y, at[:, :, i, None], values[:, :, i, None], axis=2)
+    return store(from_channels_first(y.reshape(n, c, *wanted), layout), out)
+
+
+def _max_unpool_backward(
+    grad_out: FloatArray, indices: NDArray[np.int64], layout: str
+) -> FloatArray:
+    grad, where = to_channels_first(grad_out, layout), to_channels_first(indices, layout)
+    n, c = where.shape[:2]
+    flat = grad.reshape(n, c, int(np.prod(grad.shape[2:])))
+    got = np.take_along_axis(flat, where.reshape(n, c, int(np.prod(where.shape[2:]))), axis=2)
+    return np.asarray(from_channels_first(got.reshape(where.shape), layout))
+
+
+def max_unpool1d(
+    x: FloatArray,
+    indices: NDArray[np.int64],
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    output_size: Sequence[int] | int | None = None,
+    *,
+    layout: str = "channels_first",
+    out: FloatArray | None = None,
+) -> FloatArray:
+    """Put every element of a signal where max_pool1d found it, zeros elsewhere.
+
+    Examples
+    --------
+    >>> max_unpool1d(np.array([[[3.0, 5.0]]]), np.array([[[0, 3]]]), 2)
+    array([[[3., 0., 0., 5.]]])
+    """
+    return _max_unpool(x, indices, kernel_size, stride, padding, output_size, layout, out)
+
+
+def max_unpool1d_backward(
+    grad_out: FloatArray, indices: NDArray[np.int64], *, layout: str = "channels_first"
+) -> FloatArray:
+    """Read `grad_out` at every index."""
+    return _max_unpool_backward(grad_out, indices, layout)
+
+
+def max_unpool2d(
+    x: FloatArray,
+    indices: NDArray[np.int64],
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    output_size: Sequence[int] | int | None = None,
+    *,
+    layout: str = "channels_first",
+    out: FloatArray | None = None,
+) -> FloatArray:
+    """Put every element of an image where max_pool2d found it, zeros elsewhere."""
+    return _max_unpool(x, indices, kernel_size, stride, padding, output_size, layout, out)
+
+
+def max_unpool2d_backward(
+    grad_out: FloatArray, indices: NDArray[np.int64], *, layout: str = "channels_first"
+) -> FloatArray:
+    """Read `grad_out` at every index."""
+    return _max_unpool_backward(grad_out, indices, layout)
+
+
+def _lp_pool(
+    x: FloatArray,
+    norm_type: float,
+    kernel_size: Size,
+    stride: Size | None,
+    ceil_mode: bool,
+    layout: str,
+    out: FloatArray | None,
+) -> FloatArray:
+    if not 0 < norm_type < np.inf:
+        raise ValueError(f"norm_type: expected a finite value > 0, got {norm_type}")
+    average: Any = avg_pool1d if x.ndim == 3 else avg_pool2d
+    taps = int(np.prod(_each(kernel_size, x.ndim - 2)))
+    norm = x.dtype.type(norm_type)
+    mean = average(x**norm, kernel_size, stride, 0, ceil_mode, layout=layout)
+    return store((mean * x.dtype.type(taps)) ** (x.dtype.type(1) / norm), out)
+
+
+def _lp_pool_backward(
+    grad_out: FloatArray,
+    x: FloatArray,
+    y: FloatArray,
+    norm_type: float,
+    kernel_size: Size,
+    stride: Size | None,
+    ceil_mode: bool,
+    layout: str,
+) -> FloatArray:
+    spread: Any = avg_pool1d_backward if x.ndim == 3 else avg_pool2d_backward
+    taps = int(np.prod(_each(kernel_size, x.ndim - 2)))
+    slope = x.dtype.type(norm_type) - x.dtype.type(1)
+    share = grad_out * x.dtype.type(taps) * y**-slope
+    if norm_type != 1:
+        share = np.where(y == 0, x.dtype.type(0), share)
+    grad = spread(share, x.shape, kernel_size, stride, 0, ceil_mode, layout=layout)
+    return np.asarray(grad * x**slope)
+
+
+@quiet
+def lp_pool1d(
+    x: FloatArray,
+    norm_type: float,
+    kernel_size: Size,
+    stride: Size | None = None,
+    ceil_mode: bool = False,
+    *,
+    layout: str = "channels_first",
+    out: FloatArray | None = None,
+) -> FloatArray:
+    """Power mean of every window times the window's size: ``(sum of x**p)**(1 / p)``."""
+    return _lp_pool(x, norm_type, kernel_size, stride, ceil_mode, layout, out)
+
+
+@quiet
+def lp_pool1d_backward(
+    grad_out: FloatArray,
+    x: FloatArray,
+    y: FloatArray,
+    norm_type: float,
+    kernel_size: Size,
+    stride: Size | None = None,
+    ceil_mode: bool = False,
+    *,
+    layout: str = "channels_first",
+) -> FloatArray:
+    """Give every tap ``grad_out * (x / y)**(p - 1)``; 0 where the result is, unless p = 1."""
+    return _lp_pool_backward(grad_out, x, y, norm_type, kernel_size, stride, ceil_mode, layout)
+
+
+@quiet
+def lp_pool2d(
+    x: FloatArray,
+    norm_type: float,
+    kernel_size: Size,
+    stride: Size | None = None,
+    ceil_mode: bool = False,
+    *,
+    layout: str = "channels_first",
+    out: FloatArray | None = None,
+) -> FloatArray:
+    """Power mean of every window times the window's size: ``(sum of x**p)**(1 / p)``."""
+    return _lp_pool(x, norm_type, kernel_size, stride, ceil_mode, layout, out)
+
+
+@quiet
+def lp_pool2d_backward(
+    grad_out: FloatArray,
+    x: FloatArray,
+    y: FloatArray,
+    norm_type: float,
+    kernel_size: Size,
+    stride: Size | None = None,
+    ceil_mode: bool = False,
+    *,
+    layout: str = "channels_first",
+) -> FloatArray:
+    """Give every tap ``grad_out * (x / y)**(p - 1)``; 0 where the result is, unless p = 1."""
+    return _lp_pool_backward(grad_out, x, y, norm_type, kernel_size, stride, ceil_mode, layout)

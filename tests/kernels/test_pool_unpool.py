@@ -1,0 +1,277 @@
+"""Lp pooling and max unpooling against the reference, at every ISA, in both layouts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from arraynn import kernels, reference
+from memory import LAYOUTS, Guarded, in_layout, mixed_layouts
+from tolerances import assert_close_to_reference, assert_gradient, assert_same_bits, widen
+
+from .problems import normal, thread_counts
+
+pytestmark = pytest.mark.usefixtures("isa")
+
+# Shape, options of lp_pool1d or lp_pool2d
+LP: list[tuple[tuple[int, ...], dict[str, Any]]] = [
+    ((1, 1, 1), {"kernel_size": 1}),
+    ((2, 3, 9), {"kernel_size": 2, "ceil_mode": True}),
+    ((2, 17, 33), {"kernel_size": 3, "stride": 2}),
+    ((1, 3, 131), {"kernel_size": 5, "stride": 7, "ceil_mode": True}),
+    ((1, 2, 5003), {"kernel_size": 5003}),
+    ((2, 3, 8, 8), {"kernel_size": 2}),
+    ((2, 17, 9, 7), {"kernel_size": (2, 3), "stride": 2, "ceil_mode": True}),
+    ((1, 3, 11, 70), {"kernel_size": 3, "stride": 1}),
+    ((1, 9, 11, 70), {"kernel_size": (3, 2), "stride": (2, 5), "ceil_mode": True}),
+    ((1, 33, 5, 5), {"kernel_size": 5}),
+    ((0, 3, 8, 8), {"kernel_size": 2}),
+    ((2, 0, 8, 8), {"kernel_size": 2}),
+]
+NORMS = [1, 2, 3, 1.5, 0.5]
+
+# Shape and window of the pooling whose maxima go back
+UNPOOL: list[tuple[tuple[int, ...], dict[str, Any]]] = [
+    ((1, 1, 1), {"kernel_size": 1}),
+    ((2, 3, 8), {"kernel_size": 2}),
+    ((2, 17, 34), {"kernel_size": 3, "stride": 2, "padding": 1}),
+    ((1, 33, 1001), {"kernel_size": (2,), "stride": (2,)}),
+    ((2, 3, 8, 8), {"kernel_size": 2}),
+    ((2, 17, 9, 8), {"kernel_size": (3, 2), "stride": (3, 1)}),
+    ((1, 40, 12, 11), {"kernel_size": 3, "stride": 2, "padding": (1, 0)}),
+    ((0, 3, 8, 8), {"kernel_size": 2}),
+    ((2, 0, 8, 8), {"kernel_size": 2}),
+]
+
+
+def arranged(x: Any, layout: str) -> Any:
+    """Give a channels-first array the layout under test, contiguous."""
+    return np.ascontiguousarray(np.moveaxis(x, 1, -1)) if layout == "channels_last" else x
+
+
+def named(name: str, x: Any) -> tuple[Any, Any, Any, Any]:
+    """Return kernel and reference of lp_pool or max_unpool for x, each with its backward."""
+    name = f"{name}{x.ndim - 2}d"
+    back = f"{name}_backward"
+    found = (kernels, name), (reference, name), (kernels, back), (reference, back)
+    return tuple(getattr(*f) for f in found)  # type: ignore[return-value]
+
+
+def check_lp(x: Any, norm: float, rng: np.random.Generator, **options: Any) -> None:
+    """Forward, and backward from the same y for kernel and references."""
+    kernel, ref, kernel_back, ref_back = named("lp_pool", x)
+    got = kernel(x, norm, **options)
+    assert got.flags.c_contiguous
+    wide, native = (ref(v, norm, **options) for v in (widen(x), x))
+    # A root's relative error is 1/p of its sum's, whose terms are all positive or norm is 1.
+    scale = ref(np.abs(widen(x)), norm, **options)
+    assert_close_to_reference(got, wide, native, scale=scale, label=f"lp_pool {norm}")
+    grad = normal(rng, x.dtype, *got.shape)
+    grad_x = kernel_back(grad, x, native, norm, **options)
+    wide = ref_back(*widen(grad, x, native), norm, **options)
+    alone = ref_back(grad, x, native, norm, **options)
+    scale = np.abs(ref_back(*widen(np.abs(grad), np.abs(x), np.abs(native)), norm, **options))
+    assert_close_to_reference(grad_x, wide, alone, scale=scale, label=f"grad_x of lp_pool {norm}")
+
+
+def sizes_of(x: Any, layout: str) -> Any:
+    return x.shape[1:-1] if layout == "channels_last" else x.shape[2:]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(("shape", "options"), LP, ids=str)
+def test_lp(
+    dtype: Any,
+    layout: str,
+    shape: tuple[int, ...],
+    options: dict[str, Any],
+    norm: float,
+    rng: np.random.Generator,
+) -> None:
+    """lp_pool1d and lp_pool2d; signs where the norm is defined for them."""
+    x = arranged(normal(rng, dtype, *shape), layout)
+    x = x if norm in (1, 2) else np.abs(x) + np.asarray(0.01, dtype)
+    check_lp(x, norm, rng, **options, layout=layout)
+
+
+def test_lp_of_signs_zeros_and_infinities(dtype: Any, layout: str) -> None:
+    """Powers are of x itself: an odd norm of a negative sum is NaN, as in PyTorch."""
+    rows = [[-2, -1], [2, -1], [0, 0], [np.nan, 1], [np.inf, 1], [-np.inf, 1]]
+    x = arranged(np.array(rows, dtype).reshape(1, 1, 12), layout)
+    expected = {
+        1: [-3, 1, 0, np.nan, np.inf, -np.inf],
+        2: [5**0.5, 5**0.5, 0, np.nan, np.inf, np.inf],
+        3: [np.nan, 7 ** (1 / 3), 0, np.nan, np.inf, np.inf],
+    }
+    for norm, want in expected.items():
+        y = kernels.lp_pool1d(x, norm, 2, layout=layout)
+        np.testing.assert_allclose(y.ravel(), want, rtol=4 * np.finfo(dtype).eps)
+        grad_x = kernels.lp_pool1d_backward(np.ones_like(y), x, y, norm, 2, layout=layout)
+        # A window of nothing but zeros has no slope, unless it is a plain sum.
+        np.testing.assert_array_equal(grad_x.ravel()[4:6], [norm == 1] * 2)
+
+
+@pytest.mark.parametrize(("shape", "options"), UNPOOL, ids=str)
+def test_unpool(
+    dtype: Any,
+    layout: str,
+    shape: tuple[int, ...],
+    options: dict[str, Any],
+    rng: np.random.Generator,
+) -> None:
+    """max_unpool1d and max_unpool2d move numbers: every bit is the reference's."""
+    x = arranged(normal(rng, dtype, *shape), layout)
+    options = {**options, "layout": layout}
+    pool = kernels.max_pool1d if len(shape) == 3 else kernels.max_pool2d
+    y, indices = pool(x, **options, return_indices=True)
+    kernel, ref, kernel_back, ref_back = named("max_unpool", x)
+    sizes = sizes_of(x, layout)
+    got = kernel(y, indices, **options, output_size=sizes)
+    assert got.shape == x.shape
+    assert got.flags.c_contiguous
+    assert_same_bits(got, ref(y, indices, **options, output_size=sizes))
+    np.testing.assert_array_equal(got[got != 0], x[got != 0])
+    grad = normal(rng, dtype, *x.shape)
+    grad_y = kernel_back(grad, indices, layout=layout)
+    assert_same_bits(grad_y, ref_back(grad, indices, layout=layout))
+
+
+def test_unpool_without_a_size_and_with_equal_indices(
+    dtype: Any, layout: str, rng: np.random.Generator
+) -> None:
+    for shape in ((2, 19, 7), (2, 19, 4, 3), (1, 1, 30)):
+        x = arranged(normal(rng, dtype, *shape), layout)
+        kernel, ref, kernel_back, ref_back = named("max_unpool", x)
+        indices = rng.integers(0, 6, x.shape)
+        got = kernel(x, indices, 3, 2, 1, layout=layout)
+        assert sizes_of(got, layout) == tuple(2 * n - 1 for n in sizes_of(x, layout))
+        assert_same_bits(got, ref(x, indices, 3, 2, 1, layout=layout))
+        assert_same_bits(
+            kernel_back(got, indices, layout=layout), ref_back(got, indices, layout=layout)
+        )
+
+
+def test_any_memory(dtype: Any, layout: str, rng: np.random.Generator) -> None:
+    for shape in ((2, 5, 17), (2, 5, 9, 17)):
+        x = arranged(normal(rng, dtype, *shape), layout)
+        lp, _, lp_back, _ = named("lp_pool", x)
+        y = lp(x, 2, 3, 2, layout=layout)
+        grad = normal(rng, dtype, *y.shape)
+        expected = lp_back(grad, x, y, 2, 3, 2, layout=layout)
+        for name, (a, g, b) in mixed_layouts(x, grad, y):
+            assert_same_bits(lp(a, 2, 3, 2, layout=layout), y, name)
+            assert_same_bits(lp_back(g, a, b, 2, 3, 2, layout=layout), expected, name)
+        unpool, _, unpool_back, _ = named("max_unpool", x)
+        indices = rng.integers(0, 2 * sizes_of(x, layout)[0], x.shape)
+        up = unpool(x, indices, 2, layout=layout)
+        grad = normal(rng, dtype, *up.shape)
+        expected = unpool_back(grad, indices, layout=layout)
+        for name, (a, g, i) in mixed_layouts(x, grad, indices):
+            assert_same_bits(unpool(a, i, 2, layout=layout), up, name)
+            assert_same_bits(unpool_back(g, i, layout=layout), expected, name)
+
+
+@pytest.mark.parametrize("strided", [False, True])
+def test_out_is_filled_and_nothing_beside_it(
+    dtype: Any, layout: str, strided: bool, rng: np.random.Generator
+) -> None:
+    for shape in ((2, 5, 17), (1, 3, 5, 70), (2, 5, 9, 17)):
+        x = arranged(normal(rng, dtype, *shape), layout)
+        indices = rng.integers(0, 2 * sizes_of(x, layout)[0], x.shape)
+        for pool, args in (
+            (named("lp_pool", x)[0], (2, 3, 2)),
+            (named("max_unpool", x)[0], (indices, 2)),
+        ):
+            expected = pool(x, *args, layout=layout)
+            guard = Guarded(expected.shape, dtype, strided=strided)
+            assert pool(x, *args, layout=layout, out=guard.out) is guard.out
+            assert_same_bits(guard.out, expected)
+            guard.check()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_lp_backward_is_the_derivative(layout: str, norm: float, rng: np.random.Generator) -> None:
+    for shape in ((2, 3, 17), (2, 3, 7, 6)):
+        x = arranged(rng.uniform(0.5, 2.0, shape), layout)
+        options = {"kernel_size": 3, "stride": 2, "ceil_mode": True, "layout": layout}
+        kernel, _, back, _ = named("lp_pool", x)
+        y = kernel(x, norm, **options)
+        grad = normal(rng, np.float64, *y.shape)
+        grad_x = back(grad, x, y, norm, **options)
+
+        def loss(v: Any, grad: Any = grad, kernel: Any = kernel, options: Any = options) -> Any:
+            return np.sum(grad * kernel(v, norm, **options))
+
+        assert_gradient(loss, x, grad_x, rng)
+
+
+def test_unpool_backward_is_the_derivative(layout: str, rng: np.random.Generator) -> None:
+    for shape in ((2, 3, 9), (2, 3, 4, 5)):
+        x = arranged(normal(rng, np.float64, *shape), layout)
+        pool = kernels.max_pool1d if x.ndim == 3 else kernels.max_pool2d
+        big = arranged(normal(rng, np.float64, *shape[:2], *(2 * n for n in shape[2:])), layout)
+        _, indices = pool(big, 2, return_indices=True, layout=layout)
+        kernel, _, back, _ = named("max_unpool", x)
+        grad = normal(rng, np.float64, *big.shape)
+
+        def loss(v: Any, args: Any = (kernel, indices, grad)) -> Any:
+            return np.sum(args[2] * args[0](v, args[1], 2, layout=layout))
+
+        assert_gradient(loss, x, back(grad, indices, layout=layout), rng)
+
+
+def test_same_bits_for_every_thread_count(
+    dtype: Any, layout: str, rng: np.random.Generator
+) -> None:
+    for shape in ((5, 33, 1700), (5, 33, 40, 41), (1, 3, 300, 400)):
+        x = arranged(normal(rng, dtype, *shape), layout)
+        lp, _, lp_back, _ = named("lp_pool", x)
+        unpool, _, unpool_back, _ = named("max_unpool", x)
+        indices = rng.integers(0, 3 * sizes_of(x, layout)[0], x.shape)
+        first: list[Any] = []
+        for n in thread_counts():
+            for run in range(2):
+                y = lp(x, 2, 3, 2, layout=layout)
+                up = unpool(x, indices, 3, layout=layout)
+                results = [
+                    y,
+                    lp_back(y, x, y, 2, 3, 2, layout=layout),
+                    up,
+                    unpool_back(up, indices, layout=layout),
+                ]
+                first = first or results
+                for got, expected in zip(results, first, strict=True):
+                    assert_same_bits(got, expected, f"{n} threads, run {run}")
+
+
+@given(data=st.data())
+def test_lp_property(data: st.DataObject) -> None:
+    draw = data.draw
+    dtype = draw(st.sampled_from([np.float32, np.float64]), "dtype")
+    layout = draw(st.sampled_from(["channels_first", "channels_last"]), "layout")
+    axes = draw(st.integers(1, 2), "axes")
+    n, c = draw(st.integers(0, 3), "n"), draw(st.integers(0, 19), "c")
+    sizes = [draw(st.integers(1, 20), f"size {i}") for i in range(axes)]
+    norm = draw(st.sampled_from(NORMS), "norm")
+    options: dict[str, Any] = {
+        "kernel_size": tuple(draw(st.integers(1, 4), f"kernel {i}") for i in range(axes)),
+        "stride": draw(st.one_of(st.none(), st.integers(1, 5)), "stride"),
+        "ceil_mode": draw(st.booleans(), "ceil_mode"),
+        "layout": layout,
+    }
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1), "seed"))
+    x = normal(rng, dtype, n, c, *sizes)
+    x = x if norm in (1, 2) else np.abs(x) + np.asarray(0.01, dtype)
+    x = in_layout(draw(st.sampled_from(sorted(LAYOUTS))), arranged(x, layout))
+    kernel, ref, *_ = named("lp_pool", x)
+    try:
+        ref(x, norm, **options)
+    except ValueError:
+        with pytest.raises(ValueError, match=r"^\[lp_pool"):
+            kernel(x, norm, **options)
+        assume(False)
+    check_lp(x, norm, rng, **options)
