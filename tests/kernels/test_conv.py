@@ -416,9 +416,7 @@ def test_units_of_channels(
 
 
 @pytest.mark.parametrize("width", [31, 32, 33, 34, 66, 67])
-def test_every_second_column(
-    dtype: Any, layout: str, width: int, rng: np.random.Generator
-) -> None:
+def test_every_second_column(dtype: Any, layout: str, width: int, rng: np.random.Generator) -> None:
     """Stride 2 loads and stores whole vectors of every second column."""
     x = arranged(normal(rng, dtype, 1, 17, 5, width), layout)
     for kernel, padding in ((1, 0), (2, 0), (3, 1)):
