@@ -17,6 +17,7 @@
 //             the padding are left out, in all three directions.
 //   units     few pixels under many weights: k is cut into units of channels, each packed when a
 //             panel comes to it, while it is in cache; by W each unit leaves the cache as dw.
+//   transposed  the gradient by x with the epilogue of a forward call; a height of 1 is conv1d.
 // Strips depend on the sample's shape alone and no sum is split between threads: the same bits for
 // every team and every batch.
 #pragma once
@@ -127,8 +128,8 @@ void conv2d_backward(const Conv2dProblem& p, const float* dy, const float* x, co
 void conv2d_backward(const Conv2dProblem& p, const double* dy, const double* x,
                      const double* weight, const ConvGradients<double>& grads);
 
-// conv_transpose2d: y[n,o,h,w] = activation(b[o] + r[n,o,h,w]
-//                     + sum_{c,i,j} x[n, c, (h + ph - i dh) / sh, (w + pw - j dw) / sw] W[c, o, i, j])
+// conv_transpose2d: y[n,o,h,w] = activation(b[o] + r[n,o,h,w] + sum_{c,i,j}
+//                     x[n, c, (h + ph - i dh) / sh, (w + pw - j dw) / sw] W[c, o, i, j])
 // over the taps for which both divisions are exact: the gradient by x of the conv2d that `p`
 // describes, so x is (n, oc, oh, ow) and y (n, ic, ih, iw) of p.
 void conv_transpose2d(const Conv2dProblem& p, const float* x, const float* weight,
