@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from arraynn import kernels, reference
 from memory import LAYOUTS, Guarded, in_layout, mixed_layouts
-from tolerances import assert_close_to_reference, assert_gradient, assert_same_bits, widen
+from tolerances import (
+    assert_close_to_reference,
+    assert_gradient,
+    assert_same_bits,
+    assert_within,
+    dot_bound,
+    widen,
+)
 
 from .problems import normal, thread_counts
 
@@ -165,6 +172,22 @@ def test_global(dtype: Any, layout: str, shape: tuple[int, ...], rng: np.random.
     assert kernels.global_avg_pool(x, layout=layout).shape == tuple(
         arranged(np.empty((*shape[:2], *(1,) * (len(shape) - 2))), layout).shape
     )
+
+
+def test_global_of_planes_too_long_for_a_band(
+    dtype: Any, layout: str, rng: np.random.Generator
+) -> None:
+    for shape in ((1, 9, 66001), (1, 9, 301, 220)):
+        x = arranged(normal(rng, dtype, *shape), layout)
+        check_max(x, ("global_{}_pool", (), {"layout": layout}), rng)
+        mean = reference.global_avg_pool(widen(x), layout=layout)
+        scale = reference.global_avg_pool(np.abs(widen(x)), layout=layout)
+        count = int(np.prod(shape[2:]))
+        got = kernels.global_avg_pool(x, layout=layout)
+        assert_within(got, mean, dot_bound(count, dtype, scale), "mean")
+        grad = normal(rng, dtype, *got.shape)
+        spread = kernels.global_avg_pool_backward(grad, x.shape, layout=layout)
+        assert_same_bits(spread, np.broadcast_to(grad / dtype.type(count), x.shape))
 
 
 @pytest.mark.parametrize("position", [0, 1, 4095, 5000, 5002])

@@ -139,6 +139,107 @@ def test_avg_pool2d(
         close(reference.avg_pool2d_backward(grad, x.shape, *options), tx.grad)
 
 
+def test_pooling_of_signals(rng: np.random.Generator) -> None:
+    for kernel, stride, padding, ceil_mode in (
+        (2, None, 0, True),
+        (3, 2, 1, False),
+        (5, 1, 2, True),
+    ):
+        x = rng.standard_normal((2, 3, 16))
+        args = (kernel, stride, padding)
+        tx = leaf(x)
+        ty, ti = F.max_pool1d(tx, *args, 1, ceil_mode, return_indices=True)
+        y, indices = reference.max_pool1d(x, *args, 1, ceil_mode, True)
+        close(y, ty)
+        np.testing.assert_array_equal(indices, ti.numpy())
+        grad = rng.standard_normal(y.shape)
+        ty.backward(torch.from_numpy(grad))
+        close(reference.max_pool1d_backward(grad, x, *args, 1, ceil_mode), tx.grad)
+        for include in (True, False):
+            tx = leaf(x)
+            ty = F.avg_pool1d(tx, *args, ceil_mode, include)
+            close(reference.avg_pool1d(x, *args, ceil_mode, include), ty)
+            ty.backward(torch.from_numpy(grad))
+            got = reference.avg_pool1d_backward(grad, x.shape, *args, ceil_mode, include)
+            close(got, tx.grad)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ((2, 3, 7), 3),
+        ((2, 3, 3), 8),
+        ((2, 3, 7, 10), (3, 4)),
+        ((2, 3, 7, 10), (None, 5)),
+        ((2, 3, 4, 5), 9),
+    ],
+)
+def test_adaptive_pooling(shape: Any, size: Any, rng: np.random.Generator) -> None:
+    axes = len(shape) - 2
+    x = rng.integers(0, 6, shape).astype(np.float64)  # many equal maxima
+    for kind in ("max", "avg"):
+        name = f"adaptive_{kind}_pool{axes}d"
+        tx = leaf(x)
+        ty = getattr(F, name)(tx, size)
+        close(getattr(reference, name)(x, size), ty)
+        grad = rng.standard_normal(ty.shape)
+        ty.backward(torch.from_numpy(grad))
+        source = x if kind == "max" else x.shape
+        close(getattr(reference, f"{name}_backward")(grad, source, size), tx.grad)
+    _, ti = getattr(F, f"adaptive_max_pool{axes}d")(tx, size, return_indices=True)
+    _, indices = getattr(reference, f"adaptive_max_pool{axes}d")(x, size, True)
+    np.testing.assert_array_equal(indices, ti.numpy())
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 7), (2, 3, 7, 6)])
+def test_global_pooling(shape: Any, rng: np.random.Generator) -> None:
+    x = rng.standard_normal(shape)
+    axes = tuple(range(2, len(shape)))
+    tx = leaf(x)
+    grad = rng.standard_normal((2, 3, *(1,) * len(axes)))
+    for ty, name in (
+        (tx.mean(axes, keepdim=True), "global_avg_pool"),
+        (tx.amax(axes, keepdim=True), "global_max_pool"),
+    ):
+        close(getattr(reference, name)(x), ty)
+        tx.grad = None
+        ty.backward(torch.from_numpy(grad))
+        source = x if "max" in name else x.shape
+        close(getattr(reference, f"{name}_backward")(grad, source), tx.grad)
+
+
+@pytest.mark.parametrize("norm", [1.0, 2.0, 3.0, 0.7])
+@pytest.mark.parametrize("ceil_mode", [False, True])
+def test_lp_pooling(norm: float, ceil_mode: bool, rng: np.random.Generator) -> None:
+    for shape, kernel, stride in (((2, 3, 10), 3, 2), ((2, 3, 9, 8), (2, 3), None)):
+        name = f"lp_pool{len(shape) - 2}d"
+        x = rng.standard_normal(shape)
+        if norm not in (1.0, 2.0):
+            x = np.abs(x)
+        tx = leaf(x)
+        ty = getattr(F, name)(tx, norm, kernel, stride, ceil_mode)
+        y = getattr(reference, name)(x, norm, kernel, stride, ceil_mode)
+        close(y, ty)
+        grad = rng.standard_normal(y.shape)
+        ty.backward(torch.from_numpy(grad))
+        got = getattr(reference, f"{name}_backward")(grad, x, y, norm, kernel, stride, ceil_mode)
+        close(got, tx.grad, rtol=1e-10)
+
+
+@pytest.mark.parametrize("size", [None, 11])
+def test_max_unpooling(size: Any, rng: np.random.Generator) -> None:
+    for axes in (1, 2):
+        x = rng.standard_normal((2, 3, *(11,) * axes))
+        y, indices = getattr(reference, f"max_pool{axes}d")(x, 3, 2, return_indices=True)
+        ty = leaf(y)
+        sizes = None if size is None else [size] * axes
+        tz = getattr(F, f"max_unpool{axes}d")(ty, torch.from_numpy(indices), 3, 2, 0, sizes)
+        close(getattr(reference, f"max_unpool{axes}d")(y, indices, 3, 2, 0, size), tz)
+        grad = rng.standard_normal(tz.shape)
+        tz.backward(torch.from_numpy(grad))
+        close(getattr(reference, f"max_unpool{axes}d_backward")(grad, indices), ty.grad)
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [

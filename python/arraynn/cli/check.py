@@ -69,7 +69,7 @@ def _lines(rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
             if complaint:
                 complaints.append(f"{row['name']} {row['isa']} {dtype}: {complaint}")
         verdict = "FAIL" if complaints else "ok"
-        yield f"{row['name']:<26} {row['isa']:<8} {'  '.join(cells)}  {verdict}", complaints
+        yield f"{row['name']:<28} {row['isa']:<8} {'  '.join(cells)}  {verdict}", complaints
 
 
 def run(args: argparse.Namespace) -> int:
