@@ -19,14 +19,27 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import conv, elementwise, gemm, machine, model, optim, overhead, peers, pool, report, softmax
+from . import (
+    conv,
+    conv_other,
+    elementwise,
+    gemm,
+    machine,
+    model,
+    optim,
+    overhead,
+    peers,
+    pool,
+    report,
+    softmax,
+)
 from .case import Candidate, Case, first_line, prove
 from .report import Row
 from .timing import QUICK, Settings, measure
 
 FAMILIES: dict[str, Callable[[str, bool], list[Case]]] = {
     "gemm": gemm.cases,
-    "conv": conv.cases,
+    "conv": lambda dtype, tiny: conv.cases(dtype, tiny) + conv_other.cases(dtype, tiny),
     "pool": pool.cases,
     "elementwise": elementwise.cases,
     "softmax": softmax.cases,

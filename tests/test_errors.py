@@ -7,86 +7,29 @@ Messages read ``[operation] argument: expected ..., got ...``.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 
 from arraynn import kernels
-
-V, T = ValueError, TypeError
-F32, F64 = np.float32, np.float64
-NAN, INF = float("nan"), float("inf")
-TOO_LARGE: Any = (ValueError, MemoryError)
-
-
-class Case(NamedTuple):
-    op: str
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    exception: Any
-    names: str  # a regular expression for the argument
-
-
-def f32(*shape: int) -> Any:
-    """Return small distinct numbers."""
-    return (np.arange(np.prod(shape), dtype=F32).reshape(shape) % 7) - 3
-
-
-def f64(*shape: int) -> Any:
-    return f32(*shape).astype(F64)
-
-
-def read_only(a: Any) -> Any:
-    a.flags.writeable = False
-    return a
-
-
-def huge(*shape: int) -> Any:
-    """View one number as an array too large for any memory; nothing is allocated."""
-    return np.broadcast_to(np.zeros((), F32), shape)
-
-
-def wrong_outs(
-    op: str, args: tuple[Any, ...], shape: tuple[int, ...], **kwargs: Any
-) -> Iterator[Case]:
-    """Yield the ways in which `out` can be wrong; the first argument is no smaller than it."""
-    x, rest = args[0], args[1:]
-    yield Case(op, args, kwargs | {"out": f32(*shape, 1)}, V, "out")
-    yield Case(op, args, kwargs | {"out": f32(*shape[:-1], shape[-1] + 1)}, V, "out")
-    yield Case(op, args, kwargs | {"out": f64(*shape)}, T, "out")
-    yield Case(op, args, kwargs | {"out": np.zeros(shape, np.int64)}, T, "out")
-    yield Case(op, args, kwargs | {"out": f32(*shape).tolist()}, T, "out")
-    yield Case(op, args, kwargs | {"out": read_only(f32(*shape))}, V, "out")
-    big = f32(x.size + int(np.prod(shape)))
-    for start in (1, x.size - 1):
-        inside = big[: x.size].reshape(x.shape)
-        out = big[start : start + int(np.prod(shape))].reshape(shape)
-        yield Case(op, (inside, *rest), kwargs | {"out": out}, V, "out")
-    # A strided input that shares memory with out is no better.
-    twice = f32(2 * x.size + int(np.prod(shape)))
-    inside = twice[: 2 * x.size : 2].reshape(x.shape)
-    out = twice[1 : 1 + int(np.prod(shape))].reshape(shape)
-    yield Case(op, (inside, *rest), kwargs | {"out": out}, V, "out")
-
-
-def wrong_dtypes(
-    op: str, args: tuple[Any, ...], names: tuple[str, ...], **kwargs: Any
-) -> Iterator[Case]:
-    """Yield every array argument in a wrong dtype, in another's dtype, and as no array at all."""
-    for i, name in enumerate(names):
-        for wrong in (np.int64, np.bool_, np.complex64, np.float16, np.longdouble, ">f4", object):
-            # The dtype of the first array rules: where it is wrong it is the one to blame.
-            bad = (*args[:i], args[i].astype(wrong), *args[i + 1 :])
-            yield Case(op, bad, kwargs, T, name)
-        for wrong_object in (args[i].tolist(), "array", None):
-            if wrong_object is None and name in ("bias", "residual"):
-                continue
-            yield Case(op, (*args[:i], wrong_object, *args[i + 1 :]), kwargs, T, name)
-        if i > 0:
-            # Which of two dtypes is the wrong one is the operation's choice; it names both.
-            bad = (*args[:i], args[i].astype(F64), *args[i + 1 :])
-            yield Case(op, bad, kwargs, T, r"\w+: .*float(32.*float64|64.*float32)")
+from wrong_calls import (
+    F32,
+    F64,
+    INF,
+    NAN,
+    TOO_LARGE,
+    Case,
+    T,
+    V,
+    f32,
+    f64,
+    huge,
+    read_only,
+    wrong_dtypes,
+    wrong_outs,
+)
+from wrong_pools import adaptive_pool, lp_and_unpool, pool, signal_pool
 
 
 def gemm() -> Iterator[Case]:
@@ -201,63 +144,81 @@ def conv() -> Iterator[Case]:
     yield from (Case(*row) for row in more)
 
 
-def pool() -> Iterator[Case]:
-    x, y = f32(2, 3, 6, 6), f32(2, 3, 3, 3)
-    for op in ("max_pool2d", "avg_pool2d"):
-        yield from wrong_outs(op, (f32(1, 2, 3, 3), 1), (1, 2, 3, 3))
-        yield from wrong_dtypes(op, (x, 2), ("x",))
-    yield from wrong_dtypes("max_pool2d_backward", (y, x, 2), ("grad_out", "x"))
-    yield from wrong_dtypes("avg_pool2d_backward", (y, x.shape, 2), ("grad_out",))
-    for op, first in (
-        ("max_pool2d", (x,)),
-        ("avg_pool2d", (x,)),
-        ("max_pool2d_backward", (y, x)),
-        ("avg_pool2d_backward", (y, x.shape)),
-    ):
+def conv_others() -> Iterator[Case]:
+    """Yield what conv1d and the transposed convolutions add to the table of conv2d."""
+    x, w, b, grad = f32(2, 6, 9), f32(4, 3, 3), f32(4), f32(2, 4, 7)
+    two = {"groups": 2}
+    yield from wrong_outs("conv1d", (f32(1, 4, 9), f32(4, 4, 1)), (1, 4, 9))
+    yield from wrong_dtypes("conv1d", (x, w, b), ("x", "weight", "bias"), groups=2)
+    yield from wrong_dtypes("conv1d_backward", (grad, x, w), ("grad_out", "x", "weight"), groups=2)
+    for op, first in (("conv1d", ()), ("conv1d_backward", (grad,))):
+        for bad in (f32(6, 9), f32(2, 6, 3, 3)):
+            yield Case(op, (*first, bad, w), two, V, "x")
+        yield Case(op, (*first, x, f32(4, 3, 1, 3)), two, V, "weight")
+        yield Case(op, (*first, x, w), {}, V, r"weight: expected 6 input channels \(x has 6 in 1")
+        yield Case(op, (*first, x, f32(4, 3, 0)), two, V, "weight")
+        yield Case(op, (*first, x, f32(4, 3, 10)), two, V, "weight: .* padded input of length 9")
+        yield Case(op, (*first, x, w), {**two, "stride": (1, 1)}, V, "stride: .* 1 int,")
+        yield Case(op, (*first, x, w), {**two, "dilation": 0}, V, "dilation")
+        for padding in ((1, 1), ((1, 1), (0, 0)), ((1,),), -1, "full"):
+            yield Case(op, (*first, x, w), {**two, "padding": padding}, V, "padding")
+        yield Case(op, (*first, x, w), {**two, "layout": "NWC"}, V, "layout")
+        yield Case(op, (*first, x, w), {**two, "flip_kernel": 1}, T, "flip_kernel")
+    yield Case("conv1d", (x, w, f32(3)), two, V, "bias")
+    yield Case("conv1d", (x, w, b), {**two, "residual": f32(2, 4, 1, 7)}, V, "residual")
+    yield Case("conv1d", (x, w, b), {**two, "activation": "swoosh"}, V, "activation")
+    yield Case("conv1d_backward", (f32(2, 4, 6), x, w), two, V, "grad_out")
+    yield Case("conv1d_backward", (grad, x, w), {**two, "needs": ("y",)}, V, "needs")
+    yield from conv_transpose(2, f32(2, 6, 4, 5), f32(6, 2, 3, 3), f32(4), f32(2, 4, 6, 7))
+    yield from conv_transpose(1, f32(2, 6, 5), f32(6, 2, 3), f32(4), f32(2, 4, 7))
+
+
+def conv_transpose(axes: int, x: Any, w: Any, b: Any, grad: Any) -> Iterator[Case]:
+    plain, gradient = f"conv_transpose{axes}d", f"conv_transpose{axes}d_backward"
+    two = {"groups": 2}
+    ones = (1,) * axes
+    size = (9,) * axes
+    yield from wrong_outs(plain, (f32(1, 4, *size), f32(4, 4, *ones)), (1, 4, *size))
+    yield from wrong_dtypes(plain, (x, w, b), ("x", "weight", "bias"), groups=2)
+    yield from wrong_dtypes(gradient, (grad, x, w), ("grad_out", "x", "weight"), groups=2)
+    for op, first in ((plain, ()), (gradient, (grad,))):
         rows: list[tuple[tuple[Any, ...], dict[str, Any], Any, str]] = [
-            *((((v,), {}, V, "kernel_size")) for v in (0, -1, (2, 0), (2, 2, 2), ())),
-            *((((v,), {}, T, "kernel_size")) for v in (1.5, "2", None, (2, 1.5))),
-            *(
-                (((2,), {k: v}, V, k))
-                for k in ("stride", "dilation")
-                for v in (0, -1, (1, 0), (1, 1, 1))
-            ),
-            *((((2,), {k: v}, T, k)) for k in ("stride", "dilation") for v in (1.5, "1")),
-            *(
-                (((2,), {"padding": v}, V, "padding"))
-                for v in (-1, 2, (0, 2), "full", ((0, -1), (0, 0)))
-            ),
-            *((((2,), {"padding": v}, T, "padding")) for v in (0.5, None)),
-            ((7,), {}, V, "x|kernel_size|padding|x_shape"),
-            ((2**62,), {}, TOO_LARGE, ""),
-            ((3,), {"dilation": 2**62}, TOO_LARGE, ""),
-            ((2,), {"layout": "NHWC"}, V, "layout"),
-            ((2,), {"layout": None}, T, "layout"),
-            ((2,), {"ceil_mode": "yes"}, T, "ceil_mode"),
+            ((x[0], w), two, V, "x"),
+            ((x[None], w), two, V, "x"),
+            ((x[..., :0], w), two, V, "x"),
+            ((x, w[0]), two, V, "weight"),
+            ((x, w[:4]), two, V, r"weight: expected 6 input channels \(those of x\), got 4"),
+            ((x, w[..., :0]), two, V, "weight"),
+            ((x, w), {"groups": 4}, V, "groups"),
+            ((x, w), {"groups": 0}, V, "groups"),
+            ((x, w), {"groups": 1.0}, T, "groups"),
+            ((x, w), {**two, "padding": 4}, V, "padding"),
+            ((x, w), {**two, "padding": -1}, V, "padding"),
+            ((x, w), {**two, "padding": "same"}, V, "padding"),
+            ((x, w), {**two, "padding": (1,) * (axes + 1)}, V, "padding"),
+            ((x, w), {**two, "padding": 1.5}, T, "padding"),
+            ((x, w), {**two, "padding": 2**62}, TOO_LARGE, ""),
+            ((x, w), {**two, "output_padding": 1}, V, "output_padding"),
+            ((x, w), {**two, "output_padding": -1}, V, "output_padding"),
+            ((x, w), {**two, "output_padding": 2, "stride": 2}, V, "output_padding"),
+            ((x, w), {**two, "output_padding": "1"}, T, "output_padding"),
+            ((x, w), {**two, "stride": 0}, V, "stride"),
+            ((x, w), {**two, "stride": 2**62}, TOO_LARGE, ""),
+            ((x, w), {**two, "stride": 2**40, "output_padding": 2**39}, TOO_LARGE, ""),
+            ((x, w), {**two, "dilation": 0}, V, "dilation"),
+            ((x, w), {**two, "dilation": 2**62}, TOO_LARGE, ""),
+            ((x, w), {**two, "layout": "NCHW"}, V, "layout"),
         ]
         yield from (Case(op, (*first, *args), kw, e, n) for args, kw, e, n in rows)
-    shape = x.shape
-    indices = np.zeros(y.shape, np.int64)
     more: list[tuple[str, tuple[Any, ...], dict[str, Any], Any, str]] = [
-        ("max_pool2d", (f32(3, 6, 6), 2), {}, V, "x"),
-        ("avg_pool2d", (f32(1, 2, 3, 6, 6), 2), {}, V, "x"),
-        ("avg_pool2d", (x, 2), {"divisor_override": 0}, V, "divisor_override"),
-        ("avg_pool2d", (x, 2), {"divisor_override": 1.5}, T, "divisor_override"),
-        ("avg_pool2d", (x, 2), {"count_include_pad": 3}, T, "count_include_pad"),
-        ("max_pool2d", (x, 2), {"return_indices": 3}, T, "return_indices"),
-        ("max_pool2d", (huge(2**50, 1, 2, 2), 1), {}, TOO_LARGE, ""),
-        ("avg_pool2d", (huge(2**50, 1, 2, 2), 1), {}, TOO_LARGE, ""),
-        ("max_pool2d_backward", (f32(2, 3, 3, 2), x, 2), {}, V, "grad_out"),
-        ("max_pool2d_backward", (f32(2, 3, 9), x, 2), {}, V, "grad_out"),
-        ("max_pool2d_backward", (y, x, 2), {"indices": indices[:1]}, V, "indices"),
-        ("max_pool2d_backward", (y, x, 2), {"indices": indices.astype(F32)}, T, "indices"),
-        ("max_pool2d_backward", (y, x, 2), {"indices": indices + 36}, V, "indices"),
-        ("max_pool2d_backward", (y, x, 2), {"indices": indices - 2}, V, "indices"),
-        ("avg_pool2d_backward", (f32(2, 3, 3, 2), shape, 2), {}, V, "grad_out"),
-        ("avg_pool2d_backward", (y, shape[1:], 2), {}, V, "x_shape"),
-        ("avg_pool2d_backward", (y, (2, 3, -6, 6), 2), {}, V, "x_shape"),
-        ("avg_pool2d_backward", (y, (2, 3, 6.0, 6), 2), {}, T, "x_shape"),
-        ("avg_pool2d_backward", (y, (2**40, 2**40, 6, 6), 2), {}, TOO_LARGE, ""),
+        (plain, (x, w, f32(2)), two, V, "bias"),
+        (plain, (x, w, b), {**two, "residual": x}, V, "residual"),
+        (plain, (x, w, b), {**two, "residual": grad.astype(F64)}, T, "residual"),
+        (plain, (x, w, b), {**two, "residual": grad, "out": grad}, V, "out"),
+        (plain, (x, w, b), {**two, "activation": "swoosh"}, V, "activation"),
+        (gradient, (x, x, w), two, V, "grad_out"),
+        (gradient, (grad[0], x, w), two, V, "grad_out"),
+        (gradient, (grad, x, w), {**two, "needs": ("weights",)}, V, "needs"),
     ]
     yield from (Case(*row) for row in more)
 
@@ -266,153 +227,6 @@ ACTIVATIONS = [
     *("relu", "leaky_relu", "elu", "selu", "sigmoid", "tanh"),
     *("hardsigmoid", "hardswish", "silu", "gelu", "mish", "softplus"),
 ]
-
-
-def signal_pool() -> Iterator[Case]:
-    x, y = f32(2, 3, 6), f32(2, 3, 3)
-    for op in ("max_pool1d", "avg_pool1d"):
-        yield from wrong_outs(op, (f32(2, 2, 3), 1), (2, 2, 3))
-        yield from wrong_dtypes(op, (x, 2), ("x",))
-    yield from wrong_dtypes("max_pool1d_backward", (y, x, 2), ("grad_out", "x"))
-    yield from wrong_dtypes("avg_pool1d_backward", (y, x.shape, 2), ("grad_out",))
-    for op, first in (
-        ("max_pool1d", (x,)),
-        ("avg_pool1d", (x,)),
-        ("max_pool1d_backward", (y, x)),
-        ("avg_pool1d_backward", (y, x.shape)),
-    ):
-        rows: list[tuple[tuple[Any, ...], dict[str, Any], Any, str]] = [
-            *((((v,), {}, V, "kernel_size")) for v in (0, -1, (2, 2), ())),
-            *((((v,), {}, T, "kernel_size")) for v in (1.5, "2", None)),
-            *((((2,), {k: v}, V, k)) for k in ("stride", "dilation") for v in (0, (1, 1))),
-            *((((2,), {"padding": v}, V, "padding")) for v in (-1, 2, (0, 1), ((0, 2),))),
-            ((7,), {}, V, "kernel_size"),
-            ((2,), {"layout": "NWC"}, V, "layout"),
-            ((2,), {"ceil_mode": "yes"}, T, "ceil_mode"),
-        ]
-        yield from (Case(op, (*first, *args), kw, e, n) for args, kw, e, n in rows)
-    indices = np.zeros(y.shape, np.int64)
-    more: list[tuple[str, tuple[Any, ...], dict[str, Any], Any, str]] = [
-        ("max_pool1d", (f32(1, 2, 6, 6), 2), {}, V, "x"),
-        ("avg_pool1d", (f32(2, 6), 2), {}, V, "x"),
-        ("avg_pool1d", (x, 2), {"divisor_override": 0}, V, "divisor_override"),
-        ("max_pool1d_backward", (f32(2, 3, 4), x, 2), {}, V, "grad_out"),
-        ("max_pool1d_backward", (y, x, 2), {"indices": indices[:1]}, V, "indices"),
-        ("max_pool1d_backward", (y, x, 2), {"indices": indices - 1}, V, "indices"),
-        ("avg_pool1d_backward", (y, (2, 3, 1, 6), 2), {}, V, "x_shape"),
-    ]
-    yield from (Case(*row) for row in more)
-
-
-def adaptive_pool() -> Iterator[Case]:
-    signal, image = f32(2, 3, 5), f32(2, 3, 5, 7)
-    rows: list[tuple[str, tuple[Any, ...], dict[str, Any], Any, str]] = []
-    for op, x, many in (("adaptive_{}_pool1d", signal, 1), ("adaptive_{}_pool2d", image, 2)):
-        y = f32(2, 3, *(3,) * many)
-        for kind in ("max", "avg"):
-            name = op.format(kind)
-            back = f"{name}_backward"
-            source = x if kind == "max" else x.shape
-            yield from wrong_outs(name, (x, 3), y.shape)
-            yield from wrong_dtypes(name, (x, 3), ("x",))
-            names = ("grad_out", "x")[: 2 if kind == "max" else 1]
-            yield from wrong_dtypes(back, (y, source, 3), names)
-            for call, first in ((name, (x,)), (back, (y, source))):
-                rows += [(call, (*first, v), {}, V, "output_size") for v in (-1, (3,) * 3, ())]
-                rows += [(call, (*first, v), {}, T, "output_size") for v in (1.5, "3")]
-                rows += [
-                    (call, (*first, 3), {"layout": "NHWC"}, V, "layout"),
-                    (call, (*first, 2**62), {}, TOO_LARGE, ""),
-                ]
-            rows += [
-                (name, (f32(3, 5), 3), {}, V, "x"),
-                (name, (x[..., :0], 3), {}, V, "x"),
-                (back, (y[..., :2], source, 3), {}, V, "grad_out"),
-            ]
-        indices = np.zeros(y.shape, np.int64)
-        back = f"{op.format('max')}_backward"
-        rows += [
-            (op.format("max"), (x, 3), {"return_indices": 1}, T, "return_indices"),
-            (back, (y, x, 3), {"indices": indices[:1]}, V, "indices"),
-            (back, (y, x, 3), {"indices": indices}, V, "indices"),
-            (back, (y, x, 3), {"indices": y}, T, "indices"),
-            (f"{op.format('avg')}_backward", (y, x.shape[1:], 3), {}, V, "x_shape"),
-        ]
-    for kind in ("max", "avg"):
-        name = f"global_{kind}_pool"
-        back = f"{name}_backward"
-        for x in (signal, image):
-            y = f32(2, 3, *(1,) * (x.ndim - 2))
-            source = x if kind == "max" else x.shape
-            yield from wrong_outs(name, (x,), y.shape)
-            yield from wrong_dtypes(name, (x,), ("x",))
-            names = ("grad_out", "x")[: 2 if kind == "max" else 1]
-            yield from wrong_dtypes(back, (y, source), names)
-            rows += [
-                (name, (x[..., :0],), {}, V, "x"),
-                (name, (x,), {"layout": 3}, T, "layout"),
-                (back, (f32(2, 3, 2), source), {}, V, "grad_out"),
-            ]
-        rows += [(name, (f32(3, 5),), {}, V, "x"), (name, (f32(1, 1, 1, 3, 5),), {}, V, "x")]
-    indices = np.full((2, 3, 1), 5)
-    rows += [
-        ("global_max_pool", (signal,), {"return_indices": 1}, T, "return_indices"),
-        ("global_max_pool_backward", (y[..., 0], signal), {"indices": indices}, V, "indices"),
-        ("global_avg_pool_backward", (f32(2, 3, 1), (2, 3)), {}, V, "x_shape"),
-        ("global_avg_pool_backward", (f32(2, 3, 1), (2, -3, 1)), {}, V, "x_shape"),
-        ("global_avg_pool_backward", (f32(2, 3, 1), 3), {}, T, "x_shape"),
-    ]
-    yield from (Case(*row) for row in rows)
-
-
-def lp_and_unpool() -> Iterator[Case]:
-    rows: list[tuple[str, tuple[Any, ...], dict[str, Any], Any, str]] = []
-    for axes, x in ((1, f32(2, 3, 6)), (2, f32(2, 3, 6, 6))):
-        y = f32(2, 3, *(3,) * axes)
-        lp, back = f"lp_pool{axes}d", f"lp_pool{axes}d_backward"
-        yield from wrong_outs(lp, (f32(2, 2, *(3,) * axes), 2, 1), (2, 2, *(3,) * axes))
-        yield from wrong_dtypes(lp, (x, 2, 2), ("x",))
-        yield from wrong_dtypes(back, (y, x, y, 2, 2), ("grad_out", "x", "y"))
-        for op, first in ((lp, (x,)), (back, (y, x, y))):
-            rows += [(op, (*first, v, 2), {}, V, "norm_type") for v in (0, -1.0, INF, NAN)]
-            rows += [(op, (*first, v, 2), {}, T, "norm_type") for v in ("2", None)]
-            rows += [(op, (*first, 2, v), {}, V, "kernel_size") for v in (0, 7, (2, 2, 2))]
-            rows += [
-                (op, (*first, 2, 2, 0), {}, V, "stride"),
-                (op, (*first, 2, 2), {"ceil_mode": 1}, T, "ceil_mode"),
-                (op, (*first, 2, 2), {"layout": "NHWC"}, V, "layout"),
-            ]
-        rows += [
-            (lp, (x[0], 2, 2), {}, V, "x"),
-            (back, (y[..., :1], x, y, 2, 2), {}, V, "grad_out"),
-            (back, (y, x, y[..., :1], 2, 2), {}, V, "y"),
-        ]
-        up, back = f"max_unpool{axes}d", f"max_unpool{axes}d_backward"
-        where = np.zeros(y.shape, np.int64)
-        yield from wrong_outs(up, (f32(2, 3, *(3,) * axes), where, 1), y.shape)
-        yield from wrong_dtypes(up, (y, where, 2), ("x",))
-        yield from wrong_dtypes(back, (x, where), ("grad_out",))
-        for wrong in (where.astype(np.int32), y, where.tolist(), None):
-            rows += [(up, (y, wrong, 2), {}, T, "indices"), (back, (x, wrong), {}, T, "indices")]
-        for bad in (where - 1, where + 6**axes, where + (1 << 40)):
-            rows += [(up, (y, bad, 2), {}, V, "indices"), (back, (x, bad), {}, V, "indices")]
-        rows += [(up, (y, where, v), {}, V, "kernel_size") for v in (0, (2, 2, 2))]
-        rows += [(up, (y, where, 2), {k: -1}, V, k) for k in ("stride", "padding")]
-        rows += [
-            (up, (y, where, 2), {"output_size": v}, V, "output_size") for v in (4, 8, (6,) * 3)
-        ]
-        rows += [
-            (up, (y, where[:1], 2), {}, V, "indices"),
-            (up, (y[0], where[0], 2), {}, V, "x"),
-            (up, (y, where, 2), {"padding": 3}, V, "output_size"),
-            (up, (y, where, 2), {"output_size": 6.0}, T, "output_size"),
-            (up, (y, where, 2, 2**62), {}, TOO_LARGE, ""),
-            (up, (y, where, 2), {"layout": 1}, T, "layout"),
-            (back, (x, where[:1]), {}, V, "indices"),
-            (back, (x, where[0]), {}, V, "indices"),
-            (back, (x[0], where), {}, V, "grad_out"),
-        ]
-    yield from (Case(*row) for row in rows)
 
 
 def elementwise() -> Iterator[Case]:
@@ -572,6 +386,7 @@ def optim() -> Iterator[Case]:
 TABLE = [
     *gemm(),
     *conv(),
+    *conv_others(),
     *pool(),
     *signal_pool(),
     *adaptive_pool(),

@@ -166,6 +166,26 @@ Array take_inout(const char* op, const char* arg, py::handle h) {
   return a;
 }
 
+bool take_plain(py::handle h, bool inout, Plain* plain) {
+  if (Py_TYPE(h.ptr()) != reinterpret_cast<PyTypeObject*>(api().PyArray_Type_)) return false;
+  const auto* proxy = py::detail::array_proxy(h.ptr());
+  const int needed = npy_api::NPY_ARRAY_C_CONTIGUOUS_ | npy_api::NPY_ARRAY_ALIGNED_ |
+                     (inout ? npy_api::NPY_ARRAY_WRITEABLE_ : 0);
+  const Descriptors& d = descriptors();
+  if ((proxy->flags & needed) != needed || proxy->nd > kMaxDims) return false;
+  if (proxy->descr != d.f32.ptr() && proxy->descr != d.f64.ptr()) return false;
+  plain->data = proxy->data;
+  plain->dtype = proxy->descr == d.f32.ptr() ? Dtype::kF32 : Dtype::kF64;
+  plain->size = 1;
+  for (int i = 0; i < proxy->nd; ++i) plain->size *= proxy->dimensions[i];
+  return true;
+}
+
+bool same_shape(py::handle a, py::handle b) {
+  const auto *x = py::detail::array_proxy(a.ptr()), *y = py::detail::array_proxy(b.ptr());
+  return x->nd == y->nd && std::equal(x->dimensions, x->dimensions + x->nd, y->dimensions);
+}
+
 void require_float(const char* op, const char* arg, const Array& a) {
   if (a.view.dtype != Dtype::kF32 && a.view.dtype != Dtype::kF64) {
     fail<TypeError>(op, arg, "expected float32 or float64, got ", dtype_text(a));
@@ -305,12 +325,13 @@ void take_ints(const char* op, const char* arg, py::handle h, int n, std::int64_
       std::fill_n(out, n, take_int(op, arg, h));
       return;
     }
-    fail<TypeError>(op, arg, "expected an int or ", n, " ints, got ", type_text(h));
+    fail<TypeError>(op, arg, "expected an int or ", n, n == 1 ? " int" : " ints", ", got ",
+                    type_text(h));
   }
   const auto sequence = py::reinterpret_borrow<py::sequence>(h);
   if (py::len(sequence) != static_cast<std::size_t>(n)) {
-    fail<ValueError>(op, arg, "expected an int or ", n, " ints, got ", py::len(sequence),
-                     " values");
+    fail<ValueError>(op, arg, "expected an int or ", n, n == 1 ? " int" : " ints", ", got ",
+                     py::len(sequence), " values");
   }
   for (int i = 0; i < n; ++i) {
     out[i] = take_int(op, arg, py::object(sequence[static_cast<std::size_t>(i)]));

@@ -39,6 +39,16 @@ Array take_optional(const char* op, const char* arg, py::handle h,
 // An array that the call updates in place: writeable, float.
 Array take_inout(const char* op, const char* arg, py::handle h);
 
+// A float32 or float64 ndarray of contiguous, aligned elements, seen without a TensorView: for lists
+// of hundreds of them. False for everything else, which goes through take() or take_inout().
+struct Plain {
+  char* data;
+  std::int64_t size;
+  Dtype dtype;
+};
+bool take_plain(py::handle h, bool inout, Plain* plain);
+bool same_shape(py::handle a, py::handle b);  // of two ndarrays
+
 // float32 or float64, else TypeError.
 void require_float(const char* op, const char* arg, const Array& a);
 // Same dtype as `first`, else TypeError naming both.

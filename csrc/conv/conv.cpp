@@ -104,41 +104,24 @@ void run_direct(const char* op, const DirectConv<T>& d) {
 }
 
 template <class T>
+Epilogue<T> gemm_epilogue(const ConvEpilogue<T>& e, BiasAxis axis, std::int64_t rs_residual) {
+  return {e.bias, e.bias == nullptr ? BiasAxis::kNone : axis, e.residual, rs_residual,
+          e.activation};
+}
+
+template <class T>
 void forward_gemm(const Conv2dProblem& p, const T* x, const T* weight, const ConvEpilogue<T>& e,
                   T* y) {
   const std::int64_t plane = p.oh * p.ow;
-  GemmProblem<T> g;
-  g.k = p.ic;
-  g.c = y;
-  g.epilogue.bias = e.bias;
-  g.epilogue.residual = e.residual;
-  g.epilogue.activation = e.activation;
   if (p.channels_last) {
-    if (e.bias != nullptr) g.epilogue.bias_axis = BiasAxis::kColumn;
-    g.m = p.n * plane;
-    g.n = p.oc;
-    g.a = x;
-    g.rs_a = p.ic;
-    g.cs_a = 1;
-    g.b = weight;
-    g.rs_b = 1;
-    g.cs_b = p.ic;
-    g.rs_c = g.epilogue.rs_residual = p.oc;
-    return gemm("conv2d", g);
+    return gemm(p.op, GemmProblem<T>{p.n * plane, p.oc, p.ic, x, p.ic, 1, weight, 1, p.ic, y, p.oc,
+                                     gemm_epilogue(e, BiasAxis::kColumn, p.oc)});
   }
-  if (e.bias != nullptr) g.epilogue.bias_axis = BiasAxis::kRow;
-  g.m = p.oc;
-  g.n = plane;
-  g.a = weight;
-  g.rs_a = p.ic;
-  g.cs_a = 1;
-  g.b = x;
-  g.rs_b = plane;
-  g.cs_b = 1;
-  g.rs_c = g.epilogue.rs_residual = plane;
+  const GemmProblem<T> g{p.oc, plane, p.ic, weight, p.ic,  1,
+                         x,    plane, 1,    y,      plane, gemm_epilogue(e, BiasAxis::kRow, plane)};
   std::vector<BatchItem> items;
   for (std::int64_t i = 0; i < p.n; ++i) items.push_back({0, i * p.ic * plane, i * p.oc * plane});
-  gemm_batch("conv2d", g, items.data(), p.n);
+  gemm_batch(p.op, g, items.data(), p.n);
 }
 
 template <class T>
@@ -171,22 +154,23 @@ void forward(const Conv2dProblem& p, const T* x, const T* weight, const ConvEpil
     d.bias = e.bias == nullptr ? nullptr : e.bias + g * ocg;
     d.residual = e.residual;
     d.activation = e.activation;
-    run_direct("conv2d", d);
+    run_direct(p.op, d);
   }
 }
 
 template <class T>
-void backward_x_gemm(const Conv2dProblem& p, const T* dy, const T* weight, T* dx) {
+void backward_x_gemm(const Conv2dProblem& p, const T* dy, const T* weight, const ConvEpilogue<T>& e,
+                     T* dx) {
   const std::int64_t plane = p.oh * p.ow;
   if (p.channels_last) {
-    return gemm(
-        "conv2d_backward",
-        GemmProblem<T>{p.n * plane, p.ic, p.oc, dy, p.oc, 1, weight, p.ic, 1, dx, p.ic, {}});
+    return gemm(p.op, GemmProblem<T>{p.n * plane, p.ic, p.oc, dy, p.oc, 1, weight, p.ic, 1, dx,
+                                     p.ic, gemm_epilogue(e, BiasAxis::kColumn, p.ic)});
   }
-  const GemmProblem<T> g{p.ic, plane, p.oc, weight, 1, p.ic, dy, plane, 1, dx, plane, {}};
+  const GemmProblem<T> g{p.ic, plane, p.oc, weight, 1,     p.ic,
+                         dy,   plane, 1,    dx,     plane, gemm_epilogue(e, BiasAxis::kRow, plane)};
   std::vector<BatchItem> items;
   for (std::int64_t i = 0; i < p.n; ++i) items.push_back({0, i * p.oc * plane, i * p.ic * plane});
-  gemm_batch("conv2d_backward", g, items.data(), p.n);
+  gemm_batch(p.op, g, items.data(), p.n);
 }
 
 template <class T>
@@ -206,17 +190,40 @@ bool skips_positions(const AxisSizes& s) {
   return false;
 }
 
+// dx of every position without a tap: activation(bias + residual).
 template <class T>
-void backward_x(const Conv2dProblem& p, const T* dy, const T* weight, T* dx) {
-  if (is_gemm(p)) return backward_x_gemm(p, dy, weight, dx);
+void fill_epilogue(const Conv2dProblem& p, const ConvEpilogue<T>& e, T* dx) {
+  if (e.bias == nullptr && e.residual == nullptr && e.activation.kind == ActivationKind::kNone) {
+    return fill_zero(dx, p.x_size());
+  }
+  DirectConv<T> d{};
+  d.n = p.n;
+  d.h = {p.ih, 1, p.ih, 1, 0, 0, nullptr, nullptr};
+  d.w = {p.iw, 1, p.iw, 1, 0, 0, nullptr, nullptr};
+  d.out = dx;
+  d.out_h = p.ih;
+  d.out_w = p.iw;
+  d.out_channels = d.columns = p.ic;
+  d.channels_last = p.channels_last;
+  d.bias = e.bias;
+  d.residual = e.residual;
+  d.activation = e.activation;
+  run_direct(p.op, d);
+}
+
+template <class T>
+void backward_x(const Conv2dProblem& p, const T* dy, const T* weight, const ConvEpilogue<T>& e,
+                T* dx) {
+  if (is_gemm(p)) return backward_x_gemm(p, dy, weight, e, dx);
   const bool skips = skips_positions(axis_h(p)) || skips_positions(axis_w(p));
-  if (skips) fill_zero(dx, p.x_size());
+  if (skips) fill_epilogue(p, e, dx);
   const std::int64_t icg = p.ic / p.groups, ocg = p.oc / p.groups, taps = p.kh * p.kw;
   for (std::int64_t rh = 0; rh < std::min(p.stride_h, p.ih); ++rh) {
     Axis h = backward_axis(axis_h(p), p.flip_kernel, rh);
+    if (h.offset.empty()) continue;
     for (std::int64_t rw = 0; rw < std::min(p.stride_w, p.iw); ++rw) {
       Axis w = backward_axis(axis_w(p), p.flip_kernel, rw);
-      if (skips && (h.offset.empty() || w.offset.empty())) continue;
+      if (w.offset.empty()) continue;
       for (std::int64_t g = 0; g < p.groups; ++g) {
         DirectConv<T> d{};
         d.n = p.n;
@@ -238,7 +245,10 @@ void backward_x(const Conv2dProblem& p, const T* dy, const T* weight, T* dx) {
         d.kernel_h = p.kh;
         d.kernel_w = p.kw;
         d.channels_last = p.channels_last;
-        run_direct("conv2d_backward", d);
+        d.bias = e.bias == nullptr ? nullptr : e.bias + g * icg;
+        d.residual = e.residual;
+        d.activation = e.activation;
+        run_direct(p.op, d);
       }
     }
   }
@@ -248,7 +258,7 @@ template <class T>
 void backward_weight_gemm(const Conv2dProblem& p, const T* dy, const T* x, T* dw) {
   const std::int64_t plane = p.oh * p.ow;
   GemmProblem<T> g{p.oc, p.ic, p.n * plane, dy, 1, p.oc, x, p.ic, 1, dw, p.ic, {}};
-  if (p.channels_last) return gemm("conv2d_backward", g);
+  if (p.channels_last) return gemm(p.op, g);
   g.k = plane;
   g.rs_a = plane;
   g.cs_a = 1;
@@ -258,7 +268,7 @@ void backward_weight_gemm(const Conv2dProblem& p, const T* dy, const T* x, T* dw
     g.a = dy + i * p.oc * plane;
     g.b = x + i * p.ic * plane;
     g.accumulate = i > 0;
-    gemm("conv2d_backward", g);
+    gemm(p.op, g);
   }
 }
 
@@ -289,10 +299,19 @@ void backward_weight(const Conv2dProblem& p, const T* dy, const T* x, T* dw) {
     d.kernel_w = p.kw;
     d.channels_last = p.channels_last;
     const int threads = threads_for(p.flop() / static_cast<double>(p.groups), kFlopPerThread);
-    const Scratch scratch("conv2d_backward", static_cast<std::size_t>(
-                                                 Table<T>::weight_gradient_scratch()(d, threads)));
+    const Scratch scratch(
+        p.op, static_cast<std::size_t>(Table<T>::weight_gradient_scratch()(d, threads)));
     Table<T>::weight_gradient()(d, threads, scratch.data());
   }
+}
+
+// db[c] = sum of dy over samples and pixels.
+template <class T>
+void backward_bias(const Conv2dProblem& p, const T* dy, std::int64_t channels, std::int64_t plane,
+                   T* db) {
+  if (p.channels_last) return column_sums(dy, p.n * plane, channels, db);
+  const int threads = threads_for(static_cast<double>(p.n * channels * plane), 1 << 16);
+  Table<T>::plane_sums()(dy, p.n, channels, plane, threads, db);
 }
 
 template <class T>
@@ -302,18 +321,26 @@ void backward(const Conv2dProblem& p, const T* dy, const T* x, const T* weight,
     if (p.y_size() == 0) {
       std::fill_n(grads.dx, p.x_size(), T(0));
     } else {
-      backward_x(p, dy, weight, grads.dx);
+      backward_x(p, dy, weight, ConvEpilogue<T>{}, grads.dx);
     }
   }
   if (grads.dw != nullptr) backward_weight(p, dy, x, grads.dw);
-  if (grads.db == nullptr) return;
-  const std::int64_t plane = p.oh * p.ow;
-  if (p.channels_last) {
-    column_sums(dy, p.n * plane, p.oc, grads.db);
-  } else {
-    const int threads = threads_for(static_cast<double>(p.y_size()), 1 << 16);
-    Table<T>::plane_sums()(dy, p.n, p.oc, plane, threads, grads.db);
-  }
+  if (grads.db != nullptr) backward_bias(p, dy, p.oc, p.oh * p.ow, grads.db);
+}
+
+template <class T>
+void transpose(const Conv2dProblem& p, const T* x, const T* weight, const ConvEpilogue<T>& e,
+               T* y) {
+  if (p.x_size() > 0) backward_x(p, x, weight, e, y);
+}
+
+// x and dy change places: dy is what the convolution of `p` reads.
+template <class T>
+void transpose_backward(const Conv2dProblem& p, const T* dy, const T* x, const T* weight,
+                        const ConvGradients<T>& grads) {
+  if (grads.dx != nullptr) forward(p, dy, weight, ConvEpilogue<T>{}, grads.dx);
+  if (grads.dw != nullptr) backward_weight(p, x, dy, grads.dw);
+  if (grads.db != nullptr) backward_bias(p, dy, p.ic, p.ih * p.iw, grads.db);
 }
 
 }  // namespace
@@ -333,6 +360,23 @@ void conv2d_backward(const Conv2dProblem& p, const float* dy, const float* x, co
 void conv2d_backward(const Conv2dProblem& p, const double* dy, const double* x,
                      const double* weight, const ConvGradients<double>& grads) {
   backward(p, dy, x, weight, grads);
+}
+
+void conv_transpose2d(const Conv2dProblem& p, const float* x, const float* weight,
+                      const ConvEpilogue<float>& e, float* y) {
+  transpose(p, x, weight, e, y);
+}
+void conv_transpose2d(const Conv2dProblem& p, const double* x, const double* weight,
+                      const ConvEpilogue<double>& e, double* y) {
+  transpose(p, x, weight, e, y);
+}
+void conv_transpose2d_backward(const Conv2dProblem& p, const float* dy, const float* x,
+                               const float* weight, const ConvGradients<float>& grads) {
+  transpose_backward(p, dy, x, weight, grads);
+}
+void conv_transpose2d_backward(const Conv2dProblem& p, const double* dy, const double* x,
+                               const double* weight, const ConvGradients<double>& grads) {
+  transpose_backward(p, dy, x, weight, grads);
 }
 
 }  // namespace arraynn

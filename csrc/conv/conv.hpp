@@ -28,6 +28,7 @@
 namespace arraynn {
 
 struct Conv2dProblem {
+  const char* op;  // named when memory runs out
   std::int64_t n, ic, ih, iw, oc, oh, ow, kh, kw;
   std::int64_t stride_h, stride_w, pad_h, pad_w;  // top and left; the far side follows from oh, ow
   std::int64_t dilation_h, dilation_w, groups;
@@ -125,5 +126,18 @@ void conv2d_backward(const Conv2dProblem& p, const float* dy, const float* x, co
                      const ConvGradients<float>& grads);
 void conv2d_backward(const Conv2dProblem& p, const double* dy, const double* x,
                      const double* weight, const ConvGradients<double>& grads);
+
+// conv_transpose2d: y[n,o,h,w] = activation(b[o] + r[n,o,h,w]
+//                     + sum_{c,i,j} x[n, c, (h + ph - i dh) / sh, (w + pw - j dw) / sw] W[c, o, i, j])
+// over the taps for which both divisions are exact: the gradient by x of the conv2d that `p`
+// describes, so x is (n, oc, oh, ow) and y (n, ic, ih, iw) of p.
+void conv_transpose2d(const Conv2dProblem& p, const float* x, const float* weight,
+                      const ConvEpilogue<float>& e, float* y);
+void conv_transpose2d(const Conv2dProblem& p, const double* x, const double* weight,
+                      const ConvEpilogue<double>& e, double* y);
+void conv_transpose2d_backward(const Conv2dProblem& p, const float* dy, const float* x,
+                               const float* weight, const ConvGradients<float>& grads);
+void conv_transpose2d_backward(const Conv2dProblem& p, const double* dy, const double* x,
+                               const double* weight, const ConvGradients<double>& grads);
 
 }  // namespace arraynn

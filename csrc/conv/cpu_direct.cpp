@@ -238,19 +238,33 @@ ARRAYNN_INLINE std::int64_t out_offset(const DirectConv<T>& d, std::int64_t g, s
   return ((sample * d.out_channels + d.out_channel) * d.out_h + row) * d.out_w + column;
 }
 
+// Adds the residual of one output row to its pixels in the panel and activates them, where the
+// positions are not neighbours in memory.
+template <class T>
+void finish_strided_row(const DirectConv<T>& d, T* panel, std::int64_t offset, std::int64_t plane,
+                        std::int64_t columns) {
+  for (std::int64_t b = 0; b < d.w.count; ++b) {
+    T* pixel = panel + b * kOutputStep<T>;
+    const T* residual = d.residual + offset + b * d.w.out_step;
+    for (std::int64_t j = 0; j < columns; ++j) pixel[j] += residual[j * plane];
+    if (d.activation.kind != ActivationKind::kNone) activate_rows(d.activation, &pixel, 1, columns);
+  }
+}
+
 // channels_first: a finished panel [pixel][kOutputStep] of output rows [g0, g1) goes to its planes.
 template <class T>
-void store_planes(const DirectConv<T>& d, const T* panel, std::int64_t g0, std::int64_t g1,
+void store_planes(const DirectConv<T>& d, T* panel, std::int64_t g0, std::int64_t g1,
                   std::int64_t j0, std::int64_t columns) {
   const std::int64_t plane = d.out_h * d.out_w, width = d.w.count;
-  const bool dense =
-      d.h.out_step == 1 && d.w.out_step == 1 && d.w.out_begin == 0 && width == d.out_w;
+  const bool neighbours = d.w.out_step == 1 && d.w.out_begin == 0 && width == d.out_w;
+  const bool dense = neighbours && d.h.out_step == 1;
   for (std::int64_t g = g0; g < g1;) {
     // Rows of one sample are contiguous in the plane when every position is written.
     const std::int64_t rows = dense ? min_i(g1 - g, d.h.count - g % d.h.count) : 1;
-    const T* src = panel + (g - g0) * width * kOutputStep<T>;
+    T* src = panel + (g - g0) * width * kOutputStep<T>;
     const std::int64_t offset = out_offset(d, g, 0) + j0 * plane;
     T* out = d.out + offset;
+    if (d.residual != nullptr && !neighbours) finish_strided_row(d, src, offset, plane, columns);
     if (d.w.out_step == 1) {
       transpose_copy(src, kOutputStep<T>, out, plane, rows * width, columns);
     } else if (d.w.out_step == 2) {
@@ -262,7 +276,7 @@ void store_planes(const DirectConv<T>& d, const T* panel, std::int64_t g0, std::
         }
       }
     }
-    if (d.residual != nullptr) {  // only forward: positions are contiguous
+    if (d.residual != nullptr && neighbours) {
       for (std::int64_t j = 0; j < columns; ++j) {
         T* row = out + j * plane;
         const T* residual = d.residual + offset + j * plane;

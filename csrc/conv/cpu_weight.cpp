@@ -23,24 +23,24 @@ template <class T, int kRows, int kVectors>
                                             std::int64_t ld_acc) {
   constexpr int kL = kLanes<T>;
   Vec<T> acc[kRows][kVectors];
-  for (int i = 0; i < kRows; ++i) {
-    for (int j = 0; j < kVectors; ++j) acc[i][j] = Vec<T>::zero();
+  ARRAYNN_UNROLL for (int i = 0; i < kRows; ++i) {
+    ARRAYNN_UNROLL for (int j = 0; j < kVectors; ++j) acc[i][j] = Vec<T>::zero();
   }
   for (std::int64_t r = 0; r < rows; ++r) {
     const T *x = a + row[r].x, *b = b_first + row[r].dy;
     for (std::int64_t p = 0; p < pixels; ++p) {
       Vec<T> bv[kVectors];
-      for (int j = 0; j < kVectors; ++j) bv[j] = Vec<T>::load(b + j * kL);
+      ARRAYNN_UNROLL for (int j = 0; j < kVectors; ++j) bv[j] = Vec<T>::load(b + j * kL);
       b += ldb;
-      for (int i = 0; i < kRows; ++i) {
+      ARRAYNN_UNROLL for (int i = 0; i < kRows; ++i) {
         const Vec<T> av = Vec<T>::set1(x[i]);
-        for (int j = 0; j < kVectors; ++j) acc[i][j] = fma(av, bv[j], acc[i][j]);
+        ARRAYNN_UNROLL for (int j = 0; j < kVectors; ++j) acc[i][j] = fma(av, bv[j], acc[i][j]);
       }
       x += a_step;
     }
   }
-  for (int i = 0; i < kRows; ++i) {
-    for (int j = 0; j < kVectors; ++j) {
+  ARRAYNN_UNROLL for (int i = 0; i < kRows; ++i) {
+    ARRAYNN_UNROLL for (int j = 0; j < kVectors; ++j) {
       T* out = acc_out + i * ld_acc + j * kL;
       (Vec<T>::load(out) + acc[i][j]).store(out);
     }

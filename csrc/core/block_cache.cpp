@@ -1,5 +1,6 @@
 #include "core/block_cache.hpp"
 
+#include <pthread.h>
 #include <sys/mman.h>
 
 #include <cstdlib>
@@ -35,6 +36,10 @@ Cache& cache() {
   static Cache* instance = new Cache;
   return *instance;
 }
+
+// A child must not inherit the lock from a thread that it does not have.
+[[maybe_unused]] const int kAtForkRegistered = pthread_atfork(
+    [] { cache().mutex.lock(); }, [] { cache().mutex.unlock(); }, [] { cache().mutex.unlock(); });
 
 void shrink_locked(Cache& c) {
   while (c.cached > c.limit && !c.free_blocks.empty()) {

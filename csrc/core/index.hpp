@@ -4,6 +4,12 @@
 #include <cstdint>
 
 #define ARRAYNN_INLINE [[gnu::always_inline]] static inline
+// Before a loop over a register tile: unrolled early enough that the tile stays in registers.
+#if defined(__clang__)
+#define ARRAYNN_UNROLL _Pragma("unroll")
+#else
+#define ARRAYNN_UNROLL _Pragma("GCC unroll 16")
+#endif
 
 namespace arraynn {
 

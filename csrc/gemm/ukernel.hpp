@@ -58,51 +58,73 @@ template <class T>
   });
 }
 
+// The last vector of a row is not whole: out of the way of the tiles that are, whose sums never
+// leave the registers. sums: rows of `ld`.
+template <class T>
+[[gnu::noinline]] static void store_part(const T* sums, std::int64_t ld, std::int64_t rows,
+                                         const TileStore<T>& s) {
+  constexpr int kL = kLanes<T>;
+  for (std::int64_t i = 0; i < rows; ++i) {
+    for (std::int64_t j = 0; j < s.n; j += kL) {
+      const std::int64_t n = min_i(kL, s.n - j);
+      Vec<T> v = Vec<T>::load(sums + i * ld + j);
+      if (s.accumulate) v = load_n(s.c_rows[i] + j, n) + v;
+      if (s.column_bias != nullptr) v = v + load_n(s.column_bias + j, n);
+      if (s.row_bias != nullptr) v = v + Vec<T>::set1(s.row_bias[i]);
+      if (s.residual_rows != nullptr) v = v + load_n(s.residual_rows[i] + j, n);
+      if (s.activation.kind == ActivationKind::kRelu) v = max(Vec<T>::zero(), v);
+      store_n(v, s.c_rows[i] + j, n);
+    }
+  }
+}
+
 template <class T, int kRows, int kVectors>
 ARRAYNN_INLINE void store_tile(Vec<T> (&acc)[kRows][kVectors], const TileStore<T>& s) {
   constexpr int kL = kLanes<T>;
-  const bool whole = s.n == kVectors * kL;
-  const auto fetch = [&](const T* p, int j) {
-    return whole || (j + 1) * kL <= s.n ? Vec<T>::load(p + j * kL)
-                                        : load_n(p + j * kL, max_i(0, s.n - j * kL));
-  };
+  if (s.n != kVectors * kL) {
+    alignas(kVecBytes) T sums[kRows * kVectors * kL];
+    ARRAYNN_UNROLL for (int i = 0; i < kRows; ++i) {
+      ARRAYNN_UNROLL for (int j = 0; j < kVectors; ++j) {
+        acc[i][j].store(sums + (i * kVectors + j) * kL);
+      }
+    }
+    return store_part(sums, kVectors * kL, kRows, s);
+  }
   if (s.accumulate) {
-    for (int i = 0; i < kRows; ++i) {
-      for (int j = 0; j < kVectors; ++j) acc[i][j] = fetch(s.c_rows[i], j) + acc[i][j];
+    ARRAYNN_UNROLL for (int i = 0; i < kRows; ++i) {
+      ARRAYNN_UNROLL for (int j = 0; j < kVectors; ++j) {
+        acc[i][j] = Vec<T>::load(s.c_rows[i] + j * kL) + acc[i][j];
+      }
     }
   }
   if (s.column_bias != nullptr) {
-    for (int j = 0; j < kVectors; ++j) {
-      const Vec<T> bias = fetch(s.column_bias, j);
-      for (int i = 0; i < kRows; ++i) acc[i][j] = acc[i][j] + bias;
+    ARRAYNN_UNROLL for (int j = 0; j < kVectors; ++j) {
+      const Vec<T> bias = Vec<T>::load(s.column_bias + j * kL);
+      ARRAYNN_UNROLL for (int i = 0; i < kRows; ++i) acc[i][j] = acc[i][j] + bias;
     }
   }
   if (s.row_bias != nullptr) {
-    for (int i = 0; i < kRows; ++i) {
+    ARRAYNN_UNROLL for (int i = 0; i < kRows; ++i) {
       const Vec<T> bias = Vec<T>::set1(s.row_bias[i]);
-      for (int j = 0; j < kVectors; ++j) acc[i][j] = acc[i][j] + bias;
+      ARRAYNN_UNROLL for (int j = 0; j < kVectors; ++j) acc[i][j] = acc[i][j] + bias;
     }
   }
   if (s.residual_rows != nullptr) {
-    for (int i = 0; i < kRows; ++i) {
-      for (int j = 0; j < kVectors; ++j) acc[i][j] = acc[i][j] + fetch(s.residual_rows[i], j);
+    ARRAYNN_UNROLL for (int i = 0; i < kRows; ++i) {
+      ARRAYNN_UNROLL for (int j = 0; j < kVectors; ++j) {
+        acc[i][j] = acc[i][j] + Vec<T>::load(s.residual_rows[i] + j * kL);
+      }
     }
   }
   if (s.activation.kind == ActivationKind::kRelu) {
-    for (int i = 0; i < kRows; ++i) {
-      for (int j = 0; j < kVectors; ++j) acc[i][j] = max(Vec<T>::zero(), acc[i][j]);
-    }
-  }
-  if (whole) {
-    for (int i = 0; i < kRows; ++i) {
-      for (int j = 0; j < kVectors; ++j) acc[i][j].store(s.c_rows[i] + j * kL);
-    }
-  } else {
-    for (int i = 0; i < kRows; ++i) {
-      for (int j = 0; j < kVectors; ++j) {
-        store_n(acc[i][j], s.c_rows[i] + j * kL, min_i(kL, max_i(0, s.n - j * kL)));
+    ARRAYNN_UNROLL for (int i = 0; i < kRows; ++i) {
+      ARRAYNN_UNROLL for (int j = 0; j < kVectors; ++j) {
+        acc[i][j] = max(Vec<T>::zero(), acc[i][j]);
       }
     }
+  }
+  ARRAYNN_UNROLL for (int i = 0; i < kRows; ++i) {
+    ARRAYNN_UNROLL for (int j = 0; j < kVectors; ++j) acc[i][j].store(s.c_rows[i] + j * kL);
   }
 }
 
@@ -113,25 +135,27 @@ template <class T, int kRows, int kVectors>
                                           const TileStore<T>& store) {
   constexpr int kL = kLanes<T>;
   // The tile of C arrives while the sums are formed.
-  for (int i = 0; i < kRows; ++i) {
-    for (int j = 0; j < kVectors; ++j) __builtin_prefetch(store.c_rows[i] + j * kL, 1);
+  ARRAYNN_UNROLL for (int i = 0; i < kRows; ++i) {
+    ARRAYNN_UNROLL for (int j = 0; j < kVectors; ++j) {
+      __builtin_prefetch(store.c_rows[i] + j * kL, 1);
+    }
   }
   Vec<T> acc[kRows][kVectors];
-  for (int i = 0; i < kRows; ++i) {
-    for (int j = 0; j < kVectors; ++j) acc[i][j] = Vec<T>::zero();
+  ARRAYNN_UNROLL for (int i = 0; i < kRows; ++i) {
+    ARRAYNN_UNROLL for (int j = 0; j < kVectors; ++j) acc[i][j] = Vec<T>::zero();
   }
   for (std::int64_t t = 0; t < taps.count; ++t) {
     const Tap tap = taps.at[t];
     const T* b = b_first + tap.index * taps.b_step;
     const T* a[kRows];
-    for (int i = 0; i < kRows; ++i) a[i] = a_rows[i] + tap.a;
+    ARRAYNN_UNROLL for (int i = 0; i < kRows; ++i) a[i] = a_rows[i] + tap.a;
     for (std::int64_t p = 0; p < k; ++p) {
       Vec<T> bv[kVectors];
-      for (int j = 0; j < kVectors; ++j) bv[j] = Vec<T>::load(b + j * kL);
+      ARRAYNN_UNROLL for (int j = 0; j < kVectors; ++j) bv[j] = Vec<T>::load(b + j * kL);
       b += ldb;
-      for (int i = 0; i < kRows; ++i) {
+      ARRAYNN_UNROLL for (int i = 0; i < kRows; ++i) {
         const Vec<T> av = Vec<T>::set1(a[i][p]);
-        for (int j = 0; j < kVectors; ++j) acc[i][j] = fma(av, bv[j], acc[i][j]);
+        ARRAYNN_UNROLL for (int j = 0; j < kVectors; ++j) acc[i][j] = fma(av, bv[j], acc[i][j]);
       }
     }
   }

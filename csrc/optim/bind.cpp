@@ -7,6 +7,7 @@
 #include "bind/array.hpp"
 #include "bind/binders.hpp"
 #include "bind/check.hpp"
+#include "bind/list.hpp"
 #include "core/index.hpp"
 #include "core/parallel.hpp"
 #include "optim/optim.hpp"
@@ -16,63 +17,6 @@ namespace {
 
 // Elements that make a second thread worth waking: some 0.4 MB of traffic each.
 constexpr double kElementsPerThread = 1 << 15;
-
-// A list argument. Strided arrays are worked on in contiguous copies, written back at the end.
-struct List {
-  std::vector<Array> arrays;
-  std::vector<std::pair<py::object, py::object>> copies;  // caller's array, its copy
-
-  void write_back() const {
-    for (const auto& [target, copy] : copies) target[py::ellipsis()] = copy;
-  }
-};
-
-List take_list(const char* op, const char* arg, py::handle h, bool inout, const List* like) {
-  if (!PyList_Check(h.ptr()) && !PyTuple_Check(h.ptr())) {
-    fail<TypeError>(op, arg, "expected a list of arrays, got ", Py_TYPE(h.ptr())->tp_name);
-  }
-  const auto count = static_cast<std::size_t>(PySequence_Fast_GET_SIZE(h.ptr()));
-  if (like != nullptr && count != like->arrays.size()) {
-    fail<ValueError>(op, arg, "expected ", like->arrays.size(), " arrays (as many as params), got ",
-                     count);
-  }
-  List list;
-  list.arrays.reserve(count);
-  PyObject** items = PySequence_Fast_ITEMS(h.ptr());
-  for (std::size_t i = 0; i < count; ++i) {
-    Array a = inout ? take_inout(op, arg, items[i]) : take(op, arg, items[i]);
-    require_float(op, arg, a);
-    if (like != nullptr) {
-      require_like(op, arg, a, "params", like->arrays[i]);
-    } else if (i > 0) {
-      require_same_dtype(op, arg, a, "params[0]", list.arrays[0]);
-    }
-    const char* data = a->as<const char>();
-    if (inout && a->size() > 0 && (data < a.low || data >= a.high)) {
-      // The intake had to copy (unaligned elements): the caller's array gets the result back.
-      list.copies.emplace_back(py::reinterpret_borrow<py::object>(items[i]), a.owner);
-    } else if (!a->contiguous) {
-      Array copy = take(op, arg, a.owner);
-      copy.low = a.low;
-      copy.high = a.high;
-      list.copies.emplace_back(a.owner, copy.owner);
-      a = std::move(copy);
-    }
-    list.arrays.push_back(std::move(a));
-  }
-  return list;
-}
-
-void require_apart(const char* op, const char* arg, const List& list, const char* other_arg,
-                   const List& other) {
-  for (std::size_t i = 0; i < list.arrays.size(); ++i) {
-    const Array &a = list.arrays[i], &b = other.arrays[i];
-    if (a->size() > 0 && a.low < b.high && b.low < a.high) {
-      fail<ValueError>(op, arg, "expected memory of its own, got an array overlapping ", other_arg,
-                       " at index ", i);
-    }
-  }
-}
 
 struct Gradient {
   double scale = 1.0;  // grad_scale
@@ -102,15 +46,15 @@ template <class T>
 std::vector<OptimTensor<T>> flat_run(const List& params, const List& grads, const List* first,
                                      const List* second, const List* largest) {
   std::vector<OptimTensor<T>> tensors;
-  tensors.reserve(params.arrays.size());
+  tensors.reserve(params.items.size());
   std::int64_t begin = 0;
   const auto pointer = [](const List* list, std::size_t i) {
-    return list == nullptr ? nullptr : list->arrays[i]->as<T>();
+    return list == nullptr ? nullptr : reinterpret_cast<T*>(list->items[i].data);
   };
-  for (std::size_t i = 0; i < params.arrays.size(); ++i) {
-    const std::int64_t size = params.arrays[i]->size();
+  for (std::size_t i = 0; i < params.items.size(); ++i) {
+    const std::int64_t size = params.items[i].size;
     if (size == 0) continue;
-    tensors.push_back({params.arrays[i]->as<T>(), grads.arrays[i]->as<const T>(), pointer(first, i),
+    tensors.push_back({pointer(&params, i), pointer(&grads, i), pointer(first, i),
                        pointer(second, i), pointer(largest, i), begin, begin + size});
     begin += size;
   }
@@ -145,8 +89,7 @@ double gradient_factor(const std::vector<OptimTensor<T>>& tensors, const Gradien
 py::object run(const List& params, const List& grads, const List* first, const List* second,
                const List* largest, const Gradient& gradient, const auto& step) {
   double norm = 0;
-  const Dtype dtype = params.arrays.empty() ? Dtype::kF32 : params.arrays[0]->dtype;
-  dispatch_float(dtype, [&](auto tag) {
+  dispatch_float(params.dtype, [&](auto tag) {
     using T = decltype(tag);
     const auto tensors = flat_run<T>(params, grads, first, second, largest);
     const py::gil_scoped_release nogil;

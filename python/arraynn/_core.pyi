@@ -41,6 +41,32 @@ def linear_backward(
     grad_out: _Array, x: _Array, weight: _Array, needs: Sequence[str]
 ) -> _Gradients: ...
 def matmul(a: _Array, b: _Array, out: _Array | None) -> _Array: ...
+def conv1d(
+    x: _Array,
+    weight: _Array,
+    bias: _Array | None,
+    stride: _Size,
+    padding: _Padding,
+    dilation: _Size,
+    groups: int,
+    activation: str | None,
+    residual: _Array | None,
+    layout: str,
+    flip_kernel: bool,
+    out: _Array | None,
+) -> _Array: ...
+def conv1d_backward(
+    grad_out: _Array,
+    x: _Array,
+    weight: _Array,
+    stride: _Size,
+    padding: _Padding,
+    dilation: _Size,
+    groups: int,
+    layout: str,
+    flip_kernel: bool,
+    needs: Sequence[str],
+) -> _Gradients: ...
 def conv2d(
     x: _Array,
     weight: _Array,
@@ -65,6 +91,58 @@ def conv2d_backward(
     groups: int,
     layout: str,
     flip_kernel: bool,
+    needs: Sequence[str],
+) -> _Gradients: ...
+def conv_transpose1d(
+    x: _Array,
+    weight: _Array,
+    bias: _Array | None,
+    stride: _Size,
+    padding: _Padding,
+    output_padding: _Size,
+    groups: int,
+    dilation: _Size,
+    activation: str | None,
+    residual: _Array | None,
+    layout: str,
+    out: _Array | None,
+) -> _Array: ...
+def conv_transpose1d_backward(
+    grad_out: _Array,
+    x: _Array,
+    weight: _Array,
+    stride: _Size,
+    padding: _Padding,
+    output_padding: _Size,
+    groups: int,
+    dilation: _Size,
+    layout: str,
+    needs: Sequence[str],
+) -> _Gradients: ...
+def conv_transpose2d(
+    x: _Array,
+    weight: _Array,
+    bias: _Array | None,
+    stride: _Size,
+    padding: _Padding,
+    output_padding: _Size,
+    groups: int,
+    dilation: _Size,
+    activation: str | None,
+    residual: _Array | None,
+    layout: str,
+    out: _Array | None,
+) -> _Array: ...
+def conv_transpose2d_backward(
+    grad_out: _Array,
+    x: _Array,
+    weight: _Array,
+    stride: _Size,
+    padding: _Padding,
+    output_padding: _Size,
+    groups: int,
+    dilation: _Size,
+    layout: str,
     needs: Sequence[str],
 ) -> _Gradients: ...
 def max_pool2d(

@@ -22,6 +22,7 @@ case_module = _benchmarks.load("case")
 run = _benchmarks.load("run")
 optim = _benchmarks.load("optim")
 conv = _benchmarks.load("conv")
+conv_other = _benchmarks.load("conv_other")
 gemm = _benchmarks.load("gemm")
 pool = _benchmarks.load("pool")
 
@@ -237,6 +238,12 @@ class TestFormulas:
         problem = conv.Problem(1, 64, 64, 3, 1, 56, False, "float32")
         assert problem.out_size == 56
         assert conv.flops(problem) == 2 * 56 * 56 * 64 * 64 * 9
+
+    def test_transposed_conv(self) -> None:
+        problem = conv_other.Problem("conv_transpose2d", 1, 64, 32, 2, 2, 0, 28, False, "float32")
+        assert problem.out_size == 56
+        assert conv_other.flops(problem) == 2 * 56 * 56 * 64 * 32
+        assert conv_other.nbytes(problem) == 4 * (28**2 * 64 + 56**2 * 32 + 64 * 32 * 4)
 
     def test_resnet50_has_its_shapes_once(self) -> None:
         assert len(set(conv.RESNET50)) == len(conv.RESNET50) == 22

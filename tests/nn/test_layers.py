@@ -258,9 +258,9 @@ def test_init_moments_as_in_torch():
         (lambda: nn.Conv2d(3, 4, 3, padding="full"), ValueError, r"\[Conv2d\] padding: expected "),
         (lambda: nn.Conv2d(3, 4, 3, dilation=0), ValueError, r"\[Conv2d\] dilation: expected at l"),
         (
-            lambda: nn.Conv2d(3, 4, 3, padding_mode="reflect"),
-            NotImplementedError,
-            r"\[Conv2d\] padding_mode: only 'zeros' is supported, got 'reflect'",
+            lambda: nn.Conv2d(3, 4, 3, padding_mode="mirror"),
+            ValueError,
+            r"\[Conv2d\] padding_mode: expected one of zeros reflect replicate circular, got 'mi",
         ),
         (lambda: nn.Conv2d(3, 4, 3, layout="NHWC"), ValueError, r"\[Conv2d\] layout: expected"),
         (lambda: nn.MaxPool2d(0), ValueError, r"\[MaxPool2d\] kernel_size: expected at least 1"),

@@ -49,6 +49,46 @@ def test_conv2d(
         close(got, tensor.grad)
 
 
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "output_padding", "groups", "dilation"),
+    [
+        ((3, 3), 1, 0, 0, 1, 1),
+        ((3, 2), (2, 3), (1, 0), (1, 2), 2, (1, 2)),
+        ((2, 2), 5, 1, 3, 1, 1),
+        ((1, 1), 3, 0, 2, 4, 1),
+        ((3, 3), 2, 4, 1, 2, 3),
+        ((2, 3), 1, 1, (2, 0), 1, (3, 1)),
+    ],
+)
+@pytest.mark.parametrize("axes", [1, 2])
+def test_conv_transpose(
+    axes: int,
+    kernel: Any,
+    stride: Any,
+    padding: Any,
+    output_padding: Any,
+    groups: int,
+    dilation: Any,
+    rng: np.random.Generator,
+) -> None:
+    geometry = [
+        v[-axes:] if isinstance(v, tuple) else v
+        for v in (stride, padding, output_padding, groups, dilation)
+    ]
+    name = f"conv_transpose{axes}d"
+    x = rng.standard_normal((2, 4, *(5, 6)[-axes:]))
+    weight = rng.standard_normal((4, 3, *kernel[-axes:]))
+    bias = rng.standard_normal(3 * groups)
+    leaves = [leaf(a) for a in (x, weight, bias)]
+    ty = getattr(F, name)(*leaves, *geometry)
+    close(getattr(reference, name)(x, weight, bias, *geometry), ty)
+    grad = rng.standard_normal(ty.shape)
+    ty.backward(torch.from_numpy(grad))
+    grads = getattr(reference, f"{name}_backward")(grad, x, weight, *geometry)
+    for got, tensor in zip(grads, leaves, strict=True):
+        close(got, tensor.grad)
+
+
 POOLS = [
     (2, None, 0, 1),
     (3, 2, 1, 1),

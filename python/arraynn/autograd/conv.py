@@ -1,76 +1,125 @@
-"""Convolution on the tape."""
+"""Convolutions on the tape."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from arraynn import kernels as K
 from arraynn.autograd.elementwise import activation_of
 from arraynn.autograd.gemm import FusedNode, fused_edges, record_fused
-from arraynn.autograd.tape import Array, array_of, make
+from arraynn.autograd.tape import Array, Node, Variable, array_of, edge_of, grad_mode, make
 
 if TYPE_CHECKING:
     from arraynn.autograd.tensor import Tensor
 
-__all__ = ["conv2d"]
+__all__ = ["conv", "pad"]
 
 
-class Conv2dNode(FusedNode):
-    """f(conv2d(x, weight) + bias + residual)."""
+class ConvNode(FusedNode):
+    """f(op(x, weight) + bias + residual), op a convolution or a transposed one."""
 
-    __slots__ = ("flip_kernel", "geometry", "layout")
+    __slots__ = ("geometry", "op", "options")
 
-    flip_kernel: bool
-    geometry: tuple[Any, Any, Any, int]
-    layout: str
+    geometry: tuple[Any, ...]
+    op: str
+    options: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Name of the operation in messages."""
+        return self.op
 
     def backward(self, grad: Array) -> tuple[Array | None, ...]:
         x, weight, _ = self.saved
         grad = self.before_activation(grad)
-        parts = K.conv2d_backward(
-            grad,
-            x,
-            weight,
-            *self.geometry,
-            layout=self.layout,
-            flip_kernel=self.flip_kernel,
-            needs=self.needs,
-        )
+        gradients = getattr(K, f"{self.op}_backward")
+        parts = gradients(grad, x, weight, *self.geometry, **self.options, needs=self.needs)
         return self.finish(grad, parts)
 
 
-def conv2d(
+def conv(
+    op: str,
     x: Any,
     weight: Any,
     bias: Any,
-    geometry: tuple[Any, Any, Any, int],
+    geometry: tuple[Any, ...],
     activation: str | None = None,
     residual: Any = None,
-    layout: str = "channels_first",
-    flip_kernel: bool = False,
+    **options: Any,
 ) -> Tensor:
-    """Return f(conv2d(x, weight) + bias + residual), differentiable in all four.
+    """Return f(op(x, weight) + bias + residual), differentiable in all four.
 
-    ``geometry`` is (stride, padding, dilation, groups).
+    ``geometry`` is what follows the bias in the kernel's positional arguments, ``options`` is what
+    forward and backward have in common beyond them.
     """
-    kind = None if activation is None else activation_of("conv2d", activation)
+    kind = None if activation is None else activation_of(op, activation)
     edges = fused_edges(x, weight, bias, residual)
     # One pass with the activation, unless its backward needs what goes into it.
     fused = activation if edges is None or (kind is not None and kind.from_output) else None
-    out = K.conv2d(
+    out = getattr(K, op)(
         array_of(x),
         array_of(weight),
         array_of(bias),
         *geometry,
         activation=fused,
         residual=array_of(residual),
-        layout=layout,
-        flip_kernel=flip_kernel,
+        **options,
     )
     if edges is None:
         return make(out, None)
-    result, node = record_fused(Conv2dNode, edges, x, weight, kind, out)
+    result, node = record_fused(ConvNode, edges, x, weight, kind, out)
+    node.op = op
     node.geometry = geometry
-    node.layout = layout
-    node.flip_kernel = flip_kernel
+    node.options = options
     return result
+
+
+#: PyTorch's names of the borders that repeat pixels, and NumPy's.
+_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+
+
+class PadNode(Node):
+    """Axes lengthened by elements of their own; each is what ``borders`` says."""
+
+    __slots__ = ("borders",)
+    fresh = True
+
+    borders: list[tuple[int, int, Array]]
+
+    def backward(self, grad: Array) -> tuple[Array | None, ...]:
+        for axis, begin, source in self.borders:
+            moved = np.moveaxis(grad, axis, 0)
+            size = int(source.max()) + 1
+            inner = moved[begin : begin + size].copy()
+            for position in (*range(begin), *range(begin + size, len(source))):
+                inner[source[position]] += moved[position]
+            grad = np.moveaxis(inner, 0, axis)
+        return (np.ascontiguousarray(grad),)
+
+
+def pad(op: str, x: Any, pads: dict[int, tuple[int, int]], mode: str) -> Any:
+    """Lengthen axes of x by (begin, end) elements that repeat its own.
+
+    ``mode`` is "reflect" (about the first and the last element), "replicate" or "circular".
+    """
+    data = out = array_of(x)
+    borders: list[tuple[int, int, Array]] = []
+    for axis, (begin, end) in pads.items():
+        size = data.shape[axis]
+        most = {"reflect": size - 1, "circular": size}.get(mode, max(begin, end))
+        if max(begin, end) > most or size == 0:
+            raise ValueError(
+                f"[{op}] padding: expected at most {max(most, 0)} elements of a {mode} border for "
+                f"a length of {size}, got {(begin, end)}"
+            )
+        source = np.pad(np.arange(size), (begin, end), mode=_MODES[mode])  # type: ignore[call-overload]
+        out = np.take(out, source, axis=axis)
+        borders.insert(0, (axis, begin, source))  # the last one is undone first
+    edge = edge_of(x) if grad_mode.enabled else None
+    if edge is None:
+        return make(out, None) if isinstance(x, Variable) else out
+    node = PadNode((edge,))
+    node.borders = borders
+    return make(out, node)

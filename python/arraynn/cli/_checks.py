@@ -32,6 +32,7 @@ _CONVOLUTIONS = (
     (3, 17, 33, (1, 1), 1, 0, 1, 1, 5, 6),
     (1, 4, 4, (3, 3), 2, ((0, 1), (1, 0)), 1, 4, 8, 9),
 )
+_CONV_OPS = (("conv1d", 1), ("conv2d", 2), ("conv_transpose1d", 1), ("conv_transpose2d", 2))
 # (kernel, stride, padding, ceil_mode)
 _POOLS = ((2, 2, 0, False), (3, 2, 1, False), ((3, 2), (2, 1), (1, 0), True))
 _LAYOUTS = ("channels_first", "channels_last")
@@ -71,40 +72,58 @@ def _matmul(dtype: str) -> Iterator[Outcome]:
         yield (kernels.matmul(a, b),), (reference.matmul(*_wide(a, b)),), [dot_bound(k, dtype)]
 
 
-def _conv_data(dtype: str, case: Any, layout: str) -> tuple[Array, Array, Array, tuple[Any, ...]]:
-    n, ic, oc, window, stride, padding, dilation, groups, height, width = case
-    shape = (n, ic, height, width) if layout == "channels_first" else (n, height, width, ic)
+def _conv_data(
+    dtype: str, case: Any, layout: str, axes: int, transposed: bool
+) -> tuple[Array, Array, Array, tuple[Any, ...]]:
+    """Return x, weight, bias and the geometry of a case, for one axis its last."""
+    n, ic, oc, window, *sizes, groups, height, width = case
+    spatial = (height, width) if axes == 2 else (height * width,)
+    shape = (n, ic, *spatial) if layout == "channels_first" else (n, *spatial, ic)
+    rows, columns = (ic, oc // groups) if transposed else (oc, ic // groups)
     x = uniform(dtype, *shape, seed=1)
-    w = uniform(dtype, oc, ic // groups, *window, seed=2)
-    return x, w, uniform(dtype, oc, seed=3), (stride, padding, dilation, groups)
+    w = uniform(dtype, rows, columns, *window[-axes:], seed=2)
+    stride, padding, dilation = (v[-axes:] if isinstance(v, tuple) else v for v in sizes)
+    more = int(np.min(stride) > 1)
+    transpose = (stride, padding, more, groups, dilation)
+    geometry = transpose if transposed else (stride, padding, dilation, groups)
+    return x, w, uniform(dtype, oc, seed=3), geometry
 
 
-def _conv2d(dtype: str) -> Iterator[Outcome]:
+def _terms(w: Array, groups: int, transposed: bool) -> int:
+    """Return how many products meet in an output, at most."""
+    return int(w.size // w.shape[1] // groups if transposed else w[0].size)
+
+
+def _conv(op: str, axes: int, dtype: str) -> Iterator[Outcome]:
+    transposed = "transpose" in op
     for i, case in enumerate(_CONVOLUTIONS):
         for layout in _LAYOUTS:
-            x, w, b, geometry = _conv_data(dtype, case, layout)
+            x, w, b, geometry = _conv_data(dtype, case, layout, axes, transposed)
             act = _ACTIVATIONS[i % len(_ACTIVATIONS)]
-            how: dict[str, Any] = {"layout": layout, "activation": act, "flip_kernel": i == 1}
-            got = kernels.conv2d(x, w, b, *geometry, **how)
-            want = reference.conv2d(*_wide(x, w, b), *geometry, **how)
-            terms = w[0].size + 1
+            how: dict[str, Any] = {"layout": layout, "activation": act}
+            if not transposed:
+                how["flip_kernel"] = i == 1
+            got = getattr(kernels, op)(x, w, b, *geometry, **how)
+            want = getattr(reference, op)(*_wide(x, w, b), *geometry, **how)
+            terms = _terms(w, case[7], transposed) + 1
             bound = 1.2 * dot_bound(terms, dtype) + 8 * unit_roundoff(dtype) * (1 + np.abs(want))
             yield (got,), (want,), [bound]
 
 
-def _conv2d_backward(dtype: str) -> Iterator[Outcome]:
+def _conv_backward(op: str, axes: int, dtype: str) -> Iterator[Outcome]:
+    transposed = "transpose" in op
     for case in _CONVOLUTIONS:
         for layout in _LAYOUTS:
-            x, w, _, geometry = _conv_data(dtype, case, layout)
+            x, w, b, geometry = _conv_data(dtype, case, layout, axes, transposed)
             wx, ww = _wide(x, w)
-            shape = reference.conv2d(wx, ww, None, *geometry, layout=layout).shape
+            shape = getattr(reference, op)(wx, ww, None, *geometry, layout=layout).shape
             g = uniform(dtype, *shape, seed=4)
             (wg,) = _wide(g)
-            got = kernels.conv2d_backward(g, x, w, *geometry, layout=layout)
-            want = reference.conv2d_backward(wg, wx, ww, *geometry, layout=layout)
-            pixels = g.size // len(w)
+            got = getattr(kernels, f"{op}_backward")(g, x, w, *geometry, layout=layout)
+            want = getattr(reference, f"{op}_backward")(wg, wx, ww, *geometry, layout=layout)
+            pixels = max(g.size // len(b), x.size // case[1])
             bounds = [
-                dot_bound(w.size // w.shape[1] // geometry[3], dtype),
+                dot_bound(_terms(w, case[7], not transposed), dtype),
                 dot_bound(pixels, dtype),
                 dot_bound(pixels, dtype, factors=1),
             ]
@@ -442,8 +461,8 @@ CHECKS: dict[str, Check] = {
     "linear": _linear,
     "linear_backward": _linear_backward,
     "matmul": _matmul,
-    "conv2d": _conv2d,
-    "conv2d_backward": _conv2d_backward,
+    **{op: partial(_conv, op, axes) for op, axes in _CONV_OPS},
+    **{f"{op}_backward": partial(_conv_backward, op, axes) for op, axes in _CONV_OPS},
     "max_pool2d": _max_pool2d,
     "max_pool2d_backward": _max_pool2d_backward,
     "avg_pool2d": _avg_pool2d,

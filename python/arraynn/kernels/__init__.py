@@ -1,8 +1,14 @@
 """Stateless kernels: arrays in, arrays out, forward and backward."""
 
 from arraynn.kernels.conv import (
+    conv1d,
+    conv1d_backward,
     conv2d,
     conv2d_backward,
+    conv_transpose1d,
+    conv_transpose1d_backward,
+    conv_transpose2d,
+    conv_transpose2d_backward,
 )
 from arraynn.kernels.elementwise import (
     dropout,
@@ -95,8 +101,14 @@ __all__ = [
     "avg_pool1d_backward",
     "avg_pool2d",
     "avg_pool2d_backward",
+    "conv1d",
+    "conv1d_backward",
     "conv2d",
     "conv2d_backward",
+    "conv_transpose1d",
+    "conv_transpose1d_backward",
+    "conv_transpose2d",
+    "conv_transpose2d_backward",
     "cross_entropy",
     "cross_entropy_backward",
     "dropout",

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, overload
 
 from arraynn.nn import activation
-from arraynn.nn.conv import Conv2d
+from arraynn.nn.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
 from arraynn.nn.linear import Linear
 from arraynn.nn.module import Module
 
@@ -20,6 +20,7 @@ _FUSED = frozenset(
     for kind in vars(activation).values()
     if isinstance(kind, type) and issubclass(kind, activation._Activation)
 )
+_FUSING = frozenset((Linear, Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d))
 
 
 class _Container(Module):
@@ -67,7 +68,7 @@ class _Container(Module):
 class Sequential(_Container):
     """Calls its modules one after another.
 
-    A :class:`Linear` or :class:`Conv2d` followed by an activation with its default parameters runs
+    A :class:`Linear` or a convolution followed by an activation with its default parameters runs
     as one kernel with the activation in its epilogue; the results are the same.
 
     Parameters
@@ -105,7 +106,7 @@ class Sequential(_Container):
 
     def forward(self, input: Any) -> Any:
         """Call the modules one after another."""
-        waiting: Linear | Conv2d | None = None
+        waiting: Any = None
         for module in self.__dict__.values():
             if not isinstance(module, Module):
                 continue
@@ -118,7 +119,7 @@ class Sequential(_Container):
                 input = layer.forward(input)
             # Exact types: a subclass may have a forward of its own. A hook wants its own call.
             if (
-                (type(module) is Linear or type(module) is Conv2d)
+                type(module) in _FUSING
                 and not module._forward_hooks
                 and not module._forward_pre_hooks
             ):

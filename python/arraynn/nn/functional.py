@@ -14,11 +14,12 @@ from __future__ import annotations
 from typing import Any
 
 from arraynn import kernels as K
-from arraynn.autograd import arithmetic, conv, elementwise, gemm, shaping
+from arraynn.autograd import arithmetic, elementwise, gemm, shaping
 from arraynn.autograd import softmax as softmax_ops
 from arraynn.autograd.tape import Variable, array_of, make
 from arraynn.nn import _random
-from arraynn.nn.pool_functional import (
+from arraynn.nn._conv import conv1d, conv2d, conv_transpose1d, conv_transpose2d
+from arraynn.nn._pool import (
     adaptive_avg_pool1d,
     adaptive_avg_pool2d,
     adaptive_max_pool1d,
@@ -40,7 +41,10 @@ __all__ = [
     "adaptive_max_pool2d",
     "avg_pool1d",
     "avg_pool2d",
+    "conv1d",
     "conv2d",
+    "conv_transpose1d",
+    "conv_transpose2d",
     "cross_entropy",
     "dropout",
     "elu",
@@ -123,73 +127,6 @@ def matmul(input: Any, other: Any) -> Any:
     if _any_tensor(input, other):
         return arithmetic.matmul(input, other)
     return K.matmul(input, other)
-
-
-def conv2d(
-    input: Any,
-    weight: Any,
-    bias: Any = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-    *,
-    activation: str | None = None,
-    residual: Any = None,
-    layout: str = "channels_first",
-    flip_kernel: bool = False,
-) -> Any:
-    """Return ``activation(conv2d(input, weight) + bias + residual)``.
-
-    Parameters
-    ----------
-    input : Tensor or array, (N, C, H, W), or (N, H, W, C) with ``layout="channels_last"``
-    weight : Tensor or array, (out_channels, C / groups, kh, kw) in both layouts
-    bias : Tensor or array, (out_channels,), optional
-    stride, dilation : int or pair
-    padding : int, pair, ((top, bottom), (left, right)), "valid", "same" or "same_lower"
-    groups : int
-    activation, residual
-        As in :func:`linear`.
-    layout : {"channels_first", "channels_last"}
-    flip_kernel : bool
-        True is the convolution of mathematics, False the cross-correlation of every framework.
-
-    Returns
-    -------
-    Tensor or array
-        In the input's layout.
-
-    Raises
-    ------
-    ValueError
-        If shapes or parameters do not fit.
-    TypeError
-        If dtypes differ.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> conv2d(np.ones((1, 1, 3, 3)), np.ones((1, 1, 2, 2)))[0, 0]
-    array([[4., 4.],
-           [4., 4.]])
-    """
-    if _any_tensor(input, weight, bias, residual):
-        geometry = (stride, padding, dilation, groups)
-        return conv.conv2d(input, weight, bias, geometry, activation, residual, layout, flip_kernel)
-    return K.conv2d(
-        input,
-        weight,
-        bias,
-        stride,
-        padding,
-        dilation,
-        groups,
-        activation=activation,
-        residual=residual,
-        layout=layout,
-        flip_kernel=flip_kernel,
-    )
 
 
 def _activate(name: str, input: Any, options: dict[str, Any] | None = None) -> Any:

@@ -5,7 +5,16 @@ in the dtype of its inputs, so that float64 copies give an oracle and float32 in
 NumPy in the same dtype". It imports NumPy and nothing else of this package.
 """
 
-from .conv import conv2d, conv2d_backward
+from .conv import (
+    conv1d,
+    conv1d_backward,
+    conv2d,
+    conv2d_backward,
+    conv_transpose1d,
+    conv_transpose1d_backward,
+    conv_transpose2d,
+    conv_transpose2d_backward,
+)
 from .elementwise import (
     ACTIVATIONS,
     dropout,
@@ -97,8 +106,14 @@ __all__ = [
     "avg_pool1d_backward",
     "avg_pool2d",
     "avg_pool2d_backward",
+    "conv1d",
+    "conv1d_backward",
     "conv2d",
     "conv2d_backward",
+    "conv_transpose1d",
+    "conv_transpose1d_backward",
+    "conv_transpose2d",
+    "conv_transpose2d_backward",
     "cross_entropy",
     "cross_entropy_backward",
     "dropout",

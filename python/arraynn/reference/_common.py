@@ -79,7 +79,7 @@ class Axis(NamedTuple):
         return slice(start, start + (self.out - 1) * self.stride + 1, self.stride)
 
 
-def _paddings(padding: Padding) -> list[tuple[int, int]]:
+def pairs_of(padding: Padding) -> list[tuple[int, int]]:
     """Spell an int, one int per axis or one (begin, end) pair per axis as two pairs."""
     entries = [padding, padding] if isinstance(padding, int | np.integer) else list(padding)
     if len(entries) != 2 or isinstance(padding, str):
@@ -142,7 +142,7 @@ def axes_of(
     ceil_mode: bool = False,
 ) -> tuple[Axis, Axis]:
     """Resolve the two spatial axes of a (N, C, H, W) `shape`."""
-    spelled = [padding] * 2 if isinstance(padding, str) else _paddings(padding)
+    spelled = [padding] * 2 if isinstance(padding, str) else pairs_of(padding)
     sizes = shape[2:]
     kernels, strides, dilations = pair(kernel), pair(stride), pair(dilation)
     rows, cols = (
