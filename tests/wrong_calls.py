@@ -1,4 +1,4 @@
-"""Wrong calls: the case, and the ways in which every operation can be called wrongly."""
+"""What a wrong call is, and the ways in which arrays of any kernel can be wrong."""
 
 from __future__ import annotations
 

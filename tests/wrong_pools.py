@@ -1,4 +1,4 @@
-"""Wrong calls of the pooling family."""
+"""Every wrong call of the pooling family."""
 
 from __future__ import annotations
 
@@ -7,19 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from wrong_calls import (
-    F32,
-    INF,
-    NAN,
-    TOO_LARGE,
-    Case,
-    T,
-    V,
-    f32,
-    huge,
-    wrong_dtypes,
-    wrong_outs,
-)
+from wrong_calls import F32, INF, NAN, TOO_LARGE, Case, T, V, f32, huge, wrong_dtypes, wrong_outs
 
 
 def pool() -> Iterator[Case]:
