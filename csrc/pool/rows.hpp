@@ -2,7 +2,7 @@
 // tap j of consecutive outputs is a contiguous load; and the way back.
 #pragma once
 #include "pool/pool.hpp"
-#include "simd/vec.hpp"
+#include "simd/transpose.hpp"
 
 #define ARRAYNN_MEMBER [[gnu::always_inline]] inline
 
@@ -55,49 +55,6 @@ ARRAYNN_INLINE void store_some(Vec<T> v, T* p, std::int64_t n) {
     store_n(v, p, n);
   }
 }
-
-// Even and odd lanes of the 2 kSize lanes (a, b), and the way back.
-#define ARRAYNN_PAIR(T, even, odd, low, high)                                \
-  ARRAYNN_INLINE void split_pair(Vec<T> a, Vec<T> b, Vec<T>* e, Vec<T>* o) { \
-    *e = {__builtin_shufflevector(a.v, b.v, even)};                          \
-    *o = {__builtin_shufflevector(a.v, b.v, odd)};                           \
-  }                                                                          \
-  ARRAYNN_INLINE void merge_pair(Vec<T> e, Vec<T> o, Vec<T>* a, Vec<T>* b) { \
-    *a = {__builtin_shufflevector(e.v, o.v, low)};                           \
-    *b = {__builtin_shufflevector(e.v, o.v, high)};                          \
-  }
-#define ARRAYNN_COMMA ,
-#define ARRAYNN_LIST2(a, b) a ARRAYNN_COMMA b
-#define ARRAYNN_LIST4(a, b, c, d) ARRAYNN_LIST2(a, b) ARRAYNN_COMMA ARRAYNN_LIST2(c, d)
-#define ARRAYNN_LIST8(a, b, c, d, e, f, g, h) \
-  ARRAYNN_LIST4(a, b, c, d) ARRAYNN_COMMA ARRAYNN_LIST4(e, f, g, h)
-#define ARRAYNN_LIST16(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p) \
-  ARRAYNN_LIST8(a, b, c, d, e, f, g, h) ARRAYNN_COMMA ARRAYNN_LIST8(i, j, k, l, m, n, o, p)
-#define ARRAYNN_PAIR_OF_2(T)                                                     \
-  ARRAYNN_PAIR(T, ARRAYNN_LIST2(0, 2), ARRAYNN_LIST2(1, 3), ARRAYNN_LIST2(0, 2), \
-               ARRAYNN_LIST2(1, 3))
-#define ARRAYNN_PAIR_OF_4(T)                                                                       \
-  ARRAYNN_PAIR(T, ARRAYNN_LIST4(0, 2, 4, 6), ARRAYNN_LIST4(1, 3, 5, 7), ARRAYNN_LIST4(0, 4, 1, 5), \
-               ARRAYNN_LIST4(2, 6, 3, 7))
-#define ARRAYNN_PAIR_OF_8(T)                                                                      \
-  ARRAYNN_PAIR(T, ARRAYNN_LIST8(0, 2, 4, 6, 8, 10, 12, 14),                                       \
-               ARRAYNN_LIST8(1, 3, 5, 7, 9, 11, 13, 15), ARRAYNN_LIST8(0, 8, 1, 9, 2, 10, 3, 11), \
-               ARRAYNN_LIST8(4, 12, 5, 13, 6, 14, 7, 15))
-#define ARRAYNN_PAIR_OF_16(T)                                                                \
-  ARRAYNN_PAIR(T, ARRAYNN_LIST16(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30), \
-               ARRAYNN_LIST16(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31),    \
-               ARRAYNN_LIST16(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23),       \
-               ARRAYNN_LIST16(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31))
-#if defined(__AVX512F__)
-ARRAYNN_PAIR_OF_16(float)
-ARRAYNN_PAIR_OF_8(double)
-#elif defined(__AVX2__)
-ARRAYNN_PAIR_OF_8(float)
-ARRAYNN_PAIR_OF_4(double)
-#else
-ARRAYNN_PAIR_OF_4(float)
-ARRAYNN_PAIR_OF_2(double)
-#endif
 
 // Fills the row's input positions with load(x, n): elements [x, x + n) of the input row, n <= kSize.
 template <class T, class Load>

@@ -145,23 +145,36 @@ static inline void transpose_copy(const T* src, std::int64_t ld_src, T* dst, std
   }
 }
 
-template <class T>
-struct EvenLanes {
-  static constexpr int at(int l) { return 2 * l; }
+// Every second lane of a and b laid end to end, and the way back: the lanes of the lower or the upper
+// halves of a and b by turns.
+template <class T, bool kOdd>
+struct EverySecond {
+  static constexpr int at(int l) { return 2 * l + (kOdd ? 1 : 0); }
 };
-// Lane l / 2 of the lower or the upper half.
 template <class T, bool kUpper>
-struct Doubled {
-  static constexpr int at(int l) { return l / 2 + (kUpper ? kLanes<T> / 2 : 0); }
+struct ByTurns {
+  static constexpr int at(int l) {
+    return l / 2 + (kUpper ? kLanes<T> / 2 : 0) + (l % 2 != 0 ? kLanes<T> : 0);
+  }
 };
+template <class T>
+ARRAYNN_INLINE void split_pair(Vec<T> a, Vec<T> b, Vec<T>* even, Vec<T>* odd) {
+  *even = shuffle<EverySecond<T, false>>(a, b);
+  *odd = shuffle<EverySecond<T, true>>(a, b);
+}
+template <class T>
+ARRAYNN_INLINE void merge_pair(Vec<T> even, Vec<T> odd, Vec<T>* a, Vec<T>* b) {
+  *a = shuffle<ByTurns<T, false>>(even, odd);
+  *b = shuffle<ByTurns<T, true>>(even, odd);
+}
 
 // p[2 * i] for i < n.
 template <class T>
 ARRAYNN_INLINE Vec<T> load_even(const T* p, std::int64_t n) {
   constexpr int kL = kLanes<T>;
   const std::int64_t span = 2 * n - 1;
-  return shuffle<EvenLanes<T>>(load_n(p, min_i(kL, span)),
-                               span > kL ? load_n(p + kL, span - kL) : Vec<T>::zero());
+  return shuffle<EverySecond<T, false>>(load_n(p, min_i(kL, span)),
+                                        span > kL ? load_n(p + kL, span - kL) : Vec<T>::zero());
 }
 
 // p[2 * i] = a[i] for i < n; the elements between are not touched.
@@ -170,7 +183,8 @@ ARRAYNN_INLINE void store_even(Vec<T> a, T* p, std::int64_t n) {
 #if defined(__AVX512F__)
   constexpr int kL = kLanes<T>;
   const unsigned mask = 0x55555555u & ((1u << (2 * n - 1)) - 1u);
-  const Vec<T> low = shuffle<Doubled<T, false>>(a, a), high = shuffle<Doubled<T, true>>(a, a);
+  Vec<T> low, high;
+  merge_pair(a, a, &low, &high);
   if constexpr (sizeof(T) == 4) {
     _mm512_mask_storeu_ps(p, static_cast<__mmask16>(mask), (__m512)low.v);
     _mm512_mask_storeu_ps(p + kL, static_cast<__mmask16>(mask >> kL), (__m512)high.v);
@@ -199,7 +213,7 @@ static inline void transpose_even(const T* src, std::int64_t ld_src, T* dst, std
       if (height == kL && j + kL < cols) {  // the last of 2 kL elements is inside
         for (int r = 0; r < kL; ++r) {
           const T* row = s + r * ld_src;
-          v[r] = shuffle<EvenLanes<T>>(Vec<T>::load(row), Vec<T>::load(row + kL));
+          v[r] = shuffle<EverySecond<T, false>>(Vec<T>::load(row), Vec<T>::load(row + kL));
         }
       } else {
         for (int r = 0; r < kL; ++r) {
