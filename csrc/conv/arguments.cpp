@@ -107,6 +107,24 @@ std::int64_t transposed_size(const ConvCall& call, const Operands& o, int i,
   return out;
 }
 
+Algorithm take_algorithm(const ConvCall& call, const Operands& o) {
+  const std::string name = take_str(call.op, "algorithm", call.algorithm);
+  if (name == "auto") return Algorithm::kAuto;
+  if (name == "direct") return Algorithm::kDirect;
+  if (name != "winograd") {
+    fail<ValueError>(call.op, "algorithm", "expected 'auto', 'direct' or 'winograd', got '", name,
+                     "'");
+  }
+  const std::int64_t three[] = {3, 3}, one[] = {1, 1};
+  if (!std::equal(three, three + 2, o.kernel) || !std::equal(one, one + 2, o.stride) ||
+      !std::equal(one, one + 2, o.dilation)) {
+    fail<ValueError>(call.op, "algorithm",
+                     "expected 'auto' or 'direct' unless the kernel is 3 x 3 with stride and "
+                     "dilation 1, got 'winograd'");
+  }
+  return Algorithm::kWinograd;
+}
+
 ConvArguments finish(const ConvCall& call, const Operands& o, std::int64_t channels,
                      const std::int64_t* size) {
   ConvArguments a{};
@@ -123,6 +141,7 @@ ConvArguments finish(const ConvCall& call, const Operands& o, std::int64_t chann
   p.pad_w = o.begin[1];
   p.groups = o.groups;
   p.channels_last = o.channels_last;
+  p.algorithm = take_algorithm(call, o);
   a.ndim = call.axes + 2;
   a.out_channels = channels;
   a.out_shape[0] = o.n;

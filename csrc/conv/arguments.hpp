@@ -10,7 +10,7 @@ namespace arraynn {
 struct ConvCall {
   const char* op;
   int axes;  // 1 or 2
-  py::handle stride, padding, dilation, groups, layout;
+  py::handle stride, padding, dilation, groups, layout, algorithm;
 };
 
 struct ConvArguments {

@@ -34,8 +34,9 @@ py::tuple gradients(const char* op, const ConvArguments& a, const Array& x, cons
 template <int kAxes>
 py::object conv(py::handle x_in, py::handle weight_in, py::handle bias, py::handle stride,
                 py::handle padding, py::handle dilation, py::handle groups, py::handle activation,
-                py::handle residual, py::handle layout, py::handle flip_kernel, py::handle out_in) {
-  const ConvCall call{kConv[kAxes], kAxes, stride, padding, dilation, groups, layout};
+                py::handle residual, py::handle layout, py::handle flip_kernel,
+                py::handle algorithm, py::handle out_in) {
+  const ConvCall call{kConv[kAxes], kAxes, stride, padding, dilation, groups, layout, algorithm};
   const Array x = take(call.op, "x", x_in), weight = take(call.op, "weight", weight_in);
   const ConvArguments a = take_conv(call, x, weight, flip_kernel);
   const EpilogueArguments e(call, a, x, bias, residual, activation);
@@ -52,8 +53,9 @@ template <int kAxes>
 py::tuple conv_backward(py::handle grad_in, py::handle x_in, py::handle weight_in,
                         py::handle stride, py::handle padding, py::handle dilation,
                         py::handle groups, py::handle layout, py::handle flip_kernel,
-                        py::handle needs) {
-  const ConvCall call{kConvBackward[kAxes], kAxes, stride, padding, dilation, groups, layout};
+                        py::handle algorithm, py::handle needs) {
+  const ConvCall call{
+      kConvBackward[kAxes], kAxes, stride, padding, dilation, groups, layout, algorithm};
   const Array x = take(call.op, "x", x_in), weight = take(call.op, "weight", weight_in);
   const ConvArguments a = take_conv(call, x, weight, flip_kernel);
   const Array dy = take_grad_out(call, a, x, grad_in);
@@ -66,8 +68,9 @@ template <int kAxes>
 py::object conv_transpose(py::handle x_in, py::handle weight_in, py::handle bias, py::handle stride,
                           py::handle padding, py::handle output_padding, py::handle groups,
                           py::handle dilation, py::handle activation, py::handle residual,
-                          py::handle layout, py::handle out_in) {
-  const ConvCall call{kTranspose[kAxes], kAxes, stride, padding, dilation, groups, layout};
+                          py::handle layout, py::handle algorithm, py::handle out_in) {
+  const ConvCall call{kTranspose[kAxes], kAxes,  stride, padding,
+                      dilation,          groups, layout, algorithm};
   const Array x = take(call.op, "x", x_in), weight = take(call.op, "weight", weight_in);
   const ConvArguments a = take_conv_transpose(call, x, weight, output_padding);
   const EpilogueArguments e(call, a, x, bias, residual, activation);
@@ -85,8 +88,9 @@ template <int kAxes>
 py::tuple conv_transpose_backward(py::handle grad_in, py::handle x_in, py::handle weight_in,
                                   py::handle stride, py::handle padding, py::handle output_padding,
                                   py::handle groups, py::handle dilation, py::handle layout,
-                                  py::handle needs) {
-  const ConvCall call{kTransposeBackward[kAxes], kAxes, stride, padding, dilation, groups, layout};
+                                  py::handle algorithm, py::handle needs) {
+  const ConvCall call{
+      kTransposeBackward[kAxes], kAxes, stride, padding, dilation, groups, layout, algorithm};
   const Array x = take(call.op, "x", x_in), weight = take(call.op, "weight", weight_in);
   const ConvArguments a = take_conv_transpose(call, x, weight, output_padding);
   const Array dy = take_grad_out(call, a, x, grad_in);

@@ -13,12 +13,13 @@
 //             residue of the input position modulo the stride, with the taps that hit it.
 //   direct    by W: sum over pixels of x (ic rows) times dy (oc columns), tile by tile over the
 //             staged strips, strips in fixed order.
+//   winograd  3x3 of stride 1, forward and by x: F(4x4, 3x3) over the same strips (cpu_winograd.cpp)
 //   borders   pixels of a strip are sorted by the taps that they see (border.hpp); products with
 //             the padding are left out, in all three directions.
 //   units     few pixels under many weights: k is cut into units of channels, each packed when a
 //             panel comes to it, while it is in cache; by W each unit leaves the cache as dw.
 //   transposed  the gradient by x with the epilogue of a forward call; a height of 1 is conv1d.
-// Strips depend on the sample's shape alone and no sum is split between threads: the same bits for
+// Algorithm and strips depend on the sample's shape alone and no sum is split between threads: the same bits for
 // every team and every batch.
 #pragma once
 #include <cstdint>
@@ -28,12 +29,15 @@
 
 namespace arraynn {
 
+enum class Algorithm : std::uint8_t { kAuto, kDirect, kWinograd };
+
 struct Conv2dProblem {
   const char* op;  // named when memory runs out
   std::int64_t n, ic, ih, iw, oc, oh, ow, kh, kw;
   std::int64_t stride_h, stride_w, pad_h, pad_w;  // top and left; the far side follows from oh, ow
   std::int64_t dilation_h, dilation_w, groups;
   bool channels_last, flip_kernel;
+  Algorithm algorithm;
 
   std::int64_t x_size() const { return n * ic * ih * iw; }
   std::int64_t y_size() const { return n * oc * oh * ow; }
@@ -91,6 +95,10 @@ struct ConvKernels {
   std::int64_t (*direct_scratch_f64)(const DirectConv<double>&, int threads);
   void (*direct_f32)(const DirectConv<float>&, int threads, void* scratch);
   void (*direct_f64)(const DirectConv<double>&, int threads, void* scratch);
+  std::int64_t (*winograd_scratch_f32)(const DirectConv<float>&, int threads);
+  std::int64_t (*winograd_scratch_f64)(const DirectConv<double>&, int threads);
+  void (*winograd_f32)(const DirectConv<float>&, int threads, void* scratch);
+  void (*winograd_f64)(const DirectConv<double>&, int threads, void* scratch);
   std::int64_t (*weight_gradient_scratch_f32)(const WeightGradient<float>&, int threads);
   std::int64_t (*weight_gradient_scratch_f64)(const WeightGradient<double>&, int threads);
   void (*weight_gradient_f32)(const WeightGradient<float>&, int threads, void* scratch);

@@ -90,7 +90,7 @@ Plan<T> make_plan(const WeightGradient<T>& d) {
   Plan<T> p{};
   p.units = make_units<T>(d.h, d.w, d.channels);
   const bool units = p.units.count > 1;
-  p.strip = make_strip_layout(source_of(d), d.n, units);
+  p.strip = make_strip_layout(source_of(d), d.n, units ? kUnitStripLimits : kStripLimits);
   p.runs = make_runs<T>(d.h, d.w, p.units, p.strip.pixel);
   p.store_at_once = units && d.n * d.h.count <= p.strip.rows;
   p.dy_in_place = d.channels_last && d.columns % kLanes<T> == 0;
@@ -336,6 +336,7 @@ void plane_sums(const T* x, std::int64_t n, std::int64_t c, std::int64_t plane, 
 
 extern const ConvKernels conv_kernels = {
     &direct_scratch_f32,    &direct_scratch_f64,     &direct_f32,        &direct_f64,
+    &winograd_scratch_f32,  &winograd_scratch_f64,   &winograd_f32,      &winograd_f64,
     &weight_scratch<float>, &weight_scratch<double>, &run_weight<float>, &run_weight<double>,
     &plane_sums<float>,     &plane_sums<double>,
 };

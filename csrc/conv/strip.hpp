@@ -38,10 +38,12 @@ ARRAYNN_INLINE bool reads_inside(const DirectAxis& axis) {
 
 // Strips of about kStripPixels output pixels whose staged input fits half of an L2 of 512 KiB and
 // more: long enough to pay for reading the packed weights once per strip.
-inline constexpr std::int64_t kStripPixels = 448;
-inline constexpr std::int64_t kStripBytes = std::int64_t{256} << 10;
+struct StripLimits {
+  std::int64_t pixels, bytes;
+};
+inline constexpr StripLimits kStripLimits{448, std::int64_t{256} << 10};
 // Of a strip that is read by units of channels, one at a time.
-inline constexpr std::int64_t kUnitStripBytes = std::int64_t{2} << 20;
+inline constexpr StripLimits kUnitStripLimits{448, std::int64_t{2} << 20};
 
 // Few pixels under many weights: reading the weights is the work. The sum over k is then cut into
 // units of channels, all taps of each: in a weight's own memory a unit is one piece of every row,
@@ -68,7 +70,8 @@ ARRAYNN_INLINE Range unit_range(const Units& u, std::int64_t i) {
 }
 
 template <class T>
-static StripLayout make_strip_layout(const StripSource<T>& s, std::int64_t n, bool units) {
+static StripLayout make_strip_layout(const StripSource<T>& s, std::int64_t n,
+                                     const StripLimits& limits) {
   const DirectAxis &h = *s.h, &w = *s.w;
   StripLayout l{};
   // A single tap needs only the rows and columns that it hits.
@@ -90,8 +93,7 @@ static StripLayout make_strip_layout(const StripSource<T>& s, std::int64_t n, bo
   }
   const std::int64_t row_bytes =
       max_i(1, l.step_h * l.columns * l.pixel * static_cast<std::int64_t>(sizeof(T)));
-  const std::int64_t fitting =
-      min_i(ceil_div(kStripPixels, w.count), (units ? kUnitStripBytes : kStripBytes) / row_bytes);
+  const std::int64_t fitting = min_i(ceil_div(limits.pixels, w.count), limits.bytes / row_bytes);
   l.rows = min_i(n * h.count, max_i(1, fitting));
   const std::int64_t samples = l.rows / h.count + 2;  // that a strip can touch
   l.staged_elements =

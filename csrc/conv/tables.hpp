@@ -9,5 +9,9 @@ std::int64_t direct_scratch_f32(const DirectConv<float>& d, int threads);
 std::int64_t direct_scratch_f64(const DirectConv<double>& d, int threads);
 void direct_f32(const DirectConv<float>& d, int threads, void* scratch);
 void direct_f64(const DirectConv<double>& d, int threads, void* scratch);
+std::int64_t winograd_scratch_f32(const DirectConv<float>& d, int threads);
+std::int64_t winograd_scratch_f64(const DirectConv<double>& d, int threads);
+void winograd_f32(const DirectConv<float>& d, int threads, void* scratch);
+void winograd_f64(const DirectConv<double>& d, int threads, void* scratch);
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

@@ -53,6 +53,7 @@ def conv1d(
     residual: _Array | None,
     layout: str,
     flip_kernel: bool,
+    algorithm: str,
     out: _Array | None,
 ) -> _Array: ...
 def conv1d_backward(
@@ -65,6 +66,7 @@ def conv1d_backward(
     groups: int,
     layout: str,
     flip_kernel: bool,
+    algorithm: str,
     needs: Sequence[str],
 ) -> _Gradients: ...
 def conv2d(
@@ -79,6 +81,7 @@ def conv2d(
     residual: _Array | None,
     layout: str,
     flip_kernel: bool,
+    algorithm: str,
     out: _Array | None,
 ) -> _Array: ...
 def conv2d_backward(
@@ -91,6 +94,7 @@ def conv2d_backward(
     groups: int,
     layout: str,
     flip_kernel: bool,
+    algorithm: str,
     needs: Sequence[str],
 ) -> _Gradients: ...
 def conv_transpose1d(
@@ -105,6 +109,7 @@ def conv_transpose1d(
     activation: str | None,
     residual: _Array | None,
     layout: str,
+    algorithm: str,
     out: _Array | None,
 ) -> _Array: ...
 def conv_transpose1d_backward(
@@ -117,6 +122,7 @@ def conv_transpose1d_backward(
     groups: int,
     dilation: _Size,
     layout: str,
+    algorithm: str,
     needs: Sequence[str],
 ) -> _Gradients: ...
 def conv_transpose2d(
@@ -131,6 +137,7 @@ def conv_transpose2d(
     activation: str | None,
     residual: _Array | None,
     layout: str,
+    algorithm: str,
     out: _Array | None,
 ) -> _Array: ...
 def conv_transpose2d_backward(
@@ -143,6 +150,7 @@ def conv_transpose2d_backward(
     groups: int,
     dilation: _Size,
     layout: str,
+    algorithm: str,
     needs: Sequence[str],
 ) -> _Gradients: ...
 def max_pool2d(

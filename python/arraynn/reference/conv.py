@@ -107,6 +107,7 @@ def conv2d(
     residual: FloatArray | None = None,
     layout: str = "channels_first",
     flip_kernel: bool = False,
+    algorithm: str = "auto",  # noqa: ARG001
     out: FloatArray | None = None,
 ) -> FloatArray:
     r"""Cross-correlation of x with weight, then ``activation(. + bias + residual)``.
@@ -155,6 +156,7 @@ def conv2d_backward(
     *,
     layout: str = "channels_first",
     flip_kernel: bool = False,
+    algorithm: str = "auto",  # noqa: ARG001
     needs: Sequence[str] = ("x", "weight", "bias"),
 ) -> tuple[FloatArray | None, FloatArray | None, FloatArray | None]:
     """Gradients of ``sum(grad_out * conv2d(x, weight, bias, ...))``.
@@ -229,6 +231,7 @@ def conv_transpose2d(
     activation: str | None = None,
     residual: FloatArray | None = None,
     layout: str = "channels_first",
+    algorithm: str = "auto",  # noqa: ARG001
     out: FloatArray | None = None,
 ) -> FloatArray:
     r"""Scatter x through weight, then ``activation(. + bias + residual)``.
@@ -293,6 +296,7 @@ def conv_transpose2d_backward(
     dilation: Size = 1,
     *,
     layout: str = "channels_first",
+    algorithm: str = "auto",  # noqa: ARG001
     needs: Sequence[str] = ("x", "weight", "bias"),
 ) -> tuple[FloatArray | None, FloatArray | None, FloatArray | None]:
     """Gradients of ``sum(grad_out * conv_transpose2d(x, weight, bias, ...))``.
@@ -362,6 +366,7 @@ def conv1d(
     residual: FloatArray | None = None,
     layout: str = "channels_first",
     flip_kernel: bool = False,
+    algorithm: str = "auto",  # noqa: ARG001
     out: FloatArray | None = None,
 ) -> FloatArray:
     r"""Cross-correlation along one axis, then ``activation(. + bias + residual)``.
@@ -411,6 +416,7 @@ def conv1d_backward(
     *,
     layout: str = "channels_first",
     flip_kernel: bool = False,
+    algorithm: str = "auto",  # noqa: ARG001
     needs: Sequence[str] = ("x", "weight", "bias"),
 ) -> tuple[FloatArray | None, FloatArray | None, FloatArray | None]:
     """Gradients of ``sum(grad_out * conv1d(x, weight, bias, ...))``.
@@ -449,6 +455,7 @@ def conv_transpose1d(
     activation: str | None = None,
     residual: FloatArray | None = None,
     layout: str = "channels_first",
+    algorithm: str = "auto",  # noqa: ARG001
     out: FloatArray | None = None,
 ) -> FloatArray:
     r"""Scatter x through weight along one axis, then ``activation(. + bias + residual)``.
@@ -498,6 +505,7 @@ def conv_transpose1d_backward(
     dilation: Size = 1,
     *,
     layout: str = "channels_first",
+    algorithm: str = "auto",  # noqa: ARG001
     needs: Sequence[str] = ("x", "weight", "bias"),
 ) -> tuple[FloatArray | None, FloatArray | None, FloatArray | None]:
     """Gradients of ``sum(grad_out * conv_transpose1d(x, weight, bias, ...))``.
