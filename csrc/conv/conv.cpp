@@ -22,6 +22,8 @@ struct Table<float> {
   static auto direct() { return conv_kernels().direct_f32; }
   static auto winograd_scratch() { return conv_kernels().winograd_scratch_f32; }
   static auto winograd() { return conv_kernels().winograd_f32; }
+  static auto depthwise_scratch() { return conv_kernels().depthwise_scratch_f32; }
+  static auto depthwise() { return conv_kernels().depthwise_f32; }
   static auto weight_gradient_scratch() { return conv_kernels().weight_gradient_scratch_f32; }
   static auto weight_gradient() { return conv_kernels().weight_gradient_f32; }
   static auto plane_sums() { return conv_kernels().plane_sums_f32; }
@@ -32,6 +34,8 @@ struct Table<double> {
   static auto direct() { return conv_kernels().direct_f64; }
   static auto winograd_scratch() { return conv_kernels().winograd_scratch_f64; }
   static auto winograd() { return conv_kernels().winograd_f64; }
+  static auto depthwise_scratch() { return conv_kernels().depthwise_scratch_f64; }
+  static auto depthwise() { return conv_kernels().depthwise_f64; }
   static auto weight_gradient_scratch() { return conv_kernels().weight_gradient_scratch_f64; }
   static auto weight_gradient() { return conv_kernels().weight_gradient_f64; }
   static auto plane_sums() { return conv_kernels().plane_sums_f64; }
@@ -133,6 +137,40 @@ void run_conv(const Conv2dProblem& p, const DirectConv<T>& d) {
   Table<T>::direct()(d, threads, scratch.data());
 }
 
+// Whether every output channel reads one source channel: by x, that takes one output channel each.
+bool is_depthwise(const Conv2dProblem& p, bool by_x) {
+  if (p.groups != p.ic || p.kh > kMostDepthwiseTaps || p.kw > kMostDepthwiseTaps) return false;
+  return p.oc == p.ic || (!by_x && !p.channels_last);
+}
+
+template <class T>
+void run_depthwise(const Conv2dProblem& p, const DirectAxis& h, const DirectAxis& w, const T* src,
+                   const T* weight, const ConvEpilogue<T>& e, T* out, std::int64_t channels,
+                   std::int64_t out_h, std::int64_t out_w) {
+  const DepthwiseConv<T> d{p.n,
+                           channels,
+                           channels / p.groups,
+                           h,
+                           w,
+                           src,
+                           out,
+                           out_h,
+                           out_w,
+                           weight,
+                           p.kh,
+                           p.kw,
+                           p.channels_last,
+                           e.bias,
+                           e.residual,
+                           e.activation};
+  if (d.n == 0 || d.channels == 0 || h.count == 0 || w.count == 0) return;
+  const double flop = 2.0 * static_cast<double>(d.n * d.channels * h.count * w.count) *
+                      static_cast<double>(h.taps * w.taps);
+  const int threads = threads_for(flop, kFlopPerThread);
+  const Scratch scratch(p.op, static_cast<std::size_t>(Table<T>::depthwise_scratch()(d, threads)));
+  Table<T>::depthwise()(d, threads, scratch.data());
+}
+
 template <class T>
 Epilogue<T> gemm_epilogue(const ConvEpilogue<T>& e, BiasAxis axis, std::int64_t rs_residual) {
   return {e.bias, e.bias == nullptr ? BiasAxis::kNone : axis, e.residual, rs_residual,
@@ -159,6 +197,9 @@ void forward(const Conv2dProblem& p, const T* x, const T* weight, const ConvEpil
   if (p.y_size() == 0) return;
   if (is_gemm(p)) return forward_gemm(p, x, weight, e, y);
   Axis h = forward_axis(axis_h(p), p.flip_kernel), w = forward_axis(axis_w(p), p.flip_kernel);
+  if (is_depthwise(p, false)) {
+    return run_depthwise(p, h.finish(), w.finish(), x, weight, e, y, p.oc, p.oh, p.ow);
+  }
   const std::int64_t icg = p.ic / p.groups, ocg = p.oc / p.groups, taps = p.kh * p.kw;
   for (std::int64_t g = 0; g < p.groups; ++g) {
     DirectConv<T> d{};
@@ -254,6 +295,10 @@ void backward_x(const Conv2dProblem& p, const T* dy, const T* weight, const Conv
     for (std::int64_t rw = 0; rw < std::min(p.stride_w, p.iw); ++rw) {
       Axis w = backward_axis(axis_w(p), p.flip_kernel, rw);
       if (w.offset.empty()) continue;
+      if (is_depthwise(p, true)) {
+        run_depthwise(p, h.finish(), w.finish(), dy, weight, e, dx, p.ic, p.ih, p.iw);
+        continue;
+      }
       for (std::int64_t g = 0; g < p.groups; ++g) {
         DirectConv<T> d{};
         d.n = p.n;

@@ -76,6 +76,26 @@ struct DirectConv {
   Activation activation;
 };
 
+// out[n, o, positions] (+ epilogue) = sum over taps:
+//   src[n, o / multiplier, h, w] * weight[o, kernel tap]
+// channels_last only with a multiplier of 1. At most kMostDepthwiseTaps along an axis.
+inline constexpr std::int64_t kMostDepthwiseTaps = 16;
+
+template <class T>
+struct DepthwiseConv {
+  std::int64_t n, channels, multiplier;  // of the result
+  DirectAxis h, w;
+  const T* src;
+  T* out;
+  std::int64_t out_h, out_w;
+  const T* weight;
+  std::int64_t kernel_h, kernel_w;
+  bool channels_last;
+  const T* bias;      // [channels] or null
+  const T* residual;  // like out, or null
+  Activation activation;
+};
+
 // dw[oc, c, kh, kw] of one group.
 template <class T>
 struct WeightGradient {
@@ -99,6 +119,10 @@ struct ConvKernels {
   std::int64_t (*winograd_scratch_f64)(const DirectConv<double>&, int threads);
   void (*winograd_f32)(const DirectConv<float>&, int threads, void* scratch);
   void (*winograd_f64)(const DirectConv<double>&, int threads, void* scratch);
+  std::int64_t (*depthwise_scratch_f32)(const DepthwiseConv<float>&, int threads);
+  std::int64_t (*depthwise_scratch_f64)(const DepthwiseConv<double>&, int threads);
+  void (*depthwise_f32)(const DepthwiseConv<float>&, int threads, void* scratch);
+  void (*depthwise_f64)(const DepthwiseConv<double>&, int threads, void* scratch);
   std::int64_t (*weight_gradient_scratch_f32)(const WeightGradient<float>&, int threads);
   std::int64_t (*weight_gradient_scratch_f64)(const WeightGradient<double>&, int threads);
   void (*weight_gradient_f32)(const WeightGradient<float>&, int threads, void* scratch);

@@ -13,5 +13,9 @@ std::int64_t winograd_scratch_f32(const DirectConv<float>& d, int threads);
 std::int64_t winograd_scratch_f64(const DirectConv<double>& d, int threads);
 void winograd_f32(const DirectConv<float>& d, int threads, void* scratch);
 void winograd_f64(const DirectConv<double>& d, int threads, void* scratch);
+std::int64_t depthwise_scratch_f32(const DepthwiseConv<float>& d, int threads);
+std::int64_t depthwise_scratch_f64(const DepthwiseConv<double>& d, int threads);
+void depthwise_f32(const DepthwiseConv<float>& d, int threads, void* scratch);
+void depthwise_f64(const DepthwiseConv<double>& d, int threads, void* scratch);
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

@@ -266,6 +266,26 @@ ARRAYNN_INLINE Vec<T> load_n(const T* p, std::int64_t n) {
   return {r};
 #endif
 }
+// Lanes begin <= i < end of memory; the others are 0 and their memory is not touched.
+template <class T>
+ARRAYNN_INLINE Vec<T> load_between(const T* p, std::int64_t begin, std::int64_t end) {
+#if defined(__AVX512F__)
+  const unsigned lanes = ((1u << end) - 1u) & ~((1u << begin) - 1u);
+  if constexpr (sizeof(T) == 4) {
+    return {(typename Vec<T>::Raw)_mm512_maskz_loadu_ps(static_cast<__mmask16>(lanes), p)};
+  } else {
+    return {(typename Vec<T>::Raw)_mm512_maskz_loadu_pd(static_cast<__mmask8>(lanes), p)};
+  }
+#else
+  typename Vec<T>::Raw r{};
+  T lanes[kLanes<T>] = {};
+  for (int i = 0; i < kLanes<T>; ++i) {
+    if (i >= begin && i < end) lanes[i] = p[i];
+  }
+  std::memcpy(&r, lanes, sizeof r);
+  return {r};
+#endif
+}
 template <class T>
 ARRAYNN_INLINE void store_n(Vec<T> a, T* p, std::int64_t n) {
 #if defined(__AVX512F__)

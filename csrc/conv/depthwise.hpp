@@ -1,0 +1,130 @@
+// What the depthwise convolution and its gradient by the weights share: staged lines of a plane, and
+// weights by channel.
+#pragma once
+#include "conv/border.hpp"
+#include "conv/conv.hpp"
+#include "conv/strip.hpp"
+#include "simd/activation.hpp"
+#include "simd/transpose.hpp"
+
+namespace ARRAYNN_ISA_NAMESPACE {
+
+// The source rows of a strip of `rows` output rows, each a line of whole vectors with its border of
+// zeros: output position (r, b) meets tap (i, j) at line r step_h + offset_h[i] - offset_h[0], column
+// b step_w + offset_w[j] - offset_w[0].
+struct LineLayout {
+  std::int64_t pitch, rows, lines;
+  std::int64_t begin, end;  // columns of a line that come from the source
+};
+
+// Rows and vectors of a tile of lines: enough sums to hide the latency of FMA on two units.
+inline constexpr int kTileSums = 8;
+
+// Staged lines stay in an L1 of 32 KiB.
+template <class T>
+inline constexpr std::int64_t kLineElements = 20480 / static_cast<std::int64_t>(sizeof(T));
+
+template <class T>
+static LineLayout make_line_layout(const DirectAxis& h, const DirectAxis& w) {
+  LineLayout l{};
+  const std::int64_t first = w.offset[0], width = (w.count - 1) * w.step + tap_span(w);
+  l.pitch = round_up(width, kLanes<T>);
+  l.begin = min_i(width, max_i(0, -first));
+  l.end = max_i(l.begin, min_i(width, w.size - first));
+  l.rows = min_i(h.count, max_i(1, (kLineElements<T> / l.pitch - tap_span(h)) / h.step));
+  l.lines = (l.rows - 1) * h.step + tap_span(h);
+  return l;
+}
+
+template <class T>
+struct LineScratch {
+  std::int64_t *tap_at, *kernel_at;  // [taps]
+  T *weights, *staged;
+};
+
+// A tile reads whole vectors and rows beyond the last.
+template <class T>
+static std::int64_t staged_elements(const LineLayout& l, const DirectAxis& h, const DirectAxis& w) {
+  return round_up((l.lines + kTileSums * h.step) * l.pitch + 4 * kLanes<T> * w.step, 16);
+}
+
+template <class T>
+static std::int64_t line_scratch_bytes(const LineLayout& l, const DirectAxis& h,
+                                       const DirectAxis& w) {
+  const std::int64_t taps = round_up(h.taps * w.taps, 16);
+  return taps * 16 + (taps + staged_elements<T>(l, h, w)) * static_cast<std::int64_t>(sizeof(T));
+}
+
+// This member's scratch, its tap tables filled and everything beyond the lines cleared.
+template <class T>
+static LineScratch<T> line_scratch(const LineLayout& l, const DirectAxis& h, const DirectAxis& w,
+                                   std::int64_t kernel_w, int tid, void* scratch) {
+  const std::int64_t taps = round_up(h.taps * w.taps, 16);
+  char* base = static_cast<char*>(scratch) + tid * line_scratch_bytes<T>(l, h, w);
+  LineScratch<T> s{};
+  s.tap_at = reinterpret_cast<std::int64_t*>(base);
+  s.kernel_at = s.tap_at + taps;
+  s.weights = reinterpret_cast<T*>(base + taps * 16);
+  s.staged = s.weights + taps;
+  const std::int64_t elements = staged_elements<T>(l, h, w);
+  for (std::int64_t i = l.lines * l.pitch; i < elements; ++i) s.staged[i] = T(0);
+  for (std::int64_t i = 0; i < h.taps; ++i) {
+    for (std::int64_t j = 0; j < w.taps; ++j) {
+      s.tap_at[i * w.taps + j] = (h.offset[i] - h.offset[0]) * l.pitch + w.offset[j] - w.offset[0];
+      s.kernel_at[i * w.taps + j] = h.kernel[i] * kernel_w + w.kernel[j];
+    }
+  }
+  return s;
+}
+
+// The lines that output rows [rows.begin, rows.end) read.
+template <class T>
+static void stage_lines(const LineLayout& l, const DirectAxis& h, const DirectAxis& w,
+                        const T* plane, Range rows, T* staged) {
+  constexpr int kL = kLanes<T>;
+  const std::int64_t first = rows.begin * h.step + h.offset[0];
+  const std::int64_t used = (rows.end - rows.begin - 1) * h.step + tap_span(h);
+  for (std::int64_t r = 0; r < used; ++r) {
+    T* dst = staged + r * l.pitch;
+    const std::int64_t row = first + r;
+    const bool inside = row >= 0 && row < h.size;
+    const T* src = plane + (inside ? row * w.size : 0) + w.offset[0];
+    const std::int64_t end = inside ? l.end : 0;
+    for (std::int64_t q = 0; q < l.pitch; q += kL) {
+      if (q >= l.begin && q + kL <= end) {
+        Vec<T>::load(src + q).store(dst + q);
+      } else {
+        const std::int64_t from = max_i(0, min_i(kL, l.begin - q));
+        load_between(src + q, from, max_i(from, min_i(kL, end - q))).store(dst + q);
+      }
+    }
+  }
+}
+
+// packed[tap * packed_row + c] = weight of channel c at a tap.
+template <class T>
+static void pack_channel_weights(const DepthwiseConv<T>& d, T* packed, std::int64_t packed_row) {
+  const std::int64_t kernel = d.kernel_h * d.kernel_w;
+  for (std::int64_t i = 0; i < d.h.taps; ++i) {
+    for (std::int64_t j = 0; j < d.w.taps; ++j) {
+      T* row = packed + (i * d.w.taps + j) * packed_row;
+      const T* w = d.weight + d.h.kernel[i] * d.kernel_w + d.w.kernel[j];
+      for (std::int64_t c = 0; c < packed_row; ++c) row[c] = c < d.channels ? w[c * kernel] : T(0);
+    }
+  }
+}
+
+// Whether the taps are `count` neighbours.
+ARRAYNN_INLINE bool neighbours(const DirectAxis& axis, std::int64_t count) {
+  return axis.taps == count && tap_span(axis) == count;
+}
+
+// Positions all of whose taps lie inside the source.
+static inline Segment inside_positions(const DirectAxis& axis) {
+  const std::int64_t begin = min_i(axis.count, max_i(0, ceil_div(-axis.offset[0], axis.step)));
+  const std::int64_t room = axis.size - axis.offset[axis.taps - 1];
+  const std::int64_t end = max_i(begin, min_i(axis.count, ceil_div(max_i(0, room), axis.step)));
+  return {begin, end, 0, axis.taps};
+}
+
+}  // namespace ARRAYNN_ISA_NAMESPACE
