@@ -69,6 +69,19 @@ def gemm() -> Iterator[Case]:
     yield from (Case(*row) for row in rows)
 
 
+#: Said of a convolution that Winograd's algorithm is not for.
+NO_TILES = r"algorithm: expected 'auto' or 'direct' unless the kernel is 3 x 3 .*, got 'winograd'"
+
+
+def wrong_algorithms(args: tuple[Any, ...], how: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
+    """Yield names that no convolution knows, and what is no name."""
+    for name in ("fft", "Winograd", "", "auto "):
+        names = f"algorithm: expected 'auto', 'direct' or 'winograd', got '{name}'"
+        yield args, {**how, "algorithm": name}, V, names
+    for wrong in (None, 1, b"auto", ("auto",)):
+        yield args, {**how, "algorithm": wrong}, T, "algorithm"
+
+
 def conv() -> Iterator[Case]:
     x, w, b = f32(2, 6, 5, 5), f32(4, 3, 3, 3), f32(4)
     two = {"groups": 2}
@@ -126,6 +139,16 @@ def conv() -> Iterator[Case]:
             ((x, w), {**two, "layout": "NCHW"}, V, "layout"),
             ((x, w), {**two, "layout": 1}, T, "layout"),
             ((x, w), {**two, "layout": "channels_last"}, V, "weight|groups"),
+            *wrong_algorithms((x, w), two),
+            *(
+                ((x, weight), {**two, "algorithm": "winograd"}, V, NO_TILES)
+                for weight in (f32(4, 3, 1, 1), f32(4, 3, 3, 2), f32(4, 3, 5, 3))
+            ),
+            *(
+                ((x, w), {**two, "algorithm": "winograd", k: v}, V, NO_TILES)
+                for k in ("stride", "dilation")
+                for v in (2, (1, 2), (2, 1))
+            ),
         ]
         yield from (Case(op, (*first, *args), kw, e, n) for args, kw, e, n in rows)
     y = f32(2, 4, 3, 3)
@@ -164,6 +187,9 @@ def conv_others() -> Iterator[Case]:
             yield Case(op, (*first, x, w), {**two, "padding": padding}, V, "padding")
         yield Case(op, (*first, x, w), {**two, "layout": "NWC"}, V, "layout")
         yield Case(op, (*first, x, w), {**two, "flip_kernel": 1}, T, "flip_kernel")
+        for args, how, exception, names in wrong_algorithms((x, w), two):
+            yield Case(op, (*first, *args), how, exception, names)
+        yield Case(op, (*first, x, w), {**two, "algorithm": "winograd"}, V, NO_TILES)
     yield Case("conv1d", (x, w, f32(3)), two, V, "bias")
     yield Case("conv1d", (x, w, b), {**two, "residual": f32(2, 4, 1, 7)}, V, "residual")
     yield Case("conv1d", (x, w, b), {**two, "activation": "swoosh"}, V, "activation")
@@ -208,6 +234,12 @@ def conv_transpose(axes: int, x: Any, w: Any, b: Any, grad: Any) -> Iterator[Cas
             ((x, w), {**two, "dilation": 0}, V, "dilation"),
             ((x, w), {**two, "dilation": 2**62}, TOO_LARGE, ""),
             ((x, w), {**two, "layout": "NCHW"}, V, "layout"),
+            *wrong_algorithms((x, w), two),
+            ((x, w[..., :2]), {**two, "algorithm": "winograd"}, V, NO_TILES),
+            *(
+                ((x, w), {**two, "algorithm": "winograd", k: 2}, V, NO_TILES)
+                for k in ("stride", "dilation")
+            ),
         ]
         yield from (Case(op, (*first, *args), kw, e, n) for args, kw, e, n in rows)
     more: list[tuple[str, tuple[Any, ...], dict[str, Any], Any, str]] = [

@@ -33,6 +33,51 @@ def test_a_lost_term_and_a_float16_product_are_found(k: int, rng: np.random.Gene
         tolerances.assert_within(lost, wide, tolerances.dot_bound(k, np.float32, scale))
 
 
+def winograd(x: Any, weight: Any, dtype: Any, g: Any = tolerances.WINOGRAD_G) -> Any:
+    """Convolve one 6x6 tile (c, 6, 6) by the transforms, every matrix product in `dtype`."""
+    b, g, a = (m.astype(dtype) for m in (tolerances.WINOGRAD_B, g, tolerances.WINOGRAD_A))
+    v, u = b @ x.astype(dtype) @ b.T, g @ weight.astype(dtype) @ g.T
+    return a @ np.sum(u * v, axis=1, dtype=dtype) @ a.T
+
+
+@pytest.mark.parametrize("channels", [1, 16, 100])
+def test_a_convolution_by_tiles_and_a_wrong_one(channels: int, rng: np.random.Generator) -> None:
+    x = rng.standard_normal((1, channels, 6, 6)).astype(np.float32)
+    weight = rng.standard_normal((3, channels, 3, 3)).astype(np.float32)
+    windows = np.lib.stride_tricks.sliding_window_view(x[0].astype(np.float64), (3, 3), (1, 2))
+    wide = np.einsum("chwij,ocij->ohw", windows, weight.astype(np.float64))
+    # The matrices are those of a convolution.
+    np.testing.assert_allclose(winograd(x, weight, np.float64), wide, rtol=1e-12, atol=1e-12)
+    scale = tolerances.winograd_scale(x, weight)[0]
+    assert np.all(scale >= np.einsum("chwij,ocij->ohw", np.abs(windows), np.abs(weight)))
+    bound = tolerances.winograd_bound(channels, np.float32, scale)
+    native = winograd(x, weight, np.float32)
+    tolerances.assert_within(native, wide, bound)
+    tenth = tolerances.WINOGRAD_G.copy()
+    tenth[3, 1] = 0.1  # for a twelfth
+    lost = wide - x[0, 0, 1:5, 1:5] * weight[0, 0, 1, 1]  # a tap of a channel
+    for wrong in (winograd(x, weight, np.float32, tenth), lost.astype(np.float32)):
+        with pytest.raises(AssertionError, match="elements are off"):
+            tolerances.assert_within(wrong, wide, bound)
+
+
+def test_the_magnitudes_of_the_gradient_by_weight(rng: np.random.Generator) -> None:
+    """Of one tile they are the sums of the transposed transforms; tiles add up."""
+    x, grad = rng.standard_normal((2, 3, 9, 8)), rng.standard_normal((2, 4, 7, 6))
+    windows = np.lib.stride_tricks.sliding_window_view(np.abs(x), (7, 6), (2, 3))
+    direct = np.einsum("ncijhw,nohw->ocij", windows, np.abs(grad))
+    scale = tolerances.winograd_weight_scale(x, grad)
+    assert scale.shape == direct.shape
+    assert np.all(scale >= direct)
+    tiles = [
+        (x[i : i + 1, :, 4 * r : 4 * r + 6, 4 * c : 4 * c + 6], grad[i : i + 1, :, rows, columns])
+        for i, r, c in np.ndindex(2, 2, 2)
+        for rows, columns in [(slice(4 * r, 4 * r + 4), slice(4 * c, 4 * c + 4))]
+    ]
+    parts = [tolerances.winograd_weight_scale(a, b) for a, b in tiles]
+    np.testing.assert_allclose(np.sum(parts, axis=0), scale, rtol=1e-12)
+
+
 def test_the_report_names_place_values_and_circumstances(rng: np.random.Generator) -> None:
     tolerances.CONTEXT["isa"] = "avx2"
     wide = np.ones((3, 4))

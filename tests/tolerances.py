@@ -1,10 +1,10 @@
 """Error bounds that tests derive instead of choosing.
 
-A kernel is held against the reference computed in a wider dtype (:func:`oracle_dtype`). Two bounds
-are used, both per element and in units of a `scale` that says how large the numbers behind that
-element were:
+A kernel is held against the reference computed in a wider dtype (:func:`oracle_dtype`). The bounds
+are per element and in units of a `scale` that says how large the numbers behind that element were:
 
 * :func:`dot_bound`: what the theory of rounding allows any order of summation;
+* :func:`winograd_bound`: the same for a convolution by tiles, whose transforms round as well;
 * :func:`assert_close_to_reference`: at most twice the worst error of plain NumPy in the same dtype
   on the same input, plus a floor of a few eps for the case that NumPy happens to be exact.
 """
@@ -56,6 +56,102 @@ def dot_bound(k: int, dtype: DTypeLike, scale: ArrayLike) -> NDArray[Any]:
     if ku >= 0.5:
         raise ValueError(f"no useful bound for a sum of {k} terms in {np.dtype(dtype)}")
     return np.asarray(ku / (1 - ku) * np.asarray(scale) + (k + 1) * float(info.tiny))
+
+
+# Winograd's F(4x4, 3x3) at the points 0, 1, -1, 2, -2 and infinity (Lavin and Gray, Fast Algorithms
+# for Convolutional Neural Networks, 2015): y = A' [sum_c (G g G') * (B' d B)] A of a 6x6 tile d.
+WINOGRAD_B = np.array(
+    [
+        [4, 0, -5, 0, 1, 0],
+        [0, -4, -4, 1, 1, 0],
+        [0, 4, -4, -1, 1, 0],
+        [0, -2, -1, 2, 1, 0],
+        [0, 2, -1, -2, 1, 0],
+        [0, 4, 0, -5, 0, 1],
+    ],
+    dtype=np.float64,
+)
+WINOGRAD_G = (
+    np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24.0
+)
+WINOGRAD_A = np.array(
+    [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]],
+    dtype=np.float64,
+)
+
+
+def _tiles(a: NDArray[Any], size: int, rows: int, columns: int) -> NDArray[Any]:
+    """View planes (n, c, h, w) as (n, c, rows, columns, size, size) tiles 4 apart, zeros beyond."""
+    height, width = 4 * rows - 4 + size, 4 * columns - 4 + size
+    more = ((0, 0), (0, 0), (0, height - a.shape[2]), (0, width - a.shape[3]))
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(a, more), (size, size), axis=(2, 3))
+    return windows[:, :, ::4, ::4]
+
+
+def winograd_scale(x: NDArray[Any], weight: NDArray[Any]) -> NDArray[Any]:
+    """Return ``|A'| [sum_c |G||g||G'| * |B'||d||B|] |A|``, tile by tile.
+
+    Parameters
+    ----------
+    x : array (n, c, h, w)
+        With its border: the result is (n, o, h - 2, w - 2), at least one pixel.
+    weight : array (o, c, 3, 3), correlated with x
+    """
+    height, width = x.shape[2] - 2, x.shape[3] - 2
+    rows, columns = -(-height // 4), -(-width // 4)
+    b, g, a = np.abs(WINOGRAD_B), np.abs(WINOGRAD_G), np.abs(WINOGRAD_A)
+    v = b @ _tiles(np.abs(x).astype(np.float64), 6, rows, columns) @ b.T
+    u = g @ np.abs(weight).astype(np.float64) @ g.T
+    # Point by point a product of (o, c) and (c, n * rows * columns).
+    points = np.moveaxis(v, (4, 5, 1), (0, 1, 2))
+    count = len(x) * rows * columns
+    m = np.moveaxis(u, (2, 3), (0, 1)) @ points.reshape(6, 6, x.shape[1], count)
+    m = np.moveaxis(m.reshape(6, 6, len(weight), len(x), rows, columns), (0, 1, 2), (4, 5, 1))
+    y = np.moveaxis(a @ m @ a.T, 4, 3)  # (n, o, rows, 4, columns, 4)
+    return y.reshape(*y.shape[:2], 4 * rows, 4 * columns)[:, :, :height, :width]
+
+
+def winograd_weight_scale(x: NDArray[Any], grad: NDArray[Any]) -> NDArray[Any]:
+    """Return ``|G'| [sum_tiles |B'||d||B| * |A'|'|y||A'|] |G|``, that of the gradient by weight.
+
+    Parameters
+    ----------
+    x : array (n, c, h, w), with its border
+    grad : array (n, o, h - 2, w - 2)
+    """
+    rows, columns = -(-grad.shape[2] // 4), -(-grad.shape[3] // 4)
+    b, g, a = np.abs(WINOGRAD_B), np.abs(WINOGRAD_G), np.abs(WINOGRAD_A)
+    v = b @ _tiles(np.abs(x).astype(np.float64), 6, rows, columns) @ b.T
+    u = a.T @ _tiles(np.abs(grad).astype(np.float64), 4, rows, columns) @ a
+    return np.asarray(g.T @ np.einsum("nohwij,nchwij->ocij", u, v, optimize=True) @ g)
+
+
+def winograd_bound(k: int, dtype: DTypeLike, scale: ArrayLike) -> NDArray[Any]:
+    """Bound the error of a convolution by F(4x4, 3x3), or of its gradient by weight.
+
+    Every matrix is applied without cancellation between the coefficients of one operand, so the
+    error is at most ``gamma_r`` times the magnitudes (:func:`winograd_scale`), where r counts the
+    roundings between an operand and the result. With products and sums rounded apart, as at
+    `generic`, a coefficient that is no power of two rounded as well, and each matrix twice:
+
+    * B: ``4 d0 - 5 d2 + d4`` is a product and two sums, 3; twice 6;
+    * G: ``-(g0 + g2) / 6`` is a sum, a constant and a product, one more sum 4; twice 8;
+    * a sum over k channels of products, in any order: k;
+    * A: ``m0 + (m1 + m2) + (m3 + m4)`` is three sums, 3; twice 6;
+    * bias and residual: 2, which :func:`dot_bound` adds.
+
+    The gradient by weight has B (6), sums of up to four pixels with powers of two (3; 6), k tiles,
+    and G transposed: a sum, a constant, a product and up to two more sums (5; 10).
+
+    Parameters
+    ----------
+    k : int
+        Channels; tiles for the gradient by weight.
+    dtype : dtype of the computation
+    scale : array
+        :func:`winograd_scale` or :func:`winograd_weight_scale` (plus ``|bias| + |residual|``).
+    """
+    return dot_bound(k + 20, dtype, scale)
 
 
 def _describe(label: str, index: tuple[int, ...], rows: dict[str, object]) -> str:

@@ -19,8 +19,8 @@
 //   units     few pixels under many weights: k is cut into units of channels, each packed when a
 //             panel comes to it, while it is in cache; by W each unit leaves the cache as dw.
 //   transposed  the gradient by x with the epilogue of a forward call; a height of 1 is conv1d.
-// Algorithm and strips depend on the sample's shape alone and no sum is split between threads: the same bits for
-// every team and every batch.
+// Algorithm and strips depend on the sample's shape alone and no sum is split between threads: the
+// same bits for every team and every batch.
 #pragma once
 #include <cstdint>
 

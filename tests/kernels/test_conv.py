@@ -61,6 +61,10 @@ def arranged(x: Any, layout: str) -> Any:
     return np.ascontiguousarray(np.moveaxis(x, 1, -1)) if layout == "channels_last" else x
 
 
+#: The bounds below are those of a direct sum; test_conv_winograd.py has those of the transforms.
+DIRECT: dict[str, Any] = {"algorithm": "direct"}
+
+
 def absolute(*arrays: Any) -> Any:
     return tuple(None if a is None else np.abs(widen(a)) for a in arrays)
 
@@ -102,17 +106,11 @@ def test_forward_and_backward(
 ) -> None:
     x = arranged(normal(rng, dtype, *x_shape), layout)
     weight, bias = normal(rng, dtype, *w_shape), normal(rng, dtype, w_shape[0])
-    got = kernels.conv2d(x, weight, bias, **options, layout=layout)
-    check_forward(x, weight, bias, got, **options, layout=layout)
-    check_forward(
-        x,
-        weight,
-        None,
-        kernels.conv2d(x, weight, **options, layout=layout),
-        **options,
-        layout=layout,
-    )
-    check_backward(normal(rng, dtype, *got.shape), x, weight, **options, layout=layout)
+    options = {**options, **DIRECT, "layout": layout}
+    got = kernels.conv2d(x, weight, bias, **options)
+    check_forward(x, weight, bias, got, **options)
+    check_forward(x, weight, None, kernels.conv2d(x, weight, **options), **options)
+    check_backward(normal(rng, dtype, *got.shape), x, weight, **options)
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
@@ -126,7 +124,7 @@ def test_channels_and_pixels_around_the_register_tile(
         x = arranged(normal(rng, dtype, 2, channels_in, 2, pixels), layout)
         weight = normal(rng, dtype, channels_out, channels_in, kernel, kernel)
         bias = normal(rng, dtype, channels_out)
-        options: dict[str, Any] = {"padding": kernel // 2, "layout": layout}
+        options: dict[str, Any] = {"padding": kernel // 2, "layout": layout, **DIRECT}
         got = kernels.conv2d(x, weight, bias, **options)
         check_forward(x, weight, bias, got, **options)
         check_backward(normal(rng, dtype, *got.shape), x, weight, **options)
@@ -139,7 +137,7 @@ def test_depth_across_cache_blocks(
     x = arranged(normal(rng, dtype, 1, channels, 3, 4), layout)
     for kernel in (1, 3):
         weight = normal(rng, dtype, 5, channels, kernel, kernel)
-        options: dict[str, Any] = {"padding": kernel // 2, "layout": layout}
+        options: dict[str, Any] = {"padding": kernel // 2, "layout": layout, **DIRECT}
         got = kernels.conv2d(x, weight, **options)
         check_forward(x, weight, None, got, **options)
         check_backward(normal(rng, dtype, *got.shape), x, weight, **options)
@@ -148,10 +146,11 @@ def test_depth_across_cache_blocks(
 def test_many_pixels_and_samples(dtype: Any, layout: str, rng: np.random.Generator) -> None:
     x = arranged(normal(rng, dtype, 9, 5, 31, 37), layout)
     weight = normal(rng, dtype, 19, 5, 3, 3)
-    for options in ({"padding": 1}, {"stride": 2, "padding": "same"}):
-        got = kernels.conv2d(x, weight, **options, layout=layout)  # type: ignore[arg-type]
-        check_forward(x, weight, None, got, **options, layout=layout)
-        check_backward(normal(rng, dtype, *got.shape), x, weight, **options, layout=layout)
+    for geometry in ({"padding": 1}, {"stride": 2, "padding": "same"}):
+        options: dict[str, Any] = {**geometry, **DIRECT, "layout": layout}
+        got = kernels.conv2d(x, weight, **options)
+        check_forward(x, weight, None, got, **options)
+        check_backward(normal(rng, dtype, *got.shape), x, weight, **options)
 
 
 @pytest.mark.parametrize("activation", [None, *reference.ACTIVATIONS])
@@ -167,7 +166,7 @@ def test_epilogues(
         weight, bias = normal(rng, dtype, *w_shape), normal(rng, dtype, w_shape[0])
         residual = arranged(normal(rng, dtype, 2, w_shape[0], 5, 7), layout)
         for b, r in ((None, None), (bias, None), (None, residual), (bias, residual)):
-            more: dict[str, Any] = {**options, "layout": layout}
+            more: dict[str, Any] = {**options, **DIRECT, "layout": layout}
             got = kernels.conv2d(x, weight, b, activation=activation, residual=r, **more)
             ref = reference.conv2d(
                 *widen(x, weight, b), activation=activation, residual=widen(r), **more
@@ -342,6 +341,7 @@ def test_property(data: st.DataObject) -> None:
         "groups": groups,
         "layout": layout,
         "flip_kernel": draw(st.booleans(), "flip_kernel"),
+        **DIRECT,
     }
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1), "seed"))
     memory = st.sampled_from(sorted(LAYOUTS))
@@ -378,6 +378,7 @@ def test_borders(dtype: Any, layout: str, size: int, rng: np.random.Generator) -
             "dilation": dilation,
             "stride": stride,
             "layout": layout,
+            **DIRECT,
         }
         got = kernels.conv2d(x, weight, None, **options)
         check_forward(x, weight, None, got, **options)
@@ -410,9 +411,10 @@ def test_units_of_channels(
     x = arranged(normal(rng, dtype, samples, channels, size, size), layout)
     per_group = channels // options.get("groups", 1)
     weight = normal(rng, dtype, 38, per_group, *np.broadcast_to(kernel, 2))
-    got = kernels.conv2d(x, weight, None, **options, layout=layout)
-    check_forward(x, weight, None, got, **options, layout=layout)
-    check_backward(normal(rng, dtype, *got.shape), x, weight, **options, layout=layout)
+    options = {**options, **DIRECT, "layout": layout}
+    got = kernels.conv2d(x, weight, None, **options)
+    check_forward(x, weight, None, got, **options)
+    check_backward(normal(rng, dtype, *got.shape), x, weight, **options)
 
 
 @pytest.mark.parametrize("width", [31, 32, 33, 34, 66, 67])

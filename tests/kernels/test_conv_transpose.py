@@ -131,7 +131,11 @@ def check_backward(grad: Any, x: Any, weight: Any, **options: Any) -> None:
 
 
 def check(rng: np.random.Generator, dtype: Any, x: Any, weight: Any, **options: Any) -> None:
-    """Check forward, with and without a bias, and backward."""
+    """Check forward, with and without a bias, and backward, of the direct sum.
+
+    Its bounds are not those of the transforms, which test_conv_winograd.py has.
+    """
+    options["algorithm"] = "direct"
     for bias in (None, normal(rng, dtype, channels_out(weight, options))):
         got = forward(kernels, x, weight, bias, **options)
         check_forward(x, weight, bias, got, **options)
@@ -195,7 +199,7 @@ def test_epilogues(
     """Positions that no tap reaches get the epilogue as well."""
     x, weight = arranged(normal(rng, dtype, *x_shape), layout), normal(rng, dtype, *w_shape)
     bias = normal(rng, dtype, channels_out(weight, options))
-    more: dict[str, Any] = {**options, "layout": layout}
+    more: dict[str, Any] = {**options, "layout": layout, "algorithm": "direct"}
     residual = normal(rng, dtype, *forward(reference, x, weight, **more).shape)
     for b, r in ((None, None), (bias, None), (None, residual), (bias, residual)):
         got = forward(kernels, x, weight, b, activation=activation, residual=r, **more)

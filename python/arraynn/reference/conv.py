@@ -128,6 +128,8 @@ def conv2d(
     groups : int
     activation, residual, out : see :func:`arraynn.reference.linear`; residual and out have the
         result's shape
+    algorithm : str
+        Accepted and ignored, here and below: the equation is summed as it stands.
 
     Examples
     --------
@@ -255,6 +257,7 @@ def conv_transpose2d(
     groups : int
     activation, residual, out : see :func:`arraynn.reference.linear`; residual and out have the
         result's shape
+    algorithm : see :func:`conv2d`
 
     Examples
     --------
@@ -382,7 +385,7 @@ def conv1d(
     bias : array (OC,), optional
     stride, dilation : int
     padding : int, ((begin, end),), "valid", "same" or "same_lower"
-    groups, activation, residual, flip_kernel, out : see :func:`conv2d`
+    groups, activation, residual, flip_kernel, algorithm, out : see :func:`conv2d`
 
     Examples
     --------
@@ -471,7 +474,7 @@ def conv_transpose1d(
     bias : array (OC,), optional
     stride, dilation, output_padding : int
     padding : int or ((begin, end),)
-    groups, activation, residual, out : see :func:`conv_transpose2d`
+    groups, activation, residual, algorithm, out : see :func:`conv_transpose2d`
 
     Examples
     --------
