@@ -107,10 +107,9 @@ bool three_in_a_row(const DirectAxis& axis) {
 
 // Whether the 36 products of a tile beat 144 of the direct kernel: enough channels that transforming
 // tiles is little beside multiplying them, tiles that are mostly pixels, and enough tiles for the
-// weights, which grow from 9 to 36 numbers. The largest error of normal numbers, 20 to 50 eps of the
-// sum of magnitudes (100 in corners), is about the direct sum's bound of 9 channels / 2 eps or below
-// it (docs/numerics.md). float64 is left to who wants digits.
-constexpr std::int64_t kWinogradChannels = 8;
+// weights, which grow from 9 to 36 numbers. From 12 channels on the error of normal numbers is within
+// twice the direct sum's bound (docs/numerics.md). float64 is left to who wants digits.
+constexpr std::int64_t kWinogradChannels = 12;
 constexpr std::int64_t kWinogradWeights = 1 << 16;  // of a single tile
 
 template <class T>

@@ -13,6 +13,7 @@
 //             residue of the input position modulo the stride, with the taps that hit it.
 //   direct    by W: sum over pixels of x (ic rows) times dy (oc columns), tile by tile over the
 //             staged strips, strips in fixed order.
+//   depthwise every output channel reads one source channel: a stencil (cpu_depthwise.cpp)
 //   winograd  3x3 of stride 1, forward and by x: F(4x4, 3x3) over the same strips (cpu_winograd.cpp)
 //   borders   pixels of a strip are sorted by the taps that they see (border.hpp); products with
 //             the padding are left out, in all three directions.

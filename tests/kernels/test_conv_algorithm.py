@@ -25,11 +25,6 @@ def arranged(x: Any, layout: str) -> Any:
     return np.ascontiguousarray(np.moveaxis(x, 1, -1)) if layout == "channels_last" else x
 
 
-def planes(x: Any, layout: str) -> Any:
-    """View an array of either layout as channels first."""
-    return np.moveaxis(x, -1, 1) if layout == "channels_last" else x
-
-
 def choice(x: Any, weight: Any, op: str = "conv2d", **options: Any) -> str:
     """Return which algorithm "auto" has the bits of."""
 
@@ -47,23 +42,23 @@ def choice(x: Any, weight: Any, op: str = "conv2d", **options: Any) -> str:
 @pytest.mark.parametrize(
     ("x_shape", "columns", "options", "expected"),
     [
-        ((8, 8, 8), 8, {"padding": 1}, "winograd"),
-        ((8, 8, 8), 8, {"padding": 1, "flip_kernel": True}, "winograd"),
-        ((7, 8, 8), 8, {"padding": 1}, "direct"),
-        ((8, 8, 8), 7, {"padding": 1}, "direct"),
-        ((16, 8, 8), 16, {"padding": 1, "groups": 2}, "winograd"),  # 8 of each group
-        ((16, 8, 8), 16, {"padding": 1, "groups": 4}, "direct"),
-        ((8, 6, 6), 8, {"padding": 1}, "winograd"),  # 36 pixels of 4 tiles
-        ((8, 5, 6), 8, {"padding": 1}, "direct"),  # 30 of 4
-        ((8, 2, 4), 8, {"padding": 1}, "winograd"),  # half a tile
-        ((8, 2, 3), 8, {"padding": 1}, "direct"),
-        ((8, 1, 64), 8, {"padding": 1}, "direct"),  # a quarter of each
+        ((12, 8, 8), 12, {"padding": 1}, "winograd"),
+        ((12, 8, 8), 12, {"padding": 1, "flip_kernel": True}, "winograd"),
+        ((11, 8, 8), 12, {"padding": 1}, "direct"),
+        ((12, 8, 8), 11, {"padding": 1}, "direct"),
+        ((24, 8, 8), 24, {"padding": 1, "groups": 2}, "winograd"),  # 12 of each group
+        ((24, 8, 8), 24, {"padding": 1, "groups": 4}, "direct"),
+        ((12, 6, 6), 12, {"padding": 1}, "winograd"),  # 36 pixels of 4 tiles
+        ((12, 5, 6), 12, {"padding": 1}, "direct"),  # 30 of 4
+        ((12, 2, 4), 12, {"padding": 1}, "winograd"),  # half a tile
+        ((12, 2, 3), 12, {"padding": 1}, "direct"),
+        ((12, 1, 64), 12, {"padding": 1}, "direct"),  # a quarter of each
         ((256, 4, 4), 256, {"padding": 1}, "winograd"),  # 2**16 weights of 1 tile
         ((256, 4, 4), 257, {"padding": 1}, "direct"),
         ((256, 4, 12), 257, {"padding": 1}, "direct"),
         ((256, 4, 16), 257, {"padding": 1}, "winograd"),  # 4 tiles
-        ((8, 10, 6), 8, {}, "winograd"),  # the result's size decides
-        ((8, 7, 7), 8, {}, "direct"),
+        ((12, 10, 6), 12, {}, "winograd"),  # the result's size decides
+        ((12, 7, 7), 12, {}, "direct"),
     ],
     ids=str,
 )
@@ -88,11 +83,11 @@ def test_what_auto_takes(
 def test_what_auto_takes_by_x_and_transposed(layout: str, rng: np.random.Generator) -> None:
     """Columns and pixels are those of the gradient."""
     for ic, oc, size, padding, expected in (
-        (8, 9, 6, 1, "winograd"),
-        (7, 9, 6, 1, "direct"),
-        (9, 7, 6, 1, "direct"),
-        (8, 8, 5, 1, "direct"),
-        (8, 8, 8, 0, "winograd"),  # 8x8 from 6x6
+        (12, 13, 6, 1, "winograd"),
+        (11, 13, 6, 1, "direct"),
+        (13, 11, 6, 1, "direct"),
+        (12, 12, 5, 1, "direct"),
+        (12, 12, 8, 0, "winograd"),  # 8x8 from 6x6
     ):
         weight = normal(rng, np.float32, oc, ic, 3, 3)
         x = arranged(normal(rng, np.float32, 2, ic, size, size), layout)
@@ -143,27 +138,20 @@ def test_other_convolutions_are_direct(
             getattr(kernels, op)(*args, **options, layout=layout, algorithm="winograd")
 
 
-@pytest.mark.parametrize("channels", [8, 11, 12, 16, 31, 64, 130])
+@pytest.mark.parametrize("channels", [12, 13, 16, 31, 64, 130])
 def test_error_of_auto_within_twice_the_bound_of_a_sum(
     layout: str, channels: int, rng: np.random.Generator
 ) -> None:
-    """Of normal numbers: with 12 channels everywhere, with fewer where all nine taps see the image.
-
-    At the border the sum is over four or six taps and its bound falls with it, while the tile's
-    error does not: with 8 channels the corners of 4x4 images reach three times the bound.
-    """
+    """Of normal numbers. Worst at few channels in a corner, whose bound is that of four taps."""
     for samples, height, width in ((4, 14, 15), (16, 4, 4), (4, 8, 8)):
         x = arranged(normal(rng, np.float32, samples, channels, height, width), layout)
         weight = normal(rng, np.float32, 24, channels, 3, 3)
         options: dict[str, Any] = {"padding": 1, "layout": layout}
         assert choice(x, weight, **options) == "winograd"
-        whole = slice(None) if channels >= 12 else slice(1, -1)
         for op in ("conv2d", "conv_transpose2d"):
             if op == "conv_transpose2d":
                 weight = np.ascontiguousarray(np.swapaxes(weight, 0, 1))
             got = getattr(kernels, op)(x, weight, **options)
             ref = getattr(reference, op)(*widen(x, weight), **options)
             scale = getattr(reference, op)(*(np.abs(a) for a in widen(x, weight)), **options)
-            bound = 2 * dot_bound(9 * channels, np.float32, scale)
-            got, ref, bound = (planes(a, layout)[:, :, whole, whole] for a in (got, ref, bound))
-            assert_within(got, ref, bound, op)
+            assert_within(got, ref, 2 * dot_bound(9 * channels, np.float32, scale), op)
