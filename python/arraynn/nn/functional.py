@@ -14,11 +14,13 @@ from __future__ import annotations
 from typing import Any
 
 from arraynn import kernels as K
-from arraynn.autograd import arithmetic, elementwise, gemm, shaping
+from arraynn.autograd import arithmetic, elementwise, gemm, pointwise, shaping
+from arraynn.autograd import embedding as embedding_ops
 from arraynn.autograd import softmax as softmax_ops
 from arraynn.autograd.tape import Variable, array_of, make
 from arraynn.nn import _random
 from arraynn.nn._conv import conv1d, conv2d, conv_transpose1d, conv_transpose2d
+from arraynn.nn._norm import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
 from arraynn.nn._pool import (
     adaptive_avg_pool1d,
     adaptive_avg_pool2d,
@@ -41,6 +43,7 @@ __all__ = [
     "adaptive_max_pool2d",
     "avg_pool1d",
     "avg_pool2d",
+    "batch_norm",
     "conv1d",
     "conv2d",
     "conv_transpose1d",
@@ -48,10 +51,15 @@ __all__ = [
     "cross_entropy",
     "dropout",
     "elu",
+    "embedding",
     "flatten",
     "gelu",
+    "group_norm",
     "hardsigmoid",
     "hardswish",
+    "hardtanh",
+    "instance_norm",
+    "layer_norm",
     "leaky_relu",
     "linear",
     "log_softmax",
@@ -65,6 +73,8 @@ __all__ = [
     "mish",
     "mse_loss",
     "relu",
+    "relu6",
+    "rms_norm",
     "selu",
     "sigmoid",
     "silu",
@@ -166,6 +176,18 @@ def tanh(input: Any) -> Any:
     return _activate("tanh", input)
 
 
+def hardtanh(input: Any, min_val: float = -1.0, max_val: float = 1.0) -> Any:
+    """Return x limited to ``[min_val, max_val]``; the slope at the limits is 0."""
+    if isinstance(input, Variable):
+        return pointwise.hardtanh(input, min_val, max_val)  # type: ignore[arg-type]
+    return pointwise.hardtanh(make(input, None), min_val, max_val).data
+
+
+def relu6(input: Any) -> Any:
+    """Return min(max(x, 0), 6)."""
+    return hardtanh(input, 0.0, 6.0)
+
+
 def hardsigmoid(input: Any) -> Any:
     """Return min(max(x + 3, 0), 6) / 6."""
     return _activate("hardsigmoid", input)
@@ -246,6 +268,30 @@ def dropout(input: Any, p: float = 0.5, training: bool = True, *, seed: int | No
     if isinstance(input, Variable):
         return elementwise.dropout(input, p, seed)  # type: ignore[arg-type]
     return K.dropout(input, p, seed)
+
+
+def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Any:
+    """Return the rows of ``weight`` that the integers of ``input`` name.
+
+    Parameters
+    ----------
+    input : Tensor or array of int64 or int32, any shape
+    weight : Tensor or array, (rows, columns)
+    padding_idx : int, optional
+        A row without a gradient.
+
+    Returns
+    -------
+    Tensor or array, (*input.shape, columns)
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an index lies outside the table, or a dtype is not supported.
+    """
+    if _any_tensor(input, weight):
+        return embedding_ops.embedding(input, weight, padding_idx)
+    return K.embedding(input, weight, padding_idx)
 
 
 def flatten(input: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
