@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from . import (
+    attention,
     conv,
     conv_other,
     elementwise,
@@ -48,6 +49,7 @@ FAMILIES: dict[str, Callable[[str, bool], list[Case]]] = {
     "softmax": softmax.cases,
     "norm": norm.cases,
     "embedding": embedding.cases,
+    "attention": attention.cases,
     "optim": optim.cases,
     "model": model.cases,
     "models": models.cases,

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from arraynn import kernels
+from wrong_attention import attention
 from wrong_calls import (
     F32,
     F64,
@@ -465,6 +466,7 @@ TABLE = [
     *channel_norms(),
     *embedding(),
     *optim(),
+    *attention(),
 ]
 
 

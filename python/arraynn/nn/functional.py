@@ -19,6 +19,7 @@ from arraynn.autograd import embedding as embedding_ops
 from arraynn.autograd import softmax as softmax_ops
 from arraynn.autograd.tape import Variable, array_of, make
 from arraynn.nn import _random
+from arraynn.nn._attention import scaled_dot_product_attention
 from arraynn.nn._conv import conv1d, conv2d, conv_transpose1d, conv_transpose2d
 from arraynn.nn._norm import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
 from arraynn.nn._pool import (
@@ -75,6 +76,7 @@ __all__ = [
     "relu",
     "relu6",
     "rms_norm",
+    "scaled_dot_product_attention",
     "selu",
     "sigmoid",
     "silu",
