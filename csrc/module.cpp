@@ -9,5 +9,6 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   arraynn::bind_pool(m);
   arraynn::bind_unpool(m);
   arraynn::bind_elementwise(m);
+  arraynn::bind_rnn(m);
   arraynn::bind_softmax(m);
 }
