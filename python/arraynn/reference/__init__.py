@@ -82,6 +82,15 @@ from .pool_unpool import (
     max_unpool2d,
     max_unpool2d_backward,
 )
+from .rnn import gru, gru_backward, lstm, lstm_backward, rnn, rnn_backward
+from .rnn_cell import (
+    gru_cell,
+    gru_cell_backward,
+    lstm_cell,
+    lstm_cell_backward,
+    rnn_cell,
+    rnn_cell_backward,
+)
 from .softmax import (
     cross_entropy,
     cross_entropy_backward,
@@ -127,6 +136,10 @@ __all__ = [
     "global_avg_pool_backward",
     "global_max_pool",
     "global_max_pool_backward",
+    "gru",
+    "gru_backward",
+    "gru_cell",
+    "gru_cell_backward",
     "hardsigmoid",
     "hardsigmoid_backward",
     "hardswish",
@@ -141,6 +154,10 @@ __all__ = [
     "lp_pool1d_backward",
     "lp_pool2d",
     "lp_pool2d_backward",
+    "lstm",
+    "lstm_backward",
+    "lstm_cell",
+    "lstm_cell_backward",
     "matmul",
     "max_pool1d",
     "max_pool1d_backward",
@@ -155,6 +172,10 @@ __all__ = [
     "philox4x32",
     "relu",
     "relu_backward",
+    "rnn",
+    "rnn_backward",
+    "rnn_cell",
+    "rnn_cell_backward",
     "selu",
     "selu_backward",
     "sgd_step",
