@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 import pytest
 
 from arraynn import reference
+from rnn_witnesses import onnx_cases
 
 
 def arrays_of(value: Any) -> list[Any]:
@@ -83,19 +83,6 @@ def test_torch_packed_sequences(rng: np.random.Generator) -> None:
     )
     for got, expected in ((y, ty), (h_n, th), (c_n, tc)):
         np.testing.assert_allclose(got, expected.detach().numpy(), rtol=1e-10, atol=1e-12)
-
-
-def onnx_cases() -> dict[str, Any]:
-    """Published RNN, LSTM and GRU cases by name; none without the package."""
-    try:
-        from onnx.backend.test.case import node
-    except ImportError:
-        return {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # other operators' cases are generated too
-        found = node.collect_testcases(None)
-    kinds = ("RNN", "LSTM", "GRU")
-    return {c.name: c for c in found if c.model and c.model.graph.node[0].op_type in kinds}
 
 
 #: Blocks of rows of ONNX' weights in our order: LSTM i o f c, GRU z r h, peepholes i o f.

@@ -78,6 +78,7 @@ from arraynn.kernels.pool_unpool import (
     max_unpool2d,
     max_unpool2d_backward,
 )
+from arraynn.kernels.rnn_weights import convert_rnn_weights
 from arraynn.kernels.softmax import (
     cross_entropy,
     cross_entropy_backward,
@@ -109,6 +110,7 @@ __all__ = [
     "conv_transpose1d_backward",
     "conv_transpose2d",
     "conv_transpose2d_backward",
+    "convert_rnn_weights",
     "cross_entropy",
     "cross_entropy_backward",
     "dropout",
