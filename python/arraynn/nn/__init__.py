@@ -38,10 +38,15 @@ from arraynn.nn.pooling import (
     MaxUnpool1d,
     MaxUnpool2d,
 )
+from arraynn.nn.rnn import GRU, LSTM, RNN
+from arraynn.nn.rnn_cell import GRUCell, LSTMCell, RNNCell
 
 __all__ = [
     "ELU",
     "GELU",
+    "GRU",
+    "LSTM",
+    "RNN",
     "SELU",
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
@@ -56,11 +61,13 @@ __all__ = [
     "CrossEntropyLoss",
     "Dropout",
     "Flatten",
+    "GRUCell",
     "Hardsigmoid",
     "Hardswish",
     "Identity",
     "LPPool1d",
     "LPPool2d",
+    "LSTMCell",
     "LeakyReLU",
     "Linear",
     "LogSoftmax",
@@ -73,6 +80,7 @@ __all__ = [
     "Module",
     "ModuleList",
     "Parameter",
+    "RNNCell",
     "ReLU",
     "Sequential",
     "SiLU",

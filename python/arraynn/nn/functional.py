@@ -33,6 +33,7 @@ from arraynn.nn._pool import (
     max_unpool1d,
     max_unpool2d,
 )
+from arraynn.nn._rnn import gru, gru_cell, lstm, lstm_cell, rnn, rnn_cell
 
 __all__ = [
     "adaptive_avg_pool1d",
@@ -50,6 +51,8 @@ __all__ = [
     "elu",
     "flatten",
     "gelu",
+    "gru",
+    "gru_cell",
     "hardsigmoid",
     "hardswish",
     "leaky_relu",
@@ -57,6 +60,8 @@ __all__ = [
     "log_softmax",
     "lp_pool1d",
     "lp_pool2d",
+    "lstm",
+    "lstm_cell",
     "matmul",
     "max_pool1d",
     "max_pool2d",
@@ -65,6 +70,8 @@ __all__ = [
     "mish",
     "mse_loss",
     "relu",
+    "rnn",
+    "rnn_cell",
     "selu",
     "sigmoid",
     "silu",
