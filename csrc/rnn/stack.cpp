@@ -142,7 +142,7 @@ struct Layers {
       const std::int64_t length = s.length(b), t = scan.reverse ? 0 : length - 1;
       const T* h = length == 0 ? scan.h0 + b * s.out : scan.y + t * scan.y_step + b * scan.y_row;
       std::copy_n(h, s.out, out.h_n + (index * s.batch + b) * s.out);
-      if (scan.cells == nullptr) continue;
+      if (scan.cell.kind != RnnKind::kLstm) continue;
       const bool first = length == 0 && scan.cells_step != 0;
       const T* c = first ? scan.c0 + b * s.hidden : scan.cells + t * scan.cells_step + b * s.hidden;
       std::copy_n(c, s.hidden, out.c_n + (index * s.batch + b) * s.hidden);

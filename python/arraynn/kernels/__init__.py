@@ -78,6 +78,22 @@ from arraynn.kernels.pool_unpool import (
     max_unpool2d,
     max_unpool2d_backward,
 )
+from arraynn.kernels.rnn import (
+    gru,
+    gru_backward,
+    lstm,
+    lstm_backward,
+    rnn,
+    rnn_backward,
+)
+from arraynn.kernels.rnn_cell import (
+    gru_cell,
+    gru_cell_backward,
+    lstm_cell,
+    lstm_cell_backward,
+    rnn_cell,
+    rnn_cell_backward,
+)
 from arraynn.kernels.rnn_weights import convert_rnn_weights
 from arraynn.kernels.softmax import (
     cross_entropy,
@@ -123,6 +139,10 @@ __all__ = [
     "global_avg_pool_backward",
     "global_max_pool",
     "global_max_pool_backward",
+    "gru",
+    "gru_backward",
+    "gru_cell",
+    "gru_cell_backward",
     "hardsigmoid",
     "hardsigmoid_backward",
     "hardswish",
@@ -137,6 +157,10 @@ __all__ = [
     "lp_pool1d_backward",
     "lp_pool2d",
     "lp_pool2d_backward",
+    "lstm",
+    "lstm_backward",
+    "lstm_cell",
+    "lstm_cell_backward",
     "matmul",
     "max_pool1d",
     "max_pool1d_backward",
@@ -150,6 +174,10 @@ __all__ = [
     "mish_backward",
     "relu",
     "relu_backward",
+    "rnn",
+    "rnn_backward",
+    "rnn_cell",
+    "rnn_cell_backward",
     "selu",
     "selu_backward",
     "sgd_step",

@@ -276,7 +276,7 @@ class GruCell:
         cut = 2 * group.output
         zx = x @ group.w_ih.T + _bias(group, 0)
         zh = h @ group.w_hh[:cut].T
-        hidden_bias = np.zeros_like(group.w_hh[:, 0]) + _bias(group, 1)
+        hidden_bias = np.zeros(len(group.w_hh), x.dtype) + _bias(group, 1)
         gates_z = zx[:, :cut] + zh + hidden_bias[:cut]
         r, z = np.split(activate(self.recurrent_activation, clipped(gates_z, self.clip)), 2, axis=1)
         w_n, b_n = group.w_hh[cut:], hidden_bias[cut:]
