@@ -30,6 +30,7 @@ from wrong_calls import (
     wrong_outs,
 )
 from wrong_pools import adaptive_pool, lp_and_unpool, pool, signal_pool
+from wrong_rnn import recurrent
 
 
 def gemm() -> Iterator[Case]:
@@ -426,6 +427,7 @@ TABLE = [
     *elementwise(),
     *softmax(),
     *optim(),
+    *recurrent(),
 ]
 
 
