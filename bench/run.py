@@ -31,6 +31,7 @@ from . import (
     peers,
     pool,
     report,
+    rnn,
     softmax,
 )
 from .case import Candidate, Case, first_line, prove
@@ -43,6 +44,7 @@ FAMILIES: dict[str, Callable[[str, bool], list[Case]]] = {
     "pool": pool.cases,
     "elementwise": elementwise.cases,
     "softmax": softmax.cases,
+    "rnn": rnn.cases,
     "optim": optim.cases,
     "model": model.cases,
     "overhead": overhead.cases,

@@ -1,4 +1,4 @@
-#include <algorithm>
+#include <cstring>
 #include <memory>
 
 #include "bind/binders.hpp"
@@ -322,7 +322,8 @@ py::tuple cell_backward(py::handle grad, py::handle workspace) {
 }  // namespace
 
 void bind_rnn(py::module_& m) {
-  py::class_<Workspace, std::shared_ptr<Workspace>>(m, "RnnWorkspace")
+  // Of no module: only the kernels make one.
+  py::class_<Workspace, std::shared_ptr<Workspace>>(py::handle(), "RnnWorkspace")
       .def_property_readonly("nbytes", &Workspace::nbytes);
   m.def("rnn", &rnn);
   m.def("lstm", &lstm);

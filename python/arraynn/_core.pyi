@@ -418,11 +418,6 @@ def sgd_step(
     grad_scale: float | None,
     max_norm: float | None,
 ) -> float | None: ...
-
-class RnnWorkspace:
-    @property
-    def nbytes(self) -> int: ...
-
 def rnn(
     x: _Array,
     weights: _Arrays,
@@ -477,15 +472,15 @@ def gru(
     return_workspace: bool,
 ) -> Any: ...
 def rnn_backward(
-    grad_y: _Array | None, grad_state: _Array | None, workspace: RnnWorkspace
+    grad_y: _Array | None, grad_state: _Array | None, workspace: Any
 ) -> tuple[_Array, _Array, list[_Array]]: ...
 def lstm_backward(
     grad_y: _Array | None,
     grad_state: tuple[_Array | None, _Array | None] | None,
-    workspace: RnnWorkspace,
+    workspace: Any,
 ) -> tuple[Any, ...]: ...
 def gru_backward(
-    grad_y: _Array | None, grad_state: _Array | None, workspace: RnnWorkspace
+    grad_y: _Array | None, grad_state: _Array | None, workspace: Any
 ) -> tuple[_Array, _Array, list[_Array]]: ...
 def rnn_cell(
     x: _Array,
@@ -518,12 +513,8 @@ def gru_cell(
     clip: float | None,
     return_workspace: bool,
 ) -> Any: ...
-def rnn_cell_backward(
-    grad_h: _Array, workspace: RnnWorkspace
-) -> tuple[_Array, _Array, list[_Array]]: ...
+def rnn_cell_backward(grad_h: _Array, workspace: Any) -> tuple[_Array, _Array, list[_Array]]: ...
 def lstm_cell_backward(
-    grad_state: tuple[_Array | None, _Array | None] | None, workspace: RnnWorkspace
+    grad_state: tuple[_Array | None, _Array | None] | None, workspace: Any
 ) -> tuple[Any, ...]: ...
-def gru_cell_backward(
-    grad_h: _Array, workspace: RnnWorkspace
-) -> tuple[_Array, _Array, list[_Array]]: ...
+def gru_cell_backward(grad_h: _Array, workspace: Any) -> tuple[_Array, _Array, list[_Array]]: ...

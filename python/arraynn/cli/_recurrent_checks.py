@@ -58,7 +58,7 @@ def _results(module: Any, op: str, dtype: str, index: int, backward: bool) -> tu
     if not backward:
         return tuple(_flat(results))
     last = tuple(made(*lead, hidden, seed=8 + s) for s in range(len(state)))
-    grads = (last if kind == "lstm" else last[0], results[-1])
+    grads: tuple[Any, ...] = (last if kind == "lstm" else last[0], results[-1])
     if not cell:
         grads = (made(steps, batch, hidden, seed=10), *grads)
     return tuple(_flat(getattr(module, f"{op}_backward")(*grads)))
