@@ -31,6 +31,7 @@ from wrong_calls import (
 )
 from wrong_pools import adaptive_pool, lp_and_unpool, pool, signal_pool
 from wrong_rnn import recurrent
+from wrong_rnn_weights import rnn_weights
 
 
 def gemm() -> Iterator[Case]:
@@ -428,6 +429,7 @@ TABLE = [
     *softmax(),
     *optim(),
     *recurrent(),
+    *rnn_weights(),
 ]
 
 
