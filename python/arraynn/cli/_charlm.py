@@ -134,6 +134,11 @@ class CharModel(nn.Module):
         self.symbols = symbols
         self.lstm = nn.LSTM(symbols, hidden, layers)
         self.head = nn.Linear(hidden, symbols)
+        # A symbol picks one column of weight_ih: it takes the place of a whole embedding.
+        nn.init.normal_(self.lstm.weight_ih_l0, std=0.5)
+        for layer in range(layers):  # remember at first (Jozefowicz et al., 2015)
+            bias = getattr(self.lstm, f"bias_ih_l{layer}").data
+            bias[hidden : 2 * hidden] += 1
 
     def forward(self, symbols: Any, state: Any = None) -> Any:
         """Return logits (T, B, symbols) and the state for symbols (T, B)."""
