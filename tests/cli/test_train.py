@@ -112,17 +112,18 @@ class TestNGram:
 class TestTraining:
     def test_learns_more_than_the_baseline_knows(self) -> None:
         settings = dataclasses.replace(
-            SMALL, hidden=32, steps=300, batch_size=16, length=24, report_every=999
+            SMALL, hidden=32, steps=600, batch_size=16, length=24, report_every=999
         )
         run = begin(settings, 20_000)
         before = _charlm.evaluate(run)
         assert before == pytest.approx(math.log2(run.corpus.size), rel=0.05)
         assert _charlm.train(run, progress=False)
         baseline = NGram(run.corpus.train, run.corpus.size).bits(run.corpus.held_out).mean()
-        assert _charlm.evaluate(run) < baseline < before
+        assert _charlm.evaluate(run) < 0.5 * baseline < before
         text = _charlm.sample(run, "The cow was", 40, 0.0, 0)
-        assert text.startswith("The cow was in the shed.\nThe ")
         assert len(text) == 51
+        words = set(text.replace("\n", " ").split(" ")[:-1])
+        assert words <= set(rhyme(4000).replace("\n", " ").split(" "))
         assert text == _charlm.sample(run, "The cow was", 40, 0.0, 1)
         assert text != _charlm.sample(run, "The cow was", 40, 5.0, 1)
 

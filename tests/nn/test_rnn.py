@@ -29,13 +29,17 @@ def parts(state):
 
 
 def make_pair(name, args, options):
-    """Return our layer and PyTorch's, with ours' weights."""
+    """Return our layer and PyTorch's with the same weights; states load both ways."""
     torch = pytest.importorskip("torch")
     ours = getattr(nn, name)(*args, **options).double()
     theirs = getattr(torch.nn, name)(*args, **options).double()
     theirs.load_state_dict(
         {key: torch.from_numpy(array.copy()) for key, array in ours.state_dict().items()}
     )
+    again = getattr(nn, name)(*args, **options).double()
+    again.load_state_dict(theirs.state_dict())
+    for one, other in zip(again.parameters(), ours.parameters(), strict=True):
+        np.testing.assert_array_equal(one.data, other.data)
     return torch, ours, theirs
 
 
