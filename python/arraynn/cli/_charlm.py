@@ -135,10 +135,10 @@ class CharModel(nn.Module):
         self.lstm = nn.LSTM(symbols, hidden, layers)
         self.head = nn.Linear(hidden, symbols)
         # A symbol picks one column of weight_ih: it takes the place of a whole embedding.
-        nn.init.normal_(self.lstm.weight_ih_l0, std=0.5)
+        own = self.lstm.state_dict()
+        nn.init.normal_(own["weight_ih_l0"], std=0.5)
         for layer in range(layers):  # remember at first (Jozefowicz et al., 2015)
-            bias = getattr(self.lstm, f"bias_ih_l{layer}").data
-            bias[hidden : 2 * hidden] += 1
+            own[f"bias_ih_l{layer}"][hidden : 2 * hidden] += 1
 
     def forward(self, symbols: Any, state: Any = None) -> Any:
         """Return logits (T, B, symbols) and the state for symbols (T, B)."""
@@ -182,8 +182,8 @@ def _rate(run: Run) -> float:
     return run.settings.lr * (0.55 + 0.45 * math.cos(math.pi * min(done, 1.0)))
 
 
-def _bits(logits: Any, targets: Array) -> Any:
-    """Mean cross entropy in nats as a tensor."""
+def _loss(logits: Any, targets: Array) -> Any:
+    """Return the mean cross entropy in nats."""
     return F.cross_entropy(logits.reshape(targets.size, -1), targets.reshape(-1))
 
 
@@ -195,7 +195,7 @@ def train_step(run: Run, inputs: Array, targets: Array) -> float:
     piece = slice(run.position, run.position + length)
     state = None if run.state is None else tuple(Tensor(part) for part in run.state)
     logits, state = run.model(inputs[piece], state)
-    loss = _bits(logits, targets[piece])
+    loss = _loss(logits, targets[piece])
     value = float(loss.item()) / math.log(2)
     if not math.isfinite(value):
         raise CliError(f"the loss of step {run.step + 1} is {value}; try a smaller --lr", 1)
@@ -219,7 +219,7 @@ def evaluate(run: Run) -> float:
     for begin in range(0, len(inputs), 128):
         piece = slice(begin, begin + 128)
         logits, state = run.model(inputs[piece], state)
-        total += float(_bits(logits, targets[piece]).item()) * targets[piece].size
+        total += float(_loss(logits, targets[piece]).item()) * targets[piece].size
     return total / targets.size / math.log(2)
 
 
