@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import itertools
 from typing import Any
 
@@ -197,3 +198,9 @@ def test_wrong_calls(weights: list[tuple[int, ...]], options: dict[str, Any], me
     arguments = {"cell": "lstm", "src": "torch", "dst": "keras", **options}
     with pytest.raises(ValueError, match=r"\[convert_rnn_weights\] " + ".*" + message):
         convert_rnn_weights([np.zeros(shape) for shape in weights], **arguments)
+
+
+def test_documented_example_runs() -> None:
+    (test,) = doctest.DocTestFinder(recurse=False).find(convert_rnn_weights)
+    assert test.examples
+    assert doctest.DocTestRunner().run(test).failed == 0
