@@ -133,3 +133,107 @@ def test_onnx_node_cases() -> None:
             np.testing.assert_allclose(
                 found[output], expected, rtol=1e-5, atol=1e-6, err_msg=f"{name} {output}"
             )
+
+
+def run_onnx(op: str, inputs: dict[str, Any], attributes: dict[str, Any]) -> list[Any]:
+    """Return every output of one node, computed by ONNX Runtime."""
+    onnx = pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    h = onnx.helper
+    order = ["X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P"]
+    names = [n if n in inputs else "" for n in order[: 8 if op == "LSTM" else 6]]
+    outputs = ["Y", "Y_h", "Y_c"][: 3 if op == "LSTM" else 2]
+    kinds = {
+        np.dtype(np.float32): onnx.TensorProto.FLOAT,
+        np.dtype(np.int32): onnx.TensorProto.INT32,
+    }
+    graph = h.make_graph(
+        [h.make_node(op, names, outputs, **attributes)],
+        op,
+        [h.make_tensor_value_info(n, kinds[a.dtype], a.shape) for n, a in inputs.items()],
+        [h.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in outputs],
+    )
+    model = h.make_model(graph, opset_imports=[h.make_opsetid("", 14)])
+    model.ir_version = 8
+    session = runtime.InferenceSession(model.SerializeToString())
+    return list(session.run(outputs, inputs))
+
+
+def blocks(rows: Any, order: list[int]) -> Any:
+    """Return equal blocks of rows in another order."""
+    parts = np.split(rows, len(order))
+    return np.concatenate([parts[k] for k in order])
+
+
+@pytest.mark.parametrize("coupled", [False, True])
+def test_onnx_runtime_lstm(coupled: bool, rng: np.random.Generator) -> None:
+    """Peepholes, clip, lengths, both directions; its coupled gates are f = 1 - i."""
+    steps, batch, features, hidden = 6, 3, 4, 5
+    shapes = {
+        "X": (steps, batch, features),
+        "W": (2, 4 * hidden, features),
+        "R": (2, 4 * hidden, hidden),
+        "B": (2, 8 * hidden),
+        "initial_h": (2, batch, hidden),
+        "initial_c": (2, batch, hidden),
+        "P": (2, 3 * hidden),
+    }
+    inputs = {n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()}
+    inputs["sequence_lens"] = np.array([6, 2, 4], np.int32)
+    attributes = {"direction": "bidirectional", "hidden_size": hidden, "clip": 1.5}
+    y, h_n, c_n = run_onnx("LSTM", inputs, {**attributes, "input_forget": int(coupled)})
+    weights, peepholes = [], []
+    for d in range(2):
+        rows = [blocks(inputs[n][d], [0, 2, 3, 1]) for n in "WR"]
+        rows += [blocks(b, [0, 2, 3, 1]) for b in np.split(inputs["B"][d], 2)]
+        p = inputs["P"][d].reshape(3, hidden)[[0, 2, 1]]
+        if coupled:  # 1 - sigmoid(z) = sigmoid(-z): our f is their 1 - i
+            for a in rows:
+                a[hidden : 2 * hidden] = -a[:hidden]
+            p[1] = -p[0]
+        weights += rows
+        peepholes.append(p)
+    ours, last = reference.lstm(
+        inputs["X"],
+        weights,
+        (inputs["initial_h"], inputs["initial_c"]),
+        peepholes=peepholes,
+        input_forget=coupled,
+        clip=1.5,
+        bidirectional=True,
+        lengths=inputs["sequence_lens"],
+    )
+    np.testing.assert_allclose(
+        ours.reshape(steps, batch, 2, hidden).swapaxes(1, 2), y, rtol=1e-5, atol=1e-6
+    )
+    for got, expected in zip(last, (h_n, c_n), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("reset_after", [False, True])
+def test_onnx_runtime_gru(reset_after: bool, rng: np.random.Generator) -> None:
+    steps, batch, features, hidden = 5, 3, 4, 6
+    shapes = {
+        "X": (steps, batch, features),
+        "W": (1, 3 * hidden, features),
+        "R": (1, 3 * hidden, hidden),
+        "B": (1, 6 * hidden),
+        "initial_h": (1, batch, hidden),
+    }
+    inputs = {n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()}
+    inputs["sequence_lens"] = np.array([1, 5, 3], np.int32)
+    attributes = {"direction": "reverse", "hidden_size": hidden, "clip": 1.2}
+    y, h_n = run_onnx("GRU", inputs, {**attributes, "linear_before_reset": int(reset_after)})
+    weights = [blocks(inputs[n][0], [1, 0, 2]) for n in "WR"]
+    weights += [blocks(b, [1, 0, 2]) for b in np.split(inputs["B"][0], 2)]
+    ours, last = reference.gru(
+        inputs["X"],
+        weights,
+        inputs["initial_h"],
+        reset_after=reset_after,
+        clip=1.2,
+        reverse=True,
+        lengths=inputs["sequence_lens"],
+    )
+    np.testing.assert_allclose(ours, y[:, 0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(last, h_n, rtol=1e-5, atol=1e-6)

@@ -264,7 +264,8 @@ def convert_rnn_weights(
     sum, and where it has two the second is 0: going there and back keeps the layer's function.
 
     ONNX' peepholes P (D, 3 H) have the order i o f: ``[p.reshape(3, -1)[[0, 2, 1]] for p in P]``
-    are those of :func:`arraynn.kernels.lstm`.
+    are those of :func:`arraynn.kernels.lstm`. With ``input_forget`` ONNX Runtime takes f = 1 - i
+    and we i = 1 - f; as 1 - sigmoid(z) = sigmoid(-z), minus its rows of i are our rows of f.
 
     Parameters
     ----------
