@@ -71,12 +71,16 @@ def _recurrent(op: str, backward: bool, dtype: str) -> Iterator[Any]:
         # A step adds the rounding of a sum over input and state, and of some 16 operations on
         # numbers of at most the largest result; slopes are at most 1. A gradient by a weight
         # sums one such error for every step of every sample.
-        gates = _GATES[op.removesuffix("_cell")]
+        kind = op.removesuffix("_cell")
+        gates = _GATES[kind]
         terms = size + (gates if backward else 1) * hidden
-        top = 1 + max(float(np.abs(w).max()) for w in want)
+        of_states = 3 if kind == "lstm" else 2  # gradients of x and of states come first
+        largest = [float(np.abs(w).max()) for w in (want[:of_states] if backward else want)]
+        top = 1 + max(largest)
         step = dot_bound(terms, dtype) + 16 * unit_roundoff(dtype) * top
-        bound = steps * step * (top * batch if backward else 1)
-        yield got, want, [bound] * len(want)
+        bound = steps * step * (top if backward else 1)
+        summed = batch * bound if backward else bound
+        yield got, want, [bound if i < of_states else summed for i in range(len(want))]
 
 
 RECURRENT: dict[str, Any] = {
