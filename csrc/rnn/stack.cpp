@@ -9,8 +9,9 @@
 namespace arraynn {
 namespace {
 
-// Multiply-adds of a step that are worth a thread of their own: some 2 us, several barriers.
-constexpr double kStepPerThread = 5e4;
+// Multiply-adds of a step that are worth a thread of their own: some 3 us, several barriers. Few
+// rows wait for the weights, which take L2 as long as so many multiply-adds.
+constexpr double kStepPerThread = 1.2e5, kProductsPerWeight = 2.6;
 // Gates of a part of the steps, where they need not be kept: they stay in L2 and L3 between the
 // product that writes them and the step that reads them. Rows: enough to be worth packing W_ih.
 constexpr std::int64_t kGateBytes = std::int64_t{4} << 20;
@@ -223,8 +224,8 @@ template <class T>
 int rnn_threads(const RnnScan<T>& s) {
   const double width = static_cast<double>(s.cell.gates() * s.hidden);
   const double lanes = static_cast<double>(sizeof(T)) / 4;
-  return threads_for(static_cast<double>(s.batch) * width * static_cast<double>(s.out) * lanes,
-                     kStepPerThread);
+  const double rows = std::max(static_cast<double>(s.batch), kProductsPerWeight);
+  return threads_for(rows * width * static_cast<double>(s.out) * lanes, kStepPerThread);
 }
 
 template <class T>
