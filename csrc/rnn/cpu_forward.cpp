@@ -261,7 +261,11 @@ void run_step(const Step<T>& step, const Matrices<T>& m, const std::int64_t* row
   const RnnScan<T>& s = step.s;
   const auto h = [&](std::int64_t b) { return step.h(b); };
   const auto first = [&](const auto& f) {
-    for_tiles(m.first, row, count, s.out, tid, nthreads, h, f);
+    if (s.product != nullptr) {
+      for_products(m.first, row, count, s.product, tid, nthreads, f);
+    } else {
+      for_tiles(m.first, row, count, s.out, tid, nthreads, h, f);
+    }
   };
   switch (s.cell.kind) {
     case RnnKind::kRnn:

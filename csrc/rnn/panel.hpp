@@ -1,6 +1,8 @@
 // Packed panels of a recurrent matrix, and the microkernel over them.
 #pragma once
 #include "core/parallel.hpp"
+#include "gemm/blocking.hpp"
+#include "rnn/gates.hpp"
 #include "rnn/rnn.hpp"
 #include "simd/transpose.hpp"
 
@@ -23,29 +25,36 @@ inline constexpr int kMaxTileVectors =
         ? (4 * tile_rows(4) > 2 * tile_rows(2) ? 4 * tile_rows(4) : 2 * tile_rows(2))
         : (3 * tile_rows(3) > 2 * tile_rows(2) ? 3 * tile_rows(3) : 2 * tile_rows(2));
 
-// sums[v][r] = sum over k of a[r][k] panel[k][v], vectors of kLanes.
+// sums[v][r] = sum over k of a[r][k] panel[k][v], vectors of kLanes. In blocks of KC, as gemm sums.
 template <class T, int kVectors, int kRows>
 [[gnu::noinline]] static void panel_product(const T* const* rows, std::int64_t k, const T* panel,
                                             T* sums) {
   constexpr int kL = kLanes<T>;
-  Vec<T> acc[kRows][kVectors];
   const T* a[kRows];
-  ARRAYNN_UNROLL for (int r = 0; r < kRows; ++r) {
-    a[r] = rows[r];
-    ARRAYNN_UNROLL for (int v = 0; v < kVectors; ++v) acc[r][v] = Vec<T>::zero();
-  }
-  for (std::int64_t p = 0; p < k; ++p) {
-    Vec<T> b[kVectors];
-    ARRAYNN_UNROLL for (int v = 0; v < kVectors; ++v) b[v] = Vec<T>::load(panel + v * kL);
-    panel += kVectors * kL;
+  ARRAYNN_UNROLL for (int r = 0; r < kRows; ++r) a[r] = rows[r];
+  std::int64_t p = 0;
+  do {
+    const std::int64_t first = p, end = min_i(k, p + kKC<T>);
+    Vec<T> acc[kRows][kVectors];
     ARRAYNN_UNROLL for (int r = 0; r < kRows; ++r) {
-      const Vec<T> av = Vec<T>::set1(a[r][p]);
-      ARRAYNN_UNROLL for (int v = 0; v < kVectors; ++v) acc[r][v] = fma(av, b[v], acc[r][v]);
+      ARRAYNN_UNROLL for (int v = 0; v < kVectors; ++v) acc[r][v] = Vec<T>::zero();
     }
-  }
-  ARRAYNN_UNROLL for (int r = 0; r < kRows; ++r) {
-    ARRAYNN_UNROLL for (int v = 0; v < kVectors; ++v) acc[r][v].store(sums + (v * kRows + r) * kL);
-  }
+    for (; p < end; ++p) {
+      Vec<T> b[kVectors];
+      ARRAYNN_UNROLL for (int v = 0; v < kVectors; ++v) b[v] = Vec<T>::load(panel + v * kL);
+      panel += kVectors * kL;
+      ARRAYNN_UNROLL for (int r = 0; r < kRows; ++r) {
+        const Vec<T> av = Vec<T>::set1(a[r][p]);
+        ARRAYNN_UNROLL for (int v = 0; v < kVectors; ++v) acc[r][v] = fma(av, b[v], acc[r][v]);
+      }
+    }
+    ARRAYNN_UNROLL for (int r = 0; r < kRows; ++r) {
+      ARRAYNN_UNROLL for (int v = 0; v < kVectors; ++v) {
+        T* to = sums + (v * kRows + r) * kL;
+        (first > 0 ? Vec<T>::load(to) + acc[r][v] : acc[r][v]).store(to);
+      }
+    }
+  } while (p < k);
 }
 
 template <class T>
@@ -191,6 +200,33 @@ ARRAYNN_INLINE void for_tiles(const Panels<T>& w, const std::int64_t* row, std::
       const std::int64_t n = part.end - part.begin;
       for (std::int64_t r = 0; r < n; ++r) rows[r] = k > 0 ? a(row[part.begin + r]) : nullptr;
       run_product(vectors, n, rows, k, panel, sums);
+      f(Tile<T>{row + part.begin, n, p * w.panel_units(), sums});
+    }
+  }
+}
+
+// The same from sums that are there already: rows of [gates, units].
+template <class T, class F>
+ARRAYNN_INLINE void for_products(const Panels<T>& w, const std::int64_t* row, std::int64_t count,
+                                 const T* product, int tid, int nthreads, const F& f) {
+  constexpr int kL = kLanes<T>;
+  alignas(64) T sums[kMaxTileVectors * kLanes<T>];
+  const std::int64_t tiles = ceil_div(count, tile_rows(w.vectors()));
+  const Range mine = split_range(w.count(), nthreads, tid);
+  if (count == 0) return;
+  for (std::int64_t p = mine.begin; p < mine.end; ++p) {
+    for (std::int64_t i = 0; i < tiles; ++i) {
+      const Range part = split_range(count, tiles, i);
+      const std::int64_t n = part.end - part.begin;
+      T* to = sums;
+      for (int v = 0; v < w.vectors(); ++v) {
+        const std::int64_t unit = (p * w.groups + v / w.gates) * kL;
+        const std::int64_t width = max_i(0, min_i(kL, w.units - unit));
+        const T* from = product + v % w.gates * w.units + unit;
+        for (std::int64_t r = 0; r < n; ++r, to += kL) {
+          load_lanes(from + row[part.begin + r] * w.gates * w.units, width).store(to);
+        }
+      }
       f(Tile<T>{row + part.begin, n, p * w.panel_units(), sums});
     }
   }

@@ -111,6 +111,7 @@ struct Layers {
     const T* bias = input_bias(scan->cell, group, s.hidden, &scratch);
     const int threads = rnn_threads(*scan);
     void* panels = scratch.take<char>(rnn_table<T>().scratch(*scan, threads));
+    if (s.steps == 1) scan->product = product_of_one_step(*scan, &scratch);
     for (std::int64_t i = 0; i < s.steps; i += part) {
       scan->first = i;
       scan->last = min_i(s.steps, i + part);
@@ -134,7 +135,28 @@ struct Layers {
       gemm(stack.op, g);
       rnn_table<T>().forward(*scan, threads, i > 0, panels);
     }
+    scan->product = nullptr;
     if (!keep) scan->gates = nullptr;
+  }
+
+  // h0 W_hh' of the gates that read h itself: with the reset before the product not n.
+  T* product_of_one_step(const RnnScan<T>& scan, RnnMemory* memory) const {
+    const bool before = scan.cell.kind == RnnKind::kGru && !scan.cell.reset_after;
+    GemmProblem<T> g;
+    g.m = scan.batch;
+    g.n = (before ? 2 : scan.cell.gates()) * scan.hidden;
+    g.k = scan.out;
+    g.a = scan.h0;
+    g.rs_a = scan.out;
+    g.cs_a = 1;
+    g.b = scan.w_hh;
+    g.rs_b = 1;
+    g.cs_b = scan.out;
+    T* product = memory->take<T>(g.m * g.n);
+    g.c = product;
+    g.rs_c = g.n;
+    gemm(stack.op, g);
+    return product;
   }
 
   void final_states(const RnnScan<T>& scan, std::int64_t index) {

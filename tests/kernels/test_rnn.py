@@ -353,6 +353,16 @@ def test_a_sample_alone_and_a_sequence_in_pieces(
             assert_same_bits(a, b, "state after the pieces")
 
 
+def test_step_by_step_over_several_blocks(dtype: Any, rng: np.random.Generator) -> None:
+    # A single step is a matrix product, which sums in blocks; a sequence has to do so too.
+    for kind, hidden, how in (("rnn", 1100, {}), ("gru", 530, {"reset_after": False})):
+        x, weights, state = cast(make(rng, kind, 2, 2, 3, hidden), dtype)
+        y, _ = getattr(kernels, kind)(x, weights, state, **how)
+        first, carried = getattr(kernels, kind)(x[:1], weights, state, **how)
+        second, _ = getattr(kernels, kind)(x[1:], weights, carried, **how)
+        assert_same_bits(np.concatenate([first, second]), y, kind)
+
+
 def test_gates_of_a_part_of_the_steps_at_a_time(rng: np.random.Generator) -> None:
     # Without a workspace the steps are taken in parts; long enough for several of them.
     for kind, how in (("lstm", {}), ("gru", {"reverse": True})):
