@@ -15,13 +15,14 @@
 //   team     the threads split the panels for the whole sequence, so each keeps its share of W_hh in
 //            its own L2; one region over all steps, one barrier a step. A second product in the step
 //            (the reset before the product, the projection) takes a second barrier
-//   one step a call of one step has no use for panels: its product is a gemm as well
+//   one step: a call of one step has no use for panels: its product is a gemm as well
 //   rows     those samples whose length the step is within; the others cost nothing
 // Backward goes through the steps in reverse. The gradient of h is the sum of z's gradients of the
 // step after times W_hh, packed likewise; z's gradients of the step follow from it at once. Those of
 // the weights and of x are matrix products over all steps at the end.
-// Bits. Every sum is over ascending k from 0 in gemm's blocks, whatever the tile, the panel, the team, the batch or
-// the number of steps in the call; the state carried from call to call is all there is.
+// Bits. Every sum is over ascending k from 0 in gemm's blocks, whatever the tile, the panel, the
+// team, the batch or the number of steps in the call; the state carried from call to call is all
+// there is.
 #pragma once
 #include <cstdint>
 
