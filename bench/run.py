@@ -35,6 +35,7 @@ from . import (
     peers,
     pool,
     report,
+    rnn,
     softmax,
 )
 from .case import Candidate, Case, first_line, prove
@@ -50,6 +51,7 @@ FAMILIES: dict[str, Callable[[str, bool], list[Case]]] = {
     "norm": norm.cases,
     "embedding": embedding.cases,
     "attention": attention.cases,
+    "rnn": rnn.cases,
     "optim": optim.cases,
     "model": model.cases,
     "models": models.cases,

@@ -32,6 +32,8 @@ from wrong_calls import (
 )
 from wrong_norms import channel_norms, row_norms
 from wrong_pools import adaptive_pool, lp_and_unpool, pool, signal_pool
+from wrong_rnn import recurrent
+from wrong_rnn_weights import rnn_weights
 
 
 def gemm() -> Iterator[Case]:
@@ -467,6 +469,8 @@ TABLE = [
     *embedding(),
     *optim(),
     *attention(),
+    *recurrent(),
+    *rnn_weights(),
 ]
 
 

@@ -423,3 +423,14 @@ def test_a_bar_on_a_terminal(installed, monkeypatch):
     with ProgressBar(4, enabled=False, stream=quiet) as bar:
         bar.update()
     assert quiet.getvalue() == ""
+    with ProgressBar(4, enabled=False, stream=quiet) as bar:
+        bar.write("a line")
+    assert quiet.getvalue() == "a line\n"
+    stream = Terminal()
+    with ProgressBar(2, "longer than the line", stream=stream) as bar:
+        bar.update()
+        bar.write("a line")
+        bar.update()
+    above, _, below = stream.getvalue().partition("a line\n")
+    assert above.endswith("\r")
+    assert "longer than the line" in below

@@ -622,3 +622,103 @@ def attention_decode(
     return_lse: bool,
     out: _Array | None,
 ) -> Any: ...
+def rnn(
+    x: _Array,
+    weights: _Arrays,
+    h0: _Array | None,
+    nonlinearity: str,
+    num_layers: int,
+    bidirectional: bool,
+    batch_first: bool,
+    lengths: Any,
+    reverse: bool,
+    dropout: float,
+    seed: int | None,
+    clip: float | None,
+    return_workspace: bool,
+) -> Any: ...
+def lstm(
+    x: _Array,
+    weights: _Arrays,
+    state: tuple[_Array, _Array] | None,
+    activation: str,
+    recurrent_activation: str,
+    output_activation: str | None,
+    peepholes: _Arrays | None,
+    input_forget: bool,
+    num_layers: int,
+    bidirectional: bool,
+    batch_first: bool,
+    lengths: Any,
+    reverse: bool,
+    dropout: float,
+    seed: int | None,
+    clip: float | None,
+    cell_clip: float | None,
+    return_cells: bool,
+    return_workspace: bool,
+) -> Any: ...
+def gru(
+    x: _Array,
+    weights: _Arrays,
+    h0: _Array | None,
+    activation: str,
+    recurrent_activation: str,
+    reset_after: bool,
+    num_layers: int,
+    bidirectional: bool,
+    batch_first: bool,
+    lengths: Any,
+    reverse: bool,
+    dropout: float,
+    seed: int | None,
+    clip: float | None,
+    return_workspace: bool,
+) -> Any: ...
+def rnn_backward(
+    grad_y: _Array | None, grad_state: _Array | None, workspace: Any
+) -> tuple[_Array, _Array, list[_Array]]: ...
+def lstm_backward(
+    grad_y: _Array | None,
+    grad_state: tuple[_Array | None, _Array | None] | None,
+    workspace: Any,
+) -> tuple[Any, ...]: ...
+def gru_backward(
+    grad_y: _Array | None, grad_state: _Array | None, workspace: Any
+) -> tuple[_Array, _Array, list[_Array]]: ...
+def rnn_cell(
+    x: _Array,
+    weights: _Arrays,
+    h0: _Array | None,
+    nonlinearity: str,
+    clip: float | None,
+    return_workspace: bool,
+) -> Any: ...
+def lstm_cell(
+    x: _Array,
+    weights: _Arrays,
+    state: tuple[_Array, _Array] | None,
+    activation: str,
+    recurrent_activation: str,
+    output_activation: str | None,
+    peepholes: _Array | None,
+    input_forget: bool,
+    clip: float | None,
+    cell_clip: float | None,
+    return_workspace: bool,
+) -> Any: ...
+def gru_cell(
+    x: _Array,
+    weights: _Arrays,
+    h0: _Array | None,
+    activation: str,
+    recurrent_activation: str,
+    reset_after: bool,
+    clip: float | None,
+    return_workspace: bool,
+) -> Any: ...
+def rnn_cell_backward(grad_h: _Array, workspace: Any) -> tuple[_Array, _Array, list[_Array]]: ...
+def lstm_cell_backward(
+    grad_state: tuple[_Array | None, _Array | None] | None, workspace: Any
+) -> tuple[Any, ...]: ...
+def gru_cell_backward(grad_h: _Array, workspace: Any) -> tuple[_Array, _Array, list[_Array]]: ...

@@ -97,6 +97,16 @@ class ProgressBar:
             self._drawn_at = now
             self._draw(text)
 
+    def write(self, line: str) -> None:
+        """Write a line to the stream; a bar that is shown stays below it."""
+        if self._tqdm is not None:
+            self._tqdm.write(line, file=self._stream)
+            return
+        wiped = "\r" + " " * self._width + "\r" if self._width else ""
+        self._stream.write(f"{wiped}{line}\n")
+        self._width = 0
+        self._stream.flush()
+
     def _draw(self, text: str) -> None:
         columns = shutil.get_terminal_size().columns - 1
         part = self.count / self.total if self.total else 1.0

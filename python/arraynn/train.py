@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from arraynn._callbacks import METRICS, Callback, EarlyStopping, History, Metric, accuracy
+from arraynn._interrupt import deferred_interrupt
 from arraynn._progress import ProgressBar, format_logs
 from arraynn.autograd.tape import Array, Variable, array_of, no_grad
 from arraynn.autograd.tensor import Tensor
@@ -23,33 +20,6 @@ from arraynn.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from arraynn.optim.optimizer import Optimizer
 
 __all__ = ["Callback", "EarlyStopping", "History", "Trainer", "accuracy"]
-
-
-@contextmanager
-def _deferred_interrupt() -> Iterator[list[bool]]:
-    """Hold back the first Ctrl-C, so that it does not fall into an optimizer's step.
-
-    The list becomes non-empty when it comes; a second one interrupts at once.
-    """
-    pressed: list[bool] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield pressed
-        return
-    previous = signal.getsignal(signal.SIGINT)
-    if previous is not signal.default_int_handler:
-        yield pressed  # ignored, or someone else's: not ours to change
-        return
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        if pressed:
-            signal.default_int_handler(number, frame)
-        pressed.append(True)
-
-    signal.signal(signal.SIGINT, handler)
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 class _Means:
@@ -205,7 +175,7 @@ class Trainer:
         history.stop_reason = "failed"
         modes = [(module, module.training) for module in self.model.modules()]
         try:
-            with _deferred_interrupt() as pressed:
+            with deferred_interrupt() as pressed:
                 for watcher in watchers:
                     watcher.on_fit_begin(self)
                 for epoch in range(1, epochs + 1):

@@ -8,7 +8,7 @@ import pytest
 
 import arraynn as ann
 from arraynn import Tensor
-from arraynn.autograd.tape import Node, make
+from arraynn.autograd.tape import Node, make, make_outputs
 
 
 def test_gradients_accumulate_over_uses_and_calls():
@@ -242,3 +242,54 @@ def test_gradients_do_not_depend_on_the_order_of_creation_across_runs():
         return x.grad
 
     assert run().tobytes() == run().tobytes()
+
+
+class _SplitNode(Node):
+    """Outputs x[:n] and x[n:]; counts its visits."""
+
+    __slots__ = ("sizes", "visits")
+
+    def backward(self, grad):
+        self.visits.append([part is not None for part in grad.parts])
+        parts = [
+            np.zeros(n) if p is None else p for n, p in zip(self.sizes, grad.parts, strict=True)
+        ]
+        return (np.concatenate(parts) * self.saved[0],)
+
+
+def split(x, n, visits):
+    node = _SplitNode((x.node or x,), (2.0,))
+    node.sizes, node.visits = (n, x.size - n), visits
+    return make_outputs([2.0 * x.data[:n], 2.0 * x.data[n:]], node)
+
+
+def test_node_of_several_outputs_runs_once_with_all_gradients():
+    visits = []
+    x = Tensor(np.arange(5.0), requires_grad=True)
+    middle = x * 1.0
+    head, tail = split(middle, 2, visits)
+    # head reaches the end by two ways, one of them through tail's consumer.
+    (head.sum() * tail.sum() + (3 * head).sum()).backward()
+    assert visits == [[True, True]]
+    assert x.grad.tolist() == [2 * (18 + 3)] * 2 + [2 * 2.0] * 3
+
+
+def test_outputs_that_are_not_used_have_no_gradient():
+    visits = []
+    x = Tensor(np.arange(5.0), requires_grad=True)
+    head, tail = split(x, 2, visits)
+    assert head.node.name == "_split"
+    tail.sum().backward(retain_graph=True)
+    assert visits == [[False, True]]
+    assert x.grad.tolist() == [0, 0, 2, 2, 2]
+    head.sum().backward()
+    assert visits == [[False, True], [True, False]]
+    assert x.grad.tolist() == [2] * 5
+    with pytest.raises(RuntimeError, match=r"\[backward\] _split: expected its saved values"):
+        tail.sum().backward()
+
+
+def test_outputs_without_recording_are_plain():
+    first, second = make_outputs([np.ones(2), np.zeros(3)], None)
+    assert not first.requires_grad
+    assert second.is_leaf

@@ -14,7 +14,7 @@ import functools
 import heapq
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
 import numpy as np
@@ -50,7 +50,7 @@ _order = itertools.count()
 
 
 class Node:
-    """One recorded operation with one differentiable output.
+    """One recorded operation with one differentiable output; :func:`make_outputs` is for several.
 
     Parameters
     ----------
@@ -86,6 +86,49 @@ class Node:
     def name(self) -> str:
         """Name of the operation in messages, ``conv2d`` for ``Conv2dNode``."""
         return type(self).__name__.removesuffix("Node").lower()
+
+
+class Grads:
+    """Gradients of the outputs of one operation, None where none has come."""
+
+    __slots__ = ("parts",)
+
+    def __init__(self, parts: tuple[Array | None, ...]) -> None:
+        self.parts = parts
+
+    def __add__(self, other: Grads) -> Grads:
+        """Put together what came through different outputs."""
+        return Grads(
+            tuple(
+                b if a is None else a if b is None else a + b
+                for a, b in zip(self.parts, other.parts, strict=True)
+            )
+        )
+
+
+class OutputNode(Node):
+    """One of several outputs of ``source``: a later node, so all of them run before it.
+
+    What they send it is added up as any gradient is; ``source.backward`` gets :class:`Grads`.
+    """
+
+    __slots__ = ("count", "index")
+
+    def __init__(self, source: Node, index: int, count: int) -> None:
+        super().__init__((source,))
+        self.index = index
+        self.count = count
+
+    def backward(self, grad: Array) -> tuple[Any, ...]:
+        parts: list[Array | None] = [None] * self.count
+        parts[self.index] = grad
+        return (Grads(tuple(parts)),)
+
+    @property
+    def name(self) -> str:
+        """Name of the operation in messages."""
+        (source,) = self.edges
+        return source.name  # type: ignore[union-attr]
 
 
 class _GradMode(threading.local):
@@ -179,6 +222,14 @@ def make(data: Array, node: Node | None) -> Tensor:
     tensor.version = [0]
     tensor._requires_grad = node is not None
     return tensor
+
+
+def make_outputs(arrays: Sequence[Array], node: Node | None) -> list[Tensor]:
+    """Wrap the results of an operation with several; its ``backward`` takes :class:`Grads`."""
+    if node is None:
+        return [make(array, None) for array in arrays]
+    count = len(arrays)
+    return [make(array, OutputNode(node, i, count)) for i, array in enumerate(arrays)]
 
 
 def edge_of(value: object) -> Edge:

@@ -1,4 +1,4 @@
-"""The command line: ``python -m arraynn {info,check,bench,demo}``.
+"""The command line: ``python -m arraynn {info,check,bench,demo,train}``.
 
 Exit codes: 0 done, 1 failed, 2 wrong arguments, 130 interrupted. Errors are one line on stderr.
 """
@@ -10,16 +10,19 @@ import os
 import sys
 from collections.abc import Sequence
 
-from arraynn.cli import bench, check, demo, info
+from arraynn.cli import bench, check, demo, info, train
 from arraynn.cli._errors import CliError
 
 __all__ = ["CliError", "build_parser", "main"]
+
+_COMMANDS = {"info": info, "check": check, "bench": bench, "demo": demo, "train": train}
 
 _EPILOG = """\
 examples:
   python -m arraynn info              what is installed and in force
   python -m arraynn check             kernels against NumPy on this machine
   python -m arraynn demo              train a small network on handwritten digits
+  python -m arraynn train charlm      train a language model of characters
   python -m arraynn bench gemm        time matrix products
 
 `python -m arraynn COMMAND --help` tells each command's options.
@@ -35,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, module in (("info", info), ("check", check), ("bench", bench), ("demo", demo)):
+    for name, module in _COMMANDS.items():
         sub = commands.add_parser(
             name,
             help=module.HELP,

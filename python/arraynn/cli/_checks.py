@@ -17,6 +17,7 @@ import arraynn.reference
 from arraynn._proof import Array, Arrays, distinct, dot_bound, uniform, unit_roundoff
 from arraynn.cli import _checks_attention
 from arraynn.cli._norm_checks import NORM_CHECKS
+from arraynn.cli._recurrent_checks import RECURRENT
 
 # Arguments come from tables, so their types are checked when they are called.
 kernels: Any = arraynn.kernels
@@ -503,6 +504,7 @@ CHECKS: dict[str, Check] = {
     **NORM_CHECKS,
     "embedding": _embedding,
     "embedding_backward": _embedding_backward,
+    **RECURRENT,
 }
 
 

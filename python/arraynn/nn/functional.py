@@ -36,6 +36,7 @@ from arraynn.nn._pool import (
     max_unpool1d,
     max_unpool2d,
 )
+from arraynn.nn._rnn import gru, gru_cell, lstm, lstm_cell, rnn, rnn_cell
 
 __all__ = [
     "adaptive_avg_pool1d",
@@ -56,6 +57,8 @@ __all__ = [
     "flatten",
     "gelu",
     "group_norm",
+    "gru",
+    "gru_cell",
     "hardsigmoid",
     "hardswish",
     "hardtanh",
@@ -66,6 +69,8 @@ __all__ = [
     "log_softmax",
     "lp_pool1d",
     "lp_pool2d",
+    "lstm",
+    "lstm_cell",
     "matmul",
     "max_pool1d",
     "max_pool2d",
@@ -76,6 +81,8 @@ __all__ = [
     "relu",
     "relu6",
     "rms_norm",
+    "rnn",
+    "rnn_cell",
     "scaled_dot_product_attention",
     "selu",
     "sigmoid",

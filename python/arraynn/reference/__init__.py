@@ -102,6 +102,15 @@ from .pool_unpool import (
     max_unpool2d,
     max_unpool2d_backward,
 )
+from .rnn import gru, gru_backward, lstm, lstm_backward, rnn, rnn_backward
+from .rnn_cell import (
+    gru_cell,
+    gru_cell_backward,
+    lstm_cell,
+    lstm_cell_backward,
+    rnn_cell,
+    rnn_cell_backward,
+)
 from .softmax import (
     cross_entropy,
     cross_entropy_backward,
@@ -158,6 +167,10 @@ __all__ = [
     "global_max_pool_backward",
     "group_norm",
     "group_norm_backward",
+    "gru",
+    "gru_backward",
+    "gru_cell",
+    "gru_cell_backward",
     "hardsigmoid",
     "hardsigmoid_backward",
     "hardswish",
@@ -176,6 +189,10 @@ __all__ = [
     "lp_pool1d_backward",
     "lp_pool2d",
     "lp_pool2d_backward",
+    "lstm",
+    "lstm_backward",
+    "lstm_cell",
+    "lstm_cell_backward",
     "matmul",
     "max_pool1d",
     "max_pool1d_backward",
@@ -192,6 +209,10 @@ __all__ = [
     "relu_backward",
     "rms_norm",
     "rms_norm_backward",
+    "rnn",
+    "rnn_backward",
+    "rnn_cell",
+    "rnn_cell_backward",
     "selu",
     "selu_backward",
     "sgd_step",

@@ -1,0 +1,259 @@
+"""Recurrent networks over whole sequences: one layer in one direction, inference and training.
+
+Work: a step multiplies the input by G H x I weights and the state by G H x H, G being the gates;
+the backward pass does twice as much. Traffic has no meaning: the weights stay in cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from . import peers
+from .case import (
+    Array,
+    Candidate,
+    Case,
+    Prepared,
+    collect,
+    dot_bound,
+    kernels,
+    reference,
+    uniform,
+    unit_roundoff,
+)
+
+GATES = {"rnn": 1, "lstm": 4, "gru": 3}
+# (steps, batch, hidden, input)
+GRID = (
+    (1, 1, 256, 256),
+    (1, 32, 512, 512),
+    (28, 8, 64, 64),
+    (28, 128, 128, 1),
+    (50, 32, 256, 256),
+    (50, 128, 512, 512),
+    (64, 1, 512, 512),
+    (100, 1, 256, 256),
+    (128, 8, 1024, 64),
+    (784, 1, 128, 1),
+)
+TINY = ((3, 2, 5, 4),)
+# What an option costs, beside the plain kernel at the same size.
+OPTION_SIZE = (50, 32, 256, 256)
+OPTIONS = ("lengths", "clip", "peepholes", "activation")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One cell over (steps, batch, input), with or without its gradients."""
+
+    kind: str
+    steps: int
+    batch: int
+    hidden: int
+    size: int
+    dtype: str
+    training: bool
+    option: str = ""
+
+    @property
+    def flops(self) -> float:
+        """Multiplications and additions of the matrix products."""
+        width = GATES[self.kind] * self.hidden
+        once = 2.0 * self.steps * self.batch * width * (self.hidden + self.size)
+        return once * (3 if self.training else 1)
+
+    @property
+    def name(self) -> str:
+        """What the tables call it."""
+        name = f"{self.kind} T{self.steps} B{self.batch} H{self.hidden} I{self.size}"
+        return " ".join(filter(None, [name, "training" * self.training, self.option]))
+
+
+@dataclass(frozen=True)
+class Data:
+    """x; weights w_ih, w_hh, b_ih, b_hh; the gradient of y; keywords of our call."""
+
+    x: Array
+    weights: list[Array]
+    grad: Array
+    how: dict[str, Any] = field(default_factory=dict)
+
+
+def _call(module: Any, p: Problem, d: Data) -> Any:
+    """y, or all gradients, of our function or of the reference's."""
+    forward = getattr(module, p.kind)
+    if not p.training:
+        return forward(d.x, d.weights, **d.how)[0]
+    *_, kept = forward(d.x, d.weights, **d.how, return_workspace=True)
+    found = getattr(module, f"{p.kind}_backward")(d.grad, None, kept)
+    return found[0], found[2]
+
+
+def run_arraynn(p: Problem, d: Data, threads: int) -> list[Candidate]:
+    """Our kernels."""
+    del threads
+    return [Candidate("arraynn", lambda: _call(kernels(), p, d), group="fresh")]
+
+
+def run_numpy(p: Problem, d: Data, threads: int) -> list[Candidate]:
+    """The plain NumPy reference."""
+    del threads
+    return [Candidate("numpy", lambda: _call(reference(), p, d), group="fresh")]
+
+
+def run_torch(p: Problem, d: Data, threads: int) -> list[Candidate]:
+    """torch.nn.RNN, LSTM or GRU; gradients through autograd."""
+    del threads
+    if p.option:
+        return []
+    torch = peers.load("torch")
+    module = getattr(torch.nn, p.kind.upper())(p.size, p.hidden, dtype=getattr(torch, p.dtype))
+    with torch.no_grad():
+        for parameter, w in zip(module._flat_weights, d.weights, strict=True):
+            parameter.copy_(torch.from_numpy(w))
+    x, grad = torch.from_numpy(d.x), torch.from_numpy(d.grad)
+    if p.training:
+        leaf = x.clone().requires_grad_()
+
+        def train() -> Any:
+            y, _ = module(leaf)
+            return torch.autograd.grad(y, [leaf, *module._flat_weights], grad)
+
+        return [Candidate("torch", train, group="fresh")]
+
+    def infer() -> Any:
+        with torch.inference_mode():
+            return module(x)[0]
+
+    return [Candidate("torch", infer, group="fresh")]
+
+
+def run_jax(p: Problem, d: Data, threads: int) -> list[Candidate]:
+    """JAX' lax.scan over a step, jitted."""
+    del threads
+    if p.option:
+        return []
+    jax = peers.load("jax")
+    np_, nn = jax.numpy, jax.nn
+
+    def step(w: Any, carry: Any, x: Any) -> Any:
+        h, c = carry
+        a, b = x @ w[0].T + w[2], h @ w[1].T + w[3]
+        if p.kind == "rnn":
+            h = np_.tanh(a + b)
+        elif p.kind == "lstm":
+            i, f, g, o = np_.split(a + b, 4, axis=1)
+            c = nn.sigmoid(f) * c + nn.sigmoid(i) * np_.tanh(g)
+            h = nn.sigmoid(o) * np_.tanh(c)
+        else:
+            (ar, az, an), (br, bz, bn) = np_.split(a, 3, axis=1), np_.split(b, 3, axis=1)
+            z, n = nn.sigmoid(az + bz), np_.tanh(an + nn.sigmoid(ar + br) * bn)
+            h = (1 - z) * n + z * h
+        return (h, c), h
+
+    def forward(x: Any, w: Any) -> Any:
+        zero = np_.zeros((p.batch, p.hidden), x.dtype)
+        return jax.lax.scan(partial(step, w), (zero, zero), x)[1]
+
+    def train(x: Any, w: Any, grad: Any) -> Any:
+        return jax.vjp(forward, x, w)[1](grad)
+
+    x, grad = np_.asarray(d.x), np_.asarray(d.grad)
+    weights = [np_.asarray(w) for w in d.weights]
+    compiled, args = jax.jit(forward), (x, weights)
+    if p.training:
+        compiled, args = jax.jit(train), (x, weights, grad)
+    return [Candidate("jax", lambda: jax.block_until_ready(compiled(*args)), group="fresh")]
+
+
+# Blocks of rows in ONNX' order: LSTM i o f c, GRU z r h.
+_ONNX_ROWS = {"rnn": [0], "lstm": [0, 3, 1, 2], "gru": [1, 0, 2]}
+
+
+def run_onnxruntime(p: Problem, d: Data, threads: int) -> list[Candidate]:
+    """ONNX Runtime, forward only, weights packed when the model is loaded."""
+    if p.training or p.option:
+        return []
+    rows = np.concatenate([np.arange(p.hidden) + k * p.hidden for k in _ONNX_ROWS[p.kind]])
+    w_ih, w_hh, b_ih, b_hh = (np.ascontiguousarray(w[rows]) for w in d.weights)
+    inputs = {
+        "x": d.x,
+        "w": w_ih[None],
+        "r": w_hh[None],
+        "b": np.concatenate([b_ih, b_hh])[None],
+    }
+    attributes: dict[str, Any] = {"hidden_size": p.hidden}
+    if p.kind == "gru":
+        attributes["linear_before_reset"] = 1
+    call = peers.onnx_call(p.kind.upper(), inputs, threads, constants=("w", "r", "b"), **attributes)
+    # Its y has an axis of directions.
+    return [Candidate("onnxruntime", call, "prepacked", group="fresh", arrays=lambda y: (y[:, 0],))]
+
+
+RUNNERS = {
+    "arraynn": run_arraynn,
+    "numpy": run_numpy,
+    "torch": run_torch,
+    "jax": run_jax,
+    "onnxruntime": run_onnxruntime,
+}
+
+
+def options(p: Problem) -> dict[str, Any]:
+    """Keywords of the option of `p`."""
+    return {
+        "": {},
+        "lengths": {"lengths": np.full(p.batch, p.steps)},
+        "clip": {"clip": 3.0},
+        "peepholes": {"peepholes": [uniform(p.dtype, 3, p.hidden, seed=9)]},
+        "activation": {"activation": "softplus"},
+    }[p.option]
+
+
+def prepare(p: Problem, libraries: Sequence[str], threads: int) -> Prepared:
+    """Make the data, the candidates and the reference answer of `p`."""
+    rows = GATES[p.kind] * p.hidden
+    # Rows of w_hh whose magnitudes sum to at most 1: an error does not grow from step to step.
+    scale = np.dtype(p.dtype).type(2.0 ** -np.ceil(np.log2(p.hidden)))
+    weights = [
+        uniform(p.dtype, rows, p.size, seed=1),
+        uniform(p.dtype, rows, p.hidden, seed=2) * scale,
+        *(uniform(p.dtype, rows, seed=s) for s in (3, 4)),
+    ]
+    x = uniform(p.dtype, p.steps, p.batch, p.size, seed=5)
+    grad = uniform(p.dtype, p.steps, p.batch, p.hidden, seed=6)
+    how = options(p)
+    wide = Data(
+        x.astype(np.float64),
+        [w.astype(np.float64) for w in weights],
+        grad.astype(np.float64),
+        {k: [a.astype(np.float64) for a in v] if k == "peepholes" else v for k, v in how.items()},
+    )
+    found = _call(reference(), p, wide)
+    expected = (found[0], *found[1]) if p.training else (found,)
+    # A step adds the rounding of a sum over input and state and of some 16 operations; slopes are
+    # at most 1, and a gradient by a weight sums such errors over the steps of all samples.
+    top = 1 + max(float(np.abs(a).max()) for a in expected)
+    terms = p.size + (GATES[p.kind] if p.training else 1) * p.hidden
+    step = dot_bound(terms, p.dtype) + 16 * unit_roundoff(p.dtype) * top
+    bound = p.steps * step * (top * p.batch if p.training else 1)
+    candidates = collect(RUNNERS, libraries, p, Data(x, weights, grad, how), threads)
+    return Prepared(candidates, expected, [bound] * len(expected))
+
+
+def cases(dtype: str, tiny: bool = False) -> list[Case]:
+    """Return the family's grid, or its tiny shapes."""
+    problems = [
+        Problem(kind, *sizes, dtype, training)
+        for sizes in (TINY if tiny else GRID)
+        for kind in GATES
+        for training in (False, True)
+    ]
+    sizes = TINY[0] if tiny else OPTION_SIZE
+    problems += [Problem("lstm", *sizes, dtype, False, option) for option in OPTIONS]
+    return [Case("rnn", p.name, dtype, partial(prepare, p), p.flops, 0.0, "fma") for p in problems]

@@ -1,0 +1,72 @@
+// The checked arguments of the recurrent kernels, as they come from Python.
+#pragma once
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bind/array.hpp"
+#include "rnn/stack.hpp"
+
+namespace arraynn {
+
+// A handle of None where an operation has no such argument.
+struct RnnCall {
+  const char* op;
+  RnnKind kind;
+  bool one_step;  // of a cell: x is [batch, input] or [input]
+  py::handle x, weights, state;
+  py::handle activation, recurrent_activation, output_activation, peepholes, input_forget;
+  py::handle reset_after, clip, cell_clip;
+  py::handle num_layers, bidirectional, batch_first, lengths, reverse, dropout, seed;
+};
+
+// The call without element type; pointers are the arrays', which it keeps alive.
+struct RnnArguments {
+  const char* op;
+  RnnCell cell;
+  RnnShape shape;
+  Dtype dtype;
+  bool batched, one_step;
+  bool drops = false;
+  Dropout dropout{};
+  std::uint64_t seed = 0;
+  Array x, h0, c0;
+  std::vector<RnnGroup<const void>> groups;
+  std::vector<Array> weights, peepholes;  // as they came
+  std::int64_t weights_per_group = 0;
+
+  std::int64_t group_count() const { return shape.layers * shape.directions; }
+  // [groups, batch, size], without the axes that the call does not have.
+  std::vector<std::int64_t> state_shape(std::int64_t size) const;
+  std::vector<std::int64_t> y_shape(std::int64_t size) const;
+
+  template <class T>
+  RnnStack<T> stack() const {
+    RnnStack<T> s;
+    s.op = op;
+    s.cell = cell;
+    s.shape = shape;
+    s.drops = drops;
+    s.dropout = dropout;
+    s.seed = seed;
+    for (const auto& g : groups) {
+      const auto of = [](const void* p) { return static_cast<const T*>(p); };
+      s.groups.push_back(
+          {of(g.w_ih), of(g.w_hh), of(g.b_ih), of(g.b_hh), of(g.w_hr), of(g.peephole)});
+    }
+    s.x = x->as<const T>();
+    if (h0) s.h0 = h0->as<const T>();
+    if (c0) s.c0 = c0->as<const T>();
+    return s;
+  }
+};
+
+RnnArguments take_rnn(const RnnCall& call);
+
+// A new array of a shape; `data` as T* by view.
+py::object rnn_array(const char* op, Dtype dtype, const std::vector<std::int64_t>& shape,
+                     TensorView* view);
+void require_shape_of(const char* op, const char* arg, const Array& a,
+                      const std::vector<std::int64_t>& shape);
+
+}  // namespace arraynn

@@ -1,0 +1,120 @@
+#include <cstring>
+
+#include "rnn/workspace.hpp"
+
+namespace arraynn {
+namespace {
+
+// A copy of a gradient of the state, which becomes that of the first state; None is zeros.
+py::object start_gradient(const RnnArguments& a, const char* op, const char* arg, py::handle h,
+                          std::int64_t size, TensorView* view) {
+  const std::vector<std::int64_t> shape = a.state_shape(size);
+  Array given = take_optional(op, arg, h);
+  if (given) {
+    require_same_dtype(op, arg, given, "x", a.x);
+    require_shape_of(op, arg, given, shape);
+  }
+  py::object result = rnn_array(op, a.dtype, shape, view);
+  const auto bytes = static_cast<std::size_t>(view->size()) * dtype_size(a.dtype);
+  if (bytes == 0) return result;
+  if (given) {
+    std::memcpy(view->data, given->data, bytes);
+  } else {
+    std::memset(view->data, 0, bytes);
+  }
+  return result;
+}
+
+template <RnnKind kKind, bool kOneStep>
+py::tuple backward(py::handle grad_y, py::handle grad_state, py::handle workspace) {
+  constexpr const char* kNames[] = {"rnn_backward",      "lstm_backward",      "gru_backward",
+                                    "rnn_cell_backward", "lstm_cell_backward", "gru_cell_backward"};
+  const char* op = kNames[static_cast<int>(kKind) + (kOneStep ? 3 : 0)];
+  if (!py::isinstance<RnnWorkspace>(workspace)) {
+    fail<TypeError>(op, "workspace", "expected what the forward call returned, got ",
+                    Py_TYPE(workspace.ptr())->tp_name);
+  }
+  auto& work = workspace.cast<RnnWorkspace&>();
+  const RnnArguments& a = work.a;
+  if (a.cell.kind != kKind || a.one_step != kOneStep) {
+    fail<ValueError>(op, "workspace", "expected that of the same operation, got that of ", a.op);
+  }
+  constexpr bool kLstm = kKind == RnnKind::kLstm;
+  const RnnShape& s = a.shape;
+  py::object parts[2] = {py::reinterpret_borrow<py::object>(grad_state), py::none()};
+  if (kLstm && !grad_state.is_none()) {
+    if (!PyTuple_Check(grad_state.ptr()) && !PyList_Check(grad_state.ptr())) {
+      fail<TypeError>(op, "grad_state", "expected a pair of arrays");
+    }
+    const auto pair = py::reinterpret_borrow<py::sequence>(grad_state);
+    if (pair.size() != 2) {
+      fail<ValueError>(op, "grad_state", "expected two arrays, got ", pair.size());
+    }
+    for (std::size_t i = 0; i < 2; ++i) parts[i] = pair[i];
+  }
+  const Array dy = take_optional(op, "grad_y", grad_y);
+  if (dy) {
+    require_same_dtype(op, "grad_y", dy, "x", a.x);
+    require_shape_of(op, "grad_y", dy, a.y_shape(s.out));
+  }
+  const char* h_name = kOneStep && !kLstm ? "grad_h" : "grad_state";
+  TensorView dx, dh, dc;
+  const py::object grad_h = start_gradient(a, op, h_name, parts[0], s.out, &dh);
+  py::object grad_c;
+  if (kLstm) grad_c = start_gradient(a, op, h_name, parts[1], s.hidden, &dc);
+  const py::object grad_x = new_array(op, a.dtype, a.x->shape, a.x->ndim, &dx);
+  const auto like = [&](const std::vector<Array>& arrays, std::vector<TensorView>* views) {
+    py::list list;
+    for (const Array& w : arrays) {
+      views->emplace_back();
+      list.append(new_array(op, a.dtype, w->shape, w->ndim, &views->back()));
+    }
+    return list;
+  };
+  std::vector<TensorView> dw, dp;
+  const py::list grad_weights = like(a.weights, &dw), grad_peepholes = like(a.peepholes, &dp);
+  dispatch_float(a.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    RnnKept<T>& saved = *work.of<T>();
+    RnnGradients<T> grads{dy ? dy->as<const T>() : nullptr, dx.as<T>(), dh.as<T>(), dc.as<T>(), {}};
+    for (std::size_t g = 0; g < a.groups.size(); ++g) {
+      const auto& from = a.groups[g];
+      std::size_t next = g * static_cast<std::size_t>(a.weights_per_group);
+      const auto at = [&](const void* has) {
+        return has != nullptr ? dw[next++].template as<T>() : nullptr;
+      };
+      RnnGroup<T> to;
+      to.w_ih = dw[next++].as<T>();
+      to.w_hh = dw[next++].as<T>();
+      to.b_ih = at(from.b_ih);
+      to.b_hh = at(from.b_hh);
+      to.w_hr = at(from.w_hr);
+      if (!dp.empty()) to.peephole = dp[g].as<T>();
+      grads.groups.push_back(to);
+    }
+    const py::gil_scoped_release nogil;
+    run_rnn_backward(saved.stack, saved.saved, grads);
+  });
+  const py::object state = kLstm ? py::object(py::make_tuple(grad_h, grad_c)) : grad_h;
+  if (a.peepholes.empty()) return py::make_tuple(grad_x, state, grad_weights);
+  const py::object last = kOneStep ? py::object(grad_peepholes[0]) : py::object(grad_peepholes);
+  return py::make_tuple(grad_x, state, grad_weights, last);
+}
+
+template <RnnKind kKind>
+py::tuple cell_backward(py::handle grad, py::handle workspace) {
+  return backward<kKind, true>(py::none(), grad, workspace);
+}
+
+}  // namespace
+
+void bind_rnn_backward(py::module_& m) {
+  m.def("rnn_backward", &backward<RnnKind::kRnn, false>);
+  m.def("lstm_backward", &backward<RnnKind::kLstm, false>);
+  m.def("gru_backward", &backward<RnnKind::kGru, false>);
+  m.def("rnn_cell_backward", &cell_backward<RnnKind::kRnn>);
+  m.def("lstm_cell_backward", &cell_backward<RnnKind::kLstm>);
+  m.def("gru_cell_backward", &cell_backward<RnnKind::kGru>);
+}
+
+}  // namespace arraynn

@@ -1,0 +1,362 @@
+#include "rnn/gates.hpp"
+#include "rnn/panel.hpp"
+#include "rnn/tables.hpp"
+
+namespace ARRAYNN_ISA_NAMESPACE {
+namespace {
+
+// One step of a scan, going back.
+template <class T>
+struct Back {
+  const RnnScanBackward<T>& g;
+  const RnnScan<T>& s;
+  std::int64_t t;
+  Bounds<T> bounds;
+
+  std::int64_t at(std::int64_t b) const { return t * s.batch + b; }
+  std::int64_t width() const { return s.cell.gates() * s.hidden; }
+  const T* gates(std::int64_t b) const { return s.gates + at(b) * width(); }
+  const T* z(std::int64_t b) const { return s.z + at(b) * width(); }
+  T* dz(std::int64_t b) const { return g.dz + at(b) * width(); }
+  T* dn(std::int64_t b) const { return g.dn + at(b) * s.hidden; }
+  T* dout(std::int64_t b) const { return g.dout + at(b) * s.out; }
+  const T* cells(std::int64_t b) const { return s.cells + t * s.cells_step + b * s.hidden; }
+  const T* inner(std::int64_t b) const { return s.inner + t * s.inner_step + b * s.hidden; }
+  const T* y(std::int64_t b) const { return s.y + t * s.y_step + b * s.y_row; }
+};
+
+// The vectors at one unit of the active rows of a tile: gradients of h, or of what is projected, in
+// `dh`, and the samples they belong to.
+template <class T>
+struct Column {
+  std::int64_t unit, width, rows;
+  std::int64_t row[kMaxTileRows];
+  alignas(64) T dh[kMaxTileRows * kLanes<T>];
+};
+
+template <class T>
+using Lanes = T[kMaxTileRows * kLanes<T>];
+
+template <class T, class F>
+ARRAYNN_INLINE void gather(const Column<T>& c, T* to, const F& from) {
+  for (std::int64_t r = 0; r < c.rows; ++r) {
+    load_lanes(from(c.row[r]) + c.unit, c.width).store(to + r * kLanes<T>);
+  }
+}
+template <class T, class F>
+ARRAYNN_INLINE void scatter(const Column<T>& c, const T* values, const F& to) {
+  for (std::int64_t r = 0; r < c.rows; ++r) {
+    store_lanes(Vec<T>::load(values + r * kLanes<T>), to(c.row[r]) + c.unit, c.width);
+  }
+}
+
+// d, the gradient of gate `gate` with values y, becomes that of its z. Where z is kept it counts:
+// the derivative is that at the bounded z, and nothing passes where the bounds took hold.
+template <class T>
+[[gnu::noinline]] static void through(const Back<T>& step, const Activation& f, std::int64_t gate,
+                                      const Column<T>& c, const T* y, T* d) {
+  if (step.s.z == nullptr) return times_derivative_of_value(f, y, d, c.rows);
+  using V = Vec<T>;
+  alignas(64) Lanes<T> z;
+  std::int64_t r = 0;
+  do {  // there is a row
+    const V x = load_lanes(step.z(c.row[r]) + gate * step.s.hidden + c.unit, c.width);
+    const V g = V::load(d + r * kLanes<T>);
+    clamp(x, step.bounds.z).store(z + r * kLanes<T>);
+    select(abs(x) <= V::set1(step.bounds.z), g, V::zero()).store(d + r * kLanes<T>);
+  } while (++r < c.rows);
+  times_derivative(f, z, d, c.rows);
+}
+
+template <class T>
+ARRAYNN_INLINE void rnn_column(const Back<T>& step, Column<T>& c) {
+  alignas(64) Lanes<T> y;
+  gather(c, y, [&](std::int64_t b) { return step.y(b); });
+  through(step, step.s.cell.main, 0, c, y, c.dh);
+  scatter(c, c.dh, [&](std::int64_t b) { return step.dz(b); });
+}
+
+template <class T>
+[[gnu::noinline]] static void lstm_column(const Back<T>& step, Column<T>& col) {
+  using V = Vec<T>;
+  constexpr int kL = kLanes<T>;
+  const RnnScan<T>& s = step.s;
+  const RnnCell& cell = s.cell;
+  const std::int64_t h = s.hidden, n = col.rows;
+  alignas(64) T gate[4][kMaxTileRows * kL], d[4][kMaxTileRows * kL];
+  alignas(64) Lanes<T> c, out, dc;
+  for (int k = 0; k < 4; ++k) {
+    gather(col, gate[k], [&](std::int64_t b) { return step.gates(b) + k * h; });
+  }
+  gather(col, c, [&](std::int64_t b) { return step.cells(b); });
+  for (std::int64_t j = 0; j < n * kL; j += kL) V::load(c + j).store(out + j);
+  activate_vectors(cell.output, out, n);
+  for (std::int64_t j = 0; j < n * kL; j += kL) {
+    const V dh = V::load(col.dh + j);
+    (dh * V::load(out + j)).store(d[3] + j);
+    (dh * V::load(gate[3] + j)).store(dc + j);
+  }
+  through(step, cell.gate, 3, col, gate[3], d[3]);
+  if (derivative_from_value(cell.output.kind)) {
+    times_derivative_of_value(cell.output, out, dc, n);
+  } else {
+    times_derivative(cell.output, c, dc, n);
+  }
+  V peep[3] = {V::zero(), V::zero(), V::zero()};
+  if (s.peephole != nullptr) {
+    for (int p = 0; p < 3; ++p) peep[p] = load_lanes(s.peephole + p * h + col.unit, col.width);
+  }
+  for (std::int64_t r = 0; r < n; ++r) {
+    const std::int64_t b = col.row[r], j = r * kL;
+    const V i = V::load(gate[0] + j), f = V::load(gate[1] + j), g = V::load(gate[2] + j);
+    const V old = load_lanes(s.c_before(step.t, b) + col.unit, col.width);
+    V total = V::load(dc + j) + load_lanes(step.g.dc + b * h + col.unit, col.width);
+    if (s.peephole != nullptr) total = fma(peep[2], V::load(d[3] + j), total);
+    if (cell.clips_cell) {
+      const Mask<T> free = abs(fma(f, old, i * g)) <= V::set1(step.bounds.c);
+      total = select(free, total, V::zero());
+    }
+    const V di = total * g, df = total * old;
+    (cell.input_forget ? V::zero() : di).store(d[0] + j);
+    (cell.input_forget ? df - di : df).store(d[1] + j);
+    (total * i).store(d[2] + j);
+    total.store(dc + j);
+  }
+  if (!cell.input_forget) through(step, cell.gate, 0, col, gate[0], d[0]);
+  through(step, cell.gate, 1, col, gate[1], d[1]);
+  through(step, cell.main, 2, col, gate[2], d[2]);
+  V dpeep[3] = {V::zero(), V::zero(), V::zero()};
+  if (s.peephole != nullptr) {
+    for (int p = 0; p < 3; ++p) {
+      dpeep[p] = load_lanes(step.g.dpeephole + p * h + col.unit, col.width);
+    }
+  }
+  for (std::int64_t r = 0; r < n; ++r) {
+    const std::int64_t b = col.row[r], j = r * kL;
+    V before = V::load(dc + j) * V::load(gate[1] + j);
+    if (s.peephole != nullptr) {
+      const V old = load_lanes(s.c_before(step.t, b) + col.unit, col.width);
+      const V di = V::load(d[0] + j), df = V::load(d[1] + j);
+      before = fma(peep[0], di, fma(peep[1], df, before));
+      dpeep[0] = fma(di, old, dpeep[0]);
+      dpeep[1] = fma(df, old, dpeep[1]);
+      dpeep[2] = fma(V::load(d[3] + j), V::load(c + j), dpeep[2]);
+    }
+    store_lanes(before, step.g.dc + b * h + col.unit, col.width);
+  }
+  if (s.peephole != nullptr) {
+    for (int p = 0; p < 3; ++p) {
+      store_lanes(dpeep[p], step.g.dpeephole + p * h + col.unit, col.width);
+    }
+  }
+  for (int k = 0; k < 4; ++k) {
+    scatter(col, d[k], [&](std::int64_t b) { return step.dz(b) + k * h; });
+  }
+}
+
+// r z n of a GRU whose product comes before the reset; z and n of one whose reset comes before.
+template <class T>
+[[gnu::noinline]] static void gru_column(const Back<T>& step, Column<T>& col) {
+  using V = Vec<T>;
+  constexpr int kL = kLanes<T>;
+  const RnnScan<T>& s = step.s;
+  const RnnCell& cell = s.cell;
+  const std::int64_t h = s.hidden, n = col.rows;
+  alignas(64) Lanes<T> z, value, dz, dn;
+  gather(col, z, [&](std::int64_t b) { return step.gates(b) + h; });
+  gather(col, value, [&](std::int64_t b) { return step.gates(b) + 2 * h; });
+  for (std::int64_t r = 0; r < n; ++r) {
+    const std::int64_t b = col.row[r], j = r * kL;
+    const V dh = V::load(col.dh + j), zv = V::load(z + j);
+    const V old = load_lanes(s.h_before(step.t, b) + col.unit, col.width);
+    (dh * (V::set1(T(1)) - zv)).store(dn + j);
+    (dh * (old - V::load(value + j))).store(dz + j);
+    store_lanes(dh * zv, step.g.dh + b * h + col.unit, col.width);
+  }
+  through(step, cell.main, 2, col, value, dn);
+  through(step, cell.gate, 1, col, z, dz);
+  scatter(col, dz, [&](std::int64_t b) { return step.dz(b) + h; });
+  if (!cell.reset_after) {
+    scatter(col, dn, [&](std::int64_t b) { return step.dz(b) + 2 * h; });
+    return;
+  }
+  alignas(64) Lanes<T> reset, dr;
+  gather(col, reset, [&](std::int64_t b) { return step.gates(b); });
+  gather(col, dr, [&](std::int64_t b) { return step.inner(b); });
+  scatter(col, dn, [&](std::int64_t b) { return step.dn(b); });
+  for (std::int64_t j = 0; j < n * kL; j += kL) {
+    const V d = V::load(dn + j);
+    (d * V::load(dr + j)).store(dr + j);
+    (d * V::load(reset + j)).store(dn + j);
+  }
+  through(step, cell.gate, 0, col, reset, dr);
+  scatter(col, dr, [&](std::int64_t b) { return step.dz(b); });
+  scatter(col, dn, [&](std::int64_t b) { return step.dz(b) + 2 * h; });
+}
+
+// The reset before the product: col.dh is the gradient of r h.
+template <class T>
+[[gnu::noinline]] static void reset_column(const Back<T>& step, Column<T>& col) {
+  using V = Vec<T>;
+  constexpr int kL = kLanes<T>;
+  const RnnScan<T>& s = step.s;
+  const std::int64_t h = s.hidden;
+  alignas(64) Lanes<T> reset, dr;
+  gather(col, reset, [&](std::int64_t b) { return step.gates(b); });
+  for (std::int64_t r = 0; r < col.rows; ++r) {
+    const std::int64_t b = col.row[r], j = r * kL;
+    const V d = V::load(col.dh + j);
+    (d * load_lanes(s.h_before(step.t, b) + col.unit, col.width)).store(dr + j);
+    T* carry = step.g.dh + b * h + col.unit;
+    store_lanes(fma(d, V::load(reset + j), load_lanes(carry, col.width)), carry, col.width);
+  }
+  through(step, s.cell.gate, 0, col, reset, dr);
+  scatter(col, dr, [&](std::int64_t b) { return step.dz(b); });
+}
+
+template <class T>
+struct Matrices {
+  Panels<T> first;   // of the product that gives dh: W_hh, or its part of r and z
+  Panels<T> second;  // W_hr, or W_hn with the reset before the product
+  bool reset_before, projected;
+  bool two() const { return reset_before || projected; }
+};
+
+template <class T>
+Matrices<T> matrices(const RnnScan<T>& s, T* scratch, int threads) {
+  const std::int64_t h = s.hidden;
+  const bool before = s.cell.kind == RnnKind::kGru && !s.cell.reset_after;
+  const std::int64_t gates = before ? 2 : s.cell.gates();
+  Matrices<T> m{
+      row_panels(s.w_hh, s.out, gates * h, s.batch, s.steps == 1), {}, before, s.w_hr != nullptr};
+  if (before) m.second = row_panels(s.w_hh + 2 * h * h, h, h, s.batch, s.steps == 1);
+  if (m.projected) m.second = row_panels(s.w_hr, h, s.out, s.batch, s.steps == 1);
+  m.first.packed = scratch;
+  if (m.two()) m.second.packed = scratch + m.first.size(threads);
+  return m;
+}
+
+template <class T>
+std::int64_t scratch_bytes(const RnnScanBackward<T>& g, int threads) {
+  const Matrices<T> m = matrices<T>(g.scan, nullptr, threads);
+  const std::int64_t elements = m.first.size(threads) + (m.two() ? m.second.size(threads) : 0);
+  return elements * static_cast<std::int64_t>(sizeof(T)) +
+         2 * threads * round_up(g.scan.batch * static_cast<std::int64_t>(sizeof(std::int64_t)), 64);
+}
+
+// f(column) for the units of a tile, with the gradient that add(b, unit, width, sum) makes of each
+// sum, for the active rows only: add says whether one is.
+template <class T, class Add, class F>
+ARRAYNN_INLINE void for_columns(const Panels<T>& w, const Tile<T>& tile, const Add& add,
+                                const F& f) {
+  constexpr int kL = kLanes<T>;
+  Column<T> column;
+  for (int u = 0; u < w.groups; ++u) {
+    column.unit = tile.unit + u * kL;
+    if (column.unit >= w.units) return;
+    column.width = min_i(kL, w.units - column.unit);
+    column.rows = 0;
+    for (std::int64_t r = 0; r < tile.rows; ++r) {
+      const Vec<T> sum = Vec<T>::load(tile.sums + (u * tile.rows + r) * kL);
+      T* to = column.dh + column.rows * kL;
+      if (add(tile.row[r], column.unit, column.width, sum, to)) {
+        column.row[column.rows++] = tile.row[r];
+      }
+    }
+    if (column.rows > 0) f(column);
+  }
+}
+
+// Gradients of h at time t: of y, of what is carried, and dz of the step after times W_hh.
+template <class T>
+void run_step(const Back<T>& step, std::int64_t after, const Matrices<T>& m,
+              const std::int64_t* row, std::int64_t count, const std::int64_t* active,
+              std::int64_t active_count, int tid, int nthreads) {
+  const RnnScan<T>& s = step.s;
+  const RnnScanBackward<T>& g = step.g;
+  const bool is_step = step.t >= 0;
+  const auto dz_after = [&](std::int64_t b) { return g.dz + (after * s.batch + b) * step.width(); };
+  const auto add = [&](std::int64_t b, std::int64_t unit, std::int64_t width, Vec<T> sum, T* to) {
+    T* carry = g.dh + b * s.out + unit;
+    Vec<T> dh = sum + load_lanes(carry, width);
+    const bool now = is_step && s.active(step.t, b);
+    if (now && g.dy != nullptr) {
+      dh = dh + load_lanes(g.dy + step.at(b) * g.dy_row + unit, width);
+    }
+    store_lanes(now ? Vec<T>::zero() : dh, carry, width);
+    dh.store(to);
+    return now;
+  };
+  const auto direct = [](std::int64_t, std::int64_t, std::int64_t, Vec<T> sum, T* to) {
+    sum.store(to);
+    return true;
+  };
+  for_tiles(m.first, row, count, after >= 0 ? m.first.k : 0, tid, nthreads, dz_after,
+            [&](const Tile<T>& tile) {
+              for_columns(m.first, tile, add, [&](Column<T>& c) {
+                if (m.projected) {
+                  scatter(c, c.dh, [&](std::int64_t b) { return step.dout(b); });
+                } else if (s.cell.kind == RnnKind::kRnn) {
+                  rnn_column(step, c);
+                } else if (s.cell.kind == RnnKind::kLstm) {
+                  lstm_column(step, c);
+                } else {
+                  gru_column(step, c);
+                }
+              });
+            });
+  team_barrier(nthreads);
+  if (!m.two() || !is_step) return;
+  const auto rows = [&](std::int64_t b) {
+    return m.projected ? step.dout(b) : step.dz(b) + 2 * s.hidden;
+  };
+  for_tiles(m.second, active, active_count, m.second.k, tid, nthreads, rows,
+            [&](const Tile<T>& tile) {
+              for_columns(m.second, tile, direct, [&](Column<T>& c) {
+                if (m.projected) {
+                  lstm_column(step, c);
+                } else {
+                  reset_column(step, c);
+                }
+              });
+            });
+  team_barrier(nthreads);
+}
+
+template <class T>
+void backward(const RnnScanBackward<T>& g, int threads, void* scratch) {
+  const RnnScan<T>& s = g.scan;
+  const std::int64_t row_bytes =
+      round_up(s.batch * static_cast<std::int64_t>(sizeof(std::int64_t)), 64);
+  char* const base = static_cast<char*>(scratch);
+  const Matrices<T> m = matrices(s, reinterpret_cast<T*>(base + 2 * threads * row_bytes), threads);
+  parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
+    auto* row = reinterpret_cast<std::int64_t*>(base + 2 * tid * row_bytes);
+    auto* active = reinterpret_cast<std::int64_t*>(base + (2 * tid + 1) * row_bytes);
+    pack_own(m.first, tid, nthreads);
+    if (m.two()) pack_own(m.second, tid, nthreads);
+    std::int64_t after = -1;
+    // One more than the steps: the last product gives the gradient of the first state.
+    for (std::int64_t i = s.steps - 1; i >= -1; --i) {
+      const std::int64_t t = i < 0 ? -1 : s.time(i);
+      std::int64_t count = 0, active_count = 0;
+      for (std::int64_t b = 0; b < s.batch; ++b) {
+        const bool now = t >= 0 && s.active(t, b);
+        if (now) active[active_count++] = b;
+        if (now || (after >= 0 && s.active(after, b))) row[count++] = b;
+      }
+      run_step(Back<T>{g, s, t, Bounds<T>(s.cell)}, after, m, row, count, active, active_count, tid,
+               nthreads);
+      after = t;
+    }
+  });
+}
+
+}  // namespace
+
+extern const RnnKernels rnn_kernels = {
+    {&rnn_scratch_f32, &rnn_forward_f32, &scratch_bytes<float>, &backward<float>},
+    {&rnn_scratch_f64, &rnn_forward_f64, &scratch_bytes<double>, &backward<double>},
+};
+
+}  // namespace ARRAYNN_ISA_NAMESPACE

@@ -1,0 +1,344 @@
+#include "rnn/gates.hpp"
+#include "rnn/panel.hpp"
+#include "rnn/tables.hpp"
+
+namespace ARRAYNN_ISA_NAMESPACE {
+namespace {
+
+// One step of a scan: where the rows of a sample are.
+template <class T>
+struct Step {
+  const RnnScan<T>& s;
+  std::int64_t t;
+  Bounds<T> bounds;
+
+  T* gates(std::int64_t b) const {
+    return s.gates + ((t - s.gates_t) * s.batch + b) * s.cell.gates() * s.hidden;
+  }
+  T* z(std::int64_t b) const {
+    return s.z + ((t - s.gates_t) * s.batch + b) * s.cell.gates() * s.hidden;
+  }
+  T* y(std::int64_t b) const { return s.y + t * s.y_step + b * s.y_row; }
+  T* cells(std::int64_t b) const { return s.cells + t * s.cells_step + b * s.hidden; }
+  T* inner(std::int64_t b) const { return s.inner + t * s.inner_step + b * s.hidden; }
+  T* wide(std::int64_t b) const { return s.wide + t * s.wide_step + b * s.hidden; }
+  const T* h(std::int64_t b) const { return s.h_before(t, b); }
+};
+
+// One row of a gate: its vector at `unit`, before and after the bounds.
+template <class T>
+ARRAYNN_INLINE void bound_gate(const Step<T>& step, std::int64_t b, std::int64_t at,
+                               std::int64_t width, Vec<T> x, T* sum) {
+  if (step.s.z != nullptr) store_lanes(x, step.z(b) + at, width);
+  clamp(x, step.bounds.z).store(sum);
+}
+
+// z = x's share + sum.
+template <class T>
+ARRAYNN_INLINE void add_gate(const Step<T>& step, std::int64_t b, std::int64_t at,
+                             std::int64_t width, T* sum) {
+  bound_gate(step, b, at, width, load_lanes(step.gates(b) + at, width) + Vec<T>::load(sum), sum);
+}
+
+// Calls f(unit, width, sums) for the vectors of units of a tile; `gates` sums belong to each.
+template <class T, class F>
+ARRAYNN_INLINE void for_units(const Tile<T>& tile, int groups, int gates, std::int64_t units,
+                              const F& f) {
+  for (int u = 0; u < groups; ++u) {
+    const std::int64_t unit = tile.unit + u * kLanes<T>;
+    if (unit >= units) return;
+    f(unit, min_i(kLanes<T>, units - unit), tile.sums + u * gates * tile.rows * kLanes<T>);
+  }
+}
+
+template <class T>
+ARRAYNN_INLINE void rnn_tile(const Step<T>& step, const Panels<T>& w, const Tile<T>& tile) {
+  constexpr int kL = kLanes<T>;
+  const RnnScan<T>& s = step.s;
+  const std::int64_t n = tile.rows;
+  for_units(tile, w.groups, 1, s.hidden, [&](std::int64_t unit, std::int64_t width, T* z) {
+    for (std::int64_t r = 0; r < n; ++r) add_gate(step, tile.row[r], unit, width, z + r * kL);
+  });
+  activate_vectors(s.cell.main, tile.sums, n * w.groups);
+  for_units(tile, w.groups, 1, s.hidden, [&](std::int64_t unit, std::int64_t width, T* z) {
+    for (std::int64_t r = 0; r < n; ++r) {
+      store_lanes(Vec<T>::load(z + r * kL), step.y(tile.row[r]) + unit, width);
+    }
+  });
+}
+
+template <class T>
+ARRAYNN_INLINE void lstm_tile(const Step<T>& step, const Tile<T>& tile) {
+  using V = Vec<T>;
+  constexpr int kL = kLanes<T>;
+  const RnnScan<T>& s = step.s;
+  const std::int64_t n = tile.rows, unit = tile.unit, width = min_i(kL, s.hidden - unit);
+  const std::int64_t h = s.hidden;
+  T *zi = tile.sums, *zf = zi + n * kL, *zg = zf + n * kL, *zo = zg + n * kL;
+  alignas(64) T state[kMaxTileRows * kL];
+  V peep[3] = {V::zero(), V::zero(), V::zero()};
+  if (s.peephole != nullptr) {
+    for (int p = 0; p < 3; ++p) peep[p] = load_lanes(s.peephole + p * h + unit, width);
+  }
+  for (std::int64_t r = 0; r < n; ++r) {
+    const std::int64_t b = tile.row[r];
+    const T* x = step.gates(b) + unit;
+    V i = load_lanes(x, width) + V::load(zi + r * kL);
+    V f = load_lanes(x + h, width) + V::load(zf + r * kL);
+    if (s.peephole != nullptr) {
+      const V c = load_lanes(s.c_before(step.t, b) + unit, width);
+      i = fma(peep[0], c, i);
+      f = fma(peep[1], c, f);
+    }
+    bound_gate(step, b, unit, width, i, zi + r * kL);
+    bound_gate(step, b, h + unit, width, f, zf + r * kL);
+    add_gate(step, b, 2 * h + unit, width, zg + r * kL);
+  }
+  activate_vectors(s.cell.gate, zi, 2 * n);
+  activate_vectors(s.cell.main, zg, n);
+  for (std::int64_t r = 0; r < n; ++r) {
+    const std::int64_t b = tile.row[r];
+    T* x = step.gates(b) + unit;
+    const V f = V::load(zf + r * kL), g = V::load(zg + r * kL);
+    const V i = s.cell.input_forget ? V::set1(T(1)) - f : V::load(zi + r * kL);
+    const V old = load_lanes(s.c_before(step.t, b) + unit, width);
+    const V c = clamp(fma(f, old, i * g), step.bounds.c);
+    store_lanes(c, step.cells(b) + unit, width);
+    c.store(state + r * kL);
+    const V o = load_lanes(x + 3 * h, width) + V::load(zo + r * kL);
+    bound_gate(step, b, 3 * h + unit, width, s.peephole != nullptr ? fma(peep[2], c, o) : o,
+               zo + r * kL);
+    if (s.keep_gates) {
+      store_lanes(i, x, width);
+      store_lanes(f, x + h, width);
+      store_lanes(g, x + 2 * h, width);
+    }
+  }
+  activate_vectors(s.cell.gate, zo, n);
+  activate_vectors(s.cell.output, state, n);
+  for (std::int64_t r = 0; r < n; ++r) {
+    const std::int64_t b = tile.row[r];
+    const V o = V::load(zo + r * kL);
+    if (s.keep_gates) store_lanes(o, step.gates(b) + 3 * h + unit, width);
+    T* to = s.w_hr != nullptr ? step.wide(b) : step.y(b);
+    store_lanes(o * V::load(state + r * kL), to + unit, width);
+  }
+}
+
+// n + z (h - n) of one vector of a row; n and z lie in the tile.
+template <class T>
+ARRAYNN_INLINE void blend(const Step<T>& step, std::int64_t b, std::int64_t unit,
+                          std::int64_t width, Vec<T> z, Vec<T> n) {
+  const Vec<T> h = load_lanes(step.h(b) + unit, width);
+  store_lanes(fma(z, h - n, n), step.y(b) + unit, width);
+}
+
+template <class T>
+ARRAYNN_INLINE void gru_tile(const Step<T>& step, const Tile<T>& tile) {
+  using V = Vec<T>;
+  constexpr int kL = kLanes<T>;
+  const RnnScan<T>& s = step.s;
+  const std::int64_t n = tile.rows, unit = tile.unit, width = min_i(kL, s.hidden - unit);
+  const std::int64_t h = s.hidden;
+  T *zr = tile.sums, *zz = zr + n * kL, *zn = zz + n * kL;
+  const V bias = s.b_hn != nullptr ? load_lanes(s.b_hn + unit, width) : V::zero();
+  for (std::int64_t r = 0; r < n; ++r) {
+    add_gate(step, tile.row[r], unit, width, zr + r * kL);
+    add_gate(step, tile.row[r], h + unit, width, zz + r * kL);
+  }
+  activate_vectors(s.cell.gate, zr, 2 * n);
+  for (std::int64_t r = 0; r < n; ++r) {
+    const std::int64_t b = tile.row[r];
+    T* x = step.gates(b) + unit;
+    const V reset = V::load(zr + r * kL), inner = V::load(zn + r * kL) + bias;
+    const V z = fma(reset, inner, load_lanes(x + 2 * h, width));
+    bound_gate(step, b, 2 * h + unit, width, z, zn + r * kL);
+    if (s.keep_gates) {
+      store_lanes(inner, step.inner(b) + unit, width);
+      store_lanes(reset, x, width);
+      store_lanes(V::load(zz + r * kL), x + h, width);
+    }
+  }
+  activate_vectors(s.cell.main, zn, n);
+  for (std::int64_t r = 0; r < n; ++r) {
+    const std::int64_t b = tile.row[r];
+    const V value = V::load(zn + r * kL);
+    if (s.keep_gates) store_lanes(value, step.gates(b) + 2 * h + unit, width);
+    blend(step, b, unit, width, V::load(zz + r * kL), value);
+  }
+}
+
+// The reset before the product: r and z first, then n from (r h) W_hn'.
+template <class T>
+ARRAYNN_INLINE void reset_tile(const Step<T>& step, const Panels<T>& w, const Tile<T>& tile) {
+  constexpr int kL = kLanes<T>;
+  const RnnScan<T>& s = step.s;
+  const std::int64_t n = tile.rows, h = s.hidden;
+  for_units(tile, w.groups, 2, h, [&](std::int64_t unit, std::int64_t width, T* z) {
+    for (std::int64_t r = 0; r < n; ++r) {
+      add_gate(step, tile.row[r], unit, width, z + r * kL);
+      add_gate(step, tile.row[r], h + unit, width, z + (n + r) * kL);
+    }
+  });
+  activate_vectors(s.cell.gate, tile.sums, 2 * n * w.groups);
+  for_units(tile, w.groups, 2, h, [&](std::int64_t unit, std::int64_t width, T* z) {
+    for (std::int64_t r = 0; r < n; ++r) {
+      const std::int64_t b = tile.row[r];
+      const Vec<T> reset = Vec<T>::load(z + r * kL);
+      const Vec<T> old = load_lanes(step.h(b) + unit, width);
+      store_lanes(reset * old, step.inner(b) + unit, width);
+      store_lanes(reset, step.gates(b) + unit, width);
+      store_lanes(Vec<T>::load(z + (n + r) * kL), step.gates(b) + h + unit, width);
+    }
+  });
+}
+
+template <class T>
+ARRAYNN_INLINE void candidate_tile(const Step<T>& step, const Panels<T>& w, const Tile<T>& tile) {
+  constexpr int kL = kLanes<T>;
+  const RnnScan<T>& s = step.s;
+  const std::int64_t n = tile.rows, h = s.hidden;
+  for_units(tile, w.groups, 1, h, [&](std::int64_t unit, std::int64_t width, T* z) {
+    for (std::int64_t r = 0; r < n; ++r) {
+      add_gate(step, tile.row[r], 2 * h + unit, width, z + r * kL);
+    }
+  });
+  activate_vectors(s.cell.main, tile.sums, n * w.groups);
+  for_units(tile, w.groups, 1, h, [&](std::int64_t unit, std::int64_t width, T* z) {
+    for (std::int64_t r = 0; r < n; ++r) {
+      const std::int64_t b = tile.row[r];
+      const Vec<T> value = Vec<T>::load(z + r * kL);
+      T* gates = step.gates(b) + unit;
+      if (s.keep_gates) store_lanes(value, gates + 2 * h, width);
+      blend(step, b, unit, width, load_lanes(gates + h, width), value);
+    }
+  });
+}
+
+template <class T>
+ARRAYNN_INLINE void project_tile(const Step<T>& step, const Panels<T>& w, const Tile<T>& tile) {
+  constexpr int kL = kLanes<T>;
+  for_units(tile, w.groups, 1, step.s.out, [&](std::int64_t unit, std::int64_t width, T* sum) {
+    for (std::int64_t r = 0; r < tile.rows; ++r) {
+      store_lanes(Vec<T>::load(sum + r * kL), step.y(tile.row[r]) + unit, width);
+    }
+  });
+}
+
+// The matrices of a step: that of all gates, or of r and z; then W_hn or W_hr, if either.
+template <class T>
+struct Matrices {
+  Panels<T> first, second;
+  bool two;
+};
+
+template <class T>
+Matrices<T> matrices(const RnnScan<T>& s, T* scratch, int threads) {
+  const bool once = s.steps == 1;
+  const bool before = s.cell.kind == RnnKind::kGru && !s.cell.reset_after;
+  const std::int64_t gates = before ? 2 : s.cell.gates();
+  Matrices<T> m{gate_panels(s.w_hh, s.hidden, s.out, 0, gates, s.batch, once),
+                {},
+                before || s.w_hr != nullptr};
+  if (before) m.second = gate_panels(s.w_hh, s.hidden, s.out, 2, 3, s.batch, once);
+  if (s.w_hr != nullptr) m.second = gate_panels(s.w_hr, s.out, s.hidden, 0, 1, s.batch, once);
+  m.first.packed = scratch;
+  if (m.two) m.second.packed = scratch + m.first.size(threads);
+  return m;
+}
+
+template <class T>
+std::int64_t scratch_bytes(const RnnScan<T>& s, int threads) {
+  const Matrices<T> m = matrices<T>(s, nullptr, threads);
+  const std::int64_t elements = m.first.size(threads) + (m.two ? m.second.size(threads) : 0);
+  return elements * static_cast<std::int64_t>(sizeof(T)) +
+         threads * round_up(s.batch * static_cast<std::int64_t>(sizeof(std::int64_t)), 64);
+}
+
+template <class T>
+void run_step(const Step<T>& step, const Matrices<T>& m, const std::int64_t* row,
+              std::int64_t count, int tid, int nthreads) {
+  const RnnScan<T>& s = step.s;
+  const auto h = [&](std::int64_t b) { return step.h(b); };
+  const auto first = [&](const auto& f) {
+    if (s.product != nullptr) {
+      for_products(m.first, row, count, s.product, tid, nthreads, f);
+    } else {
+      for_tiles(m.first, row, count, s.out, tid, nthreads, h, f);
+    }
+  };
+  switch (s.cell.kind) {
+    case RnnKind::kRnn:
+      first([&](const Tile<T>& tile) { rnn_tile(step, m.first, tile); });
+      break;
+    case RnnKind::kLstm:
+      first([&](const Tile<T>& tile) { lstm_tile(step, tile); });
+      break;
+    case RnnKind::kGru:
+      if (!m.two) {
+        first([&](const Tile<T>& tile) { gru_tile(step, tile); });
+      } else {
+        first([&](const Tile<T>& tile) { reset_tile(step, m.first, tile); });
+      }
+      break;
+  }
+  team_barrier(nthreads);
+  if (!m.two) return;
+  if (s.w_hr != nullptr) {
+    for_tiles(
+        m.second, row, count, s.hidden, tid, nthreads, [&](std::int64_t b) { return step.wide(b); },
+        [&](const Tile<T>& tile) { project_tile(step, m.second, tile); });
+  } else {
+    for_tiles(
+        m.second, row, count, s.hidden, tid, nthreads,
+        [&](std::int64_t b) { return step.inner(b); },
+        [&](const Tile<T>& tile) { candidate_tile(step, m.second, tile); });
+  }
+  team_barrier(nthreads);
+}
+
+template <class T>
+void forward(const RnnScan<T>& s, int threads, bool packed, void* scratch) {
+  // The rows of every thread first: what follows is cut by the team that was asked for, whatever
+  // team there is.
+  const std::int64_t row_bytes =
+      round_up(s.batch * static_cast<std::int64_t>(sizeof(std::int64_t)), 64);
+  char* const base = static_cast<char*>(scratch);
+  const Matrices<T> m = matrices(s, reinterpret_cast<T*>(base + threads * row_bytes), threads);
+  parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
+    auto* row = reinterpret_cast<std::int64_t*>(base + tid * row_bytes);
+    if (!packed) {
+      pack_own(m.first, tid, nthreads);
+      if (m.two) pack_own(m.second, tid, nthreads);
+    }
+    for (std::int64_t b = 0; b < s.batch; ++b) row[b] = b;
+    std::int64_t count = s.batch;
+    for (std::int64_t i = s.first; i < s.last; ++i) {
+      const std::int64_t t = s.time(i);
+      if (s.lengths != nullptr) {
+        count = 0;
+        for (std::int64_t b = 0; b < s.batch; ++b) {
+          if (t < s.lengths[b]) row[count++] = b;
+        }
+      }
+      run_step(Step<T>{s, t, Bounds<T>(s.cell)}, m, row, count, tid, nthreads);
+    }
+  });
+}
+
+}  // namespace
+
+std::int64_t rnn_scratch_f32(const RnnScan<float>& s, int threads) {
+  return scratch_bytes(s, threads);
+}
+std::int64_t rnn_scratch_f64(const RnnScan<double>& s, int threads) {
+  return scratch_bytes(s, threads);
+}
+void rnn_forward_f32(const RnnScan<float>& s, int threads, bool packed, void* scratch) {
+  forward(s, threads, packed, scratch);
+}
+void rnn_forward_f64(const RnnScan<double>& s, int threads, bool packed, void* scratch) {
+  forward(s, threads, packed, scratch);
+}
+
+}  // namespace ARRAYNN_ISA_NAMESPACE

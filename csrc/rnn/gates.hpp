@@ -1,0 +1,86 @@
+// Activations and their derivatives over the vectors of a tile, in L1.
+#pragma once
+#include "rnn/rnn.hpp"
+#include "simd/activation.hpp"
+
+namespace ARRAYNN_ISA_NAMESPACE {
+
+// The first `n` lanes; all of them but at the last units.
+template <class T>
+ARRAYNN_INLINE Vec<T> load_lanes(const T* p, std::int64_t n) {
+  return n == kLanes<T> ? Vec<T>::load(p) : load_n(p, n);
+}
+template <class T>
+ARRAYNN_INLINE void store_lanes(Vec<T> v, T* p, std::int64_t n) {
+  if (n == kLanes<T>) {
+    v.store(p);
+  } else {
+    store_n(v, p, n);
+  }
+}
+
+// v[i] = f(v[i]), i < count vectors. One choice of f for a whole tile.
+template <class T>
+[[gnu::noinline]] static void activate_vectors(const Activation& f, T* v, std::int64_t count) {
+  constexpr int kL = kLanes<T>;
+  visit_activation<T>(f, [&](const auto& a) {
+    std::int64_t i = 0;
+    for (; i + 2 <= count; i += 2) {  // two chains: the polynomials are long
+      const Vec<T> x = a.forward(Vec<T>::load(v + i * kL));
+      const Vec<T> y = a.forward(Vec<T>::load(v + (i + 1) * kL));
+      x.store(v + i * kL);
+      y.store(v + (i + 1) * kL);
+    }
+    if (i < count) a.forward(Vec<T>::load(v + i * kL)).store(v + i * kL);
+  });
+}
+
+// d[i] *= f'(x[i]).
+template <class T>
+[[gnu::noinline]] static void times_derivative(const Activation& f, const T* x, T* d,
+                                               std::int64_t count) {
+  visit_activation<T>(f, [&](const auto& a) {
+    for (std::int64_t i = 0; i < count * kLanes<T>; i += kLanes<T>) {
+      (Vec<T>::load(d + i) * a.derivative(Vec<T>::load(x + i))).store(d + i);
+    }
+  });
+}
+
+template <class T>
+ARRAYNN_INLINE Vec<T> clamp(Vec<T> x, T bound) {
+  return min(Vec<T>::set1(bound), max(Vec<T>::set1(-bound), x));
+}
+
+// The bounds of a cell; none is infinity.
+template <class T>
+struct Bounds {
+  T z, c;
+  explicit Bounds(const RnnCell& cell)
+      : z(cell.clips ? static_cast<T>(cell.clip) : static_cast<T>(__builtin_inf())),
+        c(cell.clips_cell ? static_cast<T>(cell.cell_clip) : static_cast<T>(__builtin_inf())) {}
+};
+
+// d[i] *= f'(x[i]) from y = f(x), for those of derivative_from_value().
+template <class T>
+[[gnu::noinline]] static void times_derivative_of_value(const Activation& f, const T* y, T* d,
+                                                        std::int64_t count) {
+  using V = Vec<T>;
+  const auto each = [&](const auto& of) {
+    for (std::int64_t i = 0; i < count * kLanes<T>; i += kLanes<T>) {
+      of(V::load(y + i), V::load(d + i)).store(d + i);
+    }
+  };
+  const V one = V::set1(T(1));
+  switch (f.kind) {
+    case ActivationKind::kSigmoid:
+      return each([one](V v, V g) { return g * (v * (one - v)); });
+    case ActivationKind::kTanh:
+      return each([one](V v, V g) { return g * fma(-v, v, one); });
+    case ActivationKind::kRelu:
+      return each([](V v, V g) { return select(v <= V::zero(), V::zero(), g); });
+    default:  // none: the derivative is 1
+      return;
+  }
+}
+
+}  // namespace ARRAYNN_ISA_NAMESPACE

@@ -1,0 +1,235 @@
+// Packed panels of a recurrent matrix, and the microkernel over them.
+#pragma once
+#include "core/parallel.hpp"
+#include "gemm/blocking.hpp"
+#include "rnn/gates.hpp"
+#include "rnn/rnn.hpp"
+#include "simd/transpose.hpp"
+
+namespace ARRAYNN_ISA_NAMESPACE {
+
+// Rows of a tile whose panel has `vectors` vectors: sums, the vectors and one broadcast fill the
+// registers (generic: one more for the product).
+constexpr int tile_rows(int vectors) {
+#if defined(__AVX512F__)
+  return vectors == 2 ? 12 : vectors == 3 ? 8 : 6;  // 24 + 4 + 1 of 32
+#elif defined(__AVX2__)
+  return vectors == 2 ? 6 : vectors == 3 ? 4 : 2;  // 12 + 3 + 1 of 16
+#else
+  return vectors == 2 ? 4 : vectors == 3 ? 3 : 2;  // 9 + 3 + 2 of 16
+#endif
+}
+inline constexpr int kMaxTileRows = tile_rows(2);
+inline constexpr int kMaxTileVectors =
+    4 * tile_rows(4) > 3 * tile_rows(3)
+        ? (4 * tile_rows(4) > 2 * tile_rows(2) ? 4 * tile_rows(4) : 2 * tile_rows(2))
+        : (3 * tile_rows(3) > 2 * tile_rows(2) ? 3 * tile_rows(3) : 2 * tile_rows(2));
+
+// sums[v][r] = sum over k of a[r][k] panel[k][v], vectors of kLanes. In blocks of KC, as gemm sums.
+template <class T, int kVectors, int kRows>
+[[gnu::noinline]] static void panel_product(const T* const* rows, std::int64_t k, const T* panel,
+                                            T* sums) {
+  constexpr int kL = kLanes<T>;
+  const T* a[kRows];
+  ARRAYNN_UNROLL for (int r = 0; r < kRows; ++r) a[r] = rows[r];
+  std::int64_t p = 0;
+  do {
+    const std::int64_t first = p, end = min_i(k, p + kKC<T>);
+    Vec<T> acc[kRows][kVectors];
+    ARRAYNN_UNROLL for (int r = 0; r < kRows; ++r) {
+      ARRAYNN_UNROLL for (int v = 0; v < kVectors; ++v) acc[r][v] = Vec<T>::zero();
+    }
+    for (; p < end; ++p) {
+      Vec<T> b[kVectors];
+      ARRAYNN_UNROLL for (int v = 0; v < kVectors; ++v) b[v] = Vec<T>::load(panel + v * kL);
+      panel += kVectors * kL;
+      ARRAYNN_UNROLL for (int r = 0; r < kRows; ++r) {
+        const Vec<T> av = Vec<T>::set1(a[r][p]);
+        ARRAYNN_UNROLL for (int v = 0; v < kVectors; ++v) acc[r][v] = fma(av, b[v], acc[r][v]);
+      }
+    }
+    ARRAYNN_UNROLL for (int r = 0; r < kRows; ++r) {
+      ARRAYNN_UNROLL for (int v = 0; v < kVectors; ++v) {
+        T* to = sums + (v * kRows + r) * kL;
+        (first > 0 ? Vec<T>::load(to) + acc[r][v] : acc[r][v]).store(to);
+      }
+    }
+  } while (p < k);
+}
+
+template <class T>
+using PanelProduct = void (*)(const T* const*, std::int64_t, const T*, T*);
+template <class T, int kVectors>
+struct PanelProducts {
+  PanelProduct<T> table[tile_rows(kVectors)];
+};
+template <class T, int kVectors, int kRows>
+ARRAYNN_INLINE constexpr void fill_products(PanelProducts<T, kVectors>& u) {
+  u.table[kRows - 1] = &panel_product<T, kVectors, kRows>;
+  if constexpr (kRows > 1) fill_products<T, kVectors, kRows - 1>(u);
+}
+template <class T, int kVectors>
+ARRAYNN_INLINE constexpr PanelProducts<T, kVectors> make_products() {
+  PanelProducts<T, kVectors> u{};
+  fill_products<T, kVectors, tile_rows(kVectors)>(u);
+  return u;
+}
+template <class T, int kVectors>
+static constexpr PanelProducts<T, kVectors> kProducts = make_products<T, kVectors>();
+
+template <class T>
+ARRAYNN_INLINE void run_product(int vectors, std::int64_t rows, const T* const* a, std::int64_t k,
+                                const T* panel, T* sums) {
+  if (vectors == 4) return kProducts<T, 4>.table[rows - 1](a, k, panel, sums);
+  if (vectors == 3) return kProducts<T, 3>.table[rows - 1](a, k, panel, sums);
+  return kProducts<T, 2>.table[rows - 1](a, k, panel, sums);
+}
+
+// A matrix in panels. A panel has `groups` vectors of units with all `gates` of each:
+//   panel[p][k][u * gates + g][lane] = w(g, unit, k),  unit = (p * groups + u) kLanes + lane
+template <class T>
+struct Panels {
+  const T* w;
+  std::int64_t gate_stride, unit_stride, k_stride;  // of w, in elements; of the last two one is 1
+  std::int64_t units, k;
+  int gates, groups;
+  T* packed;       // all panels, or one per thread where every panel is used once
+  bool one_panel;  // packed just before use
+
+  int vectors() const { return gates * groups; }
+  std::int64_t panel_units() const { return groups * kLanes<T>; }
+  std::int64_t count() const { return ceil_div(units, panel_units()); }
+  std::int64_t panel_size() const { return k * vectors() * kLanes<T>; }
+  std::int64_t size(int threads) const {
+    return round_up((one_panel ? threads : count()) * panel_size(), 64);
+  }
+};
+
+// Single rows keep four sums in flight; more of them share what a panel brings.
+template <class T>
+ARRAYNN_INLINE int groups_for(std::int64_t batch, std::int64_t units, int gates) {
+  if (gates > 2) return 1;
+  if (gates == 2) return batch <= 4 && units > kLanes<T> ? 2 : 1;
+  return batch <= 4 && units > 2 * kLanes<T> ? 4 : 2;
+}
+
+// Gates [begin, end) of w_hh by hidden unit: z = h W_hh'.
+template <class T>
+ARRAYNN_INLINE Panels<T> gate_panels(const T* w, std::int64_t units, std::int64_t k,
+                                     std::int64_t begin, std::int64_t end, std::int64_t batch,
+                                     bool one_panel) {
+  const int gates = static_cast<int>(end - begin);
+  return {w + begin * units * k,
+          units * k,
+          k,
+          1,
+          units,
+          k,
+          gates,
+          groups_for<T>(batch, units, gates),
+          nullptr,
+          one_panel};
+}
+// Rows of w [k, units]: its product from the left.
+template <class T>
+ARRAYNN_INLINE Panels<T> row_panels(const T* w, std::int64_t units, std::int64_t k,
+                                    std::int64_t batch, bool one_panel) {
+  return {w, 0, 1, units, units, k, 1, groups_for<T>(batch, units, 1), nullptr, one_panel};
+}
+
+template <class T>
+static inline void pack_panel(const Panels<T>& w, std::int64_t panel, T* dst) {
+  constexpr int kL = kLanes<T>;
+  const std::int64_t step = w.vectors() * kL;
+  for (int u = 0; u < w.groups; ++u) {
+    const std::int64_t unit = (panel * w.groups + u) * kL;
+    const std::int64_t width = max_i(0, min_i(kL, w.units - unit));
+    for (int g = 0; g < w.gates; ++g) {
+      T* to = dst + (u * w.gates + g) * kL;
+      const T* from = w.w + g * w.gate_stride + unit * w.unit_stride;
+      if (width < kL) {  // lanes that are no unit multiply zeros
+        for (std::int64_t k = 0; k < w.k; ++k) Vec<T>::zero().store(to + k * step);
+      }
+      if (width == 0) continue;
+      if (w.k_stride == 1) {
+        transpose_copy(from, w.unit_stride, to, step, width, w.k);
+        continue;
+      }
+      for (std::int64_t k = 0; k < w.k; ++k) {
+        load_n(from + k * w.k_stride, width).store(to + k * step);
+      }
+    }
+  }
+}
+
+// Packs the panels of thread `tid`, which alone will read them.
+template <class T>
+static inline void pack_own(const Panels<T>& w, int tid, int nthreads) {
+  if (w.one_panel) return;
+  const Range mine = split_range(w.count(), nthreads, tid);
+  for (std::int64_t p = mine.begin; p < mine.end; ++p) {
+    pack_panel(w, p, w.packed + p * w.panel_size());
+  }
+}
+
+// The sums of a tile: v-th vector of row r at sums + (v * rows + r) kLanes.
+template <class T>
+struct Tile {
+  const std::int64_t* row;  // samples
+  std::int64_t rows;
+  std::int64_t unit;  // first of the panel
+  T* sums;
+};
+
+// f(tile) for every tile of this thread's panels. `row` lists `count` samples, a(b) is the vector of
+// sample b. k == 0 gives sums of 0.
+template <class T, class A, class F>
+ARRAYNN_INLINE void for_tiles(const Panels<T>& w, const std::int64_t* row, std::int64_t count,
+                              std::int64_t k, int tid, int nthreads, const A& a, const F& f) {
+  alignas(64) T sums[kMaxTileVectors * kLanes<T>];
+  const T* rows[kMaxTileRows];
+  const int vectors = w.vectors();
+  const std::int64_t tiles = ceil_div(count, tile_rows(vectors));
+  const Range mine = split_range(w.count(), nthreads, tid);
+  if (count == 0) return;
+  for (std::int64_t p = mine.begin; p < mine.end; ++p) {
+    T* panel = w.packed + (w.one_panel ? tid : p) * w.panel_size();
+    if (w.one_panel && k > 0) pack_panel(w, p, panel);
+    for (std::int64_t i = 0; i < tiles; ++i) {
+      const Range part = split_range(count, tiles, i);
+      const std::int64_t n = part.end - part.begin;
+      for (std::int64_t r = 0; r < n; ++r) rows[r] = k > 0 ? a(row[part.begin + r]) : nullptr;
+      run_product(vectors, n, rows, k, panel, sums);
+      f(Tile<T>{row + part.begin, n, p * w.panel_units(), sums});
+    }
+  }
+}
+
+// The same from sums that are there already: rows of [gates, units].
+template <class T, class F>
+ARRAYNN_INLINE void for_products(const Panels<T>& w, const std::int64_t* row, std::int64_t count,
+                                 const T* product, int tid, int nthreads, const F& f) {
+  constexpr int kL = kLanes<T>;
+  alignas(64) T sums[kMaxTileVectors * kLanes<T>];
+  const std::int64_t tiles = ceil_div(count, tile_rows(w.vectors()));
+  const Range mine = split_range(w.count(), nthreads, tid);
+  if (count == 0) return;
+  for (std::int64_t p = mine.begin; p < mine.end; ++p) {
+    for (std::int64_t i = 0; i < tiles; ++i) {
+      const Range part = split_range(count, tiles, i);
+      const std::int64_t n = part.end - part.begin;
+      T* to = sums;
+      for (int v = 0; v < w.vectors(); ++v) {
+        const std::int64_t unit = (p * w.groups + v / w.gates) * kL;
+        const std::int64_t width = max_i(0, min_i(kL, w.units - unit));
+        const T* from = product + v % w.gates * w.units + unit;
+        for (std::int64_t r = 0; r < n; ++r, to += kL) {
+          load_lanes(from + row[part.begin + r] * w.gates * w.units, width).store(to);
+        }
+      }
+      f(Tile<T>{row + part.begin, n, p * w.panel_units(), sums});
+    }
+  }
+}
+
+}  // namespace ARRAYNN_ISA_NAMESPACE

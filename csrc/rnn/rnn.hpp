@@ -1,0 +1,143 @@
+// Recurrent family: one layer in one direction, over all steps of a batch.
+//
+//   rnn   h' = f(z),  z = x W_ih' + b + h W_hh'
+//   lstm  i f o = s(z_i + p_i c), s(z_f + p_f c), s(z_o + p_o c');  g = a(z_g)
+//         c' = f c + i g,  h' = W_hr (o a_out(c'))           coupled: i = 1 - f
+//   gru   r z = s(z_r), s(z_z);  n = a(x W_in' + b_in + r (h W_hn' + b_hn)),
+//         or a(x W_in' + b_in + (r h) W_hn' + b_hn) with the reset before the product
+//         h' = n + z (h - n)
+//
+// Plan. The input's share of z, biases included, is one matrix product over all steps (gemm) and
+// lies in `gates`; what remains of a step is h W_hh' and the arithmetic of the gates:
+//   panels   W_hh is packed once into panels of a few vectors: all gates of kLanes hidden units side
+//            by side, k after k. A tile of (rows of the batch) x (vectors of a panel) is summed in
+//            registers, and its gates, state and output follow at once, in L1
+//   team     the threads split the panels for the whole sequence, so each keeps its share of W_hh in
+//            its own L2; one region over all steps, one barrier a step. A second product in the step
+//            (the reset before the product, the projection) takes a second barrier
+//   one step: a call of one step has no use for panels: its product is a gemm as well
+//   rows     those samples whose length the step is within; the others cost nothing
+// Backward goes through the steps in reverse. The gradient of h is the sum of z's gradients of the
+// step after times W_hh, packed likewise; z's gradients of the step follow from it at once. Those of
+// the weights and of x are matrix products over all steps at the end.
+// Bits. Every sum is over ascending k from 0 in gemm's blocks, whatever the tile, the panel, the
+// team, the batch or the number of steps in the call; the state carried from call to call is all
+// there is.
+#pragma once
+#include <cstdint>
+
+#include "core/dispatch.hpp"
+#include "core/index.hpp"
+#include "elementwise/activation.hpp"
+
+namespace arraynn {
+
+// Units of different levels include this: no copy of a member function may be shared.
+#define ARRAYNN_RNN_MEMBER [[gnu::always_inline]] inline
+
+enum class RnnKind : std::uint8_t { kRnn, kLstm, kGru };
+
+struct RnnCell {
+  RnnKind kind = RnnKind::kRnn;
+  bool input_forget = false;  // LSTM: i = 1 - f
+  bool reset_after = true;    // GRU
+  bool clips = false, clips_cell = false;
+  double clip = 0, cell_clip = 0;
+  Activation main, gate, output;  // a or f; s; a_out
+
+  ARRAYNN_RNN_MEMBER std::int64_t gates() const {
+    return kind == RnnKind::kLstm ? 4 : kind == RnnKind::kGru ? 3 : 1;
+  }
+};
+
+// The derivative follows from the activation's value; for the others the argument is kept.
+ARRAYNN_INLINE constexpr bool derivative_from_value(ActivationKind kind) {
+  switch (kind) {
+    case ActivationKind::kNone:
+    case ActivationKind::kRelu:
+    case ActivationKind::kSigmoid:
+    case ActivationKind::kTanh:
+      return true;
+    default:
+      return false;
+  }
+}
+
+// Arrays are [steps, batch, ...] with dense rows unless a stride says otherwise; t is the time, not
+// the order of the steps: the reverse direction begins at the last.
+template <class T>
+struct RnnScan {
+  RnnCell cell;
+  std::int64_t steps = 0, batch = 0, hidden = 0;
+  std::int64_t out = 0;              // elements of h: those of the projection, else hidden
+  std::int64_t first = 0, last = 0;  // steps [first, last) in the order of the direction
+  bool reverse = false;
+  const std::int64_t* lengths = nullptr;  // [batch] or null
+  const T* w_hh = nullptr;                // [gates * hidden, out]
+  const T* w_hr = nullptr;                // [out, hidden] or null
+  const T* b_hn = nullptr;                // [hidden] or null: GRU with reset_after
+  const T* peephole = nullptr;            // [3, hidden]: i f o, or null
+  const T *h0 = nullptr, *c0 = nullptr;   // [batch, out], [batch, hidden]
+  const T* product = nullptr;             // h0 W_hh' where one step is all, [batch, gates * hidden]
+  T* gates = nullptr;  // [.., batch, gates * hidden]: the input's share of z; their values after
+  std::int64_t gates_t = 0;  // the time of its first row
+  bool keep_gates = false;   // backward follows
+  T* y = nullptr;
+  std::int64_t y_step = 0, y_row = 0;
+  T* cells = nullptr;  // every c, or one step's that holds c0 at first
+  std::int64_t cells_step = 0;
+  T* z = nullptr;      // arguments of the activations as they were before clipping, or null
+  T* inner = nullptr;  // GRU: h W_hn' + b_hn, or r h with the reset before; or null
+  std::int64_t inner_step = 0;
+  T* wide = nullptr;  // what is projected
+  std::int64_t wide_step = 0;
+
+  ARRAYNN_RNN_MEMBER bool first_of(std::int64_t t, std::int64_t b) const {
+    return t == (reverse ? (lengths == nullptr ? steps : lengths[b]) - 1 : 0);
+  }
+  ARRAYNN_RNN_MEMBER std::int64_t time(std::int64_t s) const { return reverse ? steps - 1 - s : s; }
+  ARRAYNN_RNN_MEMBER std::int64_t before(std::int64_t t) const { return reverse ? t + 1 : t - 1; }
+  ARRAYNN_RNN_MEMBER bool active(std::int64_t t, std::int64_t b) const {
+    return lengths == nullptr || t < lengths[b];
+  }
+  ARRAYNN_RNN_MEMBER const T* h_before(std::int64_t t, std::int64_t b) const {
+    return first_of(t, b) ? h0 + b * out : y + before(t) * y_step + b * y_row;
+  }
+  ARRAYNN_RNN_MEMBER const T* c_before(std::int64_t t, std::int64_t b) const {
+    if (cells_step != 0 && first_of(t, b)) return c0 + b * hidden;
+    return cells + before(t) * cells_step + b * hidden;
+  }
+};
+
+// `scan` as forward left it, all of its steps kept.
+template <class T>
+struct RnnScanBackward {
+  RnnScan<T> scan;
+  const T* dy = nullptr;  // rows of dy_row, steps of batch rows
+  std::int64_t dy_row = 0;
+  T *dh = nullptr, *dc = nullptr;  // gradients of the last state, of the first on return
+  T* dz = nullptr;                 // [steps, batch, gates * hidden]; 0 where no sample is active
+  T* dn =
+      nullptr;  // [steps, batch, hidden]: GRU with reset_after, the input's share where it differs
+  T* dout = nullptr;       // [steps, batch, out]: gradients of h where that is projected
+  T* dpeephole = nullptr;  // [3, hidden], added to
+};
+
+#undef ARRAYNN_RNN_MEMBER
+
+template <class T>
+struct RnnTable {
+  std::int64_t (*scratch)(const RnnScan<T>&, int threads);
+  // With `packed` the scratch holds the panels of a former call with the same weights.
+  void (*forward)(const RnnScan<T>&, int threads, bool packed, void* scratch);
+  std::int64_t (*scratch_backward)(const RnnScanBackward<T>&, int threads);
+  void (*backward)(const RnnScanBackward<T>&, int threads, void* scratch);
+};
+struct RnnKernels {
+  RnnTable<float> f32;
+  RnnTable<double> f64;
+};
+
+ARRAYNN_KERNEL_TABLE(RnnKernels, rnn_kernels)
+
+}  // namespace arraynn

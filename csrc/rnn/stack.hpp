@@ -1,0 +1,122 @@
+// Layers and directions over the scans of rnn.hpp: inputs, final states, what backward needs.
+//
+// Inside everything is time-major, [steps, batch, ...]; a batch-first x is copied once, and results
+// are copied back. Without backward the gates of a part of the steps exist at a time.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "core/arena.hpp"
+#include "elementwise/elementwise.hpp"
+#include "rnn/rnn.hpp"
+
+namespace arraynn {
+
+// The parameters of one layer in one direction; null where there is none. For gradients likewise.
+template <class T>
+struct RnnGroup {
+  T *w_ih = nullptr, *w_hh = nullptr, *b_ih = nullptr, *b_hh = nullptr, *w_hr = nullptr;
+  T* peephole = nullptr;
+};
+
+struct RnnShape {
+  std::int64_t steps = 0, batch = 0, input = 0, hidden = 0, out = 0;
+  std::int64_t layers = 1, directions = 1;
+  bool reverse = false;               // the one direction
+  bool batch_first = false;           // of x, y, cells
+  std::vector<std::int64_t> lengths;  // empty: all steps of all samples
+
+  std::int64_t rows() const { return steps * batch; }
+  std::int64_t width() const { return directions * out; }  // of y
+  std::int64_t input_of(std::int64_t layer) const { return layer == 0 ? input : width(); }
+  std::int64_t length(std::int64_t b) const {
+    return lengths.empty() ? steps : lengths[static_cast<std::size_t>(b)];
+  }
+  bool padded() const;
+  bool backwards(std::int64_t direction) const { return reverse || direction == 1; }
+  // The two orders of x and y differ in memory.
+  bool transposed() const { return batch_first && steps > 1 && batch > 1; }
+};
+
+// Memory of one call.
+class RnnMemory {
+ public:
+  explicit RnnMemory(const char* op) : op_(op) {}
+  template <class T>
+  T* take(std::int64_t count) {
+    return static_cast<T*>(block(static_cast<std::size_t>(count) * sizeof(T)));
+  }
+  template <class T>
+  T* zeros(std::int64_t count) {
+    T* p = take<T>(count);
+    __builtin_memset(p, 0, static_cast<std::size_t>(count) * sizeof(T));
+    return p;
+  }
+  std::int64_t bytes() const { return bytes_; }
+
+ private:
+  void* block(std::size_t bytes);
+
+  const char* op_;
+  std::vector<std::unique_ptr<Scratch>> blocks_;
+  std::int64_t bytes_ = 0;
+};
+
+template <class T>
+struct RnnStack {
+  const char* op = nullptr;
+  RnnCell cell;
+  RnnShape shape;
+  bool drops = false;
+  Dropout dropout{};  // between the layers; the key of the first
+  std::uint64_t seed = 0;
+  std::vector<RnnGroup<const T>> groups;  // layer by layer, the forward direction first
+  const T* x = nullptr;
+  const T *h0 = nullptr, *c0 = nullptr;  // [groups, batch, out or hidden]; null: zeros
+};
+
+// What backward needs, beside x, the parameters and y themselves.
+template <class T>
+struct RnnSaved {
+  explicit RnnSaved(const char* op) : memory(op) {}
+  RnnMemory memory;
+  std::vector<RnnScan<T>> scans;  // one a group, pointing into memory and to the caller's arrays
+  std::vector<const T*> inputs;   // of the layers, time-major, before dropout
+};
+
+template <class T>
+struct RnnOutputs {
+  T *y = nullptr, *h_n = nullptr, *c_n = nullptr;
+  T* cells = nullptr;  // every c of the last layer, or null
+};
+
+// `saved` is null when no backward follows.
+template <class T>
+void run_rnn(const RnnStack<T>& stack, const RnnOutputs<T>& out, RnnSaved<T>* saved);
+
+template <class T>
+struct RnnGradients {
+  const T* dy = nullptr;  // null: zeros
+  T* dx = nullptr;
+  T *dh = nullptr, *dc = nullptr;  // of the last states on entry, of the first on return
+  std::vector<RnnGroup<T>> groups;
+};
+
+template <class T>
+void run_rnn_backward(const RnnStack<T>& stack, const RnnSaved<T>& saved,
+                      const RnnGradients<T>& grads);
+
+// Shared by both directions.
+template <class T>
+const RnnTable<T>& rnn_table();
+template <class T>
+int rnn_threads(const RnnScan<T>& scan);
+// The other order of the first two axes: to[j][i] = from[i][j], rows of `row` elements.
+template <class T>
+void swap_axes(const T* from, T* to, std::int64_t i, std::int64_t j, std::int64_t row);
+// The dropout in front of `layer`.
+template <class T>
+Dropout dropout_before(const RnnStack<T>& stack, std::int64_t layer);
+
+}  // namespace arraynn

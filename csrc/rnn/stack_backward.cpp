@@ -1,0 +1,210 @@
+#include <algorithm>
+
+#include "gemm/gemm.hpp"
+#include "rnn/stack.hpp"
+
+namespace arraynn {
+namespace {
+
+// A[k, m]' B[k, n] into C[m, n], rows of A, B and C that far apart.
+template <class T>
+struct Operand {
+  const T* data;
+  std::int64_t row;
+};
+
+template <class T>
+void product_over_rows(const char* op, Operand<T> a, std::int64_t m, Operand<T> b, std::int64_t n,
+                       std::int64_t rows, T* c, bool accumulate) {
+  GemmProblem<T> g;
+  g.m = m;
+  g.n = n;
+  g.k = max_i(0, rows);
+  g.a = a.data;
+  g.rs_a = 1;
+  g.cs_a = a.row;
+  g.b = b.data;
+  g.rs_b = b.row;
+  g.cs_b = 1;
+  g.c = c;
+  g.rs_c = n;
+  g.accumulate = accumulate;
+  gemm(op, g);
+}
+
+// C[rows, n] = A[rows, k] W[k, n].
+template <class T>
+void product_with(const char* op, Operand<T> a, std::int64_t rows, const T* w, std::int64_t k,
+                  std::int64_t n, T* c, bool accumulate) {
+  GemmProblem<T> g;
+  g.m = rows;
+  g.n = n;
+  g.k = k;
+  g.a = a.data;
+  g.rs_a = a.row;
+  g.cs_a = 1;
+  g.b = w;
+  g.rs_b = n;
+  g.cs_b = 1;
+  g.c = c;
+  g.rs_c = n;
+  g.accumulate = accumulate;
+  gemm(op, g);
+}
+
+template <class T>
+struct LayersBackward {
+  const RnnStack<T>& stack;
+  const RnnSaved<T>& saved;
+  const RnnGradients<T>& grads;
+
+  // x of a layer as forward multiplied it, without what the padding may hold.
+  const T* input(std::int64_t layer, RnnMemory* memory) const {
+    const RnnShape& s = stack.shape;
+    const T* x = saved.inputs[static_cast<std::size_t>(layer)];
+    const std::int64_t width = s.input_of(layer), size = s.rows() * width;
+    if (layer > 0 && stack.drops) {
+      T* to = memory->take<T>(size);
+      run_dropout(dropout_before(stack, layer), x, to, size);
+      return to;
+    }
+    if (layer > 0 || !s.padded()) return x;
+    T* to = memory->zeros<T>(size);
+    for (std::int64_t b = 0; b < s.batch; ++b) {
+      for (std::int64_t t = 0; t < s.length(b); ++t) {
+        std::copy_n(x + (t * s.batch + b) * width, width, to + (t * s.batch + b) * width);
+      }
+    }
+    return to;
+  }
+
+  // Products with the h that each step began from: y of the step before, h0 at a sample's first.
+  void hidden_weights(const RnnScan<T>& scan, const T* dz, std::int64_t columns, T* dw,
+                      bool first_is_zero) const {
+    const RnnShape& s = stack.shape;
+    const std::int64_t width = scan.cell.gates() * s.hidden, shift = s.batch;
+    const T* late = scan.reverse ? dz : dz + shift * width;
+    const T* early = scan.reverse && s.steps > 1 ? scan.y + shift * scan.y_row : scan.y;
+    const Operand<T> h{early, scan.y_row};
+    product_over_rows(stack.op, Operand<T>{late, width}, columns, h, s.out, (s.steps - 1) * s.batch,
+                      dw, false);
+    if (first_is_zero || s.steps == 0) return;
+    const T* start = scan.reverse ? dz + (s.steps - 1) * s.batch * width : dz;
+    RnnMemory memory(stack.op);
+    if (scan.reverse && s.padded()) {
+      T* rows = memory.zeros<T>(s.batch * width);
+      for (std::int64_t b = 0; b < s.batch; ++b) {
+        if (s.length(b) == 0) continue;
+        std::copy_n(dz + ((s.length(b) - 1) * s.batch + b) * width, width, rows + b * width);
+      }
+      start = rows;
+    }
+    product_over_rows(stack.op, Operand<T>{start, width}, columns, Operand<T>{scan.h0, s.out},
+                      s.out, s.batch, dw, true);
+  }
+
+  void parameters(const RnnScanBackward<T>& back, const T* x, std::int64_t input,
+                  const RnnGroup<T>& to) const {
+    const RnnShape& s = stack.shape;
+    const RnnScan<T>& scan = back.scan;
+    const std::int64_t rows = s.rows(), h = s.hidden, width = scan.cell.gates() * h;
+    // A GRU's n apart, where its two sides differ.
+    const bool apart = back.dn != nullptr;
+    const std::int64_t same = apart ? 2 * h : width;
+    const Operand<T> dz{back.dz, width}, xs{x, input};
+    product_over_rows(stack.op, dz, same, xs, input, rows, to.w_ih, false);
+    if (apart) {
+      product_over_rows(stack.op, Operand<T>{back.dn, h}, h, xs, input, rows,
+                        to.w_ih + same * input, false);
+    }
+    const bool zero = stack.h0 == nullptr;
+    if (scan.cell.kind == RnnKind::kGru && !scan.cell.reset_after) {
+      hidden_weights(scan, back.dz, 2 * h, to.w_hh, zero);
+      product_over_rows(stack.op, Operand<T>{back.dz + 2 * h, width}, h, Operand<T>{scan.inner, h},
+                        h, rows, to.w_hh + 2 * h * h, false);
+    } else {
+      hidden_weights(scan, back.dz, width, to.w_hh, zero);
+    }
+    if (to.w_hr != nullptr) {
+      product_over_rows(stack.op, Operand<T>{back.dout, s.out}, s.out, Operand<T>{scan.wide, h}, h,
+                        rows, to.w_hr, false);
+    }
+    if (to.b_ih != nullptr) {
+      column_sums(back.dz, rows, width, to.b_ih);
+      if (to.b_hh != nullptr) std::copy_n(to.b_ih, width, to.b_hh);
+      if (apart) column_sums(back.dn, rows, h, to.b_ih + same);
+    }
+  }
+
+  void run_direction(std::int64_t layer, std::int64_t d, const T* x, const T* dy, T* dx) const {
+    const RnnShape& s = stack.shape;
+    const std::int64_t index = layer * s.directions + d, input = s.input_of(layer);
+    const auto group = static_cast<std::size_t>(index);
+    const RnnGroup<T>& to = grads.groups[group];
+    RnnMemory memory(stack.op);
+    const auto take = [&](std::int64_t count) {
+      return s.padded() ? memory.zeros<T>(count) : memory.take<T>(count);
+    };
+    RnnScanBackward<T> back;
+    back.scan = saved.scans[group];
+    const std::int64_t rows = s.rows(), width = back.scan.cell.gates() * s.hidden;
+    back.dy = dy != nullptr ? dy + d * s.out : nullptr;
+    back.dy_row = s.width();
+    back.dh = grads.dh + index * s.batch * s.out;
+    if (grads.dc != nullptr) back.dc = grads.dc + index * s.batch * s.hidden;
+    back.dz = take(rows * width);
+    if (back.scan.cell.kind == RnnKind::kGru && back.scan.cell.reset_after) {
+      back.dn = take(rows * s.hidden);
+    }
+    if (back.scan.w_hr != nullptr) back.dout = take(rows * s.out);
+    back.dpeephole = to.peephole;
+    if (to.peephole != nullptr) std::fill_n(to.peephole, 3 * s.hidden, T(0));
+    const int threads = rnn_threads(back.scan);
+    void* scratch = memory.take<char>(rnn_table<T>().scratch_backward(back, threads));
+    rnn_table<T>().backward(back, threads, scratch);
+    const T* w = stack.groups[group].w_ih;
+    const std::int64_t same = back.dn != nullptr ? 2 * s.hidden : width;
+    product_with(stack.op, Operand<T>{back.dz, width}, rows, w, same, input, dx, d > 0);
+    if (back.dn != nullptr) {
+      product_with(stack.op, Operand<T>{back.dn, s.hidden}, rows, w + same * input, s.hidden, input,
+                   dx, true);
+    }
+    parameters(back, x, input, to);
+  }
+
+  void run() const {
+    const RnnShape& s = stack.shape;
+    RnnMemory memory(stack.op);
+    const T* dy = grads.dy;
+    if (dy != nullptr && s.transposed()) {
+      T* copy = memory.take<T>(s.rows() * s.width());
+      swap_axes(dy, copy, s.batch, s.steps, s.width());
+      dy = copy;
+    }
+    for (std::int64_t layer = s.layers - 1; layer >= 0; --layer) {
+      RnnMemory temporary(stack.op);
+      const T* x = input(layer, &temporary);
+      const std::int64_t size = s.rows() * s.input_of(layer);
+      T* dx = layer == 0 && !s.transposed() ? grads.dx : memory.take<T>(size);
+      for (std::int64_t d = 0; d < s.directions; ++d) run_direction(layer, d, x, dy, dx);
+      if (layer > 0 && stack.drops) run_dropout(dropout_before(stack, layer), dx, dx, size);
+      if (dx != grads.dx && layer == 0) swap_axes(dx, grads.dx, s.steps, s.batch, s.input);
+      dy = dx;
+    }
+  }
+};
+
+}  // namespace
+
+template <class T>
+void run_rnn_backward(const RnnStack<T>& stack, const RnnSaved<T>& saved,
+                      const RnnGradients<T>& grads) {
+  LayersBackward<T>{stack, saved, grads}.run();
+}
+
+template void run_rnn_backward(const RnnStack<float>&, const RnnSaved<float>&,
+                               const RnnGradients<float>&);
+template void run_rnn_backward(const RnnStack<double>&, const RnnSaved<double>&,
+                               const RnnGradients<double>&);
+
+}  // namespace arraynn

@@ -1,0 +1,13 @@
+// The entry points of one ISA, one unit each, collected into its table by cpu_backward.cpp.
+#pragma once
+#include "rnn/rnn.hpp"
+#include "simd/vec.hpp"
+
+namespace ARRAYNN_ISA_NAMESPACE {
+
+std::int64_t rnn_scratch_f32(const RnnScan<float>& s, int threads);
+std::int64_t rnn_scratch_f64(const RnnScan<double>& s, int threads);
+void rnn_forward_f32(const RnnScan<float>& s, int threads, bool packed, void* scratch);
+void rnn_forward_f64(const RnnScan<double>& s, int threads, bool packed, void* scratch);
+
+}  // namespace ARRAYNN_ISA_NAMESPACE

@@ -1,0 +1,218 @@
+"""``python -m arraynn train``: models that are trained on data found on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arraynn.cli._errors import CliError
+from arraynn.cli.demo import _check_target, _positive, _seed
+
+if TYPE_CHECKING:
+    from arraynn.cli import _charlm
+
+HELP = "Train a model on data of this machine: charlm, a language model of characters."
+
+_EPILOG = """\
+examples:
+  python -m arraynn train charlm
+  python -m arraynn train charlm --help
+"""
+
+_CHARLM_HELP = "Train an LSTM to predict the next character of Python's own sources."
+
+_CHARLM_EPILOG = """\
+The network: one-hot characters - LSTM - dense, cross entropy, Adam with gradients of norm at most
+1 and a cosine schedule, truncated backpropagation with the state carried from piece to piece. One
+tenth of the text is held out; an interpolated n-gram of order 3 (Witten-Bell), counted on the same
+training part, is what the network has to beat there.
+
+Ctrl-C saves before it ends the training; --resume goes on exactly where it was.
+
+examples:
+  python -m arraynn train charlm
+  python -m arraynn train charlm --text book.txt --hidden 512 --steps 5000
+  python -m arraynn train charlm --resume arraynn-charlm.safetensors --steps 6000
+  python -m arraynn train charlm --resume arraynn-charlm.safetensors --sample 2000 --prompt 'class '
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How to train; part of a checkpoint."""
+
+    hidden: int = 256
+    layers: int = 1
+    batch_size: int = 32
+    length: int = 64
+    steps: int = 3000
+    lr: float = 4e-3
+    seed: int = 0
+    chars: int = 2_000_000
+    report_every: int = 500
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.epilog = _EPILOG
+    tasks = parser.add_subparsers(dest="task", metavar="TASK", required=True)
+    charlm = tasks.add_parser(
+        "charlm",
+        help=_CHARLM_HELP,
+        description=_CHARLM_HELP,
+        epilog=_CHARLM_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_charlm_arguments(charlm)
+
+
+def _add_charlm_arguments(parser: argparse.ArgumentParser) -> None:
+    add, how = parser.add_argument, Settings()
+    add("--text", type=Path, metavar="FILE", help="UTF-8; default: the standard library's sources")
+    for name, kind, text in (
+        ("hidden", int, "units of the LSTM"),
+        ("layers", int, "LSTM layers"),
+        ("batch_size", int, "streams of text side by side"),
+        ("length", int, "characters per stream and step"),
+        ("steps", int, "steps of training altogether"),
+        ("lr", float, "learning rate"),
+        ("chars", int, "characters of the text that are used"),
+        ("report_every", int, "steps between two lines"),
+    ):
+        add(
+            f"--{name.replace('_', '-')}",
+            type=_positive(kind),
+            metavar="X" if kind is float else "N",
+            help=f"{text}; default: {getattr(how, name)}",
+        )
+    add("--seed", type=_seed, help="of weights and of the order of files; default: 0")
+    add(
+        "--save",
+        type=Path,
+        metavar="FILE",
+        help="checkpoint; default: ./arraynn-charlm.safetensors, or that of --resume",
+    )
+    add("--resume", type=Path, metavar="FILE", help="go on from a checkpoint, with its settings")
+    add(
+        "--sample",
+        type=_count,
+        default=500,
+        metavar="N",
+        help="characters written at the end; default: %(default)s",
+    )
+    add(
+        "--prompt",
+        type=_prompt,
+        default="\n\ndef ",
+        help="what they begin with; default: a new function",
+    )
+    add("--temperature", type=_temperature, default=0.7, help="0: the likeliest; default: 0.7")
+    add("--threads", type=_positive(int), metavar="N", help="default: the library's")
+
+
+def _count(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 0, got {text!r}")
+    return int(text)
+
+
+def _prompt(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("expected at least one character")
+    return text
+
+
+def _temperature(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text!r}")
+    return value
+
+
+def _open(args: argparse.Namespace) -> _charlm.Run:
+    """Begin a training, or go on with a saved one."""
+    from arraynn.cli import _charlm
+
+    given = {
+        field.name: getattr(args, field.name)
+        for field in dataclasses.fields(Settings)
+        if getattr(args, field.name) is not None
+    }
+
+    def text(settings: Settings) -> str:
+        if args.text is not None:
+            return _charlm.read_text(args.text, settings.chars)
+        return _charlm.library_text(settings.chars, settings.seed)
+
+    def restore(saved: dict[str, Any]) -> Settings:
+        fixed = set(given) - {"steps", "lr", "report_every"}
+        if fixed:
+            raise CliError(f"--{min(fixed).replace('_', '-')} is fixed by --resume", 2)
+        return dataclasses.replace(Settings(**saved), **given)
+
+    if args.resume is not None:
+        return _charlm.load(args.resume, restore, text)
+    settings = Settings(**given)
+    return _charlm.start(_charlm.make_corpus(text(settings)), settings)
+
+
+def _check_length(run: _charlm.Run) -> None:
+    """Raise where the text is too short for the settings or the baseline."""
+    held_out, train = len(run.corpus.held_out), len(run.corpus.train)
+    needed = run.settings.batch_size * 2
+    if held_out < 8 or train <= needed:
+        raise CliError(
+            f"expected a text of more than {max(needed * 10 // 9, 80)} characters for batches of "
+            f"{run.settings.batch_size}, got {held_out + train}"
+        )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train the character model."""
+    import arraynn
+    from arraynn.cli import _charlm
+    from arraynn.cli._ngram import NGram
+
+    target: Path = args.save or args.resume or Path("arraynn-charlm.safetensors")
+    _check_target("--save", target)
+    if args.threads:
+        arraynn.set_num_threads(args.threads)
+    training = _open(args)
+    _check_length(training)
+    corpus, settings = training.corpus, training.settings
+    config = arraynn.show_config()
+    parameters = sum(p.size for p in training.model.parameters())
+    print(
+        f"arraynn {arraynn.__version__}, {config['isa']}, {arraynn.get_num_threads()} threads; "
+        f"{len(corpus.train):,} characters to train on, {len(corpus.held_out):,} held out, "
+        f"{corpus.size} symbols; {parameters:,} parameters",
+        flush=True,
+    )
+    baseline = float(NGram(corpus.train, corpus.size, order=3).bits(corpus.held_out).mean())
+    print(f"n-gram of order 3: {baseline:.3f} bits/char on the held-out part", flush=True)
+    begin, first = time.perf_counter(), training.step
+    finished = _charlm.train(training)
+    if training.step > first:
+        _charlm.save(training, target)
+    if not finished:
+        print(f"step {training.step} of {settings.steps} saved; go on with --resume {target}")
+        raise KeyboardInterrupt
+    bits = _charlm.evaluate(training)
+    seconds = time.perf_counter() - begin
+    verdict = "beats" if bits < baseline else "does not beat"
+    print(
+        f"LSTM after {training.step} steps, {seconds:.1f} s: {bits:.3f} bits/char on the held-out "
+        f"part; {verdict} the n-gram's {baseline:.3f}"
+    )
+    if training.step > first:
+        print(f"saved to {target}")
+    if args.sample:
+        seed, temperature = settings.seed, args.temperature
+        print("\n" + _charlm.sample(training, args.prompt, args.sample, temperature, seed))
+    return 0
