@@ -145,6 +145,58 @@ def conv_transpose2d_backward(
     layout: str,
     needs: Sequence[str],
 ) -> _Gradients: ...
+def conv3d(
+    x: _Array,
+    weight: _Array,
+    bias: _Array | None,
+    stride: _Size,
+    padding: _Padding,
+    dilation: _Size,
+    groups: int,
+    activation: str | None,
+    residual: _Array | None,
+    layout: str,
+    flip_kernel: bool,
+    out: _Array | None,
+) -> _Array: ...
+def conv3d_backward(
+    grad_out: _Array,
+    x: _Array,
+    weight: _Array,
+    stride: _Size,
+    padding: _Padding,
+    dilation: _Size,
+    groups: int,
+    layout: str,
+    flip_kernel: bool,
+    needs: Sequence[str],
+) -> _Gradients: ...
+def conv_transpose3d(
+    x: _Array,
+    weight: _Array,
+    bias: _Array | None,
+    stride: _Size,
+    padding: _Padding,
+    output_padding: _Size,
+    groups: int,
+    dilation: _Size,
+    activation: str | None,
+    residual: _Array | None,
+    layout: str,
+    out: _Array | None,
+) -> _Array: ...
+def conv_transpose3d_backward(
+    grad_out: _Array,
+    x: _Array,
+    weight: _Array,
+    stride: _Size,
+    padding: _Padding,
+    output_padding: _Size,
+    groups: int,
+    dilation: _Size,
+    layout: str,
+    needs: Sequence[str],
+) -> _Gradients: ...
 def max_pool2d(
     x: _Array,
     kernel_size: _Size,
