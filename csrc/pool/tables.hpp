@@ -15,7 +15,7 @@ ARRAYNN_AVERAGE(double, f64)
 #undef ARRAYNN_AVERAGE
 
 #define ARRAYNN_LP(T, suffix)                                                                    \
-  void lp_##suffix(const PoolProblem& p, double norm, const T* x, T* y, Range rows,              \
+  void lp_##suffix(const PoolProblem& p, double norm, bool root, const T* x, T* y, Range rows,   \
                    void* scratch);                                                               \
   void lp_shares_##suffix(const PoolProblem& p, double norm, const T* dy, const T* y, T* shares, \
                           Range rows);                                                           \
@@ -32,5 +32,12 @@ ARRAYNN_LP(double, f64)
 ARRAYNN_UNPOOL(float, f32)
 ARRAYNN_UNPOOL(double, f64)
 #undef ARRAYNN_UNPOOL
+
+#define ARRAYNN_MAX_INTEGER(T, suffix) \
+  void max_##suffix(const VolumeProblem& v, const T* x, T* y, std::int64_t* indices, Range rows);
+ARRAYNN_MAX_INTEGER(std::uint8_t, u8)
+ARRAYNN_MAX_INTEGER(std::int32_t, i32)
+ARRAYNN_MAX_INTEGER(std::int64_t, i64)
+#undef ARRAYNN_MAX_INTEGER
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

@@ -138,6 +138,23 @@ def test_other_convolutions_are_direct(
             getattr(kernels, op)(*args, **options, layout=layout, algorithm="winograd")
 
 
+@pytest.mark.parametrize("kernel", [(1, 3, 3), (3, 3, 3), (2, 3, 3)], ids=str)
+def test_volumes_are_direct(layout: str, kernel: tuple[int, ...], rng: np.random.Generator) -> None:
+    """Planes with more than enough channels and pixels for Winograd's, under any depth."""
+    x = arranged(normal(rng, np.float32, 2, 16, 3, 12, 12), layout)
+    weight = normal(rng, np.float32, 16, 16, *kernel)
+    y = kernels.conv3d(x, weight, layout=layout)
+    for op, args in (
+        ("conv3d", (x, weight)),
+        ("conv3d_backward", (y, x, weight)),
+        ("conv_transpose3d", (y, weight)),
+    ):
+        got = getattr(kernels, op)(*args, layout=layout)
+        direct = getattr(kernels, op)(*args, layout=layout, algorithm="direct")
+        for a, b in zip(got, direct, strict=True):
+            assert_same_bits(a, b, op)
+
+
 @pytest.mark.parametrize("channels", [12, 13, 16, 31, 64, 130])
 def test_error_of_auto_within_twice_the_bound_of_a_sum(
     layout: str, channels: int, rng: np.random.Generator

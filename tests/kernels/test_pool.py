@@ -263,6 +263,17 @@ def test_same_bits_for_every_thread_count(
                     assert_same_bits(got, expected, f"{n} threads, run {run}")
 
 
+@pytest.mark.parametrize("channels", [1, 4, 8])
+def test_a_sample_alone(dtype: Any, layout: str, channels: int, rng: np.random.Generator) -> None:
+    x = arranged(normal(rng, dtype, 6, channels, 9, 9), layout)
+    for samples in (slice(1), slice(2, 5)):
+        alone = kernels.avg_pool2d(x[samples], 3, 1, 1, layout=layout)
+        assert_same_bits(alone, kernels.avg_pool2d(x, 3, 1, 1, layout=layout)[samples])
+        alone = kernels.avg_pool2d_backward(x[samples], alone.shape, 3, 1, 1, layout=layout)
+        whole = kernels.avg_pool2d_backward(x, x.shape, 3, 1, 1, layout=layout)
+        assert_same_bits(alone, whole[samples])
+
+
 @given(data=st.data())
 def test_property(data: st.DataObject) -> None:
     draw = data.draw
@@ -272,8 +283,8 @@ def test_property(data: st.DataObject) -> None:
     kernel = draw(st.integers(1, 4), "kernel_h"), draw(st.integers(1, 4), "kernel_w")
     axis = st.integers(1, 3)
     stride = draw(st.one_of(st.none(), axis, st.tuples(axis, axis)), "stride")
-    # At most half the kernel, so that every choice is legal and no window is only padding.
-    top, left = (draw(st.integers(0, k // 2)) for k in kernel)
+    # Less than the kernel, so that every choice is legal and no window is only padding.
+    top, left = (draw(st.integers(0, k - 1)) for k in kernel)
     padding = draw(
         st.sampled_from(
             [0, (top, left), ((top, 0), (0, left)), ((0, top), (left, left)), "same", "same_lower"]

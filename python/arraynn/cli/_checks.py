@@ -37,7 +37,7 @@ _CONVOLUTIONS = (
     (1, 4, 4, (3, 3), 2, ((0, 1), (1, 0)), 1, 4, 8, 9),
     (2, 24, 17, (3, 3), 1, 1, 1, 1, 9, 10),
 )
-_CONV_OPS = (("conv1d", 1), ("conv2d", 2), ("conv_transpose1d", 1), ("conv_transpose2d", 2))
+_CONV_OPS = tuple((f"{op}{axes}d", axes) for op in ("conv", "conv_transpose") for axes in (1, 2, 3))
 # (kernel, stride, padding, ceil_mode)
 _POOLS = ((2, 2, 0, False), (3, 2, 1, False), ((3, 2), (2, 1), (1, 0), True))
 _LAYOUTS = ("channels_first", "channels_last")
@@ -80,9 +80,15 @@ def _matmul(dtype: str) -> Iterator[Outcome]:
 def _conv_data(
     dtype: str, case: Any, layout: str, axes: int, transposed: bool
 ) -> tuple[Array, Array, Array, tuple[Any, ...]]:
-    """Return x, weight, bias and the geometry of a case, for one axis its last."""
+    """Return x, weight, bias and the geometry of a case, for one axis its last.
+
+    A depth has the numbers of the height.
+    """
     n, ic, oc, window, *sizes, groups, height, width = case
-    spatial = (height, width) if axes == 2 else (height * width,)
+    if axes == 3:
+        window = (window[0], *window)
+        sizes = [(v[0], *v) if isinstance(v, tuple) else v for v in sizes]
+    spatial = {1: (height * width,), 2: (height, width), 3: (height - 2, height, width)}[axes]
     shape = (n, ic, *spatial) if layout == "channels_first" else (n, *spatial, ic)
     rows, columns = (ic, oc // groups) if transposed else (oc, ic // groups)
     x = uniform(dtype, *shape, seed=1)
@@ -201,6 +207,11 @@ def _signal(x: Array, layout: str) -> Array:
     return np.ascontiguousarray(x[:, 0] if layout == "channels_last" else x[:, :, 0])
 
 
+def _volume(dtype: str, layout: str) -> Array:
+    shape = (2, 19, 5, 9, 7) if layout == "channels_first" else (2, 5, 9, 7, 19)
+    return distinct(dtype, *shape, seed=1)
+
+
 def _pool_cases(
     name: str, dtype: str
 ) -> Iterator[tuple[Array, tuple[Any, ...], dict[str, Any], int]]:
@@ -208,16 +219,21 @@ def _pool_cases(
     for layout in _LAYOUTS:
         image = _pool_input(dtype, layout)
         signal = _signal(image, layout)
-        x = signal if name.endswith("1d") else image
+        x = {"1d": signal, "3d": _volume(dtype, layout)}.get(name[-2:], image)
         where = {"layout": layout}
         if name.startswith("global"):
             yield image, (), where, 63
             yield signal, (), where, 7
+            yield _volume(dtype, layout), (), where, 315
         elif name.startswith("adaptive"):
             for one, two in _ADAPTIVE:
-                yield x, (one if name.endswith("1d") else two,), where, 63
+                size = {"1d": one, "2d": two, "3d": (one, *two)}[name[-2:]]
+                yield x, (size,), where, 315
         else:
-            yield from ((x, (k, s, p), where, 3) for k, s, p in ((2, 2, 0), (3, 2, 1), (3, 1, 1)))
+            taps = 9 if name.endswith("3d") else 3
+            yield from (
+                (x, (k, s, p), where, taps) for k, s, p in ((2, 2, 0), (3, 2, 1), (3, 1, 1))
+            )
 
 
 def _max_pool(name: str, dtype: str) -> Iterator[Outcome]:
@@ -235,8 +251,8 @@ def _max_pool_backward(name: str, dtype: str) -> Iterator[Outcome]:
         want = getattr(reference, back)(*_wide(g, x), *args, **where)
         for given in (None, indices):
             got = getattr(kernels, back)(g, x, *args, indices=given, **where)
-            # At most 4 windows meet in one element.
-            yield (got,), (want,), [dot_bound(4, dtype, factors=1)]
+            # At most 27 windows meet in one element.
+            yield (got,), (want,), [dot_bound(27, dtype, factors=1)]
 
 
 def _avg_pool(name: str, dtype: str) -> Iterator[Outcome]:
@@ -254,8 +270,8 @@ def _avg_pool_backward(name: str, dtype: str) -> Iterator[Outcome]:
         g = uniform(dtype, *shape, seed=2)
         got = getattr(kernels, back)(g, x.shape, *args, **where)
         want = getattr(reference, back)(*_wide(g), x.shape, *args, **where)
-        # At most 4 windows meet, each share rounded once before it is added.
-        yield (got,), (want,), [dot_bound(8, dtype, factors=1)]
+        # At most 27 windows meet, each share rounded once before it is added.
+        yield (got,), (want,), [dot_bound(54, dtype, factors=1)]
 
 
 def _lp_pool(name: str, dtype: str) -> Iterator[Outcome]:
@@ -532,7 +548,7 @@ for _name, _forward, _backward in (
     ("lp_pool", _lp_pool, _lp_pool_backward),
     ("max_unpool", _max_unpool, _max_unpool_backward),
 ):
-    for _axes in ("1d", "2d"):
+    for _axes in ("1d", "2d", "3d"):
         CHECKS[_name + _axes] = partial(_forward, _name + _axes)
         CHECKS[f"{_name}{_axes}_backward"] = partial(_backward, _name + _axes)
 
@@ -540,7 +556,14 @@ for _kind, _forward, _backward in (
     ("max", _max_pool, _max_pool_backward),
     ("avg", _avg_pool, _avg_pool_backward),
 ):
-    for _stem in ("{}_pool1d", "adaptive_{}_pool1d", "adaptive_{}_pool2d", "global_{}_pool"):
+    for _stem in (
+        "{}_pool1d",
+        "{}_pool3d",
+        "adaptive_{}_pool1d",
+        "adaptive_{}_pool2d",
+        "adaptive_{}_pool3d",
+        "global_{}_pool",
+    ):
         _name = _stem.format(_kind)
         CHECKS[_name] = partial(_forward, _name)
         CHECKS[f"{_name}_backward"] = partial(_backward, _name)

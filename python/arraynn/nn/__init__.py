@@ -23,7 +23,14 @@ from arraynn.nn.activation import (
 )
 from arraynn.nn.attention import MultiheadAttention
 from arraynn.nn.container import ModuleList, Sequential
-from arraynn.nn.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
+from arraynn.nn.conv import (
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    ConvTranspose1d,
+    ConvTranspose2d,
+    ConvTranspose3d,
+)
 from arraynn.nn.linear import Flatten, Identity, Linear
 from arraynn.nn.loss import CrossEntropyLoss, MSELoss
 from arraynn.nn.module import Module, Parameter
@@ -41,16 +48,22 @@ from arraynn.nn.norm import (
 from arraynn.nn.pooling import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
+    AdaptiveAvgPool3d,
     AdaptiveMaxPool1d,
     AdaptiveMaxPool2d,
+    AdaptiveMaxPool3d,
     AvgPool1d,
     AvgPool2d,
+    AvgPool3d,
     LPPool1d,
     LPPool2d,
+    LPPool3d,
     MaxPool1d,
     MaxPool2d,
+    MaxPool3d,
     MaxUnpool1d,
     MaxUnpool2d,
+    MaxUnpool3d,
 )
 from arraynn.nn.rnn import GRU, LSTM, RNN
 from arraynn.nn.rnn_cell import GRUCell, LSTMCell, RNNCell
@@ -65,17 +78,22 @@ __all__ = [
     "SELU",
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
+    "AdaptiveAvgPool3d",
     "AdaptiveMaxPool1d",
     "AdaptiveMaxPool2d",
+    "AdaptiveMaxPool3d",
     "AvgPool1d",
     "AvgPool2d",
+    "AvgPool3d",
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
     "Conv1d",
     "Conv2d",
+    "Conv3d",
     "ConvTranspose1d",
     "ConvTranspose2d",
+    "ConvTranspose3d",
     "CrossEntropyLoss",
     "Dropout",
     "Embedding",
@@ -91,6 +109,7 @@ __all__ = [
     "InstanceNorm3d",
     "LPPool1d",
     "LPPool2d",
+    "LPPool3d",
     "LSTMCell",
     "LayerNorm",
     "LeakyReLU",
@@ -99,8 +118,10 @@ __all__ = [
     "MSELoss",
     "MaxPool1d",
     "MaxPool2d",
+    "MaxPool3d",
     "MaxUnpool1d",
     "MaxUnpool2d",
+    "MaxUnpool3d",
     "Mish",
     "Module",
     "ModuleList",

@@ -7,7 +7,14 @@ from collections.abc import Iterable, Iterator
 from typing import Any, overload
 
 from arraynn.nn import activation
-from arraynn.nn.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
+from arraynn.nn.conv import (
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    ConvTranspose1d,
+    ConvTranspose2d,
+    ConvTranspose3d,
+)
 from arraynn.nn.linear import Linear
 from arraynn.nn.module import Module
 from arraynn.nn.norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, GroupNorm, LayerNorm, RMSNorm
@@ -23,7 +30,7 @@ _FUSED = frozenset(
 )
 _FUSING = frozenset(
     (
-        *(Linear, Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d),
+        *(Linear, Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d),
         *(BatchNorm1d, BatchNorm2d, BatchNorm3d, GroupNorm, LayerNorm, RMSNorm),
     )
 )

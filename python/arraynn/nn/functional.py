@@ -20,36 +20,54 @@ from arraynn.autograd import softmax as softmax_ops
 from arraynn.autograd.tape import Variable, array_of, make
 from arraynn.nn import _random
 from arraynn.nn._attention import scaled_dot_product_attention
-from arraynn.nn._conv import conv1d, conv2d, conv_transpose1d, conv_transpose2d
+from arraynn.nn._conv import (
+    conv1d,
+    conv2d,
+    conv3d,
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose3d,
+)
 from arraynn.nn._norm import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
 from arraynn.nn._pool import (
     adaptive_avg_pool1d,
     adaptive_avg_pool2d,
+    adaptive_avg_pool3d,
     adaptive_max_pool1d,
     adaptive_max_pool2d,
+    adaptive_max_pool3d,
     avg_pool1d,
     avg_pool2d,
+    avg_pool3d,
     lp_pool1d,
     lp_pool2d,
+    lp_pool3d,
     max_pool1d,
     max_pool2d,
+    max_pool3d,
     max_unpool1d,
     max_unpool2d,
+    max_unpool3d,
 )
 from arraynn.nn._rnn import gru, gru_cell, lstm, lstm_cell, rnn, rnn_cell
 
 __all__ = [
     "adaptive_avg_pool1d",
     "adaptive_avg_pool2d",
+    "adaptive_avg_pool3d",
     "adaptive_max_pool1d",
     "adaptive_max_pool2d",
+    "adaptive_max_pool3d",
     "avg_pool1d",
     "avg_pool2d",
+    "avg_pool3d",
     "batch_norm",
     "conv1d",
     "conv2d",
+    "conv3d",
     "conv_transpose1d",
     "conv_transpose2d",
+    "conv_transpose3d",
     "cross_entropy",
     "dropout",
     "elu",
@@ -69,13 +87,16 @@ __all__ = [
     "log_softmax",
     "lp_pool1d",
     "lp_pool2d",
+    "lp_pool3d",
     "lstm",
     "lstm_cell",
     "matmul",
     "max_pool1d",
     "max_pool2d",
+    "max_pool3d",
     "max_unpool1d",
     "max_unpool2d",
+    "max_unpool3d",
     "mish",
     "mse_loss",
     "relu",
