@@ -25,6 +25,7 @@ from . import (
     conv_other,
     elementwise,
     embedding,
+    fold,
     gemm,
     machine,
     model,
@@ -45,7 +46,9 @@ from .timing import QUICK, Settings, measure
 
 FAMILIES: dict[str, Callable[[str, bool], list[Case]]] = {
     "gemm": gemm.cases,
-    "conv": lambda dtype, tiny: conv.cases(dtype, tiny) + conv_other.cases(dtype, tiny),
+    "conv": lambda dtype, tiny: (
+        conv.cases(dtype, tiny) + conv_other.cases(dtype, tiny) + fold.cases(dtype, tiny)
+    ),
     "pool": lambda dtype, tiny: pool.cases(dtype, tiny) + pool_other.cases(dtype, tiny),
     "elementwise": elementwise.cases,
     "softmax": softmax.cases,

@@ -17,6 +17,7 @@ from arraynn.kernels.conv import (
     conv_transpose2d,
     conv_transpose2d_backward,
 )
+from arraynn.kernels.conv_fold import fold, unfold
 from arraynn.kernels.conv_volume import (
     conv3d,
     conv3d_backward,
@@ -192,6 +193,7 @@ __all__ = [
     "elu_backward",
     "embedding",
     "embedding_backward",
+    "fold",
     "gelu",
     "gelu_backward",
     "global_avg_pool",
@@ -264,4 +266,5 @@ __all__ = [
     "softplus_backward",
     "tanh",
     "tanh_backward",
+    "unfold",
 ]

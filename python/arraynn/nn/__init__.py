@@ -31,6 +31,7 @@ from arraynn.nn.conv import (
     ConvTranspose2d,
     ConvTranspose3d,
 )
+from arraynn.nn.fold import Fold, Unfold
 from arraynn.nn.linear import Flatten, Identity, Linear
 from arraynn.nn.loss import CrossEntropyLoss, MSELoss
 from arraynn.nn.module import Module, Parameter
@@ -98,6 +99,7 @@ __all__ = [
     "Dropout",
     "Embedding",
     "Flatten",
+    "Fold",
     "GRUCell",
     "GroupNorm",
     "Hardsigmoid",
@@ -137,6 +139,7 @@ __all__ = [
     "Softmax",
     "Softplus",
     "Tanh",
+    "Unfold",
     "functional",
     "init",
     "manual_seed",

@@ -27,6 +27,8 @@ from arraynn.nn._conv import (
     conv_transpose1d,
     conv_transpose2d,
     conv_transpose3d,
+    fold,
+    unfold,
 )
 from arraynn.nn._norm import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
 from arraynn.nn._pool import (
@@ -73,6 +75,7 @@ __all__ = [
     "elu",
     "embedding",
     "flatten",
+    "fold",
     "gelu",
     "group_norm",
     "gru",
@@ -111,6 +114,7 @@ __all__ = [
     "softmax",
     "softplus",
     "tanh",
+    "unfold",
 ]
 
 _ACTIVATIONS = elementwise.ACTIVATIONS

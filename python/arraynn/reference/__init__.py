@@ -22,6 +22,7 @@ from .conv import (
     conv_transpose2d,
     conv_transpose2d_backward,
 )
+from .conv_fold import fold, unfold
 from .conv_volume import (
     conv3d,
     conv3d_backward,
@@ -189,6 +190,7 @@ __all__ = [
     "elu_backward",
     "embedding",
     "embedding_backward",
+    "fold",
     "gelu",
     "gelu_backward",
     "global_avg_pool",
@@ -262,4 +264,5 @@ __all__ = [
     "softplus_backward",
     "tanh",
     "tanh_backward",
+    "unfold",
 ]
