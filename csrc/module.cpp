@@ -10,4 +10,6 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   arraynn::bind_unpool(m);
   arraynn::bind_elementwise(m);
   arraynn::bind_softmax(m);
+  arraynn::bind_row_norms(m);
+  arraynn::bind_channel_norms(m);
 }

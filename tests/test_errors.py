@@ -29,6 +29,7 @@ from wrong_calls import (
     wrong_dtypes,
     wrong_outs,
 )
+from wrong_norms import channel_norms, row_norms
 from wrong_pools import adaptive_pool, lp_and_unpool, pool, signal_pool
 
 
@@ -425,6 +426,8 @@ TABLE = [
     *lp_and_unpool(),
     *elementwise(),
     *softmax(),
+    *row_norms(),
+    *channel_norms(),
     *optim(),
 ]
 

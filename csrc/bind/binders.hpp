@@ -6,11 +6,13 @@ namespace py = pybind11;
 
 namespace arraynn {
 
+void bind_channel_norms(py::module_& m);
 void bind_conv(py::module_& m);
 void bind_elementwise(py::module_& m);
 void bind_gemm(py::module_& m);
 void bind_optim(py::module_& m);
 void bind_pool(py::module_& m);
+void bind_row_norms(py::module_& m);
 void bind_runtime(py::module_& m);
 void bind_softmax(py::module_& m);
 void bind_unpool(py::module_& m);

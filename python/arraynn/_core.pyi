@@ -366,6 +366,116 @@ def softplus_backward(
 ) -> _Array: ...
 def dropout(x: _Array, p: float, seed: int, out: _Array | None) -> _Array: ...
 def dropout_backward(grad_out: _Array, p: float, seed: int, out: _Array | None) -> _Array: ...
+def layer_norm(
+    x: _Array,
+    normalized_shape: _Size,
+    weight: _Array | None,
+    bias: _Array | None,
+    eps: float,
+    activation: str | None,
+    return_stats: bool,
+    out: _Array | None,
+) -> Any: ...
+def layer_norm_backward(
+    grad_out: _Array,
+    x: _Array,
+    normalized_shape: _Size,
+    weight: _Array | None,
+    eps: float,
+    stats: tuple[_Array, _Array] | None,
+    needs: Sequence[str],
+) -> _Gradients: ...
+def rms_norm(
+    x: _Array,
+    normalized_shape: _Size,
+    weight: _Array | None,
+    eps: float | None,
+    activation: str | None,
+    return_stats: bool,
+    out: _Array | None,
+) -> Any: ...
+def rms_norm_backward(
+    grad_out: _Array,
+    x: _Array,
+    normalized_shape: _Size,
+    weight: _Array | None,
+    eps: float | None,
+    stats: _Array | None,
+    needs: Sequence[str],
+) -> tuple[_Array | None, _Array | None]: ...
+def batch_norm(
+    x: _Array,
+    running_mean: _Array | None,
+    running_var: _Array | None,
+    weight: _Array | None,
+    bias: _Array | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    activation: str | None,
+    layout: str,
+    return_stats: bool,
+    out: _Array | None,
+) -> Any: ...
+def batch_norm_backward(
+    grad_out: _Array,
+    x: _Array,
+    running_mean: _Array | None,
+    running_var: _Array | None,
+    weight: _Array | None,
+    training: bool,
+    eps: float,
+    layout: str,
+    stats: tuple[_Array, _Array] | None,
+    needs: Sequence[str],
+) -> _Gradients: ...
+def instance_norm(
+    x: _Array,
+    running_mean: _Array | None,
+    running_var: _Array | None,
+    weight: _Array | None,
+    bias: _Array | None,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+    activation: str | None,
+    layout: str,
+    return_stats: bool,
+    out: _Array | None,
+) -> Any: ...
+def instance_norm_backward(
+    grad_out: _Array,
+    x: _Array,
+    running_mean: _Array | None,
+    running_var: _Array | None,
+    weight: _Array | None,
+    use_input_stats: bool,
+    eps: float,
+    layout: str,
+    stats: tuple[_Array, _Array] | None,
+    needs: Sequence[str],
+) -> _Gradients: ...
+def group_norm(
+    x: _Array,
+    num_groups: int,
+    weight: _Array | None,
+    bias: _Array | None,
+    eps: float,
+    activation: str | None,
+    layout: str,
+    return_stats: bool,
+    out: _Array | None,
+) -> Any: ...
+def group_norm_backward(
+    grad_out: _Array,
+    x: _Array,
+    num_groups: int,
+    weight: _Array | None,
+    eps: float,
+    layout: str,
+    stats: tuple[_Array, _Array] | None,
+    needs: Sequence[str],
+) -> _Gradients: ...
 def softmax(x: _Array, axis: int, out: _Array | None) -> _Array: ...
 def log_softmax(x: _Array, axis: int, out: _Array | None) -> _Array: ...
 def softmax_backward(grad_out: _Array, y: _Array, axis: int, out: _Array | None) -> _Array: ...

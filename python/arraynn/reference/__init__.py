@@ -47,6 +47,18 @@ from .elementwise import (
     tanh_backward,
 )
 from .gemm import linear, linear_backward, matmul
+from .norm import (
+    batch_norm,
+    batch_norm_backward,
+    group_norm,
+    group_norm_backward,
+    instance_norm,
+    instance_norm_backward,
+    layer_norm,
+    layer_norm_backward,
+    rms_norm,
+    rms_norm_backward,
+)
 from .optim import adam_step, sgd_step
 from .pool import (
     avg_pool1d,
@@ -106,6 +118,8 @@ __all__ = [
     "avg_pool1d_backward",
     "avg_pool2d",
     "avg_pool2d_backward",
+    "batch_norm",
+    "batch_norm_backward",
     "conv1d",
     "conv1d_backward",
     "conv2d",
@@ -127,10 +141,16 @@ __all__ = [
     "global_avg_pool_backward",
     "global_max_pool",
     "global_max_pool_backward",
+    "group_norm",
+    "group_norm_backward",
     "hardsigmoid",
     "hardsigmoid_backward",
     "hardswish",
     "hardswish_backward",
+    "instance_norm",
+    "instance_norm_backward",
+    "layer_norm",
+    "layer_norm_backward",
     "leaky_relu",
     "leaky_relu_backward",
     "linear",
@@ -155,6 +175,8 @@ __all__ = [
     "philox4x32",
     "relu",
     "relu_backward",
+    "rms_norm",
+    "rms_norm_backward",
     "selu",
     "selu_backward",
     "sgd_step",

@@ -1,0 +1,183 @@
+#include "norm/channels.hpp"
+
+namespace arraynn {
+namespace {
+
+template <class T>
+struct Backward {
+  const ChannelNorm& p;
+  const Blocks blocks, parts;  // of planes, and of what is summed
+  const T *dy, *x, *w;
+  const double *mean, *rstd;
+  T *dx, *dw, *db;
+  GradientSums* sums;
+  Slope<T> k;
+
+  double weight(std::int64_t c) const { return w != nullptr ? static_cast<double>(w[c]) : 1.0; }
+
+  void find_centres(const Box& box) const {
+    for (std::int64_t c = box.c0; c < box.c1; ++c) {
+      k.m[blocks.coefficient(box.n0, c)] = static_cast<T>(mean[blocks.statistic(box.n0, c)]);
+    }
+  }
+
+  void take_sums(const Box& box, int tid, int team) const {
+    const auto& f = norm_table<T>(norm_block_kernels());
+    const auto& columns = norm_table<T>(norm_column_kernels());
+    parts.for_share(box, tid, team, [&](std::int64_t n, std::int64_t c, std::int64_t block) {
+      const Run run = parts.run(n, c, block);
+      const std::int64_t at = run.offset;
+      GradientSums* to = sums + parts.index(n, c, block);
+      const T* m = k.m + blocks.coefficient(n, c);
+      if (p.channels_last) {
+        columns.sums(dy + at, x + at, run.size, p.c, m, to);
+      } else {
+        *to = f.sums(dy + at, x + at, run.runs, run.size, run.stride, *m);
+      }
+    });
+  }
+
+  // Into the first block's place of every channel, of every sample where it has statistics of its
+  // own; there (sum dy, sum dy xhat) in the end.
+  void merge(const Box& box) const {
+    parts.for_sums(box, [&](std::int64_t n, std::int64_t c, std::int64_t block) {
+      const std::int64_t to = parts.index(box.n0, c, 0), from = parts.index(n, c, block);
+      if (to == from) return;
+      sums[to].dy += sums[from].dy;
+      sums[to].product += sums[from].product;
+    });
+    for (std::int64_t c = box.c0; c < box.c1; ++c) {
+      const std::int64_t at = blocks.statistic(box.n0, c);
+      GradientSums& s = sums[parts.index(box.n0, c, 0)];
+      const double rest = static_cast<double>(k.m[blocks.coefficient(box.n0, c)]) - mean[at];
+      s.product = rstd[at] * (s.product + rest * s.dy);
+    }
+  }
+
+  void find_slopes(const Box& box, bool fixed) const {
+    const double count = static_cast<double>(p.count());
+    GradientSums group{0, 0};
+    for (std::int64_t c = box.c0; c < box.c1 && p.groups != 0; ++c) {
+      const GradientSums s = sums[parts.index(box.n0, c, 0)];
+      group.dy += weight(c) * s.dy;
+      group.product += weight(c) * s.product;
+    }
+    for (std::int64_t c = box.c0; c < box.c1; ++c) {
+      const std::int64_t at = blocks.statistic(box.n0, c), to = blocks.coefficient(box.n0, c);
+      const double scale = rstd[at];
+      k.a[to] = static_cast<T>(scale * weight(c));
+      if (fixed) {
+        k.m[to] = k.c[to] = T(0);  // applied to dy alone
+        continue;
+      }
+      if (p.groups == 0) {
+        const GradientSums s = sums[parts.index(0, c, 0)];
+        group = {weight(c) * s.dy, weight(c) * s.product};
+      }
+      const double b = -scale * scale * (group.product / count);
+      const double rest = static_cast<double>(k.m[to]) - mean[at];
+      k.b[to] = static_cast<T>(b);
+      k.c[to] = static_cast<T>(b * rest - scale * (group.dy / count));
+    }
+  }
+
+  void apply(const Box& box, int tid, int team, bool fixed) const {
+    const auto& f = norm_table<T>(norm_block_kernels());
+    const auto& columns = norm_table<T>(norm_column_kernels());
+    blocks.for_share(box, tid, team, [&](std::int64_t n, std::int64_t c, std::int64_t block) {
+      const Run run = blocks.run(n, c, block);
+      const std::int64_t at = run.offset, size = run.size, i = blocks.coefficient(n, c);
+      if (p.channels_last && fixed) {
+        const Affine<T> own{k.m + i, k.a + i, k.c + i};
+        columns.apply(dy + at, dx + at, size, p.c, own, {});
+      } else if (p.channels_last) {
+        const Slope<T> own{k.m + i, k.a + i, k.b + i, k.c + i};
+        columns.gradient(dy + at, x + at, dx + at, size, p.c, own);
+      } else if (fixed) {
+        f.apply(dy + at, dx + at, size, T(0), k.a[i], T(0), {});
+      } else {
+        f.gradient(dy + at, x + at, dx + at, size, k.m[i], k.a[i], k.b[i], k.c[i]);
+      }
+    });
+  }
+
+  void run(const Box& box, int tid, int team, bool fixed) const {
+    const bool wants_sums = !fixed || dw != nullptr || db != nullptr;
+    blocks.for_statistics(box, tid, team, [&](const Box& own) { find_centres(own); });
+    team_barrier(team);
+    if (wants_sums) take_sums(box, tid, team);
+    team_barrier(team);
+    blocks.for_statistics(box, tid, team, [&](const Box& own) {
+      if (wants_sums) merge(own);
+      if (dx != nullptr) find_slopes(own, fixed);
+    });
+    if (dx == nullptr) return;
+    team_barrier(team);
+    apply(box, tid, team, fixed);
+  }
+
+  void sum_samples(int tid, int team) const {
+    if (dw == nullptr && db == nullptr) return;
+    const std::int64_t samples = p.groups == 0 ? 1 : p.n;
+    const Range part = split_range(p.c, team, tid);
+    for (std::int64_t c = part.begin; c < part.end; ++c) {
+      GradientSums all{0, 0};
+      for (std::int64_t n = 0; n < samples; ++n) {
+        const GradientSums s = sums[parts.index(n, c, 0)];
+        all.dy += s.dy;
+        all.product += s.product;
+      }
+      if (dw != nullptr) dw[c] = static_cast<T>(all.product);
+      if (db != nullptr) db[c] = static_cast<T>(all.dy);
+    }
+  }
+};
+
+}  // namespace
+
+template <class T>
+void channel_norm_backward(const char* op, const ChannelNorm& p, const T* dy, const T* x,
+                           const T* w, const double* mean, const double* rstd, bool fixed, T* dx,
+                           T* dw, T* db) {
+  const Blocks blocks(p), parts(p, samples_of_block(p));
+  if (blocks.total() == 0) {
+    for (std::int64_t c = 0; c < p.c; ++c) {
+      if (dw != nullptr) dw[c] = T(0);
+      if (db != nullptr) db[c] = T(0);
+    }
+    return;
+  }
+  const std::int64_t item = static_cast<std::int64_t>(sizeof(T));
+  const std::int64_t bytes = round_up(blocks.coefficients() * item, 64);
+  const std::int64_t sums = parts.total() * static_cast<std::int64_t>(sizeof(GradientSums));
+  const Scratch scratch(op, static_cast<std::size_t>(sums + 4 * bytes));
+  char* at = static_cast<char*>(scratch.data());
+  auto* k = reinterpret_cast<T*>(at);
+  const std::int64_t step = bytes / item;
+  const Backward<T> backward{p,
+                             blocks,
+                             parts,
+                             dy,
+                             x,
+                             w,
+                             mean,
+                             rstd,
+                             dx,
+                             dw,
+                             db,
+                             reinterpret_cast<GradientSums*>(at + 4 * bytes),
+                             {k, k + step, k + 2 * step, k + 3 * step}};
+  // x and dy are read together.
+  for_boxes(
+      p, 2 * item, [&](const Box& box, int tid, int team) { backward.run(box, tid, team, fixed); },
+      [&](int tid, int team) { backward.sum_samples(tid, team); });
+}
+
+template void channel_norm_backward<float>(const char*, const ChannelNorm&, const float*,
+                                           const float*, const float*, const double*, const double*,
+                                           bool, float*, float*, float*);
+template void channel_norm_backward<double>(const char*, const ChannelNorm&, const double*,
+                                            const double*, const double*, const double*,
+                                            const double*, bool, double*, double*, double*);
+
+}  // namespace arraynn

@@ -1,0 +1,479 @@
+"""Layer, RMS, batch, group and instance normalisation against the reference, at every ISA."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+
+from arraynn import kernels, reference
+from memory import Guarded, mixed_layouts
+from tolerances import assert_close_to_reference, assert_gradient, assert_same_bits, widen
+
+from .problems import normal, thread_counts
+
+pytestmark = pytest.mark.usefixtures("isa")
+
+ROW_NORMS = ("layer_norm", "rms_norm")
+#: (n, c, positions): planes and columns around vectors and blocks, one position, one channel.
+IMAGES = [
+    (2, 1, (3,)),
+    (3, 6, ()),
+    (2, 4, (7, 7)),
+    (1, 12, (65,)),
+    (3, 34, (2, 2)),
+    (2, 2, (4099,)),
+]
+
+
+class Problem:
+    """A call of one of the norms over channels, the operands in any dtype."""
+
+    def __init__(
+        self, name: str, shape: Any, layout: str, rng: Any, dtype: Any, *, fixed: bool = False
+    ) -> None:
+        n, c, positions = shape
+        full = (n, *positions, c) if layout == "channels_last" else (n, c, *positions)
+        self.name, self.layout, self.fixed, self.n, self.c = name, layout, fixed, n, c
+        self.groups = next(g for g in (4, 3, 2, 1) if c % g == 0)
+        self.x, self.grad = 2 * normal(rng, dtype, *full) + dtype.type(3), normal(rng, dtype, *full)
+        self.weight, self.bias = normal(rng, dtype, c), normal(rng, dtype, c)
+        self.mean, self.var = normal(rng, dtype, c), rng.uniform(0.5, 2, c).astype(dtype)
+
+    def operands(self) -> tuple[Any, ...]:
+        """Everything that has a dtype."""
+        return self.x, self.grad, self.weight, self.bias, self.mean, self.var
+
+    def forward(self, module: Any, operands: Any, **options: Any) -> Any:
+        x, _, weight, bias, mean, var = operands
+        function = getattr(module, self.name)
+        options["layout"] = self.layout
+        if self.name == "group_norm":
+            return function(x, self.groups, weight, bias, **options)
+        return function(x, mean, var, weight, bias, not self.fixed, 0.3, **options)
+
+    def backward(self, module: Any, operands: Any, **options: Any) -> Any:
+        x, grad, weight, _, mean, var = operands
+        function = getattr(module, f"{self.name}_backward")
+        options["layout"] = self.layout
+        if self.name == "group_norm":
+            return function(grad, x, self.groups, weight, **options)
+        return function(grad, x, mean, var, weight, not self.fixed, **options)
+
+    def spread(self, a: Any) -> Any:
+        """One number per channel, to broadcast with x."""
+        tail = 0 if self.layout == "channels_last" else self.x.ndim - 2
+        return np.asarray(a).reshape(-1, *[1] * tail)
+
+    def statistics(self, stats: Any) -> Any:
+        """(c,), (n, groups) or (n, c) as something that broadcasts with x."""
+        if stats.ndim == 1:
+            return self.spread(stats)
+        full = stats.repeat(self.c // stats.shape[1], axis=1)
+        middle = (1,) * (self.x.ndim - 2)
+        if self.layout == "channels_last":
+            return full.reshape(self.n, *middle, self.c)
+        return full.reshape(self.n, self.c, *middle)
+
+
+def check(problem: Problem, activation: str | None = None) -> None:
+    """Hold forward and backward against the reference."""
+    ours = problem.operands()
+    native = tuple(a.copy() for a in ours)
+    wide = widen(*ours)
+    label = f"{problem.name} of {problem.x.shape}, {problem.layout}, fixed {problem.fixed}"
+    options: dict[str, Any] = {"activation": activation, "return_stats": True}
+    y, mean, rstd = problem.forward(kernels, ours, **options)
+    ref_y, ref_mean, ref_rstd = problem.forward(reference, wide, **options)
+    native_y, native_mean, native_rstd = problem.forward(reference, native, **options)
+    assert mean.dtype == rstd.dtype == np.float64, label
+    kind = problem.x.dtype
+    # Statistics are float64 whatever the dtype: of a float32 input they are held in its units.
+    size = np.abs(wide[0]).max()
+    for got, ref, plain in ((mean, ref_mean, native_mean), (rstd, ref_rstd, native_rstd)):
+        assert_close_to_reference(
+            got.astype(kind), ref, plain.astype(kind), scale=np.abs(ref) + size, label=label
+        )
+    # |x| and |mean| meet in a difference, which rstd and the weight scale.
+    level = np.abs(wide[0]) + np.abs(problem.statistics(ref_mean))
+    scale = problem.spread(np.abs(wide[2])) * problem.statistics(ref_rstd)
+    terms = level * scale + problem.spread(np.abs(wide[3]))
+    assert_close_to_reference(y, ref_y, native_y, scale=1.2 * terms, label=label)
+    for got, ref, plain in zip(ours[4:], wide[4:], native[4:], strict=True):
+        limit = np.abs(ref) + size + size**2
+        assert_close_to_reference(got, ref, plain, scale=limit, label=f"{label}, running")
+
+    got = problem.backward(kernels, ours, stats=(mean, rstd))
+    again = problem.backward(kernels, ours)
+    ref = problem.backward(reference, wide)
+    plain = problem.backward(reference, native)
+    positions = tuple(
+        i
+        for i in range(problem.x.ndim)
+        if i != (problem.x.ndim - 1 if "last" in problem.layout else 1)
+    )
+    grad = np.abs(wide[1])
+    rstd_wide = problem.statistics(ref_rstd)
+    xhat = level * rstd_wide
+    scales = (
+        scale * (grad + grad.max() * (1 + xhat)),
+        (grad * xhat).sum(positions),
+        grad.sum(positions),
+    )
+    names = ("x", "weight", "bias")
+    for i, name in enumerate(names):
+        for result in (got[i], again[i]):
+            assert_close_to_reference(
+                result, ref[i], plain[i], scale=scales[i], label=f"{label}, backward by {name}"
+            )
+        for wanted in itertools.combinations(names, i):
+            some = problem.backward(kernels, ours, stats=(mean, rstd), needs=wanted)
+            for j, other in enumerate(names):
+                if other in wanted:
+                    assert_same_bits(some[j], got[j], f"{label}, needs {wanted}")
+                else:
+                    assert some[j] is None
+
+
+@pytest.mark.parametrize("shape", IMAGES, ids=str)
+@pytest.mark.parametrize("name", ["batch_norm", "group_norm", "instance_norm"])
+def test_channels(name: str, shape: Any, layout: str, dtype: Any, rng: np.random.Generator) -> None:
+    if name == "instance_norm" and not shape[2]:
+        shape = (*shape[:2], (2,))
+    check(Problem(name, shape, layout, rng, dtype))
+    if name != "group_norm":
+        check(Problem(name, shape, layout, rng, dtype, fixed=True), "relu")
+
+
+@hypothesis.given(st.data())
+@hypothesis.settings(max_examples=25)
+def test_channels_of_any_shape(data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(["batch_norm", "group_norm", "instance_norm"]))
+    positions = data.draw(st.lists(st.integers(1, 9), max_size=3))
+    shape = (data.draw(st.integers(1, 5)), data.draw(st.integers(1, 70)), tuple(positions))
+    fixed = name != "group_norm" and data.draw(st.booleans())
+    count = int(np.prod(positions)) * (shape[0] if name == "batch_norm" else 1)
+    hypothesis.assume(fixed or count > 1 or name == "group_norm")
+    problem = Problem(
+        name,
+        shape,
+        data.draw(st.sampled_from(["channels_first", "channels_last"])),
+        np.random.default_rng(data.draw(st.integers(0, 9))),
+        np.dtype(data.draw(st.sampled_from([np.float32, np.float64]))),
+        fixed=fixed,
+    )
+    check(problem, data.draw(st.sampled_from([None, "relu", "silu", "gelu_tanh"])))
+
+
+@pytest.mark.parametrize("name", ROW_NORMS)
+@pytest.mark.parametrize("n", [1, 2, 7, 16, 33, 130, 4096, 9001])
+def test_rows(name: str, n: int, dtype: Any, rng: np.random.Generator) -> None:
+    centred = name == "layer_norm"
+    x, grad = 2 * normal(rng, dtype, 37, n) + dtype.type(3), normal(rng, dtype, 37, n)
+    w, b = normal(rng, dtype, n), normal(rng, dtype, n)
+    for weight, bias, activation in (
+        (w, b, "relu"),
+        (w, None, None),
+        (None, b, "tanh"),
+        (None,) * 3,
+    ):
+        if not centred and bias is not None and weight is None:
+            continue
+        vectors = (weight, bias) if centred else (weight,)
+        forward, formula = getattr(kernels, name), getattr(reference, name)
+        options: dict[str, Any] = {"activation": activation, "return_stats": True}
+        y, *stats = forward(x, n, *vectors, **options)
+        ref, *ref_stats = formula(widen(x), n, *widen_all(vectors), eps_of(name, dtype), **options)
+        plain, *_ = formula(x, n, *vectors, **options)
+        assert all(s.dtype == np.float64 and s.shape == (37,) for s in stats)
+        mean = ref_stats[0][:, None] if centred else 0
+        xhat = (np.abs(widen(x)) + np.abs(mean)) * ref_stats[-1][:, None]
+        scale = xhat * (1 if weight is None else np.abs(widen(weight)))
+        level = scale if bias is None else scale + np.abs(widen(bias))
+        assert_close_to_reference(y, ref, plain, scale=1.2 * level, label=f"{name} of {n}")
+
+        given: Any = tuple(stats) if centred else stats[0]
+        backward, formula = (getattr(m, f"{name}_backward") for m in (kernels, reference))
+        got, again = backward(grad, x, n, weight, stats=given), backward(grad, x, n, weight)
+        ref = formula(*widen(grad, x), n, widen(weight), eps_of(name, dtype))
+        plain = formula(grad, x, n, weight)
+        g = np.abs(widen(grad)) * (1 if weight is None else np.abs(widen(weight)))
+        sizes = np.abs(widen(grad))
+        scales = (
+            ref_stats[-1][:, None] * (g + g.max() * (1 + xhat)),
+            (sizes * xhat).sum(0),
+            sizes.sum(0),
+        )
+        for i, expected in enumerate(ref):
+            for result in (got[i], again[i]):
+                label = f"{name}_backward of {n}, {i}"
+                assert_close_to_reference(result, expected, plain[i], scale=scales[i], label=label)
+        assert_same_bits(backward(grad, x, n, weight, stats=given, needs=("x",))[0], got[0])
+        alone = backward(grad, x, n, weight, stats=given, needs=("weight",))
+        assert alone[0] is None
+        assert_same_bits(alone[1], got[1])
+
+
+def eps_of(name: str, dtype: Any) -> float:
+    """What the kernel takes by default; the oracle is of a wider dtype."""
+    return float(np.finfo(dtype).eps) if name == "rms_norm" else 1e-5
+
+
+def widen_all(arrays: Any) -> list[Any]:
+    return [None if a is None else widen(a) for a in arrays]
+
+
+def test_rows_over_several_axes(dtype: Any, rng: np.random.Generator) -> None:
+    x, w, b = normal(rng, dtype, 4, 3, 5, 6), normal(rng, dtype, 5, 6), normal(rng, dtype, 5, 6)
+    flat = kernels.layer_norm(x.reshape(12, 30), 30, w.reshape(30), b.reshape(30))
+    assert_same_bits(kernels.layer_norm(x, (5, 6), w, b), flat.reshape(x.shape))
+    _, mean, rstd = kernels.layer_norm(x, [5, 6], return_stats=True)
+    assert mean.shape == rstd.shape == (4, 3)
+    dw = kernels.layer_norm_backward(x, x, (5, 6), w)[1]
+    assert dw is not None
+    assert dw.shape == (5, 6)
+    whole = kernels.layer_norm(x, x.shape, return_stats=True)
+    assert whole[1].shape == ()
+
+
+@pytest.mark.parametrize("name", ["layer_norm", "batch_norm", "group_norm", "instance_norm"])
+def test_a_large_mean_costs_no_precision(
+    name: str, layout: str, dtype: Any, rng: np.random.Generator
+) -> None:
+    # x is exact: the output's error must be that of a few roundings of y, not of x.
+    offset = dtype.type(2.0**12)
+    step = 2.0**-8
+    x = (rng.integers(-1000, 1000, (4, 6, 5000)) * step).astype(dtype) + offset
+    if layout == "channels_last":
+        x = np.ascontiguousarray(np.moveaxis(x, 1, -1))
+    wide = np.moveaxis(x, -1, 1) if layout == "channels_last" else x
+    exact = wide.astype(np.longdouble) - offset
+    shapes = {
+        "layer_norm": (x.shape[-1:], -1),
+        "batch_norm": ((), (0, 2)),
+        "group_norm": ((2,), (2, 3)),
+        "instance_norm": ((), 2),
+    }
+    args, axes = shapes[name]
+    if name == "layer_norm":
+        exact, y = x.astype(np.longdouble) - offset, kernels.layer_norm(x, *args)
+    elif name == "group_norm":
+        exact = exact.reshape(4, 2, 3, -1)
+        y = kernels.group_norm(x, 2, layout=layout)
+    elif name == "batch_norm":
+        y = kernels.batch_norm(x, training=True, layout=layout)
+    else:
+        y = kernels.instance_norm(x, layout=layout)
+    spread = exact.var(axes, keepdims=True)
+    expected = (exact - exact.mean(axes, keepdims=True)) / np.sqrt(spread + np.longdouble(1e-5))
+    if name != "layer_norm" and layout == "channels_last":
+        y = np.moveaxis(y, -1, 1)
+    error = np.abs(y.reshape(expected.shape) - expected)
+    # y is below 2; m2 is a sum of thousands of squares in chains of at most 64. In float64 the mean
+    # is rounded whenever blocks, of 64 positions at least, are merged.
+    merges = x.size / x.shape[-1 if "last" in layout else 1] / 64
+    rounded = merges * float(offset / np.sqrt(spread).min()) if dtype == np.float64 else 0
+    assert error.max() < (64 + rounded / 2) * np.finfo(dtype).eps
+
+
+def test_constant_data(dtype: Any, layout: str) -> None:
+    x = np.full((3, 4, 37), 0.1, dtype)
+    if layout == "channels_last":
+        x = np.ascontiguousarray(np.moveaxis(x, 1, -1))
+    for y in (
+        kernels.layer_norm(x, x.shape[-1]),
+        kernels.batch_norm(x, training=True, layout=layout),
+        kernels.group_norm(x, 2, layout=layout),
+        kernels.instance_norm(x, layout=layout),
+    ):
+        # The mean's own rounding, times rstd = 1 / sqrt(eps).
+        assert np.abs(y).max() <= np.finfo(dtype).eps * 0.1 * 317
+
+
+def test_nan_and_infinity_stay_in_their_statistic(dtype: Any) -> None:
+    x = np.arange(2 * 4 * 40, dtype=dtype).reshape(2, 4, 40)
+    for bad in (np.nan, np.inf):
+        y = x.copy()
+        y[0, 1, 35] = bad
+        got = kernels.layer_norm(y, 40)
+        assert np.isnan(got[0, 1]).any()
+        assert np.isfinite(got[0, 0]).all()
+        assert np.isfinite(got[1]).all()
+        got = kernels.batch_norm(y, training=True)
+        assert np.isnan(got[0, 1, 35])
+        assert np.isnan(kernels.batch_norm(y, training=True, activation="relu")[0, 1, 35])
+        assert np.isfinite(got[:, [0, 2, 3]]).all()
+        got = kernels.group_norm(y, 2)
+        assert np.isnan(got[0, 1, 35])
+        assert np.isfinite(got[0, 2:]).all()
+        assert np.isfinite(got[1]).all()
+    # Fixed statistics: a gradient does not look at x.
+    y = np.full_like(x, np.inf)
+    zero, one = np.zeros(4, dtype), np.ones(4, dtype)
+    for layout in ("channels_first", "channels_last"):
+        at = y if layout == "channels_first" else np.ascontiguousarray(np.moveaxis(y, 1, -1))
+        dx = kernels.batch_norm_backward(np.ones_like(at), at, zero, one, layout=layout)[0]
+        np.testing.assert_allclose(dx, 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4), (2, 0, 4), (2, 3, 0)], ids=str)
+def test_nothing_in_nothing_out(dtype: Any, shape: Any, layout: str) -> None:
+    x = np.zeros(shape, dtype)
+    channels = shape[-1 if layout == "channels_last" else 1]
+    mean, var = np.ones(channels, dtype), np.ones(channels, dtype)
+    assert kernels.batch_norm(x, mean, var, training=True, layout=layout).shape == shape
+    np.testing.assert_array_equal(mean, 1)
+    np.testing.assert_array_equal(var, 1)
+    assert kernels.group_norm(x, 1, layout=layout).shape == shape
+    assert kernels.instance_norm(x, layout=layout).shape == shape
+    for grads in (
+        kernels.batch_norm_backward(x, x, training=True, layout=layout),
+        kernels.group_norm_backward(x, x, 1, layout=layout),
+        kernels.instance_norm_backward(x, x, layout=layout),
+    ):
+        np.testing.assert_array_equal(grads[0], x)
+        np.testing.assert_array_equal(grads[1], np.zeros(channels))
+        np.testing.assert_array_equal(grads[2], np.zeros(channels))
+    for name in ROW_NORMS:
+        y, *stats = getattr(kernels, name)(x, shape[-1], return_stats=True)
+        assert y.shape == shape
+        assert all(np.isfinite(s).all() for s in stats)
+        grads = getattr(kernels, f"{name}_backward")(x, x, shape[-1])
+        assert grads[0].shape == shape
+        np.testing.assert_array_equal(grads[1], np.zeros(shape[-1]))
+
+
+def calls(rng: np.random.Generator, dtype: Any) -> dict[str, tuple[Any, Any]]:
+    """By name: a function of arrays, and the arrays."""
+    x, grad = normal(rng, dtype, 3, 6, 5, 7), normal(rng, dtype, 3, 6, 5, 7)
+    w, b, rw = normal(rng, dtype, 6), normal(rng, dtype, 6), normal(rng, dtype, 7)
+    rb, var = normal(rng, dtype, 7), rng.uniform(0.5, 2, 6).astype(dtype)
+    k = kernels
+    return {
+        "layer_norm": (lambda x, w, b, **o: k.layer_norm(x, 7, w, b, **o), (x, rw, rb)),
+        "layer_norm_backward": (lambda g, x, w: k.layer_norm_backward(g, x, 7, w), (grad, x, rw)),
+        "rms_norm": (lambda x, w, **o: k.rms_norm(x, 7, w, **o), (x, rw)),
+        "rms_norm_backward": (lambda g, x, w: k.rms_norm_backward(g, x, 7, w), (grad, x, rw)),
+        "batch_norm": (
+            lambda x, w, b, **o: k.batch_norm(x, None, None, w, b, True, **o),
+            (x, w, b),
+        ),
+        "batch_norm, fixed": (k.batch_norm, (x, b, var, w, b)),
+        "batch_norm_backward": (
+            lambda g, x, w: k.batch_norm_backward(g, x, None, None, w, True),
+            (grad, x, w),
+        ),
+        "group_norm": (lambda x, w, b, **o: k.group_norm(x, 3, w, b, **o), (x, w, b)),
+        "group_norm_backward": (lambda g, x, w: k.group_norm_backward(g, x, 3, w), (grad, x, w)),
+        "instance_norm": (
+            lambda x, w, b, **o: k.instance_norm(x, None, None, w, b, **o),
+            (x, w, b),
+        ),
+        "instance_norm_backward": (
+            lambda g, x, w: k.instance_norm_backward(g, x, None, None, w),
+            (grad, x, w),
+        ),
+    }
+
+
+def same(got: Any, expected: Any, label: str) -> None:
+    pairs = [(got, expected)] if isinstance(got, np.ndarray) else zip(got, expected, strict=True)
+    for a, b in pairs:
+        assert_same_bits(a, b, label)
+
+
+def test_any_memory(dtype: Any, rng: np.random.Generator) -> None:
+    for name, (function, arrays) in calls(rng, dtype).items():
+        expected = function(*arrays)
+        for memory, moved in mixed_layouts(*arrays):
+            same(function(*moved), expected, f"{name}, {memory}")
+
+
+def test_running_statistics_in_any_memory(dtype: Any, rng: np.random.Generator) -> None:
+    x = normal(rng, dtype, 4, 5, 3)
+    for name in ("batch_norm", "instance_norm"):
+        plain = np.zeros(5, dtype), np.ones(5, dtype)
+        getattr(kernels, name)(x, *plain, None, None, True)
+        big = np.full((2, 16), 7, dtype)
+        views = big[0, 1:11:2], big[1, 14:4:-2]
+        views[0][...], views[1][...] = 0, 1
+        getattr(kernels, name)(x, *views, None, None, True)
+        assert_same_bits(views[0], plain[0])
+        assert_same_bits(views[1], plain[1])
+        assert (np.delete(big[0], range(1, 11, 2)) == 7).all()
+
+
+@pytest.mark.parametrize("strided", [False, True])
+def test_out_is_filled_and_nothing_beside_it(
+    dtype: Any, strided: bool, rng: np.random.Generator
+) -> None:
+    for name, (function, arrays) in calls(rng, dtype).items():
+        if "backward" in name:
+            continue
+        guard = Guarded(arrays[0].shape, dtype, strided=strided)
+        assert function(*arrays, out=guard.out) is guard.out
+        assert_same_bits(guard.out, function(*arrays), name)
+        guard.check()
+
+
+def test_backward_is_the_derivative(layout: str, rng: np.random.Generator) -> None:
+    for name, shape in itertools.product(
+        ("batch_norm", "group_norm", "instance_norm"), ((3, 4, (5,)), (2, 6, (3, 3)))
+    ):
+        problem = Problem(name, shape, layout, rng, np.dtype(np.float64))
+        operands = list(problem.operands())
+        gradients = problem.backward(kernels, operands)
+        for i, at in enumerate((0, 2, 3)):
+
+            def total(v: Any, at: int = at, operands: Any = operands, p: Any = problem) -> Any:
+                changed = [*operands[:at], v, *operands[at + 1 :]]
+                return np.sum(operands[1] * p.forward(kernels, changed))
+
+            assert_gradient(total, operands[at], gradients[i], rng, label=name)
+    x, grad, w = rng.standard_normal((3, 6, 9))
+    dx, dw = kernels.rms_norm_backward(grad, x, 9, w[0])
+    assert dx is not None
+    assert dw is not None
+    assert_gradient(lambda v: np.sum(grad * kernels.rms_norm(v, 9, w[0])), x, dx, rng)
+    assert_gradient(lambda v: np.sum(grad * kernels.rms_norm(x, 9, v)), w[0], dw, rng)
+    dx, dw, db = kernels.layer_norm_backward(grad, x, 9, w[0])
+    for i, (at, gradient) in enumerate(((x, dx), (w[0], dw), (w[1], db))):
+        assert gradient is not None
+
+        def rows(v: Any, i: int = i) -> Any:
+            arguments = [x, w[0], w[1]]
+            arguments[i] = v
+            return np.sum(grad * kernels.layer_norm(arguments[0], 9, *arguments[1:]))
+
+        assert_gradient(rows, at, gradient, rng, label="layer_norm")
+
+
+def test_same_bits_for_every_thread_count_and_batch(
+    dtype: Any, layout: str, rng: np.random.Generator
+) -> None:
+    # Boxes of a thread, and phases of the team; short planes and blocks of long ones.
+    shapes = [(8, 24, (33, 33)), (2, 3, (230, 230)), (40, 130, (5, 7))]
+    for name, shape in itertools.product(("batch_norm", "group_norm", "instance_norm"), shapes):
+        problem = Problem(name, shape, layout, rng, dtype)
+        operands = problem.operands()
+        y = problem.forward(kernels, operands)
+        grads = problem.backward(kernels, operands)
+        for n in thread_counts():
+            assert_same_bits(problem.forward(kernels, operands), y, f"{name}, {n} threads")
+            same(problem.backward(kernels, operands), grads, f"{name}_backward, {n} threads")
+        if name != "batch_norm":
+            one = (operands[0][1:2], *operands[1:])
+            assert_same_bits(problem.forward(kernels, one), y[1:2], f"{name} of one sample")
+    for rows, n in ((3000, 70), (5, 40_000)):
+        x, grad, w = normal(rng, dtype, rows, n), normal(rng, dtype, rows, n), normal(rng, dtype, n)
+        for name in ROW_NORMS:
+            forward, backward = getattr(kernels, name), getattr(kernels, f"{name}_backward")
+            y, grads = forward(x, n, w), backward(grad, x, n, w)
+            for threads in thread_counts():
+                assert_same_bits(forward(x, n, w), y, f"{name}, {threads} threads")
+                same(backward(grad, x, n, w), grads, f"{name}_backward, {threads} threads")
+            assert_same_bits(forward(x[1:2], n, w), y[1:2], f"{name} of one row")
