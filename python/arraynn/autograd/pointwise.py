@@ -12,7 +12,19 @@ from arraynn.autograd.tape import Array, Node, edge_of, grad_mode, guard, make
 if TYPE_CHECKING:
     from arraynn.autograd.tensor import Tensor
 
-__all__ = ["absolute", "astype", "clip", "cos", "exp", "log", "log1p", "sin", "sqrt", "square"]
+__all__ = [
+    "absolute",
+    "astype",
+    "clip",
+    "cos",
+    "exp",
+    "hardtanh",
+    "log",
+    "log1p",
+    "sin",
+    "sqrt",
+    "square",
+]
 
 
 class PointwiseNode(Node):
@@ -109,6 +121,23 @@ def clip(x: Tensor, low: float | None = None, high: float | None = None) -> Tens
         return grad * inside
 
     return _apply(x, "clip", np.clip(x.data, low, high), slope, False)
+
+
+def hardtanh(x: Tensor, low: float, high: float) -> Tensor:
+    """Limit every element to ``[low, high]``; the gradient passes strictly between the limits.
+
+    Raises
+    ------
+    ValueError
+        If the limits are not in order.
+    """
+    if not low < high:
+        raise ValueError(f"[hardtanh] max_val: expected more than min_val ({low}), got {high}")
+
+    def slope(grad: Array, v: Array) -> Array:
+        return grad * ((v > low) & (v < high))
+
+    return _apply(x, "hardtanh", np.clip(x.data, low, high), slope, True)
 
 
 class CastNode(Node):

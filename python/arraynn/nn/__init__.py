@@ -1,6 +1,6 @@
 """Layers, losses and containers with PyTorch's names, shapes and state_dict keys."""
 
-from arraynn.nn import functional, init
+from arraynn.nn import functional, init, utils
 from arraynn.nn._random import manual_seed
 from arraynn.nn.activation import (
     ELU,
@@ -9,10 +9,12 @@ from arraynn.nn.activation import (
     Dropout,
     Hardsigmoid,
     Hardswish,
+    Hardtanh,
     LeakyReLU,
     LogSoftmax,
     Mish,
     ReLU,
+    ReLU6,
     Sigmoid,
     SiLU,
     Softmax,
@@ -24,6 +26,17 @@ from arraynn.nn.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
 from arraynn.nn.linear import Flatten, Identity, Linear
 from arraynn.nn.loss import CrossEntropyLoss, MSELoss
 from arraynn.nn.module import Module, Parameter
+from arraynn.nn.norm import (
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    GroupNorm,
+    InstanceNorm1d,
+    InstanceNorm2d,
+    InstanceNorm3d,
+    LayerNorm,
+    RMSNorm,
+)
 from arraynn.nn.pooling import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
@@ -49,6 +62,9 @@ __all__ = [
     "AdaptiveMaxPool2d",
     "AvgPool1d",
     "AvgPool2d",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
     "Conv1d",
     "Conv2d",
     "ConvTranspose1d",
@@ -56,11 +72,17 @@ __all__ = [
     "CrossEntropyLoss",
     "Dropout",
     "Flatten",
+    "GroupNorm",
     "Hardsigmoid",
     "Hardswish",
+    "Hardtanh",
     "Identity",
+    "InstanceNorm1d",
+    "InstanceNorm2d",
+    "InstanceNorm3d",
     "LPPool1d",
     "LPPool2d",
+    "LayerNorm",
     "LeakyReLU",
     "Linear",
     "LogSoftmax",
@@ -73,7 +95,9 @@ __all__ = [
     "Module",
     "ModuleList",
     "Parameter",
+    "RMSNorm",
     "ReLU",
+    "ReLU6",
     "Sequential",
     "SiLU",
     "Sigmoid",
@@ -83,4 +107,5 @@ __all__ = [
     "functional",
     "init",
     "manual_seed",
+    "utils",
 ]

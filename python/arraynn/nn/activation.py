@@ -14,10 +14,12 @@ __all__ = [
     "Dropout",
     "Hardsigmoid",
     "Hardswish",
+    "Hardtanh",
     "LeakyReLU",
     "LogSoftmax",
     "Mish",
     "ReLU",
+    "ReLU6",
     "SiLU",
     "Sigmoid",
     "Softmax",
@@ -48,6 +50,31 @@ class ReLU(_Activation):
     def forward(self, input: Any) -> Any:
         """Apply the activation."""
         return F.relu(input)
+
+
+class Hardtanh(_Activation):
+    """x limited to ``[min_val, max_val]``."""
+
+    def __init__(self, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> None:
+        super().__init__(inplace)
+        self.min_val = min_val
+        self.max_val = max_val
+
+    def forward(self, input: Any) -> Any:
+        """Apply the activation."""
+        return F.hardtanh(input, self.min_val, self.max_val)
+
+    def extra_repr(self) -> str:
+        """Return the limits."""
+        return f"min_val={self.min_val}, max_val={self.max_val}"
+
+
+class ReLU6(_Activation):
+    """min(max(x, 0), 6)."""
+
+    def forward(self, input: Any) -> Any:
+        """Apply the activation."""
+        return F.relu6(input)
 
 
 class LeakyReLU(_Activation):

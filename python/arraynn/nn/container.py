@@ -10,6 +10,7 @@ from arraynn.nn import activation
 from arraynn.nn.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
 from arraynn.nn.linear import Linear
 from arraynn.nn.module import Module
+from arraynn.nn.norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, GroupNorm, LayerNorm, RMSNorm
 
 __all__ = ["ModuleList", "Sequential"]
 
@@ -20,7 +21,12 @@ _FUSED = frozenset(
     for kind in vars(activation).values()
     if isinstance(kind, type) and issubclass(kind, activation._Activation)
 )
-_FUSING = frozenset((Linear, Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d))
+_FUSING = frozenset(
+    (
+        *(Linear, Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d),
+        *(BatchNorm1d, BatchNorm2d, BatchNorm3d, GroupNorm, LayerNorm, RMSNorm),
+    )
+)
 
 
 class _Container(Module):
@@ -68,8 +74,8 @@ class _Container(Module):
 class Sequential(_Container):
     """Calls its modules one after another.
 
-    A :class:`Linear` or a convolution followed by an activation with its default parameters runs
-    as one kernel with the activation in its epilogue; the results are the same.
+    A :class:`Linear`, a convolution or a normalisation followed by an activation with its default
+    parameters runs as one kernel with the activation in its epilogue; the results are the same.
 
     Parameters
     ----------

@@ -14,11 +14,12 @@ from __future__ import annotations
 from typing import Any
 
 from arraynn import kernels as K
-from arraynn.autograd import arithmetic, elementwise, gemm, shaping
+from arraynn.autograd import arithmetic, elementwise, gemm, pointwise, shaping
 from arraynn.autograd import softmax as softmax_ops
 from arraynn.autograd.tape import Variable, array_of, make
 from arraynn.nn import _random
 from arraynn.nn._conv import conv1d, conv2d, conv_transpose1d, conv_transpose2d
+from arraynn.nn._norm import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
 from arraynn.nn._pool import (
     adaptive_avg_pool1d,
     adaptive_avg_pool2d,
@@ -41,6 +42,7 @@ __all__ = [
     "adaptive_max_pool2d",
     "avg_pool1d",
     "avg_pool2d",
+    "batch_norm",
     "conv1d",
     "conv2d",
     "conv_transpose1d",
@@ -50,8 +52,12 @@ __all__ = [
     "elu",
     "flatten",
     "gelu",
+    "group_norm",
     "hardsigmoid",
     "hardswish",
+    "hardtanh",
+    "instance_norm",
+    "layer_norm",
     "leaky_relu",
     "linear",
     "log_softmax",
@@ -65,6 +71,8 @@ __all__ = [
     "mish",
     "mse_loss",
     "relu",
+    "relu6",
+    "rms_norm",
     "selu",
     "sigmoid",
     "silu",
@@ -164,6 +172,18 @@ def sigmoid(input: Any) -> Any:
 def tanh(input: Any) -> Any:
     """Return the hyperbolic tangent."""
     return _activate("tanh", input)
+
+
+def hardtanh(input: Any, min_val: float = -1.0, max_val: float = 1.0) -> Any:
+    """Return x limited to ``[min_val, max_val]``; the slope at the limits is 0."""
+    if isinstance(input, Variable):
+        return pointwise.hardtanh(input, min_val, max_val)  # type: ignore[arg-type]
+    return pointwise.hardtanh(make(input, None), min_val, max_val).data
+
+
+def relu6(input: Any) -> Any:
+    """Return min(max(x, 0), 6)."""
+    return hardtanh(input, 0.0, 6.0)
 
 
 def hardsigmoid(input: Any) -> Any:
