@@ -12,4 +12,5 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   arraynn::bind_softmax(m);
   arraynn::bind_row_norms(m);
   arraynn::bind_channel_norms(m);
+  arraynn::bind_embedding(m);
 }

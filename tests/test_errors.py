@@ -344,6 +344,41 @@ def softmax() -> Iterator[Case]:
     yield Case(backward, (np.asarray(f64()), z, t), {}, T, "grad_out")
 
 
+def embedding() -> Iterator[Case]:
+    w, i, g = f32(5, 3), np.array([0, 4, 2]), f32(3, 3)
+    rows: list[tuple[str, tuple[Any, ...], dict[str, Any], Any, str]] = [
+        *(("embedding", (i, v), {}, T, "weight") for v in (w.astype(np.int64), w.tolist(), None)),
+        *(("embedding", (i, v), {}, V, "weight") for v in (f32(5), f32(5, 3, 1))),
+        *(
+            ("embedding", (v, w), {}, T, "indices")
+            for v in (g, i.tolist(), i.astype(np.int16), i > 0, None)
+        ),
+        *(("embedding", (v, w), {}, V, "indices") for v in (i + 1, i - 1, i + (1 << 40))),
+        *(("embedding", (i, w, v), {}, V, "padding_idx") for v in (5, -6)),
+        *(("embedding", (i, w), {"out": v}, V, "out") for v in (f32(3, 2), f32(9), w[:3], w[1:4])),
+        *(("embedding", (i, w), {"out": v}, T, "out") for v in (f64(3, 3), f32(3, 3).tolist())),
+        ("embedding", (i, w), {"out": read_only(f32(3, 3))}, V, "out"),
+        ("embedding", (i, w, 1.0), {}, T, "padding_idx"),
+        ("embedding", (i.reshape((3,) + (1,) * 15), w), {}, V, "indices"),
+        *(
+            ("embedding_backward", (v, i, 5), {}, V, "grad_out")
+            for v in (f32(3), f32(2, 3), f32(3, 1, 3))
+        ),
+        *(
+            ("embedding_backward", (v, i, 5), {}, T, "grad_out")
+            for v in (g.astype(np.int64), g.tolist(), None)
+        ),
+        ("embedding_backward", (g, g, 5), {}, T, "indices"),
+        *(("embedding_backward", (g, v, 5), {}, V, "indices") for v in (i + 1, i - 1)),
+        ("embedding_backward", (g, i, 4), {}, V, "indices"),
+        ("embedding_backward", (g, i, -1), {}, V, "num_embeddings"),
+        ("embedding_backward", (g, i, 2**60), {}, TOO_LARGE, ""),
+        *(("embedding_backward", (g, i, v), {}, T, "num_embeddings") for v in (5.0, None)),
+        *(("embedding_backward", (g, i, 5, v), {}, V, "padding_idx") for v in (5, -6)),
+    ]
+    yield from (Case(*row) for row in rows)
+
+
 def optim() -> Iterator[Case]:
     def state(n: int) -> list[Any]:
         return [[f32(3), f32(2, 2), f32(5)] for _ in range(n)]
@@ -428,6 +463,7 @@ TABLE = [
     *softmax(),
     *row_norms(),
     *channel_norms(),
+    *embedding(),
     *optim(),
 ]
 

@@ -448,6 +448,24 @@ def _optimizer(
         yield got, want, [grain * u * (1 + np.abs(w)) for w in want]
 
 
+def _embedding(dtype: str) -> Iterator[Outcome]:
+    for rows, columns, count in ((3, 1, 4), (50, 33, 400)):
+        indices = np.random.default_rng(1).integers(0, rows, count)
+        w = uniform(dtype, rows, columns, seed=2)
+        # Nothing is rounded.
+        yield (kernels.embedding(indices, w),), (reference.embedding(indices, w),), [0.0]
+
+
+def _embedding_backward(dtype: str) -> Iterator[Outcome]:
+    for rows, columns, count in ((3, 1, 4), (50, 33, 400)):
+        indices = np.random.default_rng(1).integers(0, rows, count)
+        g = uniform(dtype, count, columns, seed=2)
+        got = kernels.embedding_backward(g, indices, rows, 0)
+        want = reference.embedding_backward(*_wide(g), indices, rows, 0)
+        most = int(np.bincount(indices).max())
+        yield (got,), (want,), [dot_bound(most, dtype, factors=1)]
+
+
 _ADAM: list[dict[str, Any]] = [
     {"lr": 0.01},
     {"lr": 0.01, "weight_decay": 0.1, "decoupled": True},
@@ -481,6 +499,8 @@ CHECKS: dict[str, Check] = {
     "adam_step": partial(_optimizer, "adam_step", 2, _ADAM),
     "sgd_step": partial(_optimizer, "sgd_step", 1, _SGD),
     **NORM_CHECKS,
+    "embedding": _embedding,
+    "embedding_backward": _embedding_backward,
 }
 
 

@@ -38,6 +38,7 @@ from arraynn.kernels.elementwise import (
     tanh,
     tanh_backward,
 )
+from arraynn.kernels.embedding import embedding, embedding_backward
 from arraynn.kernels.gemm import (
     linear,
     linear_backward,
@@ -129,6 +130,8 @@ __all__ = [
     "dropout_backward",
     "elu",
     "elu_backward",
+    "embedding",
+    "embedding_backward",
     "gelu",
     "gelu_backward",
     "global_avg_pool",

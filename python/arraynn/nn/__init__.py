@@ -51,6 +51,7 @@ from arraynn.nn.pooling import (
     MaxUnpool1d,
     MaxUnpool2d,
 )
+from arraynn.nn.sparse import Embedding
 
 __all__ = [
     "ELU",
@@ -71,6 +72,7 @@ __all__ = [
     "ConvTranspose2d",
     "CrossEntropyLoss",
     "Dropout",
+    "Embedding",
     "Flatten",
     "GroupNorm",
     "Hardsigmoid",

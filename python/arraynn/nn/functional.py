@@ -15,6 +15,7 @@ from typing import Any
 
 from arraynn import kernels as K
 from arraynn.autograd import arithmetic, elementwise, gemm, pointwise, shaping
+from arraynn.autograd import embedding as embedding_ops
 from arraynn.autograd import softmax as softmax_ops
 from arraynn.autograd.tape import Variable, array_of, make
 from arraynn.nn import _random
@@ -50,6 +51,7 @@ __all__ = [
     "cross_entropy",
     "dropout",
     "elu",
+    "embedding",
     "flatten",
     "gelu",
     "group_norm",
@@ -266,6 +268,30 @@ def dropout(input: Any, p: float = 0.5, training: bool = True, *, seed: int | No
     if isinstance(input, Variable):
         return elementwise.dropout(input, p, seed)  # type: ignore[arg-type]
     return K.dropout(input, p, seed)
+
+
+def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Any:
+    """Return the rows of ``weight`` that the integers of ``input`` name.
+
+    Parameters
+    ----------
+    input : Tensor or array of int64 or int32, any shape
+    weight : Tensor or array, (rows, columns)
+    padding_idx : int, optional
+        A row without a gradient.
+
+    Returns
+    -------
+    Tensor or array, (*input.shape, columns)
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an index lies outside the table, or a dtype is not supported.
+    """
+    if _any_tensor(input, weight):
+        return embedding_ops.embedding(input, weight, padding_idx)
+    return K.embedding(input, weight, padding_idx)
 
 
 def flatten(input: Any, start_dim: int = 0, end_dim: int = -1) -> Any:

@@ -46,6 +46,7 @@ from .elementwise import (
     tanh,
     tanh_backward,
 )
+from .embedding import embedding, embedding_backward
 from .gemm import linear, linear_backward, matmul
 from .norm import (
     batch_norm,
@@ -135,6 +136,8 @@ __all__ = [
     "dropout_mask",
     "elu",
     "elu_backward",
+    "embedding",
+    "embedding_backward",
     "gelu",
     "gelu_backward",
     "global_avg_pool",

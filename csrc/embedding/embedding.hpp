@@ -1,0 +1,41 @@
+// Embedding family: rows of a table by index, and the sum of gradients back into the table.
+//
+//   y_i = w[index_i],   dw_r = sum of dy_i over index_i = r, i ascending
+//
+// Plan. Forward: the team splits the indices. Backward: the team splits the columns at whole cache lines,
+// every member goes through all indices in order; so every element of dw has one order of summation,
+// whatever the team, and a frequent row is no hot spot.
+#pragma once
+#include <cstdint>
+
+#include "core/dispatch.hpp"
+
+namespace arraynn {
+
+struct EmbeddingShape {
+  std::int64_t count, rows, columns;  // indices, rows and columns of the table
+  std::int64_t padding;               // the row whose gradient is 0; negative for none
+};
+
+template <class T>
+struct EmbeddingTable {
+  // Indices [begin, end), all of them inside the table.
+  void (*gather)(const EmbeddingShape& p, const std::int64_t* indices, const T* w, T* y,
+                 std::int64_t begin, std::int64_t end);
+  // Columns [begin, end) of dw, which are 0 before.
+  void (*scatter_add)(const EmbeddingShape& p, const std::int64_t* indices, const T* dy, T* dw,
+                      std::int64_t begin, std::int64_t end);
+};
+struct EmbeddingKernels {
+  EmbeddingTable<float> f32;
+  EmbeddingTable<double> f64;
+};
+
+ARRAYNN_KERNEL_TABLE(EmbeddingKernels, embedding_kernels)
+
+template <class T>
+void embedding(const EmbeddingShape& p, const std::int64_t* indices, const T* w, T* y);
+template <class T>
+void embedding_backward(const EmbeddingShape& p, const std::int64_t* indices, const T* dy, T* dw);
+
+}  // namespace arraynn
