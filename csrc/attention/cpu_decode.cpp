@@ -13,6 +13,16 @@ constexpr int kKeysAtOnce = 8;
 constexpr std::int64_t kChunk = 64;
 // Vectors of a sum of values that stay in registers.
 constexpr int kSums = 8;
+// How far ahead rows are called for: the processor's own prefetching stops at pages, and rows that
+// are read eight at a time are no stream to it (measured: 1.2x from memory).
+constexpr std::int64_t kAhead = 16;
+
+template <class T>
+ARRAYNN_INLINE void prefetch_row(const T* row, std::int64_t dim) {
+  for (std::int64_t d = 0; d < dim; d += 64 / static_cast<int>(sizeof(T))) {
+    __builtin_prefetch(row + d);
+  }
+}
 
 // f(first key, count, rows) over stretches of at most kChunk keys that lie evenly in memory.
 template <class T, class F>
@@ -51,7 +61,7 @@ ARRAYNN_INLINE void dots(const T* q, const T* rows, std::int64_t stride, std::in
   for (int r = 0; r < kKeys; ++r) scores[r] = reduce_add(acc[r]) * scale;
 }
 
-template <class T, int kVectors>
+template <class T, int kVectors, bool kFetch>
 ARRAYNN_INLINE void add_values(const T* weights, std::int64_t n, const T* rows, std::int64_t stride,
                                T* sums) {
   constexpr int kL = kLanes<T>;
@@ -59,6 +69,7 @@ ARRAYNN_INLINE void add_values(const T* weights, std::int64_t n, const T* rows, 
   for (int v = 0; v < kVectors; ++v) acc[v] = Vec<T>::load(sums + v * kL);
   for (std::int64_t r = 0; r < n; ++r) {
     const Vec<T> w = Vec<T>::set1(weights[r]);
+    if constexpr (kFetch) prefetch_row(rows + (r + kAhead) * stride, kVectors * kL);
     for (int v = 0; v < kVectors; ++v) {
       acc[v] = fma(w, Vec<T>::load(rows + r * stride + v * kL), acc[v]);
     }
@@ -67,18 +78,18 @@ ARRAYNN_INLINE void add_values(const T* weights, std::int64_t n, const T* rows, 
 }
 
 // sums += weights . rows over dim columns.
-template <class T>
+template <class T, bool kFetch>
 void add_rows(const T* weights, std::int64_t n, const T* rows, std::int64_t stride,
               std::int64_t dim, T* sums) {
   constexpr int kL = kLanes<T>;
   std::int64_t d = 0;
   for (; d + kSums * kL <= dim; d += kSums * kL) {
-    add_values<T, kSums>(weights, n, rows + d, stride, sums + d);
+    add_values<T, kSums, kFetch>(weights, n, rows + d, stride, sums + d);
   }
   for (; d + 4 * kL <= dim; d += 4 * kL) {
-    add_values<T, 4>(weights, n, rows + d, stride, sums + d);
+    add_values<T, 4, kFetch>(weights, n, rows + d, stride, sums + d);
   }
-  for (; d + kL <= dim; d += kL) add_values<T, 1>(weights, n, rows + d, stride, sums + d);
+  for (; d + kL <= dim; d += kL) add_values<T, 1, kFetch>(weights, n, rows + d, stride, sums + d);
   if (d < dim) {
     Vec<T> acc = load_n(sums + d, dim - d);
     for (std::int64_t r = 0; r < n; ++r) {
@@ -141,6 +152,9 @@ void split(const Problem<T>& p, std::int64_t b, std::int64_t kv_head, Range keys
                     const std::int64_t stride = p.k_strides.l;
                     std::int64_t r = 0;
                     for (; r + kKeysAtOnce <= n; r += kKeysAtOnce) {
+                      for (std::int64_t i = 0; i < kKeysAtOnce; ++i) {
+                        prefetch_row(rows + (r + kAhead + i) * stride, p.head_dim);
+                      }
                       for (std::int64_t g = 0; g < heads; ++g) {
                         dots<T, kKeysAtOnce>(q + g * p.q_strides.h, rows + r * stride, stride,
                                              p.head_dim, scale, scores + g * kDecodeSplit + j + r);
@@ -161,8 +175,9 @@ void split(const Problem<T>& p, std::int64_t b, std::int64_t kv_head, Range keys
     for_stretches(p, p.v, p.v_strides, b, kv_head, keys,
                   [&](std::int64_t j, std::int64_t n, const T* rows) {
                     for (std::int64_t g = 0; g < heads; ++g) {
-                      add_rows(scores + g * kDecodeSplit + j, n, rows, p.v_strides.l, p.head_dim_v,
-                               partial + (g0 + g) * step);
+                      const auto add = g == 0 ? &add_rows<T, true> : &add_rows<T, false>;
+                      add(scores + g * kDecodeSplit + j, n, rows, p.v_strides.l, p.head_dim_v,
+                          partial + (g0 + g) * step);
                     }
                   });
   }
