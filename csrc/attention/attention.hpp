@@ -10,7 +10,7 @@
 // operand already. Neither K nor V is copied (but for rows that would share cache sets, or pages).
 // At AVX-512, D = 64, float32: Q^T 8 KiB + O^T 8 KiB + a block of P^T, 128 keys x 32 queries, 16 KiB
 // fill L1; K and V stream past at 2 bytes a cycle. A block of S costs 2 x 64 x 256 multiply-adds and
-// 256 exponentials of about 11: an upper limit of 85 % of the FMA rate (73 % at D = 32).
+// 256 exponentials of about 17 cycles: at most 88 % of the FMA rate (79 % at D = 32).
 //
 // Plans, by the shape of one sample:
 //   panels    key blocks outside, the panels of a unit inside; a unit is one head's range of queries.
@@ -153,7 +153,6 @@ struct AttentionKernels {
 template <class T>
 struct AttentionBackwardTable {
   std::int64_t (*scratch)(const AttentionProblem<T>& p, std::int64_t keys);
-  // delta[b, h, i] = out . dout of queries [begin, end) of a unit, one after another.
   void (*backward)(const AttentionProblem<T>& p, const AttentionGradients<T>& g,
                    const BackwardUnit& unit, void* scratch);
 };
