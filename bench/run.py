@@ -27,6 +27,7 @@ from . import (
     gemm,
     machine,
     model,
+    models,
     norm,
     optim,
     overhead,
@@ -49,6 +50,7 @@ FAMILIES: dict[str, Callable[[str, bool], list[Case]]] = {
     "embedding": embedding.cases,
     "optim": optim.cases,
     "model": model.cases,
+    "models": models.cases,
     "overhead": overhead.cases,
 }
 
