@@ -24,6 +24,8 @@ struct Table<float> {
   static auto winograd() { return conv_kernels().winograd_f32; }
   static auto depthwise_scratch() { return conv_kernels().depthwise_scratch_f32; }
   static auto depthwise() { return conv_kernels().depthwise_f32; }
+  static auto depthwise_gradient_scratch() { return conv_kernels().depthwise_gradient_scratch_f32; }
+  static auto depthwise_gradient() { return conv_kernels().depthwise_gradient_f32; }
   static auto weight_gradient_scratch() { return conv_kernels().weight_gradient_scratch_f32; }
   static auto weight_gradient() { return conv_kernels().weight_gradient_f32; }
   static auto plane_sums() { return conv_kernels().plane_sums_f32; }
@@ -36,6 +38,8 @@ struct Table<double> {
   static auto winograd() { return conv_kernels().winograd_f64; }
   static auto depthwise_scratch() { return conv_kernels().depthwise_scratch_f64; }
   static auto depthwise() { return conv_kernels().depthwise_f64; }
+  static auto depthwise_gradient_scratch() { return conv_kernels().depthwise_gradient_scratch_f64; }
+  static auto depthwise_gradient() { return conv_kernels().depthwise_gradient_f64; }
   static auto weight_gradient_scratch() { return conv_kernels().weight_gradient_scratch_f64; }
   static auto weight_gradient() { return conv_kernels().weight_gradient_f64; }
   static auto plane_sums() { return conv_kernels().plane_sums_f64; }
@@ -199,11 +203,18 @@ void run_conv(const Conv2dProblem& p, const DirectConv<T>& d) {
   Table<T>::direct()(d, threads, scratch.data());
 }
 
+constexpr std::int64_t kFewColumns = 8;
+
+// Images of one channel are the same in both layouts, and lanes are better used along a row.
+bool by_planes(const Conv2dProblem& p) { return !p.channels_last || (p.ic == 1 && p.oc == 1); }
+
 // Whether every output channel reads one source channel: by x, that takes one output channel each.
 bool is_depthwise(const Conv2dProblem& p, bool by_x) {
   if (p.is_volume() || p.groups != p.ic) return false;
   if (p.kh > kMostDepthwiseTaps || p.kw > kMostDepthwiseTaps) return false;
-  return p.oc == p.ic || (!by_x && !p.channels_last);
+  if (p.oc == p.ic) return true;
+  // One channel in and many out is a matrix product again.
+  return !by_x && !p.channels_last && (p.groups > 1 || p.oc <= kFewColumns);
 }
 
 template <class T>
@@ -222,7 +233,7 @@ void run_depthwise(const Conv2dProblem& p, const DirectAxis& h, const DirectAxis
                            weight,
                            p.kh,
                            p.kw,
-                           p.channels_last,
+                           !by_planes(p),
                            e.bias,
                            e.residual,
                            e.activation};
@@ -453,6 +464,14 @@ void backward_weight(const Conv2dProblem& p, const T* dy, const T* x, T* dw) {
   }
   if (is_gemm(p)) return backward_weight_gemm(p, dy, x, dw);
   Axis h = forward_axis(axis_h(p), p.flip_kernel), w = forward_axis(axis_w(p), p.flip_kernel);
+  if (is_depthwise(p, false)) {
+    const DepthwiseGradient<T> d{p.n,  p.oc, p.oc / p.groups, h.finish(), w.finish(), x, dy, dw,
+                                 p.kh, p.kw, !by_planes(p)};
+    const int threads = threads_for(p.flop(), kFlopPerThread);
+    const Scratch scratch(
+        p.op, static_cast<std::size_t>(Table<T>::depthwise_gradient_scratch()(d, threads)));
+    return Table<T>::depthwise_gradient()(d, threads, scratch.data());
+  }
   const Axis depth = forward_axis(axis_d(p), p.flip_kernel);
   if (p.is_volume()) h = with_depth(h, depth, p.kh);
   for (std::int64_t g = 0; g < p.groups; ++g) {

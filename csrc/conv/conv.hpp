@@ -142,6 +142,17 @@ struct WeightGradient {
   DirectDepth depth;  // n counts planes of dy
 };
 
+// dw[o, tap] of a depthwise convolution.
+template <class T>
+struct DepthwiseGradient {
+  std::int64_t n, channels, multiplier;  // of dy
+  DirectAxis h, w;                       // of the forward convolution
+  const T *x, *dy;
+  T* dw;
+  std::int64_t kernel_h, kernel_w;
+  bool channels_last;
+};
+
 struct ConvKernels {
   std::int64_t (*direct_scratch_f32)(const DirectConv<float>&, int threads);
   std::int64_t (*direct_scratch_f64)(const DirectConv<double>&, int threads);
@@ -155,6 +166,10 @@ struct ConvKernels {
   std::int64_t (*depthwise_scratch_f64)(const DepthwiseConv<double>&, int threads);
   void (*depthwise_f32)(const DepthwiseConv<float>&, int threads, void* scratch);
   void (*depthwise_f64)(const DepthwiseConv<double>&, int threads, void* scratch);
+  std::int64_t (*depthwise_gradient_scratch_f32)(const DepthwiseGradient<float>&, int threads);
+  std::int64_t (*depthwise_gradient_scratch_f64)(const DepthwiseGradient<double>&, int threads);
+  void (*depthwise_gradient_f32)(const DepthwiseGradient<float>&, int threads, void* scratch);
+  void (*depthwise_gradient_f64)(const DepthwiseGradient<double>&, int threads, void* scratch);
   std::int64_t (*weight_gradient_scratch_f32)(const WeightGradient<float>&, int threads);
   std::int64_t (*weight_gradient_scratch_f64)(const WeightGradient<double>&, int threads);
   void (*weight_gradient_f32)(const WeightGradient<float>&, int threads, void* scratch);

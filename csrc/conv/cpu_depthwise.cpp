@@ -62,21 +62,6 @@ struct Plane {
   T bias;
 };
 
-// Values p[0], p[kStep], ... of a line; kStep 0 is any step.
-template <class T, int kStep>
-ARRAYNN_INLINE Vec<T> load_line(const T* p, std::int64_t step) {
-  constexpr int kL = kLanes<T>;
-  if constexpr (kStep == 1) {
-    return in_register(Vec<T>::load(p));
-  } else if constexpr (kStep == 2) {
-    return shuffle<EverySecond<T, false>>(Vec<T>::load(p), Vec<T>::load(p + kL));
-  } else {
-    T values[kL];
-    for (int i = 0; i < kL; ++i) values[i] = p[i * step];
-    return Vec<T>::load(values);
-  }
-}
-
 // Rows [r, r + kR) of a strip that begins with output row `row`, and kV vectors of columns from b on;
 // rows from `count` on are not stored. kThree: the taps are 3 x 3 neighbours, and a staged vector
 // serves every row that sees it.
@@ -211,9 +196,6 @@ struct PixelRow {
   T* out;                                // of the first pixel
   const T* residual;                     // likewise, or null
 };
-
-template <class T>
-alignas(kVecBytes) constexpr T kZeros[kLanes<T>] = {};
 
 // kU neighbouring pixels from column b on, `lanes` channels from c on. With kTaps the taps of a row
 // are kTaps neighbours and the step is kStep, so that a pixel of the source is read once for all of

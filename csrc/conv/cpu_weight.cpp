@@ -337,11 +337,28 @@ void plane_sums(const T* x, std::int64_t n, std::int64_t c, std::int64_t plane, 
 }  // namespace
 
 extern const ConvKernels conv_kernels = {
-    &direct_scratch_f32,    &direct_scratch_f64,     &direct_f32,        &direct_f64,
-    &winograd_scratch_f32,  &winograd_scratch_f64,   &winograd_f32,      &winograd_f64,
-    &depthwise_scratch_f32, &depthwise_scratch_f64,  &depthwise_f32,     &depthwise_f64,
-    &weight_scratch<float>, &weight_scratch<double>, &run_weight<float>, &run_weight<double>,
-    &plane_sums<float>,     &plane_sums<double>,
+    &direct_scratch_f32,
+    &direct_scratch_f64,
+    &direct_f32,
+    &direct_f64,
+    &winograd_scratch_f32,
+    &winograd_scratch_f64,
+    &winograd_f32,
+    &winograd_f64,
+    &depthwise_scratch_f32,
+    &depthwise_scratch_f64,
+    &depthwise_f32,
+    &depthwise_f64,
+    &depthwise_gradient_scratch_f32,
+    &depthwise_gradient_scratch_f64,
+    &depthwise_gradient_f32,
+    &depthwise_gradient_f64,
+    &weight_scratch<float>,
+    &weight_scratch<double>,
+    &run_weight<float>,
+    &run_weight<double>,
+    &plane_sums<float>,
+    &plane_sums<double>,
 };
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

@@ -101,6 +101,39 @@ static void stage_lines(const LineLayout& l, const DirectAxis& h, const DirectAx
   }
 }
 
+// Values p[0], p[kStep], ... of a line; kStep 0 is any step.
+template <class T, int kStep>
+ARRAYNN_INLINE Vec<T> load_line(const T* p, std::int64_t step) {
+  constexpr int kL = kLanes<T>;
+  if constexpr (kStep == 1) {
+    return in_register(Vec<T>::load(p));
+  } else if constexpr (kStep == 2) {
+    return shuffle<EverySecond<T, false>>(Vec<T>::load(p), Vec<T>::load(p + kL));
+  } else {
+    T values[kL];
+    for (int i = 0; i < kL; ++i) values[i] = p[i * step];
+    return Vec<T>::load(values);
+  }
+}
+
+// The first n of them.
+template <class T, int kStep>
+ARRAYNN_INLINE Vec<T> load_line_n(const T* p, std::int64_t step, std::int64_t n) {
+  if constexpr (kStep == 1) {
+    return load_n(p, n);
+  } else if constexpr (kStep == 2) {
+    return load_even(p, n);
+  } else {
+    T values[kLanes<T>];
+    for (std::int64_t i = 0; i < n; ++i) values[i] = p[i * step];
+    return load_n(values, n);
+  }
+}
+
+// Read in place of pixels beside the source.
+template <class T>
+alignas(kVecBytes) inline constexpr T kZeros[kLanes<T>] = {};
+
 // packed[tap * packed_row + c] = weight of channel c at a tap.
 template <class T>
 static void pack_channel_weights(const DepthwiseConv<T>& d, T* packed, std::int64_t packed_row) {

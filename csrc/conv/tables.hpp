@@ -17,5 +17,9 @@ std::int64_t depthwise_scratch_f32(const DepthwiseConv<float>& d, int threads);
 std::int64_t depthwise_scratch_f64(const DepthwiseConv<double>& d, int threads);
 void depthwise_f32(const DepthwiseConv<float>& d, int threads, void* scratch);
 void depthwise_f64(const DepthwiseConv<double>& d, int threads, void* scratch);
+std::int64_t depthwise_gradient_scratch_f32(const DepthwiseGradient<float>& d, int threads);
+std::int64_t depthwise_gradient_scratch_f64(const DepthwiseGradient<double>& d, int threads);
+void depthwise_gradient_f32(const DepthwiseGradient<float>& d, int threads, void* scratch);
+void depthwise_gradient_f64(const DepthwiseGradient<double>& d, int threads, void* scratch);
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

@@ -1,0 +1,246 @@
+// Gradient of a depthwise convolution by its weights: dw[o, tap] = sum over samples and positions of
+// dy[n, o, a] x[n, o / multiplier, position that the tap meets]. The team splits the channels, so
+// every sum belongs to one member and runs over samples, rows and columns in ascending order.
+#include "conv/depthwise.hpp"
+#include "conv/tables.hpp"
+#include "core/parallel.hpp"
+
+namespace ARRAYNN_ISA_NAMESPACE {
+namespace {
+
+constexpr int kPixels = 8;  // of a tile of channels_last
+
+// channels_first: sums[t] += the products of kTaps taps over the rows of a strip, lanes apart.
+template <class T, int kTaps, int kStep>
+void line_sums(const DepthwiseGradient<T>& d, const LineLayout& l, const T* staged,
+               const std::int64_t* tap_at, const T* dy, std::int64_t rows, Vec<T>* sums) {
+  constexpr int kL = kLanes<T>;
+  const std::int64_t step = d.w.step;
+  Vec<T> sum[kTaps];
+  ARRAYNN_UNROLL for (int t = 0; t < kTaps; ++t) sum[t] = sums[t];
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const T* line = staged + r * d.h.step * l.pitch;
+    for (std::int64_t b = 0; b < d.w.count; b += kL) {
+      const std::int64_t n = min_i(kL, d.w.count - b);
+      const Vec<T> g = n == kL ? Vec<T>::load(dy + b) : load_n(dy + b, n);
+      const T* x = line + b * step;
+      if (n == kL) {
+        ARRAYNN_UNROLL for (int t = 0; t < kTaps; ++t) {
+          sum[t] = fma(g, load_line<T, kStep>(x + tap_at[t], step), sum[t]);
+        }
+      } else {  // what lies behind the row may not be finite
+        ARRAYNN_UNROLL for (int t = 0; t < kTaps; ++t) {
+          sum[t] = fma(g, load_line_n<T, kStep>(x + tap_at[t], step, n), sum[t]);
+        }
+      }
+    }
+    dy += d.w.count;
+  }
+  ARRAYNN_UNROLL for (int t = 0; t < kTaps; ++t) sums[t] = sum[t];
+}
+
+template <class T, int kStep>
+void strip_sums(const DepthwiseGradient<T>& d, const LineLayout& l, const LineScratch<T>& s,
+                const T* dy, std::int64_t rows, Vec<T>* sums) {
+  const std::int64_t taps = d.h.taps * d.w.taps;
+  std::int64_t t = 0;
+  for (; t + 9 <= taps; t += 9) {
+    line_sums<T, 9, kStep>(d, l, s.staged, s.tap_at + t, dy, rows, sums + t);
+  }
+  for (; t + 3 <= taps; t += 3) {
+    line_sums<T, 3, kStep>(d, l, s.staged, s.tap_at + t, dy, rows, sums + t);
+  }
+  for (; t < taps; ++t) {
+    line_sums<T, 1, kStep>(d, l, s.staged, s.tap_at + t, dy, rows, sums + t);
+  }
+}
+
+template <class T>
+std::int64_t sums_bytes(const DepthwiseGradient<T>& d) {
+  return d.h.taps * d.w.taps * kVecBytes;
+}
+
+template <class T>
+void run_channels_first(const DepthwiseGradient<T>& d, int threads, void* scratch) {
+  parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
+    const std::int64_t taps = d.h.taps * d.w.taps;
+    auto* sums = reinterpret_cast<Vec<T>*>(static_cast<char*>(scratch) + tid * sums_bytes(d));
+    void* lines = static_cast<char*>(scratch) + nthreads * sums_bytes(d);
+    const LineLayout l = make_line_layout<T>(d.h, d.w);
+    const LineScratch<T> s = line_scratch<T>(l, d.h, d.w, d.kernel_w, tid, lines);
+    const std::int64_t strips = ceil_div(d.h.count, l.rows);
+    const Range channels = split_range(d.channels, nthreads, tid);
+    for (std::int64_t c = channels.begin; c < channels.end; ++c) {
+      for (std::int64_t t = 0; t < taps; ++t) sums[t] = Vec<T>::zero();
+      for (std::int64_t i = 0; i < d.n; ++i) {
+        const std::int64_t plane = i * (d.channels / d.multiplier) + c / d.multiplier;
+        for (std::int64_t strip = 0; strip < strips; ++strip) {
+          const Range rows = split_range(d.h.count, strips, strip);
+          stage_lines(l, d.h, d.w, d.x + plane * d.h.size * d.w.size, rows, s.staged);
+          const T* dy = d.dy + ((i * d.channels + c) * d.h.count + rows.begin) * d.w.count;
+          const std::int64_t count = rows.end - rows.begin;
+          if (d.w.step == 1) {
+            strip_sums<T, 1>(d, l, s, dy, count, sums);
+          } else if (d.w.step == 2) {
+            strip_sums<T, 2>(d, l, s, dy, count, sums);
+          } else {
+            strip_sums<T, 0>(d, l, s, dy, count, sums);
+          }
+        }
+      }
+      T* dw = d.dw + c * d.kernel_h * d.kernel_w;
+      for (std::int64_t t = 0; t < taps; ++t) dw[s.kernel_at[t]] = reduce_add(sums[t]);
+    }
+  });
+}
+
+// channels_last: a row of dy and the source row that a tap along the height meets, one vector of
+// channels. sum[q][j]: two sums a tap, of even and odd pixels, to hide the latency of FMA.
+template <class T, int kU, int kTaps, int kStep, bool kWhole, bool kChecked>
+ARRAYNN_INLINE void pixel_sums(const DepthwiseGradient<T>& d, const T* line, const T* dy,
+                               std::int64_t b, std::int64_t lanes, Vec<T> (&sum)[2][kTaps]) {
+  const auto load = [&](const T* p) {
+    if constexpr (kWhole) {
+      return Vec<T>::load(p);
+    } else {
+      return load_n(p, lanes);
+    }
+  };
+  const std::int64_t column = b * kStep + d.w.offset[0];
+  const T* x = line + column * d.channels;
+  Vec<T> g[kU];
+  ARRAYNN_UNROLL for (int u = 0; u < kU; ++u) g[u] = load(dy + (b + u) * d.channels);
+  ARRAYNN_UNROLL for (int q = 0; q < (kU - 1) * kStep + kTaps; ++q) {
+    const bool inside = !kChecked || (column + q >= 0 && column + q < d.w.size);
+    const Vec<T> v = in_register(load(inside ? x : kZeros<T>));
+    x += d.channels;
+    ARRAYNN_UNROLL for (int u = 0; u < kU; ++u) {
+      const int j = q - u * kStep;
+      if (j >= 0 && j < kTaps) sum[u % 2][j] = fma(g[u], v, sum[u % 2][j]);
+    }
+  }
+}
+
+// acc[j * acc_row] += the sums of the taps of a row. kTaps 0: any taps and any step, one at a time.
+template <class T, int kTaps, int kStep, bool kWhole>
+ARRAYNN_INLINE void pixel_row(const DepthwiseGradient<T>& d, const T* line, const T* dy,
+                              const Segment& inside, std::int64_t lanes, T* acc,
+                              std::int64_t acc_row) {
+  if constexpr (kTaps > 0) {
+    Vec<T> sum[2][kTaps];
+    ARRAYNN_UNROLL for (int j = 0; j < kTaps; ++j) {
+      sum[0][j] = Vec<T>::load(acc + j * acc_row);
+      sum[1][j] = Vec<T>::zero();
+    }
+    std::int64_t b = 0;
+    for (; b + kPixels <= d.w.count; b += kPixels) {
+      if (b >= inside.begin && b + kPixels <= inside.end) {
+        pixel_sums<T, kPixels, kTaps, kStep, kWhole, false>(d, line, dy, b, lanes, sum);
+      } else {
+        pixel_sums<T, kPixels, kTaps, kStep, kWhole, true>(d, line, dy, b, lanes, sum);
+      }
+    }
+    for (; b + 2 <= d.w.count; b += 2) {
+      pixel_sums<T, 2, kTaps, kStep, kWhole, true>(d, line, dy, b, lanes, sum);
+    }
+    if (b < d.w.count) pixel_sums<T, 1, kTaps, kStep, kWhole, true>(d, line, dy, b, lanes, sum);
+    ARRAYNN_UNROLL for (int j = 0; j < kTaps; ++j)(sum[0][j] + sum[1][j]).store(acc + j * acc_row);
+  } else {
+    for (std::int64_t j = 0; j < d.w.taps; ++j) {
+      const Range columns = tap_positions(d.w, j);
+      Vec<T> sum = Vec<T>::load(acc + j * acc_row);
+      for (std::int64_t b = columns.begin; b < columns.end; ++b) {
+        const T* x = line + (b * d.w.step + d.w.offset[j]) * d.channels;
+        sum = fma(load_n(dy + b * d.channels, lanes), load_n(x, lanes), sum);
+      }
+      sum.store(acc + j * acc_row);
+    }
+  }
+}
+
+template <class T, int kTaps, int kStep>
+void channel_row(const DepthwiseGradient<T>& d, const T* line, const T* dy, const Segment& inside,
+                 Range channels, T* acc, std::int64_t acc_row) {
+  constexpr int kL = kLanes<T>;
+  std::int64_t c = channels.begin;
+  for (; c + kL <= channels.end; c += kL) {
+    pixel_row<T, kTaps, kStep, true>(d, line + c, dy + c, inside, kL, acc + c, acc_row);
+  }
+  if (c < channels.end) {
+    pixel_row<T, kTaps, kStep, false>(d, line + c, dy + c, inside, channels.end - c, acc + c,
+                                      acc_row);
+  }
+}
+
+template <class T>
+void run_channels_last(const DepthwiseGradient<T>& d, int threads, void* scratch) {
+  const std::int64_t acc_row = round_up(d.channels, kLanes<T>), taps = d.h.taps * d.w.taps;
+  T* acc = static_cast<T*>(scratch);
+  parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
+    const Range vectors = split_range(acc_row / kLanes<T>, nthreads, tid);
+    const Range channels{vectors.begin * kLanes<T>, min_i(d.channels, vectors.end * kLanes<T>)};
+    for (std::int64_t t = 0; t < taps; ++t) {
+      for (std::int64_t v = vectors.begin; v < vectors.end; ++v) {
+        Vec<T>::zero().store(acc + t * acc_row + v * kLanes<T>);
+      }
+    }
+    const Segment inside = inside_positions(d.w);
+    for (std::int64_t g = 0; g < d.n * d.h.count; ++g) {
+      const std::int64_t sample = g / d.h.count, a = g % d.h.count;
+      const Segment h = taps_at(d.h, a);
+      const T* dy = d.dy + g * d.w.count * d.channels;
+      for (std::int64_t i = h.tap_begin; i < h.tap_end; ++i) {
+        const T* line =
+            d.x + (sample * d.h.size + a * d.h.step + d.h.offset[i]) * d.w.size * d.channels;
+        T* out = acc + i * d.w.taps * acc_row;
+        if (neighbours(d.w, 3) && d.w.step == 1) {
+          channel_row<T, 3, 1>(d, line, dy, inside, channels, out, acc_row);
+        } else if (neighbours(d.w, 3) && d.w.step == 2) {
+          channel_row<T, 3, 2>(d, line, dy, inside, channels, out, acc_row);
+        } else if (neighbours(d.w, 5) && d.w.step == 1) {
+          channel_row<T, 5, 1>(d, line, dy, inside, channels, out, acc_row);
+        } else {
+          channel_row<T, 0, 0>(d, line, dy, inside, channels, out, acc_row);
+        }
+      }
+    }
+    for (std::int64_t c = channels.begin; c < channels.end; ++c) {
+      T* dw = d.dw + c * d.kernel_h * d.kernel_w;
+      for (std::int64_t t = 0; t < taps; ++t) {
+        dw[d.h.kernel[t / d.w.taps] * d.kernel_w + d.w.kernel[t % d.w.taps]] = acc[t * acc_row + c];
+      }
+    }
+  });
+}
+
+template <class T>
+std::int64_t scratch_bytes(const DepthwiseGradient<T>& d, int threads) {
+  if (d.channels_last) {
+    return d.h.taps * d.w.taps * round_up(d.channels, kLanes<T>) *
+           static_cast<std::int64_t>(sizeof(T));
+  }
+  return threads * (sums_bytes(d) + line_scratch_bytes<T>(make_line_layout<T>(d.h, d.w), d.h, d.w));
+}
+
+template <class T>
+void run(const DepthwiseGradient<T>& d, int threads, void* scratch) {
+  if (d.channels_last) return run_channels_last(d, threads, scratch);
+  run_channels_first(d, threads, scratch);
+}
+
+}  // namespace
+
+std::int64_t depthwise_gradient_scratch_f32(const DepthwiseGradient<float>& d, int threads) {
+  return scratch_bytes(d, threads);
+}
+std::int64_t depthwise_gradient_scratch_f64(const DepthwiseGradient<double>& d, int threads) {
+  return scratch_bytes(d, threads);
+}
+void depthwise_gradient_f32(const DepthwiseGradient<float>& d, int threads, void* scratch) {
+  run(d, threads, scratch);
+}
+void depthwise_gradient_f64(const DepthwiseGradient<double>& d, int threads, void* scratch) {
+  run(d, threads, scratch);
+}
+
+}  // namespace ARRAYNN_ISA_NAMESPACE
