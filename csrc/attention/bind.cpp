@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "attention/arguments.hpp"
 #include "attention/attention.hpp"
@@ -22,7 +23,9 @@ py::object forward(const char* op, const AttentionArgs& args, py::handle return_
     p.out_strides = args.strides_of(out.view);
     p.lse = return_lse ? lse.data<T>() : nullptr;
     const py::gil_scoped_release nogil;
-    if (!args.empty()) run_attention(op, p);
+    // Nothing to fill, though a batch that is broadcast may be endless.
+    const bool nothing = args.empty() || (out.view.size() == 0 && !return_lse);
+    if (!nothing) run_attention(op, p);
   });
   py::object result = out.finish(args.q);
   if (!return_lse) return result;
@@ -122,7 +125,12 @@ py::tuple backward(const char* op, const AttentionArgs& args, py::handle grad_ou
       }
       g.dbias_strides = {strides[0], strides[1], strides[2], strides[3]};
     }
-    run_attention_backward(op, p, g);
+    std::int64_t size = 0;
+    for (const auto& [wanted, view] : {std::pair{needs.q, &dq}, std::pair{needs.k, &dk},
+                                       std::pair{needs.v, &dv}, std::pair{needs_bias, &dbias}}) {
+      if (wanted) size += view->size();
+    }
+    if (size > 0) run_attention_backward(op, p, g);
   });
   return py::make_tuple(grads[0], grads[1], grads[2], grads[3]);
 }

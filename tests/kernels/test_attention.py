@@ -175,7 +175,7 @@ def fill(rng: np.random.Generator, dtype: Any, sizes: Any, options: dict[str, An
     return q, k, v, options
 
 
-@settings(max_examples=30)
+@settings(max_examples=45)
 @given(problem=problems(), seed=st.integers(0, 2**32))
 def test_options_compose(dtype: Any, problem: Any, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -295,6 +295,17 @@ def test_nothing_in_nothing_out(dtype: Any, zero: int) -> None:
     for g, x in zip(grads, (q, k, v, bias), strict=True):
         assert g.shape == x.shape
         assert (g == 0).all() or (lq > 0 and lk > 0)
+
+
+def test_an_endless_batch_of_nothing(dtype: Any) -> None:
+    q = np.broadcast_to(np.ones(4, dtype), (2**40, 1, 1, 4))
+    y = kernels.attention(q, q, q[..., :0])
+    assert y.shape == (2**40, 1, 1, 0)
+    lse = np.broadcast_to(np.ones((), dtype), (2**40, 1, 0))
+    none = q[:, :, :0], q[:, :, :0], q[:, :, :0]
+    grads = kernels.attention_backward(none[0], *none, none[0], lse)
+    assert grads[1] is not None
+    assert grads[1].size == 0
 
 
 def test_dropout_is_that_of_the_probabilities(dtype: Any, rng: np.random.Generator) -> None:

@@ -243,7 +243,7 @@ def attention_varlen(
 
     Sequence b has the queries ``cu_seqlens_q[b]`` to ``cu_seqlens_q[b + 1]`` and the keys
     ``cu_seqlens_k[b]`` to ``cu_seqlens_k[b + 1]``. The result of a sequence is that of
-    :func:`attention` on it alone, bit by bit.
+    :func:`attention` on it alone, bit by bit where it has more than one query.
 
     Parameters
     ----------
