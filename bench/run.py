@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from . import (
+    attention,
     conv,
     conv_other,
     elementwise,
@@ -43,6 +44,7 @@ FAMILIES: dict[str, Callable[[str, bool], list[Case]]] = {
     "pool": pool.cases,
     "elementwise": elementwise.cases,
     "softmax": softmax.cases,
+    "attention": attention.cases,
     "optim": optim.cases,
     "model": model.cases,
     "overhead": overhead.cases,

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from arraynn import kernels
+from wrong_attention import attention
 from wrong_calls import (
     F32,
     F64,
@@ -426,6 +427,7 @@ TABLE = [
     *elementwise(),
     *softmax(),
     *optim(),
+    *attention(),
 ]
 
 

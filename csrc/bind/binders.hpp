@@ -6,6 +6,7 @@ namespace py = pybind11;
 
 namespace arraynn {
 
+void bind_attention(py::module_& m);
 void bind_conv(py::module_& m);
 void bind_elementwise(py::module_& m);
 void bind_gemm(py::module_& m);

@@ -30,4 +30,18 @@ inline double take_at_least(const char* op, const char* arg, py::handle h, doubl
   return value;
 }
 
+// The seed's 64 bits: any int of 64 bits, signed or not.
+inline std::uint64_t take_seed(const char* op, py::handle h) {
+  if (!PyLong_Check(h.ptr())) return static_cast<std::uint64_t>(take_int(op, "seed", h));
+  int overflow = 0;
+  const long long value = PyLong_AsLongLongAndOverflow(h.ptr(), &overflow);
+  if (overflow == 0) return static_cast<std::uint64_t>(value);
+  const unsigned long long wide = overflow > 0 ? PyLong_AsUnsignedLongLong(h.ptr()) : 0;
+  if (overflow < 0 || PyErr_Occurred() != nullptr) {
+    PyErr_Clear();
+    fail<ValueError>(op, "seed", "expected an int of 64 bits, got a larger one");
+  }
+  return wide;
+}
+
 }  // namespace arraynn

@@ -45,20 +45,6 @@ void activation_backward(const Activation& a, const T* dy, const T* x, T* dx, st
   });
 }
 
-// The lanes whose word is at least the threshold.
-template <class T>
-ARRAYNN_INLINE Mask<T> kept(const std::uint32_t* words, std::uint32_t threshold) {
-  typedef std::uint32_t Words __attribute__((vector_size(kLanes<T> * 4), aligned(4), may_alias));
-  typedef std::int32_t Bits __attribute__((vector_size(kLanes<T> * 4)));
-  const Words w = *reinterpret_cast<const Words*>(words);
-  const Bits keep = w >= threshold;
-  if constexpr (sizeof(T) == 4) {
-    return {keep};
-  } else {
-    return {__builtin_convertvector(keep, typename Vec<T>::RawInt)};
-  }
-}
-
 template <class T>
 void dropout(const Dropout& d, const T* x, T* y, std::int64_t begin, std::int64_t end) {
   if (d.threshold > 0xFFFFFFFFu) {

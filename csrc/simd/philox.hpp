@@ -57,4 +57,18 @@ ARRAYNN_INLINE void philox_words(std::uint64_t first, PhiloxKey key, std::uint32
 #endif
 }
 
+// The lanes whose word is at least the threshold.
+template <class T>
+ARRAYNN_INLINE Mask<T> kept(const std::uint32_t* words, std::uint32_t threshold) {
+  typedef std::uint32_t Words __attribute__((vector_size(kLanes<T> * 4), aligned(4), may_alias));
+  typedef std::int32_t Bits __attribute__((vector_size(kLanes<T> * 4)));
+  const Words w = *reinterpret_cast<const Words*>(words);
+  const Bits keep = w >= threshold;
+  if constexpr (sizeof(T) == 4) {
+    return {keep};
+  } else {
+    return {__builtin_convertvector(keep, typename Vec<T>::RawInt)};
+  }
+}
+
 }  // namespace ARRAYNN_ISA_NAMESPACE

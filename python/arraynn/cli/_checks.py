@@ -15,6 +15,7 @@ import numpy as np
 import arraynn.kernels
 import arraynn.reference
 from arraynn._proof import Array, Arrays, distinct, dot_bound, uniform, unit_roundoff
+from arraynn.cli import _checks_attention
 
 # Arguments come from tables, so their types are checked when they are called.
 kernels: Any = arraynn.kernels
@@ -479,6 +480,7 @@ CHECKS: dict[str, Check] = {
     "dropout_backward": partial(_dropout, "dropout_backward"),
     "adam_step": partial(_optimizer, "adam_step", 2, _ADAM),
     "sgd_step": partial(_optimizer, "sgd_step", 1, _SGD),
+    **_checks_attention.CHECKS,
 }
 
 

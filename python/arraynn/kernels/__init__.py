@@ -1,5 +1,12 @@
 """Stateless kernels: arrays in, arrays out, forward and backward."""
 
+from arraynn.kernels.attention import (
+    attention,
+    attention_backward,
+    attention_decode,
+    attention_varlen,
+    attention_varlen_backward,
+)
 from arraynn.kernels.conv import (
     conv1d,
     conv1d_backward,
@@ -97,6 +104,11 @@ __all__ = [
     "adaptive_max_pool1d_backward",
     "adaptive_max_pool2d",
     "adaptive_max_pool2d_backward",
+    "attention",
+    "attention_backward",
+    "attention_decode",
+    "attention_varlen",
+    "attention_varlen_backward",
     "avg_pool1d",
     "avg_pool1d_backward",
     "avg_pool2d",

@@ -5,6 +5,13 @@ in the dtype of its inputs, so that float64 copies give an oracle and float32 in
 NumPy in the same dtype". It imports NumPy and nothing else of this package.
 """
 
+from .attention import (
+    attention,
+    attention_backward,
+    attention_decode,
+    attention_varlen,
+    attention_varlen_backward,
+)
 from .conv import (
     conv1d,
     conv1d_backward,
@@ -102,6 +109,11 @@ __all__ = [
     "adaptive_max_pool1d_backward",
     "adaptive_max_pool2d",
     "adaptive_max_pool2d_backward",
+    "attention",
+    "attention_backward",
+    "attention_decode",
+    "attention_varlen",
+    "attention_varlen_backward",
     "avg_pool1d",
     "avg_pool1d_backward",
     "avg_pool2d",

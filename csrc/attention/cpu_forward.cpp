@@ -1,0 +1,247 @@
+#include "attention/attention.hpp"
+#include "attention/scores.hpp"
+#include "attention/ukernel.hpp"
+
+namespace ARRAYNN_ISA_NAMESPACE {
+namespace {
+
+template <class T>
+using Problem = AttentionProblem<T>;
+
+// The running state of kNR queries: their vectors, and O^T, maximum and sum so far.
+template <class T>
+struct Panel {
+  PanelPlace<T> place;
+  T *queries, *sums, *max, *total;
+};
+
+template <class T>
+struct ForwardScratch {
+  T *panels, *scores, *k_rows, *v_rows;
+  ScoreScratch<T> score;
+  std::int64_t panel_step, used;
+
+  ForwardScratch(const Problem<T>& p, std::int64_t panels_, T* base) {
+    Pieces<T> pieces{base};
+    panel_step = round_up((p.head_dim + p.head_dim_v + 2) * kNR<T>, kLanes<T>);
+    panels = pieces.take(panels_ * panel_step);
+    scores = pieces.take(kBlockN * kNR<T>);
+    k_rows = pieces.take(kBlockN * copy_stride<T>(p.head_dim));
+    v_rows = pieces.take(kBlockN * copy_stride<T>(p.head_dim_v));
+    score = ScoreScratch<T>::in(&pieces);
+    used = pieces.used;
+  }
+};
+
+// Scores to probabilities under the maximum so far; what was summed under the former one is scaled.
+// With kMark hidden scores become -0, which no probability is.
+template <class T, int kV, bool kMark>
+ARRAYNN_INLINE void exponentials(T* s, std::int64_t keys, std::int64_t dim_v,
+                                 const Panel<T>& panel) {
+  constexpr int kL = kLanes<T>;
+  using V = Vec<T>;
+  V former[kV], m[kV], total[kV];
+  for (int v = 0; v < kV; ++v) former[v] = m[v] = V::load(panel.max + v * kL);
+  for (std::int64_t r = 0; r < keys; ++r) {
+    for (int v = 0; v < kV; ++v) m[v] = max(V::load(s + r * kNR<T> + v * kL), m[v]);
+  }
+  V moved = V::zero();
+  for (int v = 0; v < kV; ++v) {
+    moved = max(moved, select(m[v] > former[v], V::set1(T(1)), V::zero()));
+    total[v] = V::load(panel.total + v * kL);
+  }
+  if (reduce_max(moved) > T(0)) {
+    V factor[kV];
+    for (int v = 0; v < kV; ++v) {
+      factor[v] = exp(former[v] - m[v]);
+      total[v] = total[v] * factor[v];
+      m[v].store(panel.max + v * kL);
+    }
+    for (std::int64_t d = 0; d < dim_v; ++d) {
+      for (int v = 0; v < kV; ++v) {
+        T* at = panel.sums + d * kNR<T> + v * kL;
+        (V::load(at) * factor[v]).store(at);
+      }
+    }
+  }
+  const auto step = [&](T* row) __attribute__((always_inline)) {
+    for (int v = 0; v < kV; ++v) {
+      const V x = V::load(row + v * kL), e = exp(x - m[v]);
+      total[v] = total[v] + e;
+      if constexpr (kMark) {
+        select(x == V::set1(kMinusInfinity<T>), V::set1(-T(0)), e).store(row + v * kL);
+      } else {
+        e.store(row + v * kL);
+      }
+    }
+  };
+  std::int64_t r = 0;
+  for (; r + 2 <= keys; r += 2) {
+    step(s + r * kNR<T>);
+    step(s + (r + 1) * kNR<T>);
+  }
+  if (r < keys) step(s + r * kNR<T>);
+  for (int v = 0; v < kV; ++v) total[v].store(panel.total + v * kL);
+}
+
+// O^T += V^T P^T without the products of hidden keys, in the order of product().
+template <class T>
+void add_visible(const Rows<T>& values, std::int64_t dim_v, std::int64_t keys, const T* s,
+                 std::int64_t width, T* sums) {
+  for (std::int64_t d = 0; d < dim_v; ++d) {
+    for (std::int64_t c = 0; c < width; c += kLanes<T>) {
+      Vec<T> acc = Vec<T>::zero();
+      for (std::int64_t r = 0; r < keys; ++r) {
+        const Vec<T> probability = Vec<T>::load(s + r * kNR<T> + c);
+        const Mask<T> hidden{reinterpret_cast<typename Vec<T>::RawInt>(probability.v) <
+                             typename Vec<T>::RawInt{}};
+        acc = select(hidden, acc,
+                     fma(Vec<T>::set1(values.at[r * values.step + d]), probability, acc));
+      }
+      T* to = sums + d * kNR<T> + c;
+      (Vec<T>::load(to) + acc).store(to);
+    }
+  }
+}
+
+// Keys [j0, j0 + n) against one panel.
+template <class T>
+void attend(const Problem<T>& p, const Panel<T>& panel, std::int64_t j0, std::int64_t n,
+            const Rows<T>& keys, const Rows<T>& values, bool mark,
+            const ForwardScratch<T>& scratch) {
+  T* s = scratch.scores;
+  const std::int64_t width = panel.place.width();
+  product<T, Order::kRows>(n, width, p.head_dim, keys.at, keys.step, panel.queries, kNR<T>, s,
+                           kNR<T>, false);
+  finish_scores(p, s, kNR<T>, j0, n, panel.place, static_cast<T*>(nullptr));
+  const bool one = width <= kLanes<T>;
+  if (mark) {
+    one ? exponentials<T, 1, true>(s, n, p.head_dim_v, panel)
+        : exponentials<T, 2, true>(s, n, p.head_dim_v, panel);
+  } else {
+    one ? exponentials<T, 1, false>(s, n, p.head_dim_v, panel)
+        : exponentials<T, 2, false>(s, n, p.head_dim_v, panel);
+  }
+  if (p.dropout.on) drop<false>(p, s, kNR<T>, j0, n, panel.place, scratch.score);
+  if (mark) return add_visible(values, p.head_dim_v, n, s, width, panel.sums);
+  product<T, Order::kColumns>(p.head_dim_v, width, n, values.at, values.step, s, kNR<T>, panel.sums,
+                              kNR<T>, true);
+}
+
+// All keys against panels of one head, blocks of keys outside.
+template <class T>
+void attend_all(const Problem<T>& p, const Panel<T>* panels, std::int64_t count, bool mark,
+                const ForwardScratch<T>& scratch) {
+  const PanelPlace<T>& first = panels[0].place;
+  for (std::int64_t q = 0; q < count; ++q) {
+    const Panel<T>& panel = panels[q];
+    for (std::int64_t i = 0; i < p.head_dim_v * kNR<T>; ++i) panel.sums[i] = T(0);
+    for (int c = 0; c < kNR<T>; ++c) {
+      panel.max[c] = kFirstMax<T>;
+      panel.total[c] = T(0);
+    }
+  }
+  const std::int64_t kv_head = first.h / (p.heads / p.kv_heads);
+  const bool copy_k = rows_alias<T>(p.k_strides.l), copy_v = rows_alias<T>(p.v_strides.l);
+  const std::int64_t end = panels[count - 1].place.any.end;
+  for (std::int64_t j0 = first.any.begin / kBlockN * kBlockN; j0 < end; j0 += kBlockN) {
+    const Range block{max_i(j0, first.any.begin), min_i(j0 + kBlockN, end)};
+    const std::int64_t n = block.end - block.begin;
+    const Rows<T> k = fetch_rows(p, p.k, p.k_strides, first.b, kv_head, first.seq, block.begin, n,
+                                 p.head_dim, copy_k, scratch.k_rows);
+    const Rows<T> v = fetch_rows(p, p.v, p.v_strides, first.b, kv_head, first.seq, block.begin, n,
+                                 p.head_dim_v, copy_v, scratch.v_rows);
+    for (std::int64_t q = 0; q < count; ++q) {
+      const Range any = panels[q].place.any;
+      const std::int64_t from = max_i(block.begin, any.begin), to = min_i(block.end, any.end);
+      if (from >= to) continue;
+      const std::int64_t skip = from - block.begin;
+      attend(p, panels[q], from, to - from, Rows<T>{k.at + skip * k.step, k.step},
+             Rows<T>{v.at + skip * v.step, v.step}, mark, scratch);
+    }
+  }
+}
+
+template <class T>
+bool all_finite(const Panel<T>& panel, std::int64_t dim_v) {
+  for (std::int64_t d = 0; d < dim_v; ++d) {
+    for (std::int64_t c = 0; c < panel.place.count; c += kLanes<T>) {
+      const std::int64_t n = min_i(kLanes<T>, panel.place.count - c);
+      const Vec<T> v = load_n(panel.sums + d * kNR<T> + c, n), zero = v - v;
+      if (!(reduce_max(select(zero == Vec<T>::zero(), Vec<T>::zero(), Vec<T>::set1(T(1)))) == 0)) {
+        return false;
+      }
+    }
+  }
+  return true;
+}
+
+// out = sums / total, lse = max + log total; 0 and -inf for a query that saw nothing.
+template <class T>
+void store_panel(const Problem<T>& p, const Panel<T>& panel) {
+  using V = Vec<T>;
+  const PanelPlace<T>& at = panel.place;
+  for (std::int64_t c = 0; c < at.width(); c += kLanes<T>) {
+    const V total = V::load(panel.total + c);
+    const Mask<T> nothing = total == V::zero();
+    const V factor = select(nothing, V::zero(), V::set1(T(1)) / total);
+    for (std::int64_t d = 0; d < p.head_dim_v; ++d) {
+      T* sum = panel.sums + d * kNR<T> + c;
+      (V::load(sum) * factor).store(sum);
+    }
+    const V positive = select(nothing, V::set1(T(1)), total);
+    const V lse = V::load(panel.max + c) + log(positive);
+    select(nothing, V::set1(kMinusInfinity<T>), lse).store(panel.total + c);
+  }
+  const std::int64_t i0 = at.seq.q0 + at.i0;
+  const RowStrides &os = p.out_strides, &ls = p.lse_strides;
+  transpose_copy(panel.sums, kNR<T>, p.out + at.b * os.b + at.h * os.h + i0 * os.l, os.l,
+                 p.head_dim_v, at.count);
+  if (p.lse != nullptr) {
+    T* lse = p.lse + at.b * ls.b + at.h * ls.h + i0 * ls.l;
+    for (std::int64_t c = 0; c < at.count; ++c) lse[c * ls.l] = panel.total[c];
+  }
+}
+
+template <class T>
+std::int64_t scratch_bytes(const Problem<T>& p, std::int64_t queries) {
+  return ForwardScratch<T>(p, ceil_div(queries, kNR<T>), nullptr).used *
+         static_cast<std::int64_t>(sizeof(T));
+}
+
+template <class T>
+void forward(const Problem<T>& p, const AttentionUnit& unit, void* memory) {
+  constexpr std::int64_t kAtOnce = 16;
+  const AttentionSequence seq = sequence_of(p, unit.b);
+  const RowStrides& qs = p.q_strides;
+  const std::int64_t queries = unit.queries.end - unit.queries.begin;
+  const ForwardScratch<T> scratch(p, ceil_div(queries, kNR<T>), static_cast<T*>(memory));
+  Panel<T> panels[kAtOnce];
+  std::int64_t count = 0;
+  for (std::int64_t i = unit.queries.begin; i < unit.queries.end; i += kNR<T>, ++count) {
+    Panel<T>& panel = panels[count];
+    panel.queries = scratch.panels + count * scratch.panel_step;
+    panel.sums = panel.queries + p.head_dim * kNR<T>;
+    panel.max = panel.sums + p.head_dim_v * kNR<T>;
+    panel.total = panel.max + kNR<T>;
+    panel.place = PanelPlace<T>::at(p, seq, unit.b, unit.h, i, min_i(kNR<T>, unit.queries.end - i));
+    pack_panel(p.q + unit.b * qs.b + unit.h * qs.h + (seq.q0 + i) * qs.l, qs.l, panel.place.count,
+               p.head_dim, static_cast<T>(p.scale), panel.queries);
+  }
+  attend_all(p, panels, count, false, scratch);
+  for (std::int64_t q = 0; q < count; ++q) {
+    if (p.hides_keys() && !all_finite(panels[q], p.head_dim_v)) {
+      attend_all(p, panels + q, 1, true, scratch);
+    }
+    store_panel(p, panels[q]);
+  }
+}
+
+}  // namespace
+
+extern const AttentionKernels attention_kernels = {
+    {kNR<float>, &scratch_bytes<float>, &forward<float>},
+    {kNR<double>, &scratch_bytes<double>, &forward<double>},
+};
+
+}  // namespace ARRAYNN_ISA_NAMESPACE

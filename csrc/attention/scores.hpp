@@ -1,0 +1,332 @@
+// What happens to a tile of scores between Q K^T and the exponential, and to probabilities after it.
+// A tile holds keys down and the queries of a panel across: s[key * ld + query].
+#pragma once
+#include "attention/attention.hpp"
+#include "gemm/blocking.hpp"
+#include "simd/math.hpp"
+#include "simd/philox.hpp"
+#include "simd/transpose.hpp"
+
+namespace ARRAYNN_ISA_NAMESPACE {
+
+// Keys of a tile, at most. 128 x kNR probabilities are 16 KiB in float32 at AVX-512; 64 were 3 %
+// slower (sums of P V are read and written per tile), 256 no faster.
+inline constexpr std::int64_t kBlockN = 128;
+// Rows of a tile that is turned: a line apart, so they spread over the sets of L1.
+template <class T>
+inline constexpr std::int64_t kRowStep = kBlockN + 64 / static_cast<int>(sizeof(T));
+
+template <class T>
+inline constexpr T kMinusInfinity = -T(__builtin_inf());
+template <class T>
+inline constexpr T kFirstMax = sizeof(T) == 4 ? T(-3.402823466385288598e38) : T(-__DBL_MAX__);
+
+// Memory that a call hands out in aligned pieces; with no memory behind it, it only counts.
+template <class T>
+struct Pieces {
+  T* base;
+  std::int64_t used = 0;
+
+  [[gnu::always_inline]] inline T* take(std::int64_t n) {
+    T* piece = base == nullptr ? nullptr : base + used;
+    used += round_up(n, 64 / static_cast<int>(sizeof(T)));
+    return piece;
+  }
+};
+
+// A panel's place and what its queries see. Both ends of visible_keys() grow with the query.
+template <class T>
+struct PanelPlace {
+  std::int64_t b, h, i0, count;
+  AttentionSequence seq;
+  Range any, all;  // keys that some query sees, and that all of them see
+
+  ARRAYNN_INLINE PanelPlace at(const AttentionProblem<T>& p, const AttentionSequence& seq,
+                               std::int64_t b, std::int64_t h, std::int64_t i0,
+                               std::int64_t count) {
+    const Range first = visible_keys(p, seq, i0), last = visible_keys(p, seq, i0 + count - 1);
+    return {b, h, i0, count, seq, {first.begin, last.end}, {last.begin, first.end}};
+  }
+  // Lanes that hold queries, as whole vectors.
+  [[gnu::always_inline]] inline std::int64_t width() const { return round_up(count, kLanes<T>); }
+};
+
+// Random words of one query's keys, from a multiple of four on, in whole calls of philox_words(),
+// which wants them aligned.
+inline constexpr std::int64_t kWordStep = kBlockN + 64;
+static_assert(3 + kPhiloxWords <= 64);
+
+template <class T>
+struct ScoreScratch {
+  T* rows;  // kNR rows of kRowStep: a tile turned
+  T* tile;  // kBlockN x kNR
+  std::uint32_t* words;
+
+  ARRAYNN_INLINE ScoreScratch in(Pieces<T>* pieces) {
+    ScoreScratch s{};
+    s.rows = pieces->take(kNR<T> * kRowStep<T>);
+    s.tile = pieces->take(kBlockN * kNR<T>);
+    s.words = reinterpret_cast<std::uint32_t*>(pieces->take(kLanes<T> * kWordStep));
+    return s;
+  }
+};
+
+template <class T, class F>
+ARRAYNN_INLINE void for_tile(T* s, std::int64_t ld, std::int64_t keys, std::int64_t width,
+                             const F& f) {
+  for (std::int64_t r = 0; r < keys; ++r) {
+    for (std::int64_t c = 0; c < width; c += kLanes<T>) {
+      T* at = s + r * ld + c;
+      f(Vec<T>::load(at), r, c).store(at);
+    }
+  }
+}
+
+// s = cap tanh(s / cap), and its slope 1 - tanh^2 where `slopes` (a tile of kNR) is given.
+template <class T>
+static void cap_scores(T* s, std::int64_t ld, std::int64_t keys, std::int64_t width, T cap,
+                       T* slopes) {
+  const Vec<T> to = Vec<T>::set1(cap), from = Vec<T>::set1(T(1) / cap), one = Vec<T>::set1(T(1));
+  for_tile(s, ld, keys, width, [&](Vec<T> v, std::int64_t r, std::int64_t c) {
+    const Vec<T> t = tanh(v * from);
+    if (slopes != nullptr) fma(-t, t, one).store(slopes + r * kNR<T> + c);
+    return t * to;
+  });
+}
+
+// s -= slope |i + offset - j|.
+template <class T>
+static void add_alibi(T* s, std::int64_t ld, std::int64_t keys, std::int64_t j0, T slope,
+                      const PanelPlace<T>& place) {
+  T distance[kNR<T>];
+  for (int c = 0; c < kNR<T>; ++c) {
+    distance[c] = static_cast<T>(place.i0 + c + place.seq.offset - j0);
+  }
+  const Vec<T> factor = Vec<T>::set1(-slope);
+  for_tile(s, ld, keys, place.width(), [&](Vec<T> v, std::int64_t r, std::int64_t c) {
+    const Vec<T> d = Vec<T>::load(distance + c) - Vec<T>::set1(static_cast<T>(r));
+    return fma(factor, abs(d), v);
+  });
+}
+
+// kLanes bytes, or the n there are, as lanes that are all ones where the byte is not 0.
+template <class T>
+ARRAYNN_INLINE Mask<T> load_mask(const std::uint8_t* bytes, std::int64_t n) {
+  typedef std::int8_t Bytes __attribute__((vector_size(kLanes<T> * sizeof(std::int8_t))));
+  std::uint8_t some[kLanes<T>] = {};
+  if (n < kLanes<T>) {
+    for (int i = 0; i < kLanes<T>; ++i) some[i] = i < n ? bytes[i] : std::uint8_t{0};
+    bytes = some;
+  }
+  Bytes b;
+  __builtin_memcpy(&b, bytes, sizeof b);
+  return {__builtin_convertvector(b, typename Vec<T>::RawInt) != typename Vec<T>::RawInt{}};
+}
+
+// Where query i's bias and mask start at key j0; null where there is none.
+template <class T>
+struct OffsetRow {
+  const T* bias;
+  const std::uint8_t* mask;
+
+  ARRAYNN_INLINE OffsetRow at(const AttentionProblem<T>& p, const PanelPlace<T>& place,
+                              std::int64_t i, std::int64_t j0) {
+    const ScoreStrides &bs = p.bias_strides, &ms = p.mask_strides;
+    const std::int64_t at_b = place.b * bs.b + place.h * bs.h + i * bs.i + j0 * bs.j;
+    const std::int64_t at_m = place.b * ms.b + place.h * ms.h + i * ms.i + j0 * ms.j;
+    return {p.bias == nullptr ? nullptr : p.bias + at_b,
+            p.mask == nullptr ? nullptr : p.mask + at_m};
+  }
+  // Of keys j0 + j on, n of them: the bias, -inf where the mask hides the key.
+  [[gnu::always_inline]] inline Vec<T> load(const AttentionProblem<T>& p, std::int64_t j,
+                                            std::int64_t n) const {
+    const bool whole = n >= kLanes<T>;
+    Vec<T> v = Vec<T>::zero();
+    if (bias != nullptr) {
+      v = p.bias_strides.j == 0 ? Vec<T>::set1(*bias)
+                                : (whole ? Vec<T>::load(bias + j) : load_n(bias + j, n));
+    }
+    if (mask == nullptr) return v;
+    const Vec<T> hidden = Vec<T>::set1(kMinusInfinity<T>);
+    if (p.mask_strides.j == 0) return *mask == 0 ? hidden : v;
+    return select(load_mask<T>(mask + j, n), v, hidden);
+  }
+};
+
+// Adds bias and mask. A score with a bias of -inf is hidden, whatever it was.
+template <class T>
+ARRAYNN_INLINE Vec<T> add_offset(Vec<T> score, Vec<T> offset) {
+  const Vec<T> hidden = Vec<T>::set1(kMinusInfinity<T>);
+  return select(offset == hidden, hidden, score + offset);
+}
+
+template <class T>
+static void add_offsets(const AttentionProblem<T>& p, T* s, std::int64_t ld, std::int64_t j0,
+                        std::int64_t keys, const PanelPlace<T>& place) {
+  constexpr int kL = kLanes<T>;
+  const bool same_for_all =
+      (p.bias == nullptr || p.bias_strides.i == 0) && (p.mask == nullptr || p.mask_strides.i == 0);
+  if (same_for_all) {
+    const OffsetRow<T> row = OffsetRow<T>::at(p, place, 0, j0);
+    for (std::int64_t j = 0; j < keys; j += kL) {
+      T offsets[kL];
+      const std::int64_t n = min_i(kL, keys - j);
+      row.load(p, j, n).store(offsets);
+      for_tile(s + j * ld, ld, n, place.width(), [&](Vec<T> v, std::int64_t r, std::int64_t) {
+        return add_offset(v, Vec<T>::set1(offsets[r]));
+      });
+    }
+    return;
+  }
+  for (std::int64_t c = 0; c < place.width(); c += kL) {
+    OffsetRow<T> rows[kL];
+    for (int i = 0; i < kL; ++i) {
+      // Lanes past the last query repeat it: they are never stored.
+      rows[i] = OffsetRow<T>::at(p, place, place.i0 + min_i(c + i, place.count - 1), j0);
+    }
+    for (std::int64_t j = 0; j < keys; j += kL) {
+      const std::int64_t n = min_i(kL, keys - j);
+      Vec<T> square[kL];
+      for (int i = 0; i < kL; ++i) square[i] = rows[i].load(p, j, n);
+      transpose(square);
+      for (int r = 0; r < kL; ++r) {
+        if (r >= n) break;
+        T* at = s + (j + r) * ld + c;
+        add_offset(Vec<T>::load(at), square[r]).store(at);
+      }
+    }
+  }
+}
+
+// -inf where the key is outside visible_keys() of the query.
+template <class T>
+static void hide_outside(const AttentionProblem<T>& p, T* s, std::int64_t ld, std::int64_t j0,
+                         std::int64_t keys, const PanelPlace<T>& place) {
+  T low[kNR<T>], high[kNR<T>];
+  for (std::int64_t c = 0; c < kNR<T>; ++c) {
+    const Range r = visible_keys(p, place.seq, place.i0 + c);
+    low[c] = static_cast<T>(min_i(keys, max_i(0, r.begin - j0)));
+    high[c] = static_cast<T>(min_i(keys, max_i(0, r.end - j0)));
+  }
+  const Vec<T> hidden = Vec<T>::set1(kMinusInfinity<T>);
+  for_tile(s, ld, keys, place.width(), [&](Vec<T> v, std::int64_t r, std::int64_t c) {
+    const Vec<T> key = Vec<T>::set1(static_cast<T>(r));
+    return select((key >= Vec<T>::load(low + c)) & (key < Vec<T>::load(high + c)), v, hidden);
+  });
+}
+
+// Everything that turns q . k into the score of a softmax.
+template <class T>
+static void finish_scores(const AttentionProblem<T>& p, T* s, std::int64_t ld, std::int64_t j0,
+                          std::int64_t keys, const PanelPlace<T>& place, T* cap_slopes) {
+  if (p.softcap > 0) {
+    cap_scores(s, ld, keys, place.width(), static_cast<T>(p.softcap), cap_slopes);
+  }
+  if (p.slopes != nullptr) {
+    add_alibi(s, ld, keys, j0, p.slopes[place.b * p.slopes_b + place.h], place);
+  }
+  if (p.mask != nullptr || p.bias != nullptr) add_offsets(p, s, ld, j0, keys, place);
+  if (j0 < place.all.begin || j0 + keys > place.all.end) {
+    hide_outside(p, s, ld, j0, keys, place);
+  }
+}
+
+// Multiplies a tile by the factors of dropout, 0 or the scale; with kKeep they go to scratch.tile
+// (keys x kNR) instead.
+template <bool kKeep, class T>
+static void drop(const AttentionProblem<T>& p, T* s, std::int64_t ld, std::int64_t j0,
+                 std::int64_t keys, const PanelPlace<T>& place, const ScoreScratch<T>& scratch) {
+  constexpr int kL = kLanes<T>;
+  const AttentionDropout& d = p.dropout;
+  const Vec<T> scale = Vec<T>::set1(d.threshold > 0xFFFFFFFFu ? T(0) : static_cast<T>(d.scale));
+  const auto threshold = static_cast<std::uint32_t>(d.threshold);
+  for (std::int64_t c = 0; c < place.width(); c += kL) {
+    const std::uint32_t* rows[kL];
+    for (int i = 0; i < kL; ++i) {
+      std::uint32_t* words = scratch.words + i * kWordStep;
+      const std::int64_t query = place.seq.q0 + place.i0 + min_i(c + i, place.count - 1);
+      const auto first =
+          static_cast<std::uint64_t>((place.b * d.b + place.h * d.h + query) * d.row + j0);
+      const auto skip = static_cast<std::int64_t>(first % 4);
+      for (std::int64_t w = 0; w < keys + skip; w += kPhiloxWords) {
+        philox_words(first / 4 + static_cast<std::uint64_t>(w / 4), d.key, words + w);
+      }
+      rows[i] = words + skip;
+    }
+    for (std::int64_t j = 0; j < keys; j += kL) {
+      Vec<T> square[kL];
+      for (int i = 0; i < kL; ++i) {
+        square[i] = select(kept<T>(rows[i] + j, threshold), scale, Vec<T>::zero());
+      }
+      transpose(square);
+      for (int r = 0; r < kL; ++r) {
+        if (j + r >= keys) break;
+        if constexpr (kKeep) {
+          square[r].store(scratch.tile + (j + r) * kNR<T> + c);
+        } else {
+          T* at = s + (j + r) * ld + c;
+          (Vec<T>::load(at) * square[r]).store(at);
+        }
+      }
+    }
+  }
+}
+
+// Q^T of a panel, dst[d * kNR + query] = factor * rows[query * stride + d]; 0 past the last query.
+template <class T>
+static void pack_panel(const T* rows, std::int64_t stride, std::int64_t count, std::int64_t dim,
+                       T factor, T* dst) {
+  if (count < kNR<T>) __builtin_memset(dst, 0, sizeof(T) * static_cast<std::size_t>(dim * kNR<T>));
+  transpose_copy(rows, stride, dst, kNR<T>, count, dim);
+  const Vec<T> f = Vec<T>::set1(factor);
+  for (std::int64_t i = 0; i < dim * kNR<T>; i += kLanes<T>) {
+    (f * Vec<T>::load(dst + i)).store(dst + i);
+  }
+}
+
+// Rows of keys or values of one block.
+template <class T>
+struct Rows {
+  const T* at;
+  std::int64_t step;
+};
+
+// Row stride of copies: whole vectors, and not such that a tile's rows share cache sets.
+template <class T>
+ARRAYNN_INLINE std::int64_t copy_stride(std::int64_t dim) {
+  const std::int64_t step = round_up(dim, kLanes<T>);
+  return rows_alias<T>(step) ? step + kLanes<T> : step;
+}
+
+template <class T>
+ARRAYNN_INLINE void copy_row(const T* from, std::int64_t dim, T* to) {
+  std::int64_t d = 0;
+  for (; d + kLanes<T> <= dim; d += kLanes<T>) Vec<T>::load(from + d).store(to + d);
+  if (d < dim) load_n(from + d, dim - d).store(to + d);
+}
+
+// Keys [j0, j0 + n) of a head of k or v: where they lie, or copied when `copy` or when they are in
+// pages.
+template <class T>
+static Rows<T> fetch_rows(const AttentionProblem<T>& p, const T* base, const RowStrides& strides,
+                          std::int64_t b, std::int64_t kv_head, const AttentionSequence& seq,
+                          std::int64_t j0, std::int64_t n, std::int64_t dim, bool copy, T* buffer) {
+  const T* head = base + kv_head * strides.h;
+  if (p.pages == nullptr) {
+    const T* rows = head + b * strides.b + (seq.k0 + j0) * strides.l;
+    if (!copy) return {rows, strides.l};
+    for (std::int64_t r = 0; r < n; ++r) {
+      copy_row(rows + r * strides.l, dim, buffer + r * copy_stride<T>(dim));
+    }
+  } else {
+    const std::int64_t* pages = p.pages + b * p.pages_per_sequence;
+    for (std::int64_t r = 0; r < n; ++r) {
+      const std::int64_t j = j0 + r;
+      copy_row(head + pages[j / p.page_size] * strides.b + j % p.page_size * strides.l, dim,
+               buffer + r * copy_stride<T>(dim));
+    }
+  }
+  return {buffer, copy_stride<T>(dim)};
+}
+
+}  // namespace ARRAYNN_ISA_NAMESPACE
