@@ -19,6 +19,7 @@ from arraynn.nn.activation import (
     Softplus,
     Tanh,
 )
+from arraynn.nn.attention import MultiheadAttention
 from arraynn.nn.container import ModuleList, Sequential
 from arraynn.nn.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
 from arraynn.nn.linear import Flatten, Identity, Linear
@@ -72,6 +73,7 @@ __all__ = [
     "Mish",
     "Module",
     "ModuleList",
+    "MultiheadAttention",
     "Parameter",
     "ReLU",
     "Sequential",

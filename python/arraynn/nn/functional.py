@@ -18,6 +18,7 @@ from arraynn.autograd import arithmetic, elementwise, gemm, shaping
 from arraynn.autograd import softmax as softmax_ops
 from arraynn.autograd.tape import Variable, array_of, make
 from arraynn.nn import _random
+from arraynn.nn._attention import scaled_dot_product_attention
 from arraynn.nn._conv import conv1d, conv2d, conv_transpose1d, conv_transpose2d
 from arraynn.nn._pool import (
     adaptive_avg_pool1d,
@@ -65,6 +66,7 @@ __all__ = [
     "mish",
     "mse_loss",
     "relu",
+    "scaled_dot_product_attention",
     "selu",
     "sigmoid",
     "silu",
