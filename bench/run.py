@@ -30,6 +30,7 @@ from . import (
     overhead,
     peers,
     pool,
+    pool_other,
     report,
     softmax,
 )
@@ -40,7 +41,7 @@ from .timing import QUICK, Settings, measure
 FAMILIES: dict[str, Callable[[str, bool], list[Case]]] = {
     "gemm": gemm.cases,
     "conv": lambda dtype, tiny: conv.cases(dtype, tiny) + conv_other.cases(dtype, tiny),
-    "pool": pool.cases,
+    "pool": lambda dtype, tiny: pool.cases(dtype, tiny) + pool_other.cases(dtype, tiny),
     "elementwise": elementwise.cases,
     "softmax": softmax.cases,
     "optim": optim.cases,

@@ -29,7 +29,7 @@ from wrong_calls import (
     wrong_dtypes,
     wrong_outs,
 )
-from wrong_pools import adaptive_pool, lp_and_unpool, pool, signal_pool
+from wrong_pools import adaptive_pool, lp_and_unpool, pool, signal_pool, volume_pool
 
 
 def gemm() -> Iterator[Case]:
@@ -421,6 +421,7 @@ TABLE = [
     *conv_others(),
     *pool(),
     *signal_pool(),
+    *volume_pool(),
     *adaptive_pool(),
     *lp_and_unpool(),
     *elementwise(),

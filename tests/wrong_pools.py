@@ -107,10 +107,50 @@ def signal_pool() -> Iterator[Case]:
     yield from (Case(*row) for row in more)
 
 
+def volume_pool() -> Iterator[Case]:
+    x, y = f32(2, 3, 6, 6, 6), f32(2, 3, 3, 3, 3)
+    for op in ("max_pool3d", "avg_pool3d"):
+        yield from wrong_outs(op, (f32(2, 2, 3, 3, 3), 1), (2, 2, 3, 3, 3))
+        yield from wrong_dtypes(op, (x, 2), ("x",))
+    yield from wrong_dtypes("max_pool3d_backward", (y, x, 2), ("grad_out", "x"))
+    yield from wrong_dtypes("avg_pool3d_backward", (y, x.shape, 2), ("grad_out",))
+    for op, first in (
+        ("max_pool3d", (x,)),
+        ("avg_pool3d", (x,)),
+        ("max_pool3d_backward", (y, x)),
+        ("avg_pool3d_backward", (y, x.shape)),
+    ):
+        rows: list[tuple[tuple[Any, ...], dict[str, Any], Any, str]] = [
+            *((((v,), {}, V, "kernel_size")) for v in (0, -1, (2, 2), (2, 2, 0), ())),
+            *((((v,), {}, T, "kernel_size")) for v in (1.5, "2", None)),
+            *((((2,), {k: v}, V, k)) for k in ("stride", "dilation") for v in (0, (1, 1))),
+            *(
+                (((2,), {"padding": v}, V, "padding"))
+                for v in (-1, 2, (0, 1), (0, 0, 2), ((0, 2),))
+            ),
+            ((7,), {}, V, "kernel_size"),
+            ((2,), {"layout": "NDHWC"}, V, "layout"),
+            ((2,), {"ceil_mode": "yes"}, T, "ceil_mode"),
+        ]
+        yield from (Case(op, (*first, *args), kw, e, n) for args, kw, e, n in rows)
+    indices = np.zeros(y.shape, np.int64)
+    more: list[tuple[str, tuple[Any, ...], dict[str, Any], Any, str]] = [
+        ("max_pool3d", (f32(1, 2, 6, 6), 2), {}, V, "x"),
+        ("avg_pool3d", (f32(2, 3, 6, 6), 2), {}, V, "x"),
+        ("avg_pool3d", (x, 2), {"divisor_override": 0}, V, "divisor_override"),
+        ("max_pool3d_backward", (f32(2, 3, 3, 3, 4), x, 2), {}, V, "grad_out"),
+        ("max_pool3d_backward", (y, x, 2), {"indices": indices[:1]}, V, "indices"),
+        ("max_pool3d_backward", (y, x, 2), {"indices": indices - 1}, V, "indices"),
+        ("avg_pool3d_backward", (y, (2, 3, 6, 6), 2), {}, V, "x_shape"),
+    ]
+    yield from (Case(*row) for row in more)
+
+
 def adaptive_pool() -> Iterator[Case]:
-    signal, image = f32(2, 3, 5), f32(2, 3, 5, 7)
+    signal, image, volume = f32(2, 3, 5), f32(2, 3, 5, 7), f32(2, 3, 4, 5, 7)
     rows: list[tuple[str, tuple[Any, ...], dict[str, Any], Any, str]] = []
-    for op, x, many in (("adaptive_{}_pool1d", signal, 1), ("adaptive_{}_pool2d", image, 2)):
+    for many, x in enumerate((signal, image, volume), 1):
+        op = f"adaptive_{{}}_pool{many}d"
         y = f32(2, 3, *(3,) * many)
         for kind in ("max", "avg"):
             name = op.format(kind)
@@ -121,7 +161,7 @@ def adaptive_pool() -> Iterator[Case]:
             names = ("grad_out", "x")[: 2 if kind == "max" else 1]
             yield from wrong_dtypes(back, (y, source, 3), names)
             for call, first in ((name, (x,)), (back, (y, source))):
-                rows += [(call, (*first, v), {}, V, "output_size") for v in (-1, (3,) * 3, ())]
+                rows += [(call, (*first, v), {}, V, "output_size") for v in (-1, (3,) * 4, ())]
                 rows += [(call, (*first, v), {}, T, "output_size") for v in (1.5, "3")]
                 rows += [
                     (call, (*first, 3), {"layout": "NHWC"}, V, "layout"),
@@ -144,7 +184,7 @@ def adaptive_pool() -> Iterator[Case]:
     for kind in ("max", "avg"):
         name = f"global_{kind}_pool"
         back = f"{name}_backward"
-        for x in (signal, image):
+        for x in (signal, image, volume):
             y = f32(2, 3, *(1,) * (x.ndim - 2))
             source = x if kind == "max" else x.shape
             yield from wrong_outs(name, (x,), y.shape)
@@ -156,11 +196,11 @@ def adaptive_pool() -> Iterator[Case]:
                 (name, (x,), {"layout": 3}, T, "layout"),
                 (back, (f32(2, 3, 2), source), {}, V, "grad_out"),
             ]
-        rows += [(name, (f32(3, 5),), {}, V, "x"), (name, (f32(1, 1, 1, 3, 5),), {}, V, "x")]
+        rows += [(name, (f32(3, 5),), {}, V, "x"), (name, (f32(1, 1, 1, 1, 3, 5),), {}, V, "x")]
     indices = np.full((2, 3, 1), 5)
     rows += [
         ("global_max_pool", (signal,), {"return_indices": 1}, T, "return_indices"),
-        ("global_max_pool_backward", (y[..., 0], signal), {"indices": indices}, V, "indices"),
+        ("global_max_pool_backward", (f32(2, 3, 1), signal), {"indices": indices}, V, "indices"),
         ("global_avg_pool_backward", (f32(2, 3, 1), (2, 3)), {}, V, "x_shape"),
         ("global_avg_pool_backward", (f32(2, 3, 1), (2, -3, 1)), {}, V, "x_shape"),
         ("global_avg_pool_backward", (f32(2, 3, 1), 3), {}, T, "x_shape"),
@@ -170,7 +210,7 @@ def adaptive_pool() -> Iterator[Case]:
 
 def lp_and_unpool() -> Iterator[Case]:
     rows: list[tuple[str, tuple[Any, ...], dict[str, Any], Any, str]] = []
-    for axes, x in ((1, f32(2, 3, 6)), (2, f32(2, 3, 6, 6))):
+    for axes, x in ((1, f32(2, 3, 6)), (2, f32(2, 3, 6, 6)), (3, f32(2, 3, 6, 6, 6))):
         y = f32(2, 3, *(3,) * axes)
         lp, back = f"lp_pool{axes}d", f"lp_pool{axes}d_backward"
         yield from wrong_outs(lp, (f32(2, 2, *(3,) * axes), 2, 1), (2, 2, *(3,) * axes))
@@ -179,7 +219,7 @@ def lp_and_unpool() -> Iterator[Case]:
         for op, first in ((lp, (x,)), (back, (y, x, y))):
             rows += [(op, (*first, v, 2), {}, V, "norm_type") for v in (0, -1.0, INF, NAN)]
             rows += [(op, (*first, v, 2), {}, T, "norm_type") for v in ("2", None)]
-            rows += [(op, (*first, 2, v), {}, V, "kernel_size") for v in (0, 7, (2, 2, 2))]
+            rows += [(op, (*first, 2, v), {}, V, "kernel_size") for v in (0, 7, (2, 2, 2, 2))]
             rows += [
                 (op, (*first, 2, 2, 0), {}, V, "stride"),
                 (op, (*first, 2, 2), {"ceil_mode": 1}, T, "ceil_mode"),
@@ -199,10 +239,10 @@ def lp_and_unpool() -> Iterator[Case]:
             rows += [(up, (y, wrong, 2), {}, T, "indices"), (back, (x, wrong), {}, T, "indices")]
         for bad in (where - 1, where + 6**axes, where + (1 << 40)):
             rows += [(up, (y, bad, 2), {}, V, "indices"), (back, (x, bad), {}, V, "indices")]
-        rows += [(up, (y, where, v), {}, V, "kernel_size") for v in (0, (2, 2, 2))]
+        rows += [(up, (y, where, v), {}, V, "kernel_size") for v in (0, (2,) * 4)]
         rows += [(up, (y, where, 2), {k: -1}, V, k) for k in ("stride", "padding")]
         rows += [
-            (up, (y, where, 2), {"output_size": v}, V, "output_size") for v in (4, 8, (6,) * 3)
+            (up, (y, where, 2), {"output_size": v}, V, "output_size") for v in (4, 8, (6,) * 4)
         ]
         rows += [
             (up, (y, where[:1], 2), {}, V, "indices"),

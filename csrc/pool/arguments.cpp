@@ -35,7 +35,8 @@ void finish_axis(const char* op, const char* axis, PadMode mode, bool ceil_mode,
 constexpr PoolAxis kUnitAxis = {1, 1, 1, 1, 0, 0, 1};
 
 const char* axis_name(int axes, int i) {
-  return axes == 1 ? "length" : i == 0 ? "height" : "width";
+  constexpr const char* kNames[] = {"depth", "height", "width"};
+  return axes == 1 ? "length" : kNames[3 - axes + i];
 }
 
 PoolArguments begin_arguments(const char* op, int axes, const std::int64_t* x_shape,
@@ -50,18 +51,34 @@ PoolArguments begin_arguments(const char* op, int axes, const std::int64_t* x_sh
   return a;
 }
 
+// One window over the whole axis.
+bool is_whole(const PoolAxis& a) {
+  return a.out == 1 && a.kernel == a.size && a.dilation == 1 && a.begin == 0 && a.end == 0;
+}
+
 // Puts the axes in place: a single one is the width, whose rows are pooled where they lie, but the
 // height of a band where its windows are adaptive.
 void finish_arguments(const char* op, const PoolAxis* axis, PoolArguments* a) {
   PoolProblem& p = a->problem;
-  const bool down = a->axes == 2 || axis[0].to > 0;
-  p.h = down ? axis[0] : kUnitAxis;
-  p.w = a->axes == 2 ? axis[1] : down ? kUnitAxis : axis[0];
   const int first = p.channels_last ? 1 : 2;
   a->y_shape[0] = p.n;
   a->y_shape[p.channels_last ? a->axes + 1 : 1] = p.c;
   for (int i = 0; i < a->axes; ++i) a->y_shape[first + i] = axis[i].out;
   checked_size(op, "output", a->y_shape, a->axes + 2, 8);
+  if (a->axes == 3) {
+    a->volume = !(is_whole(axis[0]) && is_whole(axis[1]) && is_whole(axis[2]));
+    a->depth = axis[0];
+    p.h = axis[1];
+    p.w = axis[2];
+    if (a->volume) return;
+    const std::int64_t all = axis[0].size * axis[1].size * axis[2].size;
+    p.h = kUnitAxis;
+    p.w = {all, all, all, 1, 0, 0, 1};
+    return;
+  }
+  const bool down = a->axes == 2 || axis[0].to > 0;
+  p.h = down ? axis[0] : kUnitAxis;
+  p.w = a->axes == 2 ? axis[1] : down ? kUnitAxis : axis[0];
 }
 
 // Offsets inside a window are kept in integers of the element's width.
@@ -95,14 +112,15 @@ PoolArguments take_windows(const char* op, int axes, const std::int64_t* x_shape
                            py::handle kernel_size, py::handle stride, py::handle padding,
                            py::handle dilation, py::handle ceil_mode, py::handle layout) {
   PoolArguments a = begin_arguments(op, axes, x_shape, layout);
-  std::int64_t kernels[2], strides[2], dilations[2], begin[2], end[2];
+  std::int64_t kernels[kMaxPoolAxes], strides[kMaxPoolAxes], dilations[kMaxPoolAxes];
+  std::int64_t begin[kMaxPoolAxes], end[kMaxPoolAxes];
   take_ints(op, "kernel_size", kernel_size, axes, kernels);
   take_ints(op, "stride", stride.is_none() ? kernel_size : stride, axes, strides);
   take_ints(op, "dilation", dilation, axes, dilations);
   const bool round_up_size = take_bool(op, "ceil_mode", ceil_mode);
   PadMode mode{};
   take_padding(op, padding, axes, begin, end, &mode);
-  PoolAxis axis[2];
+  PoolAxis axis[kMaxPoolAxes];
   for (int i = 0; i < axes; ++i) {
     if (kernels[i] < 1) fail<ValueError>(op, "kernel_size", "expected >= 1, got ", kernels[i]);
     if (strides[i] < 1) fail<ValueError>(op, "stride", "expected values >= 1, got ", strides[i]);
@@ -120,7 +138,7 @@ PoolArguments take_windows(const char* op, int axes, const std::int64_t* x_shape
 PoolArguments take_adaptive(const char* op, int axes, const std::int64_t* x_shape,
                             py::handle output_size, py::handle layout) {
   PoolArguments a = begin_arguments(op, axes, x_shape, layout);
-  PoolAxis axis[2];
+  PoolAxis axis[kMaxPoolAxes];
   const bool each = PyTuple_Check(output_size.ptr()) || PyList_Check(output_size.ptr());
   if (each && py::len(output_size) != static_cast<std::size_t>(axes)) {
     fail<ValueError>(op, "output_size", "expected an int or None, or ", axes, " of them, got ",
@@ -149,8 +167,8 @@ int require_planes(const char* op, const Array& x, int axes) {
     require_ndim(op, "x", x, axes + 2);
     return axes;
   }
-  if (x->ndim != 3 && x->ndim != 4) {
-    fail<ValueError>(op, "x", "expected 3 or 4 dimensions, got ", x->ndim, " with shape ",
+  if (x->ndim < 3 || x->ndim > kMaxPoolAxes + 2) {
+    fail<ValueError>(op, "x", "expected 3, 4 or 5 dimensions, got ", x->ndim, " with shape ",
                      shape_str(x->shape, x->ndim));
   }
   return x->ndim - 2;
@@ -160,7 +178,7 @@ int take_x_shape(const char* op, py::handle h, int axes, std::int64_t* x_shape) 
   if (!PyTuple_Check(h.ptr()) && !PyList_Check(h.ptr())) {
     fail<TypeError>(op, "x_shape", "expected a tuple of ints");
   }
-  if (axes == 0) axes = py::len(h) == 3 ? 1 : 2;
+  if (axes == 0) axes = std::clamp(static_cast<int>(py::len(h)) - 2, 1, kMaxPoolAxes);
   take_ints(op, "x_shape", h, axes + 2, x_shape);
   for (int i = 0; i < axes + 2; ++i) {
     if (x_shape[i] < 0) fail<ValueError>(op, "x_shape", "expected sizes >= 0, got ", x_shape[i]);
@@ -187,7 +205,7 @@ py::object run_max(const char* op, const PoolArguments& a, const Array& x,
     dispatch_float(x->dtype, [&](auto tag) {
       using T = decltype(tag);
       const py::gil_scoped_release nogil;
-      max_pool(op, a.problem, x->as<const T>(), out.data<T>(), indices);
+      a.visit([&](const auto& p) { max_pool(op, p, x->as<const T>(), out.data<T>(), indices); });
     });
   };
   if (!with_indices) {
@@ -215,8 +233,10 @@ py::object run_max_backward(const char* op, const PoolArguments& a, const Array&
   const bool good = dispatch_float(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
-    return max_pool_backward(op, a.problem, dy->as<const T>(), x->as<const T>(),
-                             indices ? indices->as<const std::int64_t>() : nullptr, dx.data<T>());
+    return a.visit([&](const auto& p) {
+      return max_pool_backward(op, p, dy->as<const T>(), x->as<const T>(),
+                               indices ? indices->as<const std::int64_t>() : nullptr, dx.data<T>());
+    });
   });
   if (!good) {
     fail<ValueError>(op, "indices",
@@ -232,7 +252,7 @@ py::object run_average(const char* op, const PoolArguments& a, const AverageDivi
   dispatch_float(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
-    avg_pool(op, a.problem, d, x->as<const T>(), out.data<T>());
+    a.visit([&](const auto& p) { avg_pool(op, p, d, x->as<const T>(), out.data<T>()); });
   });
   return out.finish(x);
 }
@@ -244,7 +264,7 @@ py::object run_average_backward(const char* op, const PoolArguments& a, const Av
   dispatch_float(dy->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
-    avg_pool_backward(op, a.problem, d, dy->as<const T>(), dx.data<T>());
+    a.visit([&](const auto& p) { avg_pool_backward(op, p, d, dy->as<const T>(), dx.data<T>()); });
   });
   return dx.finish(dy);
 }

@@ -1,15 +1,26 @@
 // Arguments that the bindings of the pooling family share.
 #pragma once
 #include "bind/array.hpp"
-#include "pool/pool.hpp"
+#include "pool/volume.hpp"
 
 namespace arraynn {
 
-// `axes` spatial axes: 1 or 2. y_shape has two sizes more.
+inline constexpr int kMaxPoolAxes = 3;
+
+// `axes` spatial axes, 1 to 3; y_shape has two sizes more. A volume that is pooled as a whole is a
+// signal, whose axis is the width of `problem`; of other volumes `problem` is the plane.
 struct PoolArguments {
   PoolProblem problem;
+  PoolAxis depth;
   int axes;
-  std::int64_t y_shape[4];
+  bool volume;
+  std::int64_t y_shape[kMaxPoolAxes + 2];
+
+  // f(VolumeProblem) or f(PoolProblem).
+  template <class F>
+  decltype(auto) visit(const F& f) const {
+    return volume ? f(VolumeProblem{problem, depth}) : f(problem);
+  }
 };
 
 PoolArguments take_windows(const char* op, int axes, const std::int64_t* x_shape,
@@ -21,7 +32,7 @@ PoolArguments take_adaptive(const char* op, int axes, const std::int64_t* x_shap
 // One window over everything.
 PoolArguments take_global(const char* op, int axes, const std::int64_t* x_shape, py::handle layout);
 
-// x of `axes` spatial axes; with axes = 0 either number, which is returned.
+// x of `axes` spatial axes; with axes = 0 any number of them, which is returned.
 int require_planes(const char* op, const Array& x, int axes);
 // x_shape, likewise.
 int take_x_shape(const char* op, py::handle h, int axes, std::int64_t* x_shape);

@@ -5,19 +5,23 @@
 namespace arraynn {
 namespace {
 
-// Names by the number of spatial axes; 0 is a function that takes both.
-constexpr const char* kMax[] = {"global_max_pool", "max_pool1d", "max_pool2d"};
+// Names by the number of spatial axes; 0 is a function that takes any.
+constexpr const char* kMax[] = {"global_max_pool", "max_pool1d", "max_pool2d", "max_pool3d"};
 constexpr const char* kMaxBackward[] = {"global_max_pool_backward", "max_pool1d_backward",
-                                        "max_pool2d_backward"};
-constexpr const char* kAverage[] = {"global_avg_pool", "avg_pool1d", "avg_pool2d"};
+                                        "max_pool2d_backward", "max_pool3d_backward"};
+constexpr const char* kAverage[] = {"global_avg_pool", "avg_pool1d", "avg_pool2d", "avg_pool3d"};
 constexpr const char* kAverageBackward[] = {"global_avg_pool_backward", "avg_pool1d_backward",
-                                            "avg_pool2d_backward"};
-constexpr const char* kAdaptiveMax[] = {"", "adaptive_max_pool1d", "adaptive_max_pool2d"};
+                                            "avg_pool2d_backward", "avg_pool3d_backward"};
+constexpr const char* kAdaptiveMax[] = {"", "adaptive_max_pool1d", "adaptive_max_pool2d",
+                                        "adaptive_max_pool3d"};
 constexpr const char* kAdaptiveMaxBackward[] = {"", "adaptive_max_pool1d_backward",
-                                                "adaptive_max_pool2d_backward"};
-constexpr const char* kAdaptiveAverage[] = {"", "adaptive_avg_pool1d", "adaptive_avg_pool2d"};
+                                                "adaptive_max_pool2d_backward",
+                                                "adaptive_max_pool3d_backward"};
+constexpr const char* kAdaptiveAverage[] = {"", "adaptive_avg_pool1d", "adaptive_avg_pool2d",
+                                            "adaptive_avg_pool3d"};
 constexpr const char* kAdaptiveAverageBackward[] = {"", "adaptive_avg_pool1d_backward",
-                                                    "adaptive_avg_pool2d_backward"};
+                                                    "adaptive_avg_pool2d_backward",
+                                                    "adaptive_avg_pool3d_backward"};
 
 constexpr AverageDivisor kMean = {false, 0};
 
@@ -96,7 +100,7 @@ py::object average_backward(py::handle grad_in, py::handle x_shape_in, py::handl
                             py::handle dilation, py::handle layout) {
   constexpr const char* kOp = kAverageBackward[kAxes];
   const Array dy = take_grad(kOp, grad_in);
-  std::int64_t x_shape[4];
+  std::int64_t x_shape[kMaxPoolAxes + 2];
   const int axes = take_x_shape(kOp, x_shape_in, kAxes, x_shape);
   const PoolArguments a =
       take_windows(kOp, axes, x_shape, kernel_size, stride, padding, dilation, ceil_mode, layout);
@@ -139,7 +143,7 @@ py::object adaptive_average_backward(py::handle grad_in, py::handle x_shape_in,
                                      py::handle output_size, py::handle layout) {
   constexpr const char* kOp = kAdaptiveAverageBackward[kAxes];
   const Array dy = take_grad(kOp, grad_in);
-  std::int64_t x_shape[4];
+  std::int64_t x_shape[kMaxPoolAxes + 2];
   const int axes = take_x_shape(kOp, x_shape_in, kAxes, x_shape);
   const PoolArguments a = take_adaptive(kOp, axes, x_shape, output_size, layout);
   return run_average_backward(kOp, a, kMean, dy, x_shape);
@@ -170,7 +174,7 @@ py::object global_average(py::handle x_in, py::handle layout, py::handle out) {
 py::object global_average_backward(py::handle grad_in, py::handle x_shape_in, py::handle layout) {
   constexpr const char* kOp = kAverageBackward[0];
   const Array dy = take_grad(kOp, grad_in);
-  std::int64_t x_shape[4];
+  std::int64_t x_shape[kMaxPoolAxes + 2];
   const int axes = take_x_shape(kOp, x_shape_in, 0, x_shape);
   return run_average_backward(kOp, take_global(kOp, axes, x_shape, layout), kMean, dy, x_shape);
 }
@@ -192,6 +196,7 @@ void bind_windows(py::module_& m) {
 void bind_pool(py::module_& m) {
   bind_windows<1>(m);
   bind_windows<2>(m);
+  bind_windows<3>(m);
   m.def(kMax[0], &global_max);
   m.def(kMaxBackward[0], &global_max_backward);
   m.def(kAverage[0], &global_average);

@@ -8,10 +8,12 @@ namespace arraynn {
 namespace {
 
 // Names by the number of spatial axes.
-constexpr const char* kUnpool[] = {"", "max_unpool1d", "max_unpool2d"};
-constexpr const char* kUnpoolBackward[] = {"", "max_unpool1d_backward", "max_unpool2d_backward"};
-constexpr const char* kLp[] = {"", "lp_pool1d", "lp_pool2d"};
-constexpr const char* kLpBackward[] = {"", "lp_pool1d_backward", "lp_pool2d_backward"};
+constexpr const char* kUnpool[] = {"", "max_unpool1d", "max_unpool2d", "max_unpool3d"};
+constexpr const char* kUnpoolBackward[] = {"", "max_unpool1d_backward", "max_unpool2d_backward",
+                                           "max_unpool3d_backward"};
+constexpr const char* kLp[] = {"", "lp_pool1d", "lp_pool2d", "lp_pool3d"};
+constexpr const char* kLpBackward[] = {"", "lp_pool1d_backward", "lp_pool2d_backward",
+                                       "lp_pool3d_backward"};
 
 Array take_indices(const char* op, py::handle h) {
   Array indices = take(op, "indices", h);
@@ -23,7 +25,9 @@ Array take_indices(const char* op, py::handle h) {
 
 std::int64_t plane_size(const std::int64_t* shape, int axes, bool channels_last) {
   const std::int64_t* sizes = shape + (channels_last ? 1 : 2);
-  return axes == 1 ? sizes[0] : sizes[0] * sizes[1];
+  std::int64_t product = 1;
+  for (int i = 0; i < axes; ++i) product *= sizes[i];
+  return product;
 }
 
 [[noreturn]] void fail_outside(const char* op, std::int64_t size) {
@@ -145,7 +149,7 @@ py::object lp_forward(py::handle x_in, py::handle norm_type, py::handle kernel_s
   dispatch_float(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
-    lp_pool(kOp, a.problem, norm, x->as<const T>(), out.data<T>());
+    a.visit([&](const auto& p) { lp_pool(kOp, p, norm, x->as<const T>(), out.data<T>()); });
   });
   return out.finish(x);
 }
@@ -169,8 +173,10 @@ py::object lp_backward(py::handle grad_in, py::handle x_in, py::handle y_in, py:
   dispatch_float(dy->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
-    lp_pool_backward(kOp, a.problem, norm, dy->as<const T>(), x->as<const T>(), y->as<const T>(),
-                     dx.data<T>());
+    a.visit([&](const auto& p) {
+      lp_pool_backward(kOp, p, norm, dy->as<const T>(), x->as<const T>(), y->as<const T>(),
+                       dx.data<T>());
+    });
   });
   return dx.finish(dy);
 }
@@ -188,6 +194,7 @@ void bind_axes(py::module_& m) {
 void bind_unpool(py::module_& m) {
   bind_axes<1>(m);
   bind_axes<2>(m);
+  bind_axes<3>(m);
 }
 
 }  // namespace arraynn

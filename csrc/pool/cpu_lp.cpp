@@ -34,6 +34,7 @@ ARRAYNN_INLINE T kernel_over_taps(const PoolProblem& p, std::int64_t oh, std::in
 template <class T>
 struct Lp {
   double norm;
+  bool with_root;
   const T* columns = nullptr;  // taps along the row
   std::int64_t oh = 0;
   Vec<T> pixel = Vec<T>::zero(), all = Vec<T>::zero(), row_taps = Vec<T>::zero();
@@ -56,14 +57,15 @@ struct Lp {
     pixel = Vec<T>::set1(kernel_over_taps<T>(p, oh, ow));
   }
   ARRAYNN_MEMBER Vec<T> finish_columns(Vec<T> v, std::int64_t o) const {
-    return root(v * (all / (Vec<T>::load(columns + o) * row_taps)), norm);
+    return with_root ? root(v * (all / (Vec<T>::load(columns + o) * row_taps)), norm) : v;
   }
-  ARRAYNN_MEMBER Vec<T> finish(Vec<T> v) const { return root(v * pixel, norm); }
+  ARRAYNN_MEMBER Vec<T> finish(Vec<T> v) const { return with_root ? root(v * pixel, norm) : v; }
 };
 
 template <class T>
-void lp(const PoolProblem& p, double norm, const T* x, T* y, Range rows, void* scratch) {
-  const Lp<T> whole{norm};
+void lp(const PoolProblem& p, double norm, bool with_root, const T* x, T* y, Range rows,
+        void* scratch) {
+  const Lp<T> whole{norm, with_root};
   if (is_staged(p)) {
     return pool_staged(p, x, y, nullptr, rows, scratch,
                        [&](const PoolProblem& b, const T* in, T* out, std::int64_t*) {
@@ -120,9 +122,9 @@ void lp_slopes(double norm, const T* x, T* dx, Range elements) {
 }  // namespace
 
 #define ARRAYNN_LP(T, suffix)                                                                    \
-  void lp_##suffix(const PoolProblem& p, double norm, const T* x, T* y, Range rows,              \
+  void lp_##suffix(const PoolProblem& p, double norm, bool root, const T* x, T* y, Range rows,   \
                    void* scratch) {                                                              \
-    lp(p, norm, x, y, rows, scratch);                                                            \
+    lp(p, norm, root, x, y, rows, scratch);                                                      \
   }                                                                                              \
   void lp_shares_##suffix(const PoolProblem& p, double norm, const T* dy, const T* y, T* shares, \
                           Range rows) {                                                          \

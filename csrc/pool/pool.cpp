@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <type_traits>
 
 #include "core/arena.hpp"
 #include "core/parallel.hpp"
@@ -10,32 +9,12 @@
 namespace arraynn {
 namespace {
 
-// Elements that one thread should have at least: about 10 us of memory traffic, the order of waking
-// a team.
-constexpr double kPoolGrain = 32768;
-
-template <class T>
-const PoolTable<T>& table() {
-  if constexpr (std::is_same_v<T, float>) {
-    return pool_kernels().f32;
-  } else {
-    return pool_kernels().f64;
-  }
-}
-
-// What the team shares: units of a staged task, else rows of y or dx.
-template <class T>
-std::int64_t shares(const PoolProblem& p, bool backward) {
-  if (is_staged(p)) return staged_units(p, sizeof(T), backward);
-  return (p.channels_last ? p.n : p.n * p.c) * (backward ? p.h.size : p.h.out);
-}
-
 bool is_empty(const PoolProblem& p) { return p.n * p.c == 0 || p.h.out * p.w.out == 0; }
 
 // f(part, scratch) on every thread's part of the task.
 template <class T, class F>
 void for_parts(const char* op, const PoolProblem& p, bool backward, Denormals mode, const F& f) {
-  const std::int64_t total = shares<T>(p, backward);
+  const std::int64_t total = pool_shares(p, sizeof(T), backward);
   const auto images = static_cast<double>(p.n * p.c);
   const auto in = static_cast<double>(p.h.size * p.w.size);
   const auto out = static_cast<double>(p.h.out * p.w.out);
@@ -70,7 +49,7 @@ bool for_units(const UnpoolProblem& p, const F& f) {
 template <class T>
 void max_pool(const char* op, const PoolProblem& p, const T* x, T* y, std::int64_t* indices) {
   if (is_empty(p)) return;
-  const PoolTable<T>& k = table<T>();
+  const PoolTable<T>& k = pool_table<T>();
   for_parts<T>(op, p, false, Denormals::kKeep, [&](Range part, void* scratch) {
     if (indices == nullptr) {
       k.max(p, x, y, part, scratch);
@@ -87,7 +66,7 @@ bool max_pool_backward(const char* op, const PoolProblem& p, const T* dy, const 
     std::fill_n(dx, p.n * p.c * p.h.size * p.w.size, T(0));
     return true;
   }
-  const PoolTable<T>& k = table<T>();
+  const PoolTable<T>& k = pool_table<T>();
   std::atomic<bool> good{true};
   for_parts<T>(op, p, true, Denormals::kKeep, [&](Range part, void* scratch) {
     if (!k.max_backward(p, dy, x, indices, dx, part, scratch)) {
@@ -100,7 +79,7 @@ bool max_pool_backward(const char* op, const PoolProblem& p, const T* dy, const 
 template <class T>
 void avg_pool(const char* op, const PoolProblem& p, const AverageDivisor& d, const T* x, T* y) {
   if (is_empty(p)) return;
-  const PoolTable<T>& k = table<T>();
+  const PoolTable<T>& k = pool_table<T>();
   for_parts<T>(op, p, false, Denormals::kFlush,
                [&](Range part, void* scratch) { k.average(p, d, x, y, part, scratch); });
 }
@@ -112,7 +91,7 @@ void avg_pool_backward(const char* op, const PoolProblem& p, const AverageDiviso
     std::fill_n(dx, p.n * p.c * p.h.size * p.w.size, T(0));
     return;
   }
-  const PoolTable<T>& k = table<T>();
+  const PoolTable<T>& k = pool_table<T>();
   for_parts<T>(op, p, true, Denormals::kFlush,
                [&](Range part, void* scratch) { k.average_backward(p, d, dy, dx, part, scratch); });
 }
@@ -120,9 +99,9 @@ void avg_pool_backward(const char* op, const PoolProblem& p, const AverageDiviso
 template <class T>
 void lp_pool(const char* op, const PoolProblem& p, double norm, const T* x, T* y) {
   if (is_empty(p)) return;
-  const PoolTable<T>& k = table<T>();
+  const PoolTable<T>& k = pool_table<T>();
   for_parts<T>(op, p, false, Denormals::kFlush,
-               [&](Range part, void* scratch) { k.lp(p, norm, x, y, part, scratch); });
+               [&](Range part, void* scratch) { k.lp(p, norm, true, x, y, part, scratch); });
 }
 
 template <class T>
@@ -133,7 +112,7 @@ void lp_pool_backward(const char* op, const PoolProblem& p, double norm, const T
     std::fill_n(dx, in, T(0));
     return;
   }
-  const PoolTable<T>& k = table<T>();
+  const PoolTable<T>& k = pool_table<T>();
   const std::int64_t out = planes * p.h.out * p.w.out;
   const Scratch shares(op, static_cast<std::size_t>(out) * sizeof(T));
   T* share = static_cast<T*>(shares.data());
@@ -153,13 +132,13 @@ void lp_pool_backward(const char* op, const PoolProblem& p, double norm, const T
 
 template <class T>
 bool max_unpool(const UnpoolProblem& p, const T* x, const std::int64_t* indices, T* y) {
-  const PoolTable<T>& k = table<T>();
+  const PoolTable<T>& k = pool_table<T>();
   return for_units(p, [&](Range units) { return k.unpool(p, x, indices, y, units); });
 }
 
 template <class T>
 bool max_unpool_backward(const UnpoolProblem& p, const T* dy, const std::int64_t* indices, T* dx) {
-  const PoolTable<T>& k = table<T>();
+  const PoolTable<T>& k = pool_table<T>();
   return for_units(p, [&](Range units) { return k.unpool_backward(p, dy, indices, dx, units); });
 }
 

@@ -1,5 +1,5 @@
 // Pooling family: max and average pooling over windows, adaptive windows and whole planes, in one
-// and two dimensions, and their gradients.
+// and two dimensions (three: volume.hpp), and their gradients.
 //
 //   max   y[n,c,h,w] = max over taps (i, j) inside the input of x[n, c, h sh - ph + i dh,
 //                      w sw - pw + j dw]; the first NaN wins, then the first of equal maxima
@@ -24,6 +24,7 @@
 // Where a window holds +0 and -0 alone, the sign of the maximum may be either.
 #pragma once
 #include <cstdint>
+#include <type_traits>
 
 #include "core/dispatch.hpp"
 #include "core/index.hpp"
@@ -146,10 +147,11 @@ inline constexpr std::int64_t kStagedBytes = std::int64_t{128} << 10;
 inline constexpr std::int64_t kStagedWindow = std::int64_t{1} << 16;
 
 // Long rows are faster as they are; adaptive windows have no common stride to keep apart in a row.
+// Sums of the two ways differ in their last bits: the number of samples must not choose.
 ARRAYNN_INLINE bool is_staged(const PoolProblem& p) {
   if (p.channels_last) return false;
   if (p.h.to > 0 || p.w.to > 0) return true;
-  return p.n * p.c >= kStagedPlanes / 2 && p.w.out < 2 * kStagedPlanes &&
+  return p.c >= kStagedPlanes / 2 && p.w.out < 2 * kStagedPlanes &&
          min_i(p.h.size, window_span(p.h)) * p.w.size <= kStagedWindow;
 }
 ARRAYNN_INLINE std::int64_t staged_bands(const PoolProblem& p, std::int64_t item, bool backward) {
@@ -190,6 +192,12 @@ ARRAYNN_INLINE std::int64_t thread_scratch_bytes(const PoolProblem& p, std::int6
   return round_up((2 * s.in + s.out) * item, 64) + s.out * 8;
 }
 
+// What a team shares: units of a staged task, else rows of y or dx.
+ARRAYNN_INLINE std::int64_t pool_shares(const PoolProblem& p, std::int64_t item, bool backward) {
+  if (is_staged(p)) return staged_units(p, item, backward);
+  return (p.channels_last ? p.n : p.n * p.c) * (backward ? p.h.size : p.h.out);
+}
+
 // Moves `in` elements of every plane to positions out of `out`. A thread owns planes, or blocks of
 // channels (channels_last), so that of equal indices the last one wins for every team.
 struct UnpoolProblem {
@@ -218,7 +226,9 @@ struct PoolTable {
                        T* dx, Range rows, void* scratch);
   void (*average_backward)(const PoolProblem& p, const AverageDivisor& d, const T* dy, T* dx,
                            Range rows, void* scratch);
-  void (*lp)(const PoolProblem& p, double norm, const T* x, T* y, Range rows, void* scratch);
+  // Without `root` the sums of the powers alone.
+  void (*lp)(const PoolProblem& p, double norm, bool root, const T* x, T* y, Range rows,
+             void* scratch);
   // What every tap of a window shares, for rows of y; then dx *= x^(norm - 1).
   void (*lp_shares)(const PoolProblem& p, double norm, const T* dy, const T* y, T* shares,
                     Range rows);
@@ -235,6 +245,19 @@ struct PoolKernels {
 };
 
 ARRAYNN_KERNEL_TABLE(PoolKernels, pool_kernels)
+
+template <class T>
+const PoolTable<T>& pool_table() {
+  if constexpr (std::is_same_v<T, float>) {
+    return pool_kernels().f32;
+  } else {
+    return pool_kernels().f64;
+  }
+}
+
+// Elements that one thread should have at least: about 10 us of memory traffic, the order of waking
+// a team.
+inline constexpr double kPoolGrain = 32768;
 
 // Contiguous arrays in the problem's layout, for the function `op` of the module. `indices` may be
 // null: not wanted, or not given. One spatial axis is two, one of them of size 1.

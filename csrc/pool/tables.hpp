@@ -15,7 +15,7 @@ ARRAYNN_AVERAGE(double, f64)
 #undef ARRAYNN_AVERAGE
 
 #define ARRAYNN_LP(T, suffix)                                                                    \
-  void lp_##suffix(const PoolProblem& p, double norm, const T* x, T* y, Range rows,              \
+  void lp_##suffix(const PoolProblem& p, double norm, bool root, const T* x, T* y, Range rows,   \
                    void* scratch);                                                               \
   void lp_shares_##suffix(const PoolProblem& p, double norm, const T* dy, const T* y, T* shares, \
                           Range rows);                                                           \

@@ -335,6 +335,94 @@ def max_unpool2d(
     out: _Array | None,
 ) -> _Array: ...
 def max_unpool2d_backward(grad_out: _Array, indices: _Array, layout: str) -> _Array: ...
+def max_pool3d(
+    x: _Array,
+    kernel_size: _Size,
+    stride: _Size | None,
+    padding: _Padding,
+    dilation: _Size,
+    ceil_mode: bool,
+    return_indices: bool,
+    layout: str,
+    out: _Array | None,
+) -> Any: ...
+def max_pool3d_backward(
+    grad_out: _Array,
+    x: _Array,
+    kernel_size: _Size,
+    stride: _Size | None,
+    padding: _Padding,
+    dilation: _Size,
+    ceil_mode: bool,
+    layout: str,
+    indices: _Array | None,
+) -> _Array: ...
+def avg_pool3d(
+    x: _Array,
+    kernel_size: _Size,
+    stride: _Size | None,
+    padding: _Padding,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+    dilation: _Size,
+    layout: str,
+    out: _Array | None,
+) -> _Array: ...
+def avg_pool3d_backward(
+    grad_out: _Array,
+    x_shape: Sequence[int],
+    kernel_size: _Size,
+    stride: _Size | None,
+    padding: _Padding,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+    dilation: _Size,
+    layout: str,
+) -> _Array: ...
+def adaptive_max_pool3d(
+    x: _Array, output_size: _OutputSize, return_indices: bool, layout: str, out: _Array | None
+) -> Any: ...
+def adaptive_max_pool3d_backward(
+    grad_out: _Array, x: _Array, output_size: _OutputSize, layout: str, indices: _Array | None
+) -> _Array: ...
+def adaptive_avg_pool3d(
+    x: _Array, output_size: _OutputSize, layout: str, out: _Array | None
+) -> _Array: ...
+def adaptive_avg_pool3d_backward(
+    grad_out: _Array, x_shape: Sequence[int], output_size: _OutputSize, layout: str
+) -> _Array: ...
+def lp_pool3d(
+    x: _Array,
+    norm_type: float,
+    kernel_size: _Size,
+    stride: _Size | None,
+    ceil_mode: bool,
+    layout: str,
+    out: _Array | None,
+) -> _Array: ...
+def lp_pool3d_backward(
+    grad_out: _Array,
+    x: _Array,
+    y: _Array,
+    norm_type: float,
+    kernel_size: _Size,
+    stride: _Size | None,
+    ceil_mode: bool,
+    layout: str,
+) -> _Array: ...
+def max_unpool3d(
+    x: _Array,
+    indices: _Array,
+    kernel_size: _Size,
+    stride: _Size | None,
+    padding: _Size,
+    output_size: _Size | None,
+    layout: str,
+    out: _Array | None,
+) -> _Array: ...
+def max_unpool3d_backward(grad_out: _Array, indices: _Array, layout: str) -> _Array: ...
 def elementwise_unary(name: str, x: _Array) -> _Array: ...
 def relu(x: _Array, out: _Array | None) -> _Array: ...
 def relu_backward(grad_out: _Array, x: _Array, out: _Array | None) -> _Array: ...

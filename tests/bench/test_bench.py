@@ -25,6 +25,7 @@ conv = _benchmarks.load("conv")
 conv_other = _benchmarks.load("conv_other")
 gemm = _benchmarks.load("gemm")
 pool = _benchmarks.load("pool")
+pool_other = _benchmarks.load("pool_other")
 
 
 class TestTiming:
@@ -257,6 +258,12 @@ class TestFormulas:
         problem = pool.Problem(1, "max", 3, 2, 1, 64, 112, False, "float32")
         assert problem.out_size == 56
         assert pool.nbytes(problem) == 4 * 64 * (112**2 + 56**2)
+
+    def test_other_pools(self) -> None:
+        volume = pool_other.Problem("max_pool3d", 1, 64, (8, 6, 6), (2,), False, "float32")
+        assert pool_other.nbytes(volume) == 4 * 64 * (8 * 36 + 4 * 9)
+        unpool = pool_other.Problem("max_unpool2d", 1, 3, (4, 5), (2,), True, "float32")
+        assert pool_other.nbytes(unpool) == 3 * 20 * (4 + 16 + 8)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

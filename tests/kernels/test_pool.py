@@ -263,6 +263,17 @@ def test_same_bits_for_every_thread_count(
                     assert_same_bits(got, expected, f"{n} threads, run {run}")
 
 
+@pytest.mark.parametrize("channels", [1, 4, 8])
+def test_a_sample_alone(dtype: Any, layout: str, channels: int, rng: np.random.Generator) -> None:
+    x = arranged(normal(rng, dtype, 6, channels, 9, 9), layout)
+    for samples in (slice(1), slice(2, 5)):
+        alone = kernels.avg_pool2d(x[samples], 3, 1, 1, layout=layout)
+        assert_same_bits(alone, kernels.avg_pool2d(x, 3, 1, 1, layout=layout)[samples])
+        alone = kernels.avg_pool2d_backward(x[samples], alone.shape, 3, 1, 1, layout=layout)
+        whole = kernels.avg_pool2d_backward(x, x.shape, 3, 1, 1, layout=layout)
+        assert_same_bits(alone, whole[samples])
+
+
 @given(data=st.data())
 def test_property(data: st.DataObject) -> None:
     draw = data.draw

@@ -30,6 +30,12 @@ LAYERS = [
     ("LPPool1d", {"norm_type": 2.0, "kernel_size": 3, "ceil_mode": True}, (2, 3, 17)),
     ("LPPool2d", {"norm_type": 1, "kernel_size": 2, "ceil_mode": True}, (2, 3, 9, 7)),
     ("LPPool2d", {"norm_type": 4, "kernel_size": (3, 2), "stride": (2, 1)}, (2, 3, 9, 8)),
+    ("MaxPool3d", {"kernel_size": (3, 2, 2), "stride": 2, "padding": (1, 0, 1)}, (2, 3, 5, 6, 7)),
+    ("AvgPool3d", {"kernel_size": 2, "padding": 1, "ceil_mode": True}, (2, 3, 5, 6, 7)),
+    ("AvgPool3d", {"kernel_size": (1, 2, 2), "divisor_override": 3}, (2, 3, 5, 6, 7)),
+    ("AdaptiveMaxPool3d", {"output_size": (2, None, 3)}, (2, 3, 5, 6, 7)),
+    ("AdaptiveAvgPool3d", {"output_size": (2, 4, 7)}, (2, 3, 5, 6, 7)),
+    ("LPPool3d", {"norm_type": 2, "kernel_size": (2, 3, 2), "ceil_mode": True}, (2, 3, 5, 6, 7)),
 ]
 # Pooling and its unpooling, sizes of the signal or image.
 UNPOOLED = [
@@ -37,6 +43,7 @@ UNPOOLED = [
     ("1d", {"kernel_size": 3, "stride": 2, "padding": 1}, (18,)),
     ("2d", {"kernel_size": 2}, (8, 9)),
     ("2d", {"kernel_size": (2, 3), "stride": (2, 3), "padding": (1, 1)}, (9, 10)),
+    ("3d", {"kernel_size": (2, 3, 2), "stride": (2, 3, 3), "padding": (1, 1, 0)}, (5, 9, 10)),
 ]
 
 
@@ -124,6 +131,9 @@ def test_channels_last_layers_agree(name, options, shape, rng):
         lambda t: F.adaptive_avg_pool2d(t[None], (2, 5), layout="channels_last"),
         lambda t: F.lp_pool1d(t + 1, 3, 2),
         lambda t: F.lp_pool2d(t[None] + 1, 2, 2, 1, layout="channels_last"),
+        lambda t: F.max_pool3d(t[None], (1, 2, 3), 2, (0, 0, 1)),
+        lambda t: F.avg_pool3d(t[None], (1, 2, 3), 1),
+        lambda t: F.lp_pool3d(t[None] + 1, 2, (1, 2, 2), 1, layout="channels_last"),
         lambda t: F.max_unpool1d(t, np.arange(66).reshape(2, 3, 11) % 11 * 2, 2),
     ],
 )
@@ -155,6 +165,9 @@ def test_representations_are_torchs():
         (lambda: nn.AdaptiveMaxPool1d((1, 2)), r"\[AdaptiveMaxPool1d\] output_size: expected"),
         (lambda: nn.AdaptiveMaxPool2d(1.5), r"\[AdaptiveMaxPool2d\] output_size: expected"),
         (lambda: nn.AdaptiveAvgPool2d((1, 2, 3)), r"\[AdaptiveAvgPool2d\] output_size: expected"),
+        (lambda: nn.MaxPool3d((2, 2)), r"\[MaxPool3d\] kernel_size: expected an int or three"),
+        (lambda: nn.AvgPool3d(2, (1, 1, 0)), r"\[AvgPool3d\] stride: expected at least 1"),
+        (lambda: nn.AdaptiveMaxPool3d((1, 2)), r"\[AdaptiveMaxPool3d\] output_size: expected"),
     ],
 )
 def test_wrong_arguments(make, message):

@@ -198,6 +198,11 @@ def _signal(x: Array, layout: str) -> Array:
     return np.ascontiguousarray(x[:, 0] if layout == "channels_last" else x[:, :, 0])
 
 
+def _volume(dtype: str, layout: str) -> Array:
+    shape = (2, 19, 5, 9, 7) if layout == "channels_first" else (2, 5, 9, 7, 19)
+    return distinct(dtype, *shape, seed=1)
+
+
 def _pool_cases(
     name: str, dtype: str
 ) -> Iterator[tuple[Array, tuple[Any, ...], dict[str, Any], int]]:
@@ -205,16 +210,21 @@ def _pool_cases(
     for layout in _LAYOUTS:
         image = _pool_input(dtype, layout)
         signal = _signal(image, layout)
-        x = signal if name.endswith("1d") else image
+        x = {"1d": signal, "3d": _volume(dtype, layout)}.get(name[-2:], image)
         where = {"layout": layout}
         if name.startswith("global"):
             yield image, (), where, 63
             yield signal, (), where, 7
+            yield _volume(dtype, layout), (), where, 315
         elif name.startswith("adaptive"):
             for one, two in _ADAPTIVE:
-                yield x, (one if name.endswith("1d") else two,), where, 63
+                size = {"1d": one, "2d": two, "3d": (one, *two)}[name[-2:]]
+                yield x, (size,), where, 315
         else:
-            yield from ((x, (k, s, p), where, 3) for k, s, p in ((2, 2, 0), (3, 2, 1), (3, 1, 1)))
+            taps = 9 if name.endswith("3d") else 3
+            yield from (
+                (x, (k, s, p), where, taps) for k, s, p in ((2, 2, 0), (3, 2, 1), (3, 1, 1))
+            )
 
 
 def _max_pool(name: str, dtype: str) -> Iterator[Outcome]:
@@ -232,8 +242,8 @@ def _max_pool_backward(name: str, dtype: str) -> Iterator[Outcome]:
         want = getattr(reference, back)(*_wide(g, x), *args, **where)
         for given in (None, indices):
             got = getattr(kernels, back)(g, x, *args, indices=given, **where)
-            # At most 4 windows meet in one element.
-            yield (got,), (want,), [dot_bound(4, dtype, factors=1)]
+            # At most 27 windows meet in one element.
+            yield (got,), (want,), [dot_bound(27, dtype, factors=1)]
 
 
 def _avg_pool(name: str, dtype: str) -> Iterator[Outcome]:
@@ -251,8 +261,8 @@ def _avg_pool_backward(name: str, dtype: str) -> Iterator[Outcome]:
         g = uniform(dtype, *shape, seed=2)
         got = getattr(kernels, back)(g, x.shape, *args, **where)
         want = getattr(reference, back)(*_wide(g), x.shape, *args, **where)
-        # At most 4 windows meet, each share rounded once before it is added.
-        yield (got,), (want,), [dot_bound(8, dtype, factors=1)]
+        # At most 27 windows meet, each share rounded once before it is added.
+        yield (got,), (want,), [dot_bound(54, dtype, factors=1)]
 
 
 def _lp_pool(name: str, dtype: str) -> Iterator[Outcome]:
@@ -506,7 +516,7 @@ for _name, _forward, _backward in (
     ("lp_pool", _lp_pool, _lp_pool_backward),
     ("max_unpool", _max_unpool, _max_unpool_backward),
 ):
-    for _axes in ("1d", "2d"):
+    for _axes in ("1d", "2d", "3d"):
         CHECKS[_name + _axes] = partial(_forward, _name + _axes)
         CHECKS[f"{_name}{_axes}_backward"] = partial(_backward, _name + _axes)
 
@@ -514,7 +524,14 @@ for _kind, _forward, _backward in (
     ("max", _max_pool, _max_pool_backward),
     ("avg", _avg_pool, _avg_pool_backward),
 ):
-    for _stem in ("{}_pool1d", "adaptive_{}_pool1d", "adaptive_{}_pool2d", "global_{}_pool"):
+    for _stem in (
+        "{}_pool1d",
+        "{}_pool3d",
+        "adaptive_{}_pool1d",
+        "adaptive_{}_pool2d",
+        "adaptive_{}_pool3d",
+        "global_{}_pool",
+    ):
         _name = _stem.format(_kind)
         CHECKS[_name] = partial(_forward, _name)
         CHECKS[f"{_name}_backward"] = partial(_backward, _name)

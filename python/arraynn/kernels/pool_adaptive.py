@@ -357,7 +357,8 @@ def global_max_pool(
 
     Parameters
     ----------
-    x : array (n, c, l) or (n, c, h, w), with ``layout="channels_last"`` (n, l, c) or (n, h, w, c)
+    x : array (n, c, ...), or (n, ..., c) with ``layout="channels_last"``
+        Signals (n, c, l), images (n, c, h, w) or volumes (n, c, d, h, w).
         float32 or float64.
     return_indices : bool
         Return the positions of the maxima in their planes as well.
@@ -366,7 +367,7 @@ def global_max_pool(
 
     Returns
     -------
-    y : array (n, c, 1), (n, c, 1, 1), (n, 1, c) or (n, 1, 1, c)
+    y : array (n, c, 1, ...) or (n, 1, ..., c), as many axes as `x`
     indices : int64 array of the same shape, with `return_indices`
 
     Raises
@@ -435,7 +436,7 @@ def global_avg_pool(
 
     Returns
     -------
-    array (n, c, 1), (n, c, 1, 1), (n, 1, c) or (n, 1, 1, c)
+    array (n, c, 1, ...) or (n, 1, ..., c), as many axes as `x`
 
     Raises
     ------

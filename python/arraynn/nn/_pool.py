@@ -14,16 +14,22 @@ from arraynn.autograd.tape import Variable, array_of
 __all__ = [
     "adaptive_avg_pool1d",
     "adaptive_avg_pool2d",
+    "adaptive_avg_pool3d",
     "adaptive_max_pool1d",
     "adaptive_max_pool2d",
+    "adaptive_max_pool3d",
     "avg_pool1d",
     "avg_pool2d",
+    "avg_pool3d",
     "lp_pool1d",
     "lp_pool2d",
+    "lp_pool3d",
     "max_pool1d",
     "max_pool2d",
+    "max_pool3d",
     "max_unpool1d",
     "max_unpool2d",
+    "max_unpool3d",
 ]
 
 
@@ -317,3 +323,130 @@ def max_unpool2d(
     """
     window = (kernel_size, stride, padding)
     return _unpool("max_unpool2d", 2, input, indices, window, output_size, layout)
+
+
+def max_pool3d(
+    input: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+    *,
+    layout: str = "channels_first",
+) -> Any:
+    """Return the largest element of each window of a volume; see :func:`max_pool2d`.
+
+    Indices are positions ``(d * H + h) * W + w`` in the input volume.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> max_pool3d(np.arange(8.0).reshape(1, 1, 2, 2, 2), 2)
+    array([[[[[7.]]]]])
+    """
+    window = (kernel_size, stride, padding, dilation, ceil_mode)
+    return _max("max_pool3d", 3, input, window, return_indices, layout=layout)
+
+
+def avg_pool3d(
+    input: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    *,
+    dilation: Any = 1,
+    layout: str = "channels_first",
+) -> Any:
+    """Return the mean of each window of a volume; ``stride`` None means the kernel's size.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> avg_pool3d(np.arange(8.0).reshape(1, 1, 2, 2, 2), 2)
+    array([[[[[3.5]]]]])
+    """
+    window = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+    return _avg("avg_pool3d", 3, input, window, dilation=dilation, layout=layout)
+
+
+def adaptive_max_pool3d(
+    input: Any,
+    output_size: Any,
+    return_indices: bool = False,
+    *,
+    layout: str = "channels_first",
+) -> Any:
+    """Return the largest element of each of ``output_size`` windows; None keeps a size.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> adaptive_max_pool3d(np.arange(8.0).reshape(1, 1, 2, 2, 2), (1, 1, None))
+    array([[[[[6., 7.]]]]])
+    """
+    return _max("adaptive_max_pool3d", 3, input, (output_size,), return_indices, layout=layout)
+
+
+def adaptive_avg_pool3d(input: Any, output_size: Any, *, layout: str = "channels_first") -> Any:
+    """Return the mean of each of ``output_size`` windows; None keeps a size.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> adaptive_avg_pool3d(np.arange(8.0).reshape(1, 1, 2, 2, 2), 1)
+    array([[[[[3.5]]]]])
+    """
+    return _avg("adaptive_avg_pool3d", 3, input, (output_size,), layout=layout)
+
+
+def lp_pool3d(
+    input: Any,
+    norm_type: float,
+    kernel_size: Any,
+    stride: Any = None,
+    ceil_mode: bool = False,
+    *,
+    layout: str = "channels_first",
+) -> Any:
+    """Return ``(sum of x**p)**(1 / p)`` over each window of a volume, p = ``norm_type``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> lp_pool3d(np.full((1, 1, 1, 2, 2), 3.0), 2, (1, 2, 2))
+    array([[[[[6.]]]]])
+    """
+    window = (norm_type, kernel_size, stride, ceil_mode)
+    return _lp("lp_pool3d", 3, input, window, layout)
+
+
+def max_unpool3d(
+    input: Any,
+    indices: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    output_size: Any = None,
+    *,
+    layout: str = "channels_first",
+) -> Any:
+    """Put every element of a volume where :func:`max_pool3d` found it, zeros elsewhere.
+
+    ``output_size`` is that of the spatial axes, or of the whole batch.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.arange(4.0).reshape(1, 1, 1, 2, 2)
+    >>> y, indices = max_pool3d(x, (1, 2, 2), return_indices=True)
+    >>> max_unpool3d(y, indices, (1, 2, 2))
+    array([[[[[0., 0.],
+              [0., 3.]]]]])
+    """
+    window = (kernel_size, stride, padding)
+    return _unpool("max_unpool3d", 3, input, indices, window, output_size, layout)

@@ -8,32 +8,40 @@ import numpy as np
 
 from arraynn.nn import functional as F
 from arraynn.nn.conv import check_layout
-from arraynn.nn.module import Module, pair_of
+from arraynn.nn.module import Module
 
 __all__ = [
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
+    "AdaptiveAvgPool3d",
     "AdaptiveMaxPool1d",
     "AdaptiveMaxPool2d",
+    "AdaptiveMaxPool3d",
     "AvgPool1d",
     "AvgPool2d",
+    "AvgPool3d",
     "LPPool1d",
     "LPPool2d",
+    "LPPool3d",
     "MaxPool1d",
     "MaxPool2d",
+    "MaxPool3d",
     "MaxUnpool1d",
     "MaxUnpool2d",
+    "MaxUnpool3d",
 ]
 
 
 def _check_sizes(op: str, axes: int, name: str, value: Any) -> None:
-    if axes == 2:
-        pair_of(op, name, value, 1)
-        return
-    (only,) = value if isinstance(value, tuple | list) and len(value) == 1 else (value,)
-    if isinstance(only, bool) or not isinstance(only, int | np.integer):
-        raise ValueError(f"[{op}] {name}: expected an int, got {value!r}")
-    if only < 1:
+    values = value if isinstance(value, tuple | list) and axes > 1 else (value,) * axes
+    if axes == 1 and isinstance(value, tuple | list) and len(value) == 1:
+        values = value
+    if len(values) != axes or not all(
+        isinstance(v, int | np.integer) and not isinstance(v, bool) for v in values
+    ):
+        several = {1: "", 2: " or a pair of ints", 3: " or three ints"}[axes]
+        raise ValueError(f"[{op}] {name}: expected an int{several}, got {value!r}")
+    if min(values) < 1:
         raise ValueError(f"[{op}] {name}: expected at least 1, got {value!r}")
 
 
@@ -192,7 +200,45 @@ class AvgPool1d(_Pool):
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
 
 
-class AvgPool2d(_Pool):
+class _AvgPool(_Pool):
+    def __init__(
+        self,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+        *,
+        layout: str = "channels_first",
+    ) -> None:
+        super().__init__()
+        self._set_window(kernel_size, stride)
+        self.padding = padding
+        self.ceil_mode = ceil_mode
+        self.count_include_pad = count_include_pad
+        self.divisor_override = divisor_override
+        self.layout = check_layout(type(self).__name__, layout)
+
+    def forward(self, input: Any) -> Any:
+        """Apply the pooling."""
+        return type(self)._function(
+            input,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.ceil_mode,
+            self.count_include_pad,
+            self.divisor_override,
+            layout=self.layout,
+        )
+
+    def extra_repr(self) -> str:
+        """Return the window, as PyTorch does."""
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+
+
+class AvgPool2d(_AvgPool):
     """Mean of each window.
 
     Parameters
@@ -219,42 +265,7 @@ class AvgPool2d(_Pool):
     """
 
     _axes = 2
-
-    def __init__(
-        self,
-        kernel_size: Any,
-        stride: Any = None,
-        padding: Any = 0,
-        ceil_mode: bool = False,
-        count_include_pad: bool = True,
-        divisor_override: int | None = None,
-        *,
-        layout: str = "channels_first",
-    ) -> None:
-        super().__init__()
-        self._set_window(kernel_size, stride)
-        self.padding = padding
-        self.ceil_mode = ceil_mode
-        self.count_include_pad = count_include_pad
-        self.divisor_override = divisor_override
-        self.layout = check_layout("AvgPool2d", layout)
-
-    def forward(self, input: Any) -> Any:
-        """Apply the pooling."""
-        return F.avg_pool2d(
-            input,
-            self.kernel_size,
-            self.stride,
-            self.padding,
-            self.ceil_mode,
-            self.count_include_pad,
-            self.divisor_override,
-            layout=self.layout,
-        )
-
-    def extra_repr(self) -> str:
-        """Return the window, as PyTorch does."""
-        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+    _function = staticmethod(F.avg_pool2d)
 
 
 class _AdaptivePool(_Pool):
@@ -270,7 +281,8 @@ class _AdaptivePool(_Pool):
         ):
             raise ValueError(
                 f"[{op}] output_size: expected an int >= 0 or None"
-                f"{', or a pair of them' if self._axes == 2 else ''}, got {output_size!r}"
+                f"{('', ', or a pair of them', ', or three of them')[self._axes - 1]}, "
+                f"got {output_size!r}"
             )
         self.output_size = output_size
         self.layout = check_layout(op, layout)
@@ -549,3 +561,123 @@ class MaxUnpool2d(_MaxUnpool):
 
     _axes = 2
     _function = staticmethod(F.max_unpool2d)
+
+
+class MaxPool3d(_MaxPool):
+    """Largest element of each window of a volume.
+
+    Parameters
+    ----------
+    kernel_size, stride, padding, dilation, return_indices, ceil_mode, layout
+        As of :class:`MaxPool2d`, for three axes.
+
+    Examples
+    --------
+    >>> import arraynn as ann, numpy as np
+    >>> ann.nn.MaxPool3d(2)(np.arange(8.0).reshape(1, 1, 2, 2, 2))
+    array([[[[[7.]]]]])
+    """
+
+    _axes = 3
+    _function = staticmethod(F.max_pool3d)
+
+
+class AvgPool3d(_AvgPool):
+    """Mean of each window of a volume.
+
+    Parameters
+    ----------
+    kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, layout
+        As of :class:`AvgPool2d`, for three axes.
+
+    Examples
+    --------
+    >>> import arraynn as ann, numpy as np
+    >>> ann.nn.AvgPool3d(2)(np.arange(8.0).reshape(1, 1, 2, 2, 2))
+    array([[[[[3.5]]]]])
+    """
+
+    _axes = 3
+    _function = staticmethod(F.avg_pool3d)
+
+
+class AdaptiveMaxPool3d(_AdaptiveMaxPool):
+    """Largest element of each of ``output_size`` windows that cover the volume.
+
+    Parameters
+    ----------
+    output_size : int, None or three of them
+        None keeps the input's size.
+    return_indices : bool
+        Return the positions, too.
+    layout : {"channels_first", "channels_last"}
+
+    Examples
+    --------
+    >>> import arraynn as ann, numpy as np
+    >>> ann.nn.AdaptiveMaxPool3d((1, 1, None))(np.arange(8.0).reshape(1, 1, 2, 2, 2))
+    array([[[[[6., 7.]]]]])
+    """
+
+    _axes = 3
+    _function = staticmethod(F.adaptive_max_pool3d)
+
+
+class AdaptiveAvgPool3d(_AdaptiveAvgPool):
+    """Mean of each of ``output_size`` windows that cover the volume.
+
+    Parameters
+    ----------
+    output_size : int, None or three of them
+        None keeps the input's size.
+    layout : {"channels_first", "channels_last"}
+
+    Examples
+    --------
+    >>> import arraynn as ann, numpy as np
+    >>> ann.nn.AdaptiveAvgPool3d(1)(np.arange(8.0).reshape(1, 1, 2, 2, 2))
+    array([[[[[3.5]]]]])
+    """
+
+    _axes = 3
+    _function = staticmethod(F.adaptive_avg_pool3d)
+
+
+class LPPool3d(_LPPool):
+    """``(sum of x**p)**(1 / p)`` over each window of a volume.
+
+    Parameters
+    ----------
+    norm_type, kernel_size, stride, ceil_mode, layout
+        As of :class:`LPPool2d`, for three axes.
+
+    Examples
+    --------
+    >>> import arraynn as ann, numpy as np
+    >>> ann.nn.LPPool3d(2, (1, 2, 2))(np.full((1, 1, 1, 2, 2), 3.0))
+    array([[[[[6.]]]]])
+    """
+
+    _axes = 3
+    _function = staticmethod(F.lp_pool3d)
+
+
+class MaxUnpool3d(_MaxUnpool):
+    """Every element of a volume back where :class:`MaxPool3d` found it, zeros elsewhere.
+
+    Parameters
+    ----------
+    kernel_size, stride, padding, layout
+        As of :class:`MaxUnpool2d`, for three axes.
+
+    Examples
+    --------
+    >>> import arraynn as ann, numpy as np
+    >>> pool = ann.nn.MaxPool3d((1, 2, 2), return_indices=True)
+    >>> ann.nn.MaxUnpool3d((1, 2, 2))(*pool(np.arange(4.0).reshape(1, 1, 1, 2, 2)))
+    array([[[[[0., 0.],
+              [0., 3.]]]]])
+    """
+
+    _axes = 3
+    _function = staticmethod(F.max_unpool3d)

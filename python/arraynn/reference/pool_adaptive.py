@@ -11,6 +11,12 @@ from numpy.typing import NDArray
 
 from ._common import FloatArray, from_channels_first, quiet, store, to_channels_first
 from .pool import lowered, raised, raised_shape
+from .pool_volume import (
+    adaptive_avg_pool3d,
+    adaptive_avg_pool3d_backward,
+    adaptive_max_pool3d,
+    adaptive_max_pool3d_backward,
+)
 
 OutputSize: TypeAlias = int | Sequence[int | None] | None
 
@@ -215,6 +221,21 @@ def adaptive_avg_pool1d_backward(
     return np.asarray(lowered(grad, layout))
 
 
+# By the number of spatial axes, from one.
+_MAX: Any = (adaptive_max_pool1d, adaptive_max_pool2d, adaptive_max_pool3d)
+_MAX_BACKWARD: Any = (
+    adaptive_max_pool1d_backward,
+    adaptive_max_pool2d_backward,
+    adaptive_max_pool3d_backward,
+)
+_AVG: Any = (adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d)
+_AVG_BACKWARD: Any = (
+    adaptive_avg_pool1d_backward,
+    adaptive_avg_pool2d_backward,
+    adaptive_avg_pool3d_backward,
+)
+
+
 def global_max_pool(
     x: FloatArray,
     return_indices: bool = False,
@@ -223,7 +244,7 @@ def global_max_pool(
     out: FloatArray | None = None,
 ) -> Any:
     """Maximum over all spatial axes, which stay with size 1."""
-    pool = adaptive_max_pool1d if x.ndim == 3 else adaptive_max_pool2d
+    pool = _MAX[x.ndim - 3]
     return pool(x, 1, return_indices, layout=layout, out=out)
 
 
@@ -235,21 +256,21 @@ def global_max_pool_backward(
     indices: NDArray[np.int64] | None = None,
 ) -> FloatArray:
     """Put `grad_out` where the maximum was."""
-    pool = adaptive_max_pool1d_backward if x.ndim == 3 else adaptive_max_pool2d_backward
-    return pool(grad_out, x, 1, layout=layout, indices=indices)
+    pool = _MAX_BACKWARD[x.ndim - 3]
+    return np.asarray(pool(grad_out, x, 1, layout=layout, indices=indices))
 
 
 def global_avg_pool(
     x: FloatArray, *, layout: str = "channels_first", out: FloatArray | None = None
 ) -> FloatArray:
     """Mean over all spatial axes, which stay with size 1."""
-    pool = adaptive_avg_pool1d if x.ndim == 3 else adaptive_avg_pool2d
-    return pool(x, 1, layout=layout, out=out)
+    pool = _AVG[x.ndim - 3]
+    return np.asarray(pool(x, 1, layout=layout, out=out))
 
 
 def global_avg_pool_backward(
     grad_out: FloatArray, x_shape: tuple[int, ...], *, layout: str = "channels_first"
 ) -> FloatArray:
     """Give every element an equal share of `grad_out`."""
-    pool = adaptive_avg_pool1d_backward if len(x_shape) == 3 else adaptive_avg_pool2d_backward
-    return pool(grad_out, x_shape, 1, layout=layout)
+    pool = _AVG_BACKWARD[len(x_shape) - 3]
+    return np.asarray(pool(grad_out, x_shape, 1, layout=layout))

@@ -1,0 +1,559 @@
+#include "pool/volume.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <vector>
+
+#include "core/arena.hpp"
+#include "core/parallel.hpp"
+
+namespace arraynn {
+namespace {
+
+// z of a unit: with the planes it is made of, a share of L2.
+constexpr std::int64_t kUnitBytes = std::int64_t{128} << 10;
+// Long rows of channels_first are reduced plane by plane anyway; its volumes are cut later.
+constexpr std::int64_t kVolumeBytes = std::int64_t{1} << 20;
+
+constexpr PoolAxis kUnitAxis = {1, 1, 1, 1, 0, 0, 1};
+
+bool is_empty(const VolumeProblem& v) { return v.plane.n * v.plane.c == 0 || v.out() == 0; }
+
+bool keeps_positions(const PoolAxis& a) {
+  return a.to == 0 && a.kernel == 1 && a.stride == 1 && a.begin == 0 && a.out == a.size;
+}
+
+// Planes one after another: the problem of windows that are one plane deep.
+PoolProblem as_planes(const VolumeProblem& v) {
+  PoolProblem p = v.plane;
+  (p.channels_last ? p.n : p.c) *= v.d.size;
+  return p;
+}
+
+// The part of an axis that output positions `out` read; *in is where it begins.
+PoolAxis band_of(const PoolAxis& a, Range out, std::int64_t* in) {
+  PoolAxis b = a;
+  *in = min_i(a.size, max_i(0, window_first(a, out.begin)));
+  const std::int64_t end = max_i(*in, min_i(a.size, window_end(a, out.end - 1)));
+  b.out = out.end - out.begin;
+  b.size = end - *in;
+  b.begin = a.begin + *in - (a.to > 0 ? 0 : out.begin * a.stride);
+  b.end = a.end + a.size - end;
+  b.first = a.first + out.begin;
+  return b;
+}
+
+// A block of volumes (channels_first) or a sample (channels_last), and its output rows.
+struct Unit {
+  std::int64_t first, volumes;
+  Range rows;
+  bool whole;            // all output rows
+  PoolProblem plane;     // of one call: all planes if whole, else one
+  std::int64_t in_row;   // of the input where the band begins
+  std::int64_t width;    // elements of an output row
+  std::int64_t z_plane;  // and of the unit's part of an output plane
+};
+
+struct Units {
+  std::int64_t block, bands, count;
+};
+
+// `rows` of the axis that bands are cut from, `row_bytes` of z for each.
+Units make_units(const VolumeProblem& v, std::int64_t rows, std::int64_t row_bytes, bool cut) {
+  const PoolProblem& p = v.plane;
+  const std::int64_t bytes = max_i(1, rows * row_bytes);
+  Units u{1, 1, 0};
+  if (!p.channels_last) u.block = max_i(1, min_i(p.c, kUnitBytes / bytes));
+  const std::int64_t limit = p.channels_last ? kUnitBytes : kVolumeBytes;
+  if (cut && bytes > limit) u.bands = min_i(rows, ceil_div(bytes, limit));
+  u.count = p.n * (p.channels_last ? 1 : ceil_div(p.c, u.block)) * u.bands;
+  return u;
+}
+
+std::int64_t row_elements(const VolumeProblem& v) {
+  return v.plane.w.out * (v.plane.channels_last ? v.plane.c : 1);
+}
+
+Units forward_units(const VolumeProblem& v, std::int64_t item) {
+  return make_units(v, v.plane.h.out, v.d.size * row_elements(v) * item, true);
+}
+
+// The volumes of unit i; its rows are set by the caller.
+Unit unit_at(const VolumeProblem& v, const Units& u, std::int64_t i) {
+  Unit unit{};
+  const std::int64_t group = i / u.bands;
+  unit.first = group;
+  unit.volumes = 1;
+  unit.plane = v.plane;
+  unit.width = row_elements(v);
+  if (!v.plane.channels_last) {
+    const std::int64_t blocks = ceil_div(v.plane.c, u.block), sample = group / blocks;
+    const Range channels = split_range(v.plane.c, blocks, group % blocks);
+    unit.first = sample * v.plane.c + channels.begin;
+    unit.volumes = channels.end - channels.begin;
+  }
+  return unit;
+}
+
+// Puts `planes` planes of the unit into one problem.
+void set_planes(std::int64_t planes, Unit* u) {
+  u->plane.n = u->plane.channels_last ? planes : 1;
+  if (!u->plane.channels_last) u->plane.c = planes;
+}
+
+Unit forward_unit(const VolumeProblem& v, const Units& u, std::int64_t i) {
+  Unit unit = unit_at(v, u, i);
+  unit.rows = split_range(v.plane.h.out, u.bands, i % u.bands);
+  unit.whole = u.bands == 1;
+  if (!unit.whole) unit.plane.h = band_of(v.plane.h, unit.rows, &unit.in_row);
+  unit.z_plane = (unit.rows.end - unit.rows.begin) * unit.width;
+  set_planes(unit.whole ? unit.volumes * v.d.size : 1, &unit);
+  return unit;
+}
+
+// Windows of depth alone over positions that are channels.
+PoolProblem depth_problem(const PoolAxis& d, std::int64_t n, std::int64_t positions) {
+  return {n, positions, d, kUnitAxis, true};
+}
+
+// The largest z and the largest scratch of a plane's call over all units.
+struct Sizes {
+  std::int64_t z = 0, scratch = 0, volumes = 0;
+};
+template <class MakeUnit>
+Sizes largest(const VolumeProblem& v, const Units& u, std::int64_t item, bool backward,
+              const MakeUnit& make) {
+  Sizes s;
+  // Bands differ by a row, blocks by a channel: those of one sample are all there are.
+  for (std::int64_t i = 0; i < u.count / v.plane.n; ++i) {
+    const Unit unit = make(i);
+    s.z = max_i(s.z, unit.volumes * v.d.size * unit.z_plane);
+    s.scratch = max_i(s.scratch, thread_scratch_bytes(unit.plane, item, backward));
+    s.volumes = max_i(s.volumes, unit.volumes);
+  }
+  return s;
+}
+
+int team_of(const VolumeProblem& v, std::int64_t units) {
+  const double work =
+      static_cast<double>(v.plane.n * v.plane.c) * static_cast<double>(v.in() + 2 * v.out());
+  return static_cast<int>(min_i(threads_for(work, kPoolGrain), max_i(units, 1)));
+}
+
+// plane(problem, x, z, z_indices, scratch) for the planes of every unit, depth(problem, z, y,
+// indices) for the boxes, then finish(unit, od, y, indices, z_indices) for every output plane's rows
+// of the unit, all of one volume: `y` and `indices` are its part of the output.
+template <class T, class Plane, class Depth, class Finish>
+void pool_boxes(const char* op, const VolumeProblem& v, Denormals mode, const T* x, T* y,
+                std::int64_t* indices, const Plane& plane, const Depth& depth,
+                const Finish& finish) {
+  const PoolProblem& p = v.plane;
+  const std::int64_t item = sizeof(T), channels = p.channels_last ? p.c : 1;
+  const std::int64_t in_plane = v.in_plane() * channels, out_plane = v.out_plane() * channels;
+  const Units units = forward_units(v, item);
+  const Sizes sizes =
+      largest(v, units, item, false, [&](std::int64_t i) { return forward_unit(v, units, i); });
+  const std::int64_t z_bytes = round_up(sizes.z * item, 64);
+  const std::int64_t where_bytes = indices != nullptr ? round_up(sizes.z * 8, 64) : 0;
+  const std::int64_t bytes = z_bytes + where_bytes + round_up(sizes.scratch, 64);
+  const int threads = team_of(v, units.count);
+  const Scratch scratch(op, static_cast<std::size_t>(bytes * threads));
+  parallel(threads, mode, [&](int tid, int nthreads) {
+    char* base = static_cast<char*>(scratch.data()) + bytes * tid;
+    T* z = reinterpret_cast<T*>(base);
+    auto* where = indices != nullptr ? reinterpret_cast<std::int64_t*>(base + z_bytes) : nullptr;
+    void* rest = base + z_bytes + where_bytes;
+    const Range mine = split_range(units.count, nthreads, tid);
+    for (std::int64_t i = mine.begin; i < mine.end; ++i) {
+      const Unit u = forward_unit(v, units, i);
+      const T* in = x + u.first * v.d.size * in_plane + u.in_row * p.w.size * channels;
+      T* out = y + u.first * v.d.out * out_plane + u.rows.begin * u.width;
+      std::int64_t* at = indices == nullptr ? nullptr : indices + (out - y);
+      const std::int64_t calls = u.whole ? 1 : v.d.size;
+      for (std::int64_t d = 0; d < calls; ++d) {
+        plane(u.plane, in + d * in_plane, z + d * u.z_plane,
+              where != nullptr ? where + d * u.z_plane : nullptr, rest);
+      }
+      if (u.whole) {
+        depth(depth_problem(v.d, u.volumes, u.z_plane), z, out, at, 0);
+      } else {
+        for (std::int64_t od = 0; od < v.d.out; ++od) {
+          std::int64_t first = 0;
+          const PoolAxis d = band_of(v.d, {od, od + 1}, &first);
+          depth(depth_problem(d, 1, u.z_plane), z + first * u.z_plane, out + od * out_plane,
+                at != nullptr ? at + od * out_plane : nullptr, first);
+        }
+      }
+      for (std::int64_t q = 0; q < u.volumes * v.d.out; ++q) {
+        finish(u, q % v.d.out, out + q * out_plane, at != nullptr ? at + q * out_plane : nullptr,
+               where != nullptr ? where + q / v.d.out * v.d.size * u.z_plane : nullptr);
+      }
+    }
+  });
+}
+
+// Taps counted along one axis, and whether they are the same everywhere.
+struct AxisCounts {
+  std::vector<std::int64_t> at;
+  bool uniform;
+
+  AxisCounts(const PoolAxis& a, bool include_pad) {
+    for (std::int64_t o = 0; o < a.out; ++o) at.push_back(counted_taps(a, o, include_pad));
+    uniform = std::all_of(at.begin(), at.end(), [&](std::int64_t n) { return n == at[0]; });
+  }
+};
+
+struct BoxCounts {
+  AxisCounts d, h, w;
+
+  BoxCounts(const VolumeProblem& v, bool include_pad)
+      : d(v.d, include_pad), h(v.plane.h, include_pad), w(v.plane.w, include_pad) {}
+  bool uniform() const { return d.uniform && h.uniform && w.uniform; }
+  // An empty window sums to 0 and stays 0.
+  std::int64_t taps(std::int64_t od, std::int64_t oh, std::int64_t ow) const {
+    return std::max<std::int64_t>(1, d.at[static_cast<std::size_t>(od)] *
+                                         h.at[static_cast<std::size_t>(oh)] *
+                                         w.at[static_cast<std::size_t>(ow)]);
+  }
+};
+
+// f(taps, offset, count) for every piece of rows `rows` of output plane od: one position, or the
+// channels of a pixel.
+template <class F>
+void for_counts(const VolumeProblem& v, const BoxCounts& counts, std::int64_t od, Range rows,
+                const F& f) {
+  const std::int64_t channels = v.plane.channels_last ? v.plane.c : 1;
+  std::int64_t offset = 0;
+  for (std::int64_t oh = rows.begin; oh < rows.end; ++oh) {
+    for (std::int64_t ow = 0; ow < v.plane.w.out; ++ow, offset += channels) {
+      f(counts.taps(od, oh, ow), offset, channels);
+    }
+  }
+}
+
+// out = in / divisor over rows of an output plane.
+template <class T>
+void divide(const VolumeProblem& v, const BoxCounts& counts, const AverageDivisor& d,
+            std::int64_t od, Range rows, const T* in, T* out) {
+  if (d.fixed != 0) {
+    const std::int64_t n = (rows.end - rows.begin) * row_elements(v);
+    for (std::int64_t i = 0; i < n; ++i) out[i] = in[i] / static_cast<T>(d.fixed);
+    return;
+  }
+  for_counts(v, counts, od, rows, [&](std::int64_t taps, std::int64_t at, std::int64_t n) {
+    for (std::int64_t i = at; i < at + n; ++i) out[i] = in[i] / static_cast<T>(taps);
+  });
+}
+
+template <class T>
+T power_of(T x, double p) {
+  if (p == 1) return x;
+  if (p == 2) return x * x;
+  return static_cast<T>(std::pow(x, static_cast<T>(p)));
+}
+
+// What the sum of a window is multiplied by: it stands for a full one.
+template <class T>
+T full_over_taps(const VolumeProblem& v, std::int64_t taps) {
+  return static_cast<T>(v.d.kernel * v.plane.h.kernel * v.plane.w.kernel) / static_cast<T>(taps);
+}
+
+constexpr AverageDivisor kSum = {false, 1};
+
+// Whether position `at` of an axis is a tap of output position o.
+bool is_tap(const PoolAxis& a, std::int64_t o, std::int64_t at) {
+  const std::int64_t first = window_first(a, o);
+  return at >= first && at < window_end(a, o) &&
+         (a.dilation == 1 || (at - first) % a.dilation == 0);
+}
+
+// dx of a block of `width` channels, or of one volume: `step` elements from position to position.
+template <class T>
+bool scatter(const VolumeProblem& v, const T* dy, const std::int64_t* indices, T* dx,
+             std::int64_t step, std::int64_t width) {
+  const std::int64_t in = v.in(), plane = v.in_plane(), row = v.plane.w.size;
+  for (std::int64_t i = 0; i < in; ++i) std::fill_n(dx + i * step, width, T(0));
+  bool good = true;
+  std::int64_t at = 0;
+  for (std::int64_t od = 0; od < v.d.out; ++od) {
+    const Range d = window_taps(v.d, od);
+    for (std::int64_t oh = 0; oh < v.plane.h.out; ++oh) {
+      const Range h = window_taps(v.plane.h, oh);
+      for (std::int64_t ow = 0; ow < v.plane.w.out; ++ow, at += step) {
+        const Range w = window_taps(v.plane.w, ow);
+        const bool empty = d.begin == d.end || h.begin == h.end || w.begin == w.end;
+        for (std::int64_t l = 0; l < width; ++l) {
+          const std::int64_t index = indices[at + l];
+          if (empty || index < 0 || index >= in) {
+            good &= empty && index == -1;
+            continue;
+          }
+          const std::int64_t in_plane = index % plane;
+          good &= is_tap(v.d, od, index / plane) && is_tap(v.plane.h, oh, in_plane / row) &&
+                  is_tap(v.plane.w, ow, in_plane % row);
+          dx[index * step + l] += dy[at + l];
+        }
+      }
+    }
+  }
+  return good;
+}
+
+}  // namespace
+
+template <class T>
+void max_pool(const char* op, const VolumeProblem& v, const T* x, T* y, std::int64_t* indices) {
+  if (is_empty(v)) return;
+  if (indices == nullptr && keeps_positions(v.d)) return max_pool(op, as_planes(v), x, y, indices);
+  const PoolTable<T>& k = pool_table<T>();
+  const auto reduce = [&](const PoolProblem& p, const T* in, T* out, std::int64_t* at,
+                          void* scratch) {
+    const Range all = {0, pool_shares(p, sizeof(T), false)};
+    if (at == nullptr) {
+      k.max(p, in, out, all, scratch);
+    } else {
+      k.max_indices(p, in, out, at, all, scratch);
+    }
+  };
+  const auto deep = [&](const PoolProblem& p, const T* in, T* out, std::int64_t* at,
+                        std::int64_t first) {
+    reduce(p, in, out, at, nullptr);
+    const std::int64_t count = at != nullptr && first > 0 ? p.c : 0;
+    for (std::int64_t i = 0; i < count; ++i) at[i] += at[i] < 0 ? 0 : first;
+  };
+  const auto positions = [&](const Unit& u, std::int64_t, T*, std::int64_t* at,
+                             const std::int64_t* where) {
+    if (at == nullptr) return;
+    const std::int64_t shift = u.in_row * v.plane.w.size;
+    for (std::int64_t i = 0; i < u.z_plane; ++i) {
+      const std::int64_t in_plane = at[i] < 0 ? -1 : where[at[i] * u.z_plane + i];
+      at[i] = in_plane < 0 ? -1 : at[i] * v.in_plane() + in_plane + shift;
+    }
+  };
+  pool_boxes(op, v, Denormals::kKeep, x, y, indices, reduce, deep, positions);
+}
+
+template <class T>
+bool max_pool_backward(const char* op, const VolumeProblem& v, const T* dy, const T* x,
+                       const std::int64_t* indices, T* dx) {
+  const PoolProblem& p = v.plane;
+  const std::int64_t volumes = p.n * p.c, out = volumes * v.out();
+  if (is_empty(v)) {
+    std::fill_n(dx, volumes * v.in(), T(0));
+    return true;
+  }
+  const std::int64_t item = sizeof(T);
+  const Scratch found(op, static_cast<std::size_t>(indices == nullptr ? out * (8 + item) : 0));
+  if (indices == nullptr) {
+    auto* where = static_cast<std::int64_t*>(found.data());
+    max_pool(op, v, x, reinterpret_cast<T*>(where + out), where);
+    indices = where;
+  }
+  // A thread owns volumes, or blocks of channels: sums have the order of the output.
+  const std::int64_t blocks = p.channels_last ? ceil_div(p.c, kUnpoolChannels) : p.c;
+  std::atomic<bool> good{true};
+  parallel(team_of(v, p.n * blocks), Denormals::kKeep, [&](int tid, int nthreads) {
+    const Range mine = split_range(p.n * blocks, nthreads, tid);
+    for (std::int64_t i = mine.begin; i < mine.end; ++i) {
+      const std::int64_t sample = i / blocks, first = i % blocks * kUnpoolChannels;
+      const std::int64_t large = p.channels_last ? sample * v.in() * p.c + first : i * v.in();
+      const std::int64_t small = p.channels_last ? sample * v.out() * p.c + first : i * v.out();
+      const std::int64_t width = p.channels_last ? min_i(kUnpoolChannels, p.c - first) : 1;
+      if (!scatter(v, dy + small, indices + small, dx + large, p.channels_last ? p.c : 1, width)) {
+        good.store(false, std::memory_order_relaxed);
+      }
+    }
+  });
+  return good.load();
+}
+
+template <class T>
+void avg_pool(const char* op, const VolumeProblem& v, const AverageDivisor& d, const T* x, T* y) {
+  if (is_empty(v)) return;
+  if (keeps_positions(v.d)) return avg_pool(op, as_planes(v), d, x, y);
+  const PoolTable<T>& k = pool_table<T>();
+  const BoxCounts counts(v, d.include_pad);
+  const bool uniform = d.fixed != 0 || counts.uniform();
+  // Of the sums over the depth.
+  const AverageDivisor last = {false, d.fixed != 0 ? d.fixed
+                                      : uniform    ? counts.taps(0, 0, 0)
+                                                   : kSum.fixed};
+  pool_boxes(
+      op, v, Denormals::kFlush, x, y, nullptr,
+      [&](const PoolProblem& p, const T* in, T* out, std::int64_t*, void* scratch) {
+        k.average(p, kSum, in, out, {0, pool_shares(p, sizeof(T), false)}, scratch);
+      },
+      [&](const PoolProblem& p, const T* in, T* out, std::int64_t*, std::int64_t) {
+        k.average(p, last, in, out, {0, pool_shares(p, sizeof(T), false)}, nullptr);
+      },
+      [&](const Unit& u, std::int64_t od, T* out, std::int64_t*, const std::int64_t*) {
+        if (!uniform) divide(v, counts, d, od, u.rows, out, out);
+      });
+}
+
+template <class T>
+void avg_pool_backward(const char* op, const VolumeProblem& v, const AverageDivisor& d, const T* dy,
+                       T* dx) {
+  const PoolProblem& p = v.plane;
+  if (is_empty(v)) {
+    std::fill_n(dx, p.n * p.c * v.in(), T(0));
+    return;
+  }
+  if (keeps_positions(v.d)) return avg_pool_backward(op, as_planes(v), d, dy, dx);
+  const PoolTable<T>& k = pool_table<T>();
+  const BoxCounts counts(v, d.include_pad);
+  const std::int64_t item = sizeof(T), channels = p.channels_last ? p.c : 1;
+  const std::int64_t in_plane = v.in_plane() * channels, out_plane = v.out_plane() * channels;
+  // Bands are rows of dx; a staged plane of channels_first is not cut.
+  const std::int64_t row_bytes =
+      v.d.size * row_elements(v) * item * ceil_div(p.h.out, max_i(1, p.h.size));
+  const Units units = make_units(v, p.h.size, row_bytes, p.channels_last);
+  const auto make = [&](std::int64_t i) {
+    Unit u = unit_at(v, units, i);
+    u.rows = {0, p.h.out};
+    u.whole = units.bands == 1;
+    if (!u.whole) {
+      const Range own = split_range(p.h.size, units.bands, i % units.bands);
+      const Range touching = windows_touching(p.h, own.begin, own.end);
+      u.rows = {min_i(touching.begin, touching.end), touching.end};
+    }
+    u.z_plane = (u.rows.end - u.rows.begin) * u.width;
+    set_planes(u.whole ? u.volumes * v.d.size : 1, &u);
+    return u;
+  };
+  const Sizes sizes = largest(v, units, item, true, make);
+  const std::int64_t z_bytes = round_up(sizes.z * item, 64);
+  const std::int64_t share_bytes = round_up(ceil_div(sizes.z, v.d.size) * v.d.out * item, 64);
+  const std::int64_t bytes = z_bytes + share_bytes + round_up(sizes.scratch, 64);
+  const int threads = team_of(v, units.count);
+  const Scratch scratch(op, static_cast<std::size_t>(bytes * threads));
+  parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
+    char* base = static_cast<char*>(scratch.data()) + bytes * tid;
+    T* z = reinterpret_cast<T*>(base);
+    T* share = reinterpret_cast<T*>(base + z_bytes);
+    void* rest = base + z_bytes + share_bytes;
+    const Range mine = split_range(units.count, nthreads, tid);
+    for (std::int64_t i = mine.begin; i < mine.end; ++i) {
+      Unit u = make(i);
+      const T* g = dy + u.first * v.d.out * out_plane + u.rows.begin * u.width;
+      for (std::int64_t q = 0; q < u.volumes * v.d.out; ++q) {
+        divide(v, counts, d, q % v.d.out, u.rows, g + q * out_plane, share + q * u.z_plane);
+      }
+      const PoolProblem deep = depth_problem(v.d, u.volumes, u.z_plane);
+      if (u.z_plane > 0) {
+        k.average_backward(deep, kSum, share, z, {0, pool_shares(deep, item, true)}, nullptr);
+      }
+      T* out = dx + u.first * v.d.size * in_plane;
+      if (u.whole) {
+        k.average_backward(u.plane, kSum, z, out, {0, pool_shares(u.plane, item, true)}, rest);
+        continue;
+      }
+      const Range own = split_range(p.h.size, units.bands, i % units.bands);
+      if (u.z_plane == 0) {
+        for (std::int64_t plane = 0; plane < v.d.size; ++plane) {
+          std::fill_n(out + plane * in_plane + own.begin * p.w.size * channels,
+                      (own.end - own.begin) * p.w.size * channels, T(0));
+        }
+        continue;
+      }
+      // The windows that touch the band, counted from the first of them.
+      std::int64_t first = 0;
+      const PoolAxis h = band_of(p.h, u.rows, &first);
+      const std::int64_t in_row = min_i(own.begin, first), end = max_i(own.end, first + h.size);
+      u.plane.h = h;
+      u.plane.h.size = end - in_row;
+      u.plane.h.begin += in_row - first;
+      u.plane.h.end = p.h.end + p.h.size - end;
+      for (std::int64_t plane = 0; plane < v.d.size; ++plane) {
+        k.average_backward(u.plane, kSum, z + plane * u.z_plane,
+                           out + plane * in_plane + in_row * p.w.size * channels,
+                           {own.begin - in_row, own.end - in_row}, rest);
+      }
+    }
+  });
+}
+
+template <class T>
+void lp_pool(const char* op, const VolumeProblem& v, double norm, const T* x, T* y) {
+  if (is_empty(v)) return;
+  if (keeps_positions(v.d)) return lp_pool(op, as_planes(v), norm, x, y);
+  const PoolTable<T>& k = pool_table<T>();
+  const BoxCounts counts(v, false);
+  pool_boxes(
+      op, v, Denormals::kFlush, x, y, nullptr,
+      [&](const PoolProblem& p, const T* in, T* out, std::int64_t*, void* scratch) {
+        k.lp(p, norm, false, in, out, {0, pool_shares(p, sizeof(T), false)}, scratch);
+      },
+      [&](const PoolProblem& p, const T* in, T* out, std::int64_t*, std::int64_t) {
+        k.average(p, kSum, in, out, {0, pool_shares(p, sizeof(T), false)}, nullptr);
+      },
+      [&](const Unit& u, std::int64_t od, T* out, std::int64_t*, const std::int64_t*) {
+        for_counts(v, counts, od, u.rows, [&](std::int64_t taps, std::int64_t at, std::int64_t n) {
+          const T scale = full_over_taps<T>(v, taps);
+          for (std::int64_t i = at; i < at + n; ++i) {
+            const T total = out[i] * scale;
+            out[i] = norm == 2 ? std::sqrt(total) : power_of(total, 1 / norm);
+          }
+        });
+      });
+}
+
+template <class T>
+void lp_pool_backward(const char* op, const VolumeProblem& v, double norm, const T* dy, const T* x,
+                      const T* y, T* dx) {
+  const PoolProblem& p = v.plane;
+  const std::int64_t volumes = p.n * p.c, in = volumes * v.in();
+  if (is_empty(v)) {
+    std::fill_n(dx, in, T(0));
+    return;
+  }
+  const std::int64_t outputs = volumes * v.out();
+  const Scratch shares(op, static_cast<std::size_t>(outputs) * sizeof(T));
+  T* share = static_cast<T*>(shares.data());
+  const BoxCounts counts(v, false);
+  const std::int64_t planes = (p.channels_last ? p.n : volumes) * v.d.out;
+  const std::int64_t plane = v.out_plane() * (p.channels_last ? p.c : 1);
+  const auto team = [](std::int64_t elements) {
+    return threads_for(static_cast<double>(elements), kPoolGrain);
+  };
+  // dy k/taps y^(1 - p): what every tap of a window shares. 0 where y is, unless p = 1.
+  parallel(team(outputs), Denormals::kFlush, [&](int tid, int nthreads) {
+    const Range mine = split_range(planes, nthreads, tid);
+    for (std::int64_t q = mine.begin; q < mine.end; ++q) {
+      for_counts(v, counts, q % v.d.out, {0, p.h.out},
+                 [&](std::int64_t taps, std::int64_t at, std::int64_t n) {
+                   const T scale = full_over_taps<T>(v, taps);
+                   for (std::int64_t i = q * plane + at; i < q * plane + at + n; ++i) {
+                     const T g = dy[i] * scale;
+                     share[i] = norm == 1   ? g
+                                : y[i] == 0 ? T(0)
+                                : norm == 2 ? g / y[i]
+                                            : g * power_of(y[i], 1 - norm);
+                   }
+                 });
+    }
+  });
+  avg_pool_backward(op, v, kSum, share, dx);
+  if (norm == 1) return;
+  parallel(team(in), Denormals::kFlush, [&](int tid, int nthreads) {
+    pool_table<T>().lp_slopes(norm, x, dx, split_range(in, nthreads, tid));
+  });
+}
+
+#define ARRAYNN_INSTANTIATE(T)                                                                     \
+  template void max_pool<T>(const char*, const VolumeProblem&, const T*, T*, std::int64_t*);       \
+  template bool max_pool_backward<T>(const char*, const VolumeProblem&, const T*, const T*,        \
+                                     const std::int64_t*, T*);                                     \
+  template void avg_pool<T>(const char*, const VolumeProblem&, const AverageDivisor&, const T*,    \
+                            T*);                                                                   \
+  template void avg_pool_backward<T>(const char*, const VolumeProblem&, const AverageDivisor&,     \
+                                     const T*, T*);                                                \
+  template void lp_pool<T>(const char*, const VolumeProblem&, double, const T*, T*);               \
+  template void lp_pool_backward<T>(const char*, const VolumeProblem&, double, const T*, const T*, \
+                                    const T*, T*);
+ARRAYNN_INSTANTIATE(float)
+ARRAYNN_INSTANTIATE(double)
+#undef ARRAYNN_INSTANTIATE
+
+}  // namespace arraynn
