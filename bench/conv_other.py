@@ -1,4 +1,4 @@
-"""1-D convolution of audio, and transposed convolutions of decoders and vocoders.
+"""Convolutions of audio and of volumes, and transposed ones of decoders and vocoders.
 
 FLOP: two for every product of a weight with an element of x (transposed) or of y (not), twice that
 for the backward. Both layouts of ours are held against the best of the peers' layouts.
@@ -19,7 +19,7 @@ from .conv import Data, from_last, to_last
 
 # (operation, samples, input channels, output channels, kernel, stride, padding, size): the first
 # three layers of wav2vec 2.0 on half a second, a residual block of HiFi-GAN and its upsampling, the
-# decoders of U-Net and of DCGAN.
+# decoders of U-Net and of DCGAN, layers of C3D on cubes and of a U-Net of volumes.
 SHAPES = (
     ("conv1d", 1, 1, 512, 10, 5, 0, 8000),
     ("conv1d", 1, 512, 512, 3, 2, 0, 1599),
@@ -32,18 +32,26 @@ SHAPES = (
     ("conv_transpose2d", 8, 512, 256, 4, 2, 1, 8),
     ("conv_transpose2d", 8, 128, 3, 4, 2, 1, 32),
     ("conv_transpose2d", 8, 64, 64, 3, 1, 1, 28),
+    ("conv3d", 1, 3, 64, 3, 1, 1, 32),
+    ("conv3d", 1, 64, 128, 3, 1, 1, 16),
+    ("conv3d", 1, 256, 256, 3, 1, 1, 8),
+    ("conv3d", 8, 512, 512, 3, 1, 1, 4),
+    ("conv3d", 1, 32, 64, 3, 2, 1, 32),
+    ("conv_transpose3d", 1, 128, 64, 2, 2, 0, 12),
 )
 TINY = (
     ("conv1d", 2, 3, 5, 4, 2, 1, 11),
     ("conv_transpose1d", 2, 3, 5, 4, 2, 1, 7),
     ("conv_transpose2d", 2, 3, 5, 3, 2, 1, 6),
     ("conv_transpose2d", 2, 4, 6, 1, 1, 0, 5),
+    ("conv3d", 2, 3, 5, 3, 1, 1, 4),
+    ("conv_transpose3d", 1, 3, 5, 2, 2, 0, 3),
 )
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One convolution of lengths or of square images."""
+    """One convolution of lengths, square images or cubes."""
 
     op: str
     n: int
@@ -81,7 +89,8 @@ class Problem:
     @property
     def name(self) -> str:
         """Name in tables, such as "fwd up n8 512->256 4x4/2 8"."""
-        kind = ("up1d" if self.axes == 1 else "up") if self.transposed else "1d"
+        kind = "up" if self.transposed else ""
+        kind += "" if self.axes == 2 else f"{self.axes}d"
         way = "bwd" if self.backward else "fwd"
         kernel = "x".join([str(self.kernel)] * self.axes)
         stride = f"/{self.stride}" if self.stride > 1 else ""
@@ -129,7 +138,8 @@ def run_torch(p: Problem, d: Data, threads: int) -> list[Candidate]:
     del threads
     torch = peers.load("torch")
     found = []
-    for variant in ("contiguous_format", "channels_last")[: p.axes]:
+    last = "channels_last_3d" if p.axes == 3 else "channels_last"
+    for variant in ("contiguous_format", last)[: p.axes]:
         form = getattr(torch, variant)
         x, weight, grad = (
             torch.from_numpy(a).contiguous(memory_format=form) for a in (d.x, d.weight, d.grad)
@@ -153,7 +163,7 @@ def run_jax(p: Problem, d: Data, threads: int) -> list[Candidate]:
     del threads
     jax = peers.load("jax")
     found = []
-    spatial = "HW"[: p.axes]
+    spatial = "DHW"[-p.axes :]
     for last in (False, True):
         x, grad = (jax.numpy.asarray(to_last(a) if last else a) for a in (d.x, d.grad))
         w = jax.numpy.asarray(d.weight)

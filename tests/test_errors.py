@@ -197,6 +197,36 @@ def conv_others() -> Iterator[Case]:
     yield Case("conv1d_backward", (grad, x, w), {**two, "needs": ("y",)}, V, "needs")
     yield from conv_transpose(2, f32(2, 6, 4, 5), f32(6, 2, 3, 3), f32(4), f32(2, 4, 6, 7))
     yield from conv_transpose(1, f32(2, 6, 5), f32(6, 2, 3), f32(4), f32(2, 4, 7))
+    volume, kernel = f32(2, 6, 4, 5, 6), f32(6, 2, 2, 3, 3)
+    yield from conv_transpose(3, volume, kernel, f32(4), f32(2, 4, 5, 7, 8))
+    yield from conv_volumes()
+
+
+def conv_volumes() -> Iterator[Case]:
+    x, w, b, grad = f32(2, 6, 4, 5, 6), f32(4, 3, 2, 3, 3), f32(4), f32(2, 4, 3, 3, 4)
+    two = {"groups": 2}
+    yield from wrong_outs("conv3d", (f32(1, 4, 2, 3, 3), f32(4, 4, 1, 1, 1)), (1, 4, 2, 3, 3))
+    yield from wrong_dtypes("conv3d", (x, w, b), ("x", "weight", "bias"), groups=2)
+    yield from wrong_dtypes("conv3d_backward", (grad, x, w), ("grad_out", "x", "weight"), groups=2)
+    for op, first in (("conv3d", ()), ("conv3d_backward", (grad,))):
+        rows: list[tuple[tuple[Any, ...], dict[str, Any], Any, str]] = [
+            ((f32(6, 4, 5, 6), w), two, V, "x"),
+            ((x, w[0]), two, V, "weight"),
+            ((x, f32(4, 3, 2, 0, 3)), two, V, "weight"),
+            ((x, f32(4, 3, 5, 3, 3)), two, V, "weight"),
+            ((x, w), {}, V, "weight"),
+            ((x, w), {"groups": 4}, V, "groups"),
+            *(((x, w), {**two, "stride": v}, V, "stride") for v in (0, (1, 1), (1, 1, 0))),
+            *(((x, w), {**two, "dilation": v}, V, "dilation") for v in (0, (1,) * 4)),
+            *(((x, w), {**two, "padding": v}, V, "padding") for v in (-1, (1, 1), "full")),
+            ((x, w), {**two, "padding": 2**62}, TOO_LARGE, ""),
+            ((x, w), {**two, "layout": "NDHWC"}, V, "layout"),
+        ]
+        yield from (Case(op, (*first, *args), kw, e, n) for args, kw, e, n in rows)
+    yield Case("conv3d", (x, w, f32(3)), two, V, "bias")
+    yield Case("conv3d", (x, w, b), {**two, "residual": f32(2, 4, 3, 3)}, V, "residual")
+    yield Case("conv3d_backward", (f32(2, 4, 3, 3, 3), x, w), two, V, "grad_out")
+    yield Case("conv3d_backward", (grad, x, w), {**two, "needs": ("y",)}, V, "needs")
 
 
 def conv_transpose(axes: int, x: Any, w: Any, b: Any, grad: Any) -> Iterator[Case]:

@@ -5,34 +5,36 @@
 namespace arraynn {
 namespace {
 
-// What a convolution and a transposed one read alike; axes are height and width.
+// What a convolution and a transposed one read alike; axes are depth, height and width.
 struct Operands {
-  std::int64_t n, channels, size[2];              // of x
-  std::int64_t rows, columns, kernel[2];          // of weight
-  std::int64_t stride[2], dilation[2], reach[2];  // reach: of the dilated kernel
-  std::int64_t begin[2], end[2], groups;          // padding
+  std::int64_t n, channels, size[kMostAxes];      // of x
+  std::int64_t rows, columns, kernel[kMostAxes];  // of weight
+  std::int64_t stride[kMostAxes], dilation[kMostAxes],
+      reach[kMostAxes];                                   // reach: of the dilated kernel
+  std::int64_t begin[kMostAxes], end[kMostAxes], groups;  // padding
   PadMode mode;
   bool channels_last;
 };
 
 const char* axis_name(const ConvCall& call, int axis) {
   if (call.axes == 1) return "length";
-  return axis == 0 ? "height" : "width";
+  constexpr const char* kNames[] = {"depth", "height", "width"};
+  return kNames[axis];
 }
 
 Operands take_operands(const ConvCall& call, const Array& x, const Array& weight) {
   const char* op = call.op;
-  const int axes = call.axes, skip = 2 - axes;
+  const int axes = call.axes, skip = kMostAxes - axes;
   require_float(op, "x", x);
   require_ndim(op, "x", x, axes + 2);
   require_same_dtype(op, "weight", weight, "x", x);
   require_ndim(op, "weight", weight, axes + 2);
   Operands o{};
   o.channels_last = take_channels_last(op, call.layout);
-  std::fill_n(o.size, 2, 1);
-  std::fill_n(o.kernel, 2, 1);
-  std::fill_n(o.stride, 2, 1);
-  std::fill_n(o.dilation, 2, 1);
+  std::fill_n(o.size, kMostAxes, 1);
+  std::fill_n(o.kernel, kMostAxes, 1);
+  std::fill_n(o.stride, kMostAxes, 1);
+  std::fill_n(o.dilation, kMostAxes, 1);
   o.n = x->shape[0];
   o.channels = x->shape[o.channels_last ? axes + 1 : 1];
   o.rows = weight->shape[0];
@@ -43,7 +45,7 @@ Operands take_operands(const ConvCall& call, const Array& x, const Array& weight
   take_ints(op, "dilation", call.dilation, axes, o.dilation + skip);
   take_padding(op, call.padding, axes, o.begin + skip, o.end + skip, &o.mode);
   o.groups = take_int(op, "groups", call.groups);
-  for (int i = skip; i < 2; ++i) {
+  for (int i = skip; i < kMostAxes; ++i) {
     if (o.stride[i] < 1) {
       fail<ValueError>(op, "stride", "expected values >= 1, got ", o.stride[i]);
     }
@@ -64,14 +66,19 @@ Operands take_operands(const ConvCall& call, const Array& x, const Array& weight
 }
 
 void check_kernel(const ConvCall& call, Operands* o) {
-  if (o->kernel[0] < 1 || o->kernel[1] < 1) {
+  const std::int64_t* k = o->kernel;
+  if (std::min({k[0], k[1], k[2]}) < 1) {
     if (call.axes == 1) {
-      fail<ValueError>(call.op, "weight", "expected a kernel of at least 1, got ", o->kernel[1]);
+      fail<ValueError>(call.op, "weight", "expected a kernel of at least 1, got ", k[2]);
     }
-    fail<ValueError>(call.op, "weight", "expected a kernel of at least 1 x 1, got ", o->kernel[0],
-                     " x ", o->kernel[1]);
+    if (call.axes == 2) {
+      fail<ValueError>(call.op, "weight", "expected a kernel of at least 1 x 1, got ", k[1], " x ",
+                       k[2]);
+    }
+    fail<ValueError>(call.op, "weight", "expected a kernel of at least 1 x 1 x 1, got ", k[0],
+                     " x ", k[1], " x ", k[2]);
   }
-  for (int i = 0; i < 2; ++i) {
+  for (int i = 0; i < kMostAxes; ++i) {
     o->reach[i] = checked_mul(call.op, "dilation", o->dilation[i], o->kernel[i] - 1) + 1;
   }
 }
@@ -116,8 +123,8 @@ Algorithm take_algorithm(const ConvCall& call, const Operands& o) {
                      "'");
   }
   const std::int64_t three[] = {3, 3}, one[] = {1, 1};
-  if (!std::equal(three, three + 2, o.kernel) || !std::equal(one, one + 2, o.stride) ||
-      !std::equal(one, one + 2, o.dilation)) {
+  if (call.axes == 3 || !std::equal(three, three + 2, o.kernel + 1) ||
+      !std::equal(one, one + 2, o.stride + 1) || !std::equal(one, one + 2, o.dilation + 1)) {
     fail<ValueError>(call.op, "algorithm",
                      "expected 'auto' or 'direct' unless the kernel is 3 x 3 with stride and "
                      "dilation 1, got 'winograd'");
@@ -131,14 +138,18 @@ ConvArguments finish(const ConvCall& call, const Operands& o, std::int64_t chann
   Conv2dProblem& p = a.problem;
   p.op = call.op;
   p.n = o.n;
-  p.kh = o.kernel[0];
-  p.kw = o.kernel[1];
-  p.stride_h = o.stride[0];
-  p.stride_w = o.stride[1];
-  p.dilation_h = o.dilation[0];
-  p.dilation_w = o.dilation[1];
-  p.pad_h = o.begin[0];
-  p.pad_w = o.begin[1];
+  p.kd = o.kernel[0];
+  p.kh = o.kernel[1];
+  p.kw = o.kernel[2];
+  p.stride_d = o.stride[0];
+  p.stride_h = o.stride[1];
+  p.stride_w = o.stride[2];
+  p.dilation_d = o.dilation[0];
+  p.dilation_h = o.dilation[1];
+  p.dilation_w = o.dilation[2];
+  p.pad_d = o.begin[0];
+  p.pad_h = o.begin[1];
+  p.pad_w = o.begin[2];
   p.groups = o.groups;
   p.channels_last = o.channels_last;
   p.algorithm = take_algorithm(call, o);
@@ -146,7 +157,7 @@ ConvArguments finish(const ConvCall& call, const Operands& o, std::int64_t chann
   a.out_channels = channels;
   a.out_shape[0] = o.n;
   a.out_shape[o.channels_last ? a.ndim - 1 : 1] = channels;
-  std::copy_n(size + 2 - call.axes, call.axes, a.out_shape + (o.channels_last ? 1 : 2));
+  std::copy_n(size + kMostAxes - call.axes, call.axes, a.out_shape + (o.channels_last ? 1 : 2));
   checked_size(call.op, "output", a.out_shape, a.ndim, 8);
   return a;
 }
@@ -156,9 +167,38 @@ void require_out_shape(const ConvCall& call, const char* arg, const Array& array
   const std::int64_t* s = a.out_shape;
   if (a.ndim == 3) {
     require_shape(call.op, arg, array, {s[0], s[1], s[2]});
-  } else {
+  } else if (a.ndim == 4) {
     require_shape(call.op, arg, array, {s[0], s[1], s[2], s[3]});
+  } else {
+    require_shape(call.op, arg, array, {s[0], s[1], s[2], s[3], s[4]});
   }
+}
+
+// Sets the sizes of the arrays that the convolution reads and writes.
+void set_sizes(const std::int64_t* in, const std::int64_t* out, Conv2dProblem* p) {
+  p->id = in[0];
+  p->ih = in[1];
+  p->iw = in[2];
+  p->od = out[0];
+  p->oh = out[1];
+  p->ow = out[2];
+  const bool flat = p->is_volume() && p->kh == 1 && p->kw == 1 && p->stride_h == 1 &&
+                    p->stride_w == 1 && p->ih == p->oh && p->iw == p->ow && p->pad_h == 0 &&
+                    p->pad_w == 0;
+  if (!flat) return;
+  p->iw = p->ow = p->ih * p->iw;
+  p->ih = p->id;
+  p->oh = p->od;
+  p->kh = p->kd;
+  p->stride_h = p->stride_d;
+  p->pad_h = p->pad_d;
+  p->dilation_h = p->dilation_d;
+  p->id = p->od = p->kd = p->stride_d = p->dilation_d = 1;
+  p->pad_d = 0;
+  // A single tap per position: a matrix product.
+  if (p->kh != 1 || p->stride_h != 1 || p->pad_h != 0 || p->ih != p->oh) return;
+  p->iw = p->ow = p->ih * p->iw;
+  p->ih = p->oh = 1;
 }
 
 }  // namespace
@@ -177,17 +217,14 @@ ConvArguments take_conv(const ConvCall& call, const Array& x, const Array& weigh
                      o.groups == 1 ? " group" : " groups", "), got ", o.columns);
   }
   check_kernel(call, &o);
-  std::int64_t size[2];
-  for (int i = 0; i < 2; ++i) size[i] = output_size(call, &o, i);
+  std::int64_t size[kMostAxes];
+  for (int i = 0; i < kMostAxes; ++i) size[i] = output_size(call, &o, i);
   ConvArguments a = finish(call, o, o.rows, size);
   Conv2dProblem& p = a.problem;
   p.flip_kernel = flip;
   p.ic = o.channels;
-  p.ih = o.size[0];
-  p.iw = o.size[1];
   p.oc = o.rows;
-  p.oh = size[0];
-  p.ow = size[1];
+  set_sizes(o.size, size, &p);
   return a;
 }
 
@@ -198,10 +235,10 @@ ConvArguments take_conv_transpose(const ConvCall& call, const Array& x, const Ar
                      take_str(call.op, "padding", call.padding), "'");
   }
   Operands o = take_operands(call, x, weight);
-  const int skip = 2 - call.axes;
-  std::int64_t more[2] = {0, 0};
+  const int skip = kMostAxes - call.axes;
+  std::int64_t more[kMostAxes] = {0, 0, 0};
   take_ints(call.op, "output_padding", output_padding, call.axes, more + skip);
-  for (int i = skip; i < 2; ++i) {
+  for (int i = skip; i < kMostAxes; ++i) {
     if (more[i] < 0 || more[i] >= std::max(o.stride[i], o.dilation[i])) {
       fail<ValueError>(call.op, "output_padding", "expected values from 0 to ",
                        std::max(o.stride[i], o.dilation[i]) - 1,
@@ -216,17 +253,14 @@ ConvArguments take_conv_transpose(const ConvCall& call, const Array& x, const Ar
                      " input channels (those of x), got ", o.rows);
   }
   check_kernel(call, &o);
-  std::int64_t size[2];
-  for (int i = 0; i < 2; ++i) size[i] = transposed_size(call, o, i, more[i]);
+  std::int64_t size[kMostAxes];
+  for (int i = 0; i < kMostAxes; ++i) size[i] = transposed_size(call, o, i, more[i]);
   const std::int64_t channels = checked_mul(call.op, "groups", o.columns, o.groups);
   ConvArguments a = finish(call, o, channels, size);
   Conv2dProblem& p = a.problem;
   p.ic = channels;
-  p.ih = size[0];
-  p.iw = size[1];
   p.oc = o.channels;
-  p.oh = o.size[0];
-  p.ow = o.size[1];
+  set_sizes(size, o.size, &p);
   return a;
 }
 

@@ -7,11 +7,13 @@ namespace arraynn {
 namespace {
 
 // Names by the number of spatial axes.
-constexpr const char* kConv[] = {nullptr, "conv1d", "conv2d"};
-constexpr const char* kConvBackward[] = {nullptr, "conv1d_backward", "conv2d_backward"};
-constexpr const char* kTranspose[] = {nullptr, "conv_transpose1d", "conv_transpose2d"};
-constexpr const char* kTransposeBackward[] = {nullptr, "conv_transpose1d_backward",
-                                              "conv_transpose2d_backward"};
+constexpr const char* kConv[] = {nullptr, "conv1d", "conv2d", "conv3d"};
+constexpr const char* kConvBackward[] = {nullptr, "conv1d_backward", "conv2d_backward",
+                                         "conv3d_backward"};
+constexpr const char* kTranspose[] = {nullptr, "conv_transpose1d", "conv_transpose2d",
+                                      "conv_transpose3d"};
+constexpr const char* kTransposeBackward[] = {
+    nullptr, "conv_transpose1d_backward", "conv_transpose2d_backward", "conv_transpose3d_backward"};
 
 // The gradients of a call; `run` computes those whose pointer is not null.
 template <class F>
@@ -100,17 +102,20 @@ py::tuple conv_transpose_backward(py::handle grad_in, py::handle x_in, py::handl
   });
 }
 
+template <int kAxes>
+void bind_axes(py::module_& m) {
+  m.def(kConv[kAxes], &conv<kAxes>);
+  m.def(kConvBackward[kAxes], &conv_backward<kAxes>);
+  m.def(kTranspose[kAxes], &conv_transpose<kAxes>);
+  m.def(kTransposeBackward[kAxes], &conv_transpose_backward<kAxes>);
+}
+
 }  // namespace
 
 void bind_conv(py::module_& m) {
-  m.def(kConv[1], &conv<1>);
-  m.def(kConv[2], &conv<2>);
-  m.def(kConvBackward[1], &conv_backward<1>);
-  m.def(kConvBackward[2], &conv_backward<2>);
-  m.def(kTranspose[1], &conv_transpose<1>);
-  m.def(kTranspose[2], &conv_transpose<2>);
-  m.def(kTransposeBackward[1], &conv_transpose_backward<1>);
-  m.def(kTransposeBackward[2], &conv_transpose_backward<2>);
+  bind_axes<1>(m);
+  bind_axes<2>(m);
+  bind_axes<3>(m);
 }
 
 }  // namespace arraynn

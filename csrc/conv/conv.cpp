@@ -47,19 +47,20 @@ constexpr std::int64_t kSmallPlane = 64;
 
 bool is_gemm(const Conv2dProblem& p) {
   return p.kh == 1 && p.kw == 1 && p.stride_h == 1 && p.stride_w == 1 && p.groups == 1 &&
-         p.oh == p.ih && p.ow == p.iw && p.pad_h == 0 && p.pad_w == 0 &&
+         p.oh == p.ih && p.ow == p.iw && p.pad_h == 0 && p.pad_w == 0 && !p.is_volume() &&
          (p.channels_last || p.oh * p.ow > kSmallPlane);
 }
 
 // An axis with the storage of its taps.
 struct Axis {
-  std::vector<std::int64_t> offset, kernel;
+  std::vector<std::int64_t> offset, kernel, plane;
   DirectAxis view{};
 
   const DirectAxis& finish() {
     view.taps = static_cast<std::int64_t>(offset.size());
     view.offset = offset.data();
     view.kernel = kernel.data();
+    view.plane = plane.empty() ? nullptr : plane.data();
     return view;
   }
 };
@@ -70,6 +71,9 @@ struct AxisSizes {
 
 AxisSizes axis_h(const Conv2dProblem& p) {
   return {p.ih, p.oh, p.kh, p.stride_h, p.pad_h, p.dilation_h};
+}
+AxisSizes axis_d(const Conv2dProblem& p) {
+  return {p.id, p.od, p.kd, p.stride_d, p.pad_d, p.dilation_d};
 }
 AxisSizes axis_w(const Conv2dProblem& p) {
   return {p.iw, p.ow, p.kw, p.stride_w, p.pad_w, p.dilation_w};
@@ -100,6 +104,63 @@ Axis backward_axis(const AxisSizes& s, bool flip, std::int64_t residue) {
   return axis;
 }
 
+// The rows of the kernel at all its depths, row by row: offsets stay ascending.
+Axis with_depth(const Axis& h, const Axis& depth, std::int64_t kernel_h) {
+  Axis axis;
+  axis.view = h.view;
+  for (std::size_t i = 0; i < h.offset.size(); ++i) {
+    for (std::size_t k = 0; k < depth.offset.size(); ++k) {
+      axis.offset.push_back(h.offset[i]);
+      axis.kernel.push_back(depth.kernel[k] * kernel_h + h.kernel[i]);
+      axis.plane.push_back(static_cast<std::int64_t>(k));
+    }
+  }
+  return axis;
+}
+
+DirectDepth depth_of(const Axis& d, std::int64_t out_size) {
+  return {d.view.count,
+          d.view.step,
+          d.view.size,
+          out_size,
+          d.view.out_step,
+          d.view.out_begin,
+          static_cast<std::int64_t>(d.offset.size()),
+          d.offset.data()};
+}
+
+// Positions [begin, end) of an axis with the taps that see the source from one of them.
+Axis part_of(const Axis& axis, std::int64_t begin, std::int64_t end) {
+  Axis part;
+  part.view = axis.view;
+  part.view.count = end - begin;
+  part.view.out_begin += begin * axis.view.out_step;
+  for (std::size_t t = 0; t < axis.offset.size(); ++t) {
+    const std::int64_t first = begin * axis.view.step + axis.offset[t];
+    if (first >= axis.view.size || first + (end - begin - 1) * axis.view.step < 0) continue;
+    part.offset.push_back(first);
+    part.kernel.push_back(axis.kernel[t]);
+  }
+  return part;
+}
+
+// Planes smaller than this are cheaper with products with the padding than with weights packed again.
+constexpr std::int64_t kBorderPlane = 64;
+
+// f(depth, h) for runs of output planes that see the same planes of the source.
+template <class F>
+void for_depths(const Axis& depth, const Axis& h, std::int64_t kernel_h, std::int64_t plane,
+                const F& f) {
+  const std::int64_t count = depth.view.count;
+  for (std::int64_t begin = 0, end = 0; begin < count; begin = end) {
+    end = plane < kBorderPlane ? count : begin + 1;
+    const auto taps = part_of(depth, begin, end).kernel;
+    while (end < count && part_of(depth, end, end + 1).kernel == taps) ++end;
+    const Axis part = part_of(depth, begin, end);
+    f(part, with_depth(h, part, kernel_h));
+  }
+}
+
 bool three_in_a_row(const DirectAxis& axis) {
   return axis.taps == 3 && axis.step == 1 && axis.out_step == 1 &&
          axis.offset[1] == axis.offset[0] + 1 && axis.offset[2] == axis.offset[0] + 2;
@@ -115,6 +176,7 @@ constexpr std::int64_t kWinogradWeights = 1 << 16;  // of a single tile
 template <class T>
 bool is_winograd(Algorithm algorithm, const DirectConv<T>& d) {
   if (algorithm == Algorithm::kDirect || d.channels == 0) return false;
+  if (d.depth.size > 1 || d.depth.out_size > 1 || d.depth.taps != 1) return false;
   if (!three_in_a_row(d.h) || !three_in_a_row(d.w)) return false;
   if (algorithm == Algorithm::kWinograd) return true;
   const std::int64_t pixels = d.h.count * d.w.count;
@@ -140,6 +202,7 @@ void run_conv(const Conv2dProblem& p, const DirectConv<T>& d) {
 
 // Whether every output channel reads one source channel: by x, that takes one output channel each.
 bool is_depthwise(const Conv2dProblem& p, bool by_x) {
+  if (p.is_volume()) return false;
   if (p.groups != p.ic || p.kh > kMostDepthwiseTaps || p.kw > kMostDepthwiseTaps) return false;
   return p.oc == p.ic || (!by_x && !p.channels_last);
 }
@@ -194,19 +257,15 @@ void forward_gemm(const Conv2dProblem& p, const T* x, const T* weight, const Con
 }
 
 template <class T>
-void forward(const Conv2dProblem& p, const T* x, const T* weight, const ConvEpilogue<T>& e, T* y) {
-  if (p.y_size() == 0) return;
-  if (is_gemm(p)) return forward_gemm(p, x, weight, e, y);
-  Axis h = forward_axis(axis_h(p), p.flip_kernel), w = forward_axis(axis_w(p), p.flip_kernel);
-  if (is_depthwise(p, false)) {
-    return run_depthwise(p, h.finish(), w.finish(), x, weight, e, y, p.oc, p.oh, p.ow);
-  }
-  const std::int64_t icg = p.ic / p.groups, ocg = p.oc / p.groups, taps = p.kh * p.kw;
+void forward_groups(const Conv2dProblem& p, const T* x, const T* weight, const ConvEpilogue<T>& e,
+                    T* y, const DirectAxis& h, const DirectAxis& w, const DirectDepth& depth) {
+  const std::int64_t icg = p.ic / p.groups, ocg = p.oc / p.groups, taps = p.taps();
   for (std::int64_t g = 0; g < p.groups; ++g) {
     DirectConv<T> d{};
-    d.n = p.n;
-    d.h = h.finish();
-    d.w = w.finish();
+    d.n = p.n * depth.count;
+    d.h = h;
+    d.w = w;
+    d.depth = depth;
     d.src = x;
     d.src_channels = p.ic;
     d.src_channel = g * icg;
@@ -220,7 +279,7 @@ void forward(const Conv2dProblem& p, const T* x, const T* weight, const ConvEpil
     d.weight = weight + g * ocg * icg * taps;
     d.weight_j = icg * taps;
     d.weight_c = taps;
-    d.kernel_h = p.kh;
+    d.kernel_h = p.kd * p.kh;
     d.kernel_w = p.kw;
     d.channels_last = p.channels_last;
     d.bias = e.bias == nullptr ? nullptr : e.bias + g * ocg;
@@ -228,6 +287,23 @@ void forward(const Conv2dProblem& p, const T* x, const T* weight, const ConvEpil
     d.activation = e.activation;
     run_conv(p, d);
   }
+}
+
+template <class T>
+void forward(const Conv2dProblem& p, const T* x, const T* weight, const ConvEpilogue<T>& e, T* y) {
+  if (p.y_size() == 0) return;
+  if (is_gemm(p)) return forward_gemm(p, x, weight, e, y);
+  Axis h = forward_axis(axis_h(p), p.flip_kernel), w = forward_axis(axis_w(p), p.flip_kernel);
+  if (p.is_volume()) {
+    const Axis depth = forward_axis(axis_d(p), p.flip_kernel);
+    return for_depths(depth, h, p.kh, p.oh * p.ow, [&](const Axis& planes, Axis rows) {
+      forward_groups(p, x, weight, e, y, rows.finish(), w.finish(), depth_of(planes, p.od));
+    });
+  }
+  if (is_depthwise(p, false)) {
+    return run_depthwise(p, h.finish(), w.finish(), x, weight, e, y, p.oc, p.oh, p.ow);
+  }
+  forward_groups(p, x, weight, e, y, h.finish(), w.finish(), DirectDepth{});
 }
 
 template <class T>
@@ -270,10 +346,11 @@ void fill_epilogue(const Conv2dProblem& p, const ConvEpilogue<T>& e, T* dx) {
   }
   DirectConv<T> d{};
   d.n = p.n;
-  d.h = {p.ih, 1, p.ih, 1, 0, 0, nullptr, nullptr};
+  const std::int64_t height = p.id * p.ih;  // no tap tells planes from rows
+  d.h = {height, 1, height, 1, 0, 0, nullptr, nullptr};
   d.w = {p.iw, 1, p.iw, 1, 0, 0, nullptr, nullptr};
   d.out = dx;
-  d.out_h = p.ih;
+  d.out_h = height;
   d.out_w = p.iw;
   d.out_channels = d.columns = p.ic;
   d.channels_last = p.channels_last;
@@ -284,12 +361,46 @@ void fill_epilogue(const Conv2dProblem& p, const ConvEpilogue<T>& e, T* dx) {
 }
 
 template <class T>
+void backward_x_groups(const Conv2dProblem& p, const T* dy, const T* weight,
+                       const ConvEpilogue<T>& e, T* dx, const DirectAxis& h, const DirectAxis& w,
+                       const DirectDepth& depth) {
+  const std::int64_t icg = p.ic / p.groups, ocg = p.oc / p.groups, taps = p.taps();
+  for (std::int64_t g = 0; g < p.groups; ++g) {
+    DirectConv<T> d{};
+    d.n = p.n * depth.count;
+    d.h = h;
+    d.w = w;
+    d.depth = depth;
+    d.src = dy;
+    d.src_channels = p.oc;
+    d.src_channel = g * ocg;
+    d.channels = ocg;
+    d.out = dx;
+    d.out_h = p.ih;
+    d.out_w = p.iw;
+    d.out_channels = p.ic;
+    d.out_channel = g * icg;
+    d.columns = icg;
+    d.weight = weight + g * ocg * icg * taps;
+    d.weight_j = taps;
+    d.weight_c = icg * taps;
+    d.kernel_h = p.kd * p.kh;
+    d.kernel_w = p.kw;
+    d.channels_last = p.channels_last;
+    d.bias = e.bias == nullptr ? nullptr : e.bias + g * icg;
+    d.residual = e.residual;
+    d.activation = e.activation;
+    run_conv(p, d);
+  }
+}
+
+template <class T>
 void backward_x(const Conv2dProblem& p, const T* dy, const T* weight, const ConvEpilogue<T>& e,
                 T* dx) {
   if (is_gemm(p)) return backward_x_gemm(p, dy, weight, e, dx);
-  const bool skips = skips_positions(axis_h(p)) || skips_positions(axis_w(p));
+  const bool skips =
+      skips_positions(axis_h(p)) || skips_positions(axis_w(p)) || skips_positions(axis_d(p));
   if (skips) fill_epilogue(p, e, dx);
-  const std::int64_t icg = p.ic / p.groups, ocg = p.oc / p.groups, taps = p.kh * p.kw;
   for (std::int64_t rh = 0; rh < std::min(p.stride_h, p.ih); ++rh) {
     Axis h = backward_axis(axis_h(p), p.flip_kernel, rh);
     if (h.offset.empty()) continue;
@@ -300,31 +411,17 @@ void backward_x(const Conv2dProblem& p, const T* dy, const T* weight, const Conv
         run_depthwise(p, h.finish(), w.finish(), dy, weight, e, dx, p.ic, p.ih, p.iw);
         continue;
       }
-      for (std::int64_t g = 0; g < p.groups; ++g) {
-        DirectConv<T> d{};
-        d.n = p.n;
-        d.h = h.finish();
-        d.w = w.finish();
-        d.src = dy;
-        d.src_channels = p.oc;
-        d.src_channel = g * ocg;
-        d.channels = ocg;
-        d.out = dx;
-        d.out_h = p.ih;
-        d.out_w = p.iw;
-        d.out_channels = p.ic;
-        d.out_channel = g * icg;
-        d.columns = icg;
-        d.weight = weight + g * ocg * icg * taps;
-        d.weight_j = taps;
-        d.weight_c = icg * taps;
-        d.kernel_h = p.kh;
-        d.kernel_w = p.kw;
-        d.channels_last = p.channels_last;
-        d.bias = e.bias == nullptr ? nullptr : e.bias + g * icg;
-        d.residual = e.residual;
-        d.activation = e.activation;
-        run_conv(p, d);
+      if (!p.is_volume()) {
+        backward_x_groups(p, dy, weight, e, dx, h.finish(), w.finish(), DirectDepth{});
+        continue;
+      }
+      for (std::int64_t rd = 0; rd < std::min(p.stride_d, p.id); ++rd) {
+        const Axis depth = backward_axis(axis_d(p), p.flip_kernel, rd);
+        if (depth.offset.empty()) continue;
+        for_depths(depth, h, p.kh, p.ih * p.iw, [&](const Axis& planes, Axis rows) {
+          backward_x_groups(p, dy, weight, e, dx, rows.finish(), w.finish(),
+                            depth_of(planes, p.id));
+        });
       }
     }
   }
@@ -350,16 +447,19 @@ void backward_weight_gemm(const Conv2dProblem& p, const T* dy, const T* x, T* dw
 
 template <class T>
 void backward_weight(const Conv2dProblem& p, const T* dy, const T* x, T* dw) {
-  const std::int64_t icg = p.ic / p.groups, ocg = p.oc / p.groups, taps = p.kh * p.kw;
+  const std::int64_t icg = p.ic / p.groups, ocg = p.oc / p.groups, taps = p.taps();
   if (p.y_size() == 0) {
     std::fill_n(dw, p.oc * icg * taps, T(0));
     return;
   }
   if (is_gemm(p)) return backward_weight_gemm(p, dy, x, dw);
   Axis h = forward_axis(axis_h(p), p.flip_kernel), w = forward_axis(axis_w(p), p.flip_kernel);
+  const Axis depth = forward_axis(axis_d(p), p.flip_kernel);
+  if (p.is_volume()) h = with_depth(h, depth, p.kh);
   for (std::int64_t g = 0; g < p.groups; ++g) {
     WeightGradient<T> d{};
-    d.n = p.n;
+    d.n = p.n * p.od;
+    d.depth = depth_of(depth, p.od);
     d.h = h.finish();
     d.w = w.finish();
     d.x = x;
@@ -371,7 +471,7 @@ void backward_weight(const Conv2dProblem& p, const T* dy, const T* x, T* dw) {
     d.dy_channel = g * ocg;
     d.columns = ocg;
     d.dw = dw + g * ocg * icg * taps;
-    d.kernel_h = p.kh;
+    d.kernel_h = p.kd * p.kh;
     d.kernel_w = p.kw;
     d.channels_last = p.channels_last;
     const int threads = threads_for(p.flop() / static_cast<double>(p.groups), kFlopPerThread);
@@ -401,7 +501,7 @@ void backward(const Conv2dProblem& p, const T* dy, const T* x, const T* weight,
     }
   }
   if (grads.dw != nullptr) backward_weight(p, dy, x, grads.dw);
-  if (grads.db != nullptr) backward_bias(p, dy, p.oc, p.oh * p.ow, grads.db);
+  if (grads.db != nullptr) backward_bias(p, dy, p.oc, p.out_size(), grads.db);
 }
 
 template <class T>
@@ -416,7 +516,7 @@ void transpose_backward(const Conv2dProblem& p, const T* dy, const T* x, const T
                         const ConvGradients<T>& grads) {
   if (grads.dx != nullptr) forward(p, dy, weight, ConvEpilogue<T>{}, grads.dx);
   if (grads.dw != nullptr) backward_weight(p, x, dy, grads.dw);
-  if (grads.db != nullptr) backward_bias(p, dy, p.ic, p.ih * p.iw, grads.db);
+  if (grads.db != nullptr) backward_bias(p, dy, p.ic, p.in_size(), grads.db);
 }
 
 }  // namespace

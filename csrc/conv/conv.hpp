@@ -20,6 +20,10 @@
 //   units     few pixels under many weights: k is cut into units of channels, each packed when a
 //             panel comes to it, while it is in cache; by W each unit leaves the cache as dw.
 //   transposed  the gradient by x with the epilogue of a forward call; a height of 1 is conv1d.
+//   volumes   an output plane is a sample whose strip holds a strip of every plane that the kernel's
+//             depth reaches; rows of the kernel at all depths are its taps, in one sum. Planes at
+//             the front and back that see fewer have calls of their own. A kernel without height
+//             and width is one over an image of depth x (height width).
 // Algorithm and strips depend on the sample's shape alone and no sum is split between threads: the
 // same bits for every team and every batch.
 #pragma once
@@ -39,11 +43,17 @@ struct Conv2dProblem {
   std::int64_t dilation_h, dilation_w, groups;
   bool channels_last, flip_kernel;
   Algorithm algorithm;
+  // Of volumes, which an image is one plane of.
+  std::int64_t id = 1, od = 1, kd = 1, stride_d = 1, pad_d = 0, dilation_d = 1;
 
-  std::int64_t x_size() const { return n * ic * ih * iw; }
-  std::int64_t y_size() const { return n * oc * oh * ow; }
+  std::int64_t in_size() const { return id * ih * iw; }  // of a channel
+  std::int64_t out_size() const { return od * oh * ow; }
+  std::int64_t taps() const { return kd * kh * kw; }
+  std::int64_t x_size() const { return n * ic * in_size(); }
+  std::int64_t y_size() const { return n * oc * out_size(); }
+  bool is_volume() const { return id > 1 || od > 1 || kd > 1; }
   double flop() const {
-    return 2.0 * static_cast<double>(y_size()) * static_cast<double>(ic / groups * kh * kw);
+    return 2.0 * static_cast<double>(y_size()) * static_cast<double>(ic / groups * taps());
   }
 };
 
@@ -57,6 +67,25 @@ struct DirectAxis {
   std::int64_t taps;
   const std::int64_t* offset;  // [taps] ascending
   const std::int64_t* kernel;  // [taps] index into the kernel axis
+  // Of the height of a volume: taps are those of all depths, row by row, and kernel_h counts them.
+  const std::int64_t* plane = nullptr;  // [taps] index into DirectDepth::offset, or null: all 0
+};
+
+// The planes of a volume: output plane a of a sample reads source planes a * step + offset[k], 0 outside, and is written as plane a * out_step + out_begin. The default is an image.
+struct DirectDepth {
+  std::int64_t count = 1, step = 1, size = 1;
+  std::int64_t out_size = 1, out_step = 1, out_begin = 0;
+  std::int64_t taps = 1;
+  const std::int64_t* offset = nullptr;  // [taps], or null: 0
+
+  std::int64_t source(std::int64_t image, std::int64_t k) const {
+    const std::int64_t at = image % count * step + (offset == nullptr ? 0 : offset[k]);
+    return at < 0 || at >= size ? -1 : image / count * size + at;
+  }
+  std::int64_t target(std::int64_t image) const {
+    if (count == out_size) return image;  // without a division
+    return image / count * out_size + image % count * out_step + out_begin;
+  }
 };
 
 // out[n, positions, j] (+ epilogue) = sum over taps and source channels c of one group:
@@ -75,6 +104,7 @@ struct DirectConv {
   const T* bias;      // [columns] or null
   const T* residual;  // like out, or null
   Activation activation;
+  DirectDepth depth;  // n counts output planes
 };
 
 // out[n, o, positions] (+ epilogue) = sum over taps:
@@ -109,6 +139,7 @@ struct WeightGradient {
   T* dw;
   std::int64_t kernel_h, kernel_w;
   bool channels_last;
+  DirectDepth depth;  // n counts planes of dy
 };
 
 struct ConvKernels {
@@ -144,7 +175,7 @@ struct ConvEpilogue {
   Activation activation;
 };
 
-// Contiguous arrays in the problem's layout; weight and dw are (oc, ic / groups, kh, kw).
+// Contiguous arrays in the problem's layout; weight and dw are (oc, ic / groups, kd, kh, kw).
 void conv2d(const Conv2dProblem& p, const float* x, const float* weight,
             const ConvEpilogue<float>& e, float* y);
 void conv2d(const Conv2dProblem& p, const double* x, const double* weight,

@@ -27,7 +27,7 @@ struct Plan {
 
 template <class T>
 StripSource<T> source_of(const DirectConv<T>& d) {
-  return {d.src, d.src_channels, d.src_channel, d.channels, &d.h, &d.w, d.channels_last};
+  return {d.src, d.src_channels, d.src_channel, d.channels, &d.h, &d.w, d.channels_last, d.depth};
 }
 
 // One block of k: pieces [tap_begin, tap_end) of `k` elements.

@@ -82,7 +82,7 @@ struct Plan {
 
 template <class T>
 StripSource<T> source_of(const WeightGradient<T>& d) {
-  return {d.x, d.x_channels, d.x_channel, d.channels, &d.h, &d.w, d.channels_last};
+  return {d.x, d.x_channels, d.x_channel, d.channels, &d.h, &d.w, d.channels_last, d.depth};
 }
 
 template <class T>
@@ -138,8 +138,10 @@ void stage_dy(const WeightGradient<T>& d, const Plan<T>& p, std::int64_t g0, std
                          static_cast<std::size_t>(d.columns) * sizeof(T));
       }
     } else {
-      const T* src = d.dy + (sample * d.dy_channels + d.dy_channel) * plane + a * width;
-      transpose_copy(src, plane, dst, p.ld_dy, d.columns, rows * width);
+      const std::int64_t volume = d.depth.count * plane;
+      const T* src = d.dy + (sample / d.depth.count * d.dy_channels + d.dy_channel) * volume +
+                     sample % d.depth.count * plane + a * width;
+      transpose_copy(src, volume, dst, p.ld_dy, d.columns, rows * width);
     }
     g += rows;
   }

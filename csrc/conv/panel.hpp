@@ -61,13 +61,15 @@ inline constexpr std::int64_t kOutputStep = kNR<T> + kLanes<T>;
 // Element offset in `out` of column 0 of the group at output row g (of the batch), column b.
 template <class T>
 ARRAYNN_INLINE std::int64_t out_offset(const DirectConv<T>& d, std::int64_t g, std::int64_t b) {
-  const std::int64_t sample = g / d.h.count, a = g % d.h.count;
+  const std::int64_t image = d.depth.target(g / d.h.count), a = g % d.h.count;
   const std::int64_t row = a * d.h.out_step + d.h.out_begin;
   const std::int64_t column = b * d.w.out_step + d.w.out_begin;
   if (d.channels_last) {
-    return ((sample * d.out_h + row) * d.out_w + column) * d.out_channels + d.out_channel;
+    return ((image * d.out_h + row) * d.out_w + column) * d.out_channels + d.out_channel;
   }
-  return ((sample * d.out_channels + d.out_channel) * d.out_h + row) * d.out_w + column;
+  const std::int64_t sample = image / d.depth.out_size, depth = image % d.depth.out_size;
+  const std::int64_t plane = (sample * d.out_channels + d.out_channel) * d.depth.out_size + depth;
+  return (plane * d.out_h + row) * d.out_w + column;
 }
 
 // Adds the residual of one output row to its pixels in the panel and activates them, where the
@@ -87,7 +89,7 @@ static void finish_strided_row(const DirectConv<T>& d, T* panel, std::int64_t of
 template <class T>
 static void store_planes(const DirectConv<T>& d, T* panel, std::int64_t g0, std::int64_t g1,
                          std::int64_t j0, std::int64_t columns) {
-  const std::int64_t plane = d.out_h * d.out_w, width = d.w.count;
+  const std::int64_t plane = d.depth.out_size * d.out_h * d.out_w, width = d.w.count;
   const bool neighbours = d.w.out_step == 1 && d.w.out_begin == 0 && width == d.out_w;
   const bool dense = neighbours && d.h.out_step == 1;
   for (std::int64_t g = g0; g < g1;) {

@@ -13,6 +13,7 @@ struct StripSource {
   std::int64_t channels_all, channel, channels;
   const DirectAxis *h, *w;
   bool channels_last;
+  DirectDepth depth = {};
 };
 
 // Geometry shared by all strips of a convolution. Output rows are counted over the whole batch:
@@ -24,6 +25,7 @@ struct StripLayout {
   std::int64_t columns;         // staged columns
   std::int64_t pixel;           // elements between staged pixels
   std::int64_t rows;            // output rows of a strip, at most
+  std::int64_t plane_elements;  // from one plane of the kernel's depth to the next
   std::int64_t staged_elements;
 };
 
@@ -69,6 +71,12 @@ ARRAYNN_INLINE Range unit_range(const Units& u, std::int64_t i) {
   return split_range(u.channels, u.count, i);
 }
 
+// Whether output planes are read from the source planes of the same numbers.
+ARRAYNN_INLINE bool is_one_image(const DirectDepth& d) {
+  return d.taps == 1 && d.count == d.size && d.step == 1 &&
+         (d.offset == nullptr || d.offset[0] == 0);
+}
+
 template <class T>
 static StripLayout make_strip_layout(const StripSource<T>& s, std::int64_t n,
                                      const StripLimits& limits) {
@@ -80,7 +88,7 @@ static StripLayout make_strip_layout(const StripSource<T>& s, std::int64_t n,
   l.span_h = tap_span(h);
   l.span_w = tap_span(w);
   l.in_place = s.channels_last && reads_inside(h) && reads_inside(w) &&
-               !rows_alias<T>(w.step * s.channels_all);
+               !rows_alias<T>(w.step * s.channels_all) && is_one_image(s.depth);
   if (l.in_place) {
     l.step_h = h.step;
     l.step_w = w.step;
@@ -91,20 +99,21 @@ static StripLayout make_strip_layout(const StripSource<T>& s, std::int64_t n,
     l.pixel = s.channels;
     if (rows_alias<T>(l.step_w * l.pixel)) l.pixel += kLanes<T>;
   }
-  const std::int64_t row_bytes =
-      max_i(1, l.step_h * l.columns * l.pixel * static_cast<std::int64_t>(sizeof(T)));
+  const std::int64_t row_bytes = max_i(
+      1, s.depth.taps * l.step_h * l.columns * l.pixel * static_cast<std::int64_t>(sizeof(T)));
   const std::int64_t fitting = min_i(ceil_div(limits.pixels, w.count), limits.bytes / row_bytes);
   l.rows = min_i(n * h.count, max_i(1, fitting));
   const std::int64_t samples = l.rows / h.count + 2;  // that a strip can touch
-  l.staged_elements =
+  l.plane_elements =
       l.in_place ? 0 : (l.rows * l.step_h + samples * l.span_h) * l.columns * l.pixel;
+  l.staged_elements = s.depth.taps * l.plane_elements;
   return l;
 }
 
-// One staged row: source row `row` of sample `sample`, from source column `first` on, every
-// `step`-th column.
+// One staged row: source row `row` of plane `image`, from source column `first` on, every `step`-th
+// column.
 template <class T>
-static void stage_row(const StripSource<T>& s, const StripLayout& l, std::int64_t sample,
+static void stage_row(const StripSource<T>& s, const StripLayout& l, std::int64_t image,
                       std::int64_t row, std::int64_t first, std::int64_t step, T* dst) {
   const std::int64_t height = s.h->size, width = s.w->size;
   const auto item = static_cast<std::size_t>(sizeof(T));
@@ -121,7 +130,7 @@ static void stage_row(const StripSource<T>& s, const StripLayout& l, std::int64_
   T* d = dst + begin * l.pixel;
   const std::int64_t column = first + begin * step;
   if (s.channels_last) {
-    const T* p = s.src + ((sample * height + row) * width + column) * s.channels_all + s.channel;
+    const T* p = s.src + ((image * height + row) * width + column) * s.channels_all + s.channel;
     if (step == 1 && s.channels == s.channels_all && l.pixel == s.channels) {
       __builtin_memcpy(d, p, static_cast<std::size_t>(count * l.pixel) * item);
       return;
@@ -132,8 +141,9 @@ static void stage_row(const StripSource<T>& s, const StripLayout& l, std::int64_
     }
     return;
   }
-  const std::int64_t plane = height * width;
-  const T* p = s.src + (sample * s.channels_all + s.channel) * plane + row * width + column;
+  const std::int64_t plane = s.depth.size * height * width;
+  const std::int64_t sample = image / s.depth.size, in_plane = image % s.depth.size * height + row;
+  const T* p = s.src + (sample * s.channels_all + s.channel) * plane + in_plane * width + column;
   if (step == 1 && l.pixel == 1) {
     __builtin_memcpy(d, p, static_cast<std::size_t>(count) * item);
   } else if (step == 1) {
@@ -177,9 +187,13 @@ static const T* stage_strip(const StripSource<T>& s, const StripLayout& l, std::
       const std::int64_t row_step = h.taps == 1 ? h.step : 1;
       const std::int64_t column_step = w.taps == 1 ? w.step : 1;
       const Range mine = split_range(count, parts, part);
-      for (std::int64_t r = mine.begin; r < mine.end; ++r) {
-        stage_row(s, l, sample, a0 * h.step + h.offset[0] + r * row_step, w.offset[0], column_step,
-                  staged + (used + r) * staged_row);
+      for (std::int64_t k = 0; k < s.depth.taps; ++k) {
+        const std::int64_t image = s.depth.source(sample, k);
+        T* plane = staged + k * l.plane_elements;
+        for (std::int64_t r = mine.begin; r < mine.end; ++r) {
+          const std::int64_t row = image < 0 ? -1 : a0 * h.step + h.offset[0] + r * row_step;
+          stage_row(s, l, image, row, w.offset[0], column_step, plane + (used + r) * staged_row);
+        }
       }
       used += count;
     }
@@ -207,7 +221,8 @@ static Runs make_runs(const DirectAxis& h, const DirectAxis& w, const Units& u,
 
 ARRAYNN_INLINE std::int64_t tap_offset(const DirectAxis& h, const DirectAxis& w,
                                        const StripLayout& l, std::int64_t i, std::int64_t j) {
-  return ((h.offset[i] - h.offset[0]) * l.columns + w.offset[j] - w.offset[0]) * l.pixel;
+  const std::int64_t plane = h.plane == nullptr ? 0 : h.plane[i] * l.plane_elements;
+  return plane + ((h.offset[i] - h.offset[0]) * l.columns + w.offset[j] - w.offset[0]) * l.pixel;
 }
 
 ARRAYNN_INLINE void fill_tap_offsets(const DirectAxis& h, const DirectAxis& w, const Runs& runs,

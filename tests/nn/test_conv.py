@@ -24,6 +24,10 @@ LAYERS = [
     ("ConvTranspose2d", (4, 6, 2, 2), {}, (5, 6)),
     ("ConvTranspose2d", (4, 6, (3, 2), (2, 1), (1, 0), (1, 0), 2, True, (1, 2)), {}, (5, 6)),
     ("ConvTranspose2d", (4, 6, 1), {"stride": 3, "output_padding": 1}, (5, 6)),
+    ("Conv3d", (4, 6, (2, 3, 3), 1, (1, 0, 2), 1, 2), {}, (4, 5, 6)),
+    ("Conv3d", (4, 6, 3), {"padding": (1, 2, 0), "padding_mode": "circular"}, (4, 5, 6)),
+    ("ConvTranspose3d", (4, 6, 2, 2), {}, (3, 4, 5)),
+    ("ConvTranspose3d", (4, 6, 3, (2, 1, 3), 1, (1, 0, 2), 2, False), {}, (3, 4, 5)),
 ]
 
 

@@ -34,7 +34,7 @@ _CONVOLUTIONS = (
     (1, 4, 4, (3, 3), 2, ((0, 1), (1, 0)), 1, 4, 8, 9),
     (2, 24, 17, (3, 3), 1, 1, 1, 1, 9, 10),
 )
-_CONV_OPS = (("conv1d", 1), ("conv2d", 2), ("conv_transpose1d", 1), ("conv_transpose2d", 2))
+_CONV_OPS = tuple((f"{op}{axes}d", axes) for op in ("conv", "conv_transpose") for axes in (1, 2, 3))
 # (kernel, stride, padding, ceil_mode)
 _POOLS = ((2, 2, 0, False), (3, 2, 1, False), ((3, 2), (2, 1), (1, 0), True))
 _LAYOUTS = ("channels_first", "channels_last")
@@ -77,9 +77,15 @@ def _matmul(dtype: str) -> Iterator[Outcome]:
 def _conv_data(
     dtype: str, case: Any, layout: str, axes: int, transposed: bool
 ) -> tuple[Array, Array, Array, tuple[Any, ...]]:
-    """Return x, weight, bias and the geometry of a case, for one axis its last."""
+    """Return x, weight, bias and the geometry of a case, for one axis its last.
+
+    A depth has the numbers of the height.
+    """
     n, ic, oc, window, *sizes, groups, height, width = case
-    spatial = (height, width) if axes == 2 else (height * width,)
+    if axes == 3:
+        window = (window[0], *window)
+        sizes = [(v[0], *v) if isinstance(v, tuple) else v for v in sizes]
+    spatial = {1: (height * width,), 2: (height, width), 3: (height - 2, height, width)}[axes]
     shape = (n, ic, *spatial) if layout == "channels_first" else (n, *spatial, ic)
     rows, columns = (ic, oc // groups) if transposed else (oc, ic // groups)
     x = uniform(dtype, *shape, seed=1)

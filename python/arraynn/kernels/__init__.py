@@ -10,6 +10,12 @@ from arraynn.kernels.conv import (
     conv_transpose2d,
     conv_transpose2d_backward,
 )
+from arraynn.kernels.conv_volume import (
+    conv3d,
+    conv3d_backward,
+    conv_transpose3d,
+    conv_transpose3d_backward,
+)
 from arraynn.kernels.elementwise import (
     dropout,
     dropout_backward,
@@ -125,10 +131,14 @@ __all__ = [
     "conv1d_backward",
     "conv2d",
     "conv2d_backward",
+    "conv3d",
+    "conv3d_backward",
     "conv_transpose1d",
     "conv_transpose1d_backward",
     "conv_transpose2d",
     "conv_transpose2d_backward",
+    "conv_transpose3d",
+    "conv_transpose3d_backward",
     "cross_entropy",
     "cross_entropy_backward",
     "dropout",

@@ -20,7 +20,14 @@ from arraynn.nn.activation import (
     Tanh,
 )
 from arraynn.nn.container import ModuleList, Sequential
-from arraynn.nn.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
+from arraynn.nn.conv import (
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    ConvTranspose1d,
+    ConvTranspose2d,
+    ConvTranspose3d,
+)
 from arraynn.nn.linear import Flatten, Identity, Linear
 from arraynn.nn.loss import CrossEntropyLoss, MSELoss
 from arraynn.nn.module import Module, Parameter
@@ -60,8 +67,10 @@ __all__ = [
     "AvgPool3d",
     "Conv1d",
     "Conv2d",
+    "Conv3d",
     "ConvTranspose1d",
     "ConvTranspose2d",
+    "ConvTranspose3d",
     "CrossEntropyLoss",
     "Dropout",
     "Flatten",

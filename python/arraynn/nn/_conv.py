@@ -8,7 +8,14 @@ from arraynn import kernels as K
 from arraynn.autograd import conv
 from arraynn.autograd.tape import Variable
 
-__all__ = ["conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d"]
+__all__ = [
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+]
 
 
 def _conv(
@@ -265,6 +272,124 @@ def conv_transpose2d(
     return _conv(
         "conv_transpose2d",
         2,
+        input,
+        weight,
+        bias,
+        geometry,
+        activation,
+        residual,
+        {"layout": layout},
+    )
+
+
+def conv3d(
+    input: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    *,
+    activation: str | None = None,
+    residual: Any = None,
+    layout: str = "channels_first",
+    flip_kernel: bool = False,
+) -> Any:
+    """Return ``activation(conv3d(input, weight) + bias + residual)``.
+
+    Parameters
+    ----------
+    input : Tensor or array, (N, C, D, H, W), or (N, D, H, W, C) with ``layout="channels_last"``
+        One sample without N is taken as well, and gives one without N.
+    weight : Tensor or array, (out_channels, C / groups, kd, kh, kw) in both layouts
+    bias : Tensor or array, (out_channels,), optional
+    stride, dilation : int or three ints
+    padding : int, three ints, three pairs, "valid", "same" or "same_lower"
+    groups : int
+    activation, residual
+        As in :func:`arraynn.nn.functional.linear`.
+    layout : {"channels_first", "channels_last"}
+    flip_kernel : bool
+        True is the convolution of mathematics, False the cross-correlation of every framework.
+
+    Returns
+    -------
+    Tensor or array
+        In the input's layout.
+
+    Raises
+    ------
+    ValueError
+        If shapes or parameters do not fit.
+    TypeError
+        If dtypes differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> conv3d(np.ones((1, 1, 2, 2, 3)), np.ones((1, 1, 2, 2, 2)))
+    array([[[[[8., 8.]]]]])
+    """
+    geometry = (stride, padding, dilation, groups)
+    options = {"layout": layout, "flip_kernel": flip_kernel}
+    return _conv("conv3d", 3, input, weight, bias, geometry, activation, residual, options)
+
+
+def conv_transpose3d(
+    input: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+    *,
+    activation: str | None = None,
+    residual: Any = None,
+    layout: str = "channels_first",
+) -> Any:
+    """Return ``activation(conv_transpose3d(input, weight) + bias + residual)``.
+
+    Parameters
+    ----------
+    input : Tensor or array, (N, C, D, H, W), or (N, D, H, W, C) with ``layout="channels_last"``
+        One sample without N is taken as well, and gives one without N.
+    weight : Tensor or array, (C, out_channels / groups, kd, kh, kw) in both layouts
+    bias : Tensor or array, (out_channels,), optional
+    stride, dilation : int or three ints
+    padding : int, three ints or three pairs
+        Taken off the result.
+    output_padding : int or three ints
+        Added to the result at the end of an axis; below the larger of stride and dilation.
+    groups : int
+    activation, residual
+        As in :func:`arraynn.nn.functional.linear`.
+    layout : {"channels_first", "channels_last"}
+
+    Returns
+    -------
+    Tensor or array
+        In the input's layout.
+
+    Raises
+    ------
+    ValueError
+        If shapes or parameters do not fit.
+    TypeError
+        If dtypes differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> conv_transpose3d(np.ones((1, 1, 1, 1, 2)), np.ones((1, 1, 1, 1, 2)))
+    array([[[[[1., 2., 1.]]]]])
+    """
+    geometry = (stride, padding, output_padding, groups, dilation)
+    return _conv(
+        "conv_transpose3d",
+        3,
         input,
         weight,
         bias,

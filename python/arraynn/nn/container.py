@@ -7,7 +7,14 @@ from collections.abc import Iterable, Iterator
 from typing import Any, overload
 
 from arraynn.nn import activation
-from arraynn.nn.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
+from arraynn.nn.conv import (
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    ConvTranspose1d,
+    ConvTranspose2d,
+    ConvTranspose3d,
+)
 from arraynn.nn.linear import Linear
 from arraynn.nn.module import Module
 
@@ -20,7 +27,9 @@ _FUSED = frozenset(
     for kind in vars(activation).values()
     if isinstance(kind, type) and issubclass(kind, activation._Activation)
 )
-_FUSING = frozenset((Linear, Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d))
+_FUSING = frozenset(
+    (Linear, Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d)
+)
 
 
 class _Container(Module):

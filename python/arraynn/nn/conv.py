@@ -12,7 +12,14 @@ from arraynn.nn import functional as F
 from arraynn.nn.linear import reset_weight_and_bias
 from arraynn.nn.module import Module, Parameter, check_floating, check_positive
 
-__all__ = ["Conv1d", "Conv2d", "ConvTranspose1d", "ConvTranspose2d"]
+__all__ = [
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
+]
 
 _NAMED_PADDINGS = ("valid", "same", "same_lower")
 _PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
@@ -86,7 +93,9 @@ class _Conv(Module):
             for p in padding
         )
         if len(padding) != self._axes or not pairs:
-            form = "((top, bottom), (left, right))" if self._axes == 2 else "((begin, end),)"
+            form = ("((begin, end),)", "((top, bottom), (left, right))", "three pairs")[
+                self._axes - 1
+            ]
             raise ValueError(
                 f"[{type(self).__name__}] padding: expected ints or {form}, got {padding!r}"
             )
@@ -466,3 +475,75 @@ class ConvTranspose2d(_Transposed):
 
     _op = "conv_transpose2d"
     _axes = 2
+
+
+class Conv3d(_Forward):
+    """Cross-correlation of volumes with learned kernels, plus a bias.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+    kernel_size, stride, dilation : int or (int, int, int)
+    padding : int, (int, int, int), three pairs, "valid", "same" or "same_lower"
+    groups, bias, padding_mode, dtype
+        As in :class:`Conv2d`.
+    layout : {"channels_first", "channels_last"}
+        (N, C, D, H, W), or (N, D, H, W, C), of input and output, with or without N.
+
+    Attributes
+    ----------
+    weight : Parameter, (out_channels, in_channels / groups, kernel depth, height, width)
+    bias : Parameter, (out_channels,), or None
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a size, a mode, the layout or the dtype is not supported.
+
+    Examples
+    --------
+    >>> import arraynn as ann, numpy as np
+    >>> conv = ann.nn.Conv3d(3, 8, (1, 3, 3), padding=(0, 1, 1))
+    >>> conv(ann.Tensor(np.zeros((2, 3, 4, 5, 6), np.float32))).shape
+    (2, 8, 4, 5, 6)
+    """
+
+    _op = "conv3d"
+    _axes = 3
+
+
+class ConvTranspose3d(_Transposed):
+    """Transposed convolution of volumes, plus a bias.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+    kernel_size, stride, output_padding, dilation : int or (int, int, int)
+    padding : int, (int, int, int) or three pairs
+    groups, bias, padding_mode, dtype
+        As in :class:`ConvTranspose2d`.
+    layout : {"channels_first", "channels_last"}
+        (N, C, D, H, W), or (N, D, H, W, C), of input and output, with or without N.
+
+    Attributes
+    ----------
+    weight : Parameter, (in_channels, out_channels / groups, kernel depth, height, width)
+    bias : Parameter, (out_channels,), or None
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a size, the layout or the dtype is not supported.
+    NotImplementedError
+        If ``padding_mode`` is not "zeros".
+
+    Examples
+    --------
+    >>> import arraynn as ann, numpy as np
+    >>> up = ann.nn.ConvTranspose3d(3, 8, 2, stride=2)
+    >>> up(ann.Tensor(np.zeros((2, 3, 2, 3, 4), np.float32))).shape
+    (2, 8, 4, 6, 8)
+    """
+
+    _op = "conv_transpose3d"
+    _axes = 3
