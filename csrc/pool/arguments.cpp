@@ -17,9 +17,9 @@ void finish_axis(const char* op, const char* axis, PadMode mode, bool ceil_mode,
         out > 0 ? std::max<std::int64_t>((out - 1) * a->stride + span - a->size, 0) : 0;
     a->begin = mode == PadMode::kSame ? total / 2 : total - total / 2;
     a->end = total - a->begin;
-  } else if (std::max(a->begin, a->end) > span / 2) {
-    fail<ValueError>(op, "padding", "expected at most ", span / 2, " (half of the window's ", axis,
-                     " ", span, "), got ", std::max(a->begin, a->end));
+  } else if (std::max(a->begin, a->end) >= span) {
+    fail<ValueError>(op, "padding", "expected less than the window's ", axis, " of ", span,
+                     ", got ", std::max(a->begin, a->end));
   }
   const std::int64_t padded = a->size + a->begin + a->end;
   if (padded < span) {

@@ -283,8 +283,8 @@ def test_property(data: st.DataObject) -> None:
     kernel = draw(st.integers(1, 4), "kernel_h"), draw(st.integers(1, 4), "kernel_w")
     axis = st.integers(1, 3)
     stride = draw(st.one_of(st.none(), axis, st.tuples(axis, axis)), "stride")
-    # At most half the kernel, so that every choice is legal and no window is only padding.
-    top, left = (draw(st.integers(0, k // 2)) for k in kernel)
+    # Less than the kernel, so that every choice is legal and no window is only padding.
+    top, left = (draw(st.integers(0, k - 1)) for k in kernel)
     padding = draw(
         st.sampled_from(
             [0, (top, left), ((top, 0), (0, left)), ((0, top), (left, left)), "same", "same_lower"]

@@ -66,9 +66,9 @@ def max_pool2d(
     stride : int or (int, int), optional
         At least 1; `kernel_size` when not given.
     padding : int, (int, int), ((top, bottom), (left, right)), "valid", "same" or "same_lower"
-        Numbers are at most half of the dilated window. ``"same"`` gives ``ceil(size / stride)``
-        outputs for any stride, with the odd element of padding at the end, ``"same_lower"`` at the
-        beginning.
+        Numbers are less than the reach of the dilated window. ``"same"`` gives
+        ``ceil(size / stride)`` outputs for any stride, with the odd element of padding at the end,
+        ``"same_lower"`` at the beginning.
     dilation : int or (int, int)
         Distance between the taps of a window, at least 1.
     ceil_mode : bool

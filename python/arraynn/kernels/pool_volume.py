@@ -61,7 +61,7 @@ def max_pool3d(
     kernel_size, stride, dilation : int or (int, int, int)
         At least 1; `stride` is `kernel_size` when not given.
     padding : int, (int, int, int), three pairs, "valid", "same" or "same_lower"
-        Numbers are at most half of the dilated window.
+        Numbers are less than the reach of the dilated window.
     ceil_mode, return_indices, out
         As in :func:`max_pool2d`.
 

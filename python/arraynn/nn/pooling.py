@@ -130,7 +130,7 @@ class MaxPool2d(_MaxPool):
     stride : int or pair, optional
         The kernel's size when None.
     padding, dilation : int or pair
-        Padding is never chosen; at most half the dilated kernel.
+        Padding is never chosen; less than the dilated kernel's reach.
     return_indices : bool
         Return positions in the input plane, too.
     ceil_mode : bool
@@ -247,7 +247,7 @@ class AvgPool2d(_AvgPool):
     stride : int or pair, optional
         The kernel's size when None.
     padding : int or pair
-        Zeros around the image; at most half the kernel.
+        Zeros around the image; less than the kernel.
     ceil_mode : bool
         Round the output's size up (PyTorch's rule).
     count_include_pad : bool
