@@ -64,14 +64,18 @@ def wrong_outs(
 
 
 def wrong_dtypes(
-    op: str, args: tuple[Any, ...], names: tuple[str, ...], **kwargs: Any
+    op: str, args: tuple[Any, ...], names: tuple[str, ...], *, integers: bool = False, **kwargs: Any
 ) -> Iterator[Case]:
-    """Yield every array argument in a wrong dtype, in another's dtype, and as no array at all."""
+    """Yield every array argument in a wrong dtype, in another's dtype, and as no array at all.
+
+    With `integers` the operation takes those, too.
+    """
     for i, name in enumerate(names):
         for wrong in (np.int64, np.bool_, np.complex64, np.float16, np.longdouble, ">f4", object):
             # The dtype of the first array rules: where it is wrong it is the one to blame.
             bad = (*args[:i], args[i].astype(wrong), *args[i + 1 :])
-            yield Case(op, bad, kwargs, T, name)
+            if not (integers and wrong is np.int64):
+                yield Case(op, bad, kwargs, T, name)
         for wrong_object in (args[i].tolist(), "array", None):
             if wrong_object is None and name in ("bias", "residual"):
                 continue

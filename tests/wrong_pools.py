@@ -14,7 +14,7 @@ def pool() -> Iterator[Case]:
     x, y = f32(2, 3, 6, 6), f32(2, 3, 3, 3)
     for op in ("max_pool2d", "avg_pool2d"):
         yield from wrong_outs(op, (f32(1, 2, 3, 3), 1), (1, 2, 3, 3))
-        yield from wrong_dtypes(op, (x, 2), ("x",))
+        yield from wrong_dtypes(op, (x, 2), ("x",), integers=op.startswith("max"))
     yield from wrong_dtypes("max_pool2d_backward", (y, x, 2), ("grad_out", "x"))
     yield from wrong_dtypes("avg_pool2d_backward", (y, x.shape, 2), ("grad_out",))
     for op, first in (
@@ -75,7 +75,7 @@ def signal_pool() -> Iterator[Case]:
     x, y = f32(2, 3, 6), f32(2, 3, 3)
     for op in ("max_pool1d", "avg_pool1d"):
         yield from wrong_outs(op, (f32(2, 2, 3), 1), (2, 2, 3))
-        yield from wrong_dtypes(op, (x, 2), ("x",))
+        yield from wrong_dtypes(op, (x, 2), ("x",), integers=op.startswith("max"))
     yield from wrong_dtypes("max_pool1d_backward", (y, x, 2), ("grad_out", "x"))
     yield from wrong_dtypes("avg_pool1d_backward", (y, x.shape, 2), ("grad_out",))
     for op, first in (
@@ -111,7 +111,7 @@ def volume_pool() -> Iterator[Case]:
     x, y = f32(2, 3, 6, 6, 6), f32(2, 3, 3, 3, 3)
     for op in ("max_pool3d", "avg_pool3d"):
         yield from wrong_outs(op, (f32(2, 2, 3, 3, 3), 1), (2, 2, 3, 3, 3))
-        yield from wrong_dtypes(op, (x, 2), ("x",))
+        yield from wrong_dtypes(op, (x, 2), ("x",), integers=op.startswith("max"))
     yield from wrong_dtypes("max_pool3d_backward", (y, x, 2), ("grad_out", "x"))
     yield from wrong_dtypes("avg_pool3d_backward", (y, x.shape, 2), ("grad_out",))
     for op, first in (
@@ -157,7 +157,7 @@ def adaptive_pool() -> Iterator[Case]:
             back = f"{name}_backward"
             source = x if kind == "max" else x.shape
             yield from wrong_outs(name, (x, 3), y.shape)
-            yield from wrong_dtypes(name, (x, 3), ("x",))
+            yield from wrong_dtypes(name, (x, 3), ("x",), integers=kind == "max")
             names = ("grad_out", "x")[: 2 if kind == "max" else 1]
             yield from wrong_dtypes(back, (y, source, 3), names)
             for call, first in ((name, (x,)), (back, (y, source))):
@@ -188,7 +188,7 @@ def adaptive_pool() -> Iterator[Case]:
             y = f32(2, 3, *(1,) * (x.ndim - 2))
             source = x if kind == "max" else x.shape
             yield from wrong_outs(name, (x,), y.shape)
-            yield from wrong_dtypes(name, (x,), ("x",))
+            yield from wrong_dtypes(name, (x,), ("x",), integers=kind == "max")
             names = ("grad_out", "x")[: 2 if kind == "max" else 1]
             yield from wrong_dtypes(back, (y, source), names)
             rows += [

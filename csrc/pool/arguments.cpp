@@ -197,11 +197,26 @@ void require_y_shape(const char* op, const char* arg, const Array& array, const 
   }
 }
 
+static void run_integers(const PoolArguments& a, const Array& x, const Output& out,
+                         std::int64_t* indices) {
+  const VolumeProblem v{a.problem, a.volume ? a.depth : kUnitAxis};
+  const py::gil_scoped_release nogil;
+  if (x->dtype == Dtype::kU8) {
+    max_pool_integer(v, x->as<const std::uint8_t>(), out.data<std::uint8_t>(), indices);
+  } else if (x->dtype == Dtype::kI32) {
+    max_pool_integer(v, x->as<const std::int32_t>(), out.data<std::int32_t>(), indices);
+  } else {
+    max_pool_integer(v, x->as<const std::int64_t>(), out.data<std::int64_t>(), indices);
+  }
+}
+
 py::object run_max(const char* op, const PoolArguments& a, const Array& x,
                    py::handle return_indices, py::handle out_in) {
   const bool with_indices = take_bool(op, "return_indices", return_indices);
   Output out(op, out_in, x->dtype, a.y_shape, a.axes + 2, {&x});
+  const bool integers = x->dtype != Dtype::kF32 && x->dtype != Dtype::kF64;
   const auto run = [&](std::int64_t* indices) {
+    if (integers) return run_integers(a, x, out, indices);
     dispatch_float(x->dtype, [&](auto tag) {
       using T = decltype(tag);
       const py::gil_scoped_release nogil;
@@ -212,7 +227,7 @@ py::object run_max(const char* op, const PoolArguments& a, const Array& x,
     run(nullptr);
     return out.finish(x);
   }
-  require_narrow_window(op, a.problem, x->dtype);
+  if (!integers) require_narrow_window(op, a.problem, x->dtype);
   Output indices(op, py::none(), Dtype::kI64, a.y_shape, a.axes + 2);
   run(indices.data<std::int64_t>());
   return py::make_tuple(out.finish(x), indices.finish(x));

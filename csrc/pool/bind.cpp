@@ -32,6 +32,15 @@ Array take_x(const char* op, py::handle x_in, int* axes) {
   return x;
 }
 
+// Of a maximum, which integers have as well.
+Array take_max_x(const char* op, py::handle x_in, int* axes) {
+  Array x = take(op, "x", x_in);
+  const Dtype t = x->dtype;
+  if (t != Dtype::kU8 && t != Dtype::kI32 && t != Dtype::kI64) require_float(op, "x", x);
+  *axes = require_planes(op, x, *axes);
+  return x;
+}
+
 Array take_grad(const char* op, py::handle grad_in) {
   Array dy = take(op, "grad_out", grad_in);
   require_float(op, "grad_out", dy);
@@ -61,7 +70,7 @@ py::object max_forward(py::handle x_in, py::handle kernel_size, py::handle strid
                        py::handle return_indices, py::handle layout, py::handle out) {
   constexpr const char* kOp = kMax[kAxes];
   int axes = kAxes;
-  const Array x = take_x(kOp, x_in, &axes);
+  const Array x = take_max_x(kOp, x_in, &axes);
   const PoolArguments a =
       take_windows(kOp, axes, x->shape, kernel_size, stride, padding, dilation, ceil_mode, layout);
   return run_max(kOp, a, x, return_indices, out);
@@ -113,7 +122,7 @@ py::object adaptive_max(py::handle x_in, py::handle output_size, py::handle retu
                         py::handle layout, py::handle out) {
   constexpr const char* kOp = kAdaptiveMax[kAxes];
   int axes = kAxes;
-  const Array x = take_x(kOp, x_in, &axes);
+  const Array x = take_max_x(kOp, x_in, &axes);
   const PoolArguments a = take_adaptive(kOp, axes, x->shape, output_size, layout);
   return run_max(kOp, a, x, return_indices, out);
 }
@@ -152,7 +161,7 @@ py::object adaptive_average_backward(py::handle grad_in, py::handle x_shape_in,
 py::object global_max(py::handle x_in, py::handle return_indices, py::handle layout,
                       py::handle out) {
   int axes = 0;
-  const Array x = take_x(kMax[0], x_in, &axes);
+  const Array x = take_max_x(kMax[0], x_in, &axes);
   return run_max(kMax[0], take_global(kMax[0], axes, x->shape, layout), x, return_indices, out);
 }
 

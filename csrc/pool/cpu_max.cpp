@@ -66,6 +66,9 @@ extern const PoolKernels pool_kernels = {
     {&max_values<double>, &max_indices<double>, &average_f64, &max_backward<double>,
      &average_backward_f64, &lp_f64, &lp_shares_f64, &lp_slopes_f64, &unpool_f64,
      &unpool_backward_f64},
+    &max_u8,
+    &max_i32,
+    &max_i64,
 };
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

@@ -239,9 +239,17 @@ struct PoolTable {
   bool (*unpool_backward)(const UnpoolProblem& p, const T* dy, const std::int64_t* indices, T* dx,
                           Range units);
 };
+struct VolumeProblem;
+// Max pooling of integers: rows of y, over all planes.
+template <class T>
+using MaxInteger = void (*)(const VolumeProblem& v, const T* x, T* y, std::int64_t* indices,
+                            Range rows);
 struct PoolKernels {
   PoolTable<float> f32;
   PoolTable<double> f64;
+  MaxInteger<std::uint8_t> max_u8;
+  MaxInteger<std::int32_t> max_i32;
+  MaxInteger<std::int64_t> max_i64;
 };
 
 ARRAYNN_KERNEL_TABLE(PoolKernels, pool_kernels)

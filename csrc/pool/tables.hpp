@@ -33,4 +33,11 @@ ARRAYNN_UNPOOL(float, f32)
 ARRAYNN_UNPOOL(double, f64)
 #undef ARRAYNN_UNPOOL
 
+#define ARRAYNN_MAX_INTEGER(T, suffix) \
+  void max_##suffix(const VolumeProblem& v, const T* x, T* y, std::int64_t* indices, Range rows);
+ARRAYNN_MAX_INTEGER(std::uint8_t, u8)
+ARRAYNN_MAX_INTEGER(std::int32_t, i32)
+ARRAYNN_MAX_INTEGER(std::int64_t, i64)
+#undef ARRAYNN_MAX_INTEGER
+
 }  // namespace ARRAYNN_ISA_NAMESPACE

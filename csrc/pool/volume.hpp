@@ -45,4 +45,8 @@ template <class T>
 void lp_pool_backward(const char* op, const VolumeProblem& v, double norm, const T* dy, const T* x,
                       const T* y, T* dx);
 
+// uint8, int32 and int64; an image is a volume of one plane.
+template <class T>
+void max_pool_integer(const VolumeProblem& v, const T* x, T* y, std::int64_t* indices);
+
 }  // namespace arraynn

@@ -142,20 +142,14 @@ RUN: dict[str, Any] = {
     "MaxPool": max_pool,
     "MaxUnpool": max_unpool,
 }
-#: Cases whose dtype has no kernel.
-OTHER_DTYPES = {"test_maxpool_2d_uint8"}
 CASES = collect()
 
 
 def test_every_operator_has_cases() -> None:
     assert {case.values[0] for case in CASES} == set(RUN)
-    assert {case.id for case in CASES} >= OTHER_DTYPES
 
 
-@pytest.mark.parametrize(
-    ("operator", "attributes", "inputs", "outputs"),
-    [case for case in CASES if case.id not in OTHER_DTYPES],
-)
+@pytest.mark.parametrize(("operator", "attributes", "inputs", "outputs"), CASES)
 def test_node(operator: str, attributes: dict[str, Any], inputs: Any, outputs: Any) -> None:
     got = RUN[operator](attributes, *inputs)
     got = got[: len(outputs)] if isinstance(got, tuple) else (got,)

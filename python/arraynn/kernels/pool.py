@@ -56,11 +56,12 @@ def max_pool2d(
 
     NaN propagates: the first NaN of a window wins. Of equal maxima the first is taken, in row-major
     order. Padding is never chosen; a window without any input element (dilation can make one) gives
-    -inf, at index -1.
+    -inf, or the least integer, at index -1.
 
     Parameters
     ----------
-    x : array (n, c, h, w), or (n, h, w, c) with ``layout="channels_last"``; float32 or float64
+    x : array (n, c, h, w), or (n, h, w, c) with ``layout="channels_last"``
+        float32, float64, uint8, int32 or int64. The gradient is that of floats alone.
     kernel_size : int or (int, int)
         At least 1.
     stride : int or (int, int), optional
@@ -288,7 +289,8 @@ def max_pool1d(
 
     Parameters
     ----------
-    x : array (n, c, l), or (n, l, c) with ``layout="channels_last"``; float32 or float64
+    x : array (n, c, l), or (n, l, c) with ``layout="channels_last"``
+        Of a dtype of :func:`max_pool2d`.
     kernel_size, stride, dilation : int or (int,)
     padding : int, (int,), ((begin, end),), "valid", "same" or "same_lower"
     ceil_mode, return_indices, out

@@ -49,7 +49,7 @@ def adaptive_max_pool1d(
     Parameters
     ----------
     x : array (n, c, l), or (n, l, c) with ``layout="channels_last"``
-        float32 or float64.
+        Of a dtype of :func:`max_pool2d`.
     output_size : int, (int,) or None
         At least 0; None keeps the size of `x`.
     return_indices : bool
@@ -203,7 +203,7 @@ def adaptive_max_pool2d(
     Parameters
     ----------
     x : array (n, c, h, w), or (n, h, w, c) with ``layout="channels_last"``
-        float32 or float64.
+        Of a dtype of :func:`max_pool2d`.
     output_size : int, (int or None, int or None) or None
         At least 0; None keeps the size of `x`.
     return_indices : bool
@@ -359,7 +359,7 @@ def global_max_pool(
     ----------
     x : array (n, c, ...), or (n, ..., c) with ``layout="channels_last"``
         Signals (n, c, l), images (n, c, h, w) or volumes (n, c, d, h, w).
-        float32 or float64.
+        Of a dtype of :func:`max_pool2d`.
     return_indices : bool
         Return the positions of the maxima in their planes as well.
     out : array, optional

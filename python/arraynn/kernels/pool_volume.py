@@ -57,7 +57,7 @@ def max_pool3d(
     Parameters
     ----------
     x : array (n, c, d, h, w), or (n, d, h, w, c) with ``layout="channels_last"``
-        float32 or float64.
+        Of a dtype of :func:`max_pool2d`.
     kernel_size, stride, dilation : int or (int, int, int)
         At least 1; `stride` is `kernel_size` when not given.
     padding : int, (int, int, int), three pairs, "valid", "same" or "same_lower"
@@ -253,7 +253,7 @@ def adaptive_max_pool3d(
     Parameters
     ----------
     x : array (n, c, d, h, w), or (n, d, h, w, c) with ``layout="channels_last"``
-        float32 or float64.
+        Of a dtype of :func:`max_pool2d`.
     output_size : int, three of int or None, or None
         At least 0; None keeps the size of `x`.
     return_indices, out

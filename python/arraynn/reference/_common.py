@@ -28,6 +28,12 @@ def store(result: Any, out: FloatArray | None) -> FloatArray:
     return out
 
 
+def lowest(dtype: Any) -> Any:
+    """Return what no element of the dtype is below."""
+    kind = np.dtype(dtype)
+    return np.iinfo(kind).min if kind.kind in "iu" else -np.inf
+
+
 def pair(value: Size) -> tuple[int, int]:
     """Return `value` for both spatial axes."""
     if isinstance(value, int | np.integer):

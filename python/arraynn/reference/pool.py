@@ -17,6 +17,7 @@ from ._common import (
     axes_of,
     crop_planes,
     from_channels_first,
+    lowest,
     pad_planes,
     pair,
     quiet,
@@ -78,7 +79,7 @@ def _max_and_argmax(
     crop_planes(origin[None, None], rows, cols)[...] = np.arange(rows.size * cols.size).reshape(
         rows.size, cols.size
     )
-    best = np.full((*planes.shape[:2], rows.out, cols.out), -np.inf, dtype=planes.dtype)
+    best = np.full((*planes.shape[:2], rows.out, cols.out), lowest(planes.dtype), planes.dtype)
     where = np.full(best.shape, -1, dtype=np.int64)
     for i, j in product(range(rows.kernel), range(cols.kernel)):
         value = padded[:, :, rows.tap(i), cols.tap(j)]

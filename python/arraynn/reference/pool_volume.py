@@ -16,6 +16,7 @@ from ._common import (
     Size,
     axis_of,
     from_channels_first,
+    lowest,
     pair,
     quiet,
     store,
@@ -83,7 +84,7 @@ def _out_shape(x: FloatArray, taps: list[Taps]) -> tuple[int, ...]:
 
 def _maxima(x: FloatArray, taps: list[Taps]) -> tuple[FloatArray, NDArray[np.int64]]:
     """Return the maxima and their flat positions; -inf and -1 for an empty window."""
-    y = np.full(_out_shape(x, taps), -np.inf, dtype=x.dtype)
+    y = np.full(_out_shape(x, taps), lowest(x.dtype), dtype=x.dtype)
     where = np.full(y.shape, -1, dtype=np.int64)
     position = np.arange(int(np.prod(x.shape[2:]))).reshape(x.shape[2:])
     for at, box in _windows(taps):
