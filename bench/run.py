@@ -23,6 +23,7 @@ from . import (
     conv,
     conv_other,
     elementwise,
+    fold,
     gemm,
     machine,
     model,
@@ -40,7 +41,9 @@ from .timing import QUICK, Settings, measure
 
 FAMILIES: dict[str, Callable[[str, bool], list[Case]]] = {
     "gemm": gemm.cases,
-    "conv": lambda dtype, tiny: conv.cases(dtype, tiny) + conv_other.cases(dtype, tiny),
+    "conv": lambda dtype, tiny: (
+        conv.cases(dtype, tiny) + conv_other.cases(dtype, tiny) + fold.cases(dtype, tiny)
+    ),
     "pool": lambda dtype, tiny: pool.cases(dtype, tiny) + pool_other.cases(dtype, tiny),
     "elementwise": elementwise.cases,
     "softmax": softmax.cases,

@@ -6,6 +6,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   arraynn::bind_gemm(m);
   arraynn::bind_optim(m);
   arraynn::bind_conv(m);
+  arraynn::bind_fold(m);
   arraynn::bind_pool(m);
   arraynn::bind_unpool(m);
   arraynn::bind_elementwise(m);

@@ -202,6 +202,30 @@ def conv_others() -> Iterator[Case]:
     yield from conv_volumes()
 
 
+def folds() -> Iterator[Case]:
+    x, y = f32(2, 3, 5, 6), f32(2, 12, 20)
+    yield from wrong_outs("unfold", (f32(1, 2, 3, 3), 1), (1, 2, 9))
+    yield from wrong_outs("fold", (f32(1, 2, 9), 3, 1), (1, 2, 3, 3))
+    yield from wrong_dtypes("unfold", (x, 2), ("x",))
+    yield from wrong_dtypes("fold", (y, (5, 6), 2), ("x",))
+    for op, first in (("unfold", (x,)), ("fold", (y, (5, 6)))):
+        rows: list[tuple[tuple[Any, ...], dict[str, Any], Any, str]] = [
+            *(((v,), {}, V, "kernel_size") for v in (0, (2, 2, 2), 7)),
+            *(((v,), {}, T, "kernel_size") for v in (1.5, None)),
+            *(((2,), {k: v}, V, k) for k in ("stride", "dilation") for v in (0, (1, 1, 1))),
+            *(((2,), {"padding": v}, V, "padding") for v in (-1, "same", (1, 1, 1))),
+            ((2,), {"padding": 2**62}, TOO_LARGE, ""),
+            ((2**62,), {}, TOO_LARGE, ""),
+        ]
+        yield from (Case(op, (*first, *args), kw, e, n) for args, kw, e, n in rows)
+    yield Case("unfold", (x[0], 2), {}, V, "x")
+    yield Case("fold", (y[0], (5, 6), 2), {}, V, "x")
+    yield Case("fold", (y[:, :11], (5, 6), 2), {}, V, "x")
+    yield Case("fold", (y[..., :19], (5, 6), 2), {}, V, "x")
+    yield Case("fold", (y, (0, 6), 2), {}, V, "output_size")
+    yield Case("fold", (y, 2**62, 2), {}, TOO_LARGE, "")
+
+
 def conv_volumes() -> Iterator[Case]:
     x, w, b, grad = f32(2, 6, 4, 5, 6), f32(4, 3, 2, 3, 3), f32(4), f32(2, 4, 3, 3, 4)
     two = {"groups": 2}
@@ -449,6 +473,7 @@ TABLE = [
     *gemm(),
     *conv(),
     *conv_others(),
+    *folds(),
     *pool(),
     *signal_pool(),
     *volume_pool(),

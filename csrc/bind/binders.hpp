@@ -7,6 +7,7 @@ namespace py = pybind11;
 namespace arraynn {
 
 void bind_conv(py::module_& m);
+void bind_fold(py::module_& m);
 void bind_elementwise(py::module_& m);
 void bind_gemm(py::module_& m);
 void bind_optim(py::module_& m);

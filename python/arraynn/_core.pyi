@@ -209,6 +209,23 @@ def conv_transpose3d_backward(
     algorithm: str,
     needs: Sequence[str],
 ) -> _Gradients: ...
+def unfold(
+    x: _Array,
+    kernel_size: _Size,
+    dilation: _Size,
+    padding: _Padding,
+    stride: _Size,
+    out: _Array | None,
+) -> _Array: ...
+def fold(
+    x: _Array,
+    output_size: _Size,
+    kernel_size: _Size,
+    dilation: _Size,
+    padding: _Padding,
+    stride: _Size,
+    out: _Array | None,
+) -> _Array: ...
 def max_pool2d(
     x: _Array,
     kernel_size: _Size,

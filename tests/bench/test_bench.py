@@ -23,6 +23,7 @@ run = _benchmarks.load("run")
 optim = _benchmarks.load("optim")
 conv = _benchmarks.load("conv")
 conv_other = _benchmarks.load("conv_other")
+fold = _benchmarks.load("fold")
 gemm = _benchmarks.load("gemm")
 pool = _benchmarks.load("pool")
 pool_other = _benchmarks.load("pool_other")
@@ -245,6 +246,10 @@ class TestFormulas:
         assert problem.out_size == 56
         assert conv_other.flops(problem) == 2 * 56 * 56 * 64 * 32
         assert conv_other.nbytes(problem) == 4 * (28**2 * 64 + 56**2 * 32 + 64 * 32 * 4)
+
+    def test_fold(self) -> None:
+        problem = fold.Problem("unfold", 1, 64, 56, 3, 1, 1, "float32")
+        assert fold.nbytes(problem) == 4 * 64 * 56 * 56 * 10
 
     def test_resnet50_has_its_shapes_once(self) -> None:
         assert len(set(conv.RESNET50)) == len(conv.RESNET50) == 22

@@ -247,3 +247,25 @@ def test_layers_name_their_operation_when_a_weight_changes_too_late():
         layer.weight += 1
     with pytest.raises(RuntimeError, match="conv_transpose1d"):
         y.backward()
+
+
+def test_unfold_and_fold_are_torchs():
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    window = {"kernel_size": (3, 2), "dilation": (1, 2), "padding": (1, 0), "stride": (2, 1)}
+    ours, theirs = nn.Unfold(**window), torch.nn.Unfold(**window)
+    assert repr(ours) == repr(theirs)
+    x = rng.standard_normal((2, 3, 7, 9))
+    columns = theirs(torch.from_numpy(x)).numpy()
+    for a in (x, x[1]):
+        expected = columns if a is x else columns[1]
+        np.testing.assert_array_equal(ours(a), expected)
+        np.testing.assert_array_equal(ours(Tensor(a)).data, expected)
+    back, torchs = nn.Fold((7, 9), **window), torch.nn.Fold((7, 9), **window)
+    assert repr(back) == repr(torchs)
+    image = torchs(torch.from_numpy(columns)).numpy()
+    np.testing.assert_allclose(back(columns), image, rtol=1e-12)
+    np.testing.assert_allclose(back(Tensor(columns[0])).data, image[0], rtol=1e-12)
+    assert gradcheck(lambda t: F.unfold(t, 2, 1, 1, 2), Tensor(x[:1, :1], requires_grad=True))
+    small = Tensor(rng.standard_normal((1, 8, 6)), requires_grad=True)
+    assert gradcheck(lambda t: F.fold(t, (3, 4), 2), small)

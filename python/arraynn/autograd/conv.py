@@ -14,7 +14,7 @@ from arraynn.autograd.tape import Array, Node, Variable, array_of, edge_of, grad
 if TYPE_CHECKING:
     from arraynn.autograd.tensor import Tensor
 
-__all__ = ["conv", "pad"]
+__all__ = ["conv", "fold", "pad", "unfold"]
 
 
 class ConvNode(FusedNode):
@@ -122,4 +122,50 @@ def pad(op: str, x: Any, pads: dict[int, tuple[int, int]], mode: str) -> Any:
         return make(out, None) if isinstance(x, Variable) else out
     node = PadNode((edge,))
     node.borders = borders
+    return make(out, node)
+
+
+class UnfoldNode(Node):
+    """Windows as columns; the gradient folds them."""
+
+    __slots__ = ("sizes", "window")
+    fresh = True
+
+    sizes: tuple[int, ...]
+    window: tuple[Any, ...]
+
+    def backward(self, grad: Array) -> tuple[Array | None, ...]:
+        return (K.fold(grad, self.sizes, *self.window),)
+
+
+class FoldNode(Node):
+    """Columns added to images; the gradient unfolds them."""
+
+    __slots__ = ("window",)
+    fresh = True
+
+    window: tuple[Any, ...]
+
+    def backward(self, grad: Array) -> tuple[Array | None, ...]:
+        return (K.unfold(grad, *self.window),)
+
+
+def unfold(x: Tensor, window: tuple[Any, ...]) -> Tensor:
+    """Return the windows of images as columns; ``window`` follows x in the kernel's arguments."""
+    out = K.unfold(x.data, *window)
+    if not (grad_mode.enabled and x._requires_grad):
+        return make(out, None)
+    node = UnfoldNode((x.node or x,))
+    node.sizes = x.data.shape[2:]
+    node.window = window
+    return make(out, node)
+
+
+def fold(x: Tensor, output_size: Any, window: tuple[Any, ...]) -> Tensor:
+    """Return columns added to images; ``window`` follows the size in the kernel's arguments."""
+    out = K.fold(x.data, output_size, *window)
+    if not (grad_mode.enabled and x._requires_grad):
+        return make(out, None)
+    node = FoldNode((x.node or x,))
+    node.window = window
     return make(out, node)

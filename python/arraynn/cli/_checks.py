@@ -138,6 +138,26 @@ def _conv_backward(op: str, axes: int, dtype: str) -> Iterator[Outcome]:
             yield got, want, bounds
 
 
+# (kernel, dilation, padding, stride)
+_WINDOWS = ((3, 1, 1, 1), ((2, 3), (1, 2), ((0, 1), (2, 0)), (2, 1)))
+
+
+def _unfold(dtype: str) -> Iterator[Outcome]:
+    for window in _WINDOWS:
+        x = uniform(dtype, 2, 3, 9, 17, seed=1)
+        # Moving a value rounds nothing.
+        yield (kernels.unfold(x, *window),), (reference.unfold(x, *window),), [0.0]
+
+
+def _fold(dtype: str) -> Iterator[Outcome]:
+    for window in _WINDOWS:
+        shape = reference.unfold(uniform(dtype, 2, 3, 9, 17, seed=1), *window).shape
+        x = uniform(dtype, *shape, seed=1)
+        want = reference.fold(*_wide(x), (9, 17), *window)
+        # At most 9 windows meet in one element.
+        yield (kernels.fold(x, (9, 17), *window),), (want,), [dot_bound(9, dtype, factors=1)]
+
+
 def _pool_input(dtype: str, layout: str) -> Array:
     shape = (2, 19, 9, 7) if layout == "channels_first" else (2, 9, 7, 19)
     return distinct(dtype, *shape, seed=1)
@@ -481,6 +501,8 @@ CHECKS: dict[str, Check] = {
     "matmul": _matmul,
     **{op: partial(_conv, op, axes) for op, axes in _CONV_OPS},
     **{f"{op}_backward": partial(_conv_backward, op, axes) for op, axes in _CONV_OPS},
+    "unfold": _unfold,
+    "fold": _fold,
     "max_pool2d": _max_pool2d,
     "max_pool2d_backward": _max_pool2d_backward,
     "avg_pool2d": _avg_pool2d,

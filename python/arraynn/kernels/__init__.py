@@ -10,6 +10,7 @@ from arraynn.kernels.conv import (
     conv_transpose2d,
     conv_transpose2d_backward,
 )
+from arraynn.kernels.conv_fold import fold, unfold
 from arraynn.kernels.conv_volume import (
     conv3d,
     conv3d_backward,
@@ -145,6 +146,7 @@ __all__ = [
     "dropout_backward",
     "elu",
     "elu_backward",
+    "fold",
     "gelu",
     "gelu_backward",
     "global_avg_pool",
@@ -197,4 +199,5 @@ __all__ = [
     "softplus_backward",
     "tanh",
     "tanh_backward",
+    "unfold",
 ]

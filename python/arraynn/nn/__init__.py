@@ -28,6 +28,7 @@ from arraynn.nn.conv import (
     ConvTranspose2d,
     ConvTranspose3d,
 )
+from arraynn.nn.fold import Fold, Unfold
 from arraynn.nn.linear import Flatten, Identity, Linear
 from arraynn.nn.loss import CrossEntropyLoss, MSELoss
 from arraynn.nn.module import Module, Parameter
@@ -74,6 +75,7 @@ __all__ = [
     "CrossEntropyLoss",
     "Dropout",
     "Flatten",
+    "Fold",
     "Hardsigmoid",
     "Hardswish",
     "Identity",
@@ -101,6 +103,7 @@ __all__ = [
     "Softmax",
     "Softplus",
     "Tanh",
+    "Unfold",
     "functional",
     "init",
     "manual_seed",

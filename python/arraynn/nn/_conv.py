@@ -15,6 +15,8 @@ __all__ = [
     "conv_transpose1d",
     "conv_transpose2d",
     "conv_transpose3d",
+    "fold",
+    "unfold",
 ]
 
 
@@ -398,3 +400,47 @@ def conv_transpose3d(
         residual,
         {"layout": layout},
     )
+
+
+def unfold(
+    input: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
+) -> Any:
+    """Return the windows of images (N, C, H, W), or of one (C, H, W), side by side as columns.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> unfold(np.arange(6.0).reshape(1, 1, 2, 3), 2)[0, 0]
+    array([0., 1.])
+    """
+    window = (kernel_size, dilation, padding, stride)
+    if getattr(input, "ndim", None) == 3:
+        return unfold(input[None], *window)[0]
+    if isinstance(input, Variable):
+        return conv.unfold(input, window)  # type: ignore[arg-type]
+    return K.unfold(input, *window)
+
+
+def fold(
+    input: Any,
+    output_size: Any,
+    kernel_size: Any,
+    dilation: Any = 1,
+    padding: Any = 0,
+    stride: Any = 1,
+) -> Any:
+    """Return columns (N, C kh kw, windows), or those of one image, added to images.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> fold(np.ones((1, 4, 2)), (2, 3), 2)[0, 0]
+    array([[1., 2., 1.],
+           [1., 2., 1.]])
+    """
+    window = (kernel_size, dilation, padding, stride)
+    if getattr(input, "ndim", None) == 2:
+        return fold(input[None], output_size, *window)[0]
+    if isinstance(input, Variable):
+        return conv.fold(input, output_size, window)  # type: ignore[arg-type]
+    return K.fold(input, output_size, *window)

@@ -25,6 +25,8 @@ from arraynn.nn._conv import (
     conv_transpose1d,
     conv_transpose2d,
     conv_transpose3d,
+    fold,
+    unfold,
 )
 from arraynn.nn._pool import (
     adaptive_avg_pool1d,
@@ -67,6 +69,7 @@ __all__ = [
     "dropout",
     "elu",
     "flatten",
+    "fold",
     "gelu",
     "hardsigmoid",
     "hardswish",
@@ -92,6 +95,7 @@ __all__ = [
     "softmax",
     "softplus",
     "tanh",
+    "unfold",
 ]
 
 _ACTIVATIONS = elementwise.ACTIVATIONS

@@ -15,6 +15,7 @@ from .conv import (
     conv_transpose2d,
     conv_transpose2d_backward,
 )
+from .conv_fold import fold, unfold
 from .conv_volume import (
     conv3d,
     conv3d_backward,
@@ -151,6 +152,7 @@ __all__ = [
     "dropout_mask",
     "elu",
     "elu_backward",
+    "fold",
     "gelu",
     "gelu_backward",
     "global_avg_pool",
@@ -204,4 +206,5 @@ __all__ = [
     "softplus_backward",
     "tanh",
     "tanh_backward",
+    "unfold",
 ]
