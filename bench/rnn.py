@@ -176,8 +176,8 @@ _ONNX_ROWS = {"rnn": [0], "lstm": [0, 3, 1, 2], "gru": [1, 0, 2]}
 
 
 def run_onnxruntime(p: Problem, d: Data, threads: int) -> list[Candidate]:
-    """ONNX Runtime, forward only, weights packed when the model is loaded."""
-    if p.training or p.option:
+    """ONNX Runtime, forward only, weights packed when the model is loaded; float32 alone."""
+    if p.training or p.option or p.dtype != "float32":
         return []
     rows = np.concatenate([np.arange(p.hidden) + k * p.hidden for k in _ONNX_ROWS[p.kind]])
     w_ih, w_hh, b_ih, b_hh = (np.ascontiguousarray(w[rows]) for w in d.weights)
