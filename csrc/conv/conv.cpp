@@ -28,6 +28,8 @@ struct Table<float> {
   static auto depthwise_gradient() { return conv_kernels().depthwise_gradient_f32; }
   static auto weight_gradient_scratch() { return conv_kernels().weight_gradient_scratch_f32; }
   static auto weight_gradient() { return conv_kernels().weight_gradient_f32; }
+  static auto winograd_weight_scratch() { return conv_kernels().winograd_weight_scratch_f32; }
+  static auto winograd_weight() { return conv_kernels().winograd_weight_f32; }
   static auto plane_sums() { return conv_kernels().plane_sums_f32; }
 };
 template <>
@@ -42,6 +44,8 @@ struct Table<double> {
   static auto depthwise_gradient() { return conv_kernels().depthwise_gradient_f64; }
   static auto weight_gradient_scratch() { return conv_kernels().weight_gradient_scratch_f64; }
   static auto weight_gradient() { return conv_kernels().weight_gradient_f64; }
+  static auto winograd_weight_scratch() { return conv_kernels().winograd_weight_scratch_f64; }
+  static auto winograd_weight() { return conv_kernels().winograd_weight_f64; }
   static auto plane_sums() { return conv_kernels().plane_sums_f64; }
 };
 
@@ -177,9 +181,11 @@ bool three_in_a_row(const DirectAxis& axis) {
 constexpr std::int64_t kWinogradChannels = 12;
 constexpr std::int64_t kWinogradWeights = 1 << 16;  // of a single tile
 
-template <class T>
-bool is_winograd(Algorithm algorithm, const DirectConv<T>& d) {
-  if (algorithm == Algorithm::kDirect || d.channels == 0) return false;
+// Conv is a DirectConv or a WeightGradient.
+template <template <class> class Conv, class T>
+bool is_winograd(Algorithm algorithm, const Conv<T>& d) {
+  if (algorithm == Algorithm::kDirect || d.channels == 0 || d.columns == 0) return false;
+  if (d.depth.size > 1 || d.depth.out_size > 1 || d.depth.taps != 1) return false;
   if (!three_in_a_row(d.h) || !three_in_a_row(d.w)) return false;
   if (algorithm == Algorithm::kWinograd) return true;
   const std::int64_t pixels = d.h.count * d.w.count;
@@ -195,7 +201,7 @@ void run_conv(const Conv2dProblem& p, const DirectConv<T>& d) {
                       static_cast<double>(d.columns * d.channels) *
                       static_cast<double>(std::max<std::int64_t>(1, d.h.taps * d.w.taps));
   const int threads = threads_for(flop, kFlopPerThread);
-  if (!p.is_volume() && is_winograd(p.algorithm, d)) {
+  if (is_winograd(p.algorithm, d)) {
     const Scratch scratch(p.op, static_cast<std::size_t>(Table<T>::winograd_scratch()(d, threads)));
     return Table<T>::winograd()(d, threads, scratch.data());
   }
@@ -493,6 +499,12 @@ void backward_weight(const Conv2dProblem& p, const T* dy, const T* x, T* dw) {
     d.kernel_w = p.kw;
     d.channels_last = p.channels_last;
     const int threads = threads_for(p.flop() / static_cast<double>(p.groups), kFlopPerThread);
+    if (is_winograd(p.algorithm, d)) {
+      const Scratch scratch(
+          p.op, static_cast<std::size_t>(Table<T>::winograd_weight_scratch()(d, threads)));
+      Table<T>::winograd_weight()(d, threads, scratch.data());
+      continue;
+    }
     const Scratch scratch(
         p.op, static_cast<std::size_t>(Table<T>::weight_gradient_scratch()(d, threads)));
     Table<T>::weight_gradient()(d, threads, scratch.data());

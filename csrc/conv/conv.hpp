@@ -174,6 +174,10 @@ struct ConvKernels {
   std::int64_t (*weight_gradient_scratch_f64)(const WeightGradient<double>&, int threads);
   void (*weight_gradient_f32)(const WeightGradient<float>&, int threads, void* scratch);
   void (*weight_gradient_f64)(const WeightGradient<double>&, int threads, void* scratch);
+  std::int64_t (*winograd_weight_scratch_f32)(const WeightGradient<float>&, int threads);
+  std::int64_t (*winograd_weight_scratch_f64)(const WeightGradient<double>&, int threads);
+  void (*winograd_weight_f32)(const WeightGradient<float>&, int threads, void* scratch);
+  void (*winograd_weight_f64)(const WeightGradient<double>&, int threads, void* scratch);
   // out[c] = sum of x[n, c, p] over n, then p: the bias gradient of channels_first.
   void (*plane_sums_f32)(const float* x, std::int64_t n, std::int64_t c, std::int64_t plane,
                          int threads, float* out);

@@ -27,26 +27,6 @@ constexpr std::int64_t kUnit = 64;
 // Channels whose weights are packed in L1 on their way to u.
 constexpr std::int64_t kPackUnit = 16;
 
-// An axis of tiles as a convolution of 6 taps and stride 4.
-struct TileAxis {
-  std::int64_t offset[kTileIn];
-  DirectAxis view;
-};
-
-void make_tile_axis(const DirectAxis& axis, TileAxis* t) {
-  for (int i = 0; i < kTileIn; ++i) t->offset[i] = axis.offset[0] + i;
-  t->view = {
-      ceil_div(axis.count, kTileOut), kTileOut, axis.size, 1, 0, kTileIn, t->offset, nullptr};
-}
-
-// Elements from one point of a tile to the next: an odd number of vectors, so that the 36 points lie
-// in different cache sets.
-template <class T>
-std::int64_t point_step(std::int64_t elements) {
-  const std::int64_t vectors = ceil_div(elements, kLanes<T>);
-  return (vectors + (vectors % 2 == 0 ? 1 : 0)) * kLanes<T>;
-}
-
 template <class T>
 struct Plan {
   StripSource<T> source;
@@ -129,8 +109,8 @@ std::int64_t u_bytes(const Plan<T>& p, int threads) {
 template <class T>
 std::int64_t winograd_scratch(const DirectConv<T>& d, int threads) {
   TileAxis h, w;
-  make_tile_axis(d.h, &h);
-  make_tile_axis(d.w, &w);
+  make_tile_axis(d.h, kTileIn, d.h.offset[0], d.h.size, &h);
+  make_tile_axis(d.w, kTileIn, d.w.offset[0], d.w.size, &w);
   const Plan<T> p = make_plan(d, h, w, threads);
   return u_bytes(p, threads) + threads * member_parts(p, nullptr).bytes;
 }
@@ -285,8 +265,8 @@ template <class T>
 void run_winograd(const DirectConv<T>& d, int threads, void* scratch) {
   parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
     TileAxis h, w;
-    make_tile_axis(d.h, &h);
-    make_tile_axis(d.w, &w);
+    make_tile_axis(d.h, kTileIn, d.h.offset[0], d.h.size, &h);
+    make_tile_axis(d.w, kTileIn, d.w.offset[0], d.w.size, &w);
     const Plan<T> p = make_plan(d, h, w, nthreads);
     char* base = static_cast<char*>(scratch);
     T* u = reinterpret_cast<T*>(base) + (p.pack_at_use ? tid * p.u_elements : 0);

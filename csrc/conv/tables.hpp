@@ -21,5 +21,9 @@ std::int64_t depthwise_gradient_scratch_f32(const DepthwiseGradient<float>& d, i
 std::int64_t depthwise_gradient_scratch_f64(const DepthwiseGradient<double>& d, int threads);
 void depthwise_gradient_f32(const DepthwiseGradient<float>& d, int threads, void* scratch);
 void depthwise_gradient_f64(const DepthwiseGradient<double>& d, int threads, void* scratch);
+std::int64_t winograd_weight_scratch_f32(const WeightGradient<float>& d, int threads);
+std::int64_t winograd_weight_scratch_f64(const WeightGradient<double>& d, int threads);
+void winograd_weight_f32(const WeightGradient<float>& d, int threads, void* scratch);
+void winograd_weight_f64(const WeightGradient<double>& d, int threads, void* scratch);
 
 }  // namespace ARRAYNN_ISA_NAMESPACE
