@@ -181,6 +181,11 @@ bool three_in_a_row(const DirectAxis& axis) {
 constexpr std::int64_t kWinogradChannels = 12;
 constexpr std::int64_t kWinogradWeights = 1 << 16;  // of a single tile
 
+// Tiles of a batch under which 36 sums a weight are not worth forming.
+constexpr std::int64_t kFewTiles = 8;
+
+std::int64_t tiles_of(const DirectAxis& axis) { return (axis.count + 3) / 4; }
+
 // Conv is a DirectConv or a WeightGradient.
 template <template <class> class Conv, class T>
 bool is_winograd(Algorithm algorithm, const Conv<T>& d) {
@@ -189,7 +194,7 @@ bool is_winograd(Algorithm algorithm, const Conv<T>& d) {
   if (!three_in_a_row(d.h) || !three_in_a_row(d.w)) return false;
   if (algorithm == Algorithm::kWinograd) return true;
   const std::int64_t pixels = d.h.count * d.w.count;
-  const std::int64_t tiles = (d.h.count + 3) / 4 * ((d.w.count + 3) / 4);
+  const std::int64_t tiles = tiles_of(d.h) * tiles_of(d.w);
   return sizeof(T) == 4 && std::min(d.channels, d.columns) >= kWinogradChannels &&
          pixels >= 8 * tiles && (tiles >= 4 || d.channels * d.columns <= kWinogradWeights);
 }
@@ -499,7 +504,9 @@ void backward_weight(const Conv2dProblem& p, const T* dy, const T* x, T* dw) {
     d.kernel_w = p.kw;
     d.channels_last = p.channels_last;
     const int threads = threads_for(p.flop() / static_cast<double>(p.groups), kFlopPerThread);
-    if (is_winograd(p.algorithm, d)) {
+    const bool few =
+        p.algorithm == Algorithm::kAuto && d.n * tiles_of(d.h) * tiles_of(d.w) < kFewTiles;
+    if (is_winograd(p.algorithm, d) && !few) {
       const Scratch scratch(
           p.op, static_cast<std::size_t>(Table<T>::winograd_weight_scratch()(d, threads)));
       Table<T>::winograd_weight()(d, threads, scratch.data());

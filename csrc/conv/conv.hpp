@@ -14,7 +14,8 @@
 //   direct    by W: sum over pixels of x (ic rows) times dy (oc columns), tile by tile over the
 //             staged strips, strips in fixed order.
 //   depthwise every output channel reads one source channel: a stencil (cpu_depthwise.cpp)
-//   winograd  3x3 of stride 1, forward and by x: F(4x4, 3x3) over the same strips (cpu_winograd.cpp)
+//   winograd  3x3 of stride 1: F(4x4, 3x3) over the same strips, forward and by x (cpu_winograd.cpp),
+//             F(3x3, 4x4) by W (cpu_winograd_weight.cpp)
 //   borders   pixels of a strip are sorted by the taps that they see (border.hpp); products with
 //             the padding are left out, in all three directions.
 //   units     few pixels under many weights: k is cut into units of channels, each packed when a
