@@ -8,6 +8,7 @@ namespace {
 
 // Names by the number of spatial axes.
 constexpr const char* kConv[] = {nullptr, "conv1d", "conv2d", "conv3d"};
+constexpr const char* kPlan[] = {nullptr, "conv1d_plan", "conv2d_plan", "conv3d_plan"};
 constexpr const char* kConvBackward[] = {nullptr, "conv1d_backward", "conv2d_backward",
                                          "conv3d_backward"};
 constexpr const char* kTranspose[] = {nullptr, "conv_transpose1d", "conv_transpose2d",
@@ -49,6 +50,24 @@ py::object conv(py::handle x_in, py::handle weight_in, py::handle bias, py::hand
     conv2d(a.problem, x->as<const T>(), weight->as<const T>(), e.view<T>(), out.data<T>());
   });
   return out.finish(x);
+}
+
+// (algorithm or None, reason, scratch bytes, threads)
+template <int kAxes>
+py::tuple conv_plan(py::handle x_in, py::handle weight_in, py::handle stride, py::handle padding,
+                    py::handle dilation, py::handle groups, py::handle layout,
+                    py::handle flip_kernel, py::handle algorithm) {
+  const ConvCall call{kConv[kAxes], kAxes, stride, padding, dilation, groups, layout, algorithm};
+  const Array x = take(call.op, "x", x_in), weight = take(call.op, "weight", weight_in);
+  ConvArguments a = take_conv(call, x, weight, flip_kernel);
+  ConvPlan plan;
+  a.problem.plan = &plan;
+  dispatch_float(x->dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const T* none = nullptr;
+    conv2d(a.problem, none, none, ConvEpilogue<T>{}, static_cast<T*>(nullptr));
+  });
+  return py::make_tuple(plan.algorithm, plan.reason, plan.scratch, plan.threads);
 }
 
 template <int kAxes>
@@ -105,6 +124,7 @@ py::tuple conv_transpose_backward(py::handle grad_in, py::handle x_in, py::handl
 template <int kAxes>
 void bind_axes(py::module_& m) {
   m.def(kConv[kAxes], &conv<kAxes>);
+  m.def(kPlan[kAxes], &conv_plan<kAxes>);
   m.def(kConvBackward[kAxes], &conv_backward<kAxes>);
   m.def(kTranspose[kAxes], &conv_transpose<kAxes>);
   m.def(kTransposeBackward[kAxes], &conv_transpose_backward<kAxes>);

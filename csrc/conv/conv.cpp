@@ -207,10 +207,22 @@ void run_conv(const Conv2dProblem& p, const DirectConv<T>& d) {
                       static_cast<double>(std::max<std::int64_t>(1, d.h.taps * d.w.taps));
   const int threads = threads_for(flop, kFlopPerThread);
   if (is_winograd(p.algorithm, d)) {
-    const Scratch scratch(p.op, static_cast<std::size_t>(Table<T>::winograd_scratch()(d, threads)));
+    const std::int64_t bytes = Table<T>::winograd_scratch()(d, threads);
+    if (p.plan != nullptr) {
+      return p.plan->note("winograd",
+                          "3x3 of stride 1: tiles of 4x4 with a quarter of the products", bytes,
+                          threads);
+    }
+    const Scratch scratch(p.op, static_cast<std::size_t>(bytes));
     return Table<T>::winograd()(d, threads, scratch.data());
   }
-  const Scratch scratch(p.op, static_cast<std::size_t>(Table<T>::direct_scratch()(d, threads)));
+  const std::int64_t bytes = Table<T>::direct_scratch()(d, threads);
+  if (p.plan != nullptr) {
+    return p.plan->note("direct",
+                        "strips staged once and walked in place by the matrix microkernel", bytes,
+                        threads);
+  }
+  const Scratch scratch(p.op, static_cast<std::size_t>(bytes));
   Table<T>::direct()(d, threads, scratch.data());
 }
 
@@ -252,7 +264,12 @@ void run_depthwise(const Conv2dProblem& p, const DirectAxis& h, const DirectAxis
   const double flop = 2.0 * static_cast<double>(d.n * d.channels * h.count * w.count) *
                       static_cast<double>(h.taps * w.taps);
   const int threads = threads_for(flop, kFlopPerThread);
-  const Scratch scratch(p.op, static_cast<std::size_t>(Table<T>::depthwise_scratch()(d, threads)));
+  const std::int64_t bytes = Table<T>::depthwise_scratch()(d, threads);
+  if (p.plan != nullptr) {
+    return p.plan->note("depthwise", "an output channel reads one input channel: a stencil", bytes,
+                        threads);
+  }
+  const Scratch scratch(p.op, static_cast<std::size_t>(bytes));
   Table<T>::depthwise()(d, threads, scratch.data());
 }
 
@@ -266,12 +283,20 @@ template <class T>
 void forward_gemm(const Conv2dProblem& p, const T* x, const T* weight, const ConvEpilogue<T>& e,
                   T* y) {
   const std::int64_t plane = p.oh * p.ow;
+  const auto describe = [&](const GemmProblem<T>& g, std::int64_t count) {
+    const GemmUse use = gemm_batch_use(g, count);
+    p.plan->note("gemm", "1x1 of stride 1: the matrix product of the layout", use.scratch,
+                 use.threads);
+  };
   if (p.channels_last) {
-    return gemm(p.op, GemmProblem<T>{p.n * plane, p.oc, p.ic, x, p.ic, 1, weight, 1, p.ic, y, p.oc,
-                                     gemm_epilogue(e, BiasAxis::kColumn, p.oc)});
+    const GemmProblem<T> g{p.n * plane, p.oc, p.ic,   x,
+                           p.ic,        1,    weight, 1,
+                           p.ic,        y,    p.oc,   gemm_epilogue(e, BiasAxis::kColumn, p.oc)};
+    return p.plan != nullptr ? describe(g, 1) : gemm(p.op, g);
   }
   const GemmProblem<T> g{p.oc, plane, p.ic, weight, p.ic,  1,
                          x,    plane, 1,    y,      plane, gemm_epilogue(e, BiasAxis::kRow, plane)};
+  if (p.plan != nullptr) return describe(g, p.n);
   std::vector<BatchItem> items;
   for (std::int64_t i = 0; i < p.n; ++i) items.push_back({0, i * p.ic * plane, i * p.oc * plane});
   gemm_batch(p.op, g, items.data(), p.n);
@@ -307,6 +332,7 @@ void forward_groups(const Conv2dProblem& p, const T* x, const T* weight, const C
     d.residual = e.residual;
     d.activation = e.activation;
     run_conv(p, d);
+    if (p.plan != nullptr) return;  // the groups are alike
   }
 }
 

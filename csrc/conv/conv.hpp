@@ -37,6 +37,21 @@ namespace arraynn {
 
 enum class Algorithm : std::uint8_t { kAuto, kDirect, kWinograd };
 
+// What a forward convolution does, for who asks.
+struct ConvPlan {
+  const char* algorithm = nullptr;  // null: there is nothing to compute
+  const char* reason = nullptr;
+  std::int64_t scratch = 0;  // bytes, of the largest of its calls
+  int threads = 0;
+
+  void note(const char* name, const char* why, std::int64_t bytes, int team) {
+    algorithm = name;
+    reason = why;
+    scratch = bytes > scratch ? bytes : scratch;
+    threads = team > threads ? team : threads;
+  }
+};
+
 struct Conv2dProblem {
   const char* op;  // named when memory runs out
   std::int64_t n, ic, ih, iw, oc, oh, ow, kh, kw;
@@ -44,6 +59,7 @@ struct Conv2dProblem {
   std::int64_t dilation_h, dilation_w, groups;
   bool channels_last, flip_kernel;
   Algorithm algorithm;
+  ConvPlan* plan = nullptr;  // if set, a forward call describes itself there and computes nothing
   // Of volumes, which an image is one plane of.
   std::int64_t id = 1, od = 1, kd = 1, stride_d = 1, pad_d = 0, dilation_d = 1;
 

@@ -21,6 +21,7 @@ struct Plan {
   Algorithm algorithm;
   bool copy_a;
   std::int64_t ld_a;                    // row stride of the copy
+  std::int64_t kc;                      // depth of a block: KC, or all of k
   std::int64_t nc;                      // columns of a block of B
   std::int64_t panels_at_once;          // panel plan: packed together
   int row_parts, column_parts;          // the team as a grid
@@ -30,6 +31,7 @@ struct Plan {
 template <class T>
 Plan<T> make_plan(const GemmProblem<T>& g, int threads) {
   Plan<T> plan{};
+  plan.kc = min_i(kKC<T>, max_i(1, g.k));
   const bool a_transposed = g.cs_a != 1;
   plan.row_parts = 1;
   plan.column_parts = threads;
@@ -47,7 +49,7 @@ Plan<T> make_plan(const GemmProblem<T>& g, int threads) {
     if (rows_alias<T>(plan.ld_a)) plan.ld_a += kLanes<T>;
     plan.a_elements = plan.copy_a ? g.m * plan.ld_a : 0;
     plan.panels_at_once = g.cs_b == 1 ? min_i(kPanelsAtOnce, ceil_div(g.n, kNR<T>)) : 1;
-    plan.b_elements = threads * plan.panels_at_once * kKC<T> * kNR<T>;
+    plan.b_elements = threads * plan.panels_at_once * plan.kc * kNR<T>;
     return plan;
   }
   plan.algorithm = Algorithm::kBlocked;
@@ -64,7 +66,7 @@ Plan<T> make_plan(const GemmProblem<T>& g, int threads) {
   const std::int64_t columns = round_up(ceil_div(g.n, plan.column_parts), kNR<T>);
   plan.nc = min_i(kNC<T>, columns);
   plan.a_elements = plan.copy_a ? threads * kMC<T> * plan.ld_a : 0;
-  plan.b_elements = plan.column_parts * kKC<T> * plan.nc;
+  plan.b_elements = plan.column_parts * plan.kc * plan.nc;
   return plan;
 }
 
@@ -74,17 +76,17 @@ std::int64_t scratch_bytes(const GemmProblem<T>& g, int threads) {
   std::int64_t b_elements = plan.b_elements;
   if (plan.algorithm == Algorithm::kBlocked) {
     // OpenMP may hand out a smaller team, whose grid can have more columns: room for any grid.
-    b_elements = kKC<T> * min_i(threads * kNC<T>, round_up(g.n, kNR<T>) + threads * kNR<T>);
+    b_elements = plan.kc * min_i(threads * kNC<T>, round_up(g.n, kNR<T>) + threads * kNR<T>);
   }
   return (round_up(plan.a_elements, 64) + b_elements) * static_cast<std::int64_t>(sizeof(T));
 }
 
-// Rows [i, i + m) x columns [j, j + n) of C, tile by tile, from one panel. `fetch_next` brings the
-// panel that lies behind it from L3 meanwhile.
+// Rows [i, i + m) x columns [j, j + n) of C, tile by tile, from one panel. `next`, the panel
+// after it or null, comes from L3 meanwhile.
 template <class T>
 void run_panel(const GemmProblem<T>& g, const T* a, std::int64_t rs_a, std::int64_t i,
                std::int64_t m, std::int64_t j, std::int64_t n, std::int64_t kc, const T* panel,
-               bool first, bool last, bool fetch_next) {
+               bool first, bool last, const T* next) {
   const std::int64_t tiles = ceil_div(m, kMR);
   const T* a_rows[kMR];
   T* c_rows[kMR];
@@ -92,10 +94,10 @@ void run_panel(const GemmProblem<T>& g, const T* a, std::int64_t rs_a, std::int6
   for (std::int64_t t = 0; t < tiles; ++t) {
     const Range rows = split_range(m, tiles, t);
     const std::int64_t count = rows.end - rows.begin;
-    if (fetch_next) {
+    if (next != nullptr) {
       const Range part = split_range(kc * kNV, tiles, t);
       for (std::int64_t v = part.begin; v < part.end; ++v) {
-        __builtin_prefetch(panel + kKC<T> * kNR<T> + v * kLanes<T>, 0, 2);
+        __builtin_prefetch(next + v * kLanes<T>, 0, 2);
       }
     }
     for (std::int64_t r = 0; r < count; ++r) a_rows[r] = a + (rows.begin + r) * rs_a;
@@ -134,7 +136,7 @@ void run_panels(const GemmProblem<T>& g, const Plan<T>& plan, int tid, int nthre
     rs_a = plan.ld_a;
   }
   const std::int64_t group = plan.panels_at_once;
-  T* packed = b_scratch + tid * group * kKC<T> * kNR<T>;
+  T* packed = b_scratch + tid * group * plan.kc * kNR<T>;
   const Range panels = split_range(ceil_div(g.n, kNR<T>), nthreads, tid);
   for (std::int64_t q0 = panels.begin; q0 < panels.end; q0 += group) {
     const std::int64_t q1 = min_i(panels.end, q0 + group), j0 = q0 * kNR<T>;
@@ -142,11 +144,12 @@ void run_panels(const GemmProblem<T>& g, const Plan<T>& plan, int tid, int nthre
     do {
       const std::int64_t kc = min_i(kKC<T>, g.k - p);
       pack_b(g.b + p * g.rs_b + j0 * g.cs_b, g.rs_b, g.cs_b, kc, min_i(q1 * kNR<T>, g.n) - j0,
-             packed, kKC<T> * kNR<T>);
+             packed, plan.kc * kNR<T>);
       for (std::int64_t q = q0; q < q1; ++q) {
         const std::int64_t j = q * kNR<T>;
         run_panel(g, a + p, rs_a, 0, g.m, j, min_i(kNR<T>, g.n - j), kc,
-                  packed + (q - q0) * kKC<T> * kNR<T>, p == 0, p + kc == g.k, false);
+                  packed + (q - q0) * plan.kc * kNR<T>, p == 0, p + kc == g.k,
+                  static_cast<const T*>(nullptr));
       }
       p += kc;
     } while (p < g.k);
@@ -165,7 +168,7 @@ void run_blocked(const GemmProblem<T>& g, const Plan<T>& plan, int tid, T* a_scr
   // Every member passes the same number of barriers, whatever its share of the columns.
   const std::int64_t blocks = ceil_div(ceil_div(all_panels, plan.column_parts), panels_per_block);
   T* a_copy = a_scratch + tid * (plan.copy_a ? kMC<T> * plan.ld_a : 0);
-  T* b_block = b_scratch + column_part * kKC<T> * plan.nc;
+  T* b_block = b_scratch + column_part * plan.kc * plan.nc;
   for (std::int64_t jc = 0; jc < blocks; ++jc) {
     const Range panels = {min_i(my_panels.end, my_panels.begin + jc * panels_per_block),
                           min_i(my_panels.end, my_panels.begin + (jc + 1) * panels_per_block)};
@@ -176,7 +179,7 @@ void run_blocked(const GemmProblem<T>& g, const Plan<T>& plan, int tid, T* a_scr
       const std::int64_t j0 = (panels.begin + to_pack.begin) * kNR<T>;
       const std::int64_t j1 = min_i(g.n, (panels.begin + to_pack.end) * kNR<T>);
       pack_b(g.b + p * g.rs_b + j0 * g.cs_b, g.rs_b, g.cs_b, kc, j1 - j0,
-             b_block + to_pack.begin * kKC<T> * kNR<T>, kKC<T> * kNR<T>);
+             b_block + to_pack.begin * plan.kc * kNR<T>, plan.kc * kNR<T>);
       team_barrier(nthreads);
       const std::int64_t row_blocks = ceil_div(rows.end - rows.begin, kMC<T>);
       for (std::int64_t ic = 0; ic < row_blocks; ++ic) {
@@ -191,9 +194,10 @@ void run_blocked(const GemmProblem<T>& g, const Plan<T>& plan, int tid, T* a_scr
         }
         for (std::int64_t q = 0; q < panels.end - panels.begin; ++q) {
           const std::int64_t j = (panels.begin + q) * kNR<T>;
-          const T* panel = b_block + q * kKC<T> * kNR<T>;
+          const T* panel = b_block + q * plan.kc * kNR<T>;
+          const T* next = q + 1 < panels.end - panels.begin ? panel + plan.kc * kNR<T> : nullptr;
           run_panel(g, a, rs_a, i, m, j, min_i(kNR<T>, g.n - j), kc, panel, p == 0, p + kc == g.k,
-                    q + 1 < panels.end - panels.begin);
+                    next);
         }
       }
       team_barrier(nthreads);

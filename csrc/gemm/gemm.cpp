@@ -61,7 +61,24 @@ void run_batch(const char* op, const GemmProblem<T>& p, const BatchItem* items,
   });
 }
 
+template <class T>
+GemmUse batch_use(const GemmProblem<T>& p, std::int64_t count) {
+  const int threads = threads_for(flop(p) * static_cast<double>(count), kFlopPerThread);
+  if (threads == 1 || count < threads) {
+    const int team = threads_for(flop(p), kFlopPerThread);
+    return {Entry<T>::scratch()(p, team), team};
+  }
+  return {threads * round_up(Entry<T>::scratch()(p, 1), 64), threads};
+}
+
 }  // namespace
+
+GemmUse gemm_batch_use(const GemmProblem<float>& p, std::int64_t count) {
+  return batch_use(p, count);
+}
+GemmUse gemm_batch_use(const GemmProblem<double>& p, std::int64_t count) {
+  return batch_use(p, count);
+}
 
 void gemm(const char* op, const GemmProblem<float>& p) { run(op, p); }
 void gemm(const char* op, const GemmProblem<double>& p) { run(op, p); }

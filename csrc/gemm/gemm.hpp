@@ -80,6 +80,14 @@ void gemm_batch(const char* op, const GemmProblem<float>& p, const BatchItem* it
 void gemm_batch(const char* op, const GemmProblem<double>& p, const BatchItem* items,
                 std::int64_t count);
 
+// What gemm_batch takes now.
+struct GemmUse {
+  std::int64_t scratch;  // bytes
+  int threads;
+};
+GemmUse gemm_batch_use(const GemmProblem<float>& p, std::int64_t count);
+GemmUse gemm_batch_use(const GemmProblem<double>& p, std::int64_t count);
+
 // out[j] = sum_i x[i, j] of a contiguous x.
 void column_sums(const float* x, std::int64_t m, std::int64_t n, float* out);
 void column_sums(const double* x, std::int64_t m, std::int64_t n, double* out);

@@ -56,6 +56,39 @@ def conv1d(
     algorithm: str,
     out: _Array | None,
 ) -> _Array: ...
+def conv1d_plan(
+    x: _Array,
+    weight: _Array,
+    stride: _Size,
+    padding: _Padding,
+    dilation: _Size,
+    groups: int,
+    layout: str,
+    flip_kernel: bool,
+    algorithm: str,
+) -> tuple[str | None, str | None, int, int]: ...
+def conv2d_plan(
+    x: _Array,
+    weight: _Array,
+    stride: _Size,
+    padding: _Padding,
+    dilation: _Size,
+    groups: int,
+    layout: str,
+    flip_kernel: bool,
+    algorithm: str,
+) -> tuple[str | None, str | None, int, int]: ...
+def conv3d_plan(
+    x: _Array,
+    weight: _Array,
+    stride: _Size,
+    padding: _Padding,
+    dilation: _Size,
+    groups: int,
+    layout: str,
+    flip_kernel: bool,
+    algorithm: str,
+) -> tuple[str | None, str | None, int, int]: ...
 def conv1d_backward(
     grad_out: _Array,
     x: _Array,

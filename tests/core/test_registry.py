@@ -18,8 +18,8 @@ SOURCES = "\n".join(
     path.read_text(encoding="utf-8")
     for path in sorted((Path(__file__).parents[1] / "kernels").glob("test_*.py"))
 )
-#: Public functions that rearrange arrays and compute nothing.
-PLAIN = {"convert_rnn_weights"}
+#: Public names that compute nothing.
+PLAIN = {"Plan", "convert_rnn_weights", "plan"}
 
 
 def parameters(function: Any) -> list[tuple[str, Any, Any]]:
