@@ -1,5 +1,8 @@
 """2-D convolution: every distinct 1x1 and 3x3 shape of ResNet-50, and the demo network's.
 
+With "vgg", "first" and "depthwise" in their names: the 3x3 shapes of VGG-16, first layers on 3
+channels, and the depthwise shapes of MobileNetV2.
+
 FLOP: 2 n oh ow oc (ic/groups) kh kw, twice that for the backward (gradients of input and
 weight). Both layouts of ours are held against the best of the peers' layouts.
 """
@@ -43,12 +46,35 @@ RESNET50 = (
     (512, 512, 3, 1, 7),
 )
 DEMO = ((1, 32, 3, 1, 8), (32, 64, 3, 1, 4))
+# Simonyan and Zisserman 2014, table 1, configuration D.
+VGG16 = (
+    (64, 64, 3, 1, 224),
+    (128, 128, 3, 1, 112),
+    (256, 256, 3, 1, 56),
+    (512, 512, 3, 1, 28),
+    (512, 512, 3, 1, 14),
+)
+# Of ResNet-50, MobileNetV2 and VGG-16.
+FIRST = ((3, 64, 7, 2, 224), (3, 32, 3, 2, 224), (3, 64, 3, 1, 224))
+# Sandler et al. 2018, table 2.
+MOBILENET_V2 = (
+    (32, 32, 3, 1, 112),
+    (96, 96, 3, 2, 112),
+    (144, 144, 3, 1, 56),
+    (144, 144, 3, 2, 56),
+    (192, 192, 3, 1, 28),
+    (192, 192, 3, 2, 28),
+    (384, 384, 3, 1, 14),
+    (576, 576, 3, 1, 14),
+    (576, 576, 3, 2, 14),
+    (960, 960, 3, 1, 7),
+)
 TINY = ((3, 5, 3, 2, 7), (4, 6, 1, 1, 5))
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One square convolution with padding kernel // 2."""
+    """One square convolution with padding kernel // 2; a `tag` stands in its name."""
 
     n: int
     ic: int
@@ -58,6 +84,8 @@ class Problem:
     size: int
     backward: bool
     dtype: str
+    groups: int = 1
+    tag: str = ""
 
     @property
     def padding(self) -> int:
@@ -75,12 +103,13 @@ class Problem:
         stride = f"/{self.stride}" if self.stride > 1 else ""
         way = "bwd" if self.backward else "fwd"
         k = self.kernel
-        return f"{way} n{self.n} {self.ic}->{self.oc} {k}x{k}{stride} {self.size}"
+        tag = f" {self.tag}" if self.tag else ""
+        return f"{way}{tag} n{self.n} {self.ic}->{self.oc} {k}x{k}{stride} {self.size}"
 
 
 @dataclass(frozen=True)
 class Data:
-    """x (n, ic, h, w), weight (oc, ic, kh, kw), bias (oc,), grad (n, oc, oh, ow)."""
+    """x (n, ic, h, w), weight (oc, ic / groups, kh, kw), bias (oc,), grad (n, oc, oh, ow)."""
 
     x: Array
     weight: Array
@@ -113,10 +142,12 @@ def run_arraynn(p: Problem, d: Data, threads: int) -> list[Candidate]:
         grad = to_last(d.grad) if last else d.grad
         call: Callable[[], Any]
         if p.backward:
-            call = partial(k.conv2d_backward, grad, x, d.weight, p.stride, p.padding, layout=layout)
+            args = (grad, x, d.weight, p.stride, p.padding, 1, p.groups)
+            call = partial(k.conv2d_backward, *args, layout=layout)
             arrays = _grads_from_last if last else tuple
         else:
-            call = partial(k.conv2d, x, d.weight, d.bias, p.stride, p.padding, layout=layout)
+            args = (x, d.weight, d.bias, p.stride, p.padding, 1, p.groups)
+            call = partial(k.conv2d, *args, layout=layout)
             arrays = (lambda y: (from_last(y),)) if last else (lambda y: (y,))
         found.append(Candidate("arraynn", call, layout, arrays=arrays))
     return found
@@ -127,9 +158,11 @@ def run_numpy(p: Problem, d: Data, threads: int) -> list[Candidate]:
     del threads
     ref = reference()
     if p.backward:
-        call = partial(ref.conv2d_backward, d.grad, d.x, d.weight, p.stride, p.padding)
+        args = (d.grad, d.x, d.weight, p.stride, p.padding, 1, p.groups)
+        call = partial(ref.conv2d_backward, *args)
     else:
-        call = partial(ref.conv2d, d.x, d.weight, d.bias, p.stride, p.padding)
+        args = (d.x, d.weight, d.bias, p.stride, p.padding, 1, p.groups)
+        call = partial(ref.conv2d, *args)
     return [Candidate("numpy", call)]
 
 
@@ -148,11 +181,12 @@ def run_torch(p: Problem, d: Data, threads: int) -> list[Candidate]:
         if p.backward:
             call = partial(
                 torch.ops.aten.convolution_backward,
-                *(grad, x, weight, [p.oc], stride, padding, [1, 1], False, [0, 0], 1),
+                *(grad, x, weight, [p.oc], stride, padding, [1, 1], False, [0, 0], p.groups),
                 [True, True, True],
             )
         else:
-            call = partial(torch.nn.functional.conv2d, x, weight, bias, stride, padding)
+            args = (x, weight, bias, stride, padding, 1, p.groups)
+            call = partial(torch.nn.functional.conv2d, *args)
         found.append(Candidate("torch", call, variant.replace("_format", "")))
     return found
 
@@ -175,7 +209,12 @@ def run_jax(p: Problem, d: Data, threads: int) -> list[Candidate]:
         def forward(x: Any, w: Any, b: Any, numbers: Any = numbers) -> Any:
             pad = [(p.padding, p.padding)] * 2
             return b + jax.lax.conv_general_dilated(
-                x, w, [p.stride] * 2, pad, dimension_numbers=numbers
+                x,
+                w,
+                [p.stride] * 2,
+                pad,
+                dimension_numbers=numbers,
+                feature_group_count=p.groups,
             )
 
         def backward(x: Any, w: Any, b: Any, g: Any, forward: Any = forward) -> Any:
@@ -203,6 +242,7 @@ def run_onnxruntime(p: Problem, d: Data, threads: int) -> list[Candidate]:
         return []
     inputs = {"x": d.x, "w": d.weight, "b": d.bias}
     attributes: dict[str, Any] = {"strides": [p.stride] * 2, "pads": [p.padding] * 4}
+    attributes["group"] = p.groups
     plain = peers.onnx_call("Conv", inputs, threads, **attributes)
     packed = peers.onnx_call("Conv", inputs, threads, constants=("w", "b"), **attributes)
     return [
@@ -224,7 +264,7 @@ def prepare(p: Problem, libraries: Sequence[str], threads: int) -> Prepared:
     """Make the data, the candidates and the reference answer of `p`."""
     d = Data(
         uniform(p.dtype, p.n, p.ic, p.size, p.size, seed=1),
-        uniform(p.dtype, p.oc, p.ic, p.kernel, p.kernel, seed=2),
+        uniform(p.dtype, p.oc, p.ic // p.groups, p.kernel, p.kernel, seed=2),
         uniform(p.dtype, p.oc, seed=3),
         uniform(p.dtype, p.n, p.oc, p.out_size, p.out_size, seed=4),
     )
@@ -232,28 +272,28 @@ def prepare(p: Problem, libraries: Sequence[str], threads: int) -> Prepared:
     ref = reference()
     pixels, window = p.n * p.out_size**2, p.kernel**2
     if p.backward:
-        expected = ref.conv2d_backward(grad, x, weight, p.stride, p.padding)
+        expected = ref.conv2d_backward(grad, x, weight, p.stride, p.padding, 1, p.groups)
         bounds = [
-            dot_bound(p.oc * window, p.dtype),
+            dot_bound(p.oc // p.groups * window, p.dtype),
             dot_bound(pixels, p.dtype),
             dot_bound(pixels, p.dtype, factors=1),
         ]
     else:
-        expected = (ref.conv2d(x, weight, bias, p.stride, p.padding),)
-        bounds = [dot_bound(p.ic * window + 1, p.dtype)]
+        expected = (ref.conv2d(x, weight, bias, p.stride, p.padding, 1, p.groups),)
+        bounds = [dot_bound(p.ic // p.groups * window + 1, p.dtype)]
     return Prepared(collect(RUNNERS, libraries, p, d, threads), expected, bounds)
 
 
 def flops(p: Problem) -> float:
     """Multiply-adds count two; padding is counted as work."""
-    forward = 2.0 * p.n * p.out_size**2 * p.oc * p.ic * p.kernel**2
+    forward = 2.0 * p.n * p.out_size**2 * p.oc * p.ic // p.groups * p.kernel**2
     return 2 * forward if p.backward else forward
 
 
 def nbytes(p: Problem) -> float:
     """Each operand read once and each result written once."""
     x, y = p.n * p.ic * p.size**2, p.n * p.oc * p.out_size**2
-    weight = p.oc * p.ic * p.kernel**2
+    weight = p.oc * p.ic // p.groups * p.kernel**2
     return float(
         np.dtype(p.dtype).itemsize * ((2 * x + 2 * weight + y) if p.backward else x + weight + y)
     )
@@ -261,10 +301,22 @@ def nbytes(p: Problem) -> float:
 
 def cases(dtype: str, tiny: bool = False) -> list[Case]:
     """Return the family's grid, or its tiny shapes."""
-    grid = [(2, *s) for s in TINY] if tiny else [(64, *s) for s in DEMO]
-    if not tiny:
-        grid += [(n, *shape) for n in (1, 8) for shape in RESNET50]
-    problems = [Problem(*shape, backward, dtype) for backward in (False, True) for shape in grid]
+    shapes: list[tuple[tuple[int, ...], int, str]]  # sizes, groups, tag
+    if tiny:
+        shapes = [((2, *s), 1, "") for s in TINY] + [((2, 4, 4, 3, 1, 5), 4, "depthwise")]
+    else:
+        shapes = [((64, *s), 1, "") for s in DEMO]
+        for n in (1, 8):
+            shapes += [((n, *s), 1, "") for s in RESNET50]
+        for n in (1, 8):
+            shapes += [((n, *s), 1, "first") for s in FIRST]
+            shapes += [((n, *s), s[0], "depthwise") for s in MOBILENET_V2]
+        shapes += [((1, *s), 1, "vgg") for s in VGG16]
+    problems = [
+        Problem(*sizes, backward, dtype, groups, tag)
+        for backward in (False, True)
+        for sizes, groups, tag in shapes
+    ]
     return [
         Case("conv", p.name, dtype, partial(prepare, p), flops(p), nbytes(p), "fma")
         for p in problems
