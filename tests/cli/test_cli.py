@@ -60,7 +60,9 @@ class TestUsage:
         assert cli.main(arguments) == 2
         assert capsys.readouterr().err
 
-    @pytest.mark.parametrize("command", ["info", "check", "bench", "demo", "train", "train charlm"])
+    @pytest.mark.parametrize(
+        "command", ["info", "check", "bench", "demo", "train", "train charlm", "train gpt"]
+    )
     def test_help_has_examples(self, command: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.main([*command.split(), "--help"]) == 0
         assert f"python -m arraynn {command}" in capsys.readouterr().out

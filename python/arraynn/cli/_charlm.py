@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from arraynn.nn import functional as F
 
 if TYPE_CHECKING:
     from arraynn.cli.train import Settings
+
+#: What the network is called in messages.
+NAME = "LSTM"
 
 #: Parts of the standard library that are tests, other people's packages, or not source.
 _SKIPPED = {
@@ -150,9 +153,10 @@ class CharModel(nn.Module):
 class Run:
     """A training on its way: everything a checkpoint holds."""
 
+    task: ClassVar[str] = "charlm"
     settings: Settings
     corpus: Corpus
-    model: CharModel
+    model: nn.Module
     optimizer: optim.Adam
     step: int = 0
     position: int = 0  # of the next input within every stream
@@ -169,6 +173,11 @@ def start(corpus: Corpus, settings: Settings) -> Run:
 # ---- training --------------------------------------------------------------------------------
 
 
+def needed(settings: Settings) -> tuple[int, str]:
+    """Return how many characters to train on are too few, and what for."""
+    return settings.batch_size * 2, f"batches of {settings.batch_size}"
+
+
 def _streams(symbols: Array, streams: int) -> tuple[Array, Array]:
     """Cut a text into as many columns: inputs (n, streams), and the symbols that follow them."""
     length = (len(symbols) - 1) // streams
@@ -176,15 +185,29 @@ def _streams(symbols: Array, streams: int) -> tuple[Array, Array]:
     return inputs.reshape(streams, length).T, targets.reshape(streams, length).T
 
 
-def _rate(run: Run) -> float:
+def rate(run: Run) -> float:
     """Learning rate of the next step: a cosine from `lr` down to a tenth of it."""
     done = run.step / run.settings.steps
     return run.settings.lr * (0.55 + 0.45 * math.cos(math.pi * min(done, 1.0)))
 
 
-def _loss(logits: Any, targets: Array) -> Any:
+def mean_loss(logits: Any, targets: Array) -> Any:
     """Return the mean cross entropy in nats."""
     return F.cross_entropy(logits.reshape(targets.size, -1), targets.reshape(-1))
+
+
+def learn(run: Run, loss: Any, lr: float) -> float:
+    """Take a step down the gradient of a loss in nats; returns the loss in bits."""
+    value = float(loss.item()) / math.log(2)
+    if not math.isfinite(value):
+        raise CliError(f"the loss of step {run.step + 1} is {value}; try a smaller --lr", 1)
+    run.optimizer.zero_grad()
+    loss.backward()
+    for group in run.optimizer.param_groups:
+        group["lr"] = lr
+    run.optimizer.step()
+    run.step += 1
+    return value
 
 
 def train_step(run: Run, inputs: Array, targets: Array) -> float:
@@ -195,16 +218,7 @@ def train_step(run: Run, inputs: Array, targets: Array) -> float:
     piece = slice(run.position, run.position + length)
     state = None if run.state is None else tuple(Tensor(part) for part in run.state)
     logits, state = run.model(inputs[piece], state)
-    loss = _loss(logits, targets[piece])
-    value = float(loss.item()) / math.log(2)
-    if not math.isfinite(value):
-        raise CliError(f"the loss of step {run.step + 1} is {value}; try a smaller --lr", 1)
-    run.optimizer.zero_grad()
-    loss.backward()
-    for group in run.optimizer.param_groups:
-        group["lr"] = _rate(run)
-    run.optimizer.step()
-    run.step += 1
+    value = learn(run, mean_loss(logits, targets[piece]), rate(run))
     run.position += length
     run.state = (state[0].data, state[1].data)
     return value
@@ -219,23 +233,30 @@ def evaluate(run: Run) -> float:
     for begin in range(0, len(inputs), 128):
         piece = slice(begin, begin + 128)
         logits, state = run.model(inputs[piece], state)
-        total += float(_loss(logits, targets[piece]).item()) * targets[piece].size
+        total += float(mean_loss(logits, targets[piece]).item()) * targets[piece].size
     return total / targets.size / math.log(2)
 
 
 def train(run: Run, progress: bool = True) -> bool:
     """Train up to the settings' number of steps; False when Ctrl-C ended it between two."""
+    inputs, targets = _streams(run.corpus.train, run.settings.batch_size)
+    return repeat(run, lambda: train_step(run, inputs, targets), evaluate, progress)
+
+
+def repeat(
+    run: Run, step: Callable[[], float], judge: Callable[[Any], float], progress: bool
+) -> bool:
+    """Call `step`, which returns bits per character, and report; False after Ctrl-C."""
     settings = run.settings
-    inputs, targets = _streams(run.corpus.train, settings.batch_size)
     recent: deque[float] = deque(maxlen=50)
     seconds, characters = 0.0, 0
     with (
         deferred_interrupt() as pressed,
-        ProgressBar(settings.steps - run.step, "charlm", progress) as bar,
+        ProgressBar(settings.steps - run.step, run.task, progress) as bar,
     ):
         while run.step < settings.steps:
             begin = time.perf_counter()
-            recent.append(train_step(run, inputs, targets))
+            recent.append(step())
             seconds += time.perf_counter() - begin
             characters += settings.batch_size * settings.length
             mean = sum(recent) / len(recent)
@@ -243,12 +264,21 @@ def train(run: Run, progress: bool = True) -> bool:
             if run.step % settings.report_every == 0:
                 bar.write(
                     f"step {run.step:>{len(str(settings.steps))}}/{settings.steps}  "
-                    f"training {mean:.3f}, held out {evaluate(run):.3f} bits/char  "
+                    f"training {mean:.3f}, held out {judge(run):.3f} bits/char  "
                     f"{characters / seconds / 1000:.1f} thousand chars/s"
                 )
             if pressed:
                 return False
     return True
+
+
+def pick(scores: Array, temperature: float, rng: np.random.Generator) -> int:
+    """Draw the next symbol by its logits; temperature 0 takes the likeliest."""
+    scores = scores.astype(np.float64)
+    scores[0] = -np.inf  # the symbol of rare characters cannot be written
+    if temperature > 0:
+        scores = scores / temperature + rng.gumbel(size=len(scores))
+    return int(scores.argmax())
 
 
 @no_grad()
@@ -260,18 +290,16 @@ def sample(run: Run, prompt: str, characters: int, temperature: float, seed: int
     state = None
     for _ in range(characters):
         logits, state = run.model(symbols[:, None], state)
-        scores = logits.data[-1, 0].astype(np.float64)
-        scores[0] = -np.inf  # the symbol of rare characters cannot be written
-        if temperature > 0:
-            scores = scores / temperature + rng.gumbel(size=len(scores))
-        symbols = scores.argmax(keepdims=True)
-        written.append(int(symbols[0]))
+        written.append(pick(logits.data[-1, 0], temperature, rng))
+        symbols = np.array(written[-1:])
     return prompt + run.corpus.spell(written)
 
 
 # ---- checkpoints -----------------------------------------------------------------------------
 
-_FORMAT = "arraynn charlm 1"
+
+def _format(task: str) -> str:
+    return f"arraynn {task} 1"
 
 
 def save(run: Run, path: Path) -> None:
@@ -293,7 +321,7 @@ def save(run: Run, path: Path) -> None:
         "position": run.position,
         "optimizer_steps": steps,
     }
-    arraynn.io.save_file(arrays, path, {"format": _FORMAT, "charlm": json.dumps(about)})
+    arraynn.io.save_file(arrays, path, {"format": _format(run.task), run.task: json.dumps(about)})
 
 
 def _entries(arrays: dict[str, Array], prefix: str) -> Iterator[tuple[str, Array]]:
@@ -306,6 +334,8 @@ def load(
     path: Path,
     restore: Callable[[dict[str, Any]], Settings],
     text: Callable[[Settings], str],
+    begin: Callable[[Corpus, Any], Run] = start,
+    task: str = Run.task,
 ) -> Run:
     """Read what :func:`save` wrote.
 
@@ -314,6 +344,8 @@ def load(
     path : file
     restore : makes the settings to go on with of those that were saved
     text : gives the text for them
+    begin : makes the run that takes what was saved
+    task : which command it is of
 
     Raises
     ------
@@ -322,13 +354,13 @@ def load(
     """
     try:
         metadata = arraynn.io.load_metadata(path)
-        if metadata.get("format") != _FORMAT:
-            raise ValueError(f"expected {_FORMAT!r}, got {metadata.get('format')!r}")
+        if metadata.get("format") != _format(task):
+            raise ValueError(f"expected {_format(task)!r}, got {metadata.get('format')!r}")
         arrays = arraynn.io.load_file(path)
-        about = json.loads(metadata["charlm"])
+        about = json.loads(metadata[task])
         settings = restore(about["settings"])
         corpus = make_corpus(text(settings), about["alphabet"])
-        run = start(corpus, settings)
+        run = begin(corpus, settings)
         run.model.load_state_dict(dict(_entries(arrays, "model.")))
         state: dict[int, dict[str, Any]] = {}
         for name, value in _entries(arrays, "optimizer."):

@@ -15,9 +15,9 @@ import numpy as np
 import arraynn.kernels
 import arraynn.reference
 from arraynn._proof import Array, Arrays, distinct, dot_bound, uniform, unit_roundoff
-from arraynn.cli import _checks_attention
+from arraynn.cli._attention_checks import ATTENTION_CHECKS
 from arraynn.cli._norm_checks import NORM_CHECKS
-from arraynn.cli._recurrent_checks import RECURRENT
+from arraynn.cli._recurrent_checks import RECURRENT_CHECKS
 
 # Arguments come from tables, so their types are checked when they are called.
 kernels: Any = arraynn.kernels
@@ -538,11 +538,11 @@ CHECKS: dict[str, Check] = {
     "dropout_backward": partial(_dropout, "dropout_backward"),
     "adam_step": partial(_optimizer, "adam_step", 2, _ADAM),
     "sgd_step": partial(_optimizer, "sgd_step", 1, _SGD),
-    **_checks_attention.CHECKS,
+    **ATTENTION_CHECKS,
     **NORM_CHECKS,
     "embedding": _embedding,
     "embedding_backward": _embedding_backward,
-    **RECURRENT,
+    **RECURRENT_CHECKS,
 }
 
 

@@ -12,7 +12,7 @@ import arraynn.kernels
 import arraynn.reference
 from arraynn._proof import dot_bound, uniform, unit_roundoff
 
-__all__ = ["RECURRENT"]
+__all__ = ["RECURRENT_CHECKS"]
 
 # Arguments come from tables, so their types are checked when they are called.
 kernels: Any = arraynn.kernels
@@ -83,7 +83,7 @@ def _recurrent(op: str, backward: bool, dtype: str) -> Iterator[Any]:
         yield got, want, [bound if i < of_states else summed for i in range(len(want))]
 
 
-RECURRENT: dict[str, Any] = {
+RECURRENT_CHECKS: dict[str, Any] = {
     f"{kind}{cell}{'_backward' if backward else ''}": partial(_recurrent, f"{kind}{cell}", backward)
     for kind in _GATES
     for cell in ("", "_cell")

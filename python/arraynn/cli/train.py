@@ -14,11 +14,12 @@ from arraynn.cli.demo import _check_target, _positive, _seed
 if TYPE_CHECKING:
     from arraynn.cli import _charlm
 
-HELP = "Train a model on data of this machine: charlm, a language model of characters."
+HELP = "Train a model on data of this machine: charlm and gpt, language models of characters."
 
 _EPILOG = """\
 examples:
   python -m arraynn train charlm
+  python -m arraynn train gpt
   python -m arraynn train charlm --help
 """
 
@@ -39,6 +40,22 @@ examples:
   python -m arraynn train charlm --resume arraynn-charlm.safetensors --sample 2000 --prompt 'class '
 """
 
+_GPT_HELP = "Train a small Transformer to predict the next character of Python's own sources."
+
+_GPT_EPILOG = """\
+The network: characters and sinusoidal positions - causal Transformer layers with the normalisation
+first - dense, cross entropy, AdamW with gradients of norm at most 1, a warm-up and a cosine
+schedule, pieces drawn from all over the text. Text and baseline are those of charlm. Samples are
+written with a cache of keys and values.
+
+Ctrl-C saves before it ends the training; --resume goes on exactly where it was.
+
+examples:
+  python -m arraynn train gpt
+  python -m arraynn train gpt --text book.txt --hidden 256 --layers 6 --heads 8
+  python -m arraynn train gpt --resume arraynn-gpt.safetensors --sample 2000 --prompt 'class '
+"""
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -55,45 +72,71 @@ class Settings:
     report_every: int = 500
 
 
+@dataclasses.dataclass(frozen=True)
+class GptSettings(Settings):
+    """How to train the Transformer."""
+
+    hidden: int = 128
+    layers: int = 4
+    length: int = 128
+    steps: int = 2000
+    lr: float = 2e-3
+    heads: int = 4
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog = _EPILOG
     tasks = parser.add_subparsers(dest="task", metavar="TASK", required=True)
-    charlm = tasks.add_parser(
-        "charlm",
-        help=_CHARLM_HELP,
-        description=_CHARLM_HELP,
-        epilog=_CHARLM_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    _add_charlm_arguments(charlm)
-
-
-def _add_charlm_arguments(parser: argparse.ArgumentParser) -> None:
-    add, how = parser.add_argument, Settings()
-    add("--text", type=Path, metavar="FILE", help="UTF-8; default: the standard library's sources")
-    for name, kind, text in (
-        ("hidden", int, "units of the LSTM"),
-        ("layers", int, "LSTM layers"),
-        ("batch_size", int, "streams of text side by side"),
-        ("length", int, "characters per stream and step"),
-        ("steps", int, "steps of training altogether"),
-        ("lr", float, "learning rate"),
-        ("chars", int, "characters of the text that are used"),
-        ("report_every", int, "steps between two lines"),
+    for name, text, epilog in (
+        ("charlm", _CHARLM_HELP, _CHARLM_EPILOG),
+        ("gpt", _GPT_HELP, _GPT_EPILOG),
     ):
-        add(
-            f"--{name.replace('_', '-')}",
-            type=_positive(kind),
-            metavar="X" if kind is float else "N",
-            help=f"{text}; default: {getattr(how, name)}",
+        task = tasks.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        _add_task_arguments(task, name)
+
+
+#: The settings that are arguments, with what they are; heads is of gpt alone.
+_OPTIONS = (
+    ("hidden", int, "units of the LSTM", "features of a position, a multiple of the heads"),
+    ("layers", int, "LSTM layers", "Transformer layers"),
+    ("heads", int, "", "attention heads"),
+    ("batch_size", int, "streams of text side by side", "pieces of text side by side"),
+    ("length", int, "characters per stream and step", "characters of a piece: the context"),
+    ("steps", int, "steps of training altogether", ""),
+    ("lr", float, "learning rate", "highest learning rate"),
+    ("chars", int, "characters of the text that are used", ""),
+    ("report_every", int, "steps between two lines", ""),
+)
+
+
+def _kind(task: str) -> type[Settings]:
+    return GptSettings if task == "gpt" else Settings
+
+
+def _add_task_arguments(parser: argparse.ArgumentParser, task: str) -> None:
+    add, how = parser.add_argument, _kind(task)()
+    add("--text", type=Path, metavar="FILE", help="UTF-8; default: the standard library's sources")
+    for name, kind, common, own in _OPTIONS:
+        if hasattr(how, name):
+            add(
+                f"--{name.replace('_', '-')}",
+                type=_positive(kind),
+                metavar="X" if kind is float else "N",
+                help=f"{(own if task == 'gpt' else '') or common}; default: {getattr(how, name)}",
+            )
     add("--seed", type=_seed, help="of weights and of the order of files; default: 0")
     add(
         "--save",
         type=Path,
         metavar="FILE",
-        help="checkpoint; default: ./arraynn-charlm.safetensors, or that of --resume",
+        help=f"checkpoint; default: ./arraynn-{task}.safetensors, or that of --resume",
     )
     add("--resume", type=Path, metavar="FILE", help="go on from a checkpoint, with its settings")
     add(
@@ -135,13 +178,21 @@ def _temperature(text: str) -> float:
     return value
 
 
+def _model_of(task: str) -> Any:
+    """Return the module of a task; imported late, for the speed of the other commands."""
+    from arraynn.cli import _charlm, _gpt
+
+    return _gpt if task == "gpt" else _charlm
+
+
 def _open(args: argparse.Namespace) -> _charlm.Run:
     """Begin a training, or go on with a saved one."""
     from arraynn.cli import _charlm
 
+    kind, model = _kind(args.task), _model_of(args.task)
     given = {
         field.name: getattr(args, field.name)
-        for field in dataclasses.fields(Settings)
+        for field in dataclasses.fields(kind)
         if getattr(args, field.name) is not None
     }
 
@@ -154,32 +205,38 @@ def _open(args: argparse.Namespace) -> _charlm.Run:
         fixed = set(given) - {"steps", "lr", "report_every"}
         if fixed:
             raise CliError(f"--{min(fixed).replace('_', '-')} is fixed by --resume", 2)
-        return dataclasses.replace(Settings(**saved), **given)
+        return dataclasses.replace(kind(**saved), **given)
 
     if args.resume is not None:
-        return _charlm.load(args.resume, restore, text)
-    settings = Settings(**given)
-    return _charlm.start(_charlm.make_corpus(text(settings)), settings)
+        resumed: _charlm.Run = model.load(args.resume, restore, text)
+        return resumed
+    settings = kind(**given)
+    if isinstance(settings, GptSettings) and settings.hidden % settings.heads:
+        raise CliError(
+            f"--hidden: expected a multiple of {settings.heads} heads, got {settings.hidden}", 2
+        )
+    begun: _charlm.Run = model.start(_charlm.make_corpus(text(settings)), settings)
+    return begun
 
 
 def _check_length(run: _charlm.Run) -> None:
     """Raise where the text is too short for the settings or the baseline."""
     held_out, train = len(run.corpus.held_out), len(run.corpus.train)
-    needed = run.settings.batch_size * 2
+    needed, purpose = _model_of(run.task).needed(run.settings)
     if held_out < 8 or train <= needed:
         raise CliError(
-            f"expected a text of more than {max(needed * 10 // 9, 80)} characters for batches of "
-            f"{run.settings.batch_size}, got {held_out + train}"
+            f"expected a text of more than {max(needed * 10 // 9, 80)} characters for {purpose}, "
+            f"got {held_out + train}"
         )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train the character model."""
+    """Train a model of characters."""
     import arraynn
-    from arraynn.cli import _charlm
     from arraynn.cli._ngram import NGram
 
-    target: Path = args.save or args.resume or Path("arraynn-charlm.safetensors")
+    model = _model_of(args.task)
+    target: Path = args.save or args.resume or Path(f"arraynn-{args.task}.safetensors")
     _check_target("--save", target)
     if args.threads:
         arraynn.set_num_threads(args.threads)
@@ -197,22 +254,27 @@ def run(args: argparse.Namespace) -> int:
     baseline = float(NGram(corpus.train, corpus.size, order=3).bits(corpus.held_out).mean())
     print(f"n-gram of order 3: {baseline:.3f} bits/char on the held-out part", flush=True)
     begin, first = time.perf_counter(), training.step
-    finished = _charlm.train(training)
+    finished = model.train(training)
     if training.step > first:
-        _charlm.save(training, target)
+        model.save(training, target)
     if not finished:
         print(f"step {training.step} of {settings.steps} saved; go on with --resume {target}")
         raise KeyboardInterrupt
-    bits = _charlm.evaluate(training)
+    bits = model.evaluate(training)
     seconds = time.perf_counter() - begin
     verdict = "beats" if bits < baseline else "does not beat"
     print(
-        f"LSTM after {training.step} steps, {seconds:.1f} s: {bits:.3f} bits/char on the held-out "
-        f"part; {verdict} the n-gram's {baseline:.3f}"
+        f"{model.NAME} after {training.step} steps, {seconds:.1f} s: {bits:.3f} bits/char on the "
+        f"held-out part; {verdict} the n-gram's {baseline:.3f}"
     )
     if training.step > first:
         print(f"saved to {target}")
     if args.sample:
-        seed, temperature = settings.seed, args.temperature
-        print("\n" + _charlm.sample(training, args.prompt, args.sample, temperature, seed))
+        begin = time.perf_counter()
+        written = model.sample(training, args.prompt, args.sample, args.temperature, settings.seed)
+        seconds = time.perf_counter() - begin
+        print("\n" + written)
+        print(
+            f"\n{args.sample} characters in {seconds:.2f} s: {args.sample / seconds:.0f} a second"
+        )
     return 0

@@ -69,6 +69,13 @@ from arraynn.nn.pooling import (
 from arraynn.nn.rnn import GRU, LSTM, RNN
 from arraynn.nn.rnn_cell import GRUCell, LSTMCell, RNNCell
 from arraynn.nn.sparse import Embedding
+from arraynn.nn.transformer import (
+    PositionalEncoding,
+    Transformer,
+    TransformerDecoder,
+    TransformerEncoder,
+)
+from arraynn.nn.transformer_layer import TransformerDecoderLayer, TransformerEncoderLayer
 
 __all__ = [
     "ELU",
@@ -129,6 +136,7 @@ __all__ = [
     "ModuleList",
     "MultiheadAttention",
     "Parameter",
+    "PositionalEncoding",
     "RMSNorm",
     "RNNCell",
     "ReLU",
@@ -139,6 +147,11 @@ __all__ = [
     "Softmax",
     "Softplus",
     "Tanh",
+    "Transformer",
+    "TransformerDecoder",
+    "TransformerDecoderLayer",
+    "TransformerEncoder",
+    "TransformerEncoderLayer",
     "Unfold",
     "functional",
     "init",

@@ -162,7 +162,7 @@ def attention_decode(dtype: str) -> Iterator[Outcome]:
         yield (*got, k, v), (*want, wide_k, wide_v), bounds
 
 
-CHECKS = {
+ATTENTION_CHECKS = {
     f.__name__: f
     for f in (
         attention,
