@@ -511,6 +511,12 @@ def optim() -> Iterator[Case]:
     yield Case("sgd_step", (params, grads), {"momentum": 0.9}, V, "momentum_buffers")
 
 
+def plans() -> Iterator[Case]:
+    """Errors of the planned call itself name that call (tests/kernels/test_plan.py)."""
+    for op in ("relu", "conv2d_backward", "", 2):
+        yield Case("plan", (op, f32(1, 2, 5, 5), f32(3, 2, 3, 3)), {}, NotImplementedError, "op")
+
+
 TABLE = [
     *gemm(),
     *conv(),
@@ -530,6 +536,7 @@ TABLE = [
     *attention(),
     *recurrent(),
     *rnn_weights(),
+    *plans(),
 ]
 
 

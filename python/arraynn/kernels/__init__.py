@@ -71,7 +71,7 @@ from arraynn.kernels.norm import (
     rms_norm_backward,
 )
 from arraynn.kernels.optim import adam_step, sgd_step
-from arraynn.kernels.plan import Plan, plan
+from arraynn.kernels.planning import plan
 from arraynn.kernels.pool import (
     avg_pool1d,
     avg_pool1d_backward,
@@ -147,7 +147,6 @@ from arraynn.kernels.softmax import (
 )
 
 __all__ = [
-    "Plan",
     "adam_step",
     "adaptive_avg_pool1d",
     "adaptive_avg_pool1d_backward",
