@@ -50,8 +50,9 @@ FoldProblem take_problem(const char* op, const std::int64_t* size, py::handle ke
       fail<ValueError>(op, "kernel_size", "expected a window that fits the padded image of ",
                        i == 0 ? "height " : "width ", padded, ", got a reach of ", reach);
     }
-    (i == 0 ? p.h : p.w) = {size[i],      kernel[i], strides[i],
-                            dilations[i], begin[i],  (padded - reach) / strides[i] + 1};
+    FoldAxis& axis = i == 0 ? p.h : p.w;
+    axis = FoldAxis{size[i],      kernel[i], strides[i],
+                    dilations[i], begin[i],  (padded - reach) / strides[i] + 1};
   }
   checked_mul(op, "kernel_size", kernel[0], kernel[1]);
   return p;

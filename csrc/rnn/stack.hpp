@@ -50,7 +50,7 @@ class RnnMemory {
   template <class T>
   T* zeros(std::int64_t count) {
     T* p = take<T>(count);
-    __builtin_memset(p, 0, static_cast<std::size_t>(count) * sizeof(T));
+    if (count > 0) __builtin_memset(p, 0, static_cast<std::size_t>(count) * sizeof(T));
     return p;
   }
   std::int64_t bytes() const { return bytes_; }
