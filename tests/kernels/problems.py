@@ -45,3 +45,8 @@ def thread_counts() -> Iterator[int]:
 def normal(rng: np.random.Generator, dtype: Any, *shape: int) -> Any:
     """Return standard normal numbers."""
     return rng.standard_normal(shape).astype(dtype)
+
+
+def arranged(x: Any, layout: str) -> Any:
+    """Give a channels-first array the layout under test, contiguous."""
+    return np.ascontiguousarray(np.moveaxis(x, 1, -1)) if layout == "channels_last" else x

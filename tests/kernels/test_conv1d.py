@@ -20,7 +20,7 @@ from tolerances import (
     widen,
 )
 
-from .problems import around, normal, register_tile, thread_counts
+from .problems import around, arranged, normal, register_tile, thread_counts
 
 pytestmark = pytest.mark.usefixtures("isa")
 
@@ -45,11 +45,6 @@ CASES: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
     ((2, 3, 8), (0, 3, 3), {}),
     ((2, 0, 8), (5, 0, 3), {}),
 ]
-
-
-def arranged(x: Any, layout: str) -> Any:
-    """Give a channels-first array the layout under test, contiguous."""
-    return np.ascontiguousarray(np.moveaxis(x, 1, -1)) if layout == "channels_last" else x
 
 
 def absolute(*arrays: Any) -> Any:

@@ -11,18 +11,13 @@ import arraynn.kernels
 import arraynn.reference
 from tolerances import assert_same_bits, assert_within, dot_bound, widen
 
-from .problems import normal
+from .problems import arranged, normal
 
 pytestmark = pytest.mark.usefixtures("isa")
 
 # Called with keywords from tables, which `reference` accepts as well.
 kernels: Any = arraynn.kernels
 reference: Any = arraynn.reference
-
-
-def arranged(x: Any, layout: str) -> Any:
-    """Give a channels-first array the layout under test, contiguous."""
-    return np.ascontiguousarray(np.moveaxis(x, 1, -1)) if layout == "channels_last" else x
 
 
 def choice(x: Any, weight: Any, op: str = "conv2d", **options: Any) -> str:

@@ -21,7 +21,7 @@ from tolerances import (
     widen,
 )
 
-from .problems import around, normal, register_tile, thread_counts
+from .problems import around, arranged, normal, register_tile, thread_counts
 
 pytestmark = pytest.mark.usefixtures("isa")
 
@@ -88,11 +88,6 @@ def forward(module: Any, x: Any, *args: Any, **options: Any) -> Any:
 
 def backward(module: Any, grad: Any, x: Any, *args: Any, **options: Any) -> Any:
     return getattr(module, f"{op_of(x)}_backward")(grad, x, *args, **options)
-
-
-def arranged(x: Any, layout: str) -> Any:
-    """Give a channels-first array the layout under test, contiguous."""
-    return np.ascontiguousarray(np.moveaxis(x, 1, -1)) if layout == "channels_last" else x
 
 
 def absolute(*arrays: Any) -> Any:

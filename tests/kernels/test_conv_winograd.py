@@ -23,7 +23,7 @@ from tolerances import (
     winograd_weight_scale,
 )
 
-from .problems import around, normal, register_tile, thread_counts
+from .problems import around, arranged, normal, register_tile, thread_counts
 
 pytestmark = pytest.mark.usefixtures("isa")
 
@@ -53,11 +53,6 @@ CASES: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
     ((2, 0, 8, 8), (5, 0, 3, 3), {"padding": 1}),
     ((2, 3, 0, 8), (5, 3, 3, 3), {"padding": 2}),
 ]
-
-
-def arranged(x: Any, layout: str) -> Any:
-    """Give a channels-first array the layout under test, contiguous."""
-    return np.ascontiguousarray(np.moveaxis(x, 1, -1)) if layout == "channels_last" else x
 
 
 def planes(x: Any, layout: str) -> Any:

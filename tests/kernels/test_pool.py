@@ -18,7 +18,7 @@ from tolerances import (
     widen,
 )
 
-from .problems import normal, thread_counts
+from .problems import arranged, normal, thread_counts
 
 pytestmark = pytest.mark.usefixtures("isa")
 
@@ -49,11 +49,6 @@ DIVISORS: list[dict[str, Any]] = [
     {"divisor_override": 7},
     {"divisor_override": -2},
 ]
-
-
-def arranged(x: Any, layout: str) -> Any:
-    """Give a channels-first array the layout under test, contiguous."""
-    return np.ascontiguousarray(np.moveaxis(x, 1, -1)) if layout == "channels_last" else x
 
 
 def check_max(x: Any, grad_of: Any, **options: Any) -> None:

@@ -21,7 +21,7 @@ from tolerances import (
     widen,
 )
 
-from .problems import normal, thread_counts
+from .problems import arranged, normal, thread_counts
 
 pytestmark = pytest.mark.usefixtures("isa")
 
@@ -66,11 +66,6 @@ ADAPTIVE: list[tuple[tuple[int, ...], Any]] = [
     ((2, 0, 6, 5), 2),
 ]
 GLOBAL = [(1, 1, 1), (2, 3, 7), (1, 2, 5003), (1, 1, 1, 1), (2, 19, 7, 7), (1, 2, 67, 64)]
-
-
-def arranged(x: Any, layout: str) -> Any:
-    """Give a channels-first array the layout under test, contiguous."""
-    return np.ascontiguousarray(np.moveaxis(x, 1, -1)) if layout == "channels_last" else x
 
 
 def adaptive_name(shape: tuple[int, ...]) -> str:

@@ -13,7 +13,7 @@ from arraynn import kernels, reference
 from memory import LAYOUTS, Guarded, in_layout, mixed_layouts
 from tolerances import assert_close_to_reference, assert_gradient, assert_same_bits, widen
 
-from .problems import normal, thread_counts
+from .problems import arranged, normal, thread_counts
 
 pytestmark = pytest.mark.usefixtures("isa")
 
@@ -46,11 +46,6 @@ UNPOOL: list[tuple[tuple[int, ...], dict[str, Any]]] = [
     ((0, 3, 8, 8), {"kernel_size": 2}),
     ((2, 0, 8, 8), {"kernel_size": 2}),
 ]
-
-
-def arranged(x: Any, layout: str) -> Any:
-    """Give a channels-first array the layout under test, contiguous."""
-    return np.ascontiguousarray(np.moveaxis(x, 1, -1)) if layout == "channels_last" else x
 
 
 def named(name: str, x: Any) -> tuple[Any, Any, Any, Any]:
