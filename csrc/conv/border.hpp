@@ -34,16 +34,21 @@ static inline Segment taps_at(const DirectAxis& axis, std::int64_t a) {
   return s;
 }
 
+// Positions that read nothing but the source, with all taps.
+static inline Segment inside_positions(const DirectAxis& axis) {
+  const std::int64_t begin = min_i(axis.count, max_i(0, ceil_div(-axis.offset[0], axis.step)));
+  const std::int64_t room = axis.size - axis.offset[axis.taps - 1];
+  const std::int64_t end = max_i(begin, min_i(axis.count, ceil_div(max_i(0, room), axis.step)));
+  return {begin, end, 0, axis.taps};
+}
+
 static inline Segments make_segments(const DirectAxis& axis) {
   if (axis.taps == 0 || axis.count == 0) return one_segment(axis);
-  // Positions [begin, end) read nothing but the source.
-  const std::int64_t begin = min_i(axis.count, max_i(0, ceil_div(-axis.offset[0], axis.step)));
-  const std::int64_t inside = axis.size - axis.offset[axis.taps - 1];
-  const std::int64_t end = max_i(begin, min_i(axis.count, ceil_div(max_i(0, inside), axis.step)));
+  const Segment inside = inside_positions(axis);
   Segments s{};
   for (std::int64_t a = 0; a < axis.count;) {
     Segment next = taps_at(axis, a);
-    if (a == begin && begin < end) next.end = end;
+    if (a == inside.begin && inside.size() > 0) next.end = inside.end;
     a = next.end;
     Segment* last = s.count > 0 ? &s.at[s.count - 1] : nullptr;
     if (last != nullptr && last->tap_begin == next.tap_begin && last->tap_end == next.tap_end) {

@@ -302,35 +302,37 @@ void forward_gemm(const Conv2dProblem& p, const T* x, const T* weight, const Con
   gemm_batch(p.op, g, items.data(), p.n);
 }
 
+// Every group in turn: forward, or by x, where dy is the source and the weights are read across.
 template <class T>
-void forward_groups(const Conv2dProblem& p, const T* x, const T* weight, const ConvEpilogue<T>& e,
-                    T* y, const DirectAxis& h, const DirectAxis& w, const DirectDepth& depth) {
+void run_groups(const Conv2dProblem& p, bool by_x, const T* src, const T* weight,
+                const ConvEpilogue<T>& e, T* out, const DirectAxis& h, const DirectAxis& w,
+                const DirectDepth& depth) {
   const std::int64_t icg = p.ic / p.groups, ocg = p.oc / p.groups, taps = p.taps();
+  DirectConv<T> d{};
+  d.n = p.n * depth.count;
+  d.h = h;
+  d.w = w;
+  d.depth = depth;
+  d.src = src;
+  d.src_channels = by_x ? p.oc : p.ic;
+  d.channels = by_x ? ocg : icg;
+  d.out = out;
+  d.out_h = by_x ? p.ih : p.oh;
+  d.out_w = by_x ? p.iw : p.ow;
+  d.out_channels = by_x ? p.ic : p.oc;
+  d.columns = by_x ? icg : ocg;
+  d.weight_j = by_x ? taps : icg * taps;
+  d.weight_c = by_x ? icg * taps : taps;
+  d.kernel_h = p.kd * p.kh;
+  d.kernel_w = p.kw;
+  d.channels_last = p.channels_last;
+  d.residual = e.residual;
+  d.activation = e.activation;
   for (std::int64_t g = 0; g < p.groups; ++g) {
-    DirectConv<T> d{};
-    d.n = p.n * depth.count;
-    d.h = h;
-    d.w = w;
-    d.depth = depth;
-    d.src = x;
-    d.src_channels = p.ic;
-    d.src_channel = g * icg;
-    d.channels = icg;
-    d.out = y;
-    d.out_h = p.oh;
-    d.out_w = p.ow;
-    d.out_channels = p.oc;
-    d.out_channel = g * ocg;
-    d.columns = ocg;
+    d.src_channel = g * d.channels;
+    d.out_channel = g * d.columns;
     d.weight = weight + g * ocg * icg * taps;
-    d.weight_j = icg * taps;
-    d.weight_c = taps;
-    d.kernel_h = p.kd * p.kh;
-    d.kernel_w = p.kw;
-    d.channels_last = p.channels_last;
-    d.bias = e.bias == nullptr ? nullptr : e.bias + g * ocg;
-    d.residual = e.residual;
-    d.activation = e.activation;
+    d.bias = e.bias == nullptr ? nullptr : e.bias + g * d.columns;
     run_conv(p, d);
     if (p.plan != nullptr) return;  // the groups are alike
   }
@@ -347,10 +349,10 @@ void forward(const Conv2dProblem& p, const T* x, const T* weight, const ConvEpil
   if (p.is_volume()) {
     const Axis depth = forward_axis(axis_d(p), p.flip_kernel);
     return for_depths(depth, h, p.kh, p.oh * p.ow, [&](const Axis& planes, Axis rows) {
-      forward_groups(p, x, weight, e, y, rows.finish(), w.finish(), depth_of(planes, p.od));
+      run_groups(p, false, x, weight, e, y, rows.finish(), w.finish(), depth_of(planes, p.od));
     });
   }
-  forward_groups(p, x, weight, e, y, h.finish(), w.finish(), DirectDepth{});
+  run_groups(p, false, x, weight, e, y, h.finish(), w.finish(), DirectDepth{});
 }
 
 template <class T>
@@ -408,40 +410,6 @@ void fill_epilogue(const Conv2dProblem& p, const ConvEpilogue<T>& e, T* dx) {
 }
 
 template <class T>
-void backward_x_groups(const Conv2dProblem& p, const T* dy, const T* weight,
-                       const ConvEpilogue<T>& e, T* dx, const DirectAxis& h, const DirectAxis& w,
-                       const DirectDepth& depth) {
-  const std::int64_t icg = p.ic / p.groups, ocg = p.oc / p.groups, taps = p.taps();
-  for (std::int64_t g = 0; g < p.groups; ++g) {
-    DirectConv<T> d{};
-    d.n = p.n * depth.count;
-    d.h = h;
-    d.w = w;
-    d.depth = depth;
-    d.src = dy;
-    d.src_channels = p.oc;
-    d.src_channel = g * ocg;
-    d.channels = ocg;
-    d.out = dx;
-    d.out_h = p.ih;
-    d.out_w = p.iw;
-    d.out_channels = p.ic;
-    d.out_channel = g * icg;
-    d.columns = icg;
-    d.weight = weight + g * ocg * icg * taps;
-    d.weight_j = taps;
-    d.weight_c = icg * taps;
-    d.kernel_h = p.kd * p.kh;
-    d.kernel_w = p.kw;
-    d.channels_last = p.channels_last;
-    d.bias = e.bias == nullptr ? nullptr : e.bias + g * icg;
-    d.residual = e.residual;
-    d.activation = e.activation;
-    run_conv(p, d);
-  }
-}
-
-template <class T>
 void backward_x(const Conv2dProblem& p, const T* dy, const T* weight, const ConvEpilogue<T>& e,
                 T* dx) {
   if (is_gemm(p)) return backward_x_gemm(p, dy, weight, e, dx);
@@ -459,15 +427,14 @@ void backward_x(const Conv2dProblem& p, const T* dy, const T* weight, const Conv
         continue;
       }
       if (!p.is_volume()) {
-        backward_x_groups(p, dy, weight, e, dx, h.finish(), w.finish(), DirectDepth{});
+        run_groups(p, true, dy, weight, e, dx, h.finish(), w.finish(), DirectDepth{});
         continue;
       }
       for (std::int64_t rd = 0; rd < std::min(p.stride_d, p.id); ++rd) {
         const Axis depth = backward_axis(axis_d(p), p.flip_kernel, rd);
         if (depth.offset.empty()) continue;
         for_depths(depth, h, p.kh, p.ih * p.iw, [&](const Axis& planes, Axis rows) {
-          backward_x_groups(p, dy, weight, e, dx, rows.finish(), w.finish(),
-                            depth_of(planes, p.id));
+          run_groups(p, true, dy, weight, e, dx, rows.finish(), w.finish(), depth_of(planes, p.id));
         });
       }
     }

@@ -17,25 +17,6 @@ namespace {
 // Pixels of a tile of channels_last.
 constexpr int kPixels = 8;
 
-template <class T, int kN>
-[[gnu::noinline]] void activate_vectors(const Activation& activation, Vec<T>* v) {
-  visit_activation<T>(activation, [&](auto f) {
-    for (int i = 0; i < kN; ++i) v[i] = f.forward(v[i]);
-  });
-}
-
-template <class T, int kN>
-ARRAYNN_INLINE void activate_tile(const Activation& activation, Vec<T> (&v)[kN]) {
-  if (activation.kind == ActivationKind::kRelu) {
-    ARRAYNN_UNROLL for (int i = 0; i < kN; ++i) v[i] = max(Vec<T>::zero(), v[i]);
-  } else if (activation.kind != ActivationKind::kNone) {
-    Vec<T> copy[kN];  // whose address is taken: the tile itself stays in registers
-    ARRAYNN_UNROLL for (int i = 0; i < kN; ++i) copy[i] = v[i];
-    activate_vectors<T, kN>(activation, copy);
-    ARRAYNN_UNROLL for (int i = 0; i < kN; ++i) v[i] = copy[i];
-  }
-}
-
 // First n of the values at p, p + step, ...
 template <class T>
 Vec<T> gather_n(const T* p, std::int64_t step, std::int64_t n) {

@@ -155,17 +155,6 @@ void multiply(const Plan<T>& p, const T* v, std::int64_t tiles, Range unit, cons
   }
 }
 
-// The epilogue of the 16 pixels of a tile and one vector of columns.
-template <class T>
-[[gnu::noinline]] void activate_tile(const Activation& activation,
-                                     Vec<T> (&y)[kTileOut][kTileOut]) {
-  visit_activation<T>(activation, [&](auto f) {
-    for (auto& row : y) {
-      for (Vec<T>& value : row) value = f.forward(value);
-    }
-  });
-}
-
 // Output tile `tile` in tile row g, columns [j0, j0 + columns) of the group. channels_first: into the
 // panel of the strip, whose first output row is `first_row` of the batch.
 template <class T>
@@ -195,8 +184,8 @@ void store_tile_values(const DirectConv<T>& d, std::int64_t g, std::int64_t tile
           y[r][c] = y[r][c] + load_n(p + c * d.out_channels, n);
       }
     }
-    if ((d.channels_last || !residual) && d.activation.kind != ActivationKind::kNone) {
-      activate_tile(d.activation, y);
+    if (d.channels_last || !residual) {
+      for (auto& values : y) activate_tile(d.activation, values);
     }
     for (std::int64_t r = 0; r < height; ++r) {
       if (!d.channels_last) {

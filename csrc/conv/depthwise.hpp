@@ -152,12 +152,4 @@ ARRAYNN_INLINE bool neighbours(const DirectAxis& axis, std::int64_t count) {
   return axis.taps == count && tap_span(axis) == count;
 }
 
-// Positions all of whose taps lie inside the source.
-static inline Segment inside_positions(const DirectAxis& axis) {
-  const std::int64_t begin = min_i(axis.count, max_i(0, ceil_div(-axis.offset[0], axis.step)));
-  const std::int64_t room = axis.size - axis.offset[axis.taps - 1];
-  const std::int64_t end = max_i(begin, min_i(axis.count, ceil_div(max_i(0, room), axis.step)));
-  return {begin, end, 0, axis.taps};
-}
-
 }  // namespace ARRAYNN_ISA_NAMESPACE

@@ -250,4 +250,25 @@ ARRAYNN_INLINE void visit_activation(const Activation& a, const F& f) {
   }
 }
 
+template <class T, int kN>
+[[gnu::noinline]] static void activate_out_of_line(const Activation& activation, Vec<T>* v) {
+  visit_activation<T>(activation, [&](auto f) {
+    for (int i = 0; i < kN; ++i) v[i] = f.forward(v[i]);
+  });
+}
+
+// Of a tile in registers. Those that are not worth code of their own get a copy whose address is
+// taken: the tile itself stays in registers.
+template <class T, int kN>
+ARRAYNN_INLINE void activate_tile(const Activation& activation, Vec<T> (&v)[kN]) {
+  if (activation.kind == ActivationKind::kRelu) {
+    ARRAYNN_UNROLL for (int i = 0; i < kN; ++i) v[i] = max(Vec<T>::zero(), v[i]);
+  } else if (activation.kind != ActivationKind::kNone) {
+    Vec<T> copy[kN];
+    ARRAYNN_UNROLL for (int i = 0; i < kN; ++i) copy[i] = v[i];
+    activate_out_of_line<T, kN>(activation, copy);
+    ARRAYNN_UNROLL for (int i = 0; i < kN; ++i) v[i] = copy[i];
+  }
+}
+
 }  // namespace ARRAYNN_ISA_NAMESPACE
