@@ -146,10 +146,13 @@ def run_arraynn(p: Problem, d: Data, threads: int) -> list[Candidate]:
             call = partial(k.conv2d_backward, *args, layout=layout)
             arrays = _grads_from_last if last else tuple
         else:
-            args = (x, d.weight, d.bias, p.stride, p.padding, 1, p.groups)
-            call = partial(k.conv2d, *args, layout=layout)
+            rest = (d.bias, p.stride, p.padding, 1, p.groups)
+            call = partial(k.conv2d, x, d.weight, *rest, layout=layout)
             arrays = (lambda y: (from_last(y),)) if last else (lambda y: (y,))
         found.append(Candidate("arraynn", call, layout, arrays=arrays))
+        if not p.backward:
+            packed = partial(k.conv2d, x, k.pack(d.weight, "conv2d"), *rest, layout=layout)
+            found.append(Candidate("arraynn", packed, layout, "prepacked", arrays=arrays))
     return found
 
 

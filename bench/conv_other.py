@@ -100,19 +100,23 @@ class Problem:
 def run_arraynn(p: Problem, d: Data, threads: int) -> list[Candidate]:
     """Our kernels in both layouts."""
     del threads
+    k = kernels()
     found = []
     for layout in ("channels_first", "channels_last"):
         last = layout == "channels_last"
         x, grad = (to_last(a) if last else a for a in (d.x, d.grad))
         call: partial[Any]
         if p.backward:
-            function = getattr(kernels(), f"{p.op}_backward")
+            function = getattr(k, f"{p.op}_backward")
             call = partial(function, grad, x, d.weight, *p.geometry, layout=layout)
         else:
-            call = partial(
-                getattr(kernels(), p.op), x, d.weight, d.bias, *p.geometry, layout=layout
-            )
-        found.append(Candidate("arraynn", call, layout, arrays=partial(_first, last)))
+            call = partial(getattr(k, p.op), x, d.weight, d.bias, *p.geometry, layout=layout)
+        arrays = partial(_first, last)
+        found.append(Candidate("arraynn", call, layout, arrays=arrays))
+        if not p.backward:
+            rest = (k.pack(d.weight, p.op), d.bias, *p.geometry)
+            packed = partial(getattr(k, p.op), x, *rest, layout=layout)
+            found.append(Candidate("arraynn", packed, layout, "prepacked", arrays=arrays))
     return found
 
 

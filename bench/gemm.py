@@ -63,10 +63,13 @@ def run_arraynn(p: Problem, d: Data, threads: int) -> list[Candidate]:
         return [Candidate("arraynn", lambda: k.linear_backward(d.grad, d.x, d.w))]
     function = k.linear if p.kind == "linear" else k.matmul
     out = np.empty((p.m, p.n), p.dtype)
-    return [
+    found = [
         Candidate("arraynn", lambda: function(d.x, d.w), group="fresh"),
         Candidate("arraynn", lambda: function(d.x, d.w, out=out), group="reused"),
     ]
+    packed = k.pack(d.w, p.kind)
+    found.append(Candidate("arraynn", lambda: function(d.x, packed), group="prepacked"))
+    return found
 
 
 def run_numpy(p: Problem, d: Data, threads: int) -> list[Candidate]:

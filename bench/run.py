@@ -67,7 +67,7 @@ Every answer is proved against arraynn.reference before it is timed. The table g
 of our candidates, the median time of a call, its rate as a share of the machine's limit (FMA
 rate or copy bandwidth, measured in this run), the fastest peer, and the median over rounds of
 peer's time / our time: above 1 ours is faster. "fresh" outputs are allocated by the call,
-"reused" ones given by out=; "prepacked" peers packed their weights before the timing.
+"reused" ones given by out=; "prepacked" weights were packed before the timing.
 
 examples:
   python -m arraynn bench                                   everything, against NumPy

@@ -3,6 +3,7 @@
 PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.doc() = "Compiled kernels of arraynn. Private: call arraynn.kernels instead.";
   arraynn::bind_runtime(m);
+  arraynn::bind_packed_weight(m);
   arraynn::bind_gemm(m);
   arraynn::bind_attention(m);
   arraynn::bind_optim(m);

@@ -517,6 +517,21 @@ def plans() -> Iterator[Case]:
         yield Case("plan", (op, f32(1, 2, 5, 5), f32(3, 2, 3, 3)), {}, NotImplementedError, "op")
 
 
+def packs() -> Iterator[Case]:
+    """A packed weight in a wrong place is tested in tests/kernels/test_pack.py."""
+    for op, exception in (("relu", V), ("", V), ("linear_backward", V), (2, T), (None, T)):
+        yield Case("pack", (f32(3, 4), op), {}, exception, "op")
+    for weight, op in (
+        (f32(4), "linear"),
+        (f32(3, 2, 3), "linear"),
+        (f32(3, 2, 3), "conv2d"),
+        (f32(3, 2, 3, 3), "conv_transpose1d"),
+    ):
+        yield Case("pack", (weight, op), {}, V, "weight")
+    for wrong in (np.ones((3, 4), np.int64), f32(3, 4).astype(np.float16), [[1.0]], None, "w"):
+        yield Case("pack", (wrong, "linear"), {}, T, "weight")
+
+
 TABLE = [
     *gemm(),
     *conv(),
@@ -537,6 +552,7 @@ TABLE = [
     *recurrent(),
     *rnn_weights(),
     *plans(),
+    *packs(),
 ]
 
 
@@ -577,5 +593,5 @@ def test_wrong_call(case: Case) -> None:
 
 def test_the_table_names_every_kernel() -> None:
     assert {case.op for case in TABLE} == {
-        name for name in kernels.__all__ if callable(getattr(kernels, name))
+        name for name in kernels.__all__ if not isinstance(getattr(kernels, name), type)
     }

@@ -1,5 +1,6 @@
 #include "bind/array.hpp"
 #include "bind/binders.hpp"
+#include "bind/packed_weight.hpp"
 #include "conv/arguments.hpp"
 #include "conv/conv.hpp"
 
@@ -40,8 +41,10 @@ py::object conv(py::handle x_in, py::handle weight_in, py::handle bias, py::hand
                 py::handle residual, py::handle layout, py::handle flip_kernel,
                 py::handle algorithm, py::handle out_in) {
   const ConvCall call{kConv[kAxes], kAxes, stride, padding, dilation, groups, layout, algorithm};
-  const Array x = take(call.op, "x", x_in), weight = take(call.op, "weight", weight_in);
-  const ConvArguments a = take_conv(call, x, weight, flip_kernel);
+  const Array x = take(call.op, "x", x_in);
+  const auto [weight, forms] = take_weight(call.op, "weight", weight_in);
+  ConvArguments a = take_conv(call, x, weight, flip_kernel);
+  a.problem.forms = forms;
   const EpilogueArguments e(call, a, x, bias, residual, activation);
   Output out(call.op, out_in, x->dtype, a.out_shape, a.ndim, {&x, &weight, &e.bias, &e.residual});
   dispatch_float(x->dtype, [&](auto tag) {
@@ -58,7 +61,8 @@ py::tuple conv_plan(py::handle x_in, py::handle weight_in, py::handle stride, py
                     py::handle dilation, py::handle groups, py::handle layout,
                     py::handle flip_kernel, py::handle algorithm) {
   const ConvCall call{kConv[kAxes], kAxes, stride, padding, dilation, groups, layout, algorithm};
-  const Array x = take(call.op, "x", x_in), weight = take(call.op, "weight", weight_in);
+  const Array x = take(call.op, "x", x_in);
+  const auto [weight, forms] = take_weight(call.op, "weight", weight_in);
   ConvArguments a = take_conv(call, x, weight, flip_kernel);
   ConvPlan plan;
   a.problem.plan = &plan;
@@ -92,8 +96,10 @@ py::object conv_transpose(py::handle x_in, py::handle weight_in, py::handle bias
                           py::handle layout, py::handle algorithm, py::handle out_in) {
   const ConvCall call{kTranspose[kAxes], kAxes,  stride, padding,
                       dilation,          groups, layout, algorithm};
-  const Array x = take(call.op, "x", x_in), weight = take(call.op, "weight", weight_in);
-  const ConvArguments a = take_conv_transpose(call, x, weight, output_padding);
+  const Array x = take(call.op, "x", x_in);
+  const auto [weight, forms] = take_weight(call.op, "weight", weight_in);
+  ConvArguments a = take_conv_transpose(call, x, weight, output_padding);
+  a.problem.forms = forms;
   const EpilogueArguments e(call, a, x, bias, residual, activation);
   Output out(call.op, out_in, x->dtype, a.out_shape, a.ndim, {&x, &weight, &e.bias, &e.residual});
   dispatch_float(x->dtype, [&](auto tag) {

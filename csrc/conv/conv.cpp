@@ -18,6 +18,8 @@ template <class T>
 struct Table;
 template <>
 struct Table<float> {
+  static auto direct_prepared() { return conv_kernels().direct_prepared_f32; }
+  static auto winograd_prepared() { return conv_kernels().winograd_prepared_f32; }
   static auto direct_scratch() { return conv_kernels().direct_scratch_f32; }
   static auto direct() { return conv_kernels().direct_f32; }
   static auto winograd_scratch() { return conv_kernels().winograd_scratch_f32; }
@@ -34,6 +36,8 @@ struct Table<float> {
 };
 template <>
 struct Table<double> {
+  static auto direct_prepared() { return conv_kernels().direct_prepared_f64; }
+  static auto winograd_prepared() { return conv_kernels().winograd_prepared_f64; }
   static auto direct_scratch() { return conv_kernels().direct_scratch_f64; }
   static auto direct() { return conv_kernels().direct_f64; }
   static auto winograd_scratch() { return conv_kernels().winograd_scratch_f64; }
@@ -199,31 +203,52 @@ bool is_winograd(Algorithm algorithm, const Conv<T>& d) {
          pixels >= 8 * tiles && (tiles >= 4 || d.channels * d.columns <= kWinogradWeights);
 }
 
+// What tells apart the forms of one weight: the algorithm, the group and its taps in order.
 template <class T>
-void run_conv(const Conv2dProblem& p, const DirectConv<T>& d) {
-  if (d.n == 0 || d.columns == 0 || d.h.count == 0 || d.w.count == 0) return;
+FormKey form_key(Algorithm algorithm, const DirectConv<T>& d) {
+  FormKey key{static_cast<std::int64_t>(current_isa()), static_cast<std::int64_t>(algorithm),
+              d.out_channel, d.columns, d.channels};
+  for (const DirectAxis* axis : {&d.h, &d.w}) {
+    key.push_back(axis->taps);
+    key.insert(key.end(), axis->kernel, axis->kernel + axis->taps);
+  }
+  return key;
+}
+
+template <class T>
+void run_conv(const Conv2dProblem& p, const DirectConv<T>& call) {
+  if (call.n == 0 || call.columns == 0 || call.h.count == 0 || call.w.count == 0) return;
+  DirectConv<T> d = call;
   const double flop = 2.0 * static_cast<double>(d.n * d.h.count * d.w.count) *
                       static_cast<double>(d.columns * d.channels) *
                       static_cast<double>(std::max<std::int64_t>(1, d.h.taps * d.w.taps));
   const int threads = threads_for(flop, kFlopPerThread);
-  if (is_winograd(p.algorithm, d)) {
-    const std::int64_t bytes = Table<T>::winograd_scratch()(d, threads);
-    if (p.plan != nullptr) {
-      return p.plan->note("winograd",
-                          "3x3 of stride 1: tiles of 4x4 with a quarter of the products", bytes,
-                          threads);
-    }
-    const Scratch scratch(p.op, static_cast<std::size_t>(bytes));
-    return Table<T>::winograd()(d, threads, scratch.data());
-  }
-  const std::int64_t bytes = Table<T>::direct_scratch()(d, threads);
+  const bool winograd = is_winograd(p.algorithm, d);
+  const auto scratch_of = winograd ? Table<T>::winograd_scratch() : Table<T>::direct_scratch();
+  const auto run = [&] {
+    const Scratch scratch(p.op, static_cast<std::size_t>(scratch_of(d, threads)));
+    (winograd ? Table<T>::winograd() : Table<T>::direct())(d, threads, scratch.data());
+  };
   if (p.plan != nullptr) {
-    return p.plan->note("direct",
-                        "strips staged once and walked in place by the matrix microkernel", bytes,
-                        threads);
+    const char* const reason =
+        winograd ? "3x3 of stride 1: tiles of 4x4 with a quarter of the products"
+                 : "strips staged once and walked in place by the matrix microkernel";
+    return p.plan->note(winograd ? "winograd" : "direct", reason, scratch_of(d, threads), threads);
   }
-  const Scratch scratch(p.op, static_cast<std::size_t>(bytes));
-  Table<T>::direct()(d, threads, scratch.data());
+  if (p.forms != nullptr) {
+    const std::int64_t elements =
+        (winograd ? Table<T>::winograd_prepared() : Table<T>::direct_prepared())(d);
+    const auto key = form_key(winograd ? Algorithm::kWinograd : Algorithm::kDirect, d);
+    const void* form =
+        p.forms->form(p.op, key, elements * static_cast<std::int64_t>(sizeof(T)), [&](void* data) {
+          d.prepared = static_cast<T*>(data);
+          d.prepare = data != nullptr;
+          run();
+        });
+    if (d.prepare) return;  // the first call was that one
+    d.prepared = static_cast<T*>(const_cast<void*>(form));
+  }
+  run();
 }
 
 constexpr std::int64_t kFewColumns = 8;
@@ -289,14 +314,16 @@ void forward_gemm(const Conv2dProblem& p, const T* x, const T* weight, const Con
                  use.threads);
   };
   if (p.channels_last) {
-    const GemmProblem<T> g{p.n * plane, p.oc, p.ic,   x,
-                           p.ic,        1,    weight, 1,
-                           p.ic,        y,    p.oc,   gemm_epilogue(e, BiasAxis::kColumn, p.oc)};
-    return p.plan != nullptr ? describe(g, 1) : gemm(p.op, g);
+    GemmProblem<T> g{p.n * plane, p.oc, p.ic, x, p.ic, 1,
+                     weight,      1,    p.ic, y, p.oc, gemm_epilogue(e, BiasAxis::kColumn, p.oc)};
+    if (p.plan != nullptr) return describe(g, 1);
+    if (p.forms != nullptr) use_packed(p.op, p.forms, Operand::kB, &g);
+    return gemm(p.op, g);
   }
-  const GemmProblem<T> g{p.oc, plane, p.ic, weight, p.ic,  1,
-                         x,    plane, 1,    y,      plane, gemm_epilogue(e, BiasAxis::kRow, plane)};
+  GemmProblem<T> g{p.oc, plane, p.ic, weight, p.ic,  1,
+                   x,    plane, 1,    y,      plane, gemm_epilogue(e, BiasAxis::kRow, plane)};
   if (p.plan != nullptr) return describe(g, p.n);
+  if (p.forms != nullptr) use_packed(p.op, p.forms, Operand::kA, &g);
   std::vector<BatchItem> items;
   for (std::int64_t i = 0; i < p.n; ++i) items.push_back({0, i * p.ic * plane, i * p.oc * plane});
   gemm_batch(p.op, g, items.data(), p.n);
@@ -360,11 +387,14 @@ void backward_x_gemm(const Conv2dProblem& p, const T* dy, const T* weight, const
                      T* dx) {
   const std::int64_t plane = p.oh * p.ow;
   if (p.channels_last) {
-    return gemm(p.op, GemmProblem<T>{p.n * plane, p.ic, p.oc, dy, p.oc, 1, weight, p.ic, 1, dx,
-                                     p.ic, gemm_epilogue(e, BiasAxis::kColumn, p.ic)});
+    GemmProblem<T> g{p.n * plane, p.ic, p.oc, dy, p.oc, 1,
+                     weight,      p.ic, 1,    dx, p.ic, gemm_epilogue(e, BiasAxis::kColumn, p.ic)};
+    if (p.forms != nullptr) use_packed(p.op, p.forms, Operand::kB, &g);
+    return gemm(p.op, g);
   }
-  const GemmProblem<T> g{p.ic, plane, p.oc, weight, 1,     p.ic,
-                         dy,   plane, 1,    dx,     plane, gemm_epilogue(e, BiasAxis::kRow, plane)};
+  GemmProblem<T> g{p.ic, plane, p.oc, weight, 1,     p.ic,
+                   dy,   plane, 1,    dx,     plane, gemm_epilogue(e, BiasAxis::kRow, plane)};
+  if (p.forms != nullptr) use_packed(p.op, p.forms, Operand::kA, &g);
   std::vector<BatchItem> items;
   for (std::int64_t i = 0; i < p.n; ++i) items.push_back({0, i * p.oc * plane, i * p.ic * plane});
   gemm_batch(p.op, g, items.data(), p.n);

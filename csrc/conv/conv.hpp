@@ -31,6 +31,7 @@
 #include <cstdint>
 
 #include "core/dispatch.hpp"
+#include "core/prepared.hpp"
 #include "elementwise/activation.hpp"
 
 namespace arraynn {
@@ -59,6 +60,7 @@ struct Conv2dProblem {
   std::int64_t dilation_h, dilation_w, groups;
   bool channels_last, flip_kernel;
   Algorithm algorithm;
+  PreparedWeight* forms = nullptr;  // of a packed weight
   ConvPlan* plan = nullptr;  // if set, a forward call describes itself there and computes nothing
   // Of volumes, which an image is one plane of.
   std::int64_t id = 1, od = 1, kd = 1, stride_d = 1, pad_d = 0, dilation_d = 1;
@@ -121,7 +123,9 @@ struct DirectConv {
   const T* bias;      // [columns] or null
   const T* residual;  // like out, or null
   Activation activation;
-  DirectDepth depth;  // n counts output planes
+  DirectDepth depth;      // n counts output planes
+  T* prepared = nullptr;  // all weights as the algorithm packs them, kept by the caller, or null
+  bool prepare = false;   // fill `prepared` first
 };
 
 // out[n, o, positions] (+ epilogue) = sum over taps:
@@ -171,6 +175,11 @@ struct DepthwiseGradient {
 };
 
 struct ConvKernels {
+  // Elements of DirectConv::prepared.
+  std::int64_t (*direct_prepared_f32)(const DirectConv<float>&);
+  std::int64_t (*direct_prepared_f64)(const DirectConv<double>&);
+  std::int64_t (*winograd_prepared_f32)(const DirectConv<float>&);
+  std::int64_t (*winograd_prepared_f64)(const DirectConv<double>&);
   std::int64_t (*direct_scratch_f32)(const DirectConv<float>&, int threads);
   std::int64_t (*direct_scratch_f64)(const DirectConv<double>&, int threads);
   void (*direct_f32)(const DirectConv<float>&, int threads, void* scratch);

@@ -20,7 +20,8 @@ struct Plan {
   std::int64_t k, panels;
   int row_parts, panel_parts;
   bool pack_at_use;              // a member packs a unit of a panel when it comes to it
-  std::int64_t weight_elements;  // of the team; of a member if packed at use
+  std::int64_t packed_elements;  // all panels
+  std::int64_t weight_elements;  // scratch of the team; of a member if packed at use
   std::int64_t output_elements;  // one panel of a strip, channels_first
   std::int64_t table_entries;    // tap offsets, tap rows, row offsets
 };
@@ -129,9 +130,11 @@ Plan<T> make_plan(const DirectConv<T>& d, int threads) {
       break;
     }
   }
-  p.pack_at_use =
-      (units || p.k <= kKC<T>) && p.row_parts == 1 && d.n * d.h.count <= 2 * p.strip.rows;
-  p.weight_elements = (p.pack_at_use ? kKC<T> : p.panels * p.k) * kNR<T>;
+  p.pack_at_use = d.prepared == nullptr && (units || p.k <= kKC<T>) && p.row_parts == 1 &&
+                  d.n * d.h.count <= 2 * p.strip.rows;
+  p.packed_elements = p.panels * p.k * kNR<T>;
+  p.weight_elements = p.pack_at_use ? kKC<T> * kNR<T> : p.packed_elements;
+  if (d.prepared != nullptr) p.weight_elements = 0;
   p.output_elements = d.channels_last ? 0 : p.strip.rows * d.w.count * kOutputStep<T>;
   const std::int64_t classes = p.rows.count * p.columns.count;
   p.table_entries =
@@ -167,9 +170,11 @@ std::int64_t direct_scratch(const DirectConv<T>& d, int threads) {
 }
 
 template <class T>
-ScratchParts<T> scratch_parts(const Plan<T>& p, int tid, int nthreads, void* scratch) {
+ScratchParts<T> scratch_parts(const DirectConv<T>& d, const Plan<T>& p, int tid, int nthreads,
+                              void* scratch) {
   char* base = static_cast<char*>(scratch);
   T* weights = reinterpret_cast<T*>(base) + (p.pack_at_use ? tid * p.weight_elements : 0);
+  if (d.prepared != nullptr) weights = d.prepared;
   base += weight_bytes(p, nthreads) + tid * round_up(member_bytes(p), 64);
   auto* tables = reinterpret_cast<std::int64_t*>(base);
   T* staged = reinterpret_cast<T*>(base + p.table_entries * 8);
@@ -283,24 +288,30 @@ void run_strip(const DirectConv<T>& d, const Plan<T>& p, const StripTask<T>& s,
   }
 }
 
+// Member tid's share of all panels: [panel][unit] one after the other.
+template <class T>
+void pack_panels(const DirectConv<T>& d, const Plan<T>& p, const std::int64_t* tap_row, int tid,
+                 int nthreads, T* dst) {
+  const Range mine = split_range(p.k > 0 ? p.panels * p.units.count : 0, nthreads, tid);
+  for (std::int64_t i = mine.begin; i < mine.end; ++i) {
+    const std::int64_t panel = i / p.units.count;
+    const Range c = unit_range(p.units, i % p.units.count);
+    pack_weights(d, tap_row, panel, c, dst + (panel * p.k + c.begin * p.units.taps) * kNR<T>);
+  }
+}
+
 template <class T>
 void run_direct(const DirectConv<T>& d, int threads, void* scratch) {
   parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
     const Plan<T> p = make_plan(d, nthreads);
-    const ScratchParts<T> parts = scratch_parts(p, tid, nthreads, scratch);
+    const ScratchParts<T> parts = scratch_parts(d, p, tid, nthreads, scratch);
     PixelClass classes[kMostClasses];
     const int count = fill_classes(d, p, reinterpret_cast<Tap*>(parts.tables), classes);
     std::int64_t* tap_row = parts.tables + count * p.runs.taps * kTapEntries;
     std::int64_t* row_offset = tap_row + d.kernel_h * d.kernel_w;
     fill_tap_rows(d.h, d.w, d.kernel_h, d.kernel_w, tap_row);
-    if (!p.pack_at_use) {
-      const Range to_pack = split_range(p.k > 0 ? p.panels * p.units.count : 0, nthreads, tid);
-      for (std::int64_t i = to_pack.begin; i < to_pack.end; ++i) {
-        const std::int64_t panel = i / p.units.count;
-        const Range c = unit_range(p.units, i % p.units.count);
-        pack_weights(d, tap_row, panel, c,
-                     parts.weights + (panel * p.k + c.begin * p.units.taps) * kNR<T>);
-      }
+    if (d.prepared != nullptr ? d.prepare : !p.pack_at_use) {
+      pack_panels(d, p, tap_row, tid, nthreads, parts.weights);
       team_barrier(nthreads);
     }
     const int row_part = tid % p.row_parts, panel_part = tid / p.row_parts;
@@ -325,6 +336,12 @@ std::int64_t direct_scratch_f32(const DirectConv<float>& d, int threads) {
 }
 std::int64_t direct_scratch_f64(const DirectConv<double>& d, int threads) {
   return direct_scratch(d, threads);
+}
+std::int64_t direct_prepared_f32(const DirectConv<float>& d) {
+  return make_plan(d, 1).packed_elements;
+}
+std::int64_t direct_prepared_f64(const DirectConv<double>& d) {
+  return make_plan(d, 1).packed_elements;
 }
 void direct_f32(const DirectConv<float>& d, int threads, void* scratch) {
   run_direct(d, threads, scratch);

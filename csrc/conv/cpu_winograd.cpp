@@ -37,7 +37,8 @@ struct Plan {
   std::int64_t units, panels;
   int row_parts, panel_parts;
   bool pack_at_use;
-  std::int64_t u_elements;  // of the team; of a member if packed at use
+  std::int64_t prepared_elements;  // all of u
+  std::int64_t u_elements;         // scratch of the team; of a member if packed at use
   std::int64_t output_elements;
 };
 
@@ -64,9 +65,11 @@ Plan<T> make_plan(const DirectConv<T>& d, const TileAxis& h, const TileAxis& w, 
       break;
     }
   }
-  p.pack_at_use = p.row_parts == 1 && rows <= 2 * p.strip.rows;
+  p.pack_at_use = d.prepared == nullptr && p.row_parts == 1 && rows <= 2 * p.strip.rows;
   p.u_step = point_step<T>(ceil_div(d.channels, p.units) * kNR<T>);
-  p.u_elements = kTilePoints * p.u_step * (p.pack_at_use ? 1 : p.panels * p.units);
+  p.prepared_elements = kTilePoints * p.u_step * p.panels * p.units;
+  p.u_elements = p.pack_at_use ? kTilePoints * p.u_step : p.prepared_elements;
+  if (d.prepared != nullptr) p.u_elements = 0;
   p.output_elements = d.channels_last ? 0 : p.strip.rows * kTileOut * d.w.count * kOutputStep<T>;
   return p;
 }
@@ -106,12 +109,25 @@ std::int64_t u_bytes(const Plan<T>& p, int threads) {
          round_up(p.u_elements * static_cast<std::int64_t>(sizeof(T)), 64);
 }
 
+// The axes of tiles and the plan over them, which refers to the axes.
+template <class T>
+struct TilePlan {
+  TilePlan(const DirectConv<T>& d, int threads) {
+    make_tile_axis(d.h, kTileIn, d.h.offset[0], d.h.size, &h);
+    make_tile_axis(d.w, kTileIn, d.w.offset[0], d.w.size, &w);
+    plan = make_plan(d, h, w, threads);
+  }
+  TilePlan(const TilePlan&) = delete;
+  TilePlan& operator=(const TilePlan&) = delete;
+
+  TileAxis h, w;
+  Plan<T> plan;
+};
+
 template <class T>
 std::int64_t winograd_scratch(const DirectConv<T>& d, int threads) {
-  TileAxis h, w;
-  make_tile_axis(d.h, kTileIn, d.h.offset[0], d.h.size, &h);
-  make_tile_axis(d.w, kTileIn, d.w.offset[0], d.w.size, &w);
-  const Plan<T> p = make_plan(d, h, w, threads);
+  const TilePlan<T> tiles(d, threads);
+  const Plan<T>& p = tiles.plan;
   return u_bytes(p, threads) + threads * member_parts(p, nullptr).bytes;
 }
 
@@ -125,6 +141,16 @@ void make_u(const DirectConv<T>& d, const Plan<T>& p, std::int64_t panel, Range 
     const Range part{c, min_i(unit.end, c + kPackUnit)};
     pack_weights(d, tap_row, panel, part, packed);
     transform_weights(packed, part.end - part.begin, u + (c - unit.begin) * kNR<T>, p.u_step);
+  }
+}
+
+// Member tid's share of u, [panel][unit].
+template <class T>
+void make_all_u(const DirectConv<T>& d, const Plan<T>& p, int tid, int nthreads, T* packed, T* u) {
+  const Range mine = split_range(p.panels * p.units, nthreads, tid);
+  for (std::int64_t i = mine.begin; i < mine.end; ++i) {
+    make_u(d, p, i / p.units, split_range(d.channels, p.units, i % p.units), packed,
+           u + i * kTilePoints * p.u_step);
   }
 }
 
@@ -253,24 +279,19 @@ void run_strip(const DirectConv<T>& d, const Plan<T>& p, Range rows, const Membe
 template <class T>
 void run_winograd(const DirectConv<T>& d, int threads, void* scratch) {
   parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
-    TileAxis h, w;
-    make_tile_axis(d.h, kTileIn, d.h.offset[0], d.h.size, &h);
-    make_tile_axis(d.w, kTileIn, d.w.offset[0], d.w.size, &w);
-    const Plan<T> p = make_plan(d, h, w, nthreads);
+    const TilePlan<T> tiles(d, nthreads);
+    const Plan<T>& p = tiles.plan;
     char* base = static_cast<char*>(scratch);
     T* u = reinterpret_cast<T*>(base) + (p.pack_at_use ? tid * p.u_elements : 0);
+    if (d.prepared != nullptr) u = d.prepared;
     base += u_bytes(p, nthreads);
     const MemberParts<T> parts = member_parts(p, base + tid * member_parts(p, base).bytes);
-    if (!p.pack_at_use) {
-      const Range mine = split_range(p.panels * p.units, nthreads, tid);
-      for (std::int64_t i = mine.begin; i < mine.end; ++i) {
-        make_u(d, p, i / p.units, split_range(d.channels, p.units, i % p.units), parts.packed,
-               u + i * kTilePoints * p.u_step);
-      }
+    if (d.prepared != nullptr ? d.prepare : !p.pack_at_use) {
+      make_all_u(d, p, tid, nthreads, parts.packed, u);
       team_barrier(nthreads);
     }
     const Range panels = split_range(p.panels, p.panel_parts, tid / p.row_parts);
-    const Range rows = split_range(d.n * h.view.count, p.row_parts, tid % p.row_parts);
+    const Range rows = split_range(d.n * tiles.h.view.count, p.row_parts, tid % p.row_parts);
     const std::int64_t strips = ceil_div(rows.end - rows.begin, p.strip.rows);
     for (std::int64_t i = 0; i < strips; ++i) {
       const Range part = split_range(rows.end - rows.begin, strips, i);
@@ -286,6 +307,12 @@ std::int64_t winograd_scratch_f32(const DirectConv<float>& d, int threads) {
 }
 std::int64_t winograd_scratch_f64(const DirectConv<double>& d, int threads) {
   return winograd_scratch(d, threads);
+}
+std::int64_t winograd_prepared_f32(const DirectConv<float>& d) {
+  return TilePlan<float>(d, 1).plan.prepared_elements;
+}
+std::int64_t winograd_prepared_f64(const DirectConv<double>& d) {
+  return TilePlan<double>(d, 1).plan.prepared_elements;
 }
 void winograd_f32(const DirectConv<float>& d, int threads, void* scratch) {
   run_winograd(d, threads, scratch);

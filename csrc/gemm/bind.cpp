@@ -1,5 +1,6 @@
 #include "bind/array.hpp"
 #include "bind/binders.hpp"
+#include "bind/packed_weight.hpp"
 #include "gemm/gemm.hpp"
 
 #include <algorithm>
@@ -16,8 +17,8 @@ struct Matrix {
   std::int64_t rows, cols, rs, cs;
 };
 
-Matrix take_matrix(const char* op, const char* arg, py::handle h) {
-  Matrix m{take(op, arg, h, Layout::kAny), 0, 0, 0, 0};
+Matrix as_matrix(const char* op, const char* arg, Array array) {
+  Matrix m{std::move(array), 0, 0, 0, 0};
   require_float(op, arg, m.array);
   for (int attempt = 0;; ++attempt) {
     const TensorView& v = m.array.view;
@@ -35,6 +36,10 @@ Matrix take_matrix(const char* op, const char* arg, py::handle h) {
     copy.high = m.array.high;
     m.array = std::move(copy);
   }
+}
+
+Matrix take_matrix(const char* op, const char* arg, py::handle h) {
+  return as_matrix(op, arg, take(op, arg, h, Layout::kAny));
 }
 
 Activation activation_argument(const char* op, py::handle name) {
@@ -62,7 +67,8 @@ py::object linear(py::handle x_in, py::handle weight_in, py::handle bias_in,
   const Array x = take(kOp, "x", x_in);
   require_float(kOp, "x", x);
   if (x->ndim < 1) fail<ValueError>(kOp, "x", "expected at least 1 dimension, got 0");
-  const Matrix w = take_matrix(kOp, "weight", weight_in);
+  const Weight weight = take_weight(kOp, "weight", weight_in, Layout::kAny);
+  const Matrix w = as_matrix(kOp, "weight", weight.array);
   require_ndim(kOp, "weight", w.array, 2);
   require_same_dtype(kOp, "weight", w.array, "x", x);
   const int ndim = x->ndim;
@@ -106,6 +112,7 @@ py::object linear(py::handle x_in, py::handle weight_in, py::handle bias_in,
     g.rs_c = n;
     set_epilogue(bias, BiasAxis::kColumn, residual, n, activation, &g.epilogue);
     const py::gil_scoped_release nogil;
+    if (weight.forms != nullptr) use_packed(kOp, weight.forms, Operand::kB, &g);
     gemm(kOp, g);
   });
   return out.finish(x);
@@ -157,7 +164,7 @@ py::tuple linear_backward(py::handle grad_in, py::handle x_in, py::handle weight
 }
 
 // A 1-d operand becomes a row (a) or a column (b), as in np.matmul.
-py::object as_matrix(py::handle h, int axis) {
+py::object two_axes(py::handle h, int axis) {
   if (!py::isinstance<py::array>(h)) return py::reinterpret_borrow<py::object>(h);
   const auto array = py::reinterpret_borrow<py::array>(h);
   return array.ndim() == 1
@@ -185,11 +192,12 @@ void add_batch_offsets(const TensorView& v, const std::int64_t* batch, int batch
 py::object matmul(py::handle a_in, py::handle b_in, py::handle out_in) {
   constexpr const char* kOp = "matmul";
   const Array first = take(kOp, "a", a_in, Layout::kAny);
-  const Array second = take(kOp, "b", b_in, Layout::kAny);
+  const Weight weight = take_weight(kOp, "b", b_in, Layout::kAny);
+  const Array& second = weight.array;
   if (first->ndim == 0) fail<ValueError>(kOp, "a", "expected at least 1 dimension, got 0");
   if (second->ndim == 0) fail<ValueError>(kOp, "b", "expected at least 1 dimension, got 0");
-  const Matrix a = take_matrix(kOp, "a", as_matrix(first.owner, 0));
-  const Matrix b = take_matrix(kOp, "b", as_matrix(second.owner, 1));
+  const Matrix a = take_matrix(kOp, "a", two_axes(first.owner, 0));
+  const Matrix b = take_matrix(kOp, "b", two_axes(second.owner, 1));
   require_same_dtype(kOp, "b", b.array, "a", a.array);
   if (b.rows != a.cols) {
     fail<ValueError>(kOp, "b", "expected ", a.cols, " rows (a has shape ",
@@ -226,19 +234,20 @@ py::object matmul(py::handle a_in, py::handle b_in, py::handle out_in) {
   }
   dispatch_float(a.array->dtype, [&](auto tag) {
     using T = decltype(tag);
-    const GemmProblem<T> g{a.rows,
-                           b.cols,
-                           a.cols,
-                           a.array->as<const T>(),
-                           a.rs,
-                           a.cs,
-                           b.array->as<const T>(),
-                           b.rs,
-                           b.cs,
-                           out.data<T>(),
-                           b.cols,
-                           {}};
+    GemmProblem<T> g{a.rows,
+                     b.cols,
+                     a.cols,
+                     a.array->as<const T>(),
+                     a.rs,
+                     a.cs,
+                     b.array->as<const T>(),
+                     b.rs,
+                     b.cs,
+                     out.data<T>(),
+                     b.cols,
+                     {}};
     const py::gil_scoped_release nogil;
+    if (weight.forms != nullptr) use_packed(kOp, weight.forms, Operand::kB, &g);
     gemm_batch(kOp, g, items.data(), static_cast<std::int64_t>(items.size()));
   });
   return out.finish(first);

@@ -28,32 +28,39 @@ struct Plan {
   std::int64_t a_elements, b_elements;  // scratch: A per thread (blocked) or in all, B in all
 };
 
+// Rows of A that a tile cannot read in place.
+template <class T>
+bool needs_copy(const GemmProblem<T>& g) {
+  if (g.packed_a != nullptr) return false;
+  return g.cs_a != 1 || (rows_alias<T>(g.rs_a) && g.n > kNR<T>);
+}
+
 template <class T>
 Plan<T> make_plan(const GemmProblem<T>& g, int threads) {
   Plan<T> plan{};
   plan.kc = min_i(kKC<T>, max_i(1, g.k));
-  const bool a_transposed = g.cs_a != 1;
   plan.row_parts = 1;
   plan.column_parts = threads;
-  if (g.m <= kSkinnyRows) {
+  if (g.m <= kSkinnyRows && g.packed_b == nullptr) {
     plan.algorithm = Algorithm::kSkinny;
-    plan.copy_a = a_transposed;
+    plan.copy_a = g.cs_a != 1;
     plan.ld_a = g.k;
     plan.a_elements = plan.copy_a ? g.m * g.k : 0;
     return plan;
   }
   if (g.m <= 8 * kMR && g.m * g.k * static_cast<std::int64_t>(sizeof(T)) <= kPanelBytesOfA) {
     plan.algorithm = Algorithm::kPanel;
-    plan.copy_a = a_transposed || (rows_alias<T>(g.rs_a) && g.n > kNR<T>);
+    plan.copy_a = needs_copy(g);
     plan.ld_a = round_up(g.k, kLanes<T>) + kPackedRowStride<T> - kKC<T>;
     if (rows_alias<T>(plan.ld_a)) plan.ld_a += kLanes<T>;
     plan.a_elements = plan.copy_a ? g.m * plan.ld_a : 0;
     plan.panels_at_once = g.cs_b == 1 ? min_i(kPanelsAtOnce, ceil_div(g.n, kNR<T>)) : 1;
     plan.b_elements = threads * plan.panels_at_once * plan.kc * kNR<T>;
+    if (g.packed_b != nullptr) plan.b_elements = 0;
     return plan;
   }
   plan.algorithm = Algorithm::kBlocked;
-  plan.copy_a = a_transposed || (rows_alias<T>(g.rs_a) && g.n > kNR<T>);
+  plan.copy_a = needs_copy(g);
   plan.ld_a = kPackedRowStride<T>;
   // Splitting rows shares the packed B; columns are split when there are too few rows.
   for (int parts = threads; parts >= 1; --parts) {
@@ -66,7 +73,7 @@ Plan<T> make_plan(const GemmProblem<T>& g, int threads) {
   const std::int64_t columns = round_up(ceil_div(g.n, plan.column_parts), kNR<T>);
   plan.nc = min_i(kNC<T>, columns);
   plan.a_elements = plan.copy_a ? threads * kMC<T> * plan.ld_a : 0;
-  plan.b_elements = plan.column_parts * plan.kc * plan.nc;
+  plan.b_elements = g.packed_b != nullptr ? 0 : plan.column_parts * plan.kc * plan.nc;
   return plan;
 }
 
@@ -74,11 +81,21 @@ template <class T>
 std::int64_t scratch_bytes(const GemmProblem<T>& g, int threads) {
   const Plan<T> plan = make_plan(g, threads);
   std::int64_t b_elements = plan.b_elements;
-  if (plan.algorithm == Algorithm::kBlocked) {
+  if (plan.algorithm == Algorithm::kBlocked && g.packed_b == nullptr) {
     // OpenMP may hand out a smaller team, whose grid can have more columns: room for any grid.
     b_elements = plan.kc * min_i(threads * kNC<T>, round_up(g.n, kNR<T>) + threads * kNR<T>);
   }
   return (round_up(plan.a_elements, 64) + b_elements) * static_cast<std::int64_t>(sizeof(T));
+}
+
+// A row of A from block [p, p + KC) of k on, and the panels of B in that block, when they are packed.
+template <class T>
+const T* packed_rows(const GemmProblem<T>& g, std::int64_t p) {
+  return g.packed_a + p / kKC<T> * g.m * kPackedRowStride<T>;
+}
+template <class T>
+const T* packed_panels(const GemmProblem<T>& g, std::int64_t p) {
+  return g.packed_b + p * round_up(g.n, kNR<T>);
 }
 
 // Rows [i, i + m) x columns [j, j + n) of C, tile by tile, from one panel. `next`, the panel
@@ -126,7 +143,7 @@ template <class T>
 void run_panels(const GemmProblem<T>& g, const Plan<T>& plan, int tid, int nthreads, T* a_copy,
                 T* b_scratch) {
   const T* a = g.a;
-  std::int64_t rs_a = g.rs_a;
+  std::int64_t rs_a = g.packed_a != nullptr ? kPackedRowStride<T> : g.rs_a;
   if (plan.copy_a) {
     const Range rows = split_range(g.m, nthreads, tid);
     pack_a(g.a + rows.begin * g.rs_a, g.rs_a, g.cs_a, rows.end - rows.begin, g.k,
@@ -143,13 +160,20 @@ void run_panels(const GemmProblem<T>& g, const Plan<T>& plan, int tid, int nthre
     std::int64_t p = 0;
     do {
       const std::int64_t kc = min_i(kKC<T>, g.k - p);
-      pack_b(g.b + p * g.rs_b + j0 * g.cs_b, g.rs_b, g.cs_b, kc, min_i(q1 * kNR<T>, g.n) - j0,
-             packed, plan.kc * kNR<T>);
-      for (std::int64_t q = q0; q < q1; ++q) {
+      const T* panel = packed;
+      std::int64_t panel_step = plan.kc * kNR<T>;
+      if (g.packed_b != nullptr) {
+        panel = packed_panels(g, p) + q0 * kc * kNR<T>;
+        panel_step = kc * kNR<T>;
+      } else {
+        pack_b(g.b + p * g.rs_b + j0 * g.cs_b, g.rs_b, g.cs_b, kc, min_i(q1 * kNR<T>, g.n) - j0,
+               packed, panel_step);
+      }
+      const T* rows = g.packed_a != nullptr ? packed_rows(g, p) : a + p;
+      for (std::int64_t q = q0; q < q1; ++q, panel += panel_step) {
         const std::int64_t j = q * kNR<T>;
-        run_panel(g, a + p, rs_a, 0, g.m, j, min_i(kNR<T>, g.n - j), kc,
-                  packed + (q - q0) * plan.kc * kNR<T>, p == 0, p + kc == g.k,
-                  static_cast<const T*>(nullptr));
+        run_panel(g, rows, rs_a, 0, g.m, j, min_i(kNR<T>, g.n - j), kc, panel, p == 0,
+                  p + kc == g.k, static_cast<const T*>(nullptr));
       }
       p += kc;
     } while (p < g.k);
@@ -175,35 +199,71 @@ void run_blocked(const GemmProblem<T>& g, const Plan<T>& plan, int tid, T* a_scr
     std::int64_t p = 0;
     do {
       const std::int64_t kc = min_i(kKC<T>, g.k - p);
-      const Range to_pack = split_range(panels.end - panels.begin, plan.row_parts, row_part);
-      const std::int64_t j0 = (panels.begin + to_pack.begin) * kNR<T>;
-      const std::int64_t j1 = min_i(g.n, (panels.begin + to_pack.end) * kNR<T>);
-      pack_b(g.b + p * g.rs_b + j0 * g.cs_b, g.rs_b, g.cs_b, kc, j1 - j0,
-             b_block + to_pack.begin * plan.kc * kNR<T>, plan.kc * kNR<T>);
-      team_barrier(nthreads);
+      const T* block_of_b = b_block;
+      std::int64_t panel_step = plan.kc * kNR<T>;
+      if (g.packed_b != nullptr) {
+        panel_step = kc * kNR<T>;
+        block_of_b = packed_panels(g, p) + panels.begin * panel_step;
+      } else {
+        const Range to_pack = split_range(panels.end - panels.begin, plan.row_parts, row_part);
+        const std::int64_t j0 = (panels.begin + to_pack.begin) * kNR<T>;
+        const std::int64_t j1 = min_i(g.n, (panels.begin + to_pack.end) * kNR<T>);
+        pack_b(g.b + p * g.rs_b + j0 * g.cs_b, g.rs_b, g.cs_b, kc, j1 - j0,
+               b_block + to_pack.begin * panel_step, panel_step);
+        team_barrier(nthreads);
+      }
       const std::int64_t row_blocks = ceil_div(rows.end - rows.begin, kMC<T>);
       for (std::int64_t ic = 0; ic < row_blocks; ++ic) {
         const Range block = split_range(rows.end - rows.begin, row_blocks, ic);
         const std::int64_t i = rows.begin + block.begin, m = block.end - block.begin;
         const T* a = g.a + i * g.rs_a + p * g.cs_a;
         std::int64_t rs_a = g.rs_a;
-        if (plan.copy_a) {
+        if (g.packed_a != nullptr) {
+          rs_a = kPackedRowStride<T>;
+          a = packed_rows(g, p) + i * rs_a;
+        } else if (plan.copy_a) {
           pack_a(a, g.rs_a, g.cs_a, m, kc, a_copy, plan.ld_a);
           a = a_copy;
           rs_a = plan.ld_a;
         }
         for (std::int64_t q = 0; q < panels.end - panels.begin; ++q) {
           const std::int64_t j = (panels.begin + q) * kNR<T>;
-          const T* panel = b_block + q * plan.kc * kNR<T>;
-          const T* next = q + 1 < panels.end - panels.begin ? panel + plan.kc * kNR<T> : nullptr;
+          const T* panel = block_of_b + q * panel_step;
+          const T* next = q + 1 < panels.end - panels.begin ? panel + panel_step : nullptr;
           run_panel(g, a, rs_a, i, m, j, min_i(kNR<T>, g.n - j), kc, panel, p == 0, p + kc == g.k,
                     next);
         }
       }
-      team_barrier(nthreads);
+      if (g.packed_b == nullptr) team_barrier(nthreads);
       p += kc;
     } while (p < g.k);
   }
+}
+
+template <class T>
+std::int64_t pack(const GemmProblem<T>& g, Operand operand, int threads, T* dst) {
+  const std::int64_t blocks = ceil_div(g.k, kKC<T>), width = round_up(g.n, kNR<T>);
+  const bool a = operand == Operand::kA;
+  const std::int64_t elements = a ? blocks * g.m * kPackedRowStride<T> : g.k * width;
+  if (dst == nullptr) return elements;
+  // Work in pieces of a block: a tile's rows of A, a panel of B.
+  const std::int64_t pieces = a ? ceil_div(g.m, kMR) : width / kNR<T>;
+  parallel(threads, Denormals::kKeep, [&](int tid, int nthreads) {
+    const Range mine = split_range(blocks * pieces, nthreads, tid);
+    for (std::int64_t i = mine.begin; i < mine.end; ++i) {
+      const std::int64_t block = i / pieces, p = block * kKC<T>, kc = min_i(kKC<T>, g.k - p);
+      if (a) {
+        const std::int64_t row = i % pieces * kMR;
+        pack_a(g.a + row * g.rs_a + p * g.cs_a, g.rs_a, g.cs_a, min_i(kMR, g.m - row), kc,
+               dst + (block * g.m + row) * kPackedRowStride<T>, kPackedRowStride<T>);
+      } else {
+        const std::int64_t j = i % pieces * kNR<T>;
+        pack_b(g.b + p * g.rs_b + j * g.cs_b, g.rs_b, g.cs_b, kc, min_i(kNR<T>, g.n - j),
+               dst + p * width + j * kc, kc * kNR<T>);
+      }
+    }
+  });
+  return elements;
 }
 
 template <class T>
@@ -257,8 +317,8 @@ void column_sums(const T* x, std::int64_t rs, std::int64_t m, std::int64_t n, in
 }  // namespace
 
 extern const GemmKernels gemm_kernels = {
-    &scratch_bytes<float>, &scratch_bytes<double>, &run_gemm<float>,
-    &run_gemm<double>,     &column_sums<float>,    &column_sums<double>,
+    &scratch_bytes<float>, &scratch_bytes<double>, &run_gemm<float>,    &run_gemm<double>,
+    &pack<float>,          &pack<double>,          &column_sums<float>, &column_sums<double>,
 };
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

@@ -9,6 +9,8 @@ namespace {
 
 // Waking a team costs a few microseconds: about 20 of work for each member at 75 GFLOP/s.
 constexpr double kFlopPerThread = 1.5e6;
+// Copies run at a few elements a nanosecond.
+constexpr double kElementsPerThread = 1 << 16;
 
 template <class T>
 struct Entry;
@@ -16,11 +18,13 @@ template <>
 struct Entry<float> {
   static auto scratch() { return gemm_kernels().scratch_f32; }
   static auto run() { return gemm_kernels().gemm_f32; }
+  static auto pack() { return gemm_kernels().pack_f32; }
 };
 template <>
 struct Entry<double> {
   static auto scratch() { return gemm_kernels().scratch_f64; }
   static auto run() { return gemm_kernels().gemm_f64; }
+  static auto pack() { return gemm_kernels().pack_f64; }
 };
 
 template <class T>
@@ -62,6 +66,21 @@ void run_batch(const char* op, const GemmProblem<T>& p, const BatchItem* items,
 }
 
 template <class T>
+void packed(const char* op, PreparedWeight* weight, Operand operand, GemmProblem<T>* p) {
+  const auto pack = Entry<T>::pack();
+  T* const none = nullptr;
+  const std::int64_t elements = pack(*p, operand, 1, none);
+  const int threads = threads_for(static_cast<double>(elements), kElementsPerThread);
+  // Strides tell W from its transpose; a weight has one size.
+  const FormKey key{static_cast<std::int64_t>(current_isa()), static_cast<std::int64_t>(operand),
+                    operand == Operand::kA ? p->rs_a : p->rs_b};
+  const void* form =
+      weight->form(op, key, elements * static_cast<std::int64_t>(sizeof(T)),
+                   [&](void* dst) { pack(*p, operand, threads, static_cast<T*>(dst)); });
+  (operand == Operand::kA ? p->packed_a : p->packed_b) = static_cast<const T*>(form);
+}
+
+template <class T>
 GemmUse batch_use(const GemmProblem<T>& p, std::int64_t count) {
   const int threads = threads_for(flop(p) * static_cast<double>(count), kFlopPerThread);
   if (threads == 1 || count < threads) {
@@ -82,6 +101,13 @@ GemmUse gemm_batch_use(const GemmProblem<double>& p, std::int64_t count) {
 
 void gemm(const char* op, const GemmProblem<float>& p) { run(op, p); }
 void gemm(const char* op, const GemmProblem<double>& p) { run(op, p); }
+
+void use_packed(const char* op, PreparedWeight* weight, Operand operand, GemmProblem<float>* p) {
+  packed(op, weight, operand, p);
+}
+void use_packed(const char* op, PreparedWeight* weight, Operand operand, GemmProblem<double>* p) {
+  packed(op, weight, operand, p);
+}
 
 void gemm_batch(const char* op, const GemmProblem<float>& p, const BatchItem* items,
                 std::int64_t count) {

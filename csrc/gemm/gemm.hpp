@@ -11,6 +11,8 @@
 //               B are contiguous; the team splits the columns
 //   skinny      at most kSkinnyRows rows: B is read once, straight from memory, transposed in
 //               registers when its columns are contiguous
+// An operand that stays from call to call may come packed (use_packed): then nothing is copied,
+// and B is read panel by panel however few the rows are.
 // Bits. Every plan adds the products of one element in the same order (k ascending from 0 in
 // blocks of KC, then block sums in order), so results depend neither on the plan, nor on the number
 // of threads, nor on the other rows of a batch.
@@ -19,6 +21,7 @@
 
 #include "core/dispatch.hpp"
 #include "core/dtype.hpp"
+#include "core/prepared.hpp"
 #include "elementwise/activation.hpp"
 
 namespace arraynn {
@@ -48,7 +51,13 @@ struct GemmProblem {
   std::int64_t rs_c = 0;
   Epilogue<T> epilogue;
   bool accumulate = false;  // adds to what C holds
+  // The operand again, in the order of the microkernel, or null. Blocks of KC of k, one after the
+  // other; in a block B has its panels of kc x NR, A its rows of a stride that fits KC.
+  const T* packed_a = nullptr;
+  const T* packed_b = nullptr;
 };
+
+enum class Operand : std::uint8_t { kA, kB };
 
 struct GemmKernels {
   // Scratch bytes that gemm needs with a team of `threads`.
@@ -57,6 +66,9 @@ struct GemmKernels {
   // Runs with at most `threads` threads.
   void (*gemm_f32)(const GemmProblem<float>&, int threads, void* scratch);
   void (*gemm_f64)(const GemmProblem<double>&, int threads, void* scratch);
+  // Elements of a packed operand, written to dst unless that is null.
+  std::int64_t (*pack_f32)(const GemmProblem<float>&, Operand, int threads, float* dst);
+  std::int64_t (*pack_f64)(const GemmProblem<double>&, Operand, int threads, double* dst);
   // out[j] = sum_i x[i * rs + j]: the bias gradient. Rows in ascending order.
   void (*column_sums_f32)(const float* x, std::int64_t rs, std::int64_t m, std::int64_t n,
                           int threads, float* out);
@@ -69,6 +81,10 @@ ARRAYNN_KERNEL_TABLE(GemmKernels, gemm_kernels)
 // These allocate scratch, pick the team and run the table of the ISA in force.
 void gemm(const char* op, const GemmProblem<float>& p);
 void gemm(const char* op, const GemmProblem<double>& p);
+
+// Sets packed_a or packed_b of the problem to the weight's form, made if this is the first call.
+void use_packed(const char* op, PreparedWeight* weight, Operand operand, GemmProblem<float>* p);
+void use_packed(const char* op, PreparedWeight* weight, Operand operand, GemmProblem<double>* p);
 
 // Element offsets of one product of a batch; sizes, strides and epilogue are shared, and a residual
 // moves with C.

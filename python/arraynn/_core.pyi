@@ -29,9 +29,22 @@ def block_cache() -> dict[str, int]: ...
 def set_block_cache_limit(bytes: int) -> None: ...
 def measure_fma_rate(dtype: str, threads: int) -> float: ...
 def measure_copy_bandwidth(bytes: int, threads: int) -> float: ...
+
+class PackedWeight:
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+    @property
+    def op(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    @property
+    def nbytes(self) -> int: ...
+
+def pack(weight: _Array, op: str) -> PackedWeight: ...
 def linear(
     x: _Array,
-    weight: _Array,
+    weight: _Array | PackedWeight,
     bias: _Array | None,
     activation: str | None,
     residual: _Array | None,
@@ -40,10 +53,10 @@ def linear(
 def linear_backward(
     grad_out: _Array, x: _Array, weight: _Array, needs: Sequence[str]
 ) -> _Gradients: ...
-def matmul(a: _Array, b: _Array, out: _Array | None) -> _Array: ...
+def matmul(a: _Array, b: _Array | PackedWeight, out: _Array | None) -> _Array: ...
 def conv1d(
     x: _Array,
-    weight: _Array,
+    weight: _Array | PackedWeight,
     bias: _Array | None,
     stride: _Size,
     padding: _Padding,
@@ -58,7 +71,7 @@ def conv1d(
 ) -> _Array: ...
 def conv1d_plan(
     x: _Array,
-    weight: _Array,
+    weight: _Array | PackedWeight,
     stride: _Size,
     padding: _Padding,
     dilation: _Size,
@@ -69,7 +82,7 @@ def conv1d_plan(
 ) -> tuple[str | None, str | None, int, int]: ...
 def conv2d_plan(
     x: _Array,
-    weight: _Array,
+    weight: _Array | PackedWeight,
     stride: _Size,
     padding: _Padding,
     dilation: _Size,
@@ -80,7 +93,7 @@ def conv2d_plan(
 ) -> tuple[str | None, str | None, int, int]: ...
 def conv3d_plan(
     x: _Array,
-    weight: _Array,
+    weight: _Array | PackedWeight,
     stride: _Size,
     padding: _Padding,
     dilation: _Size,
@@ -104,7 +117,7 @@ def conv1d_backward(
 ) -> _Gradients: ...
 def conv2d(
     x: _Array,
-    weight: _Array,
+    weight: _Array | PackedWeight,
     bias: _Array | None,
     stride: _Size,
     padding: _Padding,
@@ -132,7 +145,7 @@ def conv2d_backward(
 ) -> _Gradients: ...
 def conv_transpose1d(
     x: _Array,
-    weight: _Array,
+    weight: _Array | PackedWeight,
     bias: _Array | None,
     stride: _Size,
     padding: _Padding,
@@ -160,7 +173,7 @@ def conv_transpose1d_backward(
 ) -> _Gradients: ...
 def conv_transpose2d(
     x: _Array,
-    weight: _Array,
+    weight: _Array | PackedWeight,
     bias: _Array | None,
     stride: _Size,
     padding: _Padding,
@@ -188,7 +201,7 @@ def conv_transpose2d_backward(
 ) -> _Gradients: ...
 def conv3d(
     x: _Array,
-    weight: _Array,
+    weight: _Array | PackedWeight,
     bias: _Array | None,
     stride: _Size,
     padding: _Padding,
@@ -216,7 +229,7 @@ def conv3d_backward(
 ) -> _Gradients: ...
 def conv_transpose3d(
     x: _Array,
-    weight: _Array,
+    weight: _Array | PackedWeight,
     bias: _Array | None,
     stride: _Size,
     padding: _Padding,

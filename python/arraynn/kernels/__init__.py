@@ -71,6 +71,7 @@ from arraynn.kernels.norm import (
     rms_norm_backward,
 )
 from arraynn.kernels.optim import adam_step, sgd_step
+from arraynn.kernels.packing import PackedWeight, pack
 from arraynn.kernels.planning import plan
 from arraynn.kernels.pool import (
     avg_pool1d,
@@ -147,6 +148,7 @@ from arraynn.kernels.softmax import (
 )
 
 __all__ = [
+    "PackedWeight",
     "adam_step",
     "adaptive_avg_pool1d",
     "adaptive_avg_pool1d_backward",
@@ -246,6 +248,7 @@ __all__ = [
     "max_unpool3d_backward",
     "mish",
     "mish_backward",
+    "pack",
     "plan",
     "relu",
     "relu_backward",

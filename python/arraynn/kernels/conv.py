@@ -19,6 +19,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from arraynn import _core
+from arraynn._core import PackedWeight
 
 __all__ = [
     "conv1d",
@@ -39,7 +40,7 @@ Size = int | Sequence[int]
 
 def conv1d(
     x: Array,
-    weight: Array,
+    weight: Array | PackedWeight,
     bias: Array | None = None,
     stride: Size = 1,
     padding: Padding = 0,
@@ -60,7 +61,7 @@ def conv1d(
     Parameters
     ----------
     x : array (n, ic, l), or (n, l, ic) with ``layout="channels_last"``; float32 or float64
-    weight : array (oc, ic / groups, k), in both layouts
+    weight : array or PackedWeight (oc, ic / groups, k), in both layouts
     bias : array (oc,), optional
     stride, dilation : int
         At least 1.
@@ -165,7 +166,7 @@ def conv1d_backward(
 
 def conv2d(
     x: Array,
-    weight: Array,
+    weight: Array | PackedWeight,
     bias: Array | None = None,
     stride: Size = 1,
     padding: Padding = 0,
@@ -184,7 +185,7 @@ def conv2d(
     Parameters
     ----------
     x : array (n, ic, h, w), or (n, h, w, ic) with ``layout="channels_last"``; float32 or float64
-    weight : array (oc, ic / groups, kh, kw), in both layouts
+    weight : array or PackedWeight (oc, ic / groups, kh, kw), in both layouts
     bias : array (oc,), optional
     stride, dilation : int or (int, int)
         At least 1.
@@ -310,7 +311,7 @@ def conv2d_backward(
 
 def conv_transpose1d(
     x: Array,
-    weight: Array,
+    weight: Array | PackedWeight,
     bias: Array | None = None,
     stride: Size = 1,
     padding: PairPadding = 0,
@@ -332,7 +333,7 @@ def conv_transpose1d(
     ----------
     x : array (n, ic, l), or (n, l, ic) with ``layout="channels_last"``; float32 or float64
         At least one element long.
-    weight : array (ic, oc / groups, k), in both layouts
+    weight : array or PackedWeight (ic, oc / groups, k), in both layouts
     bias : array (oc,), optional
     stride, dilation, output_padding : int
         As in :func:`conv_transpose2d`.
@@ -439,7 +440,7 @@ def conv_transpose1d_backward(
 
 def conv_transpose2d(
     x: Array,
-    weight: Array,
+    weight: Array | PackedWeight,
     bias: Array | None = None,
     stride: Size = 1,
     padding: PairPadding = 0,
@@ -470,7 +471,7 @@ def conv_transpose2d(
     ----------
     x : array (n, ic, h, w), or (n, h, w, ic) with ``layout="channels_last"``; float32 or float64
         At least one pixel high and wide.
-    weight : array (ic, oc / groups, kh, kw), in both layouts
+    weight : array or PackedWeight (ic, oc / groups, kh, kw), in both layouts
     bias : array (oc,), optional
     stride, dilation : int or (int, int)
         At least 1.

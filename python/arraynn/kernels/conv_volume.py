@@ -16,6 +16,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from arraynn import _core
+from arraynn._core import PackedWeight
 
 __all__ = ["conv3d", "conv3d_backward", "conv_transpose3d", "conv_transpose3d_backward"]
 
@@ -27,7 +28,7 @@ Size = int | Sequence[int]
 
 def conv3d(
     x: Array,
-    weight: Array,
+    weight: Array | PackedWeight,
     bias: Array | None = None,
     stride: Size = 1,
     padding: Padding = 0,
@@ -47,7 +48,7 @@ def conv3d(
     ----------
     x : array (n, ic, d, h, w), or (n, d, h, w, ic) with ``layout="channels_last"``
         float32 or float64.
-    weight : array (oc, ic / groups, kd, kh, kw), in both layouts
+    weight : array or PackedWeight (oc, ic / groups, kd, kh, kw), in both layouts
     bias : array (oc,), optional
     stride, dilation : int or (int, int, int)
         At least 1.
@@ -154,7 +155,7 @@ def conv3d_backward(
 
 def conv_transpose3d(
     x: Array,
-    weight: Array,
+    weight: Array | PackedWeight,
     bias: Array | None = None,
     stride: Size = 1,
     padding: PairPadding = 0,
@@ -177,7 +178,7 @@ def conv_transpose3d(
     ----------
     x : array (n, ic, d, h, w), or (n, d, h, w, ic) with ``layout="channels_last"``
         float32 or float64; every axis at least 1 long.
-    weight : array (ic, oc / groups, kd, kh, kw), in both layouts
+    weight : array or PackedWeight (ic, oc / groups, kd, kh, kw), in both layouts
     bias : array (oc,), optional
     stride, dilation : int or (int, int, int)
         At least 1.

@@ -14,6 +14,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from arraynn import _core
+from arraynn._core import PackedWeight
 
 __all__ = ["linear", "linear_backward", "matmul"]
 
@@ -22,7 +23,7 @@ Array = NDArray[Any]
 
 def linear(
     x: Array,
-    weight: Array,
+    weight: Array | PackedWeight,
     bias: Array | None = None,
     *,
     activation: str | None = None,
@@ -35,7 +36,7 @@ def linear(
     ----------
     x : array (..., in_features), float32 or float64
         Any strides; a non-contiguous ``x`` is copied.
-    weight : array (out_features, in_features)
+    weight : array or PackedWeight (out_features, in_features)
         Read in place when one of its strides is one element (a transposed view is fine).
     bias : array (out_features,), optional
     activation : str, optional
@@ -112,13 +113,13 @@ def linear_backward(
     return _core.linear_backward(grad_out, x, weight, needs)
 
 
-def matmul(a: Array, b: Array, *, out: Array | None = None) -> Array:
+def matmul(a: Array, b: Array | PackedWeight, *, out: Array | None = None) -> Array:
     """Matrix product with the broadcasting rules of ``numpy.matmul``.
 
     Parameters
     ----------
     a : array (..., m, k) or (k,), float32 or float64
-    b : array (..., k, n) or (k,)
+    b : array (..., k, n) or (k,), or PackedWeight (k, n)
         Transposed views are read in place.
     out : array, optional
         Where the result goes. Must not overlap an input.
