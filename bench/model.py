@@ -1,8 +1,10 @@
-"""One training step of the demo's network against PyTorch eager, batch 64.
+"""One training step and one forward pass of the demo's network against PyTorch eager, batch 64.
 
 conv 32 - relu - pool - conv 64 - relu - pool - dense 64 - relu - dropout 0.3 - dense 10 on
 (64, 1, 8, 8), cross entropy, Adam. The proof runs a step without dropout and compares loss and
-gradients with the reference's functions; the timed step has dropout.
+gradients with the reference's functions; the timed step has dropout. The forward pass is that of
+a trained network: `eval`, without a tape; ours also with its blocks called one by one, which
+keeps convolution and pooling apart.
 """
 
 from __future__ import annotations
@@ -33,10 +35,11 @@ DROPOUT, LR = 0.3, 1e-3
 
 @dataclass(frozen=True)
 class Problem:
-    """One training step."""
+    """One training step, or one forward pass."""
 
     batch: int
     dtype: str
+    training: bool = True
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,41 @@ def _layers(nn: Any, dropout: float) -> Any:
     )
 
 
+def _arraynn_forward(p: Problem, d: Data) -> list[Candidate]:
+    from arraynn import Tensor, nn, no_grad
+
+    model = _layers(nn, DROPOUT)
+    if p.dtype == "float64":
+        model.double()
+    model.load_state_dict(d.params)
+    model.eval()
+    x = Tensor(d.x)
+
+    def whole() -> Any:
+        with no_grad():
+            return model(x)
+
+    parts = [model[start:stop] for start, stop in ((0, 2), (2, 3), (3, 5), (5, 6), (6, 11))]
+
+    def apart() -> Any:
+        with no_grad():
+            y = x
+            for part in parts:
+                y = part(y)
+            return y
+
+    arrays = lambda y: (np.asarray(y.numpy()),)  # noqa: E731
+    return [
+        Candidate("arraynn", whole, arrays=arrays),
+        Candidate("arraynn", apart, "pooling apart", arrays=arrays),
+    ]
+
+
 def run_arraynn(p: Problem, d: Data, threads: int) -> list[Candidate]:
     """Our layers and optimizer."""
     del threads
+    if not p.training:
+        return _arraynn_forward(p, d)
     from arraynn import Tensor, nn, optim
 
     def build(dropout: float) -> tuple[Any, Callable[[], Any]]:
@@ -102,9 +137,29 @@ def _array(value: Any) -> Any:
     return value if isinstance(value, np.ndarray) else value.numpy()
 
 
+def _torch_forward(d: Data) -> list[Candidate]:
+    torch = peers.load("torch")
+    found = []
+    for variant in ("contiguous_format", "channels_last"):
+        form = getattr(torch, variant)
+        model = _layers(torch.nn, DROPOUT).to(torch.from_numpy(d.x).dtype)
+        model.load_state_dict({key: torch.from_numpy(a.copy()) for key, a in d.params.items()})
+        model = model.to(memory_format=form).eval()
+        x = torch.from_numpy(d.x).contiguous(memory_format=form)
+
+        def call(model: Any = model, x: Any = x) -> Any:
+            with torch.inference_mode():
+                return model(x)
+
+        found.append(Candidate("torch", call, variant.replace("_format", "")))
+    return found
+
+
 def run_torch(p: Problem, d: Data, threads: int) -> list[Candidate]:
     """PyTorch eager in both memory formats, with its default and its fused Adam."""
-    del p, threads
+    del threads
+    if not p.training:
+        return _torch_forward(d)
     torch = peers.load("torch")
 
     def build(dropout: float, form: Any, fused: bool | None) -> tuple[Any, Callable[[], Any]]:
@@ -144,7 +199,10 @@ RUNNERS = {"arraynn": run_arraynn, "torch": run_torch}
 
 
 def reference_step(d: Data, dtype: str) -> Arrays:
-    """Loss and gradients of one step without dropout, from the reference functions in `dtype`."""
+    """Loss and gradients of one step without dropout, from the reference functions in `dtype`.
+
+    The logits come last.
+    """
     ref = reference()
     w = {key: value.astype(dtype) for key, value in d.params.items()}
     x = d.x.astype(dtype)
@@ -166,7 +224,7 @@ def reference_step(d: Data, dtype: str) -> Arrays:
     g, gw2, gb2 = ref.conv2d_backward(ref.relu_backward(g, a2), p1, w["3.weight"], 1, 1)
     g = ref.max_pool2d_backward(g, h1, 2)
     _, gw1, gb1 = ref.conv2d_backward(ref.relu_backward(g, a1), x, w["0.weight"], 1, 1)
-    return (np.asarray(loss), gw1, gb1, gw2, gb2, gw3, gb3, gw4, gb4)
+    return (np.asarray(loss), gw1, gb1, gw2, gb2, gw3, gb3, gw4, gb4, logits)
 
 
 def prepare(p: Problem, libraries: Sequence[str], threads: int) -> Prepared:
@@ -178,10 +236,11 @@ def prepare(p: Problem, libraries: Sequence[str], threads: int) -> Prepared:
     x = np.abs(uniform(p.dtype, p.batch, 1, 8, 8, seed=1))
     target = np.random.default_rng(2).integers(0, 10, p.batch)
     d = Data(x, target, params)
-    expected = reference_step(d, "float64")
+    chosen = slice(-1) if p.training else slice(-1, None)
+    expected = reference_step(d, "float64")[chosen]
     # At most four times the largest error of plain NumPy in the same dtype, and never less than
     # 64 roundings of the largest value: another order of summation may be that much unluckier.
-    plain = reference_step(d, p.dtype)
+    plain = reference_step(d, p.dtype)[chosen]
     eps = float(np.finfo(p.dtype).eps)
     bounds = [
         max(4 * float(np.max(np.abs(a - b))), 64 * eps * float(np.max(np.abs(b))))
@@ -194,11 +253,21 @@ def flops(p: Problem) -> float:
     """Forward, and twice that for the backward except the first layer's input gradient."""
     first = 2.0 * 64 * 32 * 9
     rest = 2.0 * (16 * 64 * 32 * 9 + 256 * 64 + 64 * 10)
-    return p.batch * (2 * first + 3 * rest)
+    return p.batch * (2 * first + 3 * rest if p.training else first + rest)
 
 
 def cases(dtype: str, tiny: bool = False) -> list[Case]:
-    """Return the training step at batch 64, or a tiny one."""
-    problem = Problem(3 if tiny else 64, dtype)
-    name = f"train step n{problem.batch}"
-    return [Case("model", name, dtype, partial(prepare, problem), flops(problem), 0.0, "fma")]
+    """Return the training step and the forward pass at batch 64, or tiny ones."""
+    problems = [Problem(3 if tiny else 64, dtype, training) for training in (True, False)]
+    return [
+        Case(
+            "model",
+            f"{'train step' if p.training else 'forward'} n{p.batch}",
+            dtype,
+            partial(prepare, p),
+            flops(p),
+            0.0,
+            "fma",
+        )
+        for p in problems
+    ]

@@ -23,6 +23,7 @@ from . import (
     attention,
     conv,
     conv_other,
+    conv_pool,
     elementwise,
     embedding,
     fold,
@@ -47,7 +48,10 @@ from .timing import QUICK, Settings, measure
 FAMILIES: dict[str, Callable[[str, bool], list[Case]]] = {
     "gemm": gemm.cases,
     "conv": lambda dtype, tiny: (
-        conv.cases(dtype, tiny) + conv_other.cases(dtype, tiny) + fold.cases(dtype, tiny)
+        conv.cases(dtype, tiny)
+        + conv_pool.cases(dtype, tiny)
+        + conv_other.cases(dtype, tiny)
+        + fold.cases(dtype, tiny)
     ),
     "pool": lambda dtype, tiny: pool.cases(dtype, tiny) + pool_other.cases(dtype, tiny),
     "elementwise": elementwise.cases,

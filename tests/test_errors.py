@@ -171,6 +171,38 @@ def conv() -> Iterator[Case]:
     yield from (Case(*row) for row in more)
 
 
+def conv_pools() -> Iterator[Case]:
+    """Yield what the pooling adds to the table of conv2d, under its own names."""
+    op, x, w, b = "conv2d_pool", f32(2, 6, 9, 9), f32(4, 3, 3, 3), f32(4)
+    two = {"groups": 2}
+    yield from wrong_outs(op, (f32(1, 4, 6, 6), f32(4, 4, 1, 1)), (1, 4, 3, 3))
+    yield from wrong_dtypes(op, (x, w, b), ("x", "weight", "bias"), groups=2)
+    rows: list[tuple[dict[str, Any], Any, str]] = [
+        *(({"pool": v}, V, "pool: expected 'max' or 'avg'") for v in ("mean", "", "MAX")),
+        *(({"pool": v}, T, "pool") for v in (None, 2)),
+        *(({"pool_size": v}, V, "pool_size") for v in (0, -1, (2, 0), (2, 2, 2), (), 8)),
+        *(({"pool_size": v}, T, "pool_size") for v in (1.5, "2", None)),
+        *(({k: v}, V, k) for k in ("pool_stride", "pool_dilation") for v in (0, -1, (1, 1, 1))),
+        *(({k: v}, T, k) for k in ("pool_stride", "pool_dilation") for v in (1.5, "1")),
+        *(({"pool_padding": v}, V, "pool_padding") for v in (-1, 2, (0, 2), "full")),
+        *(({"pool_padding": v}, T, "pool_padding") for v in (0.5, None)),
+        ({"pool_size": 2**62}, TOO_LARGE, ""),
+        ({"ceil_mode": "yes"}, T, "ceil_mode"),
+        ({"count_include_pad": 3}, T, "count_include_pad"),
+        ({"divisor_override": 0}, V, "divisor_override"),
+        ({"divisor_override": 1.5}, T, "divisor_override"),
+        ({"activation": "swoosh"}, V, "activation"),
+        ({"layout": "NCHW"}, V, "layout"),
+        ({"stride": 0}, V, "stride"),
+        ({"padding": -1}, V, "padding"),
+        ({"algorithm": "winograd", "stride": 2}, V, NO_TILES),
+    ]
+    yield from (Case(op, (x, w, b), {**two, **how}, e, n) for how, e, n in rows)
+    yield Case(op, (x, w), {}, V, r"weight: expected 6 input channels")
+    yield Case(op, (x, w, f32(3)), two, V, "bias")
+    yield Case(op, (x[0], w), two, V, "x")
+
+
 def conv_others() -> Iterator[Case]:
     """Yield what conv1d and the transposed convolutions add to the table of conv2d."""
     x, w, b, grad = f32(2, 6, 9), f32(4, 3, 3), f32(4), f32(2, 4, 7)
@@ -536,6 +568,7 @@ TABLE = [
     *gemm(),
     *conv(),
     *conv_others(),
+    *conv_pools(),
     *folds(),
     *pool(),
     *signal_pool(),

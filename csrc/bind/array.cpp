@@ -360,10 +360,10 @@ std::string take_str(const char* op, const char* arg, py::handle h) {
 }
 
 void take_padding(const char* op, py::handle h, int axes, std::int64_t* begin, std::int64_t* end,
-                  PadMode* mode) {
+                  PadMode* mode, const char* arg) {
   *mode = PadMode::kExplicit;
   if (PyUnicode_Check(h.ptr())) {
-    const std::string name = take_str(op, "padding", h);
+    const std::string name = take_str(op, arg, h);
     std::fill_n(begin, axes, 0);
     std::fill_n(end, axes, 0);
     if (name == "same") {
@@ -371,8 +371,8 @@ void take_padding(const char* op, py::handle h, int axes, std::int64_t* begin, s
     } else if (name == "same_lower") {
       *mode = PadMode::kSameLower;
     } else if (name != "valid") {
-      fail<ValueError>(op, "padding",
-                       "expected ints, pairs, 'valid', 'same' or 'same_lower', got '", name, "'");
+      fail<ValueError>(op, arg, "expected ints, pairs, 'valid', 'same' or 'same_lower', got '",
+                       name, "'");
     }
     return;
   }
@@ -383,17 +383,17 @@ void take_padding(const char* op, py::handle h, int axes, std::int64_t* begin, s
     const auto sequence = py::reinterpret_borrow<py::sequence>(h);
     for (int i = 0; i < axes; ++i) {
       std::int64_t pair[2];
-      take_ints(op, "padding", py::object(sequence[static_cast<std::size_t>(i)]), 2, pair);
+      take_ints(op, arg, py::object(sequence[static_cast<std::size_t>(i)]), 2, pair);
       begin[i] = pair[0];
       end[i] = pair[1];
     }
   } else {
-    take_ints(op, "padding", h, axes, begin);
+    take_ints(op, arg, h, axes, begin);
     std::copy_n(begin, axes, end);
   }
   for (int i = 0; i < axes; ++i) {
     if (begin[i] < 0 || end[i] < 0) {
-      fail<ValueError>(op, "padding", "expected values >= 0, got ", std::min(begin[i], end[i]));
+      fail<ValueError>(op, arg, "expected values >= 0, got ", std::min(begin[i], end[i]));
     }
   }
 }

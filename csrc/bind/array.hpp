@@ -92,7 +92,7 @@ std::string take_str(const char* op, const char* arg, py::handle h);
 // *mode set and the pads at 0 ("valid") or to be computed by the problem ("same", "same_lower").
 enum class PadMode : std::uint8_t { kExplicit, kSame, kSameLower };
 void take_padding(const char* op, py::handle h, int axes, std::int64_t* begin, std::int64_t* end,
-                  PadMode* mode);
+                  PadMode* mode, const char* arg = "padding");
 // true for "channels_last".
 bool take_channels_last(const char* op, py::handle h);
 

@@ -42,12 +42,14 @@ std::unique_ptr<PackedWeight> pack(py::handle weight_in, py::handle op_in) {
 
 }  // namespace
 
-Weight take_weight(const char* op, const char* arg, py::handle h, Layout layout) {
+Weight take_weight(const char* op, const char* arg, py::handle h, Layout layout,
+                   const char* packed_for) {
   if (Py_TYPE(h.ptr()) != packed_type) return {take(op, arg, h, layout)};
   auto* packed = h.cast<PackedWeight*>();
-  if (packed->op != op) {
-    fail<ValueError>(op, arg, "expected an array or one packed for ", op, ", got one packed for ",
-                     packed->op);
+  const char* wanted = packed_for != nullptr ? packed_for : op;
+  if (packed->op != wanted) {
+    fail<ValueError>(op, arg, "expected an array or one packed for ", wanted,
+                     ", got one packed for ", packed->op);
   }
   return {packed->weight, &packed->forms};
 }

@@ -21,6 +21,6 @@ struct Weight {
 };
 
 Weight take_weight(const char* op, const char* arg, py::handle h,
-                   Layout layout = Layout::kContiguous);
+                   Layout layout = Layout::kContiguous, const char* packed_for = nullptr);
 
 }  // namespace arraynn

@@ -4,6 +4,7 @@
 #include <numeric>
 #include <vector>
 
+#include "conv/conv_pool.hpp"
 #include "core/arena.hpp"
 #include "core/index.hpp"
 #include "core/parallel.hpp"
@@ -231,8 +232,10 @@ void run_conv(const Conv2dProblem& p, const DirectConv<T>& call) {
   };
   if (p.plan != nullptr) {
     const char* const reason =
-        winograd ? "3x3 of stride 1: tiles of 4x4 with a quarter of the products"
-                 : "strips staged once and walked in place by the matrix microkernel";
+        d.pool != nullptr
+            ? "rows of a strip pooled in cache, where they were formed"
+            : (winograd ? "3x3 of stride 1: tiles of 4x4 with a quarter of the products"
+                        : "strips staged once and walked in place by the matrix microkernel");
     return p.plan->note(winograd ? "winograd" : "direct", reason, scratch_of(d, threads), threads);
   }
   if (p.forms != nullptr) {
@@ -289,6 +292,7 @@ void run_depthwise(const Conv2dProblem& p, const DirectAxis& h, const DirectAxis
   const double flop = 2.0 * static_cast<double>(d.n * d.channels * h.count * w.count) *
                       static_cast<double>(h.taps * w.taps);
   const int threads = threads_for(flop, kFlopPerThread);
+  if (e.pool != nullptr) return pool_depthwise(p, d, *e.pool, threads);
   const std::int64_t bytes = Table<T>::depthwise_scratch()(d, threads);
   if (p.plan != nullptr) {
     return p.plan->note("depthwise", "an output channel reads one input channel: a stencil", bytes,
@@ -355,6 +359,7 @@ void run_groups(const Conv2dProblem& p, bool by_x, const T* src, const T* weight
   d.channels_last = p.channels_last;
   d.residual = e.residual;
   d.activation = e.activation;
+  d.pool = e.pool;
   for (std::int64_t g = 0; g < p.groups; ++g) {
     d.src_channel = g * d.channels;
     d.out_channel = g * d.columns;
@@ -368,11 +373,15 @@ void run_groups(const Conv2dProblem& p, bool by_x, const T* src, const T* weight
 template <class T>
 void forward(const Conv2dProblem& p, const T* x, const T* weight, const ConvEpilogue<T>& e, T* y) {
   if (p.y_size() == 0) return;
-  if (is_gemm(p)) return forward_gemm(p, x, weight, e, y);
+  const bool pooled = e.pool != nullptr;
+  if (is_gemm(p)) {
+    return pooled ? pool_by_samples(p, x, weight, e, y) : forward_gemm(p, x, weight, e, y);
+  }
   Axis h = forward_axis(axis_h(p), p.flip_kernel), w = forward_axis(axis_w(p), p.flip_kernel);
   if (is_depthwise(p, false)) {
     return run_depthwise(p, h.finish(), w.finish(), x, weight, e, y, p.oc, p.oh, p.ow);
   }
+  if (pooled && is_tall(*e.pool, p.oc / p.groups)) return pool_by_samples(p, x, weight, e, y);
   if (p.is_volume()) {
     const Axis depth = forward_axis(axis_d(p), p.flip_kernel);
     return for_depths(depth, h, p.kh, p.oh * p.ow, [&](const Axis& planes, Axis rows) {

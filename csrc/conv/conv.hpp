@@ -25,6 +25,9 @@
 //             depth reaches; rows of the kernel at all depths are its taps, in one sum. Planes at
 //             the front and back that see fewer have calls of their own. A kernel without height
 //             and width is one over an image of depth x (height width).
+//   pooled    a strip's rows stay in the panel that they were formed in, behind the rows before them
+//             that its windows overlap, and are pooled there (pooled.hpp). 1x1 by gemm, and windows
+//             too tall for a panel, go through scratch a few samples at a time.
 // Algorithm and strips depend on the sample's shape alone and no sum is split between threads: the
 // same bits for every team and every batch.
 #pragma once
@@ -33,6 +36,7 @@
 #include "core/dispatch.hpp"
 #include "core/prepared.hpp"
 #include "elementwise/activation.hpp"
+#include "pool/pool.hpp"
 
 namespace arraynn {
 
@@ -73,6 +77,28 @@ struct Conv2dProblem {
   bool is_volume() const { return id > 1 || od > 1 || kd > 1; }
   double flop() const {
     return 2.0 * static_cast<double>(y_size()) * static_cast<double>(ic / groups * taps());
+  }
+};
+
+// A pooling of the result, by the kernels of that family. `p` spans all channels of the result.
+template <class T>
+struct ConvPool {
+  PoolProblem p;
+  bool average;
+  AverageDivisor divisor;
+  const PoolTable<T>* table;
+
+  [[gnu::always_inline]] void run(const PoolProblem& part, const T* x, T* y, Range shares,
+                                  void* scratch) const {
+    if (average) {
+      table->average(part, divisor, x, y, shares, scratch);
+    } else {
+      table->max(part, x, y, shares, scratch);
+    }
+  }
+  // A band that lies as channels_last.
+  [[gnu::always_inline]] void run_band(const PoolProblem& band, const T* x, T* y) const {
+    run(band, x, y, {0, band.h.out}, nullptr);
   }
 };
 
@@ -126,6 +152,7 @@ struct DirectConv {
   DirectDepth depth;      // n counts output planes
   T* prepared = nullptr;  // all weights as the algorithm packs them, kept by the caller, or null
   bool prepare = false;   // fill `prepared` first
+  const ConvPool<T>* pool = nullptr;  // if set, `out` is the pooled array and residual is null
 };
 
 // out[n, o, positions] (+ epilogue) = sum over taps:
@@ -218,6 +245,7 @@ struct ConvEpilogue {
   const T* bias = nullptr;
   const T* residual = nullptr;
   Activation activation;
+  const ConvPool<T>* pool = nullptr;  // if set, y is the pooled array; not with a residual
 };
 
 // Contiguous arrays in the problem's layout; weight and dw are (oc, ic / groups, kd, kh, kw).

@@ -1,6 +1,6 @@
 // Direct convolution: forward, and backward by x as a convolution of dy.
 #include "conv/border.hpp"
-#include "conv/panel.hpp"
+#include "conv/pooled.hpp"
 #include "conv/strip.hpp"
 #include "conv/tables.hpp"
 #include "core/parallel.hpp"
@@ -22,7 +22,7 @@ struct Plan {
   bool pack_at_use;              // a member packs a unit of a panel when it comes to it
   std::int64_t packed_elements;  // all panels
   std::int64_t weight_elements;  // scratch of the team; of a member if packed at use
-  std::int64_t output_elements;  // one panel of a strip, channels_first
+  std::int64_t output_elements;  // one panel of a strip, channels_first or pooled
   std::int64_t table_entries;    // tap offsets, tap rows, row offsets
 };
 
@@ -135,7 +135,11 @@ Plan<T> make_plan(const DirectConv<T>& d, int threads) {
   p.packed_elements = p.panels * p.k * kNR<T>;
   p.weight_elements = p.pack_at_use ? kKC<T> * kNR<T> : p.packed_elements;
   if (d.prepared != nullptr) p.weight_elements = 0;
-  p.output_elements = d.channels_last ? 0 : p.strip.rows * d.w.count * kOutputStep<T>;
+  if (d.pool != nullptr) {
+    p.output_elements = pooled_sizes(d, p.strip.rows).all(p.panels);
+  } else {
+    p.output_elements = d.channels_last ? 0 : p.strip.rows * d.w.count * kOutputStep<T>;
+  }
   const std::int64_t classes = p.rows.count * p.columns.count;
   p.table_entries =
       round_up(classes * p.runs.taps * kTapEntries + d.kernel_h * d.kernel_w + 2 * p.strip.rows, 8);
@@ -187,6 +191,7 @@ struct StripTask {
   const std::int64_t* row_offset;  // [g1 - g0]
   std::int64_t g0, g1;
   const std::int64_t* rows[Segments::kMost + 1];  // by segment, up to where the next begins
+  const PooledStrip* pooled;
 };
 
 // Output rows [g0, g1) sorted by segment.
@@ -210,6 +215,7 @@ void run_class(const DirectConv<T>& d, const Plan<T>& p, const StripTask<T>& s,
                const T* weights, std::int64_t panel, T* output) {
   const std::int64_t j0 = panel * kNR<T>, columns = min_i(kNR<T>, d.columns - j0);
   const std::int64_t pixel_step = p.strip.step_w * p.strip.pixel;
+  const std::int64_t step = panel_step(d, columns);
   const bool fuse_residual = d.residual != nullptr && d.channels_last;
   const T* a_rows[kMR];
   T* c_rows[kMR];
@@ -243,12 +249,12 @@ void run_class(const DirectConv<T>& d, const Plan<T>& p, const StripTask<T>& s,
     const std::int64_t m = range.end - range.begin;
     for (std::int64_t i = 0; i < m; ++i) {
       a_rows[i] = s.base + s.row_offset[*row] + column * pixel_step + block.shift;
-      if (d.channels_last) {
+      if (step == 0) {
         const std::int64_t offset = out_offset(d, s.g0 + *row, column) + j0;
         c_rows[i] = d.out + offset;
         if (fuse_residual) residual_rows[i] = d.residual + offset;
       } else {
-        c_rows[i] = output + (*row * d.w.count + column) * kOutputStep<T>;
+        c_rows[i] = output + (*row * d.w.count + column) * step;
       }
       if (++column == pixels.columns.end) {
         column = pixels.columns.begin;
@@ -264,6 +270,10 @@ void run_strip(const DirectConv<T>& d, const Plan<T>& p, const StripTask<T>& s,
                const PixelClass* classes, const std::int64_t* tap_row, const ScratchParts<T>& parts,
                Range panels) {
   for (std::int64_t panel = panels.begin; panel < panels.end; ++panel) {
+    T* output = parts.output;
+    if (d.pool != nullptr) {
+      output = begin_panel(pooled_panel(d, *s.pooled, p.strip.rows, panel, parts.output));
+    }
     for (std::int64_t i = 0; i < p.blocks; ++i) {
       const Block block = k_block(p, i);
       const T* w = parts.weights;
@@ -278,10 +288,12 @@ void run_strip(const DirectConv<T>& d, const Plan<T>& p, const StripTask<T>& s,
         const PixelClass& pixels = classes[c];
         if (i < pixels.first_block || i > pixels.last_block) continue;
         run_class(d, p, s, pixels, c / p.columns.count, block, i == pixels.first_block,
-                  i == pixels.last_block, w, panel, parts.output);
+                  i == pixels.last_block, w, panel, output);
       }
     }
-    if (!d.channels_last) {
+    if (d.pool != nullptr) {
+      finish_panel(pooled_panel(d, *s.pooled, p.strip.rows, panel, parts.output));
+    } else if (!d.channels_last) {
       const std::int64_t j0 = panel * kNR<T>;
       store_planes(d, parts.output, s.g0, s.g1, j0, min_i(kNR<T>, d.columns - j0));
     }
@@ -316,15 +328,24 @@ void run_direct(const DirectConv<T>& d, int threads, void* scratch) {
     }
     const int row_part = tid % p.row_parts, panel_part = tid / p.row_parts;
     const Range panels = split_range(p.panels, p.panel_parts, panel_part);
-    const Range rows = split_range(d.n * d.h.count, p.row_parts, row_part);
     const StripSource<T> source = source_of(d);
-    const std::int64_t strips = ceil_div(rows.end - rows.begin, p.strip.rows);
-    for (std::int64_t i = 0; i < strips; ++i) {
-      const Range part = split_range(rows.end - rows.begin, strips, i);
-      StripTask<T> task{nullptr, row_offset, rows.begin + part.begin, rows.begin + part.end, {}};
+    const auto strip = [&](Range rows, const PooledStrip* pooled) {
+      StripTask<T> task{nullptr, row_offset, rows.begin, rows.end, {}, pooled};
       task.base = stage_strip(source, p.strip, task.g0, task.g1, parts.staged, row_offset, 0, 1);
       sort_rows(p, d.h.count, task, row_offset + p.strip.rows);
       run_strip(d, p, task, classes, tap_row, parts, panels);
+    };
+    if (d.pool != nullptr) {
+      const PoolAxis& h = d.pool->p.h;
+      for_pooled_strips(h, split_range(d.n * h.out, p.row_parts, row_part), 1, p.strip.rows,
+                        [&](const PooledStrip& s) { strip(s.rows, &s); });
+      return;
+    }
+    const Range rows = split_range(d.n * d.h.count, p.row_parts, row_part);
+    const std::int64_t strips = ceil_div(rows.end - rows.begin, p.strip.rows);
+    for (std::int64_t i = 0; i < strips; ++i) {
+      const Range part = split_range(rows.end - rows.begin, strips, i);
+      strip({rows.begin + part.begin, rows.begin + part.end}, nullptr);
     }
   });
 }

@@ -9,7 +9,7 @@
 //   out       A^T m A with the epilogue
 // Sums run over the channels in units that depend on their number alone, so bits depend on the
 // sample's shape alone.
-#include "conv/panel.hpp"
+#include "conv/pooled.hpp"
 #include "conv/strip.hpp"
 #include "conv/tables.hpp"
 #include "conv/winograd.hpp"
@@ -70,7 +70,11 @@ Plan<T> make_plan(const DirectConv<T>& d, const TileAxis& h, const TileAxis& w, 
   p.prepared_elements = kTilePoints * p.u_step * p.panels * p.units;
   p.u_elements = p.pack_at_use ? kTilePoints * p.u_step : p.prepared_elements;
   if (d.prepared != nullptr) p.u_elements = 0;
-  p.output_elements = d.channels_last ? 0 : p.strip.rows * kTileOut * d.w.count * kOutputStep<T>;
+  if (d.pool != nullptr) {
+    p.output_elements = pooled_sizes(d, p.strip.rows * kTileOut).all(p.panels);
+  } else {
+    p.output_elements = d.channels_last ? 0 : p.strip.rows * kTileOut * d.w.count * kOutputStep<T>;
+  }
   return p;
 }
 
@@ -181,13 +185,14 @@ void multiply(const Plan<T>& p, const T* v, std::int64_t tiles, Range unit, cons
   }
 }
 
-// Output tile `tile` in tile row g, columns [j0, j0 + columns) of the group. channels_first: into the
-// panel of the strip, whose first output row is `first_row` of the batch.
+// Output tile `tile` in tile row g, columns [j0, j0 + columns) of the group. channels_first or pooled:
+// into the panel of the strip, whose first output row is `first_row` of the batch.
 template <class T>
 void store_tile_values(const DirectConv<T>& d, std::int64_t g, std::int64_t tile, const T* m,
                        std::int64_t m_step, std::int64_t tile_rows, std::int64_t first_row,
                        std::int64_t j0, std::int64_t columns, T* output) {
   constexpr int kL = kLanes<T>;
+  const std::int64_t step = panel_step(d, columns);
   const std::int64_t row0 = g % tile_rows * kTileOut, column0 = tile * kTileOut;
   const std::int64_t row = g / tile_rows * d.h.count + row0;  // of the batch
   const std::int64_t height = min_i(kTileOut, d.h.count - row0);
@@ -214,9 +219,9 @@ void store_tile_values(const DirectConv<T>& d, std::int64_t g, std::int64_t tile
       for (auto& values : y) activate_tile(d.activation, values);
     }
     for (std::int64_t r = 0; r < height; ++r) {
-      if (!d.channels_last) {
-        T* p = output + ((row - first_row + r) * d.w.count + column0) * kOutputStep<T> + j;
-        for (std::int64_t c = 0; c < width; ++c) y[r][c].store(p + c * kOutputStep<T>);
+      if (step > 0) {
+        T* p = output + ((row - first_row + r) * d.w.count + column0) * step + j;
+        for (std::int64_t c = 0; c < width; ++c) y[r][c].store(p + c * step);
         continue;
       }
       T* p = d.out + out_offset(d, row + r, column0) + j0 + j;
@@ -234,7 +239,7 @@ void store_tile_values(const DirectConv<T>& d, std::int64_t g, std::int64_t tile
 // Tile rows [g0, g1) of the batch, the panels of this member.
 template <class T>
 void run_strip(const DirectConv<T>& d, const Plan<T>& p, Range rows, const MemberParts<T>& parts,
-               T* u, Range panels) {
+               T* u, Range panels, const PooledStrip* pooled) {
   const std::int64_t tile_rows = p.source.h->count, width = p.source.w->count;
   const T* base =
       stage_strip(p.source, p.strip, rows.begin, rows.end, parts.staged, parts.row_offset, 0, 1);
@@ -251,6 +256,11 @@ void run_strip(const DirectConv<T>& d, const Plan<T>& p, Range rows, const Membe
   const std::int64_t first_row = output_row(rows.begin);
   for (std::int64_t panel = panels.begin; panel < panels.end; ++panel) {
     const std::int64_t j0 = panel * kNR<T>, columns = min_i(kNR<T>, d.columns - j0);
+    const std::int64_t strip_rows = p.strip.rows * kTileOut;
+    T* output = parts.output;
+    if (d.pool != nullptr) {
+      output = begin_panel(pooled_panel(d, *pooled, strip_rows, panel, parts.output));
+    }
     for (std::int64_t i = 0; i < p.units; ++i) {
       const Range unit = split_range(d.channels, p.units, i);
       T* at = u;
@@ -264,10 +274,12 @@ void run_strip(const DirectConv<T>& d, const Plan<T>& p, Range rows, const Membe
     for (std::int64_t g = rows.begin; g < rows.end; ++g) {
       for (std::int64_t t = 0; t < width; ++t) {
         store_tile_values(d, g, t, parts.m + ((g - rows.begin) * width + t) * kNR<T>, p.m_step,
-                          tile_rows, first_row, j0, columns, parts.output);
+                          tile_rows, first_row, j0, columns, output);
       }
     }
-    if (!d.channels_last) {
+    if (d.pool != nullptr) {
+      finish_panel(pooled_panel(d, *pooled, strip_rows, panel, parts.output));
+    } else if (!d.channels_last) {
       store_planes(
           d, parts.output, first_row,
           rows.end % tile_rows == 0 ? rows.end / tile_rows * d.h.count : output_row(rows.end), j0,
@@ -291,11 +303,18 @@ void run_winograd(const DirectConv<T>& d, int threads, void* scratch) {
       team_barrier(nthreads);
     }
     const Range panels = split_range(p.panels, p.panel_parts, tid / p.row_parts);
+    if (d.pool != nullptr) {
+      const PoolAxis& pool = d.pool->p.h;
+      for_pooled_strips(
+          pool, split_range(d.n * pool.out, p.row_parts, tid % p.row_parts), kTileOut, p.strip.rows,
+          [&](const PooledStrip& s) { run_strip(d, p, s.groups, parts, u, panels, &s); });
+      return;
+    }
     const Range rows = split_range(d.n * tiles.h.view.count, p.row_parts, tid % p.row_parts);
     const std::int64_t strips = ceil_div(rows.end - rows.begin, p.strip.rows);
     for (std::int64_t i = 0; i < strips; ++i) {
       const Range part = split_range(rows.end - rows.begin, strips, i);
-      run_strip(d, p, {rows.begin + part.begin, rows.begin + part.end}, parts, u, panels);
+      run_strip(d, p, {rows.begin + part.begin, rows.begin + part.end}, parts, u, panels, nullptr);
     }
   });
 }

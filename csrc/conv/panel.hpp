@@ -58,6 +58,14 @@ static void pack_weights(const DirectConv<T>& d, const std::int64_t* tap_row, st
 template <class T>
 inline constexpr std::int64_t kOutputStep = kNR<T> + kLanes<T>;
 
+// Elements between the pixels of the panel that results wait in, to be pooled or transposed; 0 where
+// they go straight to their pixels.
+template <class T>
+ARRAYNN_INLINE std::int64_t panel_step(const DirectConv<T>& d, std::int64_t columns) {
+  if (d.pool != nullptr) return round_up(columns, kLanes<T>);
+  return d.channels_last ? 0 : kOutputStep<T>;
+}
+
 // Element offset in `out` of column 0 of the group at output row g (of the batch), column b.
 template <class T>
 ARRAYNN_INLINE std::int64_t out_offset(const DirectConv<T>& d, std::int64_t g, std::int64_t b) {

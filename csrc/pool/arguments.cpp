@@ -9,8 +9,9 @@ namespace {
 // Output size and padding of one axis whose size, kernel, stride, dilation and explicit padding
 // are set. ceil_mode rounds up, then drops a last window that would start in the padding at the
 // end: PyTorch's rule.
-void finish_axis(const char* op, const char* axis, PadMode mode, bool ceil_mode, PoolAxis* a) {
-  const std::int64_t span = checked_mul(op, "kernel_size", a->kernel - 1, a->dilation) + 1;
+void finish_axis(const char* op, const char* axis, const WindowNames& names, PadMode mode,
+                 bool ceil_mode, PoolAxis* a) {
+  const std::int64_t span = checked_mul(op, names.kernel_size, a->kernel - 1, a->dilation) + 1;
   if (mode != PadMode::kExplicit) {
     const std::int64_t out = a->size / a->stride + (a->size % a->stride != 0);
     const std::int64_t total =
@@ -18,13 +19,13 @@ void finish_axis(const char* op, const char* axis, PadMode mode, bool ceil_mode,
     a->begin = mode == PadMode::kSame ? total / 2 : total - total / 2;
     a->end = total - a->begin;
   } else if (std::max(a->begin, a->end) >= span) {
-    fail<ValueError>(op, "padding", "expected less than the window's ", axis, " of ", span,
+    fail<ValueError>(op, names.padding, "expected less than the window's ", axis, " of ", span,
                      ", got ", std::max(a->begin, a->end));
   }
   const std::int64_t padded = a->size + a->begin + a->end;
   if (padded < span) {
-    fail<ValueError>(op, "kernel_size", "expected a window that fits the padded input of ", axis,
-                     " ", padded, ", got a reach of ", span);
+    fail<ValueError>(op, names.kernel_size, "expected a window that fits the padded input of ",
+                     axis, " ", padded, ", got a reach of ", span);
   }
   const std::int64_t room = padded - span;
   a->out = room / a->stride + 1;
@@ -110,29 +111,40 @@ PoolAxis adaptive_axis(const char* op, std::int64_t size, std::int64_t out) {
 
 PoolArguments take_windows(const char* op, int axes, const std::int64_t* x_shape,
                            py::handle kernel_size, py::handle stride, py::handle padding,
-                           py::handle dilation, py::handle ceil_mode, py::handle layout) {
+                           py::handle dilation, py::handle ceil_mode, py::handle layout,
+                           const WindowNames& names) {
   PoolArguments a = begin_arguments(op, axes, x_shape, layout);
   std::int64_t kernels[kMaxPoolAxes], strides[kMaxPoolAxes], dilations[kMaxPoolAxes];
   std::int64_t begin[kMaxPoolAxes], end[kMaxPoolAxes];
-  take_ints(op, "kernel_size", kernel_size, axes, kernels);
-  take_ints(op, "stride", stride.is_none() ? kernel_size : stride, axes, strides);
-  take_ints(op, "dilation", dilation, axes, dilations);
+  take_ints(op, names.kernel_size, kernel_size, axes, kernels);
+  take_ints(op, names.stride, stride.is_none() ? kernel_size : stride, axes, strides);
+  take_ints(op, names.dilation, dilation, axes, dilations);
   const bool round_up_size = take_bool(op, "ceil_mode", ceil_mode);
   PadMode mode{};
-  take_padding(op, padding, axes, begin, end, &mode);
+  take_padding(op, padding, axes, begin, end, &mode, names.padding);
   PoolAxis axis[kMaxPoolAxes];
   for (int i = 0; i < axes; ++i) {
-    if (kernels[i] < 1) fail<ValueError>(op, "kernel_size", "expected >= 1, got ", kernels[i]);
-    if (strides[i] < 1) fail<ValueError>(op, "stride", "expected values >= 1, got ", strides[i]);
+    if (kernels[i] < 1) fail<ValueError>(op, names.kernel_size, "expected >= 1, got ", kernels[i]);
+    if (strides[i] < 1)
+      fail<ValueError>(op, names.stride, "expected values >= 1, got ", strides[i]);
     if (dilations[i] < 1) {
-      fail<ValueError>(op, "dilation", "expected values >= 1, got ", dilations[i]);
+      fail<ValueError>(op, names.dilation, "expected values >= 1, got ", dilations[i]);
     }
     const std::int64_t size = x_shape[(a.problem.channels_last ? 1 : 2) + i];
     axis[i] = {size, kernels[i], strides[i], dilations[i], begin[i], end[i], 0};
-    finish_axis(op, axis_name(axes, i), mode, round_up_size, &axis[i]);
+    finish_axis(op, axis_name(axes, i), names, mode, round_up_size, &axis[i]);
   }
   finish_arguments(op, axis, &a);
   return a;
+}
+
+AverageDivisor take_divisor(const char* op, py::handle count_include_pad, py::handle fixed) {
+  AverageDivisor d{take_bool(op, "count_include_pad", count_include_pad), 0};
+  if (!fixed.is_none()) {
+    d.fixed = take_int(op, "divisor_override", fixed);
+    if (d.fixed == 0) fail<ValueError>(op, "divisor_override", "expected a non-zero int, got 0");
+  }
+  return d;
 }
 
 PoolArguments take_adaptive(const char* op, int axes, const std::int64_t* x_shape,

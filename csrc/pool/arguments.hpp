@@ -23,9 +23,19 @@ struct PoolArguments {
   }
 };
 
+// What messages call the arguments of a window.
+struct WindowNames {
+  const char* kernel_size = "kernel_size";
+  const char* stride = "stride";
+  const char* padding = "padding";
+  const char* dilation = "dilation";
+};
+
 PoolArguments take_windows(const char* op, int axes, const std::int64_t* x_shape,
                            py::handle kernel_size, py::handle stride, py::handle padding,
-                           py::handle dilation, py::handle ceil_mode, py::handle layout);
+                           py::handle dilation, py::handle ceil_mode, py::handle layout,
+                           const WindowNames& names = {});
+AverageDivisor take_divisor(const char* op, py::handle count_include_pad, py::handle fixed);
 // output_size: an int, `axes` of them, or None for the size of the input.
 PoolArguments take_adaptive(const char* op, int axes, const std::int64_t* x_shape,
                             py::handle output_size, py::handle layout);

@@ -55,15 +55,6 @@ Array take_x_like(const char* op, py::handle x_in, const Array& dy, int* axes) {
   return x;
 }
 
-AverageDivisor take_divisor(const char* op, py::handle count_include_pad, py::handle fixed) {
-  AverageDivisor d{take_bool(op, "count_include_pad", count_include_pad), 0};
-  if (!fixed.is_none()) {
-    d.fixed = take_int(op, "divisor_override", fixed);
-    if (d.fixed == 0) fail<ValueError>(op, "divisor_override", "expected a non-zero int, got 0");
-  }
-  return d;
-}
-
 template <int kAxes>
 py::object max_forward(py::handle x_in, py::handle kernel_size, py::handle stride,
                        py::handle padding, py::handle dilation, py::handle ceil_mode,

@@ -159,6 +159,83 @@ def test_sequential_fuses_only_what_it_may(monkeypatch):
     assert nn.Sequential()(x) is x
 
 
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+@pytest.mark.parametrize(("name", "options"), [(None, {}), *ACTIVATIONS], ids=str)
+def test_sequential_pools_with_the_bits_of_single_calls(name, options, layout, monkeypatch):
+    """One kernel where nothing is recorded; with a tape the three, and their gradients."""
+    ann.manual_seed(0)
+    convolution = nn.Conv2d(2, 5, 3, padding=1, padding_mode="reflect", layout=layout)
+    middle = [] if name is None else [getattr(nn, name)(**options)]
+    pooling = nn.MaxPool2d(3, 2, 1, ceil_mode=True, layout=layout)
+    net = nn.Sequential(convolution, *middle, pooling, nn.Identity())
+    data = np.random.default_rng(1).standard_normal((2, 2, 9, 8)).astype(np.float32)
+    if layout == "channels_last":
+        data = np.ascontiguousarray(np.moveaxis(data, 1, -1))
+
+    def single(x):
+        for module in net:
+            x = module(x)
+        return x
+
+    calls = []
+    fused = ann.kernels.conv2d_pool
+    monkeypatch.setattr(
+        ann.kernels, "conv2d_pool", lambda *a, **k: calls.append(1) or fused(*a, **k)
+    )
+    with ann.no_grad():
+        for x in (data, data[0]):
+            np.testing.assert_array_equal(net(Tensor(x)).data, single(Tensor(x)).data)
+    alone = [module for module in middle if getattr(module, "fused_name", lambda: None)() is None]
+    assert len(calls) == (0 if alone else 2)
+    calls.clear()
+    results = []
+    for run in (net, single):
+        net.zero_grad()
+        x = Tensor(data, requires_grad=True)
+        y = run(x)
+        (y * y).sum().backward()
+        results.append([y.data, x.grad, convolution.weight.grad, convolution.bias.grad])
+    for together, alone in zip(*results, strict=True):
+        np.testing.assert_array_equal(together, alone)
+    assert not calls
+
+
+def test_sequential_pools_only_what_it_may(monkeypatch):
+    calls = []
+    fused = ann.kernels.conv2d_pool
+    monkeypatch.setattr(
+        ann.kernels, "conv2d_pool", lambda *a, **k: calls.append(1) or fused(*a, **k)
+    )
+
+    class Doubled(nn.MaxPool2d):
+        def forward(self, input):
+            return super().forward(input) * 2
+
+    x = Tensor(np.random.default_rng(0).standard_normal((1, 2, 6, 6)).astype(np.float32))
+    conv, relu, pool = nn.Conv2d(2, 2, 1), nn.ReLU(), nn.MaxPool2d(2)
+    with ann.no_grad():
+        nn.Sequential(conv, relu, Doubled(2))(x)
+        nn.Sequential(conv, relu, nn.AvgPool2d(2))(x)
+        nn.Sequential(conv, relu, relu, pool)(x)
+        nn.Sequential(nn.ConvTranspose2d(2, 2, 1), relu, pool)(x)
+        nn.Sequential(conv, relu, nn.MaxPool2d(2, layout="channels_last"))(x)
+        y, indices = nn.Sequential(conv, relu, nn.MaxPool2d(2, return_indices=True))(x)
+        assert indices.shape == y.shape
+        for module in (conv, relu, pool):
+            seen = []
+            handle = module.register_forward_hook(lambda *_, seen=seen: seen.append(1))
+            nn.Sequential(conv, relu, pool)(x)
+            assert seen == [1]
+            handle.remove()
+        assert not calls
+        nn.Sequential(conv, relu, pool, conv, pool, conv)(x)
+        assert len(calls) == 2
+        for parameter in conv.parameters():
+            parameter.requires_grad_(False)
+    nn.Sequential(conv, relu, pool)(x)
+    assert len(calls) == 3
+
+
 def test_layouts_agree():
     ann.manual_seed(0)
     first = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.MaxPool2d(2), nn.AvgPool2d(2))

@@ -9,12 +9,13 @@ import numpy as np
 from arraynn import kernels as K
 from arraynn.autograd.elementwise import activation_of
 from arraynn.autograd.gemm import FusedNode, fused_edges, record_fused
+from arraynn.autograd.pool import max_pool
 from arraynn.autograd.tape import Array, Node, Variable, array_of, edge_of, grad_mode, make
 
 if TYPE_CHECKING:
     from arraynn.autograd.tensor import Tensor
 
-__all__ = ["conv", "fold", "pad", "unfold"]
+__all__ = ["conv", "conv_pool", "fold", "pad", "unfold"]
 
 
 class ConvNode(FusedNode):
@@ -74,6 +75,40 @@ def conv(
     node.geometry = geometry
     node.options = options
     return result
+
+
+def conv_pool(
+    x: Any,
+    weight: Any,
+    bias: Any,
+    geometry: tuple[Any, ...],
+    activation: str | None,
+    window: tuple[Any, ...],
+    layout: str,
+) -> Tensor:
+    """Return the maxima of f(conv2d(x, weight) + bias) over windows, differentiable in all three.
+
+    One kernel where nothing is recorded; gradients need the convolution's result, which that
+    kernel never forms. ``window`` is what follows x in ``max_pool2d``, up to ``ceil_mode``.
+    """
+    if fused_edges(x, weight, bias, None) is not None:
+        y = conv("conv2d", x, weight, bias, geometry, activation, layout=layout)
+        return max_pool("max_pool2d", y, window, False, {"layout": layout})  # type: ignore[no-any-return]
+    size, stride, padding, dilation, ceil_mode = window
+    out = K.conv2d_pool(
+        array_of(x),
+        array_of(weight),
+        array_of(bias),
+        *geometry,
+        pool_size=size,
+        pool_stride=stride,
+        pool_padding=padding,
+        pool_dilation=dilation,
+        ceil_mode=ceil_mode,
+        activation=activation,
+        layout=layout,
+    )
+    return make(out, None)
 
 
 #: PyTorch's names of the borders that repeat pixels, and NumPy's.

@@ -141,6 +141,30 @@ def _conv_backward(op: str, axes: int, dtype: str) -> Iterator[Outcome]:
             yield got, want, bounds
 
 
+def _conv2d_pool(dtype: str) -> Iterator[Outcome]:
+    for i, case in enumerate(_CONVOLUTIONS):
+        for layout in _LAYOUTS:
+            for pool in ("max", "avg"):
+                x, w, b, geometry = _conv_data(dtype, case, layout, 2, False)
+                size, stride, padding, ceil = _POOLS[i % len(_POOLS)]
+                act = _ACTIVATIONS[i % len(_ACTIVATIONS)]
+                how: dict[str, Any] = {
+                    "pool": pool,
+                    "pool_size": size,
+                    "pool_stride": stride,
+                    "pool_padding": padding,
+                    "ceil_mode": ceil,
+                    "activation": act,
+                    "layout": layout,
+                }
+                got = kernels.conv2d_pool(x, w, b, *geometry, **how)
+                want = reference.conv2d_pool(*_wide(x, w, b), *geometry, **how)
+                # A maximum errs like what it is taken of; a mean rounds 9 times more.
+                terms = _terms(w, case[7], False) + 1 + (9 if pool == "avg" else 0)
+                grain = 8 * unit_roundoff(dtype) * (1 + np.abs(want))
+                yield (got,), (want,), [1.2 * dot_bound(terms, dtype) + grain]
+
+
 # (kernel, dilation, padding, stride)
 _WINDOWS = ((3, 1, 1, 1), ((2, 3), (1, 2), ((0, 1), (2, 0)), (2, 1)))
 
@@ -522,6 +546,7 @@ CHECKS: dict[str, Check] = {
     "matmul": _matmul,
     **{op: partial(_conv, op, axes) for op, axes in _CONV_OPS},
     **{f"{op}_backward": partial(_conv_backward, op, axes) for op, axes in _CONV_OPS},
+    "conv2d_pool": _conv2d_pool,
     "unfold": _unfold,
     "fold": _fold,
     "max_pool2d": _max_pool2d,

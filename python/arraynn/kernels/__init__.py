@@ -18,6 +18,7 @@ from arraynn.kernels.conv import (
     conv_transpose2d_backward,
 )
 from arraynn.kernels.conv_fold import fold, unfold
+from arraynn.kernels.conv_pool import conv2d_pool
 from arraynn.kernels.conv_volume import (
     conv3d,
     conv3d_backward,
@@ -179,6 +180,7 @@ __all__ = [
     "conv1d_backward",
     "conv2d",
     "conv2d_backward",
+    "conv2d_pool",
     "conv3d",
     "conv3d_backward",
     "conv_transpose1d",

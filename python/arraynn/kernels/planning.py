@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,13 +46,52 @@ def _plan_conv(
     out: Any = None,  # noqa: ARG001
 ) -> Plan:
     describe = getattr(_core, f"{op}_plan")
-    name, reason, scratch, threads = describe(
-        x, weight, stride, padding, dilation, groups, layout, flip_kernel, algorithm
-    )
+    geometry = (stride, padding, dilation, groups)
+    return _as_plan(op, describe(x, weight, *geometry, layout, flip_kernel, algorithm))
+
+
+def _plan_conv_pool(
+    op: str,
+    x: Any,
+    weight: Any,
+    bias: Any = None,  # noqa: ARG001
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    *,
+    pool: str = "max",
+    pool_size: Any = 2,
+    pool_stride: Any = None,
+    pool_padding: Any = 0,
+    pool_dilation: Any = 1,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,  # noqa: ARG001
+    divisor_override: int | None = None,  # noqa: ARG001
+    activation: str | None = None,  # noqa: ARG001
+    layout: str = "channels_first",
+    flip_kernel: bool = False,
+    algorithm: str = "auto",
+    out: Any = None,  # noqa: ARG001
+) -> Plan:
+    geometry = (stride, padding, dilation, groups)
+    windows = (pool_size, pool_stride, pool_padding, pool_dilation)
+    options = (ceil_mode, layout, flip_kernel, algorithm)
+    describe: Any = _core.conv2d_pool_plan
+    return _as_plan(op, describe(x, weight, *geometry, pool, *windows, *options))
+
+
+def _as_plan(op: str, found: tuple[str | None, str | None, int, int]) -> Plan:
+    name, reason, scratch, threads = found
     return Plan(op, name or "none", reason or "there is nothing to compute", scratch, threads)
 
 
-_PLANNERS = {"conv1d": _plan_conv, "conv2d": _plan_conv, "conv3d": _plan_conv}
+_PLANNERS: dict[str, Callable[..., Plan]] = {
+    "conv1d": _plan_conv,
+    "conv2d": _plan_conv,
+    "conv3d": _plan_conv,
+    "conv2d_pool": _plan_conv_pool,
+}
 
 
 def plan(op: str, *args: Any, **kwargs: Any) -> Plan:
@@ -59,7 +99,7 @@ def plan(op: str, *args: Any, **kwargs: Any) -> Plan:
 
     Parameters
     ----------
-    op : {"conv1d", "conv2d", "conv3d"}
+    op : {"conv1d", "conv2d", "conv3d", "conv2d_pool"}
         Name of the kernel.
     *args, **kwargs
         The arguments of the call. Only shapes, dtypes and options of arrays are looked at.

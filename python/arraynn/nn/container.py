@@ -18,6 +18,7 @@ from arraynn.nn.conv import (
 from arraynn.nn.linear import Linear
 from arraynn.nn.module import Module
 from arraynn.nn.norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, GroupNorm, LayerNorm, RMSNorm
+from arraynn.nn.pooling import MaxPool2d
 
 __all__ = ["ModuleList", "Sequential"]
 
@@ -78,11 +79,20 @@ class _Container(Module):
         return self
 
 
+def _call(layer: Any, input: Any, name: str | None) -> Any:
+    return layer.forward(input) if name is None else layer.forward_with(input, name)
+
+
+def _may_pool(layer: Any, pool: Any) -> bool:
+    return layer.layout == pool.layout and not pool.return_indices
+
+
 class Sequential(_Container):
     """Calls its modules one after another.
 
     A :class:`Linear`, a convolution or a normalisation followed by an activation with its default
-    parameters runs as one kernel with the activation in its epilogue; the results are the same.
+    parameters runs as one kernel with the activation in its epilogue; where no gradient is wanted,
+    a :class:`Conv2d` takes a :class:`MaxPool2d` behind it as well. The results are the same.
 
     Parameters
     ----------
@@ -119,27 +129,34 @@ class Sequential(_Container):
 
     def forward(self, input: Any) -> Any:
         """Call the modules one after another."""
-        waiting: Any = None
+        layer: Any = None  # waits for what follows it
+        name: str | None = None  # of an activation that waits with it
         for module in self.__dict__.values():
             if not isinstance(module, Module):
                 continue
-            if waiting is not None:
-                layer, waiting = waiting, None
-                name = module.fused_name() if type(module) in _FUSED else None  # type: ignore[attr-defined]
-                if name is not None and not module._forward_hooks and not module._forward_pre_hooks:
-                    input = layer.forward_with(input, name)
-                    continue
-                input = layer.forward(input)
             # Exact types: a subclass may have a forward of its own. A hook wants its own call.
-            if (
-                type(module) in _FUSING
-                and not module._forward_hooks
-                and not module._forward_pre_hooks
-            ):
-                waiting = module
+            kind = (
+                type(module)
+                if not module._forward_hooks and not module._forward_pre_hooks
+                else None
+            )
+            if layer is not None:
+                if kind in _FUSED and name is None:
+                    name = module.fused_name()  # type: ignore[attr-defined]
+                    if name is not None:
+                        if type(layer) is not Conv2d:
+                            input, layer, name = layer.forward_with(input, name), None, None
+                        continue
+                if kind is MaxPool2d and type(layer) is Conv2d and _may_pool(layer, module):
+                    input = layer.forward_pooled(input, name, module.window())  # type: ignore[attr-defined]
+                    layer = name = None
+                    continue
+                input, layer, name = _call(layer, input, name), None, None
+            if kind in _FUSING:
+                layer = module
             else:
                 input = module(input)
-        return input if waiting is None else waiting.forward(input)
+        return input if layer is None else _call(layer, input, name)
 
 
 class ModuleList(_Container):

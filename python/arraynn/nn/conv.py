@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from arraynn.autograd.conv import pad
+from arraynn.autograd.conv import conv_pool, pad
 from arraynn.nn import functional as F
 from arraynn.nn.linear import reset_weight_and_bias
 from arraynn.nn.module import Module, Parameter, check_floating, check_positive
@@ -310,6 +310,17 @@ class Conv2d(_Forward):
 
     _op = "conv2d"
     _axes = 2
+
+    def forward_pooled(self, input: Any, activation: str | None, window: tuple[Any, ...]) -> Any:
+        """Apply the layer, an activation and ``max_pool2d(., *window)``, in one pass if it may."""
+        if getattr(input, "ndim", None) == 3:  # one sample
+            batch = self.forward_pooled(input.reshape((1, *input.shape)), activation, window)
+            return batch.reshape(batch.shape[1:])
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            input, padding = self._bordered(input), 0
+        geometry = (self.stride, padding, self.dilation, self.groups)
+        return conv_pool(input, self.weight, self.bias, geometry, activation, window, self.layout)
 
 
 class _Transposed(_Conv):

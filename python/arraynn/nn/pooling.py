@@ -81,18 +81,13 @@ class _MaxPool(_Pool):
         self.ceil_mode = ceil_mode
         self.layout = check_layout(type(self).__name__, layout)
 
+    def window(self) -> tuple[Any, ...]:
+        """Return what the function takes after its input, up to ``ceil_mode``."""
+        return self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
+
     def forward(self, input: Any) -> Any:
         """Apply the pooling."""
-        return type(self)._function(
-            input,
-            self.kernel_size,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.ceil_mode,
-            self.return_indices,
-            layout=self.layout,
-        )
+        return type(self)._function(input, *self.window(), self.return_indices, layout=self.layout)
 
     def extra_repr(self) -> str:
         """Return the window, as PyTorch does."""

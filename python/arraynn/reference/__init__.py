@@ -23,6 +23,7 @@ from .conv import (
     conv_transpose2d_backward,
 )
 from .conv_fold import fold, unfold
+from .conv_pool import conv2d_pool
 from .conv_volume import (
     conv3d,
     conv3d_backward,
@@ -173,6 +174,7 @@ __all__ = [
     "conv1d_backward",
     "conv2d",
     "conv2d_backward",
+    "conv2d_pool",
     "conv3d",
     "conv3d_backward",
     "conv_transpose1d",
