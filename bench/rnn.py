@@ -44,7 +44,7 @@ GRID = (
 TINY = ((3, 2, 5, 4),)
 # What an option costs, beside the plain kernel at the same size.
 OPTION_SIZE = (50, 32, 256, 256)
-OPTIONS = ("lengths", "clip", "peepholes", "activation")
+OPTIONS = ("lengths", "mask", "clip", "peepholes", "activation", "zoneout")
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,9 @@ def options(p: Problem) -> dict[str, Any]:
     return {
         "": {},
         "lengths": {"lengths": np.full(p.batch, p.steps)},
+        "mask": {"mask": np.ones((p.steps, p.batch), bool)},
         "clip": {"clip": 3.0},
+        "zoneout": {"zoneout": 0.1},
         "peepholes": {"peepholes": [uniform(p.dtype, 3, p.hidden, seed=9)]},
         "activation": {"activation": "softplus"},
     }[p.option]

@@ -99,9 +99,14 @@ def _wrong_sequences(kind: str) -> Iterator[Case]:
         ("bidirectional", True, V),
         *(("lengths", v, V) for v in ([1], [1, 2, 3], [1, 5], [-1, 2], [[1, 2]])),
         *(("lengths", v, T) for v in (f32(2), np.zeros(2, bool), [1.0, 2.0], "12")),
-        *(("dropout", v, V) for v in (-0.1, 1.1, NAN)),
-        ("dropout", "0", T),
+        *(("mask", np.ones(s, bool), V) for s in ((2, 4), (4,), (4, 2, 1))),
+        *(("mask", v, T) for v in (np.ones((4, 2)), np.ones((4, 2), np.uint8), "1")),
     ]
+    probabilities = ["dropout", "recurrent_dropout", "weight_dropout", "zoneout"]
+    if kind == "lstm":
+        probabilities.append("zoneout_cell")
+    for name in probabilities:
+        options += [*((name, v, V) for v in (-0.1, 1.1, NAN)), (name, "0", T), (name, None, T)]
     for name, value, exception in options:
         given = np.array(value) if isinstance(value, list) else value
         # Too many layers or directions for the list.
@@ -113,6 +118,10 @@ def _wrong_sequences(kind: str) -> Iterator[Case]:
     for seed, exception in ((None, V), (2**64, V), ("1", T)):
         how = {"num_layers": 2, "dropout": 0.5, "seed": seed}
         yield Case(kind, (x, [*w, *second]), how, exception, "seed")
+        for name in ("recurrent_dropout", "weight_dropout"):
+            yield Case(kind, (x, w), {name: 0.5, "seed": seed}, exception, "seed")
+        if seed is not None:
+            yield Case(kind, (x, w), {"zoneout": 0.5, "seed": seed}, exception, "seed")
     yield Case(kind, (x, both), {"num_layers": 2}, V, r"weights\[4\]")
     yield Case(kind, (huge(2**30, 2**20, 3), w), {}, TOO_LARGE, "")
     if kind == "lstm":

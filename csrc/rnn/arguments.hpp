@@ -9,15 +9,20 @@
 
 namespace arraynn {
 
-// A handle of None where an operation has no such argument.
+// None where an operation has no such argument.
+struct RnnArgument : py::handle {
+  RnnArgument() : py::handle(Py_None) {}
+  RnnArgument(py::handle h) : py::handle(h) {}
+};
 struct RnnCall {
   const char* op;
   RnnKind kind;
   bool one_step;  // of a cell: x is [batch, input] or [input]
-  py::handle x, weights, state;
-  py::handle activation, recurrent_activation, output_activation, peepholes, input_forget;
-  py::handle reset_after, clip, cell_clip;
-  py::handle num_layers, bidirectional, batch_first, lengths, reverse, dropout, seed;
+  RnnArgument x{}, weights{}, state{};
+  RnnArgument activation{}, recurrent_activation{}, output_activation{}, peepholes{};
+  RnnArgument input_forget{}, reset_after{}, clip{}, cell_clip{};
+  RnnArgument num_layers{}, bidirectional{}, batch_first{}, lengths{}, mask{}, reverse{};
+  RnnArgument dropout{}, recurrent_dropout{}, weight_dropout{}, zoneout{}, zoneout_cell{}, seed{};
 };
 
 // The call without element type; pointers are the arrays', which it keeps alive.
@@ -27,9 +32,7 @@ struct RnnArguments {
   RnnShape shape;
   Dtype dtype;
   bool batched, one_step;
-  bool drops = false;
-  Dropout dropout{};
-  std::uint64_t seed = 0;
+  RnnRandom random;
   Array x, h0, c0;
   std::vector<RnnGroup<const void>> groups;
   std::vector<Array> weights, peepholes;  // as they came
@@ -46,9 +49,7 @@ struct RnnArguments {
     s.op = op;
     s.cell = cell;
     s.shape = shape;
-    s.drops = drops;
-    s.dropout = dropout;
-    s.seed = seed;
+    s.random = random;
     for (const auto& g : groups) {
       const auto of = [](const void* p) { return static_cast<const T*>(p); };
       s.groups.push_back(

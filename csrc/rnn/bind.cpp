@@ -60,128 +60,143 @@ py::object step_results(const RnnCall& call, py::handle return_workspace) {
 
 py::object rnn(py::handle x, py::handle weights, py::handle h0, py::handle nonlinearity,
                py::handle num_layers, py::handle bidirectional, py::handle batch_first,
-               py::handle lengths, py::handle reverse, py::handle dropout, py::handle seed,
-               py::handle clip, py::handle return_workspace) {
-  const py::none no;
-  return sequence_results({"rnn",        RnnKind::kRnn,
-                           false,        x,
-                           weights,      h0,
-                           nonlinearity, no,
-                           no,           no,
-                           no,           no,
-                           clip,         no,
-                           num_layers,   bidirectional,
-                           batch_first,  lengths,
-                           reverse,      dropout,
-                           seed},
-                          false, return_workspace);
+               py::handle lengths, py::handle mask, py::handle reverse, py::handle dropout,
+               py::handle recurrent_dropout, py::handle weight_dropout, py::handle zoneout,
+               py::handle seed, py::handle clip, py::handle return_workspace) {
+  const RnnCall call{.op = "rnn",
+                     .kind = RnnKind::kRnn,
+                     .one_step = false,
+                     .x = x,
+                     .weights = weights,
+                     .state = h0,
+                     .activation = nonlinearity,
+                     .clip = clip,
+                     .num_layers = num_layers,
+                     .bidirectional = bidirectional,
+                     .batch_first = batch_first,
+                     .lengths = lengths,
+                     .mask = mask,
+                     .reverse = reverse,
+                     .dropout = dropout,
+                     .recurrent_dropout = recurrent_dropout,
+                     .weight_dropout = weight_dropout,
+                     .zoneout = zoneout,
+                     .seed = seed};
+  return sequence_results(call, false, return_workspace);
 }
 
 py::object lstm(py::handle x, py::handle weights, py::handle state, py::handle activation,
                 py::handle recurrent_activation, py::handle output_activation, py::handle peepholes,
                 py::handle input_forget, py::handle num_layers, py::handle bidirectional,
-                py::handle batch_first, py::handle lengths, py::handle reverse, py::handle dropout,
-                py::handle seed, py::handle clip, py::handle cell_clip, py::handle return_cells,
-                py::handle return_workspace) {
-  const py::none no;
-  return sequence_results({"lstm",
-                           RnnKind::kLstm,
-                           false,
-                           x,
-                           weights,
-                           state,
-                           activation,
-                           recurrent_activation,
-                           output_activation,
-                           peepholes,
-                           input_forget,
-                           no,
-                           clip,
-                           cell_clip,
-                           num_layers,
-                           bidirectional,
-                           batch_first,
-                           lengths,
-                           reverse,
-                           dropout,
-                           seed},
-                          take_bool("lstm", "return_cells", return_cells), return_workspace);
+                py::handle batch_first, py::handle lengths, py::handle mask, py::handle reverse,
+                py::handle dropout, py::handle recurrent_dropout, py::handle weight_dropout,
+                py::handle zoneout, py::handle zoneout_cell, py::handle seed, py::handle clip,
+                py::handle cell_clip, py::handle return_cells, py::handle return_workspace) {
+  const RnnCall call{.op = "lstm",
+                     .kind = RnnKind::kLstm,
+                     .one_step = false,
+                     .x = x,
+                     .weights = weights,
+                     .state = state,
+                     .activation = activation,
+                     .recurrent_activation = recurrent_activation,
+                     .output_activation = output_activation,
+                     .peepholes = peepholes,
+                     .input_forget = input_forget,
+                     .clip = clip,
+                     .cell_clip = cell_clip,
+                     .num_layers = num_layers,
+                     .bidirectional = bidirectional,
+                     .batch_first = batch_first,
+                     .lengths = lengths,
+                     .mask = mask,
+                     .reverse = reverse,
+                     .dropout = dropout,
+                     .recurrent_dropout = recurrent_dropout,
+                     .weight_dropout = weight_dropout,
+                     .zoneout = zoneout,
+                     .zoneout_cell = zoneout_cell,
+                     .seed = seed};
+  return sequence_results(call, take_bool("lstm", "return_cells", return_cells), return_workspace);
 }
 
 py::object gru(py::handle x, py::handle weights, py::handle h0, py::handle activation,
                py::handle recurrent_activation, py::handle reset_after, py::handle num_layers,
                py::handle bidirectional, py::handle batch_first, py::handle lengths,
-               py::handle reverse, py::handle dropout, py::handle seed, py::handle clip,
-               py::handle return_workspace) {
-  const py::none no;
-  return sequence_results({"gru",       RnnKind::kGru,
-                           false,       x,
-                           weights,     h0,
-                           activation,  recurrent_activation,
-                           no,          no,
-                           no,          reset_after,
-                           clip,        no,
-                           num_layers,  bidirectional,
-                           batch_first, lengths,
-                           reverse,     dropout,
-                           seed},
-                          false, return_workspace);
+               py::handle mask, py::handle reverse, py::handle dropout,
+               py::handle recurrent_dropout, py::handle weight_dropout, py::handle zoneout,
+               py::handle seed, py::handle clip, py::handle return_workspace) {
+  const RnnCall call{.op = "gru",
+                     .kind = RnnKind::kGru,
+                     .one_step = false,
+                     .x = x,
+                     .weights = weights,
+                     .state = h0,
+                     .activation = activation,
+                     .recurrent_activation = recurrent_activation,
+                     .reset_after = reset_after,
+                     .clip = clip,
+                     .num_layers = num_layers,
+                     .bidirectional = bidirectional,
+                     .batch_first = batch_first,
+                     .lengths = lengths,
+                     .mask = mask,
+                     .reverse = reverse,
+                     .dropout = dropout,
+                     .recurrent_dropout = recurrent_dropout,
+                     .weight_dropout = weight_dropout,
+                     .zoneout = zoneout,
+                     .seed = seed};
+  return sequence_results(call, false, return_workspace);
 }
 
 py::object rnn_cell(py::handle x, py::handle weights, py::handle h0, py::handle nonlinearity,
                     py::handle clip, py::handle return_workspace) {
-  const py::none no;
-  return step_results(
-      {"rnn_cell", RnnKind::kRnn, true, x,  weights, h0, nonlinearity, no, no, no, no,
-       no,         clip,          no,   no, no,      no, no,           no, no, no},
-      return_workspace);
+  const RnnCall call{.op = "rnn_cell",
+                     .kind = RnnKind::kRnn,
+                     .one_step = true,
+                     .x = x,
+                     .weights = weights,
+                     .state = h0,
+                     .activation = nonlinearity,
+                     .clip = clip};
+  return step_results(call, return_workspace);
 }
 
 py::object lstm_cell(py::handle x, py::handle weights, py::handle state, py::handle activation,
                      py::handle recurrent_activation, py::handle output_activation,
                      py::handle peepholes, py::handle input_forget, py::handle clip,
                      py::handle cell_clip, py::handle return_workspace) {
-  const py::none no;
-  return step_results({"lstm_cell",
-                       RnnKind::kLstm,
-                       true,
-                       x,
-                       weights,
-                       state,
-                       activation,
-                       recurrent_activation,
-                       output_activation,
-                       peepholes,
-                       input_forget,
-                       no,
-                       clip,
-                       cell_clip,
-                       no,
-                       no,
-                       no,
-                       no,
-                       no,
-                       no,
-                       no},
-                      return_workspace);
+  const RnnCall call{.op = "lstm_cell",
+                     .kind = RnnKind::kLstm,
+                     .one_step = true,
+                     .x = x,
+                     .weights = weights,
+                     .state = state,
+                     .activation = activation,
+                     .recurrent_activation = recurrent_activation,
+                     .output_activation = output_activation,
+                     .peepholes = peepholes,
+                     .input_forget = input_forget,
+                     .clip = clip,
+                     .cell_clip = cell_clip};
+  return step_results(call, return_workspace);
 }
 
 py::object gru_cell(py::handle x, py::handle weights, py::handle h0, py::handle activation,
                     py::handle recurrent_activation, py::handle reset_after, py::handle clip,
                     py::handle return_workspace) {
-  const py::none no;
-  return step_results({"gru_cell", RnnKind::kGru,
-                       true,       x,
-                       weights,    h0,
-                       activation, recurrent_activation,
-                       no,         no,
-                       no,         reset_after,
-                       clip,       no,
-                       no,         no,
-                       no,         no,
-                       no,         no,
-                       no},
-                      return_workspace);
+  const RnnCall call{.op = "gru_cell",
+                     .kind = RnnKind::kGru,
+                     .one_step = true,
+                     .x = x,
+                     .weights = weights,
+                     .state = h0,
+                     .activation = activation,
+                     .recurrent_activation = recurrent_activation,
+                     .reset_after = reset_after,
+                     .clip = clip};
+  return step_results(call, return_workspace);
 }
 
 }  // namespace

@@ -23,6 +23,14 @@ struct Back {
   const T* cells(std::int64_t b) const { return s.cells + t * s.cells_step + b * s.hidden; }
   const T* inner(std::int64_t b) const { return s.inner + t * s.inner_step + b * s.hidden; }
   const T* y(std::int64_t b) const { return s.y + t * s.y_step + b * s.y_row; }
+
+  // The share of a gradient that zoneout sends to the former value.
+  Vec<T> passed(double zone, const T* fresh, std::int64_t size, std::int64_t b, std::int64_t unit,
+                std::int64_t width, Vec<T> d) const {
+    if (fresh == nullptr) return d * Vec<T>::set1(static_cast<T>(zone));
+    const Vec<T> taken = load_lanes(fresh + at(b) * size + unit, width);
+    return select(taken > Vec<T>::zero(), Vec<T>::zero(), d);
+  }
 };
 
 // The vectors at one unit of the active rows of a tile: gradients of h, or of what is projected, in
@@ -71,7 +79,8 @@ template <class T>
 template <class T>
 ARRAYNN_INLINE void rnn_column(const Back<T>& step, Column<T>& c) {
   alignas(64) Lanes<T> y;
-  gather(c, y, [&](std::int64_t b) { return step.y(b); });
+  const bool kept = step.s.cell.zone > 0;  // y is then not the value of f
+  gather(c, y, [&](std::int64_t b) { return kept ? step.gates(b) : step.y(b); });
   through(step, step.s.cell.main, 0, c, y, c.dh);
   scatter(c, c.dh, [&](std::int64_t b) { return step.dz(b); });
 }
@@ -88,7 +97,17 @@ template <class T>
   for (int k = 0; k < 4; ++k) {
     gather(col, gate[k], [&](std::int64_t b) { return step.gates(b) + k * h; });
   }
-  gather(col, c, [&](std::int64_t b) { return step.cells(b); });
+  if (cell.zone_cell > 0) {  // h has seen c before it was blended
+    for (std::int64_t r = 0; r < n; ++r) {
+      const std::int64_t j = r * kL;
+      const V old = load_lanes(s.c_before(step.t, col.row[r]) + col.unit, col.width);
+      clamp(fma(V::load(gate[1] + j), old, V::load(gate[0] + j) * V::load(gate[2] + j)),
+            step.bounds.c)
+          .store(c + j);
+    }
+  } else {
+    gather(col, c, [&](std::int64_t b) { return step.cells(b); });
+  }
   for (std::int64_t j = 0; j < n * kL; j += kL) V::load(c + j).store(out + j);
   activate_vectors(cell.output, out, n);
   for (std::int64_t j = 0; j < n * kL; j += kL) {
@@ -110,7 +129,14 @@ template <class T>
     const std::int64_t b = col.row[r], j = r * kL;
     const V i = V::load(gate[0] + j), f = V::load(gate[1] + j), g = V::load(gate[2] + j);
     const V old = load_lanes(s.c_before(step.t, b) + col.unit, col.width);
-    V total = V::load(dc + j) + load_lanes(step.g.dc + b * h + col.unit, col.width);
+    V carried = load_lanes(step.g.dc + b * h + col.unit, col.width);
+    if (cell.zone_cell > 0) {
+      const V passed =
+          step.passed(cell.zone_cell, s.fresh_cell, h, b, col.unit, col.width, carried);
+      store_lanes(passed, step.g.dc + b * h + col.unit, col.width);
+      carried = carried - passed;
+    }
+    V total = V::load(dc + j) + carried;
     if (s.peephole != nullptr) total = fma(peep[2], V::load(d[3] + j), total);
     if (cell.clips_cell) {
       const Mask<T> free = abs(fma(f, old, i * g)) <= V::set1(step.bounds.c);
@@ -142,7 +168,9 @@ template <class T>
       dpeep[1] = fma(df, old, dpeep[1]);
       dpeep[2] = fma(V::load(d[3] + j), V::load(c + j), dpeep[2]);
     }
-    store_lanes(before, step.g.dc + b * h + col.unit, col.width);
+    T* carry = step.g.dc + b * h + col.unit;
+    if (cell.zone_cell > 0) before = before + load_lanes(carry, col.width);
+    store_lanes(before, carry, col.width);
   }
   if (s.peephole != nullptr) {
     for (int p = 0; p < 3; ++p) {
@@ -171,7 +199,8 @@ template <class T>
     const V old = load_lanes(s.h_before(step.t, b) + col.unit, col.width);
     (dh * (V::set1(T(1)) - zv)).store(dn + j);
     (dh * (old - V::load(value + j))).store(dz + j);
-    store_lanes(dh * zv, step.g.dh + b * h + col.unit, col.width);
+    T* carry = step.g.dh + b * h + col.unit;
+    store_lanes(fma(dh, zv, load_lanes(carry, col.width)), carry, col.width);
   }
   through(step, cell.main, 2, col, value, dn);
   through(step, cell.gate, 1, col, z, dz);
@@ -205,7 +234,8 @@ template <class T>
   gather(col, reset, [&](std::int64_t b) { return step.gates(b); });
   for (std::int64_t r = 0; r < col.rows; ++r) {
     const std::int64_t b = col.row[r], j = r * kL;
-    const V d = V::load(col.dh + j);
+    V d = V::load(col.dh + j);
+    if (s.factors != nullptr) d = d * load_lanes(s.factors + b * h + col.unit, col.width);
     (d * load_lanes(s.h_before(step.t, b) + col.unit, col.width)).store(dr + j);
     T* carry = step.g.dh + b * h + col.unit;
     store_lanes(fma(d, V::load(reset + j), load_lanes(carry, col.width)), carry, col.width);
@@ -278,14 +308,23 @@ void run_step(const Back<T>& step, std::int64_t after, const Matrices<T>& m,
   const auto dz_after = [&](std::int64_t b) { return g.dz + (after * s.batch + b) * step.width(); };
   const auto add = [&](std::int64_t b, std::int64_t unit, std::int64_t width, Vec<T> sum, T* to) {
     T* carry = g.dh + b * s.out + unit;
+    if (s.factors != nullptr) sum = sum * load_lanes(s.factors + b * s.out + unit, width);
     Vec<T> dh = sum + load_lanes(carry, width);
-    const bool now = is_step && s.active(step.t, b);
-    if (now && g.dy != nullptr) {
+    if (is_step && g.dy != nullptr && s.within(step.t, b)) {
       dh = dh + load_lanes(g.dy + step.at(b) * g.dy_row + unit, width);
     }
-    store_lanes(now ? Vec<T>::zero() : dh, carry, width);
+    if (!is_step || !s.active(step.t, b)) {
+      store_lanes(dh, carry, width);
+      return false;
+    }
+    Vec<T> passed = Vec<T>::zero();
+    if (s.cell.zone > 0) {
+      passed = step.passed(s.cell.zone, s.fresh, s.out, b, unit, width, dh);
+      dh = dh - passed;
+    }
+    store_lanes(passed, carry, width);
     dh.store(to);
-    return now;
+    return true;
   };
   const auto direct = [](std::int64_t, std::int64_t, std::int64_t, Vec<T> sum, T* to) {
     sum.store(to);
@@ -341,9 +380,9 @@ void backward(const RnnScanBackward<T>& g, int threads, void* scratch) {
       const std::int64_t t = i < 0 ? -1 : s.time(i);
       std::int64_t count = 0, active_count = 0;
       for (std::int64_t b = 0; b < s.batch; ++b) {
-        const bool now = t >= 0 && s.active(t, b);
-        if (now) active[active_count++] = b;
-        if (now || (after >= 0 && s.active(after, b))) row[count++] = b;
+        if (t >= 0 && s.active(t, b)) active[active_count++] = b;
+        // One that passes through takes its gradient of y along.
+        if ((t >= 0 && s.within(t, b)) || (after >= 0 && s.active(after, b))) row[count++] = b;
       }
       run_step(Back<T>{g, s, t, Bounds<T>(s.cell)}, after, m, row, count, active, active_count, tid,
                nthreads);

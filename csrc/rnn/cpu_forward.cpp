@@ -23,7 +23,50 @@ struct Step {
   T* inner(std::int64_t b) const { return s.inner + t * s.inner_step + b * s.hidden; }
   T* wide(std::int64_t b) const { return s.wide + t * s.wide_step + b * s.hidden; }
   const T* h(std::int64_t b) const { return s.h_before(t, b); }
+  // What W_hh multiplies.
+  const T* operand(std::int64_t b) const {
+    return s.factors == nullptr ? h(b) : s.dropped_at(t, 0, b);
+  }
 };
+
+// A new h or c, or what zoneout makes of it.
+template <class T>
+ARRAYNN_INLINE Vec<T> zoned(double zone, const T* fresh, Vec<T> value, Vec<T> old,
+                            std::int64_t width) {
+  if (fresh == nullptr) return fma(Vec<T>::set1(static_cast<T>(zone)), old - value, value);
+  return select(load_lanes(fresh, width) > Vec<T>::zero(), value, old);
+}
+
+// Every new h, of out elements, comes here.
+template <class T>
+ARRAYNN_INLINE void put_h(const Step<T>& step, std::int64_t b, std::int64_t unit,
+                          std::int64_t width, Vec<T> h) {
+  const RnnScan<T>& s = step.s;
+  if (s.cell.zone > 0) {
+    const T* fresh = s.fresh;
+    if (fresh != nullptr) fresh += (step.t * s.batch + b) * s.out + unit;
+    h = zoned(s.cell.zone, fresh, h, load_lanes(step.h(b) + unit, width), width);
+  }
+  store_lanes(h, step.y(b) + unit, width);
+  if (s.factors != nullptr) {
+    const Vec<T> factor = load_lanes(s.factors + b * s.out + unit, width);
+    store_lanes(h * factor, s.dropped_at(step.t, 1, b) + unit, width);
+  }
+}
+
+// A step that a sample takes no part in.
+template <class T>
+void pass_state(const Step<T>& step, std::int64_t b) {
+  const RnnScan<T>& s = step.s;
+  const auto copy = [](const T* from, T* to, std::int64_t n) {
+    for (std::int64_t i = 0; i < n; ++i) to[i] = from[i];
+  };
+  copy(step.h(b), step.y(b), s.out);
+  if (s.cells_step != 0) copy(s.c_before(step.t, b), step.cells(b), s.hidden);
+  if (s.factors != nullptr) {
+    copy(s.dropped_at(step.t, 0, b), s.dropped_at(step.t, 1, b), s.out);
+  }
+}
 
 // One row of a gate: its vector at `unit`, before and after the bounds.
 template <class T>
@@ -62,7 +105,9 @@ ARRAYNN_INLINE void rnn_tile(const Step<T>& step, const Panels<T>& w, const Tile
   activate_vectors(s.cell.main, tile.sums, n * w.groups);
   for_units(tile, w.groups, 1, s.hidden, [&](std::int64_t unit, std::int64_t width, T* z) {
     for (std::int64_t r = 0; r < n; ++r) {
-      store_lanes(Vec<T>::load(z + r * kL), step.y(tile.row[r]) + unit, width);
+      const Vec<T> h = Vec<T>::load(z + r * kL);
+      if (s.gates_kept()) store_lanes(h, step.gates(tile.row[r]) + unit, width);
+      put_h(step, tile.row[r], unit, width, h);
     }
   });
 }
@@ -103,8 +148,14 @@ ARRAYNN_INLINE void lstm_tile(const Step<T>& step, const Tile<T>& tile) {
     const V i = s.cell.input_forget ? V::set1(T(1)) - f : V::load(zi + r * kL);
     const V old = load_lanes(s.c_before(step.t, b) + unit, width);
     const V c = clamp(fma(f, old, i * g), step.bounds.c);
-    store_lanes(c, step.cells(b) + unit, width);
     c.store(state + r * kL);
+    if (s.cell.zone_cell > 0) {
+      const T* fresh = s.fresh_cell;
+      if (fresh != nullptr) fresh += (step.t * s.batch + b) * h + unit;
+      store_lanes(zoned(s.cell.zone_cell, fresh, c, old, width), step.cells(b) + unit, width);
+    } else {
+      store_lanes(c, step.cells(b) + unit, width);
+    }
     const V o = load_lanes(x + 3 * h, width) + V::load(zo + r * kL);
     bound_gate(step, b, 3 * h + unit, width, s.peephole != nullptr ? fma(peep[2], c, o) : o,
                zo + r * kL);
@@ -120,8 +171,12 @@ ARRAYNN_INLINE void lstm_tile(const Step<T>& step, const Tile<T>& tile) {
     const std::int64_t b = tile.row[r];
     const V o = V::load(zo + r * kL);
     if (s.keep_gates) store_lanes(o, step.gates(b) + 3 * h + unit, width);
-    T* to = s.w_hr != nullptr ? step.wide(b) : step.y(b);
-    store_lanes(o * V::load(state + r * kL), to + unit, width);
+    const V out = o * V::load(state + r * kL);
+    if (s.w_hr != nullptr) {
+      store_lanes(out, step.wide(b) + unit, width);
+    } else {
+      put_h(step, b, unit, width, out);
+    }
   }
 }
 
@@ -130,7 +185,7 @@ template <class T>
 ARRAYNN_INLINE void blend(const Step<T>& step, std::int64_t b, std::int64_t unit,
                           std::int64_t width, Vec<T> z, Vec<T> n) {
   const Vec<T> h = load_lanes(step.h(b) + unit, width);
-  store_lanes(fma(z, h - n, n), step.y(b) + unit, width);
+  put_h(step, b, unit, width, fma(z, h - n, n));
 }
 
 template <class T>
@@ -185,7 +240,7 @@ ARRAYNN_INLINE void reset_tile(const Step<T>& step, const Panels<T>& w, const Ti
     for (std::int64_t r = 0; r < n; ++r) {
       const std::int64_t b = tile.row[r];
       const Vec<T> reset = Vec<T>::load(z + r * kL);
-      const Vec<T> old = load_lanes(step.h(b) + unit, width);
+      const Vec<T> old = load_lanes(step.operand(b) + unit, width);
       store_lanes(reset * old, step.inner(b) + unit, width);
       store_lanes(reset, step.gates(b) + unit, width);
       store_lanes(Vec<T>::load(z + (n + r) * kL), step.gates(b) + h + unit, width);
@@ -220,7 +275,7 @@ ARRAYNN_INLINE void project_tile(const Step<T>& step, const Panels<T>& w, const 
   constexpr int kL = kLanes<T>;
   for_units(tile, w.groups, 1, step.s.out, [&](std::int64_t unit, std::int64_t width, T* sum) {
     for (std::int64_t r = 0; r < tile.rows; ++r) {
-      store_lanes(Vec<T>::load(sum + r * kL), step.y(tile.row[r]) + unit, width);
+      put_h(step, tile.row[r], unit, width, Vec<T>::load(sum + r * kL));
     }
   });
 }
@@ -259,7 +314,7 @@ template <class T>
 void run_step(const Step<T>& step, const Matrices<T>& m, const std::int64_t* row,
               std::int64_t count, int tid, int nthreads) {
   const RnnScan<T>& s = step.s;
-  const auto h = [&](std::int64_t b) { return step.h(b); };
+  const auto h = [&](std::int64_t b) { return step.operand(b); };
   const auto first = [&](const auto& f) {
     if (s.product != nullptr) {
       for_products(m.first, row, count, s.product, tid, nthreads, f);
@@ -315,13 +370,19 @@ void forward(const RnnScan<T>& s, int threads, bool packed, void* scratch) {
     std::int64_t count = s.batch;
     for (std::int64_t i = s.first; i < s.last; ++i) {
       const std::int64_t t = s.time(i);
-      if (s.lengths != nullptr) {
+      const Step<T> step{s, t, Bounds<T>(s.cell)};
+      if (s.lengths != nullptr || s.mask != nullptr) {
         count = 0;
+        std::int64_t passing = 0;
         for (std::int64_t b = 0; b < s.batch; ++b) {
-          if (t < s.lengths[b]) row[count++] = b;
+          if (s.active(t, b)) {
+            row[count++] = b;
+          } else if (s.within(t, b) && passing++ % nthreads == tid) {
+            pass_state(step, b);
+          }
         }
       }
-      run_step(Step<T>{s, t, Bounds<T>(s.cell)}, m, row, count, tid, nthreads);
+      run_step(step, m, row, count, tid, nthreads);
     }
   });
 }

@@ -16,7 +16,10 @@
 //            its own L2; one region over all steps, one barrier a step. A second product in the step
 //            (the reset before the product, the projection) takes a second barrier
 //   one step: a call of one step has no use for panels: its product is a gemm as well
-//   rows     those samples whose length the step is within; the others cost nothing
+//   rows     those samples that take part in the step; the others cost nothing. Where a mask is
+//            false the state is copied on
+//   options  all that writes h is put_h(): zoneout blends it there with the one before, and with
+//            recurrent dropout its product with the factors is written beside it, for the next step
 // Backward goes through the steps in reverse. The gradient of h is the sum of z's gradients of the
 // step after times W_hh, packed likewise; z's gradients of the step follow from it at once. Those of
 // the weights and of x are matrix products over all steps at the end.
@@ -43,7 +46,8 @@ struct RnnCell {
   bool reset_after = true;    // GRU
   bool clips = false, clips_cell = false;
   double clip = 0, cell_clip = 0;
-  Activation main, gate, output;  // a or f; s; a_out
+  double zone = 0, zone_cell = 0;  // probabilities that h and c keep their former value
+  Activation main, gate, output;   // a or f; s; a_out
 
   ARRAYNN_RNN_MEMBER std::int64_t gates() const {
     return kind == RnnKind::kLstm ? 4 : kind == RnnKind::kGru ? 3 : 1;
@@ -73,6 +77,11 @@ struct RnnScan {
   std::int64_t first = 0, last = 0;  // steps [first, last) in the order of the direction
   bool reverse = false;
   const std::int64_t* lengths = nullptr;  // [batch] or null
+  const std::uint8_t* mask = nullptr;     // [steps, batch] or null: at 0 the state passes through
+  const T* factors = nullptr;             // [batch, out] or null: of h where W_hh meets it
+  T* dropped = nullptr;                   // [2, batch, out]: h times these, for every other step
+  const T* fresh = nullptr;               // [steps, batch, out]: 1 a new h, 0 the former;
+  const T* fresh_cell = nullptr;          // [.., hidden] likewise; null: the mean of both
   const T* w_hh = nullptr;                // [gates * hidden, out]
   const T* w_hr = nullptr;                // [out, hidden] or null
   const T* b_hn = nullptr;                // [hidden] or null: GRU with reset_after
@@ -92,16 +101,27 @@ struct RnnScan {
   T* wide = nullptr;  // what is projected
   std::int64_t wide_step = 0;
 
+  // An RNN's h is f(z) unless it is blended: backward then needs the latter.
+  ARRAYNN_RNN_MEMBER bool gates_kept() const {
+    return keep_gates && (cell.kind != RnnKind::kRnn || cell.zone > 0);
+  }
   ARRAYNN_RNN_MEMBER bool first_of(std::int64_t t, std::int64_t b) const {
     return t == (reverse ? (lengths == nullptr ? steps : lengths[b]) - 1 : 0);
   }
   ARRAYNN_RNN_MEMBER std::int64_t time(std::int64_t s) const { return reverse ? steps - 1 - s : s; }
   ARRAYNN_RNN_MEMBER std::int64_t before(std::int64_t t) const { return reverse ? t + 1 : t - 1; }
-  ARRAYNN_RNN_MEMBER bool active(std::int64_t t, std::int64_t b) const {
+  ARRAYNN_RNN_MEMBER bool within(std::int64_t t, std::int64_t b) const {
     return lengths == nullptr || t < lengths[b];
+  }
+  ARRAYNN_RNN_MEMBER bool active(std::int64_t t, std::int64_t b) const {
+    return within(t, b) && (mask == nullptr || mask[t * batch + b] != 0);
   }
   ARRAYNN_RNN_MEMBER const T* h_before(std::int64_t t, std::int64_t b) const {
     return first_of(t, b) ? h0 + b * out : y + before(t) * y_step + b * y_row;
+  }
+  // That of the step before and of this one, for the products.
+  ARRAYNN_RNN_MEMBER T* dropped_at(std::int64_t t, std::int64_t after, std::int64_t b) const {
+    return dropped + (((t + after) & 1) * batch + b) * out;
   }
   ARRAYNN_RNN_MEMBER const T* c_before(std::int64_t t, std::int64_t b) const {
     if (cells_step != 0 && first_of(t, b)) return c0 + b * hidden;

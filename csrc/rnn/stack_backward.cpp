@@ -58,24 +58,50 @@ struct LayersBackward {
   const RnnSaved<T>& saved;
   const RnnGradients<T>& grads;
 
+  Dropout between(std::int64_t layer) const {
+    return stack.random.draw(stack.random.dropout, true, RnnStream::kLayers, layer - 1);
+  }
+
   // x of a layer as forward multiplied it, without what the padding may hold.
   const T* input(std::int64_t layer, RnnMemory* memory) const {
     const RnnShape& s = stack.shape;
     const T* x = saved.inputs[static_cast<std::size_t>(layer)];
     const std::int64_t width = s.input_of(layer), size = s.rows() * width;
-    if (layer > 0 && stack.drops) {
+    if (layer > 0 && stack.random.dropout > 0) {
       T* to = memory->take<T>(size);
-      run_dropout(dropout_before(stack, layer), x, to, size);
+      run_dropout(between(layer), x, to, size);
       return to;
     }
     if (layer > 0 || !s.padded()) return x;
     T* to = memory->zeros<T>(size);
     for (std::int64_t b = 0; b < s.batch; ++b) {
-      for (std::int64_t t = 0; t < s.length(b); ++t) {
+      for (std::int64_t t = 0; t < s.steps; ++t) {
+        if (!s.active(t, b)) continue;
         std::copy_n(x + (t * s.batch + b) * width, width, to + (t * s.batch + b) * width);
       }
     }
     return to;
+  }
+
+  // y and h0 as W_hh met them.
+  RnnScan<T> dropped_states(RnnScan<T> scan, RnnMemory* memory) const {
+    const RnnShape& s = stack.shape;
+    T* y = memory->take<T>(s.rows() * s.out);
+    T* h0 = memory->take<T>(s.batch * s.out);
+    const auto times = [&](const T* h, std::int64_t b, T* to) {
+      for (std::int64_t j = 0; j < s.out; ++j) to[j] = h[j] * scan.factors[b * s.out + j];
+    };
+    for (std::int64_t b = 0; b < s.batch; ++b) times(scan.h0 + b * s.out, b, h0 + b * s.out);
+    for (std::int64_t t = 0; t < s.steps; ++t) {
+      for (std::int64_t b = 0; b < s.batch; ++b) {
+        times(scan.y + t * scan.y_step + b * scan.y_row, b, y + (t * s.batch + b) * s.out);
+      }
+    }
+    scan.y = y;
+    scan.y_row = s.out;
+    scan.y_step = s.batch * s.out;
+    scan.h0 = h0;
+    return scan;
   }
 
   // Products with the h that each step began from: y of the step before, h0 at a sample's first.
@@ -103,10 +129,12 @@ struct LayersBackward {
                       s.out, s.batch, dw, true);
   }
 
-  void parameters(const RnnScanBackward<T>& back, const T* x, std::int64_t input,
-                  const RnnGroup<T>& to) const {
+  void parameters(const RnnScanBackward<T>& back, std::int64_t group, const T* x,
+                  std::int64_t input, const RnnGroup<T>& to) const {
     const RnnShape& s = stack.shape;
-    const RnnScan<T>& scan = back.scan;
+    RnnMemory memory(stack.op);
+    const RnnScan<T> scan =
+        back.scan.factors == nullptr ? back.scan : dropped_states(back.scan, &memory);
     const std::int64_t rows = s.rows(), h = s.hidden, width = scan.cell.gates() * h;
     // A GRU's n apart, where its two sides differ.
     const bool apart = back.dn != nullptr;
@@ -124,6 +152,10 @@ struct LayersBackward {
                         h, rows, to.w_hh + 2 * h * h, false);
     } else {
       hidden_weights(scan, back.dz, width, to.w_hh, zero);
+    }
+    if (stack.random.weights > 0) {
+      run_dropout(stack.random.draw(stack.random.weights, true, RnnStream::kWeights, group),
+                  to.w_hh, to.w_hh, width * s.out);
     }
     if (to.w_hr != nullptr) {
       product_over_rows(stack.op, Operand<T>{back.dout, s.out}, s.out, Operand<T>{scan.wide, h}, h,
@@ -147,6 +179,7 @@ struct LayersBackward {
     };
     RnnScanBackward<T> back;
     back.scan = saved.scans[group];
+    draw_zones(stack, index, &memory, &back.scan);
     const std::int64_t rows = s.rows(), width = back.scan.cell.gates() * s.hidden;
     back.dy = dy != nullptr ? dy + d * s.out : nullptr;
     back.dy_row = s.width();
@@ -169,7 +202,7 @@ struct LayersBackward {
       product_with(stack.op, Operand<T>{back.dn, s.hidden}, rows, w + same * input, s.hidden, input,
                    dx, true);
     }
-    parameters(back, x, input, to);
+    parameters(back, index, x, input, to);
   }
 
   void run() const {
@@ -187,7 +220,7 @@ struct LayersBackward {
       const std::int64_t size = s.rows() * s.input_of(layer);
       T* dx = layer == 0 && !s.transposed() ? grads.dx : memory.take<T>(size);
       for (std::int64_t d = 0; d < s.directions; ++d) run_direction(layer, d, x, dy, dx);
-      if (layer > 0 && stack.drops) run_dropout(dropout_before(stack, layer), dx, dx, size);
+      if (layer > 0 && stack.random.dropout > 0) run_dropout(between(layer), dx, dx, size);
       if (dx != grads.dx && layer == 0) swap_axes(dx, grads.dx, s.steps, s.batch, s.input);
       dy = dx;
     }

@@ -187,12 +187,17 @@ def test_any_combination(kind: str, data: st.DataObject) -> None:
         lengths = st.lists(st.integers(0, steps), min_size=batch, max_size=batch)
         how["lengths"] = np.array(draw(lengths), draw(st.sampled_from([np.int32, np.int64])))
     rng = np.random.default_rng(draw(st.integers(0, 99)))
+    if draw(st.booleans()):
+        how["mask"] = rng.random((batch, steps) if how["batch_first"] else (steps, batch)) < 0.6
+    for name in ("recurrent_dropout", "weight_dropout", "zoneout"):
+        how[name] = draw(st.sampled_from([0.0, 0.4, 1.0]))
     project = 0
     if kind == "lstm":
         project = draw(st.sampled_from([0, 3]))
         how["input_forget"] = draw(st.booleans())
         how["return_cells"] = draw(st.booleans())
         how["cell_clip"] = draw(st.sampled_from([None, 0.4]))
+        how["zoneout_cell"] = draw(st.sampled_from([0.0, 0.5]))
         if draw(st.booleans()):
             groups = range(layers * directions)
             how["peepholes"] = [rng.uniform(-1, 1, (3, hidden)) for _ in groups]
@@ -277,6 +282,9 @@ def test_gradients_are_the_derivatives(
         "dropout": 0.4,
         "seed": 7,
     }
+    if bidirectional:
+        how |= {"recurrent_dropout": 0.3, "weight_dropout": 0.2, "zoneout": 0.4}
+        how["mask"] = rng.random((4, 3)) < 0.7
     if kind == "lstm":
         how["peepholes"] = [rng.uniform(-1, 1, (3, 6)) for _ in range(2 * directions)]
     forward, backward = getattr(kernels, kind), getattr(kernels, f"{kind}_backward")
@@ -315,7 +323,8 @@ def test_same_bits_for_every_thread_count(dtype: Any, kind: str, rng: np.random.
         x, weights, state = cast(
             make(rng, kind, 3, 30, 20, 150, directions=directions, project=project), dtype
         )
-        how["lengths"] = rng.integers(0, 4, 30)
+        how |= {"lengths": rng.integers(0, 4, 30), "mask": rng.random((3, 30)) < 0.7, "seed": 5}
+        how |= {"recurrent_dropout": 0.3, "weight_dropout": 0.2, "zoneout": 0.4}
 
         def grads(results: Any) -> Any:
             return results[0], results[1]
@@ -393,6 +402,50 @@ def test_padding_is_not_looked_at(dtype: Any, kind: str, rng: np.random.Generato
     assert not found[1][0][beyond].any(), "gradient of x past the end"
     for s, last in zip(flat(state), found[0][1:], strict=True):
         assert_same_bits(last[:, 1], s[:, 1], "the state of a sample of no steps")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_masked_steps_are_not_there(
+    dtype: Any, kind: str, reverse: bool, rng: np.random.Generator
+) -> None:
+    x, weights, state = cast(make(rng, kind, 7, 5, 4, 20), dtype)
+    mask = rng.random((7, 5)) < 0.6
+    mask[:, 3] = False
+    x[~mask] = np.nan
+    grad = rng.uniform(-1, 1, (7, 5, 20)).astype(dtype)
+    how: dict[str, Any] = {"reverse": reverse, "zoneout": 0.25}
+    found = run(kernels, kind, x, weights, state, lambda r: (grad, r[1]), how | {"mask": mask})
+    for b in range(5):
+        took = np.flatnonzero(mask[:, b])
+        one = tuple(s[:, b : b + 1] for s in state) if kind == "lstm" else state[:, b : b + 1]
+        y, last = getattr(kernels, kind)(x[took][:, b : b + 1], weights, one, **how)
+        for a, s in zip(flat(last), found[0][1:], strict=True):
+            assert_same_bits(s[:, b], a[:, 0], "final state")
+        before = one[0][0] if kind == "lstm" else one[0]
+        rows = [*before, *(y[::-1, 0] if reverse else y[:, 0])]
+        order = mask[::-1, b] if reverse else mask[:, b]
+        expected = np.array([rows[n] for n in np.cumsum(order)])
+        assert_same_bits(found[0][0][:, b], expected[::-1] if reverse else expected, "y")
+    assert not found[1][0][~mask].any(), "gradient of x"
+    assert all(np.isfinite(a).all() for a in found[1])
+    alone = getattr(kernels, kind)(
+        x[:, 2], weights, tuple(s[:, 2] for s in state) if kind == "lstm" else state[:, 2],
+        mask=mask[:, 2], **how,
+    )  # fmt: skip
+    assert_same_bits(alone[0], found[0][0][:, 2], "one sample without its axis")
+
+
+def test_a_mask_at_the_end_is_a_length(dtype: Any, rng: np.random.Generator) -> None:
+    x, weights, state = cast(make(rng, "lstm", 5, 4, 3, 18, layers=2, directions=2), dtype)
+    lengths = np.array([5, 0, 2, 4])
+    how = {"num_layers": 2, "bidirectional": True}
+    by_length = kernels.lstm(x, weights, state, lengths=lengths, **how)
+    mask = np.arange(5)[:, None] < lengths
+    by_mask = kernels.lstm(x, weights, state, mask=mask, **how)
+    for a, b in zip(flat(by_length[1]), flat(by_mask[1]), strict=True):
+        assert_same_bits(a, b)
+    assert_same_bits(by_length[0][mask], by_mask[0][mask])
 
 
 @pytest.mark.parametrize("kind", KINDS)

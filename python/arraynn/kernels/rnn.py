@@ -25,8 +25,12 @@ def rnn(
     bidirectional: bool = False,
     batch_first: bool = False,
     lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
     reverse: bool = False,
     dropout: float = 0.0,
+    recurrent_dropout: float = 0.0,
+    weight_dropout: float = 0.0,
+    zoneout: float = 0.0,
     seed: int | None = None,
     clip: float | None = None,
     return_workspace: bool = False,
@@ -55,13 +59,28 @@ def rnn(
     lengths : integers of shape (B,), optional
         Steps of each sample, in any order; 0 is allowed. Past the end y is 0 and x is not
         looked at, the last state is that at the end, and the reverse direction begins there.
+    mask : array of bool of shape (T, B), as x without its last axis, optional
+        False: the sample takes no part in the step. Its x is not looked at, its state passes
+        through, and y repeats h; within `lengths`, if both are given. Keras' masking, but for y
+        at steps before the first that counts: it is h0, Keras' is 0.
     reverse : bool
         The one direction goes from the last step to the first.
     dropout : float in [0, 1]
         Probability of dropping an element of y between layers, not after the last.
+    recurrent_dropout : float in [0, 1]
+        Probability of dropping an element of h where w_hh meets it, with one mask (B, H) for all
+        steps (Gal and Ghahramani 2016; Keras' `recurrent_dropout`). What h carries on is whole.
+    weight_dropout : float in [0, 1]
+        Probability of dropping an element of w_hh, for the whole call (Wan et al. 2013, Merity
+        et al. 2018; Haste's `dropout`).
+    zoneout : float in [0, 1]
+        Probability that an element of h keeps its former value (Krueger et al. 2017).
     seed : int
-        Of the dropout in front of layer 1; layer l takes ``seed + l - 1``. The mask is that of
-        :func:`dropout` over (T, B, directions * H).
+        Of all that is drawn. Without it `zoneout` takes the mean, ``p * former + (1 - p) * new``,
+        which is inference; the others need one. Masks are those of :func:`dropout`, of the seed
+        plus l - 1 over (T, B, directions * H) in front of layer l, and, for the g-th layer and
+        direction, plus 2**32 + g over (B, H), 2 * 2**32 + g over (T, B, H) where zoneout takes
+        the new value, and 4 * 2**32 + g over w_hh.
     clip : float, optional
         Bounds the argument of f to [-clip, clip].
     return_workspace : bool
@@ -79,7 +98,8 @@ def rnn(
     ------
     ValueError
         For shapes that do not match, a list of weights that does not divide into layers and
-        directions, lengths outside [0, T], `reverse` with `bidirectional`, and values out of range.
+        directions, lengths outside [0, T], `reverse` with `bidirectional`, values out of range, and
+        dropout without a seed.
     TypeError
         For arrays of other or of mixed dtypes.
 
@@ -101,8 +121,12 @@ def rnn(
         bidirectional,
         batch_first,
         lengths,
+        mask,
         reverse,
         dropout,
+        recurrent_dropout,
+        weight_dropout,
+        zoneout,
         seed,
         clip,
         return_workspace,
@@ -169,8 +193,13 @@ def lstm(
     bidirectional: bool = False,
     batch_first: bool = False,
     lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
     reverse: bool = False,
     dropout: float = 0.0,
+    recurrent_dropout: float = 0.0,
+    weight_dropout: float = 0.0,
+    zoneout: float = 0.0,
+    zoneout_cell: float = 0.0,
     seed: int | None = None,
     return_workspace: bool = False,
 ) -> Any:
@@ -199,8 +228,12 @@ def lstm(
         Rows i, f, o, one array for every layer and direction.
     input_forget : bool
         Coupled gates: i = 1 - f. The rows of i in the weights have no effect.
-    num_layers, bidirectional, batch_first, lengths, reverse, dropout, seed, return_workspace
+    num_layers, bidirectional, batch_first, lengths, mask, reverse, return_workspace
         As for :func:`rnn`.
+    dropout, recurrent_dropout, weight_dropout, zoneout, seed
+        As for :func:`rnn`.
+    zoneout_cell : float in [0, 1]
+        Zoneout of c, of the seed plus 3 * 2**32 + g over (T, B, H). o and h read the new c.
     clip : float, optional
         Bounds the arguments of sigma and a to [-clip, clip].
     cell_clip : float, optional
@@ -244,8 +277,13 @@ def lstm(
         bidirectional,
         batch_first,
         lengths,
+        mask,
         reverse,
         dropout,
+        recurrent_dropout,
+        weight_dropout,
+        zoneout,
+        zoneout_cell,
         seed,
         clip,
         cell_clip,
@@ -309,8 +347,12 @@ def gru(
     bidirectional: bool = False,
     batch_first: bool = False,
     lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
     reverse: bool = False,
     dropout: float = 0.0,
+    recurrent_dropout: float = 0.0,
+    weight_dropout: float = 0.0,
+    zoneout: float = 0.0,
     seed: int | None = None,
     clip: float | None = None,
     return_workspace: bool = False,
@@ -335,7 +377,9 @@ def gru(
         True is the equation above, PyTorch's and cuDNN's ("linear before reset"); with False
         the reset comes before the product, :math:`n = a(W_{in} x_t + b_{in} + W_{hn} (r h_{t-1})
         + b_{hn})`.
-    num_layers, bidirectional, batch_first, lengths, reverse, dropout, seed, return_workspace
+    num_layers, bidirectional, batch_first, lengths, mask, reverse, return_workspace
+        As for :func:`rnn`.
+    dropout, recurrent_dropout, weight_dropout, zoneout, seed
         As for :func:`rnn`.
     clip : float, optional
         Bounds the arguments of sigma and a to [-clip, clip].
@@ -371,8 +415,12 @@ def gru(
         bidirectional,
         batch_first,
         lengths,
+        mask,
         reverse,
         dropout,
+        recurrent_dropout,
+        weight_dropout,
+        zoneout,
         seed,
         clip,
         return_workspace,

@@ -1,7 +1,8 @@
 """Recurrent networks over whole sequences in plain NumPy: cells of ``rnn_cell`` in a loop.
 
 One sample's steps are those before its length; past it outputs and gradients are 0 and the state
-stays. The reverse direction takes the same steps from the last to the first.
+stays. Where a mask is False the state stays as well, and y repeats it. The reverse direction takes
+the same steps from the last to the first.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from ._common import FloatArray, quiet
 from .elementwise import dropout as drop
 from .elementwise import dropout_backward
 from .rnn_cell import Group, GruCell, LstmCell, RnnCell, State, Workspace, split_weights
+from .rnn_options import NOTHING, Extras, Random, Steps, checked_steps, unzoned, zoned
 
 
 def _scan(
@@ -23,22 +25,30 @@ def _scan(
     x: FloatArray,
     state: State,
     group: Group,
-    lengths: NDArray[np.int64],
+    when: Steps,
     reverse: bool,
-) -> tuple[FloatArray, State, list[tuple[NDArray[Any], Any]], FloatArray]:
+    extras: Extras = NOTHING,
+) -> tuple[FloatArray, State, list[tuple[NDArray[Any], NDArray[Any], Any]], FloatArray]:
     """Run a direction of a layer over (T, B, I): y, the final state, what is saved, every c."""
     steps, batch, _ = x.shape
     y = np.zeros((steps, batch, group.output), x.dtype)
     cells = np.zeros((steps, batch, state[-1].shape[1]), x.dtype)
     state = tuple(part.copy() for part in state)
-    saved: list[tuple[NDArray[Any], Any]] = []
+    saved: list[tuple[NDArray[Any], NDArray[Any], Any]] = []
     for t in reversed(range(steps)) if reverse else range(steps):
-        rows = np.flatnonzero(t < lengths)
-        new, kept = cell.step(x[t, rows], tuple(part[rows] for part in state), group)
+        rows = np.flatnonzero(when.active[t])
+        passing = np.flatnonzero(when.within[t] & ~when.active[t])
+        old = tuple(part[rows] for part in state)
+        new, kept = cell.step(x[t, rows], old, group, extras.factors_of(rows))
+        new = tuple(
+            zoned(zone, t, rows, value, before)
+            for zone, value, before in zip(extras.zones, new, old, strict=False)
+        )
         for part, value in zip(state, new, strict=True):
             part[rows] = value
         y[t, rows], cells[t, rows] = new[0], new[-1]
-        saved.append((rows, kept))
+        y[t, passing], cells[t, passing] = state[0][passing], state[-1][passing]
+        saved.append((rows, passing, kept))
     return y, state, saved, cells
 
 
@@ -46,9 +56,10 @@ def _scan_backward(
     cell: Any,
     grad_y: FloatArray,
     grad_state: State,
-    saved: list[tuple[NDArray[Any], Any]],
+    saved: list[tuple[NDArray[Any], NDArray[Any], Any]],
     group: Group,
     reverse: bool,
+    extras: Extras = NOTHING,
 ) -> tuple[FloatArray, State, list[FloatArray], FloatArray]:
     """Undo :func:`_scan`: the gradients of x, the first state, the group and its peephole."""
     steps, batch, _ = grad_y.shape
@@ -57,36 +68,22 @@ def _scan_backward(
     totals = [np.zeros_like(w) for w in group.arrays]
     peephole = np.zeros((3, group.w_ih.shape[0] // cell.gates), grad_y.dtype)
     order = range(steps) if reverse else reversed(range(steps))
-    for t, (rows, kept) in zip(order, reversed(saved), strict=True):
+    for t, (rows, passing, kept) in zip(order, reversed(saved), strict=True):
+        grad_state[0][passing] += grad_y[t, passing]
         parts = [part[rows] for part in grad_state]
         parts[0] = parts[0] + grad_y[t, rows]
-        grad_x[t, rows], before, grads, dp = cell.back(tuple(parts), kept, group)
-        for part, value in zip(grad_state, before, strict=True):
-            part[rows] = value
+        passed = [
+            unzoned(zone, t, rows, part) for zone, part in zip(extras.zones, parts, strict=False)
+        ]
+        news = tuple(part - old for part, old in zip(parts, passed, strict=True))
+        grad_x[t, rows], before, grads, dp = cell.back(news, kept, group, extras.factors_of(rows))
+        for part, value, old in zip(grad_state, before, passed, strict=True):
+            part[rows] = value + old
         for total, value in zip(totals, grads, strict=True):
             total += value
         if dp is not None:
             peephole += dp
     return grad_x, grad_state, totals, peephole
-
-
-def _checked_lengths(
-    op: str, lengths: ArrayLike | None, steps: int, batch: int
-) -> NDArray[np.int64]:
-    if lengths is None:
-        return np.full(batch, steps, np.int64)
-    found = np.asarray(lengths)
-    if found.dtype.kind not in "iu" or found.shape != (batch,):
-        raise ValueError(f"[{op}] lengths: expected {batch} ints, got {found!r}")
-    if found.size and not 0 <= found.min() <= found.max() <= steps:
-        raise ValueError(f"[{op}] lengths: expected values in [0, {steps}], got {found!r}")
-    return found.astype(np.int64)
-
-
-def _seed(op: str, seed: int | None) -> int:
-    if seed is None:
-        raise ValueError(f"[{op}] seed: expected an int (there is dropout), got None")
-    return int(seed)
 
 
 def _time_major(x: FloatArray, batched: bool, batch_first: bool) -> FloatArray:
@@ -114,9 +111,9 @@ def _forward(
     bidirectional: bool,
     batch_first: bool,
     lengths: ArrayLike | None,
+    mask: ArrayLike | None,
     reverse: bool,
-    dropout: float,
-    seed: int | None,
+    random: Random,
     peepholes: Sequence[FloatArray] | None = None,
 ) -> tuple[FloatArray, State, FloatArray, Workspace]:
     """Stack layers and directions of a cell: y, final states, the last layer's c, workspace."""
@@ -125,7 +122,7 @@ def _forward(
     batched = x.ndim == 3
     inputs = _time_major(x, batched, batch_first)
     steps, batch, _ = inputs.shape
-    ends = _checked_lengths(op, lengths, steps, batch)
+    when = checked_steps(op, lengths, mask, (steps, batch), batched, batch_first)
     directions = (False, True) if bidirectional else (reverse,)
     count = num_layers * len(directions)
     groups = split_weights(op, weights, count, cell.gates, peepholes)
@@ -138,17 +135,22 @@ def _forward(
         if part.shape != (count, batch, size):
             raise ValueError(f"[{op}] state: expected {(count, batch, size)}, got {part.shape}")
     last = tuple(np.empty_like(part) for part in first)
+    random.check(op, num_layers)
+    groups = [random.weights_of(index, group) for index, group in enumerate(groups)]
+    all_extras = [random.extras(index, when, sizes, x.dtype) for index in range(count)]
     all_saved = []
     y, cells = inputs, inputs
     for layer in range(num_layers):
-        if layer and dropout:
+        if layer and random.dropout:
             # The mask is over (T, B, directions * output) in C order, whatever batch_first is.
-            y = drop(y, dropout, (_seed(op, seed) + layer - 1) % 2**64)
+            y = drop(y, random.dropout, random.seed_of(0, layer - 1))
         outputs, every_c = [], []
         for d, backwards in enumerate(directions):
             index = layer * len(directions) + d
             began = tuple(part[index] for part in first)
-            out, ended, saved, c = _scan(cell, y, began, groups[index], ends, backwards)
+            out, ended, saved, c = _scan(
+                cell, y, began, groups[index], when, backwards, all_extras[index]
+            )
             for part, value in zip(last, ended, strict=True):
                 part[index] = value
             outputs.append(out)
@@ -156,8 +158,8 @@ def _forward(
             all_saved.append(saved)
         y, cells = np.concatenate(outputs, axis=2), np.concatenate(every_c, axis=2)
     kept = Workspace(
-        all_saved, cell=cell, groups=groups, directions=directions, dropout=dropout, seed=seed,
-        layout=(batched, batch_first), sizes=(steps, batch, *sizes),
+        all_saved, cell=cell, groups=groups, directions=directions, random=random,
+        extras=all_extras, layout=(batched, batch_first), sizes=(steps, batch, *sizes),
     )  # fmt: skip
     if not batched:
         last = tuple(part[:, 0] for part in last)
@@ -171,8 +173,8 @@ def _backward(
 ) -> tuple[FloatArray, State, list[FloatArray], list[FloatArray]]:
     """Undo :func:`_forward`; None stands for zeros."""
     how = workspace.how
-    cell, groups, directions, layout = (
-        how[name] for name in ("cell", "groups", "directions", "layout")
+    cell, groups, directions, layout, random, extras = (
+        how[name] for name in ("cell", "groups", "directions", "layout", "random", "extras")
     )
     steps, batch, *sizes = how["sizes"]
     dtype = groups[0].w_ih.dtype
@@ -196,14 +198,16 @@ def _backward(
             part_y = grad[:, :, d * sizes[0] : (d + 1) * sizes[0]]
             ending = tuple(part[index] for part in after)
             dx, began, grads[index], peepholes[index] = _scan_backward(
-                cell, part_y, ending, workspace.saved[index], groups[index], backwards
-            )
+                cell, part_y, ending, workspace.saved[index], groups[index], backwards,
+                extras[index],
+            )  # fmt: skip
+            grads[index] = random.weights_back(index, grads[index])
             for part, value in zip(before, began, strict=True):
                 part[index] = value
             total = total + dx
         grad = total
-        if layer and how["dropout"]:
-            grad = dropout_backward(grad, how["dropout"], (how["seed"] + layer - 1) % 2**64)
+        if layer and random.dropout:
+            grad = dropout_backward(grad, random.dropout, random.seed_of(0, layer - 1))
     if not layout[0]:
         before = tuple(part[:, 0] for part in before)
     return _as_asked(grad, *layout), before, [w for group in grads for w in group], peepholes
@@ -220,8 +224,12 @@ def rnn(
     bidirectional: bool = False,
     batch_first: bool = False,
     lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
     reverse: bool = False,
     dropout: float = 0.0,
+    recurrent_dropout: float = 0.0,
+    weight_dropout: float = 0.0,
+    zoneout: float = 0.0,
     seed: int | None = None,
     clip: float | None = None,
     return_workspace: bool = False,
@@ -236,7 +244,8 @@ def rnn(
     y, last, _, kept = _forward(
         "rnn", RnnCell(nonlinearity, clip), x, weights, None if h0 is None else [h0],
         num_layers=num_layers, bidirectional=bidirectional, batch_first=batch_first,
-        lengths=lengths, reverse=reverse, dropout=dropout, seed=seed,
+        lengths=lengths, mask=mask, reverse=reverse,
+        random=Random(dropout, recurrent_dropout, weight_dropout, (zoneout,), seed),
     )  # fmt: skip
     return (y, last[0], kept) if return_workspace else (y, last[0])
 
@@ -268,8 +277,13 @@ def lstm(
     bidirectional: bool = False,
     batch_first: bool = False,
     lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
     reverse: bool = False,
     dropout: float = 0.0,
+    recurrent_dropout: float = 0.0,
+    weight_dropout: float = 0.0,
+    zoneout: float = 0.0,
+    zoneout_cell: float = 0.0,
     seed: int | None = None,
     return_workspace: bool = False,
 ) -> Any:
@@ -289,7 +303,9 @@ def lstm(
     y, last, cells, kept = _forward(
         "lstm", cell, x, weights, state,
         num_layers=num_layers, bidirectional=bidirectional, batch_first=batch_first,
-        lengths=lengths, reverse=reverse, dropout=dropout, seed=seed, peepholes=peepholes,
+        lengths=lengths, mask=mask, reverse=reverse,
+        random=Random(dropout, recurrent_dropout, weight_dropout, (zoneout, zoneout_cell), seed),
+        peepholes=peepholes,
     )  # fmt: skip
     wanted = ((cells,) if return_cells else ()) + ((kept,) if return_workspace else ())
     return (y, last, *wanted)
@@ -322,8 +338,12 @@ def gru(
     bidirectional: bool = False,
     batch_first: bool = False,
     lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
     reverse: bool = False,
     dropout: float = 0.0,
+    recurrent_dropout: float = 0.0,
+    weight_dropout: float = 0.0,
+    zoneout: float = 0.0,
     seed: int | None = None,
     clip: float | None = None,
     return_workspace: bool = False,
@@ -333,7 +353,8 @@ def gru(
     y, last, _, kept = _forward(
         "gru", cell, x, weights, None if h0 is None else [h0],
         num_layers=num_layers, bidirectional=bidirectional, batch_first=batch_first,
-        lengths=lengths, reverse=reverse, dropout=dropout, seed=seed,
+        lengths=lengths, mask=mask, reverse=reverse,
+        random=Random(dropout, recurrent_dropout, weight_dropout, (zoneout,), seed),
     )  # fmt: skip
     return (y, last[0], kept) if return_workspace else (y, last[0])
 

@@ -1,7 +1,8 @@
 """One step of the recurrent cells in plain NumPy: the equations and their gradients.
 
 Gates lie in PyTorch's order along the first axis of every weight: i f g o for the LSTM, r z n for
-the GRU. Arithmetic is done in the dtype of the inputs; pass float64 for an oracle.
+the GRU. The products with w_hh read h times `factors`; the GRU blends with h itself. Arithmetic is
+done in the dtype of the inputs; pass float64 for an oracle.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from ._common import FloatArray, quiet
 
 #: (h,) of an RNN or GRU, (h, c) of an LSTM; each (batch, size).
 State: TypeAlias = tuple[FloatArray, ...]
+#: Recurrent dropout: what h is multiplied by where w_hh meets it, (batch, size); 1 is none.
+Factors: TypeAlias = FloatArray | int
 
 
 class Workspace:
@@ -152,21 +155,23 @@ class RnnCell:
     clip: float | None
     gates: Final = 1
 
-    def step(self, x: FloatArray, state: State, group: Group) -> tuple[State, Any]:
+    def step(
+        self, x: FloatArray, state: State, group: Group, factors: Factors = 1
+    ) -> tuple[State, Any]:
         """Return the new state and what :meth:`back` needs."""
-        (h,) = state
+        h = state[0] * factors
         z = x @ group.w_ih.T + _bias(group, 0) + h @ group.w_hh.T + _bias(group, 1)
         return (activate(self.nonlinearity, clipped(z, self.clip)),), (x, h, z)
 
     def back(
-        self, grad: State, saved: Any, group: Group
+        self, grad: State, saved: Any, group: Group, factors: Factors = 1
     ) -> tuple[FloatArray, State, list[FloatArray], FloatArray | None]:
         """Return the gradients of x, the state, the group's arrays and the peephole."""
         x, h, z = saved
         dz = activate_backward(self.nonlinearity, grad[0], clipped(z, self.clip))
         dz = unclipped(dz, z, self.clip)
         dx, dh, grads = _affine_backward(dz, dz, x, h, group)
-        return dx, (dh,), grads, None
+        return dx, (dh * factors,), grads, None
 
 
 @dataclass(frozen=True)
@@ -192,9 +197,11 @@ class LstmCell:
     cell_clip: float | None
     gates: Final = 4
 
-    def step(self, x: FloatArray, state: State, group: Group) -> tuple[State, Any]:
+    def step(
+        self, x: FloatArray, state: State, group: Group, factors: Factors = 1
+    ) -> tuple[State, Any]:
         """Return the new state and what :meth:`back` needs."""
-        h, c = state
+        h, c = state[0] * factors, state[1]
         p = group.peephole
         z = x @ group.w_ih.T + _bias(group, 0) + h @ group.w_hh.T + _bias(group, 1)
         zi, zf, zg, zo = np.split(z, 4, axis=1)
@@ -219,7 +226,7 @@ class LstmCell:
         return unclipped(activate_backward(name, grad, clipped(z, self.clip)), z, self.clip)
 
     def back(
-        self, grad: State, saved: Any, group: Group
+        self, grad: State, saved: Any, group: Group, factors: Factors = 1
     ) -> tuple[FloatArray, State, list[FloatArray], FloatArray | None]:
         """Return the gradients of x, the state, the group's arrays and the peephole."""
         x, h, c, (zi, zf, zg, zo), (i, f, g, o), whole, c_new, m = saved
@@ -248,7 +255,7 @@ class LstmCell:
         dx, dh_old, grads = _affine_backward(dz, dz, x, h, group)
         if group.w_hr is not None:
             grads.append(dh.T @ m)
-        return dx, (dh_old, dc_old), grads, dp
+        return dx, (dh_old * factors, dc_old), grads, dp
 
 
 @dataclass(frozen=True)
@@ -270,9 +277,11 @@ class GruCell:
     clip: float | None
     gates: Final = 3
 
-    def step(self, x: FloatArray, state: State, group: Group) -> tuple[State, Any]:
+    def step(
+        self, x: FloatArray, state: State, group: Group, factors: Factors = 1
+    ) -> tuple[State, Any]:
         """Return the new state and what :meth:`back` needs."""
-        (h,) = state
+        h = state[0] * factors
         cut = 2 * group.output
         zx = x @ group.w_ih.T + _bias(group, 0)
         zh = h @ group.w_hh[:cut].T
@@ -283,13 +292,13 @@ class GruCell:
         inner = h @ w_n.T + b_n if self.reset_after else r * h
         zn = zx[:, cut:] + (r * inner if self.reset_after else inner @ w_n.T + b_n)
         n = activate(self.activation, clipped(zn, self.clip))
-        return ((1 - z) * n + z * h,), (x, h, gates_z, r, z, inner, zn, n)
+        return ((1 - z) * n + z * state[0],), (x, state[0], h, gates_z, r, z, inner, zn, n)
 
     def back(
-        self, grad: State, saved: Any, group: Group
+        self, grad: State, saved: Any, group: Group, factors: Factors = 1
     ) -> tuple[FloatArray, State, list[FloatArray], FloatArray | None]:
         """Return the gradients of x, the state, the group's arrays and the peephole."""
-        x, h, gates_z, r, z, inner, zn, n = saved
+        x, whole, h, gates_z, r, z, inner, zn, n = saved
         (dh,) = grad
         cut = 2 * group.output
         w_n = group.w_hh[cut:]
@@ -299,7 +308,7 @@ class GruCell:
         dr = dzn * inner if self.reset_after else d_inner * h
         d_gates = activate_backward(
             self.recurrent_activation,
-            np.concatenate([dr, dh * (n * -1 + h)], axis=1),
+            np.concatenate([dr, dh * (n * -1 + whole)], axis=1),
             clipped(gates_z, self.clip),
         )
         d_gates = unclipped(d_gates, gates_z, self.clip)
@@ -309,7 +318,7 @@ class GruCell:
         if not self.reset_after:  # the product with W_hn read r h in place of h
             grads[1][cut:] = dzn.T @ inner
             dh_old = d_gates @ group.w_hh[:cut] + d_inner * r
-        return dx, (dh_old + dh * z,), grads, None
+        return dx, (dh_old * factors + dh * z,), grads, None
 
 
 def _step(
