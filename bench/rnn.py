@@ -44,7 +44,7 @@ GRID = (
 TINY = ((3, 2, 5, 4),)
 # What an option costs, beside the plain kernel at the same size.
 OPTION_SIZE = (50, 32, 256, 256)
-OPTIONS = ("lengths", "mask", "clip", "peepholes", "activation", "zoneout")
+OPTIONS = ("lengths", "mask", "clip", "peepholes", "activation", "zoneout", "norms")
 
 
 @dataclass(frozen=True)
@@ -212,6 +212,13 @@ def options(p: Problem) -> dict[str, Any]:
         "mask": {"mask": np.ones((p.steps, p.batch), bool)},
         "clip": {"clip": 3.0},
         "zoneout": {"zoneout": 0.1},
+        "norms": {
+            "layer_norm": [
+                1 + uniform(p.dtype, n, seed=20 + k) / 4
+                for k, n in enumerate((4 * p.hidden, 4 * p.hidden, p.hidden, p.hidden))
+            ],
+            "layer_norm_eps": 1.0,
+        },
         "peepholes": {"peepholes": [uniform(p.dtype, 3, p.hidden, seed=9)]},
         "activation": {"activation": "softplus"},
     }[p.option]
@@ -229,12 +236,12 @@ def prepare(p: Problem, libraries: Sequence[str], threads: int) -> Prepared:
     ]
     x = uniform(p.dtype, p.steps, p.batch, p.size, seed=5)
     grad = uniform(p.dtype, p.steps, p.batch, p.hidden, seed=6)
-    how = options(p)
+    how, of_arrays = options(p), ("peepholes", "layer_norm")
     wide = Data(
         x.astype(np.float64),
         [w.astype(np.float64) for w in weights],
         grad.astype(np.float64),
-        {k: [a.astype(np.float64) for a in v] if k == "peepholes" else v for k, v in how.items()},
+        {k: [a.astype(np.float64) for a in v] if k in of_arrays else v for k, v in how.items()},
     )
     found = _call(reference(), p, wide)
     expected = (found[0], *found[1]) if p.training else (found,)

@@ -49,9 +49,26 @@ def _wrong_cells(op: str, kind: str, x: Any) -> Iterator[Case]:
         ((x, w), {"clip": "1"}, T, "clip"),
         *(((x, w), {"return_workspace": v}, T, "return_workspace") for v in (1, None)),
     ]
+    wide = GATES[kind] * 5
+    good = [f32(wide), f32(wide), *([f32(5), f32(5)] if kind == "lstm" else [])]
+    norms: list[tuple[Any, Any, str]] = [
+        ([], V, "layer_norm"),
+        (good[:1], V, "layer_norm"),
+        ([*good, *good], V, "layer_norm"),
+        ([f32(5, wide), *good[1:]], V, r"layer_norm\[0\]"),
+        ([*good[:-1], f32(3)], V, rf"layer_norm\[{len(good) - 1}\]"),
+        ([good[0], f64(wide), *good[2:]], T, r"layer_norm\[1\]"),
+        (good[0], T, "layer_norm"),
+        ([None, *good[1:]], T, r"layer_norm\[0\]"),
+    ]
+    rows += [((x, w), {"layer_norm": a}, e, name) for a, e, name in norms]
+    for eps, exception in ((0.0, V), (-1.0, V), (NAN, V), (INF, V), ("1", T), (None, T)):
+        how = {"layer_norm": good, "layer_norm_eps": eps}
+        rows += [((x, w), how, exception, "layer_norm_eps")]
     names = ["nonlinearity"] if kind == "rnn" else ["activation", "recurrent_activation"]
     if kind == "gru":
         rows += [((x, w), {"reset_after": 1}, T, "reset_after")]
+        rows += [((x, w), {"reset_after": False, "layer_norm": good}, V, "layer_norm")]
     if kind != "lstm":
         rows += [((x, [*w[:2], f32(5, 5)]), {}, V, r"weights\[2\]")]
     if kind == "lstm":

@@ -90,6 +90,19 @@ void take_group(RnnArguments* a, std::int64_t group, std::int64_t input) {
     require_shape_of(a->op, name.c_str(), peephole, {3, a->shape.hidden});
     g.peephole = peephole->data;
   }
+  if (!a->norms.empty()) {
+    const std::int64_t each = a->norms_per_group();
+    const auto norm = [&](std::int64_t i, std::int64_t size) -> const void* {
+      const Array& array = a->norms[static_cast<std::size_t>(group * each + i)];
+      const std::string name = concat("layer_norm[", group * each + i, "]");
+      require_shape_of(a->op, name.c_str(), array, {size});
+      return array->data;
+    };
+    g.norm_ih = norm(0, rows);
+    g.norm_hh = norm(1, rows);
+    if (each > 2) g.norm_cell = norm(2, a->shape.hidden);
+    if (each > 2) g.norm_cell_bias = norm(3, a->shape.hidden);
+  }
   a->groups.push_back(g);
 }
 
@@ -126,6 +139,10 @@ void take_groups(RnnArguments* a) {
   if (!a->peepholes.empty() && static_cast<std::int64_t>(a->peepholes.size()) != groups) {
     fail<ValueError>(a->op, "peepholes", "expected ", groups,
                      groups == 1 ? " array, got " : " arrays, got ", a->peepholes.size());
+  }
+  const std::int64_t norms = a->norms_per_group() * groups;
+  if (!a->norms.empty() && static_cast<std::int64_t>(a->norms.size()) != norms) {
+    fail<ValueError>(a->op, "layer_norm", "expected ", norms, " arrays, got ", a->norms.size());
   }
   for (std::int64_t g = 0; g < groups; ++g) {
     take_group(a, g, a->shape.input_of(g / a->shape.directions));
@@ -289,6 +306,17 @@ RnnArguments take_rnn(const RnnCall& call) {
     } else {
       a.peepholes = take_arrays(call.op, "peepholes", call.peepholes, a.x);
       if (a.peepholes.empty()) fail<ValueError>(call.op, "peepholes", "expected arrays, got none");
+    }
+  }
+  if (!call.layer_norm.is_none()) {
+    if (call.kind == RnnKind::kGru && !a.cell.reset_after) {
+      fail<ValueError>(call.op, "layer_norm", "expected reset_after=True with layer norms");
+    }
+    a.norms = take_arrays(call.op, "layer_norm", call.layer_norm, a.x);
+    if (a.norms.empty()) fail<ValueError>(call.op, "layer_norm", "expected arrays, got none");
+    a.norm_eps = take_finite(call.op, "layer_norm_eps", call.layer_norm_eps);
+    if (a.norm_eps <= 0) {
+      fail<ValueError>(call.op, "layer_norm_eps", "expected a value > 0, got ", a.norm_eps);
     }
   }
   take_groups(&a);

@@ -20,7 +20,7 @@ struct RnnCall {
   bool one_step;  // of a cell: x is [batch, input] or [input]
   RnnArgument x{}, weights{}, state{};
   RnnArgument activation{}, recurrent_activation{}, output_activation{}, peepholes{};
-  RnnArgument input_forget{}, reset_after{}, clip{}, cell_clip{};
+  RnnArgument input_forget{}, reset_after{}, clip{}, cell_clip{}, layer_norm{}, layer_norm_eps{};
   RnnArgument num_layers{}, bidirectional{}, batch_first{}, lengths{}, mask{}, reverse{};
   RnnArgument dropout{}, recurrent_dropout{}, weight_dropout{}, zoneout{}, zoneout_cell{}, seed{};
 };
@@ -35,9 +35,11 @@ struct RnnArguments {
   RnnRandom random;
   Array x, h0, c0;
   std::vector<RnnGroup<const void>> groups;
-  std::vector<Array> weights, peepholes;  // as they came
+  std::vector<Array> weights, peepholes, norms;  // as they came
+  double norm_eps = 0;
   std::int64_t weights_per_group = 0;
 
+  std::int64_t norms_per_group() const { return cell.kind == RnnKind::kLstm ? 4 : 2; }
   std::int64_t group_count() const { return shape.layers * shape.directions; }
   // [groups, batch, size], without the axes that the call does not have.
   std::vector<std::int64_t> state_shape(std::int64_t size) const;
@@ -50,10 +52,12 @@ struct RnnArguments {
     s.cell = cell;
     s.shape = shape;
     s.random = random;
+    s.norm_eps = norm_eps;
     for (const auto& g : groups) {
       const auto of = [](const void* p) { return static_cast<const T*>(p); };
-      s.groups.push_back(
-          {of(g.w_ih), of(g.w_hh), of(g.b_ih), of(g.b_hh), of(g.w_hr), of(g.peephole)});
+      s.groups.push_back({of(g.w_ih), of(g.w_hh), of(g.b_ih), of(g.b_hh), of(g.w_hr),
+                          of(g.peephole), of(g.norm_ih), of(g.norm_hh), of(g.norm_cell),
+                          of(g.norm_cell_bias)});
     }
     s.x = x->as<const T>();
     if (h0) s.h0 = h0->as<const T>();

@@ -62,7 +62,8 @@ py::object rnn(py::handle x, py::handle weights, py::handle h0, py::handle nonli
                py::handle num_layers, py::handle bidirectional, py::handle batch_first,
                py::handle lengths, py::handle mask, py::handle reverse, py::handle dropout,
                py::handle recurrent_dropout, py::handle weight_dropout, py::handle zoneout,
-               py::handle seed, py::handle clip, py::handle return_workspace) {
+               py::handle seed, py::handle clip, py::handle layer_norm, py::handle layer_norm_eps,
+               py::handle return_workspace) {
   const RnnCall call{.op = "rnn",
                      .kind = RnnKind::kRnn,
                      .one_step = false,
@@ -71,6 +72,8 @@ py::object rnn(py::handle x, py::handle weights, py::handle h0, py::handle nonli
                      .state = h0,
                      .activation = nonlinearity,
                      .clip = clip,
+                     .layer_norm = layer_norm,
+                     .layer_norm_eps = layer_norm_eps,
                      .num_layers = num_layers,
                      .bidirectional = bidirectional,
                      .batch_first = batch_first,
@@ -91,7 +94,8 @@ py::object lstm(py::handle x, py::handle weights, py::handle state, py::handle a
                 py::handle batch_first, py::handle lengths, py::handle mask, py::handle reverse,
                 py::handle dropout, py::handle recurrent_dropout, py::handle weight_dropout,
                 py::handle zoneout, py::handle zoneout_cell, py::handle seed, py::handle clip,
-                py::handle cell_clip, py::handle return_cells, py::handle return_workspace) {
+                py::handle cell_clip, py::handle layer_norm, py::handle layer_norm_eps,
+                py::handle return_cells, py::handle return_workspace) {
   const RnnCall call{.op = "lstm",
                      .kind = RnnKind::kLstm,
                      .one_step = false,
@@ -105,6 +109,8 @@ py::object lstm(py::handle x, py::handle weights, py::handle state, py::handle a
                      .input_forget = input_forget,
                      .clip = clip,
                      .cell_clip = cell_clip,
+                     .layer_norm = layer_norm,
+                     .layer_norm_eps = layer_norm_eps,
                      .num_layers = num_layers,
                      .bidirectional = bidirectional,
                      .batch_first = batch_first,
@@ -125,7 +131,8 @@ py::object gru(py::handle x, py::handle weights, py::handle h0, py::handle activ
                py::handle bidirectional, py::handle batch_first, py::handle lengths,
                py::handle mask, py::handle reverse, py::handle dropout,
                py::handle recurrent_dropout, py::handle weight_dropout, py::handle zoneout,
-               py::handle seed, py::handle clip, py::handle return_workspace) {
+               py::handle seed, py::handle clip, py::handle layer_norm, py::handle layer_norm_eps,
+               py::handle return_workspace) {
   const RnnCall call{.op = "gru",
                      .kind = RnnKind::kGru,
                      .one_step = false,
@@ -136,6 +143,8 @@ py::object gru(py::handle x, py::handle weights, py::handle h0, py::handle activ
                      .recurrent_activation = recurrent_activation,
                      .reset_after = reset_after,
                      .clip = clip,
+                     .layer_norm = layer_norm,
+                     .layer_norm_eps = layer_norm_eps,
                      .num_layers = num_layers,
                      .bidirectional = bidirectional,
                      .batch_first = batch_first,
@@ -151,7 +160,8 @@ py::object gru(py::handle x, py::handle weights, py::handle h0, py::handle activ
 }
 
 py::object rnn_cell(py::handle x, py::handle weights, py::handle h0, py::handle nonlinearity,
-                    py::handle clip, py::handle return_workspace) {
+                    py::handle clip, py::handle layer_norm, py::handle layer_norm_eps,
+                    py::handle return_workspace) {
   const RnnCall call{.op = "rnn_cell",
                      .kind = RnnKind::kRnn,
                      .one_step = true,
@@ -159,14 +169,17 @@ py::object rnn_cell(py::handle x, py::handle weights, py::handle h0, py::handle 
                      .weights = weights,
                      .state = h0,
                      .activation = nonlinearity,
-                     .clip = clip};
+                     .clip = clip,
+                     .layer_norm = layer_norm,
+                     .layer_norm_eps = layer_norm_eps};
   return step_results(call, return_workspace);
 }
 
 py::object lstm_cell(py::handle x, py::handle weights, py::handle state, py::handle activation,
                      py::handle recurrent_activation, py::handle output_activation,
                      py::handle peepholes, py::handle input_forget, py::handle clip,
-                     py::handle cell_clip, py::handle return_workspace) {
+                     py::handle cell_clip, py::handle layer_norm, py::handle layer_norm_eps,
+                     py::handle return_workspace) {
   const RnnCall call{.op = "lstm_cell",
                      .kind = RnnKind::kLstm,
                      .one_step = true,
@@ -179,13 +192,15 @@ py::object lstm_cell(py::handle x, py::handle weights, py::handle state, py::han
                      .peepholes = peepholes,
                      .input_forget = input_forget,
                      .clip = clip,
-                     .cell_clip = cell_clip};
+                     .cell_clip = cell_clip,
+                     .layer_norm = layer_norm,
+                     .layer_norm_eps = layer_norm_eps};
   return step_results(call, return_workspace);
 }
 
 py::object gru_cell(py::handle x, py::handle weights, py::handle h0, py::handle activation,
                     py::handle recurrent_activation, py::handle reset_after, py::handle clip,
-                    py::handle return_workspace) {
+                    py::handle layer_norm, py::handle layer_norm_eps, py::handle return_workspace) {
   const RnnCall call{.op = "gru_cell",
                      .kind = RnnKind::kGru,
                      .one_step = true,
@@ -195,7 +210,9 @@ py::object gru_cell(py::handle x, py::handle weights, py::handle h0, py::handle 
                      .activation = activation,
                      .recurrent_activation = recurrent_activation,
                      .reset_after = reset_after,
-                     .clip = clip};
+                     .clip = clip,
+                     .layer_norm = layer_norm,
+                     .layer_norm_eps = layer_norm_eps};
   return step_results(call, return_workspace);
 }
 

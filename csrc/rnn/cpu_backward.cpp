@@ -85,6 +85,44 @@ ARRAYNN_INLINE void rnn_column(const Back<T>& step, Column<T>& c) {
   scatter(c, c.dh, [&](std::int64_t b) { return step.dz(b); });
 }
 
+// With a norm of c, what lstm_column() does first: gradients of o and of LN(c).
+template <class T>
+[[gnu::noinline]] static void output_column(const Back<T>& step, Column<T>& col) {
+  using V = Vec<T>;
+  constexpr int kL = kLanes<T>;
+  const RnnScan<T>& s = step.s;
+  const RnnNorm<T>& norm = s.norm;
+  const std::int64_t h = s.hidden, n = col.rows;
+  alignas(64) Lanes<T> o, c, out, dout, dc;
+  gather(col, o, [&](std::int64_t b) { return step.gates(b) + 3 * h; });
+  const V gain = load_lanes(norm.cell_gain + col.unit, col.width);
+  const V bias = load_lanes(norm.cell_bias + col.unit, col.width);
+  for (std::int64_t r = 0; r < n; ++r) {
+    const std::int64_t at = step.at(col.row[r]);
+    // As the rows were normalised in forward: the mean in two parts.
+    const double mean = norm.cell_mean[at], rstd = norm.cell_rstd[at];
+    const T m = static_cast<T>(mean);
+    const T shift = static_cast<T>((static_cast<double>(m) - mean) * rstd);
+    const V v = load_lanes(norm.cell + at * h + col.unit, col.width) - V::set1(m);
+    fma(fma(v, V::set1(static_cast<T>(rstd)), V::set1(shift)), gain, bias).store(c + r * kL);
+  }
+  for (std::int64_t j = 0; j < n * kL; j += kL) V::load(c + j).store(out + j);
+  activate_vectors(s.cell.output, out, n);
+  for (std::int64_t j = 0; j < n * kL; j += kL) {
+    const V dh = V::load(col.dh + j);
+    (dh * V::load(out + j)).store(dout + j);
+    (dh * V::load(o + j)).store(dc + j);
+  }
+  through(step, s.cell.gate, 3, col, o, dout);
+  if (derivative_from_value(s.cell.output.kind)) {
+    times_derivative_of_value(s.cell.output, out, dc, n);
+  } else {
+    times_derivative(s.cell.output, c, dc, n);
+  }
+  scatter(col, dout, [&](std::int64_t b) { return step.dz(b) + 3 * h; });
+  scatter(col, dc, [&](std::int64_t b) { return step.g.dnormed + step.at(b) * h; });
+}
+
 template <class T>
 [[gnu::noinline]] static void lstm_column(const Back<T>& step, Column<T>& col) {
   using V = Vec<T>;
@@ -108,18 +146,23 @@ template <class T>
   } else {
     gather(col, c, [&](std::int64_t b) { return step.cells(b); });
   }
-  for (std::int64_t j = 0; j < n * kL; j += kL) V::load(c + j).store(out + j);
-  activate_vectors(cell.output, out, n);
-  for (std::int64_t j = 0; j < n * kL; j += kL) {
-    const V dh = V::load(col.dh + j);
-    (dh * V::load(out + j)).store(d[3] + j);
-    (dh * V::load(gate[3] + j)).store(dc + j);
-  }
-  through(step, cell.gate, 3, col, gate[3], d[3]);
-  if (derivative_from_value(cell.output.kind)) {
-    times_derivative_of_value(cell.output, out, dc, n);
+  if (s.norm.cell != nullptr) {
+    gather(col, d[3], [&](std::int64_t b) { return step.dz(b) + 3 * h; });
+    gather(col, dc, [&](std::int64_t b) { return step.g.dcell + b * h; });
   } else {
-    times_derivative(cell.output, c, dc, n);
+    for (std::int64_t j = 0; j < n * kL; j += kL) V::load(c + j).store(out + j);
+    activate_vectors(cell.output, out, n);
+    for (std::int64_t j = 0; j < n * kL; j += kL) {
+      const V dh = V::load(col.dh + j);
+      (dh * V::load(out + j)).store(d[3] + j);
+      (dh * V::load(gate[3] + j)).store(dc + j);
+    }
+    through(step, cell.gate, 3, col, gate[3], d[3]);
+    if (derivative_from_value(cell.output.kind)) {
+      times_derivative_of_value(cell.output, out, dc, n);
+    } else {
+      times_derivative(cell.output, c, dc, n);
+    }
   }
   V peep[3] = {V::zero(), V::zero(), V::zero()};
   if (s.peephole != nullptr) {
@@ -297,6 +340,54 @@ ARRAYNN_INLINE void for_columns(const Panels<T>& w, const Tile<T>& tile, const A
   }
 }
 
+// f(column) for the units of this thread, without a product.
+template <class T, class F>
+void for_own_columns(std::int64_t units, const std::int64_t* row, std::int64_t count, int tid,
+                     int nthreads, const F& f) {
+  constexpr int kL = kLanes<T>;
+  const Range mine = split_range(ceil_div(units, kL), nthreads, tid);
+  Column<T> column;
+  for (std::int64_t v = mine.begin; v < mine.end; ++v) {
+    column.unit = v * kL;
+    column.width = min_i(kL, units - column.unit);
+    for (std::int64_t i = 0; i < count; i += column.rows) {
+      column.rows = min_i(kMaxTileRows, count - i);
+      for (std::int64_t r = 0; r < column.rows; ++r) column.row[r] = row[i + r];
+      f(column);
+    }
+  }
+}
+
+// Through the layer norms of a step, those of rows by rows: with a norm of c what is left of the
+// gates, then the gradient of W_hh h from that of its norm.
+template <class T>
+void through_norms(const Back<T>& step, const std::int64_t* active, std::int64_t count, int tid,
+                   int nthreads) {
+  const RnnScan<T>& s = step.s;
+  const RnnNorm<T>& norm = s.norm;
+  const std::int64_t at = step.at(0), width = step.width(), h = s.hidden;
+  const Range mine = split_range(count, nthreads, tid);
+  if (norm.cell != nullptr) {
+    const RowNorm p{s.batch, h, norm.eps, true, {}};
+    for (std::int64_t i = mine.begin; i < mine.end; ++i) {
+      norm.rows->backward(p, step.g.dnormed + at * h, norm.cell + at * h, norm.cell_gain,
+                          norm.cell_mean + at, norm.cell_rstd + at, step.g.dcell, nullptr, nullptr,
+                          active[i], active[i] + 1);
+    }
+    team_barrier(nthreads);
+    for_own_columns<T>(h, active, count, tid, nthreads,
+                       [&](Column<T>& c) { lstm_column(step, c); });
+    team_barrier(nthreads);
+  }
+  const RowNorm p{s.batch, width, norm.eps, true, {}};
+  for (std::int64_t i = mine.begin; i < mine.end; ++i) {
+    norm.rows->backward(p, step.g.dz + at * width, norm.product + at * width, norm.gain,
+                        norm.mean + at, norm.rstd + at, step.g.dproduct + at * width, nullptr,
+                        nullptr, active[i], active[i] + 1);
+  }
+  team_barrier(nthreads);
+}
+
 // Gradients of h at time t: of y, of what is carried, and dz of the step after times W_hh.
 template <class T>
 void run_step(const Back<T>& step, std::int64_t after, const Matrices<T>& m,
@@ -305,7 +396,17 @@ void run_step(const Back<T>& step, std::int64_t after, const Matrices<T>& m,
   const RnnScan<T>& s = step.s;
   const RnnScanBackward<T>& g = step.g;
   const bool is_step = step.t >= 0;
-  const auto dz_after = [&](std::int64_t b) { return g.dz + (after * s.batch + b) * step.width(); };
+  const T* const products = g.dproduct != nullptr ? g.dproduct : g.dz;
+  const auto dz_after = [&](std::int64_t b) {
+    return products + (after * s.batch + b) * step.width();
+  };
+  const auto lstm = [&](Column<T>& c) {
+    if (s.norm.cell != nullptr) {
+      output_column(step, c);
+    } else {
+      lstm_column(step, c);
+    }
+  };
   const auto add = [&](std::int64_t b, std::int64_t unit, std::int64_t width, Vec<T> sum, T* to) {
     T* carry = g.dh + b * s.out + unit;
     if (s.factors != nullptr) sum = sum * load_lanes(s.factors + b * s.out + unit, width);
@@ -338,14 +439,19 @@ void run_step(const Back<T>& step, std::int64_t after, const Matrices<T>& m,
                 } else if (s.cell.kind == RnnKind::kRnn) {
                   rnn_column(step, c);
                 } else if (s.cell.kind == RnnKind::kLstm) {
-                  lstm_column(step, c);
+                  lstm(c);
                 } else {
                   gru_column(step, c);
                 }
               });
             });
   team_barrier(nthreads);
-  if (!m.two() || !is_step) return;
+  if (!is_step) return;
+  const auto norms = [&] {
+    if (s.norm.rows != nullptr && s.hidden > 0)
+      through_norms(step, active, active_count, tid, nthreads);
+  };
+  if (!m.two()) return norms();
   const auto rows = [&](std::int64_t b) {
     return m.projected ? step.dout(b) : step.dz(b) + 2 * s.hidden;
   };
@@ -353,13 +459,14 @@ void run_step(const Back<T>& step, std::int64_t after, const Matrices<T>& m,
             [&](const Tile<T>& tile) {
               for_columns(m.second, tile, direct, [&](Column<T>& c) {
                 if (m.projected) {
-                  lstm_column(step, c);
+                  lstm(c);
                 } else {
                   reset_column(step, c);
                 }
               });
             });
   team_barrier(nthreads);
+  norms();
 }
 
 template <class T>

@@ -22,6 +22,11 @@ struct Step {
   T* cells(std::int64_t b) const { return s.cells + t * s.cells_step + b * s.hidden; }
   T* inner(std::int64_t b) const { return s.inner + t * s.inner_step + b * s.hidden; }
   T* wide(std::int64_t b) const { return s.wide + t * s.wide_step + b * s.hidden; }
+  T* norm_product() const {
+    return s.norm.product + t * s.norm.step * s.batch * s.cell.gates() * s.hidden;
+  }
+  T* norm_cells() const { return s.norm.cell + t * s.norm.step * s.batch * s.hidden; }
+  T* norm_cell(std::int64_t b) const { return norm_cells() + b * s.hidden; }
   const T* h(std::int64_t b) const { return s.h_before(t, b); }
   // What W_hh multiplies.
   const T* operand(std::int64_t b) const {
@@ -149,6 +154,7 @@ ARRAYNN_INLINE void lstm_tile(const Step<T>& step, const Tile<T>& tile) {
     const V old = load_lanes(s.c_before(step.t, b) + unit, width);
     const V c = clamp(fma(f, old, i * g), step.bounds.c);
     c.store(state + r * kL);
+    if (s.norm.cell != nullptr) store_lanes(c, step.norm_cell(b) + unit, width);
     if (s.cell.zone_cell > 0) {
       const T* fresh = s.fresh_cell;
       if (fresh != nullptr) fresh += (step.t * s.batch + b) * h + unit;
@@ -166,6 +172,12 @@ ARRAYNN_INLINE void lstm_tile(const Step<T>& step, const Tile<T>& tile) {
     }
   }
   activate_vectors(s.cell.gate, zo, n);
+  if (s.norm.cell != nullptr) {  // the output waits for the whole of c
+    for (std::int64_t r = 0; r < n; ++r) {
+      store_lanes(V::load(zo + r * kL), step.gates(tile.row[r]) + 3 * h + unit, width);
+    }
+    return;
+  }
   activate_vectors(s.cell.output, state, n);
   for (std::int64_t r = 0; r < n; ++r) {
     const std::int64_t b = tile.row[r];
@@ -310,13 +322,84 @@ std::int64_t scratch_bytes(const RnnScan<T>& s, int threads) {
          threads * round_up(s.batch * static_cast<std::int64_t>(sizeof(std::int64_t)), 64);
 }
 
+// W_hh h of the step, whole and normalised, for the tiles of gates.
+template <class T, class A>
+void normed_product(const Step<T>& step, const Panels<T>& w, const std::int64_t* row,
+                    std::int64_t count, int tid, int nthreads, const A& h) {
+  constexpr int kL = kLanes<T>;
+  const RnnScan<T>& s = step.s;
+  const RnnNorm<T>& norm = s.norm;
+  const std::int64_t size = s.cell.gates() * s.hidden, first = step.t * norm.step * s.batch;
+  T* const product = step.norm_product();
+  if (s.product == nullptr) {
+    for_tiles(w, row, count, s.out, tid, nthreads, h, [&](const Tile<T>& tile) {
+      for_units(
+          tile, w.groups, w.gates, s.hidden, [&](std::int64_t unit, std::int64_t width, T* sums) {
+            for (std::int64_t i = 0; i < w.gates * tile.rows; ++i) {
+              T* to = product + tile.row[i % tile.rows] * size;
+              store_lanes(Vec<T>::load(sums + i * kL), to + i / tile.rows * s.hidden + unit, width);
+            }
+          });
+    });
+    team_barrier(nthreads);
+  }
+  const RowNorm p{s.batch, size, norm.eps, true, {}};
+  const Range mine = split_range(count, nthreads, tid);
+  for (std::int64_t i = mine.begin; i < mine.end; ++i) {
+    norm.rows->forward(p, product, norm.gain, nullptr, norm.normed, norm.mean + first,
+                       norm.rstd + first, row[i], row[i] + 1);
+  }
+  team_barrier(nthreads);
+}
+
+// h of an LSTM from the gate o and c, normalised: a thread has whole rows.
+template <class T>
+void normed_output(const Step<T>& step, const std::int64_t* row, std::int64_t count, int tid,
+                   int nthreads) {
+  constexpr int kL = kLanes<T>;
+  const RnnScan<T>& s = step.s;
+  const RnnNorm<T>& norm = s.norm;
+  const std::int64_t first = step.t * norm.step * s.batch;
+  const RowNorm p{s.batch, s.hidden, norm.eps, true, {}};
+  const Range mine = split_range(count, nthreads, tid);
+  alignas(64) T values[8 * kL];
+  team_barrier(nthreads);
+  for (std::int64_t i = mine.begin; i < mine.end; ++i) {
+    const std::int64_t b = row[i];
+    norm.rows->forward(p, step.norm_cells(), norm.cell_gain, norm.cell_bias, norm.normed_cell,
+                       norm.cell_mean + first, norm.cell_rstd + first, b, b + 1);
+    const T* c = norm.normed_cell + b * s.hidden;
+    const T* o = step.gates(b) + 3 * s.hidden;
+    for (std::int64_t unit = 0; unit < s.hidden; unit += 8 * kL) {
+      const std::int64_t end = min_i(unit + 8 * kL, s.hidden);
+      for (std::int64_t j = unit; j < end; j += kL) {
+        load_lanes(c + j, min_i(kL, end - j)).store(values + j - unit);
+      }
+      activate_vectors(s.cell.output, values, ceil_div(end - unit, kL));
+      for (std::int64_t j = unit; j < end; j += kL) {
+        const std::int64_t width = min_i(kL, end - j);
+        const Vec<T> out = load_lanes(o + j, width) * Vec<T>::load(values + j - unit);
+        if (s.w_hr != nullptr) {
+          store_lanes(out, step.wide(b) + j, width);
+        } else {
+          put_h(step, b, j, width, out);
+        }
+      }
+    }
+  }
+}
+
 template <class T>
 void run_step(const Step<T>& step, const Matrices<T>& m, const std::int64_t* row,
               std::int64_t count, int tid, int nthreads) {
   const RnnScan<T>& s = step.s;
   const auto h = [&](std::int64_t b) { return step.operand(b); };
+  if (s.norm.rows != nullptr && s.hidden > 0)
+    normed_product(step, m.first, row, count, tid, nthreads, h);
   const auto first = [&](const auto& f) {
-    if (s.product != nullptr) {
+    if (s.norm.rows != nullptr) {
+      for_products(m.first, row, count, s.norm.normed, tid, nthreads, f);
+    } else if (s.product != nullptr) {
       for_products(m.first, row, count, s.product, tid, nthreads, f);
     } else {
       for_tiles(m.first, row, count, s.out, tid, nthreads, h, f);
@@ -328,6 +411,7 @@ void run_step(const Step<T>& step, const Matrices<T>& m, const std::int64_t* row
       break;
     case RnnKind::kLstm:
       first([&](const Tile<T>& tile) { lstm_tile(step, tile); });
+      if (s.norm.cell != nullptr && s.hidden > 0) normed_output(step, row, count, tid, nthreads);
       break;
     case RnnKind::kGru:
       if (!m.two) {

@@ -3,6 +3,7 @@
 //   rnn   h' = f(z),  z = x W_ih' + b + h W_hh'
 //   lstm  i f o = s(z_i + p_i c), s(z_f + p_f c), s(z_o + p_o c');  g = a(z_g)
 //         c' = f c + i g,  h' = W_hr (o a_out(c'))           coupled: i = 1 - f
+//         with layer norms a_out(LN(c')), and LN(x W_ih'), LN(h W_hh') in all three kinds
 //   gru   r z = s(z_r), s(z_z);  n = a(x W_in' + b_in + r (h W_hn' + b_hn)),
 //         or a(x W_in' + b_in + (r h) W_hn' + b_hn) with the reset before the product
 //         h' = n + z (h - n)
@@ -20,6 +21,8 @@
 //            false the state is copied on
 //   options  all that writes h is put_h(): zoneout blends it there with the one before, and with
 //            recurrent dropout its product with the factors is written beside it, for the next step
+//   norms    a layer norm needs the whole row of W_hh h: the tiles write it, the team splits the rows,
+//            and the tiles of gates read it; that of c is once more over rows. Barriers in between
 // Backward goes through the steps in reverse. The gradient of h is the sum of z's gradients of the
 // step after times W_hh, packed likewise; z's gradients of the step follow from it at once. Those of
 // the weights and of x are matrix products over all steps at the end.
@@ -32,6 +35,7 @@
 #include "core/dispatch.hpp"
 #include "core/index.hpp"
 #include "elementwise/activation.hpp"
+#include "norm/norm.hpp"
 
 namespace arraynn {
 
@@ -67,6 +71,23 @@ ARRAYNN_INLINE constexpr bool derivative_from_value(ActivationKind kind) {
   }
 }
 
+// The layer norms within the steps. Arrays are [.., batch, size] as forward leaves them, with all
+// steps if backward follows (`step` is 1), else with one (0).
+template <class T>
+struct RnnNorm {
+  const NormRowTable<T>* rows = nullptr;  // null: none
+  double eps = 0;
+  std::int64_t step = 0;
+  const T* gain = nullptr;                              // [gates * hidden], of W_hh h
+  const T *cell_gain = nullptr, *cell_bias = nullptr;   // [hidden], of an LSTM's c
+  T *product = nullptr, *cell = nullptr;                // what is normalised
+  double *mean = nullptr, *rstd = nullptr;              // [.., batch], of `product`
+  double *cell_mean = nullptr, *cell_rstd = nullptr;    // of `cell`
+  T *normed = nullptr, *normed_cell = nullptr;          // [batch, size]: the step's results
+  T* input = nullptr;                                   // x W_ih'
+  double *input_mean = nullptr, *input_rstd = nullptr;  // [steps, batch]
+};
+
 // Arrays are [steps, batch, ...] with dense rows unless a stride says otherwise; t is the time, not
 // the order of the steps: the reverse direction begins at the last.
 template <class T>
@@ -100,6 +121,7 @@ struct RnnScan {
   std::int64_t inner_step = 0;
   T* wide = nullptr;  // what is projected
   std::int64_t wide_step = 0;
+  RnnNorm<T> norm;
 
   // An RNN's h is f(z) unless it is blended: backward then needs the latter.
   ARRAYNN_RNN_MEMBER bool gates_kept() const {
@@ -141,6 +163,8 @@ struct RnnScanBackward {
       nullptr;  // [steps, batch, hidden]: GRU with reset_after, the input's share where it differs
   T* dout = nullptr;       // [steps, batch, out]: gradients of h where that is projected
   T* dpeephole = nullptr;  // [3, hidden], added to
+  // With layer norms: gradients of W_hh h, of LN(c) and, of one step, of c by it.
+  T *dproduct = nullptr, *dnormed = nullptr, *dcell = nullptr;
 };
 
 #undef ARRAYNN_RNN_MEMBER

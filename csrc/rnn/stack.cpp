@@ -5,6 +5,7 @@
 
 #include "core/parallel.hpp"
 #include "gemm/gemm.hpp"
+#include "norm/channels.hpp"
 
 namespace arraynn {
 namespace {
@@ -80,6 +81,7 @@ struct Layers {
       scan.factors = factors;
     }
     scan.keep_gates = keeps();
+    if (group.norm_hh != nullptr) scan.norm = norm_of(group);
     scan.y = y + direction * s.out;
     scan.y_row = direct ? s.steps * s.width() : s.width();
     scan.y_step = direct ? s.width() : s.batch * s.width();
@@ -104,6 +106,60 @@ struct Layers {
       scan.z = take(kept(), rows * cell.gates() * s.hidden);
     }
     return scan;
+  }
+
+  // The layer norms of a group; what backward does not need is of the call.
+  RnnNorm<T> norm_of(const RnnGroup<const T>& group) {
+    const RnnShape& s = stack.shape;
+    const std::int64_t steps = keeps() ? s.steps : 1, rows = steps * s.batch;
+    const std::int64_t width = stack.cell.gates() * s.hidden;
+    const auto take = [&](std::int64_t count) { return kept().template zeros<T>(count); };
+    const auto statistics = [&](std::int64_t count) {
+      return kept().template zeros<double>(count);
+    };
+    RnnNorm<T> norm;
+    norm.rows = &norm_table<T>(norm_row_kernels());
+    norm.eps = stack.norm_eps;
+    norm.step = keeps() ? 1 : 0;
+    norm.gain = group.norm_hh;
+    norm.product = take(rows * width);
+    norm.mean = statistics(rows);
+    norm.rstd = statistics(rows);
+    norm.normed = own.template take<T>(s.batch * width);
+    if (keeps()) {
+      norm.input = take(rows * width);
+      norm.input_mean = statistics(rows);
+      norm.input_rstd = statistics(rows);
+    }
+    if (group.norm_cell == nullptr) return norm;
+    norm.cell_gain = group.norm_cell;
+    norm.cell_bias = group.norm_cell_bias;
+    norm.cell = take(rows * s.hidden);
+    norm.cell_mean = statistics(rows);
+    norm.cell_rstd = statistics(rows);
+    norm.normed_cell = own.template take<T>(s.batch * s.hidden);
+    return norm;
+  }
+
+  // LN(x W_ih') + b in place of x W_ih', rows of all gates.
+  void norm_input(const RnnScan<T>& scan, const RnnGroup<const T>& group, const T* bias,
+                  std::int64_t rows) const {
+    const RnnShape& s = stack.shape;
+    const std::int64_t width = scan.cell.gates() * s.hidden;
+    const RowNorm p{rows, width, stack.norm_eps, true, {}};
+    const RnnNorm<T>& norm = scan.norm;
+    row_norm(p, norm.input != nullptr ? norm.input : scan.gates, group.norm_ih, bias, scan.gates,
+             norm.input_mean, norm.input_rstd);
+    if (norm.input == nullptr || !s.padded()) return;
+    // Backward takes all rows together: what padding held must not reach its sums.
+    for (std::int64_t t = 0; t < s.steps; ++t) {
+      for (std::int64_t b = 0; b < s.batch; ++b) {
+        if (s.active(t, b)) continue;
+        const std::int64_t row = t * s.batch + b;
+        std::fill_n(norm.input + row * width, width, T(0));
+        norm.input_mean[row] = norm.input_rstd[row] = 0;
+      }
+    }
   }
 
   const T* recurrent_weights(const RnnGroup<const T>& group, std::int64_t index) {
@@ -133,6 +189,7 @@ struct Layers {
     const bool keep = scan->gates_kept();
     const std::int64_t part = keeps() ? s.steps : steps_at_once(s, width, sizeof(T));
     scan->gates = (keep ? kept() : scratch).template take<T>(part * s.batch * width);
+    const bool norms = scan->norm.rows != nullptr;
     const T* bias = input_bias(scan->cell, group, s.hidden, &scratch);
     const int threads = rnn_threads(*scan);
     void* panels = scratch.take<char>(rnn_table<T>().scratch(*scan, threads));
@@ -153,13 +210,14 @@ struct Layers {
       g.b = group.w_ih;
       g.rs_b = 1;
       g.cs_b = input;
-      g.c = scan->gates;
+      g.c = scan->norm.input != nullptr ? scan->norm.input : scan->gates;
       g.rs_c = width;
-      if (bias != nullptr) {
+      if (bias != nullptr && !norms) {
         g.epilogue.bias = bias;
         g.epilogue.bias_axis = BiasAxis::kColumn;
       }
       gemm(stack.op, g);
+      if (norms) norm_input(*scan, group, bias, g.m);
       rnn_table<T>().forward(*scan, threads, i > 0, panels);
     }
     scan->product = scan->dropped = nullptr;
@@ -180,7 +238,7 @@ struct Layers {
     g.b = scan.w_hh;
     g.rs_b = 1;
     g.cs_b = scan.out;
-    T* product = memory->take<T>(g.m * g.n);
+    T* product = scan.norm.product != nullptr ? scan.norm.product : memory->take<T>(g.m * g.n);
     g.c = product;
     g.rs_c = g.n;
     gemm(stack.op, g);

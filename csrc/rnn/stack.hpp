@@ -18,6 +18,8 @@ template <class T>
 struct RnnGroup {
   T *w_ih = nullptr, *w_hh = nullptr, *b_ih = nullptr, *b_hh = nullptr, *w_hr = nullptr;
   T* peephole = nullptr;
+  // Layer norms: gains of x W_ih' and h W_hh', gain and bias of an LSTM's c.
+  T *norm_ih = nullptr, *norm_hh = nullptr, *norm_cell = nullptr, *norm_cell_bias = nullptr;
 };
 
 struct RnnShape {
@@ -86,6 +88,7 @@ struct RnnStack {
   RnnCell cell;
   RnnShape shape;
   RnnRandom random;
+  double norm_eps = 0;
   std::vector<RnnGroup<const T>> groups;  // layer by layer, the forward direction first
   const T* x = nullptr;
   const T *h0 = nullptr, *c0 = nullptr;  // [groups, batch, out or hidden]; null: zeros

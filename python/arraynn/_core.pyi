@@ -833,6 +833,8 @@ def rnn(
     zoneout: float,
     seed: int | None,
     clip: float | None,
+    layer_norm: _Arrays | None,
+    layer_norm_eps: float,
     return_workspace: bool,
 ) -> Any: ...
 def lstm(
@@ -858,6 +860,8 @@ def lstm(
     seed: int | None,
     clip: float | None,
     cell_clip: float | None,
+    layer_norm: _Arrays | None,
+    layer_norm_eps: float,
     return_cells: bool,
     return_workspace: bool,
 ) -> Any: ...
@@ -880,6 +884,8 @@ def gru(
     zoneout: float,
     seed: int | None,
     clip: float | None,
+    layer_norm: _Arrays | None,
+    layer_norm_eps: float,
     return_workspace: bool,
 ) -> Any: ...
 def rnn_backward(
@@ -899,6 +905,8 @@ def rnn_cell(
     h0: _Array | None,
     nonlinearity: str,
     clip: float | None,
+    layer_norm: _Arrays | None,
+    layer_norm_eps: float,
     return_workspace: bool,
 ) -> Any: ...
 def lstm_cell(
@@ -912,6 +920,8 @@ def lstm_cell(
     input_forget: bool,
     clip: float | None,
     cell_clip: float | None,
+    layer_norm: _Arrays | None,
+    layer_norm_eps: float,
     return_workspace: bool,
 ) -> Any: ...
 def gru_cell(
@@ -922,6 +932,8 @@ def gru_cell(
     recurrent_activation: str,
     reset_after: bool,
     clip: float | None,
+    layer_norm: _Arrays | None,
+    layer_norm_eps: float,
     return_workspace: bool,
 ) -> Any: ...
 def rnn_cell_backward(grad_h: _Array, workspace: Any) -> tuple[_Array, _Array, list[_Array]]: ...

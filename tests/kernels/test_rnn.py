@@ -67,6 +67,15 @@ def make(
     return uniform(steps, batch, size), weights, state
 
 
+def gains(
+    rng: np.random.Generator, kind: str, hidden: int, groups: int, dtype: Any = np.float64
+) -> list[Any]:
+    """Arrays of the layer norms, around 1."""
+    wide = GATES[kind] * hidden
+    sizes = (wide, wide, hidden, hidden) if kind == "lstm" else (wide, wide)
+    return [rng.uniform(0.5, 1.5, n).astype(dtype) for _ in range(groups) for n in sizes]
+
+
 def run(module: Any, kind: str, x: Any, weights: Any, state: Any, grads: Any, how: Any) -> Any:
     """Results of the forward call and of its backward; `grads` makes gradients of y and state."""
     *results, kept = getattr(module, kind)(x, weights, state, **how, return_workspace=True)
@@ -92,7 +101,8 @@ def check(kind: str, x: Any, weights: Any, state: Any, how: Any, dtype: Any, see
         return grads
 
     def options(kind_of: Any) -> Any:
-        return {k: cast(v, kind_of) if k == "peepholes" else v for k, v in how.items()}
+        arrays = ("peepholes", "layer_norm")
+        return {k: cast(v, kind_of) if k in arrays else v for k, v in how.items()}
 
     wide = oracle_dtype(dtype)
     found, native, truth = (
@@ -149,6 +159,11 @@ CELLS: list[tuple[str, dict[str, Any]]] = [
     ("gru", {"reset_after": False, "clip": 0.5, "activation": "elu"}),
     ("gru", {"recurrent_activation": "hardsigmoid", "activation": "mish"}),
     ("gru", {"clip": 0.5}),
+    ("rnn", {"layer_norm": True, "nonlinearity": "softplus"}),
+    ("lstm", {"layer_norm": True}),
+    ("lstm", {"layer_norm": True, "peepholes": True, "project": 5, "zoneout_cell": 0.5}),
+    ("lstm", {"layer_norm": True, "output_activation": "mish", "cell_clip": 0.5}),
+    ("gru", {"layer_norm": True}),
 ]
 
 
@@ -163,6 +178,9 @@ def test_options_of_the_cells(
         x, weights, state = make(rng, kind, 4, 6, 3, hidden, biases=biases, project=project)
         if how.get("peepholes"):
             how["peepholes"] = [rng.uniform(-1, 1, (3, hidden)).astype(np.float32)]
+        if how.get("layer_norm"):
+            how["layer_norm"] = gains(rng, kind, hidden, 1, np.float32)
+            how["layer_norm_eps"] = 1e-2
         check(kind, x, weights, state, how, dtype, hidden)
 
 
@@ -203,6 +221,9 @@ def test_any_combination(kind: str, data: st.DataObject) -> None:
             how["peepholes"] = [rng.uniform(-1, 1, (3, hidden)) for _ in groups]
     elif kind == "gru":
         how["reset_after"] = draw(st.booleans())
+    if draw(st.booleans()) and how.get("reset_after", True):
+        how["layer_norm"] = gains(rng, kind, hidden, layers * directions)
+        how["layer_norm_eps"] = draw(st.sampled_from([1e-3, 1.0]))
     x, weights, state = make(
         rng, kind, steps, batch, size, hidden,
         layers=layers, directions=directions, biases=draw(st.integers(0, 2)), project=project,
@@ -238,7 +259,7 @@ def test_a_cell_is_one_step(dtype: Any, kind: str, rng: np.random.Generator) -> 
     whole_back = getattr(kernels, f"{kind}_backward")
     x, weights, state = cast(make(rng, kind, 1, 9, 6, 21), dtype)
     first = tuple(s[0] for s in state) if kind == "lstm" else state[0]
-    for options in ({}, CELL_OPTIONS[kind]):
+    for options in ({}, CELL_OPTIONS[kind], {"layer_norm": gains(rng, kind, 21, 1, dtype)}):
         new, kept = cell(x[0], weights, first, **options, return_workspace=True)
         how = dict(options)
         _, last, whole = getattr(kernels, kind)(x, weights, state, **how, return_workspace=True)
@@ -252,7 +273,7 @@ def test_a_cell_is_one_step(dtype: Any, kind: str, rng: np.random.Generator) -> 
         assert_same_bits(found[0], expected[0][0])
         for a, b in zip(flat(found[1]), flat(expected[1]), strict=True):
             assert_same_bits(a, b[0])
-        for a, b in zip(found[2], expected[2], strict=True):
+        for a, b in zip(flat(found[2:]), flat(expected[2:]), strict=True):
             assert_same_bits(a, b)
         alone = cell(x[0, 2], weights, cast_row(first, 2), **options)
         for a, b in zip(flat(alone), flat(new), strict=True):
@@ -285,6 +306,8 @@ def test_gradients_are_the_derivatives(
     if bidirectional:
         how |= {"recurrent_dropout": 0.3, "weight_dropout": 0.2, "zoneout": 0.4}
         how["mask"] = rng.random((4, 3)) < 0.7
+    else:
+        how["layer_norm"] = gains(rng, kind, 6, 2)
     if kind == "lstm":
         how["peepholes"] = [rng.uniform(-1, 1, (3, 6)) for _ in range(2 * directions)]
     forward, backward = getattr(kernels, kind), getattr(kernels, f"{kind}_backward")
@@ -292,7 +315,8 @@ def test_gradients_are_the_derivatives(
     slopes = [rng.standard_normal(a.shape) for a in flat(results)]
     grad_state = tuple(slopes[1:]) if kind == "lstm" else slopes[1]
     gradients = flat(backward(slopes[0], grad_state, kept))
-    points = flat([x, state, weights, how.get("peepholes", [])])
+    points = flat([x, state, weights, how.get("peepholes", []), how.get("layer_norm", [])])
+    assert len(points) == len(gradients)
     states = 2 if kind == "lstm" else 1
 
     for i, point in enumerate(points):
@@ -301,8 +325,13 @@ def test_gradients_are_the_derivatives(
             p = [*points[:i], v, *points[i + 1 :]]
             first = tuple(p[1:3]) if kind == "lstm" else p[1]
             used = 1 + states + len(weights)
-            call = {**how, "peepholes": p[used:]} if kind == "lstm" else how
-            out = flat(forward(p[0], p[1 + states : used], first, **call))
+            call = dict(how)
+            for name in ("peepholes", "layer_norm"):
+                if name in how:
+                    call[name] = p[used : used + len(how[name])]
+                    used += len(how[name])
+            mine = p[1 + states : 1 + states + len(weights)]
+            out = flat(forward(p[0], mine, first, **call))
             return float(sum(np.sum(s * o) for s, o in zip(slopes, out, strict=True)))
 
         assert_gradient(value, point, gradients[i], rng, label=f"{kind}, gradient {i}")
@@ -313,6 +342,7 @@ def variants(kind: str) -> Iterator[dict[str, Any]]:
     yield {"bidirectional": True}
     if kind == "gru":
         yield {"reset_after": False}
+    yield {"layer_norm": True}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -323,6 +353,8 @@ def test_same_bits_for_every_thread_count(dtype: Any, kind: str, rng: np.random.
         x, weights, state = cast(
             make(rng, kind, 3, 30, 20, 150, directions=directions, project=project), dtype
         )
+        if how.get("layer_norm"):
+            how["layer_norm"] = gains(rng, kind, 150, directions, dtype)
         how |= {"lengths": rng.integers(0, 4, 30), "mask": rng.random((3, 30)) < 0.7, "seed": 5}
         how |= {"recurrent_dropout": 0.3, "weight_dropout": 0.2, "zoneout": 0.4}
 
@@ -344,6 +376,8 @@ def test_a_sample_alone_and_a_sequence_in_pieces(
         if how.get("bidirectional"):
             continue
         x, weights, state = cast(make(rng, kind, 6, 29, 9, 37), dtype)
+        if how.get("layer_norm"):
+            how["layer_norm"] = gains(rng, kind, 37, 1, dtype)
         forward = getattr(kernels, kind)
         y, last = forward(x, weights, state, **how)
         kept = forward(x, weights, state, **how, return_workspace=True)

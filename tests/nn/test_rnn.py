@@ -232,6 +232,35 @@ def test_masks_of_the_recurrence(name):
 
 
 @pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU"])
+def test_layer_norms(name):
+    layer = getattr(nn, name)(3, 4, 2, bidirectional=True, layer_norm=True, dtype=float)
+    state = layer.state_dict()
+    assert state["norm_hh_l1_reverse"].shape == state["bias_hh_l1_reverse"].shape
+    assert all(np.all(a == ("bias" not in key)) for key, a in state.items() if "norm" in key)
+    rng = np.random.default_rng(10)
+    x = rng.standard_normal((4, 3, 3))
+    for key, parameter in layer.named_parameters():
+        if "norm" in key:
+            parameter.data = rng.standard_normal(parameter.shape)
+    named = {key: p.data for key, p in layer.named_parameters()}
+    weights = [a for key, a in named.items() if "norm" not in key]
+    norms = [a for key, a in named.items() if "norm" in key]
+    how = {"num_layers": 2, "bidirectional": True, "layer_norm": norms}
+    expected, ended, kept = getattr(reference, name.lower())(
+        x, weights, **how, return_workspace=True
+    )
+    y, last = layer(x)
+    for a, b in zip([y, *parts(last)], [expected, *parts(ended)], strict=True):
+        np.testing.assert_allclose(a.data, b, rtol=1e-10)
+    y.sum().backward()
+    _, _, *grads = getattr(reference, f"{name.lower()}_backward")(np.ones_like(y.data), None, kept)
+    found = dict(layer.named_parameters())
+    keys = [k for k in named if "norm" not in k] + [k for k in named if "norm" in k]
+    for key, grad in zip(keys, [g for part in grads for g in part], strict=True):
+        np.testing.assert_allclose(found[key].grad, grad, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU"])
 def test_stateful(name):
     layer = getattr(nn, name)(4, 6, stateful=True)
     x = np.random.default_rng(9).standard_normal((7, 3, 4)).astype(np.float32)
@@ -312,6 +341,12 @@ def test_changed_weights_are_noticed():
             (3, 4),
             {"reverse": True, "bidirectional": True},
             r"\[GRU\] reverse: expected False with bidirectional, got True",
+        ),
+        (
+            "GRU",
+            (3, 4),
+            {"layer_norm": True, "reset_after": False},
+            r"\[GRU\] layer_norm: expected reset_after=True",
         ),
         ("RNNCell", (3, 4), {"nonlinearity": "no"}, r"\[RNNCell\] nonlinearity: expected one of"),
         ("GRUCell", (3, 0), {}, r"\[GRUCell\] hidden_size: expected an int of at least 1"),

@@ -163,6 +163,12 @@ def test_gradients(data: st.DataObject, kind: str, seed: int) -> None:
         options["cell_clip"] = draw(st.sampled_from([None, 0.8]))
         if draw(st.booleans()):
             peepholes = [rng.standard_normal((3, hidden)) for _ in range(count)]
+    norms: list[Any] = []
+    if draw(st.booleans()) and options.get("reset_after", True):
+        wide = GATES[kind] * hidden
+        sizes = (wide, wide, hidden, hidden)[: 4 if kind == "lstm" else 2]
+        norms = [rng.standard_normal(n) for _ in range(count) for n in sizes]
+        options["layer_norm_eps"] = 0.1
     weights = make_weights(
         rng, kind, features, hidden, layers=layers, directions=directions,
         biases=draw(st.integers(0, 2)), projected=projected,
@@ -172,13 +178,15 @@ def test_gradients(data: st.DataObject, kind: str, seed: int) -> None:
     states = [rng.standard_normal((count, batch, projected or hidden))]
     if kind == "lstm":
         states.append(rng.standard_normal((count, batch, hidden)))
-    inputs = [x, *states, *weights, *peepholes]
+    inputs = [x, *states, *weights, *peepholes, *norms]
     forward, backward = getattr(reference, kind), getattr(reference, f"{kind}_backward")
 
     def run(arrays: list[Any]) -> Any:
         own = arrays[1 : 1 + len(states)]
         end = 1 + len(states) + len(weights)
-        extra = {"peepholes": arrays[end:]} if peepholes else {}
+        extra = {"peepholes": arrays[end : end + len(peepholes)]} if peepholes else {}
+        if norms:
+            extra["layer_norm"] = arrays[len(arrays) - len(norms) :]
         return forward(
             arrays[0], arrays[1 + len(states) : end], tuple(own) if len(own) > 1 else own[0],
             return_workspace=True, **extra, **options,

@@ -57,6 +57,10 @@ def _results(module: Any, op: str, dtype: str, index: int, backward: bool) -> tu
         if index == 1:
             how |= {"recurrent_dropout": 0.25, "weight_dropout": 0.25, "zoneout": 0.5, "seed": 7}
             how["mask"] = (np.arange(steps)[:, None] + np.arange(batch)) % 3 > 0
+    if index == 2:
+        wide = (rows, rows, hidden, hidden)[: 4 if kind == "lstm" else 2]
+        how["layer_norm"] = [made(n, seed=20 + s) for s, n in enumerate(wide)]
+        how["layer_norm_eps"] = 1.0  # a norm's slopes, too, are at most 1
     first = tuple(state) if kind == "lstm" else state[0]
     results = getattr(module, op)(x, weights, first, **how, return_workspace=backward)
     if not backward:

@@ -33,6 +33,8 @@ def rnn(
     zoneout: float = 0.0,
     seed: int | None = None,
     clip: float | None = None,
+    layer_norm: Arrays | None = None,
+    layer_norm_eps: float = 1e-5,
     return_workspace: bool = False,
 ) -> Any:
     r"""Elman's recurrent network (Elman 1990) over all steps of a batch.
@@ -83,6 +85,12 @@ def rnn(
         the new value, and 4 * 2**32 + g over w_hh.
     clip : float, optional
         Bounds the argument of f to [-clip, clip].
+    layer_norm : list of arrays, optional
+        Layer norms (Ba et al. 2016), as TensorFlow Addons and Haste place them: of each product
+        over all its gates, before the biases. Two gains (G H) for every layer and direction:
+        :math:`h_t = f(LN(W_{ih} x_t; g_{ih}) + b_{ih} + LN(W_{hh} h_{t-1}; g_{hh}) + b_{hh})`.
+    layer_norm_eps : float
+        Added to the variance.
     return_workspace : bool
         Also return what :func:`rnn_backward` needs. It refers to x, h0, the weights and y, which
         must not be changed in between; its ``nbytes`` is the size of what it holds besides.
@@ -129,13 +137,13 @@ def rnn(
         zoneout,
         seed,
         clip,
+        layer_norm,
+        layer_norm_eps,
         return_workspace,
     )
 
 
-def rnn_backward(
-    grad_y: Array | None, grad_state: Array | None, workspace: Any
-) -> tuple[Array, Array, list[Array]]:
+def rnn_backward(grad_y: Array | None, grad_state: Array | None, workspace: Any) -> tuple[Any, ...]:
     """Gradients of :func:`rnn`: back-propagation through time (Werbos 1990).
 
     Parameters
@@ -153,6 +161,7 @@ def rnn_backward(
     grad_h0 : array of the shape of h_n
     grad_weights : list of arrays
         In the order of `weights`.
+    grad_layer_norm : list of arrays, where there are layer norms
 
     Raises
     ------
@@ -188,6 +197,8 @@ def lstm(
     input_forget: bool = False,
     clip: float | None = None,
     cell_clip: float | None = None,
+    layer_norm: Arrays | None = None,
+    layer_norm_eps: float = 1e-5,
     return_cells: bool = False,
     num_layers: int = 1,
     bidirectional: bool = False,
@@ -238,6 +249,11 @@ def lstm(
         Bounds the arguments of sigma and a to [-clip, clip].
     cell_clip : float, optional
         Bounds c before o and h read it.
+    layer_norm : list of arrays, optional
+        As for :func:`rnn`, and gain and bias (H) of a norm of c behind the two gains of a group:
+        :math:`h_t = W_{hr}(o\ a_{out}(LN(c_t; g_c, b_c)))`. c itself is carried on as it is, as in
+        the paper and in Haste; TensorFlow Addons carries the normalised one.
+    layer_norm_eps : float
     return_cells : bool
         Also return every c of the last layer.
 
@@ -287,6 +303,8 @@ def lstm(
         seed,
         clip,
         cell_clip,
+        layer_norm,
+        layer_norm_eps,
         return_cells,
         return_workspace,
     )
@@ -314,6 +332,7 @@ def lstm_backward(
     grad_weights : list of arrays
         In the order of `weights`.
     grad_peepholes : list of arrays, where there are peepholes
+    grad_layer_norm : list of arrays, where there are layer norms
 
     Raises
     ------
@@ -355,6 +374,8 @@ def gru(
     zoneout: float = 0.0,
     seed: int | None = None,
     clip: float | None = None,
+    layer_norm: Arrays | None = None,
+    layer_norm_eps: float = 1e-5,
     return_workspace: bool = False,
 ) -> Any:
     r"""Gated recurrent unit (Cho et al. 2014).
@@ -383,6 +404,9 @@ def gru(
         As for :func:`rnn`.
     clip : float, optional
         Bounds the arguments of sigma and a to [-clip, clip].
+    layer_norm, layer_norm_eps
+        As for :func:`rnn`: LN(W_ih x) and LN(W_hh h), each over r z n together, in place of the
+        products; with `reset_after` only.
 
     Returns
     -------
@@ -423,13 +447,13 @@ def gru(
         zoneout,
         seed,
         clip,
+        layer_norm,
+        layer_norm_eps,
         return_workspace,
     )
 
 
-def gru_backward(
-    grad_y: Array | None, grad_state: Array | None, workspace: Any
-) -> tuple[Array, Array, list[Array]]:
+def gru_backward(grad_y: Array | None, grad_state: Array | None, workspace: Any) -> tuple[Any, ...]:
     """Gradients of :func:`gru`.
 
     Parameters
@@ -445,6 +469,7 @@ def gru_backward(
     grad_h0 : array of the shape of h_n
     grad_weights : list of arrays
         In the order of `weights`.
+    grad_layer_norm : list of arrays, where there are layer norms
 
     Raises
     ------

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from arraynn.autograd.tape import array_of
-from arraynn.nn import _random
+from arraynn.nn import _random, init
 from arraynn.nn import functional as F
 from arraynn.nn.module import Module, Parameter, check_floating, check_positive
 from arraynn.nn.rnn_cell import check_activations, fill
@@ -42,6 +42,8 @@ class _Recurrent(Module):
         dtype: Any,
         random: dict[str, float],
         stateful: bool,
+        layer_norm: bool,
+        layer_norm_eps: float,
         proj_size: int = 0,
         peepholes: bool = False,
     ) -> None:
@@ -78,6 +80,9 @@ class _Recurrent(Module):
         self.proj_size = proj_size
         self._weight_names: list[str] = []
         self._peephole_names: list[str] = []
+        self._norm_names: list[str] = []
+        self.layer_norm = layer_norm
+        self.layer_norm_eps = layer_norm_eps
         rows, out = self._gates * hidden_size, proj_size or hidden_size
         for layer in range(num_layers):
             width = input_size if layer == 0 else out * (2 if bidirectional else 1)
@@ -97,11 +102,19 @@ class _Recurrent(Module):
                     name = "weight_peephole" + suffix
                     setattr(self, name, Parameter(np.empty((3, hidden_size), kind)))
                     self._peephole_names.append(name)
+                norms = {"norm_ih": rows, "norm_hh": rows}
+                if self._gates == 4:
+                    norms |= {"norm_cell": hidden_size, "norm_cell_bias": hidden_size}
+                for name, size in norms.items() if layer_norm else ():
+                    setattr(self, name + suffix, Parameter(np.empty(size, kind)))
+                    self._norm_names.append(name + suffix)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew."""
+        """Draw all parameters anew; gains of layer norms become 1, their biases 0."""
         fill(self, self.hidden_size)
+        for name in self._norm_names:
+            init.constant_(getattr(self, name), 0.0 if "bias" in name else 1.0)
 
     def flatten_parameters(self) -> None:
         """Do nothing: the kernels take the parameters where they are."""
@@ -141,6 +154,12 @@ class _Recurrent(Module):
             repeats h.
         """
         weights = [getattr(self, name) for name in self._weight_names]
+        norms: dict[str, Any] = {}
+        if self.layer_norm:
+            norms = {
+                "layer_norm": [getattr(self, name) for name in self._norm_names],
+                "layer_norm_eps": self.layer_norm_eps,
+            }
         if hx is None and self.stateful:
             hx = self._state
         output, last = getattr(F, self._kernel)(
@@ -153,6 +172,7 @@ class _Recurrent(Module):
             reverse=self.reverse,
             lengths=None if lengths is None else np.asarray(array_of(lengths)),
             mask=None if mask is None else np.asarray(array_of(mask)),
+            **norms,
             **self._drawn(),
             **self._options(),
         )
@@ -174,6 +194,7 @@ class _Recurrent(Module):
             "reverse": False,
             **dict.fromkeys(self._random, 0.0),
             "stateful": False,
+            "layer_norm": False,
         }
         for name, default in defaults.items():
             value = getattr(self, name)
@@ -211,6 +232,10 @@ class RNN(_Recurrent):
     stateful : bool
         Whether a call without ``hx`` begins with the final state of the call before, until
         :meth:`reset_state`. Gradients do not go back into that call.
+    layer_norm : bool
+        Whether the products with the weights are normalised over all gates (Ba et al., 2016), with
+        gains ``norm_ih_l[k]`` and ``norm_hh_l[k]``; the biases are those of the layer.
+    layer_norm_eps : float
     dtype : dtype, optional
         float32 (default) or float64.
 
@@ -256,6 +281,8 @@ class RNN(_Recurrent):
         weight_dropout: float = 0.0,
         zoneout: float = 0.0,
         stateful: bool = False,
+        layer_norm: bool = False,
+        layer_norm_eps: float = 1e-5,
         dtype: Any = None,
     ) -> None:
         super().__init__()
@@ -270,7 +297,7 @@ class RNN(_Recurrent):
         }
         self._build(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
-            reverse, dtype, random, stateful,
+            reverse, dtype, random, stateful, layer_norm, layer_norm_eps,
         )  # fmt: skip
 
     def _options(self) -> dict[str, Any]:
@@ -286,7 +313,7 @@ class LSTM(_Recurrent):
     ----------
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, reverse, dtype
         As for :class:`RNN`.
-    recurrent_dropout, weight_dropout, zoneout, stateful
+    recurrent_dropout, weight_dropout, zoneout, stateful, layer_norm, layer_norm_eps
         As for :class:`RNN`.
     proj_size : int
         Size of h after a projection of it; 0 for none (Sak et al., 2014).
@@ -299,7 +326,8 @@ class LSTM(_Recurrent):
     clip, cell_clip : float, optional
         Bounds of the pre-activations and of c.
     zoneout_cell : float
-        Zoneout of c.
+        Zoneout of c. With `layer_norm` the output reads c through a norm of its own, with gain
+        ``norm_cell_l[k]`` and bias ``norm_cell_bias_l[k]``.
 
     Attributes
     ----------
@@ -344,6 +372,8 @@ class LSTM(_Recurrent):
         zoneout: float = 0.0,
         zoneout_cell: float = 0.0,
         stateful: bool = False,
+        layer_norm: bool = False,
+        layer_norm_eps: float = 1e-5,
         dtype: Any = None,
     ) -> None:
         super().__init__()
@@ -368,7 +398,7 @@ class LSTM(_Recurrent):
         }
         self._build(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
-            reverse, dtype, random, stateful, proj_size, peepholes,
+            reverse, dtype, random, stateful, layer_norm, layer_norm_eps, proj_size, peepholes,
         )  # fmt: skip
 
     def _options(self) -> dict[str, Any]:
@@ -392,7 +422,7 @@ class GRU(_Recurrent):
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, reverse, clip, \
 dtype
         As for :class:`RNN`.
-    recurrent_dropout, weight_dropout, zoneout, stateful
+    recurrent_dropout, weight_dropout, zoneout, stateful, layer_norm, layer_norm_eps
         As for :class:`RNN`.
     activation, recurrent_activation : str
         Of the new state and of the two gates.
@@ -435,11 +465,15 @@ dtype
         weight_dropout: float = 0.0,
         zoneout: float = 0.0,
         stateful: bool = False,
+        layer_norm: bool = False,
+        layer_norm_eps: float = 1e-5,
         dtype: Any = None,
     ) -> None:
         super().__init__()
         check_activations("GRU", activation=activation, recurrent_activation=recurrent_activation)
         _check_clip("GRU", clip=clip)
+        if layer_norm and not reset_after:
+            raise ValueError("[GRU] layer_norm: expected reset_after=True with layer norms")
         self.activation = activation
         self.recurrent_activation = recurrent_activation
         self.reset_after = reset_after
@@ -451,7 +485,7 @@ dtype
         }
         self._build(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
-            reverse, dtype, random, stateful,
+            reverse, dtype, random, stateful, layer_norm, layer_norm_eps,
         )  # fmt: skip
 
     def _options(self) -> dict[str, Any]:

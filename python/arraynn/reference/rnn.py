@@ -16,7 +16,17 @@ from numpy.typing import ArrayLike, NDArray
 from ._common import FloatArray, quiet
 from .elementwise import dropout as drop
 from .elementwise import dropout_backward
-from .rnn_cell import Group, GruCell, LstmCell, RnnCell, State, Workspace, split_weights
+from .rnn_cell import (
+    Group,
+    GruCell,
+    LstmCell,
+    RnnCell,
+    State,
+    Workspace,
+    check_norms,
+    split_norms,
+    split_weights,
+)
 from .rnn_options import NOTHING, Extras, Random, Steps, checked_steps, unzoned, zoned
 
 
@@ -114,6 +124,8 @@ def _forward(
     mask: ArrayLike | None,
     reverse: bool,
     random: Random,
+    layer_norm: Sequence[FloatArray] | None,
+    eps: float,
     peepholes: Sequence[FloatArray] | None = None,
 ) -> tuple[FloatArray, State, FloatArray, Workspace]:
     """Stack layers and directions of a cell: y, final states, the last layer's c, workspace."""
@@ -125,7 +137,8 @@ def _forward(
     when = checked_steps(op, lengths, mask, (steps, batch), batched, batch_first)
     directions = (False, True) if bidirectional else (reverse,)
     count = num_layers * len(directions)
-    groups = split_weights(op, weights, count, cell.gates, peepholes)
+    groups = split_weights(op, weights, count, cell.gates, peepholes, layer_norm, eps)
+    check_norms(op, cell, layer_norm)
     sizes = (groups[0].output, groups[0].w_ih.shape[0] // 4)[: 2 if cell.gates == 4 else 1]
     if state is None:
         first: State = tuple(np.zeros((count, batch, size), x.dtype) for size in sizes)
@@ -170,8 +183,12 @@ def _backward(
     grad_y: FloatArray | None,
     grad_state: Sequence[FloatArray | None],
     workspace: Workspace,
-) -> tuple[FloatArray, State, list[FloatArray], list[FloatArray]]:
-    """Undo :func:`_forward`; None stands for zeros."""
+) -> tuple[Any, ...]:
+    """Undo :func:`_forward`; None stands for zeros.
+
+    The results are the gradients of x, of the states, of the weights and, if any, of the peepholes
+    and of the layer norms.
+    """
     how = workspace.how
     cell, groups, directions, layout, random, extras = (
         how[name] for name in ("cell", "groups", "directions", "layout", "random", "extras")
@@ -210,7 +227,9 @@ def _backward(
             grad = dropout_backward(grad, random.dropout, random.seed_of(0, layer - 1))
     if not layout[0]:
         before = tuple(part[:, 0] for part in before)
-    return _as_asked(grad, *layout), before, [w for group in grads for w in group], peepholes
+    weights, norms = split_norms(groups, grads)
+    more = ((peepholes,) if groups[0].peephole is not None else ()) + ((norms,) if norms else ())
+    return _as_asked(grad, *layout), before, weights, *more
 
 
 @quiet
@@ -232,6 +251,8 @@ def rnn(
     zoneout: float = 0.0,
     seed: int | None = None,
     clip: float | None = None,
+    layer_norm: Sequence[FloatArray] | None = None,
+    layer_norm_eps: float = 1e-5,
     return_workspace: bool = False,
 ) -> Any:
     """``h' = f(x W_ih' + b_ih + h W_hh' + b_hh)`` over (T, B, I), (B, T, I) or (T, I).
@@ -246,6 +267,7 @@ def rnn(
         num_layers=num_layers, bidirectional=bidirectional, batch_first=batch_first,
         lengths=lengths, mask=mask, reverse=reverse,
         random=Random(dropout, recurrent_dropout, weight_dropout, (zoneout,), seed),
+        layer_norm=layer_norm, eps=layer_norm_eps,
     )  # fmt: skip
     return (y, last[0], kept) if return_workspace else (y, last[0])
 
@@ -253,10 +275,13 @@ def rnn(
 @quiet
 def rnn_backward(
     grad_y: FloatArray | None, grad_state: FloatArray | None, workspace: Workspace
-) -> tuple[FloatArray, FloatArray, list[FloatArray]]:
-    """Return grad_x, grad_h0 and the gradients of `weights`; None stands for zeros."""
-    grad_x, (grad_h0,), grads, _ = _backward(grad_y, [grad_state], workspace)
-    return grad_x, grad_h0, grads
+) -> tuple[Any, ...]:
+    """Return grad_x, grad_h0, the gradients of `weights` and, if any, of `layer_norm`.
+
+    None stands for zeros.
+    """
+    grad_x, (grad_h0,), *grads = _backward(grad_y, [grad_state], workspace)
+    return grad_x, grad_h0, *grads
 
 
 @quiet
@@ -272,6 +297,8 @@ def lstm(
     input_forget: bool = False,
     clip: float | None = None,
     cell_clip: float | None = None,
+    layer_norm: Sequence[FloatArray] | None = None,
+    layer_norm_eps: float = 1e-5,
     return_cells: bool = False,
     num_layers: int = 1,
     bidirectional: bool = False,
@@ -305,6 +332,7 @@ def lstm(
         num_layers=num_layers, bidirectional=bidirectional, batch_first=batch_first,
         lengths=lengths, mask=mask, reverse=reverse,
         random=Random(dropout, recurrent_dropout, weight_dropout, (zoneout, zoneout_cell), seed),
+        layer_norm=layer_norm, eps=layer_norm_eps,
         peepholes=peepholes,
     )  # fmt: skip
     wanted = ((cells,) if return_cells else ()) + ((kept,) if return_workspace else ())
@@ -317,12 +345,12 @@ def lstm_backward(
     grad_state: tuple[FloatArray | None, FloatArray | None] | None,
     workspace: Workspace,
 ) -> tuple[Any, ...]:
-    """Return grad_x, (grad_h0, grad_c0), the gradients of `weights` and, if any, `peepholes`."""
+    """Return grad_x, (grad_h0, grad_c0), the gradients of `weights`.
+
+    Then, if there are any, those of `peepholes` and of `layer_norm`.
+    """
     states = (None, None) if grad_state is None else grad_state
-    grad_x, first, grads, peepholes = _backward(grad_y, states, workspace)
-    if workspace.how["groups"][0].peephole is None:
-        return grad_x, first, grads
-    return grad_x, first, grads, peepholes
+    return _backward(grad_y, states, workspace)
 
 
 @quiet
@@ -346,6 +374,8 @@ def gru(
     zoneout: float = 0.0,
     seed: int | None = None,
     clip: float | None = None,
+    layer_norm: Sequence[FloatArray] | None = None,
+    layer_norm_eps: float = 1e-5,
     return_workspace: bool = False,
 ) -> Any:
     """Gated recurrent unit over (T, B, I), (B, T, I) or (T, I); see :class:`GruCell`."""
@@ -355,6 +385,7 @@ def gru(
         num_layers=num_layers, bidirectional=bidirectional, batch_first=batch_first,
         lengths=lengths, mask=mask, reverse=reverse,
         random=Random(dropout, recurrent_dropout, weight_dropout, (zoneout,), seed),
+        layer_norm=layer_norm, eps=layer_norm_eps,
     )  # fmt: skip
     return (y, last[0], kept) if return_workspace else (y, last[0])
 
@@ -362,7 +393,10 @@ def gru(
 @quiet
 def gru_backward(
     grad_y: FloatArray | None, grad_state: FloatArray | None, workspace: Workspace
-) -> tuple[FloatArray, FloatArray, list[FloatArray]]:
-    """Return grad_x, grad_h0 and the gradients of `weights`; None stands for zeros."""
-    grad_x, (grad_h0,), grads, _ = _backward(grad_y, [grad_state], workspace)
-    return grad_x, grad_h0, grads
+) -> tuple[Any, ...]:
+    """Return grad_x, grad_h0, the gradients of `weights` and, if any, of `layer_norm`.
+
+    None stands for zeros.
+    """
+    grad_x, (grad_h0,), *grads = _backward(grad_y, [grad_state], workspace)
+    return grad_x, grad_h0, *grads
