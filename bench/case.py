@@ -61,6 +61,7 @@ class Candidate:
     check : replaces the comparison with the reference; returns a complaint or None
     self_timed : `call` returns the seconds to record
     nbytes : bytes moved, where they differ from the case's
+    kept : bytes that a forward call keeps for its backward call, beside its arguments and result
     """
 
     library: str
@@ -72,6 +73,7 @@ class Candidate:
     check: Callable[[Arrays], str | None] | None = None
     self_timed: bool = False
     nbytes: float | None = None
+    kept: int | None = None
 
     @property
     def label(self) -> str:

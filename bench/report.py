@@ -24,6 +24,7 @@ class Measured:
     p20: float
     p80: float
     error: float
+    kept: int | None = None
 
     @property
     def label(self) -> str:
@@ -68,7 +69,9 @@ def rows_of(
     candidate and marked in its variant.
     """
     figures = [
-        Measured(c.library, c.variant, c.group, s.median, s.quantile(0.2), s.quantile(0.8), e)
+        Measured(
+            c.library, c.variant, c.group, s.median, s.quantile(0.2), s.quantile(0.8), e, c.kept
+        )
         for c, s, e in zip(candidates, samples, errors, strict=True)
     ]
     mine = [i for i, c in enumerate(candidates) if c.library == "arraynn"]
@@ -124,10 +127,21 @@ def rate_text(row: Row) -> str:
     return f"{row.rate / 1e9:.3g} {'GFLOP/s' if row.limit == 'fma' else 'GB/s'}"
 
 
+def kept_text(row: Row) -> str:
+    """Format the bytes kept for a backward call, where that is the work."""
+    kept = [None if m is None else m.kept for m in (row.ours, row.peer)]
+    if kept[0] is None:
+        return ""
+    return ", ".join("-" if k is None else f"{k / 2**20:.3g} MiB" for k in kept)
+
+
 def header() -> str:
     """The table's first line."""
     return line(
-        ("case", "ours", "thr", "median", "p20-p80", "rate", "limit", "best peer", "peer", "ratio")
+        (
+            *("case", "ours", "thr", "median", "p20-p80", "rate", "limit", "best peer", "peer"),
+            *("ratio", "kept: ours, peer"),
+        )
     )
 
 
@@ -147,11 +161,12 @@ def row_text(row: Row) -> str:
             row.peer.label if row.peer else "-",
             seconds(row.peer.median) if row.peer else "-",
             f"{row.ratio:.2f}x" if row.ratio else "-",
+            kept_text(row),
         )
     )
 
 
-_WIDTHS = (34, 26, 3, 9, 19, 14, 5, 24, 9, 8)
+_WIDTHS = (34, 26, 3, 9, 19, 14, 5, 24, 9, 8, 20)
 
 
 def line(cells: Sequence[str]) -> str:

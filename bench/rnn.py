@@ -1,7 +1,11 @@
 """Recurrent networks over whole sequences: one layer in one direction, inference and training.
 
 Work: a step multiplies the input by G H x I weights and the state by G H x H, G being the gates;
-the backward pass does twice as much. Traffic has no meaning: the weights stay in cache.
+the backward pass does twice as much. Traffic has no meaning: the weights stay in cache. Training
+rows tell what the forward call keeps for the backward one.
+
+The family ``rnn`` takes a dozen sizes; ``rnn_grid``, on request only, is the product of all steps,
+batches and widths below and runs for hours: take parts of it with ``--filter``.
 """
 
 from __future__ import annotations
@@ -41,10 +45,12 @@ GRID = (
     (128, 8, 1024, 64),
     (784, 1, 128, 1),
 )
+ALL_STEPS, ALL_BATCHES = (1, 28, 50, 128, 784), (1, 8, 32, 128)
+ALL_HIDDEN = (32, 64, 128, 256, 512, 1024)
 TINY = ((3, 2, 5, 4),)
 # What an option costs, beside the plain kernel at the same size.
 OPTION_SIZE = (50, 32, 256, 256)
-OPTIONS = ("lengths", "clip", "peepholes", "activation")
+OPTIONS = ("lengths", "mask", "clip", "peepholes", "activation", "zoneout", "norms")
 
 
 @dataclass(frozen=True)
@@ -97,13 +103,34 @@ def _call(module: Any, p: Problem, d: Data) -> Any:
 def run_arraynn(p: Problem, d: Data, threads: int) -> list[Candidate]:
     """Our kernels."""
     del threads
-    return [Candidate("arraynn", lambda: _call(kernels(), p, d), group="fresh")]
+    kept = None
+    if p.training:
+        forward = getattr(kernels(), p.kind)
+        kept = forward(d.x, d.weights, **d.how, return_workspace=True)[-1].nbytes
+    return [Candidate("arraynn", lambda: _call(kernels(), p, d), group="fresh", kept=kept)]
 
 
 def run_numpy(p: Problem, d: Data, threads: int) -> list[Candidate]:
     """The plain NumPy reference."""
     del threads
     return [Candidate("numpy", lambda: _call(reference(), p, d), group="fresh")]
+
+
+def torch_kept(module: Any, x: Any) -> int:
+    """Bytes of what PyTorch's tape saves in a forward call, without x, y and the parameters."""
+    torch = peers.load("torch")
+    saved: dict[int, int] = {}
+
+    def note(tensor: Any) -> Any:
+        storage = tensor.untyped_storage()
+        saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        y, _ = module(x)
+    for known in (x, y, *module._flat_weights):
+        saved.pop(known.untyped_storage().data_ptr(), None)
+    return sum(saved.values())
 
 
 def run_torch(p: Problem, d: Data, threads: int) -> list[Candidate]:
@@ -124,7 +151,7 @@ def run_torch(p: Problem, d: Data, threads: int) -> list[Candidate]:
             y, _ = module(leaf)
             return torch.autograd.grad(y, [leaf, *module._flat_weights], grad)
 
-        return [Candidate("torch", train, group="fresh")]
+        return [Candidate("torch", train, group="fresh", kept=torch_kept(module, leaf))]
 
     def infer() -> Any:
         with torch.inference_mode():
@@ -209,7 +236,16 @@ def options(p: Problem) -> dict[str, Any]:
     return {
         "": {},
         "lengths": {"lengths": np.full(p.batch, p.steps)},
+        "mask": {"mask": np.ones((p.steps, p.batch), bool)},
         "clip": {"clip": 3.0},
+        "zoneout": {"zoneout": 0.1},
+        "norms": {
+            "layer_norm": [
+                1 + uniform(p.dtype, n, seed=20 + k) / 4
+                for k, n in enumerate((4 * p.hidden, 4 * p.hidden, p.hidden, p.hidden))
+            ],
+            "layer_norm_eps": 1.0,
+        },
         "peepholes": {"peepholes": [uniform(p.dtype, 3, p.hidden, seed=9)]},
         "activation": {"activation": "softplus"},
     }[p.option]
@@ -227,12 +263,12 @@ def prepare(p: Problem, libraries: Sequence[str], threads: int) -> Prepared:
     ]
     x = uniform(p.dtype, p.steps, p.batch, p.size, seed=5)
     grad = uniform(p.dtype, p.steps, p.batch, p.hidden, seed=6)
-    how = options(p)
+    how, of_arrays = options(p), ("peepholes", "layer_norm")
     wide = Data(
         x.astype(np.float64),
         [w.astype(np.float64) for w in weights],
         grad.astype(np.float64),
-        {k: [a.astype(np.float64) for a in v] if k == "peepholes" else v for k, v in how.items()},
+        {k: [a.astype(np.float64) for a in v] if k in of_arrays else v for k, v in how.items()},
     )
     found = _call(reference(), p, wide)
     expected = (found[0], *found[1]) if p.training else (found,)
@@ -246,14 +282,37 @@ def prepare(p: Problem, libraries: Sequence[str], threads: int) -> Prepared:
     return Prepared(candidates, expected, [bound] * len(expected))
 
 
-def cases(dtype: str, tiny: bool = False) -> list[Case]:
-    """Return the family's grid, or its tiny shapes."""
-    problems = [
-        Problem(kind, *sizes, dtype, training)
-        for sizes in (TINY if tiny else GRID)
+def _problems(sizes: Sequence[tuple[int, int, int, int]], dtype: str) -> list[Problem]:
+    """Every cell at every size, without and with its gradients."""
+    return [
+        Problem(kind, *size, dtype, training)
+        for size in sizes
         for kind in GATES
         for training in (False, True)
     ]
+
+
+def _cases(problems: Sequence[Problem]) -> list[Case]:
+    return [
+        Case("rnn", p.name, p.dtype, partial(prepare, p), p.flops, 0.0, "fma") for p in problems
+    ]
+
+
+def whole_grid(dtype: str, tiny: bool = False) -> list[Case]:
+    """Return the product of all sizes, or the tiny shapes."""
+    sizes = [
+        (steps, batch, hidden, size)
+        for steps in ALL_STEPS
+        for batch in ALL_BATCHES
+        for hidden in ALL_HIDDEN
+        for size in sorted({1, 64, hidden})
+    ]
+    return _cases(_problems(TINY if tiny else sizes, dtype))
+
+
+def cases(dtype: str, tiny: bool = False) -> list[Case]:
+    """Return the family's sizes, or its tiny shapes."""
+    problems = _problems(TINY if tiny else GRID, dtype)
     sizes = TINY[0] if tiny else OPTION_SIZE
     problems += [Problem("lstm", *sizes, dtype, False, option) for option in OPTIONS]
-    return [Case("rnn", p.name, dtype, partial(prepare, p), p.flops, 0.0, "fma") for p in problems]
+    return _cases(problems)

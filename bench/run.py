@@ -60,11 +60,14 @@ FAMILIES: dict[str, Callable[[str, bool], list[Case]]] = {
     "embedding": embedding.cases,
     "attention": attention.cases,
     "rnn": rnn.cases,
+    "rnn_grid": rnn.whole_grid,
     "optim": optim.cases,
     "model": model.cases,
     "models": models.cases,
     "overhead": overhead.cases,
 }
+# Too long to be run unasked.
+ON_REQUEST = ("rnn_grid",)
 
 EPILOG = """\
 Every answer is proved against arraynn.reference before it is timed. The table gives, for each
@@ -126,7 +129,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG
     add = parser.add_argument
-    add("families", nargs="*", metavar="FAMILY", help=f"of {', '.join(FAMILIES)}; default: all")
+    add(
+        "families",
+        nargs="*",
+        metavar="FAMILY",
+        help=f"of {', '.join(FAMILIES)}; default: all but {', '.join(ON_REQUEST)}",
+    )
     add(
         "--peers",
         type=_peer_list,
@@ -158,7 +166,7 @@ def selected(args: argparse.Namespace) -> list[Case]:
         raise UsageError(f"unknown family {unknown[0]!r} (choose from {', '.join(FAMILIES)})")
     cases = [
         case
-        for family in args.families or FAMILIES
+        for family in args.families or [name for name in FAMILIES if name not in ON_REQUEST]
         for case in FAMILIES[family](args.dtype, args.tiny)
         if args.filter is None or args.filter.search(case.name)
     ]

@@ -49,9 +49,26 @@ def _wrong_cells(op: str, kind: str, x: Any) -> Iterator[Case]:
         ((x, w), {"clip": "1"}, T, "clip"),
         *(((x, w), {"return_workspace": v}, T, "return_workspace") for v in (1, None)),
     ]
+    wide = GATES[kind] * 5
+    good = [f32(wide), f32(wide), *([f32(5), f32(5)] if kind == "lstm" else [])]
+    norms: list[tuple[Any, Any, str]] = [
+        ([], V, "layer_norm"),
+        (good[:1], V, "layer_norm"),
+        ([*good, *good], V, "layer_norm"),
+        ([f32(5, wide), *good[1:]], V, r"layer_norm\[0\]"),
+        ([*good[:-1], f32(3)], V, rf"layer_norm\[{len(good) - 1}\]"),
+        ([good[0], f64(wide), *good[2:]], T, r"layer_norm\[1\]"),
+        (good[0], T, "layer_norm"),
+        ([None, *good[1:]], T, r"layer_norm\[0\]"),
+    ]
+    rows += [((x, w), {"layer_norm": a}, e, name) for a, e, name in norms]
+    for eps, exception in ((0.0, V), (-1.0, V), (NAN, V), (INF, V), ("1", T), (None, T)):
+        how = {"layer_norm": good, "layer_norm_eps": eps}
+        rows += [((x, w), how, exception, "layer_norm_eps")]
     names = ["nonlinearity"] if kind == "rnn" else ["activation", "recurrent_activation"]
     if kind == "gru":
         rows += [((x, w), {"reset_after": 1}, T, "reset_after")]
+        rows += [((x, w), {"reset_after": False, "layer_norm": good}, V, "layer_norm")]
     if kind != "lstm":
         rows += [((x, [*w[:2], f32(5, 5)]), {}, V, r"weights\[2\]")]
     if kind == "lstm":
@@ -99,9 +116,14 @@ def _wrong_sequences(kind: str) -> Iterator[Case]:
         ("bidirectional", True, V),
         *(("lengths", v, V) for v in ([1], [1, 2, 3], [1, 5], [-1, 2], [[1, 2]])),
         *(("lengths", v, T) for v in (f32(2), np.zeros(2, bool), [1.0, 2.0], "12")),
-        *(("dropout", v, V) for v in (-0.1, 1.1, NAN)),
-        ("dropout", "0", T),
+        *(("mask", np.ones(s, bool), V) for s in ((2, 4), (4,), (4, 2, 1))),
+        *(("mask", v, T) for v in (np.ones((4, 2)), np.ones((4, 2), np.uint8), "1")),
     ]
+    probabilities = ["dropout", "recurrent_dropout", "weight_dropout", "zoneout"]
+    if kind == "lstm":
+        probabilities.append("zoneout_cell")
+    for name in probabilities:
+        options += [*((name, v, V) for v in (-0.1, 1.1, NAN)), (name, "0", T), (name, None, T)]
     for name, value, exception in options:
         given = np.array(value) if isinstance(value, list) else value
         # Too many layers or directions for the list.
@@ -113,6 +135,10 @@ def _wrong_sequences(kind: str) -> Iterator[Case]:
     for seed, exception in ((None, V), (2**64, V), ("1", T)):
         how = {"num_layers": 2, "dropout": 0.5, "seed": seed}
         yield Case(kind, (x, [*w, *second]), how, exception, "seed")
+        for name in ("recurrent_dropout", "weight_dropout"):
+            yield Case(kind, (x, w), {name: 0.5, "seed": seed}, exception, "seed")
+        if seed is not None:
+            yield Case(kind, (x, w), {"zoneout": 0.5, "seed": seed}, exception, "seed")
     yield Case(kind, (x, both), {"num_layers": 2}, V, r"weights\[4\]")
     yield Case(kind, (huge(2**30, 2**20, 3), w), {}, TOO_LARGE, "")
     if kind == "lstm":

@@ -150,6 +150,42 @@ struct FlushScope {
 };
 #endif
 
+// The barrier of a team, on the stack of the call that made it. Libgomp's wakes its sleepers with a
+// system call every time; a recurrent step of some microseconds has one or more.
+struct Barrier {
+  alignas(64) std::atomic<int> arrived{0};
+  alignas(64) std::atomic<unsigned> phase{0};
+
+  void wait(int members) {
+    const unsigned now = phase.load(std::memory_order_relaxed);
+    if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == members) {
+      arrived.store(0, std::memory_order_relaxed);
+      phase.store(now + 1, std::memory_order_release);
+      return;
+    }
+    for (int spins = 0; phase.load(std::memory_order_acquire) == now; ++spins) {
+      if (spins < kSpins) {
+        relax();
+      } else {  // a member may be waiting for this processor
+        sched_yield();
+        spins = kSpins;
+      }
+    }
+  }
+
+ private:
+  static constexpr int kSpins = 1000;  // some 10 to 50 us
+
+  static void relax() {
+#if defined(__x86_64__)
+    _mm_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+  }
+};
+thread_local Barrier* t_barrier = nullptr;
+
 const int g_atfork_registered =
     pthread_atfork(nullptr, nullptr, [] { g_forked.store(true, std::memory_order_relaxed); });
 
@@ -175,16 +211,18 @@ void parallel_run(int threads, bool flush_denormals, void (*body)(void*, int, in
     body(context, 0, 1);
     return;
   }
+  Barrier barrier;
 #pragma omp parallel num_threads(threads)
   {
     const FlushScope scope(flush_denormals);
+    Barrier* const outer = std::exchange(t_barrier, &barrier);
     body(context, omp_get_thread_num(), omp_get_num_threads());
+    t_barrier = outer;
   }
 }
 
 void team_barrier(int nthreads) {
-  if (nthreads <= 1) return;
-#pragma omp barrier
+  if (nthreads > 1) t_barrier->wait(nthreads);
 }
 
 }  // namespace arraynn

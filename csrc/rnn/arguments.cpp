@@ -47,22 +47,6 @@ RnnCell take_cell(const RnnCall& call) {
   return cell;
 }
 
-std::uint64_t take_seed(const char* op, py::handle h) {
-  if (h.is_none()) {
-    fail<ValueError>(op, "seed", "expected an int (there is dropout between the layers), got None");
-  }
-  int overflow = 0;
-  const long long value = PyLong_Check(h.ptr()) ? PyLong_AsLongLongAndOverflow(h.ptr(), &overflow)
-                                                : take_int(op, "seed", h);
-  if (overflow == 0) return static_cast<std::uint64_t>(value);
-  const unsigned long long wide = overflow > 0 ? PyLong_AsUnsignedLongLong(h.ptr()) : 0;
-  if (overflow < 0 || PyErr_Occurred() != nullptr) {
-    PyErr_Clear();
-    fail<ValueError>(op, "seed", "expected an int of 64 bits, got a larger one");
-  }
-  return wide;
-}
-
 // The arrays of a list, all of them of x's dtype; named by their place in it.
 std::vector<Array> take_arrays(const char* op, const char* arg, py::handle h, const Array& x) {
   if (!PyList_Check(h.ptr()) && !PyTuple_Check(h.ptr())) {
@@ -106,6 +90,19 @@ void take_group(RnnArguments* a, std::int64_t group, std::int64_t input) {
     require_shape_of(a->op, name.c_str(), peephole, {3, a->shape.hidden});
     g.peephole = peephole->data;
   }
+  if (!a->norms.empty()) {
+    const std::int64_t each = a->norms_per_group();
+    const auto norm = [&](std::int64_t i, std::int64_t size) -> const void* {
+      const Array& array = a->norms[static_cast<std::size_t>(group * each + i)];
+      const std::string name = concat("layer_norm[", group * each + i, "]");
+      require_shape_of(a->op, name.c_str(), array, {size});
+      return array->data;
+    };
+    g.norm_ih = norm(0, rows);
+    g.norm_hh = norm(1, rows);
+    if (each > 2) g.norm_cell = norm(2, a->shape.hidden);
+    if (each > 2) g.norm_cell_bias = norm(3, a->shape.hidden);
+  }
   a->groups.push_back(g);
 }
 
@@ -143,6 +140,10 @@ void take_groups(RnnArguments* a) {
     fail<ValueError>(a->op, "peepholes", "expected ", groups,
                      groups == 1 ? " array, got " : " arrays, got ", a->peepholes.size());
   }
+  const std::int64_t norms = a->norms_per_group() * groups;
+  if (!a->norms.empty() && static_cast<std::int64_t>(a->norms.size()) != norms) {
+    fail<ValueError>(a->op, "layer_norm", "expected ", norms, " arrays, got ", a->norms.size());
+  }
   for (std::int64_t g = 0; g < groups; ++g) {
     take_group(a, g, a->shape.input_of(g / a->shape.directions));
   }
@@ -169,6 +170,26 @@ void take_lengths(const char* op, py::handle h, RnnShape* s) {
   }
 }
 
+// A copy, time first.
+void take_mask(const RnnCall& call, RnnArguments* a) {
+  if (call.mask.is_none()) return;
+  RnnShape& s = a->shape;
+  const Array mask = take(call.op, "mask", call.mask);
+  if (mask->dtype != Dtype::kBool) fail<TypeError>(call.op, "mask", "expected bool");
+  std::vector<std::int64_t> shape{s.steps, s.batch};
+  if (!a->batched) shape.pop_back();
+  if (a->batched && s.batch_first) std::swap(shape[0], shape[1]);
+  require_shape_of(call.op, "mask", mask, shape);
+  const auto* given = mask->as<const std::uint8_t>();
+  s.mask.resize(static_cast<std::size_t>(s.rows()));
+  for (std::int64_t t = 0; t < s.steps; ++t) {
+    for (std::int64_t b = 0; b < s.batch; ++b) {
+      const std::int64_t at = s.batch_first ? b * s.steps + t : t * s.batch + b;
+      s.mask[static_cast<std::size_t>(t * s.batch + b)] = given[at];
+    }
+  }
+}
+
 void take_state(const RnnCall& call, RnnArguments* a) {
   if (call.state.is_none()) return;
   const auto part = [&](const char* name, py::handle h, std::int64_t size) {
@@ -191,6 +212,36 @@ void take_state(const RnnCall& call, RnnArguments* a) {
   a->c0 = part("state[1]", py::object(parts[1]), a->shape.hidden);
 }
 
+double take_probability(const char* op, const char* arg, py::handle h) {
+  const double p = take_double(op, arg, h);
+  if (!(p >= 0 && p <= 1)) {
+    fail<ValueError>(op, arg, "expected a probability in [0, 1], got ", p);
+  }
+  return p;
+}
+
+// Zoneout alone needs no seed: without one it is its mean.
+void take_random(const RnnCall& call, RnnArguments* a) {
+  RnnRandom& random = a->random;
+  const double dropout = take_probability(call.op, "dropout", call.dropout);
+  if (a->shape.layers > 1) random.dropout = dropout;
+  random.state = take_probability(call.op, "recurrent_dropout", call.recurrent_dropout);
+  random.weights = take_probability(call.op, "weight_dropout", call.weight_dropout);
+  a->cell.zone = take_probability(call.op, "zoneout", call.zoneout);
+  if (call.kind == RnnKind::kLstm) {
+    a->cell.zone_cell = take_probability(call.op, "zoneout_cell", call.zoneout_cell);
+  }
+  const bool drops = random.dropout > 0 || random.state > 0 || random.weights > 0;
+  const bool blends = a->cell.zone > 0 || a->cell.zone_cell > 0;
+  if (call.seed.is_none()) {
+    if (drops) fail<ValueError>(call.op, "seed", "expected an int (there is dropout), got None");
+    return;
+  }
+  if (!drops && !blends) return;
+  random.zones = blends;
+  random.seed = take_seed(call.op, call.seed);
+}
+
 void take_options(const RnnCall& call, RnnArguments* a) {
   RnnShape& s = a->shape;
   s.layers = take_int(call.op, "num_layers", call.num_layers);
@@ -203,14 +254,7 @@ void take_options(const RnnCall& call, RnnArguments* a) {
   if (s.reverse && s.directions == 2) {
     fail<ValueError>(call.op, "reverse", "expected False with bidirectional, got True");
   }
-  const double p = take_double(call.op, "dropout", call.dropout);
-  if (!(p >= 0 && p <= 1)) {
-    fail<ValueError>(call.op, "dropout", "expected a probability in [0, 1], got ", p);
-  }
-  a->drops = p > 0 && s.layers > 1;
-  if (!a->drops) return;
-  a->dropout = {static_cast<std::uint64_t>(p * 4294967296.0), p < 1 ? 1 / (1 - p) : 0.0, {}};
-  a->seed = take_seed(call.op, call.seed);
+  take_random(call, a);
 }
 
 }  // namespace
@@ -264,11 +308,23 @@ RnnArguments take_rnn(const RnnCall& call) {
       if (a.peepholes.empty()) fail<ValueError>(call.op, "peepholes", "expected arrays, got none");
     }
   }
+  if (!call.layer_norm.is_none()) {
+    if (call.kind == RnnKind::kGru && !a.cell.reset_after) {
+      fail<ValueError>(call.op, "layer_norm", "expected reset_after=True with layer norms");
+    }
+    a.norms = take_arrays(call.op, "layer_norm", call.layer_norm, a.x);
+    if (a.norms.empty()) fail<ValueError>(call.op, "layer_norm", "expected arrays, got none");
+    a.norm_eps = take_finite(call.op, "layer_norm_eps", call.layer_norm_eps);
+    if (a.norm_eps <= 0) {
+      fail<ValueError>(call.op, "layer_norm_eps", "expected a value > 0, got ", a.norm_eps);
+    }
+  }
   take_groups(&a);
   const std::int64_t width = a.cell.gates() * s.hidden;
   const std::int64_t gates[3] = {s.steps, s.batch, max_i(width, s.width())};
   checked_size(call.op, "x", gates, 3, static_cast<std::int64_t>(dtype_size(a.dtype)));
-  if (!call.lengths.is_none()) take_lengths(call.op, call.lengths, &s);
+  take_lengths(call.op, call.lengths, &s);
+  take_mask(call, &a);
   take_state(call, &a);
   return a;
 }

@@ -9,15 +9,20 @@
 
 namespace arraynn {
 
-// A handle of None where an operation has no such argument.
+// None where an operation has no such argument.
+struct RnnArgument : py::handle {
+  RnnArgument() : py::handle(Py_None) {}
+  RnnArgument(py::handle h) : py::handle(h) {}
+};
 struct RnnCall {
   const char* op;
   RnnKind kind;
   bool one_step;  // of a cell: x is [batch, input] or [input]
-  py::handle x, weights, state;
-  py::handle activation, recurrent_activation, output_activation, peepholes, input_forget;
-  py::handle reset_after, clip, cell_clip;
-  py::handle num_layers, bidirectional, batch_first, lengths, reverse, dropout, seed;
+  RnnArgument x{}, weights{}, state{};
+  RnnArgument activation{}, recurrent_activation{}, output_activation{}, peepholes{};
+  RnnArgument input_forget{}, reset_after{}, clip{}, cell_clip{}, layer_norm{}, layer_norm_eps{};
+  RnnArgument num_layers{}, bidirectional{}, batch_first{}, lengths{}, mask{}, reverse{};
+  RnnArgument dropout{}, recurrent_dropout{}, weight_dropout{}, zoneout{}, zoneout_cell{}, seed{};
 };
 
 // The call without element type; pointers are the arrays', which it keeps alive.
@@ -27,14 +32,14 @@ struct RnnArguments {
   RnnShape shape;
   Dtype dtype;
   bool batched, one_step;
-  bool drops = false;
-  Dropout dropout{};
-  std::uint64_t seed = 0;
+  RnnRandom random;
   Array x, h0, c0;
   std::vector<RnnGroup<const void>> groups;
-  std::vector<Array> weights, peepholes;  // as they came
+  std::vector<Array> weights, peepholes, norms;  // as they came
+  double norm_eps = 0;
   std::int64_t weights_per_group = 0;
 
+  std::int64_t norms_per_group() const { return cell.kind == RnnKind::kLstm ? 4 : 2; }
   std::int64_t group_count() const { return shape.layers * shape.directions; }
   // [groups, batch, size], without the axes that the call does not have.
   std::vector<std::int64_t> state_shape(std::int64_t size) const;
@@ -46,13 +51,13 @@ struct RnnArguments {
     s.op = op;
     s.cell = cell;
     s.shape = shape;
-    s.drops = drops;
-    s.dropout = dropout;
-    s.seed = seed;
+    s.random = random;
+    s.norm_eps = norm_eps;
     for (const auto& g : groups) {
       const auto of = [](const void* p) { return static_cast<const T*>(p); };
-      s.groups.push_back(
-          {of(g.w_ih), of(g.w_hh), of(g.b_ih), of(g.b_hh), of(g.w_hr), of(g.peephole)});
+      s.groups.push_back({of(g.w_ih), of(g.w_hh), of(g.b_ih), of(g.b_hh), of(g.w_hr),
+                          of(g.peephole), of(g.norm_ih), of(g.norm_hh), of(g.norm_cell),
+                          of(g.norm_cell_bias)});
     }
     s.x = x->as<const T>();
     if (h0) s.h0 = h0->as<const T>();

@@ -71,8 +71,9 @@ py::tuple backward(py::handle grad_y, py::handle grad_state, py::handle workspac
     }
     return list;
   };
-  std::vector<TensorView> dw, dp;
+  std::vector<TensorView> dw, dp, dn;
   const py::list grad_weights = like(a.weights, &dw), grad_peepholes = like(a.peepholes, &dp);
+  const py::list grad_norms = like(a.norms, &dn);
   dispatch_float(a.dtype, [&](auto tag) {
     using T = decltype(tag);
     RnnKept<T>& saved = *work.of<T>();
@@ -90,15 +91,28 @@ py::tuple backward(py::handle grad_y, py::handle grad_state, py::handle workspac
       to.b_hh = at(from.b_hh);
       to.w_hr = at(from.w_hr);
       if (!dp.empty()) to.peephole = dp[g].as<T>();
+      if (!dn.empty()) {
+        const TensorView* norm = &dn[g * static_cast<std::size_t>(a.norms_per_group())];
+        to.norm_ih = norm[0].as<T>();
+        to.norm_hh = norm[1].as<T>();
+        if (from.norm_cell != nullptr) to.norm_cell = norm[2].as<T>();
+        if (from.norm_cell != nullptr) to.norm_cell_bias = norm[3].as<T>();
+      }
       grads.groups.push_back(to);
     }
     const py::gil_scoped_release nogil;
     run_rnn_backward(saved.stack, saved.saved, grads);
   });
   const py::object state = kLstm ? py::object(py::make_tuple(grad_h, grad_c)) : grad_h;
-  if (a.peepholes.empty()) return py::make_tuple(grad_x, state, grad_weights);
-  const py::object last = kOneStep ? py::object(grad_peepholes[0]) : py::object(grad_peepholes);
-  return py::make_tuple(grad_x, state, grad_weights, last);
+  py::list results;
+  results.append(grad_x);
+  results.append(state);
+  results.append(grad_weights);
+  if (!a.peepholes.empty()) {
+    results.append(kOneStep ? py::object(grad_peepholes[0]) : py::object(grad_peepholes));
+  }
+  if (!a.norms.empty()) results.append(grad_norms);
+  return py::tuple(results);
 }
 
 template <RnnKind kKind>

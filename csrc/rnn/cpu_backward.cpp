@@ -23,6 +23,14 @@ struct Back {
   const T* cells(std::int64_t b) const { return s.cells + t * s.cells_step + b * s.hidden; }
   const T* inner(std::int64_t b) const { return s.inner + t * s.inner_step + b * s.hidden; }
   const T* y(std::int64_t b) const { return s.y + t * s.y_step + b * s.y_row; }
+
+  // The share of a gradient that zoneout sends to the former value.
+  Vec<T> passed(double zone, const T* fresh, std::int64_t size, std::int64_t b, std::int64_t unit,
+                std::int64_t width, Vec<T> d) const {
+    if (fresh == nullptr) return d * Vec<T>::set1(static_cast<T>(zone));
+    const Vec<T> taken = load_lanes(fresh + at(b) * size + unit, width);
+    return select(taken > Vec<T>::zero(), Vec<T>::zero(), d);
+  }
 };
 
 // The vectors at one unit of the active rows of a tile: gradients of h, or of what is projected, in
@@ -71,9 +79,48 @@ template <class T>
 template <class T>
 ARRAYNN_INLINE void rnn_column(const Back<T>& step, Column<T>& c) {
   alignas(64) Lanes<T> y;
-  gather(c, y, [&](std::int64_t b) { return step.y(b); });
+  const bool kept = step.s.cell.zone > 0;  // y is then not the value of f
+  gather(c, y, [&](std::int64_t b) { return kept ? step.gates(b) : step.y(b); });
   through(step, step.s.cell.main, 0, c, y, c.dh);
   scatter(c, c.dh, [&](std::int64_t b) { return step.dz(b); });
+}
+
+// With a norm of c, what lstm_column() does first: gradients of o and of LN(c).
+template <class T>
+[[gnu::noinline]] static void output_column(const Back<T>& step, Column<T>& col) {
+  using V = Vec<T>;
+  constexpr int kL = kLanes<T>;
+  const RnnScan<T>& s = step.s;
+  const RnnNorm<T>& norm = s.norm;
+  const std::int64_t h = s.hidden, n = col.rows;
+  alignas(64) Lanes<T> o, c, out, dout, dc;
+  gather(col, o, [&](std::int64_t b) { return step.gates(b) + 3 * h; });
+  const V gain = load_lanes(norm.cell_gain + col.unit, col.width);
+  const V bias = load_lanes(norm.cell_bias + col.unit, col.width);
+  for (std::int64_t r = 0; r < n; ++r) {
+    const std::int64_t at = step.at(col.row[r]);
+    // As the rows were normalised in forward: the mean in two parts.
+    const double mean = norm.cell_mean[at], rstd = norm.cell_rstd[at];
+    const T m = static_cast<T>(mean);
+    const T shift = static_cast<T>((static_cast<double>(m) - mean) * rstd);
+    const V v = load_lanes(norm.cell + at * h + col.unit, col.width) - V::set1(m);
+    fma(fma(v, V::set1(static_cast<T>(rstd)), V::set1(shift)), gain, bias).store(c + r * kL);
+  }
+  for (std::int64_t j = 0; j < n * kL; j += kL) V::load(c + j).store(out + j);
+  activate_vectors(s.cell.output, out, n);
+  for (std::int64_t j = 0; j < n * kL; j += kL) {
+    const V dh = V::load(col.dh + j);
+    (dh * V::load(out + j)).store(dout + j);
+    (dh * V::load(o + j)).store(dc + j);
+  }
+  through(step, s.cell.gate, 3, col, o, dout);
+  if (derivative_from_value(s.cell.output.kind)) {
+    times_derivative_of_value(s.cell.output, out, dc, n);
+  } else {
+    times_derivative(s.cell.output, c, dc, n);
+  }
+  scatter(col, dout, [&](std::int64_t b) { return step.dz(b) + 3 * h; });
+  scatter(col, dc, [&](std::int64_t b) { return step.g.dnormed + step.at(b) * h; });
 }
 
 template <class T>
@@ -88,19 +135,34 @@ template <class T>
   for (int k = 0; k < 4; ++k) {
     gather(col, gate[k], [&](std::int64_t b) { return step.gates(b) + k * h; });
   }
-  gather(col, c, [&](std::int64_t b) { return step.cells(b); });
-  for (std::int64_t j = 0; j < n * kL; j += kL) V::load(c + j).store(out + j);
-  activate_vectors(cell.output, out, n);
-  for (std::int64_t j = 0; j < n * kL; j += kL) {
-    const V dh = V::load(col.dh + j);
-    (dh * V::load(out + j)).store(d[3] + j);
-    (dh * V::load(gate[3] + j)).store(dc + j);
-  }
-  through(step, cell.gate, 3, col, gate[3], d[3]);
-  if (derivative_from_value(cell.output.kind)) {
-    times_derivative_of_value(cell.output, out, dc, n);
+  if (cell.zone_cell > 0) {  // h has seen c before it was blended
+    for (std::int64_t r = 0; r < n; ++r) {
+      const std::int64_t j = r * kL;
+      const V old = load_lanes(s.c_before(step.t, col.row[r]) + col.unit, col.width);
+      clamp(fma(V::load(gate[1] + j), old, V::load(gate[0] + j) * V::load(gate[2] + j)),
+            step.bounds.c)
+          .store(c + j);
+    }
   } else {
-    times_derivative(cell.output, c, dc, n);
+    gather(col, c, [&](std::int64_t b) { return step.cells(b); });
+  }
+  if (s.norm.cell != nullptr) {
+    gather(col, d[3], [&](std::int64_t b) { return step.dz(b) + 3 * h; });
+    gather(col, dc, [&](std::int64_t b) { return step.g.dcell + b * h; });
+  } else {
+    for (std::int64_t j = 0; j < n * kL; j += kL) V::load(c + j).store(out + j);
+    activate_vectors(cell.output, out, n);
+    for (std::int64_t j = 0; j < n * kL; j += kL) {
+      const V dh = V::load(col.dh + j);
+      (dh * V::load(out + j)).store(d[3] + j);
+      (dh * V::load(gate[3] + j)).store(dc + j);
+    }
+    through(step, cell.gate, 3, col, gate[3], d[3]);
+    if (derivative_from_value(cell.output.kind)) {
+      times_derivative_of_value(cell.output, out, dc, n);
+    } else {
+      times_derivative(cell.output, c, dc, n);
+    }
   }
   V peep[3] = {V::zero(), V::zero(), V::zero()};
   if (s.peephole != nullptr) {
@@ -110,7 +172,14 @@ template <class T>
     const std::int64_t b = col.row[r], j = r * kL;
     const V i = V::load(gate[0] + j), f = V::load(gate[1] + j), g = V::load(gate[2] + j);
     const V old = load_lanes(s.c_before(step.t, b) + col.unit, col.width);
-    V total = V::load(dc + j) + load_lanes(step.g.dc + b * h + col.unit, col.width);
+    V carried = load_lanes(step.g.dc + b * h + col.unit, col.width);
+    if (cell.zone_cell > 0) {
+      const V passed =
+          step.passed(cell.zone_cell, s.fresh_cell, h, b, col.unit, col.width, carried);
+      store_lanes(passed, step.g.dc + b * h + col.unit, col.width);
+      carried = carried - passed;
+    }
+    V total = V::load(dc + j) + carried;
     if (s.peephole != nullptr) total = fma(peep[2], V::load(d[3] + j), total);
     if (cell.clips_cell) {
       const Mask<T> free = abs(fma(f, old, i * g)) <= V::set1(step.bounds.c);
@@ -142,7 +211,9 @@ template <class T>
       dpeep[1] = fma(df, old, dpeep[1]);
       dpeep[2] = fma(V::load(d[3] + j), V::load(c + j), dpeep[2]);
     }
-    store_lanes(before, step.g.dc + b * h + col.unit, col.width);
+    T* carry = step.g.dc + b * h + col.unit;
+    if (cell.zone_cell > 0) before = before + load_lanes(carry, col.width);
+    store_lanes(before, carry, col.width);
   }
   if (s.peephole != nullptr) {
     for (int p = 0; p < 3; ++p) {
@@ -171,7 +242,8 @@ template <class T>
     const V old = load_lanes(s.h_before(step.t, b) + col.unit, col.width);
     (dh * (V::set1(T(1)) - zv)).store(dn + j);
     (dh * (old - V::load(value + j))).store(dz + j);
-    store_lanes(dh * zv, step.g.dh + b * h + col.unit, col.width);
+    T* carry = step.g.dh + b * h + col.unit;
+    store_lanes(fma(dh, zv, load_lanes(carry, col.width)), carry, col.width);
   }
   through(step, cell.main, 2, col, value, dn);
   through(step, cell.gate, 1, col, z, dz);
@@ -205,7 +277,8 @@ template <class T>
   gather(col, reset, [&](std::int64_t b) { return step.gates(b); });
   for (std::int64_t r = 0; r < col.rows; ++r) {
     const std::int64_t b = col.row[r], j = r * kL;
-    const V d = V::load(col.dh + j);
+    V d = V::load(col.dh + j);
+    if (s.factors != nullptr) d = d * load_lanes(s.factors + b * h + col.unit, col.width);
     (d * load_lanes(s.h_before(step.t, b) + col.unit, col.width)).store(dr + j);
     T* carry = step.g.dh + b * h + col.unit;
     store_lanes(fma(d, V::load(reset + j), load_lanes(carry, col.width)), carry, col.width);
@@ -267,6 +340,54 @@ ARRAYNN_INLINE void for_columns(const Panels<T>& w, const Tile<T>& tile, const A
   }
 }
 
+// f(column) for the units of this thread, without a product.
+template <class T, class F>
+void for_own_columns(std::int64_t units, const std::int64_t* row, std::int64_t count, int tid,
+                     int nthreads, const F& f) {
+  constexpr int kL = kLanes<T>;
+  const Range mine = split_range(ceil_div(units, kL), nthreads, tid);
+  Column<T> column;
+  for (std::int64_t v = mine.begin; v < mine.end; ++v) {
+    column.unit = v * kL;
+    column.width = min_i(kL, units - column.unit);
+    for (std::int64_t i = 0; i < count; i += column.rows) {
+      column.rows = min_i(kMaxTileRows, count - i);
+      for (std::int64_t r = 0; r < column.rows; ++r) column.row[r] = row[i + r];
+      f(column);
+    }
+  }
+}
+
+// Through the layer norms of a step, those of rows by rows: with a norm of c what is left of the
+// gates, then the gradient of W_hh h from that of its norm.
+template <class T>
+void through_norms(const Back<T>& step, const std::int64_t* active, std::int64_t count, int tid,
+                   int nthreads) {
+  const RnnScan<T>& s = step.s;
+  const RnnNorm<T>& norm = s.norm;
+  const std::int64_t at = step.at(0), width = step.width(), h = s.hidden;
+  const Range mine = split_range(count, nthreads, tid);
+  if (norm.cell != nullptr) {
+    const RowNorm p{s.batch, h, norm.eps, true, {}};
+    for (std::int64_t i = mine.begin; i < mine.end; ++i) {
+      norm.rows->backward(p, step.g.dnormed + at * h, norm.cell + at * h, norm.cell_gain,
+                          norm.cell_mean + at, norm.cell_rstd + at, step.g.dcell, nullptr, nullptr,
+                          active[i], active[i] + 1);
+    }
+    team_barrier(nthreads);
+    for_own_columns<T>(h, active, count, tid, nthreads,
+                       [&](Column<T>& c) { lstm_column(step, c); });
+    team_barrier(nthreads);
+  }
+  const RowNorm p{s.batch, width, norm.eps, true, {}};
+  for (std::int64_t i = mine.begin; i < mine.end; ++i) {
+    norm.rows->backward(p, step.g.dz + at * width, norm.product + at * width, norm.gain,
+                        norm.mean + at, norm.rstd + at, step.g.dproduct + at * width, nullptr,
+                        nullptr, active[i], active[i] + 1);
+  }
+  team_barrier(nthreads);
+}
+
 // Gradients of h at time t: of y, of what is carried, and dz of the step after times W_hh.
 template <class T>
 void run_step(const Back<T>& step, std::int64_t after, const Matrices<T>& m,
@@ -275,17 +396,36 @@ void run_step(const Back<T>& step, std::int64_t after, const Matrices<T>& m,
   const RnnScan<T>& s = step.s;
   const RnnScanBackward<T>& g = step.g;
   const bool is_step = step.t >= 0;
-  const auto dz_after = [&](std::int64_t b) { return g.dz + (after * s.batch + b) * step.width(); };
+  const T* const products = g.dproduct != nullptr ? g.dproduct : g.dz;
+  const auto dz_after = [&](std::int64_t b) {
+    return products + (after * s.batch + b) * step.width();
+  };
+  const auto lstm = [&](Column<T>& c) {
+    if (s.norm.cell != nullptr) {
+      output_column(step, c);
+    } else {
+      lstm_column(step, c);
+    }
+  };
   const auto add = [&](std::int64_t b, std::int64_t unit, std::int64_t width, Vec<T> sum, T* to) {
     T* carry = g.dh + b * s.out + unit;
+    if (s.factors != nullptr) sum = sum * load_lanes(s.factors + b * s.out + unit, width);
     Vec<T> dh = sum + load_lanes(carry, width);
-    const bool now = is_step && s.active(step.t, b);
-    if (now && g.dy != nullptr) {
+    if (is_step && g.dy != nullptr && s.within(step.t, b)) {
       dh = dh + load_lanes(g.dy + step.at(b) * g.dy_row + unit, width);
     }
-    store_lanes(now ? Vec<T>::zero() : dh, carry, width);
+    if (!is_step || !s.active(step.t, b)) {
+      store_lanes(dh, carry, width);
+      return false;
+    }
+    Vec<T> passed = Vec<T>::zero();
+    if (s.cell.zone > 0) {
+      passed = step.passed(s.cell.zone, s.fresh, s.out, b, unit, width, dh);
+      dh = dh - passed;
+    }
+    store_lanes(passed, carry, width);
     dh.store(to);
-    return now;
+    return true;
   };
   const auto direct = [](std::int64_t, std::int64_t, std::int64_t, Vec<T> sum, T* to) {
     sum.store(to);
@@ -299,14 +439,19 @@ void run_step(const Back<T>& step, std::int64_t after, const Matrices<T>& m,
                 } else if (s.cell.kind == RnnKind::kRnn) {
                   rnn_column(step, c);
                 } else if (s.cell.kind == RnnKind::kLstm) {
-                  lstm_column(step, c);
+                  lstm(c);
                 } else {
                   gru_column(step, c);
                 }
               });
             });
   team_barrier(nthreads);
-  if (!m.two() || !is_step) return;
+  if (!is_step) return;
+  const auto norms = [&] {
+    if (s.norm.rows != nullptr && s.hidden > 0)
+      through_norms(step, active, active_count, tid, nthreads);
+  };
+  if (!m.two()) return norms();
   const auto rows = [&](std::int64_t b) {
     return m.projected ? step.dout(b) : step.dz(b) + 2 * s.hidden;
   };
@@ -314,13 +459,14 @@ void run_step(const Back<T>& step, std::int64_t after, const Matrices<T>& m,
             [&](const Tile<T>& tile) {
               for_columns(m.second, tile, direct, [&](Column<T>& c) {
                 if (m.projected) {
-                  lstm_column(step, c);
+                  lstm(c);
                 } else {
                   reset_column(step, c);
                 }
               });
             });
   team_barrier(nthreads);
+  norms();
 }
 
 template <class T>
@@ -341,9 +487,9 @@ void backward(const RnnScanBackward<T>& g, int threads, void* scratch) {
       const std::int64_t t = i < 0 ? -1 : s.time(i);
       std::int64_t count = 0, active_count = 0;
       for (std::int64_t b = 0; b < s.batch; ++b) {
-        const bool now = t >= 0 && s.active(t, b);
-        if (now) active[active_count++] = b;
-        if (now || (after >= 0 && s.active(after, b))) row[count++] = b;
+        if (t >= 0 && s.active(t, b)) active[active_count++] = b;
+        // One that passes through takes its gradient of y along.
+        if ((t >= 0 && s.within(t, b)) || (after >= 0 && s.active(after, b))) row[count++] = b;
       }
       run_step(Back<T>{g, s, t, Bounds<T>(s.cell)}, after, m, row, count, active, active_count, tid,
                nthreads);

@@ -22,8 +22,56 @@ struct Step {
   T* cells(std::int64_t b) const { return s.cells + t * s.cells_step + b * s.hidden; }
   T* inner(std::int64_t b) const { return s.inner + t * s.inner_step + b * s.hidden; }
   T* wide(std::int64_t b) const { return s.wide + t * s.wide_step + b * s.hidden; }
+  T* norm_product() const {
+    return s.norm.product + t * s.norm.step * s.batch * s.cell.gates() * s.hidden;
+  }
+  T* norm_cells() const { return s.norm.cell + t * s.norm.step * s.batch * s.hidden; }
+  T* norm_cell(std::int64_t b) const { return norm_cells() + b * s.hidden; }
   const T* h(std::int64_t b) const { return s.h_before(t, b); }
+  // What W_hh multiplies.
+  const T* operand(std::int64_t b) const {
+    return s.factors == nullptr ? h(b) : s.dropped_at(t, 0, b);
+  }
 };
+
+// A new h or c, or what zoneout makes of it.
+template <class T>
+ARRAYNN_INLINE Vec<T> zoned(double zone, const T* fresh, Vec<T> value, Vec<T> old,
+                            std::int64_t width) {
+  if (fresh == nullptr) return fma(Vec<T>::set1(static_cast<T>(zone)), old - value, value);
+  return select(load_lanes(fresh, width) > Vec<T>::zero(), value, old);
+}
+
+// Every new h, of out elements, comes here.
+template <class T>
+ARRAYNN_INLINE void put_h(const Step<T>& step, std::int64_t b, std::int64_t unit,
+                          std::int64_t width, Vec<T> h) {
+  const RnnScan<T>& s = step.s;
+  if (s.cell.zone > 0) {
+    const T* fresh = s.fresh;
+    if (fresh != nullptr) fresh += (step.t * s.batch + b) * s.out + unit;
+    h = zoned(s.cell.zone, fresh, h, load_lanes(step.h(b) + unit, width), width);
+  }
+  store_lanes(h, step.y(b) + unit, width);
+  if (s.factors != nullptr) {
+    const Vec<T> factor = load_lanes(s.factors + b * s.out + unit, width);
+    store_lanes(h * factor, s.dropped_at(step.t, 1, b) + unit, width);
+  }
+}
+
+// A step that a sample takes no part in.
+template <class T>
+void pass_state(const Step<T>& step, std::int64_t b) {
+  const RnnScan<T>& s = step.s;
+  const auto copy = [](const T* from, T* to, std::int64_t n) {
+    for (std::int64_t i = 0; i < n; ++i) to[i] = from[i];
+  };
+  copy(step.h(b), step.y(b), s.out);
+  if (s.cells_step != 0) copy(s.c_before(step.t, b), step.cells(b), s.hidden);
+  if (s.factors != nullptr) {
+    copy(s.dropped_at(step.t, 0, b), s.dropped_at(step.t, 1, b), s.out);
+  }
+}
 
 // One row of a gate: its vector at `unit`, before and after the bounds.
 template <class T>
@@ -62,7 +110,9 @@ ARRAYNN_INLINE void rnn_tile(const Step<T>& step, const Panels<T>& w, const Tile
   activate_vectors(s.cell.main, tile.sums, n * w.groups);
   for_units(tile, w.groups, 1, s.hidden, [&](std::int64_t unit, std::int64_t width, T* z) {
     for (std::int64_t r = 0; r < n; ++r) {
-      store_lanes(Vec<T>::load(z + r * kL), step.y(tile.row[r]) + unit, width);
+      const Vec<T> h = Vec<T>::load(z + r * kL);
+      if (s.gates_kept()) store_lanes(h, step.gates(tile.row[r]) + unit, width);
+      put_h(step, tile.row[r], unit, width, h);
     }
   });
 }
@@ -103,8 +153,15 @@ ARRAYNN_INLINE void lstm_tile(const Step<T>& step, const Tile<T>& tile) {
     const V i = s.cell.input_forget ? V::set1(T(1)) - f : V::load(zi + r * kL);
     const V old = load_lanes(s.c_before(step.t, b) + unit, width);
     const V c = clamp(fma(f, old, i * g), step.bounds.c);
-    store_lanes(c, step.cells(b) + unit, width);
     c.store(state + r * kL);
+    if (s.norm.cell != nullptr) store_lanes(c, step.norm_cell(b) + unit, width);
+    if (s.cell.zone_cell > 0) {
+      const T* fresh = s.fresh_cell;
+      if (fresh != nullptr) fresh += (step.t * s.batch + b) * h + unit;
+      store_lanes(zoned(s.cell.zone_cell, fresh, c, old, width), step.cells(b) + unit, width);
+    } else {
+      store_lanes(c, step.cells(b) + unit, width);
+    }
     const V o = load_lanes(x + 3 * h, width) + V::load(zo + r * kL);
     bound_gate(step, b, 3 * h + unit, width, s.peephole != nullptr ? fma(peep[2], c, o) : o,
                zo + r * kL);
@@ -115,13 +172,23 @@ ARRAYNN_INLINE void lstm_tile(const Step<T>& step, const Tile<T>& tile) {
     }
   }
   activate_vectors(s.cell.gate, zo, n);
+  if (s.norm.cell != nullptr) {  // the output waits for the whole of c
+    for (std::int64_t r = 0; r < n; ++r) {
+      store_lanes(V::load(zo + r * kL), step.gates(tile.row[r]) + 3 * h + unit, width);
+    }
+    return;
+  }
   activate_vectors(s.cell.output, state, n);
   for (std::int64_t r = 0; r < n; ++r) {
     const std::int64_t b = tile.row[r];
     const V o = V::load(zo + r * kL);
     if (s.keep_gates) store_lanes(o, step.gates(b) + 3 * h + unit, width);
-    T* to = s.w_hr != nullptr ? step.wide(b) : step.y(b);
-    store_lanes(o * V::load(state + r * kL), to + unit, width);
+    const V out = o * V::load(state + r * kL);
+    if (s.w_hr != nullptr) {
+      store_lanes(out, step.wide(b) + unit, width);
+    } else {
+      put_h(step, b, unit, width, out);
+    }
   }
 }
 
@@ -130,7 +197,7 @@ template <class T>
 ARRAYNN_INLINE void blend(const Step<T>& step, std::int64_t b, std::int64_t unit,
                           std::int64_t width, Vec<T> z, Vec<T> n) {
   const Vec<T> h = load_lanes(step.h(b) + unit, width);
-  store_lanes(fma(z, h - n, n), step.y(b) + unit, width);
+  put_h(step, b, unit, width, fma(z, h - n, n));
 }
 
 template <class T>
@@ -185,7 +252,7 @@ ARRAYNN_INLINE void reset_tile(const Step<T>& step, const Panels<T>& w, const Ti
     for (std::int64_t r = 0; r < n; ++r) {
       const std::int64_t b = tile.row[r];
       const Vec<T> reset = Vec<T>::load(z + r * kL);
-      const Vec<T> old = load_lanes(step.h(b) + unit, width);
+      const Vec<T> old = load_lanes(step.operand(b) + unit, width);
       store_lanes(reset * old, step.inner(b) + unit, width);
       store_lanes(reset, step.gates(b) + unit, width);
       store_lanes(Vec<T>::load(z + (n + r) * kL), step.gates(b) + h + unit, width);
@@ -220,7 +287,7 @@ ARRAYNN_INLINE void project_tile(const Step<T>& step, const Panels<T>& w, const 
   constexpr int kL = kLanes<T>;
   for_units(tile, w.groups, 1, step.s.out, [&](std::int64_t unit, std::int64_t width, T* sum) {
     for (std::int64_t r = 0; r < tile.rows; ++r) {
-      store_lanes(Vec<T>::load(sum + r * kL), step.y(tile.row[r]) + unit, width);
+      put_h(step, tile.row[r], unit, width, Vec<T>::load(sum + r * kL));
     }
   });
 }
@@ -255,13 +322,84 @@ std::int64_t scratch_bytes(const RnnScan<T>& s, int threads) {
          threads * round_up(s.batch * static_cast<std::int64_t>(sizeof(std::int64_t)), 64);
 }
 
+// W_hh h of the step, whole and normalised, for the tiles of gates.
+template <class T, class A>
+void normed_product(const Step<T>& step, const Panels<T>& w, const std::int64_t* row,
+                    std::int64_t count, int tid, int nthreads, const A& h) {
+  constexpr int kL = kLanes<T>;
+  const RnnScan<T>& s = step.s;
+  const RnnNorm<T>& norm = s.norm;
+  const std::int64_t size = s.cell.gates() * s.hidden, first = step.t * norm.step * s.batch;
+  T* const product = step.norm_product();
+  if (s.product == nullptr) {
+    for_tiles(w, row, count, s.out, tid, nthreads, h, [&](const Tile<T>& tile) {
+      for_units(
+          tile, w.groups, w.gates, s.hidden, [&](std::int64_t unit, std::int64_t width, T* sums) {
+            for (std::int64_t i = 0; i < w.gates * tile.rows; ++i) {
+              T* to = product + tile.row[i % tile.rows] * size;
+              store_lanes(Vec<T>::load(sums + i * kL), to + i / tile.rows * s.hidden + unit, width);
+            }
+          });
+    });
+    team_barrier(nthreads);
+  }
+  const RowNorm p{s.batch, size, norm.eps, true, {}};
+  const Range mine = split_range(count, nthreads, tid);
+  for (std::int64_t i = mine.begin; i < mine.end; ++i) {
+    norm.rows->forward(p, product, norm.gain, nullptr, norm.normed, norm.mean + first,
+                       norm.rstd + first, row[i], row[i] + 1);
+  }
+  team_barrier(nthreads);
+}
+
+// h of an LSTM from the gate o and c, normalised: a thread has whole rows.
+template <class T>
+void normed_output(const Step<T>& step, const std::int64_t* row, std::int64_t count, int tid,
+                   int nthreads) {
+  constexpr int kL = kLanes<T>;
+  const RnnScan<T>& s = step.s;
+  const RnnNorm<T>& norm = s.norm;
+  const std::int64_t first = step.t * norm.step * s.batch;
+  const RowNorm p{s.batch, s.hidden, norm.eps, true, {}};
+  const Range mine = split_range(count, nthreads, tid);
+  alignas(64) T values[8 * kL];
+  team_barrier(nthreads);
+  for (std::int64_t i = mine.begin; i < mine.end; ++i) {
+    const std::int64_t b = row[i];
+    norm.rows->forward(p, step.norm_cells(), norm.cell_gain, norm.cell_bias, norm.normed_cell,
+                       norm.cell_mean + first, norm.cell_rstd + first, b, b + 1);
+    const T* c = norm.normed_cell + b * s.hidden;
+    const T* o = step.gates(b) + 3 * s.hidden;
+    for (std::int64_t unit = 0; unit < s.hidden; unit += 8 * kL) {
+      const std::int64_t end = min_i(unit + 8 * kL, s.hidden);
+      for (std::int64_t j = unit; j < end; j += kL) {
+        load_lanes(c + j, min_i(kL, end - j)).store(values + j - unit);
+      }
+      activate_vectors(s.cell.output, values, ceil_div(end - unit, kL));
+      for (std::int64_t j = unit; j < end; j += kL) {
+        const std::int64_t width = min_i(kL, end - j);
+        const Vec<T> out = load_lanes(o + j, width) * Vec<T>::load(values + j - unit);
+        if (s.w_hr != nullptr) {
+          store_lanes(out, step.wide(b) + j, width);
+        } else {
+          put_h(step, b, j, width, out);
+        }
+      }
+    }
+  }
+}
+
 template <class T>
 void run_step(const Step<T>& step, const Matrices<T>& m, const std::int64_t* row,
               std::int64_t count, int tid, int nthreads) {
   const RnnScan<T>& s = step.s;
-  const auto h = [&](std::int64_t b) { return step.h(b); };
+  const auto h = [&](std::int64_t b) { return step.operand(b); };
+  if (s.norm.rows != nullptr && s.hidden > 0)
+    normed_product(step, m.first, row, count, tid, nthreads, h);
   const auto first = [&](const auto& f) {
-    if (s.product != nullptr) {
+    if (s.norm.rows != nullptr) {
+      for_products(m.first, row, count, s.norm.normed, tid, nthreads, f);
+    } else if (s.product != nullptr) {
       for_products(m.first, row, count, s.product, tid, nthreads, f);
     } else {
       for_tiles(m.first, row, count, s.out, tid, nthreads, h, f);
@@ -273,6 +411,7 @@ void run_step(const Step<T>& step, const Matrices<T>& m, const std::int64_t* row
       break;
     case RnnKind::kLstm:
       first([&](const Tile<T>& tile) { lstm_tile(step, tile); });
+      if (s.norm.cell != nullptr && s.hidden > 0) normed_output(step, row, count, tid, nthreads);
       break;
     case RnnKind::kGru:
       if (!m.two) {
@@ -315,13 +454,19 @@ void forward(const RnnScan<T>& s, int threads, bool packed, void* scratch) {
     std::int64_t count = s.batch;
     for (std::int64_t i = s.first; i < s.last; ++i) {
       const std::int64_t t = s.time(i);
-      if (s.lengths != nullptr) {
+      const Step<T> step{s, t, Bounds<T>(s.cell)};
+      if (s.lengths != nullptr || s.mask != nullptr) {
         count = 0;
+        std::int64_t passing = 0;
         for (std::int64_t b = 0; b < s.batch; ++b) {
-          if (t < s.lengths[b]) row[count++] = b;
+          if (s.active(t, b)) {
+            row[count++] = b;
+          } else if (s.within(t, b) && passing++ % nthreads == tid) {
+            pass_state(step, b);
+          }
         }
       }
-      run_step(Step<T>{s, t, Bounds<T>(s.cell)}, m, row, count, tid, nthreads);
+      run_step(step, m, row, count, tid, nthreads);
     }
   });
 }

@@ -3,6 +3,7 @@
 //   rnn   h' = f(z),  z = x W_ih' + b + h W_hh'
 //   lstm  i f o = s(z_i + p_i c), s(z_f + p_f c), s(z_o + p_o c');  g = a(z_g)
 //         c' = f c + i g,  h' = W_hr (o a_out(c'))           coupled: i = 1 - f
+//         with layer norms a_out(LN(c')), and LN(x W_ih'), LN(h W_hh') in all three kinds
 //   gru   r z = s(z_r), s(z_z);  n = a(x W_in' + b_in + r (h W_hn' + b_hn)),
 //         or a(x W_in' + b_in + (r h) W_hn' + b_hn) with the reset before the product
 //         h' = n + z (h - n)
@@ -16,7 +17,12 @@
 //            its own L2; one region over all steps, one barrier a step. A second product in the step
 //            (the reset before the product, the projection) takes a second barrier
 //   one step: a call of one step has no use for panels: its product is a gemm as well
-//   rows     those samples whose length the step is within; the others cost nothing
+//   rows     those samples that take part in the step; the others cost nothing. Where a mask is
+//            false the state is copied on
+//   options  all that writes h is put_h(): zoneout blends it there with the one before, and with
+//            recurrent dropout its product with the factors is written beside it, for the next step
+//   norms    a layer norm needs the whole row of W_hh h: the tiles write it, the team splits the rows,
+//            and the tiles of gates read it; that of c is once more over rows. Barriers in between
 // Backward goes through the steps in reverse. The gradient of h is the sum of z's gradients of the
 // step after times W_hh, packed likewise; z's gradients of the step follow from it at once. Those of
 // the weights and of x are matrix products over all steps at the end.
@@ -29,6 +35,7 @@
 #include "core/dispatch.hpp"
 #include "core/index.hpp"
 #include "elementwise/activation.hpp"
+#include "norm/norm.hpp"
 
 namespace arraynn {
 
@@ -43,7 +50,8 @@ struct RnnCell {
   bool reset_after = true;    // GRU
   bool clips = false, clips_cell = false;
   double clip = 0, cell_clip = 0;
-  Activation main, gate, output;  // a or f; s; a_out
+  double zone = 0, zone_cell = 0;  // probabilities that h and c keep their former value
+  Activation main, gate, output;   // a or f; s; a_out
 
   ARRAYNN_RNN_MEMBER std::int64_t gates() const {
     return kind == RnnKind::kLstm ? 4 : kind == RnnKind::kGru ? 3 : 1;
@@ -63,6 +71,23 @@ ARRAYNN_INLINE constexpr bool derivative_from_value(ActivationKind kind) {
   }
 }
 
+// The layer norms within the steps. Arrays are [.., batch, size] as forward leaves them, with all
+// steps if backward follows (`step` is 1), else with one (0).
+template <class T>
+struct RnnNorm {
+  const NormRowTable<T>* rows = nullptr;  // null: none
+  double eps = 0;
+  std::int64_t step = 0;
+  const T* gain = nullptr;                              // [gates * hidden], of W_hh h
+  const T *cell_gain = nullptr, *cell_bias = nullptr;   // [hidden], of an LSTM's c
+  T *product = nullptr, *cell = nullptr;                // what is normalised
+  double *mean = nullptr, *rstd = nullptr;              // [.., batch], of `product`
+  double *cell_mean = nullptr, *cell_rstd = nullptr;    // of `cell`
+  T *normed = nullptr, *normed_cell = nullptr;          // [batch, size]: the step's results
+  T* input = nullptr;                                   // x W_ih'
+  double *input_mean = nullptr, *input_rstd = nullptr;  // [steps, batch]
+};
+
 // Arrays are [steps, batch, ...] with dense rows unless a stride says otherwise; t is the time, not
 // the order of the steps: the reverse direction begins at the last.
 template <class T>
@@ -73,6 +98,11 @@ struct RnnScan {
   std::int64_t first = 0, last = 0;  // steps [first, last) in the order of the direction
   bool reverse = false;
   const std::int64_t* lengths = nullptr;  // [batch] or null
+  const std::uint8_t* mask = nullptr;     // [steps, batch] or null: at 0 the state passes through
+  const T* factors = nullptr;             // [batch, out] or null: of h where W_hh meets it
+  T* dropped = nullptr;                   // [2, batch, out]: h times these, for every other step
+  const T* fresh = nullptr;               // [steps, batch, out]: 1 a new h, 0 the former;
+  const T* fresh_cell = nullptr;          // [.., hidden] likewise; null: the mean of both
   const T* w_hh = nullptr;                // [gates * hidden, out]
   const T* w_hr = nullptr;                // [out, hidden] or null
   const T* b_hn = nullptr;                // [hidden] or null: GRU with reset_after
@@ -91,17 +121,29 @@ struct RnnScan {
   std::int64_t inner_step = 0;
   T* wide = nullptr;  // what is projected
   std::int64_t wide_step = 0;
+  RnnNorm<T> norm;
 
+  // An RNN's h is f(z) unless it is blended: backward then needs the latter.
+  ARRAYNN_RNN_MEMBER bool gates_kept() const {
+    return keep_gates && (cell.kind != RnnKind::kRnn || cell.zone > 0);
+  }
   ARRAYNN_RNN_MEMBER bool first_of(std::int64_t t, std::int64_t b) const {
     return t == (reverse ? (lengths == nullptr ? steps : lengths[b]) - 1 : 0);
   }
   ARRAYNN_RNN_MEMBER std::int64_t time(std::int64_t s) const { return reverse ? steps - 1 - s : s; }
   ARRAYNN_RNN_MEMBER std::int64_t before(std::int64_t t) const { return reverse ? t + 1 : t - 1; }
-  ARRAYNN_RNN_MEMBER bool active(std::int64_t t, std::int64_t b) const {
+  ARRAYNN_RNN_MEMBER bool within(std::int64_t t, std::int64_t b) const {
     return lengths == nullptr || t < lengths[b];
+  }
+  ARRAYNN_RNN_MEMBER bool active(std::int64_t t, std::int64_t b) const {
+    return within(t, b) && (mask == nullptr || mask[t * batch + b] != 0);
   }
   ARRAYNN_RNN_MEMBER const T* h_before(std::int64_t t, std::int64_t b) const {
     return first_of(t, b) ? h0 + b * out : y + before(t) * y_step + b * y_row;
+  }
+  // That of the step before and of this one, for the products.
+  ARRAYNN_RNN_MEMBER T* dropped_at(std::int64_t t, std::int64_t after, std::int64_t b) const {
+    return dropped + (((t + after) & 1) * batch + b) * out;
   }
   ARRAYNN_RNN_MEMBER const T* c_before(std::int64_t t, std::int64_t b) const {
     if (cells_step != 0 && first_of(t, b)) return c0 + b * hidden;
@@ -121,6 +163,8 @@ struct RnnScanBackward {
       nullptr;  // [steps, batch, hidden]: GRU with reset_after, the input's share where it differs
   T* dout = nullptr;       // [steps, batch, out]: gradients of h where that is projected
   T* dpeephole = nullptr;  // [3, hidden], added to
+  // With layer norms: gradients of W_hh h, of LN(c) and, of one step, of c by it.
+  T *dproduct = nullptr, *dnormed = nullptr, *dcell = nullptr;
 };
 
 #undef ARRAYNN_RNN_MEMBER

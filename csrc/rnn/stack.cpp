@@ -5,6 +5,7 @@
 
 #include "core/parallel.hpp"
 #include "gemm/gemm.hpp"
+#include "norm/channels.hpp"
 
 namespace arraynn {
 namespace {
@@ -64,7 +65,8 @@ struct Layers {
     scan.out = s.out;
     scan.reverse = s.backwards(direction);
     scan.lengths = s.lengths.empty() ? nullptr : s.lengths.data();
-    scan.w_hh = group.w_hh;
+    scan.mask = s.mask.empty() ? nullptr : s.mask.data();
+    scan.w_hh = recurrent_weights(group, index);
     scan.w_hr = group.w_hr;
     scan.peephole = group.peephole;
     if (cell.kind == RnnKind::kGru && cell.reset_after && group.b_hh != nullptr) {
@@ -72,7 +74,14 @@ struct Layers {
     }
     scan.h0 = stack.h0 != nullptr ? stack.h0 + index * s.batch * s.out
                                   : kept().template zeros<T>(s.batch * s.out);
+    if (stack.random.state > 0) {
+      T* factors = kept().template take<T>(s.batch * s.out);
+      draw_ones(stack.random.draw(stack.random.state, true, RnnStream::kState, index), factors,
+                s.batch * s.out);
+      scan.factors = factors;
+    }
     scan.keep_gates = keeps();
+    if (group.norm_hh != nullptr) scan.norm = norm_of(group);
     scan.y = y + direction * s.out;
     scan.y_row = direct ? s.steps * s.width() : s.width();
     scan.y_step = direct ? s.width() : s.batch * s.width();
@@ -99,18 +108,93 @@ struct Layers {
     return scan;
   }
 
+  // The layer norms of a group; what backward does not need is of the call.
+  RnnNorm<T> norm_of(const RnnGroup<const T>& group) {
+    const RnnShape& s = stack.shape;
+    const std::int64_t steps = keeps() ? s.steps : 1, rows = steps * s.batch;
+    const std::int64_t width = stack.cell.gates() * s.hidden;
+    const auto take = [&](std::int64_t count) { return kept().template zeros<T>(count); };
+    const auto statistics = [&](std::int64_t count) {
+      return kept().template zeros<double>(count);
+    };
+    RnnNorm<T> norm;
+    norm.rows = &norm_table<T>(norm_row_kernels());
+    norm.eps = stack.norm_eps;
+    norm.step = keeps() ? 1 : 0;
+    norm.gain = group.norm_hh;
+    norm.product = take(rows * width);
+    norm.mean = statistics(rows);
+    norm.rstd = statistics(rows);
+    norm.normed = own.template take<T>(s.batch * width);
+    if (keeps()) {
+      norm.input = take(rows * width);
+      norm.input_mean = statistics(rows);
+      norm.input_rstd = statistics(rows);
+    }
+    if (group.norm_cell == nullptr) return norm;
+    norm.cell_gain = group.norm_cell;
+    norm.cell_bias = group.norm_cell_bias;
+    norm.cell = take(rows * s.hidden);
+    norm.cell_mean = statistics(rows);
+    norm.cell_rstd = statistics(rows);
+    norm.normed_cell = own.template take<T>(s.batch * s.hidden);
+    return norm;
+  }
+
+  // LN(x W_ih') + b in place of x W_ih', rows of all gates.
+  void norm_input(const RnnScan<T>& scan, const RnnGroup<const T>& group, const T* bias,
+                  std::int64_t rows) const {
+    const RnnShape& s = stack.shape;
+    const std::int64_t width = scan.cell.gates() * s.hidden;
+    const RowNorm p{rows, width, stack.norm_eps, true, {}};
+    const RnnNorm<T>& norm = scan.norm;
+    row_norm(p, norm.input != nullptr ? norm.input : scan.gates, group.norm_ih, bias, scan.gates,
+             norm.input_mean, norm.input_rstd);
+    if (norm.input == nullptr || !s.padded()) return;
+    // Backward takes all rows together: what padding held must not reach its sums.
+    for (std::int64_t t = 0; t < s.steps; ++t) {
+      for (std::int64_t b = 0; b < s.batch; ++b) {
+        if (s.active(t, b)) continue;
+        const std::int64_t row = t * s.batch + b;
+        std::fill_n(norm.input + row * width, width, T(0));
+        norm.input_mean[row] = norm.input_rstd[row] = 0;
+      }
+    }
+  }
+
+  const T* recurrent_weights(const RnnGroup<const T>& group, std::int64_t index) {
+    if (stack.random.weights <= 0) return group.w_hh;
+    const std::int64_t size = stack.cell.gates() * stack.shape.hidden * stack.shape.out;
+    T* dropped = kept().template take<T>(size);
+    run_dropout(stack.random.draw(stack.random.weights, true, RnnStream::kWeights, index),
+                group.w_hh, dropped, size);
+    return dropped;
+  }
+
+  // h0 times the factors, in both halves.
+  T* drop_first(const RnnScan<T>& scan, RnnMemory* memory) const {
+    const std::int64_t size = scan.batch * scan.out;
+    T* dropped = memory->take<T>(2 * size);
+    for (std::int64_t i = 0; i < size; ++i) {
+      dropped[i] = dropped[size + i] = scan.h0[i] * scan.factors[i];
+    }
+    return dropped;
+  }
+
   void run_scan(RnnScan<T>* scan, std::int64_t layer, std::int64_t direction, const T* x) {
     const RnnShape& s = stack.shape;
     const auto& group = stack.groups[static_cast<std::size_t>(layer * s.directions + direction)];
     const std::int64_t width = scan->cell.gates() * s.hidden, input = s.input_of(layer);
     RnnMemory scratch(stack.op);
-    // An RNN's backward needs y alone.
-    const bool keep = keeps() && scan->cell.kind != RnnKind::kRnn;
+    const bool keep = scan->gates_kept();
     const std::int64_t part = keeps() ? s.steps : steps_at_once(s, width, sizeof(T));
     scan->gates = (keep ? kept() : scratch).template take<T>(part * s.batch * width);
+    const bool norms = scan->norm.rows != nullptr;
     const T* bias = input_bias(scan->cell, group, s.hidden, &scratch);
     const int threads = rnn_threads(*scan);
     void* panels = scratch.take<char>(rnn_table<T>().scratch(*scan, threads));
+    if (scan->factors != nullptr) scan->dropped = drop_first(*scan, &scratch);
+    draw_zones(stack, layer * s.directions + direction, &scratch, scan);
     if (s.steps == 1) scan->product = product_of_one_step(*scan, &scratch);
     for (std::int64_t i = 0; i < s.steps; i += part) {
       scan->first = i;
@@ -126,16 +210,18 @@ struct Layers {
       g.b = group.w_ih;
       g.rs_b = 1;
       g.cs_b = input;
-      g.c = scan->gates;
+      g.c = scan->norm.input != nullptr ? scan->norm.input : scan->gates;
       g.rs_c = width;
-      if (bias != nullptr) {
+      if (bias != nullptr && !norms) {
         g.epilogue.bias = bias;
         g.epilogue.bias_axis = BiasAxis::kColumn;
       }
       gemm(stack.op, g);
+      if (norms) norm_input(*scan, group, bias, g.m);
       rnn_table<T>().forward(*scan, threads, i > 0, panels);
     }
-    scan->product = nullptr;
+    scan->product = scan->dropped = nullptr;
+    scan->fresh = scan->fresh_cell = nullptr;
     if (!keep) scan->gates = nullptr;
   }
 
@@ -146,13 +232,13 @@ struct Layers {
     g.m = scan.batch;
     g.n = (before ? 2 : scan.cell.gates()) * scan.hidden;
     g.k = scan.out;
-    g.a = scan.h0;
+    g.a = scan.factors == nullptr ? scan.h0 : scan.dropped;
     g.rs_a = scan.out;
     g.cs_a = 1;
     g.b = scan.w_hh;
     g.rs_b = 1;
     g.cs_b = scan.out;
-    T* product = memory->take<T>(g.m * g.n);
+    T* product = scan.norm.product != nullptr ? scan.norm.product : memory->take<T>(g.m * g.n);
     g.c = product;
     g.rs_c = g.n;
     gemm(stack.op, g);
@@ -202,10 +288,12 @@ struct Layers {
       if (keeps()) saved->inputs.push_back(x);
       const T* input = x;
       std::unique_ptr<RnnMemory> dropped;
-      if (layer > 0 && stack.drops) {
+      if (layer > 0 && stack.random.dropout > 0) {
         dropped = std::make_unique<RnnMemory>(stack.op);
         T* to = dropped->template take<T>(s.rows() * s.width());
-        run_dropout(dropout_before(stack, layer), x, to, s.rows() * s.width());
+        const RnnRandom& random = stack.random;
+        run_dropout(random.draw(random.dropout, true, RnnStream::kLayers, layer - 1), x, to,
+                    s.rows() * s.width());
         input = to;
       }
       for (std::int64_t d = 0; d < s.directions; ++d) {
@@ -224,6 +312,7 @@ struct Layers {
 }  // namespace
 
 bool RnnShape::padded() const {
+  if (std::find(mask.begin(), mask.end(), 0) != mask.end()) return true;
   return std::any_of(lengths.begin(), lengths.end(), [this](std::int64_t n) { return n < steps; });
 }
 
@@ -263,11 +352,30 @@ void swap_axes(const T* from, T* to, std::int64_t i, std::int64_t j, std::int64_
   });
 }
 
+Dropout RnnRandom::draw(double p, bool scaled, RnnStream stream, std::int64_t place) const {
+  const std::uint64_t at = seed + (static_cast<std::uint64_t>(stream) << 32);
+  const double scale = !scaled ? 1.0 : p < 1 ? 1 / (1 - p) : 0.0;
+  return {static_cast<std::uint64_t>(p * 4294967296.0), scale,
+          philox_key(at + static_cast<std::uint64_t>(place))};
+}
+
 template <class T>
-Dropout dropout_before(const RnnStack<T>& stack, std::int64_t layer) {
-  Dropout d = stack.dropout;
-  d.key = philox_key(stack.seed + static_cast<std::uint64_t>(layer - 1));
-  return d;
+void draw_ones(const Dropout& d, T* to, std::int64_t n) {
+  std::fill_n(to, n, T(1));
+  run_dropout(d, to, to, n);
+}
+
+template <class T>
+void draw_zones(const RnnStack<T>& stack, std::int64_t group, RnnMemory* memory, RnnScan<T>* scan) {
+  if (!stack.random.zones) return;
+  const auto draw = [&](double p, RnnStream stream, std::int64_t size) -> const T* {
+    if (p <= 0) return nullptr;
+    T* fresh = memory->take<T>(stack.shape.rows() * size);
+    draw_ones(stack.random.draw(p, false, stream, group), fresh, stack.shape.rows() * size);
+    return fresh;
+  };
+  scan->fresh = draw(stack.cell.zone, RnnStream::kZone, stack.shape.out);
+  scan->fresh_cell = draw(stack.cell.zone_cell, RnnStream::kZoneCell, stack.shape.hidden);
 }
 
 template <class T>
@@ -275,11 +383,12 @@ void run_rnn(const RnnStack<T>& stack, const RnnOutputs<T>& out, RnnSaved<T>* sa
   Layers<T>{stack, out, saved, RnnMemory(stack.op)}.run();
 }
 
-#define ARRAYNN_INSTANTIATE(T)                                                     \
-  template const RnnTable<T>& rnn_table<T>();                                      \
-  template int rnn_threads(const RnnScan<T>&);                                     \
-  template void swap_axes(const T*, T*, std::int64_t, std::int64_t, std::int64_t); \
-  template Dropout dropout_before(const RnnStack<T>&, std::int64_t);               \
+#define ARRAYNN_INSTANTIATE(T)                                                         \
+  template const RnnTable<T>& rnn_table<T>();                                          \
+  template int rnn_threads(const RnnScan<T>&);                                         \
+  template void swap_axes(const T*, T*, std::int64_t, std::int64_t, std::int64_t);     \
+  template void draw_ones(const Dropout&, T*, std::int64_t);                           \
+  template void draw_zones(const RnnStack<T>&, std::int64_t, RnnMemory*, RnnScan<T>*); \
   template void run_rnn(const RnnStack<T>&, const RnnOutputs<T>&, RnnSaved<T>*);
 ARRAYNN_INSTANTIATE(float)
 ARRAYNN_INSTANTIATE(double)

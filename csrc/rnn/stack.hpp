@@ -18,6 +18,8 @@ template <class T>
 struct RnnGroup {
   T *w_ih = nullptr, *w_hh = nullptr, *b_ih = nullptr, *b_hh = nullptr, *w_hr = nullptr;
   T* peephole = nullptr;
+  // Layer norms: gains of x W_ih' and h W_hh', gain and bias of an LSTM's c.
+  T *norm_ih = nullptr, *norm_hh = nullptr, *norm_cell = nullptr, *norm_cell_bias = nullptr;
 };
 
 struct RnnShape {
@@ -26,6 +28,7 @@ struct RnnShape {
   bool reverse = false;               // the one direction
   bool batch_first = false;           // of x, y, cells
   std::vector<std::int64_t> lengths;  // empty: all steps of all samples
+  std::vector<std::uint8_t> mask;     // [steps, batch]; empty: likewise
 
   std::int64_t rows() const { return steps * batch; }
   std::int64_t width() const { return directions * out; }  // of y
@@ -33,7 +36,10 @@ struct RnnShape {
   std::int64_t length(std::int64_t b) const {
     return lengths.empty() ? steps : lengths[static_cast<std::size_t>(b)];
   }
-  bool padded() const;
+  bool active(std::int64_t t, std::int64_t b) const {
+    return t < length(b) && (mask.empty() || mask[static_cast<std::size_t>(t * batch + b)] != 0);
+  }
+  bool padded() const;  // a sample misses a step
   bool backwards(std::int64_t direction) const { return reverse || direction == 1; }
   // The two orders of x and y differ in memory.
   bool transposed() const { return batch_first && steps > 1 && batch > 1; }
@@ -63,14 +69,26 @@ class RnnMemory {
   std::int64_t bytes_ = 0;
 };
 
+// What is drawn in training, each from a stream of its own: place i of stream s takes the seed
+// seed + 2^32 s + i.
+enum class RnnStream : std::uint8_t { kLayers, kState, kZone, kZoneCell, kWeights };
+struct RnnRandom {
+  double dropout = 0;  // between the layers
+  double state = 0;    // of h where W_hh meets it
+  double weights = 0;  // of W_hh
+  bool zones = false;  // zoneout; without it, its mean
+  std::uint64_t seed = 0;
+
+  Dropout draw(double p, bool scaled, RnnStream stream, std::int64_t place) const;
+};
+
 template <class T>
 struct RnnStack {
   const char* op = nullptr;
   RnnCell cell;
   RnnShape shape;
-  bool drops = false;
-  Dropout dropout{};  // between the layers; the key of the first
-  std::uint64_t seed = 0;
+  RnnRandom random;
+  double norm_eps = 0;
   std::vector<RnnGroup<const T>> groups;  // layer by layer, the forward direction first
   const T* x = nullptr;
   const T *h0 = nullptr, *c0 = nullptr;  // [groups, batch, out or hidden]; null: zeros
@@ -115,8 +133,11 @@ int rnn_threads(const RnnScan<T>& scan);
 // The other order of the first two axes: to[j][i] = from[i][j], rows of `row` elements.
 template <class T>
 void swap_axes(const T* from, T* to, std::int64_t i, std::int64_t j, std::int64_t row);
-// The dropout in front of `layer`.
+// Ones after dropout.
 template <class T>
-Dropout dropout_before(const RnnStack<T>& stack, std::int64_t layer);
+void draw_ones(const Dropout& d, T* to, std::int64_t n);
+// What zoneout of a group draws.
+template <class T>
+void draw_zones(const RnnStack<T>& stack, std::int64_t group, RnnMemory* memory, RnnScan<T>* scan);
 
 }  // namespace arraynn

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "gemm/gemm.hpp"
+#include "norm/norm.hpp"
 #include "rnn/stack.hpp"
 
 namespace arraynn {
@@ -58,24 +59,50 @@ struct LayersBackward {
   const RnnSaved<T>& saved;
   const RnnGradients<T>& grads;
 
+  Dropout between(std::int64_t layer) const {
+    return stack.random.draw(stack.random.dropout, true, RnnStream::kLayers, layer - 1);
+  }
+
   // x of a layer as forward multiplied it, without what the padding may hold.
   const T* input(std::int64_t layer, RnnMemory* memory) const {
     const RnnShape& s = stack.shape;
     const T* x = saved.inputs[static_cast<std::size_t>(layer)];
     const std::int64_t width = s.input_of(layer), size = s.rows() * width;
-    if (layer > 0 && stack.drops) {
+    if (layer > 0 && stack.random.dropout > 0) {
       T* to = memory->take<T>(size);
-      run_dropout(dropout_before(stack, layer), x, to, size);
+      run_dropout(between(layer), x, to, size);
       return to;
     }
     if (layer > 0 || !s.padded()) return x;
     T* to = memory->zeros<T>(size);
     for (std::int64_t b = 0; b < s.batch; ++b) {
-      for (std::int64_t t = 0; t < s.length(b); ++t) {
+      for (std::int64_t t = 0; t < s.steps; ++t) {
+        if (!s.active(t, b)) continue;
         std::copy_n(x + (t * s.batch + b) * width, width, to + (t * s.batch + b) * width);
       }
     }
     return to;
+  }
+
+  // y and h0 as W_hh met them.
+  RnnScan<T> dropped_states(RnnScan<T> scan, RnnMemory* memory) const {
+    const RnnShape& s = stack.shape;
+    T* y = memory->take<T>(s.rows() * s.out);
+    T* h0 = memory->take<T>(s.batch * s.out);
+    const auto times = [&](const T* h, std::int64_t b, T* to) {
+      for (std::int64_t j = 0; j < s.out; ++j) to[j] = h[j] * scan.factors[b * s.out + j];
+    };
+    for (std::int64_t b = 0; b < s.batch; ++b) times(scan.h0 + b * s.out, b, h0 + b * s.out);
+    for (std::int64_t t = 0; t < s.steps; ++t) {
+      for (std::int64_t b = 0; b < s.batch; ++b) {
+        times(scan.y + t * scan.y_step + b * scan.y_row, b, y + (t * s.batch + b) * s.out);
+      }
+    }
+    scan.y = y;
+    scan.y_row = s.out;
+    scan.y_step = s.batch * s.out;
+    scan.h0 = h0;
+    return scan;
   }
 
   // Products with the h that each step began from: y of the step before, h0 at a sample's first.
@@ -103,13 +130,54 @@ struct LayersBackward {
                       s.out, s.batch, dw, true);
   }
 
-  void parameters(const RnnScanBackward<T>& back, const T* x, std::int64_t input,
-                  const RnnGroup<T>& to) const {
+  // Gradients of the gains, and dz, of the norm's results, becomes that of x W_ih'.
+  void through_norms(const RnnScanBackward<T>& back, T* dz, const RnnGroup<T>& to,
+                     const T* gain_ih) const {
     const RnnShape& s = stack.shape;
-    const RnnScan<T>& scan = back.scan;
+    const RnnNorm<T>& norm = back.scan.norm;
+    const std::int64_t h = s.hidden, width = back.scan.cell.gates() * h;
+    const RowNorm p{s.rows(), width, stack.norm_eps, true, {}};
+    const auto backward = [&](const RowNorm& rows, const T* dy, const T* x, const T* w,
+                              const double* mean, const double* rstd, T* dx, T* dw, T* db) {
+      if (rows.rows > 0 && rows.n > 0) {
+        row_norm_backward(stack.op, rows, dy, x, w, mean, rstd, dx, dw, db);
+        return;
+      }
+      if (dw != nullptr) std::fill_n(dw, rows.n, T(0));
+      if (db != nullptr) std::fill_n(db, rows.n, T(0));
+    };
+    T* const none = nullptr;
+    backward(p, back.dz, norm.product, norm.gain, norm.mean, norm.rstd, none, to.norm_hh, none);
+    if (back.dn != nullptr) {  // n's other side
+      for (std::int64_t row = 0; row < s.rows(); ++row) {
+        std::copy_n(back.dn + row * h, h, dz + row * width + 2 * h);
+      }
+    }
+    backward(p, dz, norm.input, gain_ih, norm.input_mean, norm.input_rstd, dz, to.norm_ih, none);
+    if (norm.cell_gain == nullptr) return;
+    const RowNorm cell{s.rows(), h, stack.norm_eps, true, {}};
+    backward(cell, back.dnormed, norm.cell, norm.cell_gain, norm.cell_mean, norm.cell_rstd, none,
+             to.norm_cell, to.norm_cell_bias);
+  }
+
+  void biases(const RnnScanBackward<T>& back, const RnnGroup<T>& to) const {
+    if (to.b_ih == nullptr) return;
+    const std::int64_t rows = stack.shape.rows(), h = stack.shape.hidden;
+    const std::int64_t width = back.scan.cell.gates() * h;
+    column_sums(back.dz, rows, width, to.b_ih);
+    if (to.b_hh != nullptr) std::copy_n(to.b_ih, width, to.b_hh);
+    if (back.dn != nullptr) column_sums(back.dn, rows, h, to.b_ih + 2 * h);
+  }
+
+  void parameters(const RnnScanBackward<T>& back, std::int64_t group, const T* x,
+                  std::int64_t input, const RnnGroup<T>& to) const {
+    const RnnShape& s = stack.shape;
+    RnnMemory memory(stack.op);
+    const RnnScan<T> scan =
+        back.scan.factors == nullptr ? back.scan : dropped_states(back.scan, &memory);
     const std::int64_t rows = s.rows(), h = s.hidden, width = scan.cell.gates() * h;
     // A GRU's n apart, where its two sides differ.
-    const bool apart = back.dn != nullptr;
+    const bool normed = back.dproduct != nullptr, apart = back.dn != nullptr && !normed;
     const std::int64_t same = apart ? 2 * h : width;
     const Operand<T> dz{back.dz, width}, xs{x, input};
     product_over_rows(stack.op, dz, same, xs, input, rows, to.w_ih, false);
@@ -123,16 +191,15 @@ struct LayersBackward {
       product_over_rows(stack.op, Operand<T>{back.dz + 2 * h, width}, h, Operand<T>{scan.inner, h},
                         h, rows, to.w_hh + 2 * h * h, false);
     } else {
-      hidden_weights(scan, back.dz, width, to.w_hh, zero);
+      hidden_weights(scan, normed ? back.dproduct : back.dz, width, to.w_hh, zero);
+    }
+    if (stack.random.weights > 0) {
+      run_dropout(stack.random.draw(stack.random.weights, true, RnnStream::kWeights, group),
+                  to.w_hh, to.w_hh, width * s.out);
     }
     if (to.w_hr != nullptr) {
       product_over_rows(stack.op, Operand<T>{back.dout, s.out}, s.out, Operand<T>{scan.wide, h}, h,
                         rows, to.w_hr, false);
-    }
-    if (to.b_ih != nullptr) {
-      column_sums(back.dz, rows, width, to.b_ih);
-      if (to.b_hh != nullptr) std::copy_n(to.b_ih, width, to.b_hh);
-      if (apart) column_sums(back.dn, rows, h, to.b_ih + same);
     }
   }
 
@@ -147,6 +214,7 @@ struct LayersBackward {
     };
     RnnScanBackward<T> back;
     back.scan = saved.scans[group];
+    draw_zones(stack, index, &memory, &back.scan);
     const std::int64_t rows = s.rows(), width = back.scan.cell.gates() * s.hidden;
     back.dy = dy != nullptr ? dy + d * s.out : nullptr;
     back.dy_row = s.width();
@@ -157,19 +225,28 @@ struct LayersBackward {
       back.dn = take(rows * s.hidden);
     }
     if (back.scan.w_hr != nullptr) back.dout = take(rows * s.out);
+    const bool normed = back.scan.norm.rows != nullptr;
+    if (normed) back.dproduct = take(rows * width);
+    if (back.scan.norm.cell != nullptr) {
+      back.dnormed = take(rows * s.hidden);
+      back.dcell = memory.template take<T>(s.batch * s.hidden);
+    }
     back.dpeephole = to.peephole;
     if (to.peephole != nullptr) std::fill_n(to.peephole, 3 * s.hidden, T(0));
     const int threads = rnn_threads(back.scan);
     void* scratch = memory.take<char>(rnn_table<T>().scratch_backward(back, threads));
     rnn_table<T>().backward(back, threads, scratch);
     const T* w = stack.groups[group].w_ih;
-    const std::int64_t same = back.dn != nullptr ? 2 * s.hidden : width;
+    biases(back, to);
+    if (normed) through_norms(back, back.dz, to, stack.groups[group].norm_ih);
+    const bool apart = back.dn != nullptr && !normed;
+    const std::int64_t same = apart ? 2 * s.hidden : width;
     product_with(stack.op, Operand<T>{back.dz, width}, rows, w, same, input, dx, d > 0);
-    if (back.dn != nullptr) {
+    if (apart) {
       product_with(stack.op, Operand<T>{back.dn, s.hidden}, rows, w + same * input, s.hidden, input,
                    dx, true);
     }
-    parameters(back, x, input, to);
+    parameters(back, index, x, input, to);
   }
 
   void run() const {
@@ -187,7 +264,7 @@ struct LayersBackward {
       const std::int64_t size = s.rows() * s.input_of(layer);
       T* dx = layer == 0 && !s.transposed() ? grads.dx : memory.take<T>(size);
       for (std::int64_t d = 0; d < s.directions; ++d) run_direction(layer, d, x, dy, dx);
-      if (layer > 0 && stack.drops) run_dropout(dropout_before(stack, layer), dx, dx, size);
+      if (layer > 0 && stack.random.dropout > 0) run_dropout(between(layer), dx, dx, size);
       if (dx != grads.dx && layer == 0) swap_axes(dx, grads.dx, s.steps, s.batch, s.input);
       dy = dx;
     }

@@ -877,10 +877,16 @@ def rnn(
     bidirectional: bool,
     batch_first: bool,
     lengths: Any,
+    mask: Any,
     reverse: bool,
     dropout: float,
+    recurrent_dropout: float,
+    weight_dropout: float,
+    zoneout: float,
     seed: int | None,
     clip: float | None,
+    layer_norm: _Arrays | None,
+    layer_norm_eps: float,
     return_workspace: bool,
 ) -> Any: ...
 def lstm(
@@ -896,11 +902,18 @@ def lstm(
     bidirectional: bool,
     batch_first: bool,
     lengths: Any,
+    mask: Any,
     reverse: bool,
     dropout: float,
+    recurrent_dropout: float,
+    weight_dropout: float,
+    zoneout: float,
+    zoneout_cell: float,
     seed: int | None,
     clip: float | None,
     cell_clip: float | None,
+    layer_norm: _Arrays | None,
+    layer_norm_eps: float,
     return_cells: bool,
     return_workspace: bool,
 ) -> Any: ...
@@ -915,10 +928,16 @@ def gru(
     bidirectional: bool,
     batch_first: bool,
     lengths: Any,
+    mask: Any,
     reverse: bool,
     dropout: float,
+    recurrent_dropout: float,
+    weight_dropout: float,
+    zoneout: float,
     seed: int | None,
     clip: float | None,
+    layer_norm: _Arrays | None,
+    layer_norm_eps: float,
     return_workspace: bool,
 ) -> Any: ...
 def rnn_backward(
@@ -938,6 +957,8 @@ def rnn_cell(
     h0: _Array | None,
     nonlinearity: str,
     clip: float | None,
+    layer_norm: _Arrays | None,
+    layer_norm_eps: float,
     return_workspace: bool,
 ) -> Any: ...
 def lstm_cell(
@@ -951,6 +972,8 @@ def lstm_cell(
     input_forget: bool,
     clip: float | None,
     cell_clip: float | None,
+    layer_norm: _Arrays | None,
+    layer_norm_eps: float,
     return_workspace: bool,
 ) -> Any: ...
 def gru_cell(
@@ -961,6 +984,8 @@ def gru_cell(
     recurrent_activation: str,
     reset_after: bool,
     clip: float | None,
+    layer_norm: _Arrays | None,
+    layer_norm_eps: float,
     return_workspace: bool,
 ) -> Any: ...
 def rnn_cell_backward(grad_h: _Array, workspace: Any) -> tuple[_Array, _Array, list[_Array]]: ...

@@ -27,6 +27,7 @@ fold = _benchmarks.load("fold")
 gemm = _benchmarks.load("gemm")
 pool = _benchmarks.load("pool")
 pool_other = _benchmarks.load("pool_other")
+rnn = _benchmarks.load("rnn")
 
 
 class TestTiming:
@@ -269,6 +270,26 @@ class TestFormulas:
         assert pool_other.nbytes(volume) == 4 * 64 * (8 * 36 + 4 * 9)
         unpool = pool_other.Problem("max_unpool2d", 1, 3, (4, 5), (2,), True, "float32")
         assert pool_other.nbytes(unpool) == 3 * 20 * (4 + 16 + 8)
+
+    def test_rnn_grid(self) -> None:
+        names = [case.name for case in rnn.whole_grid("float32")]
+        assert len(set(names)) == len(names) == 5 * 4 * 17 * 3 * 2
+        assert "lstm T784 B128 H1024 I1024 training" in names
+        assert set(run.ON_REQUEST) < set(run.FAMILIES)
+
+    def test_rnn_tells_what_is_kept(self) -> None:
+        libraries = [n for n in run.chosen_libraries(["all"]) if n in ("arraynn", "torch")]
+        cases = {case.name: case for case in rnn.cases("float32", True)}
+        plain = cases["lstm T3 B2 H5 I4"].prepare(libraries, 1)
+        assert {c.kept for c in plain.candidates} == {None}
+        kept = {
+            c.library: c.kept
+            for c in cases["lstm T3 B2 H5 I4 training"].prepare(libraries, 1).candidates
+        }
+        # Gates and cells of three steps, and zeros for the first state.
+        assert kept["arraynn"] == 4 * 2 * (3 * 5 * 5 + 2 * 5)
+        if "torch" in kept:
+            assert kept["torch"] >= 4 * 3 * 2 * 5
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,6 +82,22 @@ class TestThreads:
                 assert ann.get_num_threads() == 1, "the context wins inside"
             assert ann.get_num_threads() == 3
         assert ann.get_num_threads() == 4
+
+    def test_a_team_larger_than_the_machine_waits_for_its_members(self) -> None:
+        # Hundreds of barriers; two Python threads have teams of their own.
+        x = np.ones((400, 1, 1), np.float32)
+        weights = [np.full((n, m), 0.01, np.float32) for n, m in ((1600, 1), (1600, 400))]
+        weights[1][::7] = -0.02
+        with ann.threads(1):
+            expected, _ = K.lstm(x, weights)
+
+        def run(_: int) -> Any:
+            with ann.threads(7):
+                return K.lstm(x, weights)[0]
+
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            for y in pool.map(run, range(2)):
+                np.testing.assert_array_equal(y, expected)
 
     def test_context_ends_with_an_exception(self, default_threads: int) -> None:
         with pytest.raises(KeyError), ann.threads(default_threads + 1):

@@ -67,6 +67,15 @@ def make(
     return uniform(steps, batch, size), weights, state
 
 
+def gains(
+    rng: np.random.Generator, kind: str, hidden: int, groups: int, dtype: Any = np.float64
+) -> list[Any]:
+    """Arrays of the layer norms, around 1."""
+    wide = GATES[kind] * hidden
+    sizes = (wide, wide, hidden, hidden) if kind == "lstm" else (wide, wide)
+    return [rng.uniform(0.5, 1.5, n).astype(dtype) for _ in range(groups) for n in sizes]
+
+
 def run(module: Any, kind: str, x: Any, weights: Any, state: Any, grads: Any, how: Any) -> Any:
     """Results of the forward call and of its backward; `grads` makes gradients of y and state."""
     *results, kept = getattr(module, kind)(x, weights, state, **how, return_workspace=True)
@@ -92,7 +101,8 @@ def check(kind: str, x: Any, weights: Any, state: Any, how: Any, dtype: Any, see
         return grads
 
     def options(kind_of: Any) -> Any:
-        return {k: cast(v, kind_of) if k == "peepholes" else v for k, v in how.items()}
+        arrays = ("peepholes", "layer_norm")
+        return {k: cast(v, kind_of) if k in arrays else v for k, v in how.items()}
 
     wide = oracle_dtype(dtype)
     found, native, truth = (
@@ -149,6 +159,11 @@ CELLS: list[tuple[str, dict[str, Any]]] = [
     ("gru", {"reset_after": False, "clip": 0.5, "activation": "elu"}),
     ("gru", {"recurrent_activation": "hardsigmoid", "activation": "mish"}),
     ("gru", {"clip": 0.5}),
+    ("rnn", {"layer_norm": True, "nonlinearity": "softplus"}),
+    ("lstm", {"layer_norm": True}),
+    ("lstm", {"layer_norm": True, "peepholes": True, "project": 5, "zoneout_cell": 0.5}),
+    ("lstm", {"layer_norm": True, "output_activation": "mish", "cell_clip": 0.5}),
+    ("gru", {"layer_norm": True}),
 ]
 
 
@@ -163,6 +178,9 @@ def test_options_of_the_cells(
         x, weights, state = make(rng, kind, 4, 6, 3, hidden, biases=biases, project=project)
         if how.get("peepholes"):
             how["peepholes"] = [rng.uniform(-1, 1, (3, hidden)).astype(np.float32)]
+        if how.get("layer_norm"):
+            how["layer_norm"] = gains(rng, kind, hidden, 1, np.float32)
+            how["layer_norm_eps"] = 1e-2
         check(kind, x, weights, state, how, dtype, hidden)
 
 
@@ -187,17 +205,25 @@ def test_any_combination(kind: str, data: st.DataObject) -> None:
         lengths = st.lists(st.integers(0, steps), min_size=batch, max_size=batch)
         how["lengths"] = np.array(draw(lengths), draw(st.sampled_from([np.int32, np.int64])))
     rng = np.random.default_rng(draw(st.integers(0, 99)))
+    if draw(st.booleans()):
+        how["mask"] = rng.random((batch, steps) if how["batch_first"] else (steps, batch)) < 0.6
+    for name in ("recurrent_dropout", "weight_dropout", "zoneout"):
+        how[name] = draw(st.sampled_from([0.0, 0.4, 1.0]))
     project = 0
     if kind == "lstm":
         project = draw(st.sampled_from([0, 3]))
         how["input_forget"] = draw(st.booleans())
         how["return_cells"] = draw(st.booleans())
         how["cell_clip"] = draw(st.sampled_from([None, 0.4]))
+        how["zoneout_cell"] = draw(st.sampled_from([0.0, 0.5]))
         if draw(st.booleans()):
             groups = range(layers * directions)
             how["peepholes"] = [rng.uniform(-1, 1, (3, hidden)) for _ in groups]
     elif kind == "gru":
         how["reset_after"] = draw(st.booleans())
+    if draw(st.booleans()) and how.get("reset_after", True):
+        how["layer_norm"] = gains(rng, kind, hidden, layers * directions)
+        how["layer_norm_eps"] = draw(st.sampled_from([1e-3, 1.0]))
     x, weights, state = make(
         rng, kind, steps, batch, size, hidden,
         layers=layers, directions=directions, biases=draw(st.integers(0, 2)), project=project,
@@ -233,7 +259,7 @@ def test_a_cell_is_one_step(dtype: Any, kind: str, rng: np.random.Generator) -> 
     whole_back = getattr(kernels, f"{kind}_backward")
     x, weights, state = cast(make(rng, kind, 1, 9, 6, 21), dtype)
     first = tuple(s[0] for s in state) if kind == "lstm" else state[0]
-    for options in ({}, CELL_OPTIONS[kind]):
+    for options in ({}, CELL_OPTIONS[kind], {"layer_norm": gains(rng, kind, 21, 1, dtype)}):
         new, kept = cell(x[0], weights, first, **options, return_workspace=True)
         how = dict(options)
         _, last, whole = getattr(kernels, kind)(x, weights, state, **how, return_workspace=True)
@@ -247,7 +273,7 @@ def test_a_cell_is_one_step(dtype: Any, kind: str, rng: np.random.Generator) -> 
         assert_same_bits(found[0], expected[0][0])
         for a, b in zip(flat(found[1]), flat(expected[1]), strict=True):
             assert_same_bits(a, b[0])
-        for a, b in zip(found[2], expected[2], strict=True):
+        for a, b in zip(flat(found[2:]), flat(expected[2:]), strict=True):
             assert_same_bits(a, b)
         alone = cell(x[0, 2], weights, cast_row(first, 2), **options)
         for a, b in zip(flat(alone), flat(new), strict=True):
@@ -277,6 +303,11 @@ def test_gradients_are_the_derivatives(
         "dropout": 0.4,
         "seed": 7,
     }
+    if bidirectional:
+        how |= {"recurrent_dropout": 0.3, "weight_dropout": 0.2, "zoneout": 0.4}
+        how["mask"] = rng.random((4, 3)) < 0.7
+    else:
+        how["layer_norm"] = gains(rng, kind, 6, 2)
     if kind == "lstm":
         how["peepholes"] = [rng.uniform(-1, 1, (3, 6)) for _ in range(2 * directions)]
     forward, backward = getattr(kernels, kind), getattr(kernels, f"{kind}_backward")
@@ -284,7 +315,8 @@ def test_gradients_are_the_derivatives(
     slopes = [rng.standard_normal(a.shape) for a in flat(results)]
     grad_state = tuple(slopes[1:]) if kind == "lstm" else slopes[1]
     gradients = flat(backward(slopes[0], grad_state, kept))
-    points = flat([x, state, weights, how.get("peepholes", [])])
+    points = flat([x, state, weights, how.get("peepholes", []), how.get("layer_norm", [])])
+    assert len(points) == len(gradients)
     states = 2 if kind == "lstm" else 1
 
     for i, point in enumerate(points):
@@ -293,8 +325,13 @@ def test_gradients_are_the_derivatives(
             p = [*points[:i], v, *points[i + 1 :]]
             first = tuple(p[1:3]) if kind == "lstm" else p[1]
             used = 1 + states + len(weights)
-            call = {**how, "peepholes": p[used:]} if kind == "lstm" else how
-            out = flat(forward(p[0], p[1 + states : used], first, **call))
+            call = dict(how)
+            for name in ("peepholes", "layer_norm"):
+                if name in how:
+                    call[name] = p[used : used + len(how[name])]
+                    used += len(how[name])
+            mine = p[1 + states : 1 + states + len(weights)]
+            out = flat(forward(p[0], mine, first, **call))
             return float(sum(np.sum(s * o) for s, o in zip(slopes, out, strict=True)))
 
         assert_gradient(value, point, gradients[i], rng, label=f"{kind}, gradient {i}")
@@ -305,6 +342,7 @@ def variants(kind: str) -> Iterator[dict[str, Any]]:
     yield {"bidirectional": True}
     if kind == "gru":
         yield {"reset_after": False}
+    yield {"layer_norm": True}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -315,7 +353,10 @@ def test_same_bits_for_every_thread_count(dtype: Any, kind: str, rng: np.random.
         x, weights, state = cast(
             make(rng, kind, 3, 30, 20, 150, directions=directions, project=project), dtype
         )
-        how["lengths"] = rng.integers(0, 4, 30)
+        if how.get("layer_norm"):
+            how["layer_norm"] = gains(rng, kind, 150, directions, dtype)
+        how |= {"lengths": rng.integers(0, 4, 30), "mask": rng.random((3, 30)) < 0.7, "seed": 5}
+        how |= {"recurrent_dropout": 0.3, "weight_dropout": 0.2, "zoneout": 0.4}
 
         def grads(results: Any) -> Any:
             return results[0], results[1]
@@ -335,6 +376,8 @@ def test_a_sample_alone_and_a_sequence_in_pieces(
         if how.get("bidirectional"):
             continue
         x, weights, state = cast(make(rng, kind, 6, 29, 9, 37), dtype)
+        if how.get("layer_norm"):
+            how["layer_norm"] = gains(rng, kind, 37, 1, dtype)
         forward = getattr(kernels, kind)
         y, last = forward(x, weights, state, **how)
         kept = forward(x, weights, state, **how, return_workspace=True)
@@ -393,6 +436,50 @@ def test_padding_is_not_looked_at(dtype: Any, kind: str, rng: np.random.Generato
     assert not found[1][0][beyond].any(), "gradient of x past the end"
     for s, last in zip(flat(state), found[0][1:], strict=True):
         assert_same_bits(last[:, 1], s[:, 1], "the state of a sample of no steps")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_masked_steps_are_not_there(
+    dtype: Any, kind: str, reverse: bool, rng: np.random.Generator
+) -> None:
+    x, weights, state = cast(make(rng, kind, 7, 5, 4, 20), dtype)
+    mask = rng.random((7, 5)) < 0.6
+    mask[:, 3] = False
+    x[~mask] = np.nan
+    grad = rng.uniform(-1, 1, (7, 5, 20)).astype(dtype)
+    how: dict[str, Any] = {"reverse": reverse, "zoneout": 0.25}
+    found = run(kernels, kind, x, weights, state, lambda r: (grad, r[1]), how | {"mask": mask})
+    for b in range(5):
+        took = np.flatnonzero(mask[:, b])
+        one = tuple(s[:, b : b + 1] for s in state) if kind == "lstm" else state[:, b : b + 1]
+        y, last = getattr(kernels, kind)(x[took][:, b : b + 1], weights, one, **how)
+        for a, s in zip(flat(last), found[0][1:], strict=True):
+            assert_same_bits(s[:, b], a[:, 0], "final state")
+        before = one[0][0] if kind == "lstm" else one[0]
+        rows = [*before, *(y[::-1, 0] if reverse else y[:, 0])]
+        order = mask[::-1, b] if reverse else mask[:, b]
+        expected = np.array([rows[n] for n in np.cumsum(order)])
+        assert_same_bits(found[0][0][:, b], expected[::-1] if reverse else expected, "y")
+    assert not found[1][0][~mask].any(), "gradient of x"
+    assert all(np.isfinite(a).all() for a in found[1])
+    alone = getattr(kernels, kind)(
+        x[:, 2], weights, tuple(s[:, 2] for s in state) if kind == "lstm" else state[:, 2],
+        mask=mask[:, 2], **how,
+    )  # fmt: skip
+    assert_same_bits(alone[0], found[0][0][:, 2], "one sample without its axis")
+
+
+def test_a_mask_at_the_end_is_a_length(dtype: Any, rng: np.random.Generator) -> None:
+    x, weights, state = cast(make(rng, "lstm", 5, 4, 3, 18, layers=2, directions=2), dtype)
+    lengths = np.array([5, 0, 2, 4])
+    how = {"num_layers": 2, "bidirectional": True}
+    by_length = kernels.lstm(x, weights, state, lengths=lengths, **how)
+    mask = np.arange(5)[:, None] < lengths
+    by_mask = kernels.lstm(x, weights, state, mask=mask, **how)
+    for a, b in zip(flat(by_length[1]), flat(by_mask[1]), strict=True):
+        assert_same_bits(a, b)
+    assert_same_bits(by_length[0][mask], by_mask[0][mask])
 
 
 @pytest.mark.parametrize("kind", KINDS)

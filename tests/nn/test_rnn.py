@@ -206,6 +206,79 @@ def test_dropout_between_layers():
         one(x.astype(np.float32))
 
 
+@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU"])
+def test_masks_of_the_recurrence(name):
+    random = {"recurrent_dropout": 0.3, "weight_dropout": 0.2, "zoneout": 0.4}
+    if name == "LSTM":
+        random["zoneout_cell"] = 0.1
+    layer = getattr(nn, name)(4, 6, 2, bidirectional=True, dtype=float, **random)
+    assert "recurrent_dropout=0.3, weight_dropout=0.2, zoneout=0.4" in repr(layer)
+    rng = np.random.default_rng(8)
+    x, mask = rng.standard_normal((5, 3, 4)), rng.random((5, 3)) < 0.7
+    weights = [p.data for p in layer.parameters()]
+    call, how = getattr(reference, name.lower()), {"num_layers": 2, "bidirectional": True}
+    _ = ann.manual_seed(12)
+    y, last = layer(x, mask=mask)
+    _ = ann.manual_seed(12)
+    seed = ann.nn._random.next_seed()
+    expected, ended = call(x, weights, mask=mask, seed=seed, **how, **random)
+    for a, b in zip([y, *parts(last)], [expected, *parts(ended)], strict=True):
+        np.testing.assert_allclose(a.data, b, rtol=1e-11)
+    layer.eval()
+    means = {key: p for key, p in random.items() if key.startswith("zoneout")}
+    np.testing.assert_allclose(
+        layer(x, mask=mask)[0].data, call(x, weights, mask=mask, **how, **means)[0], rtol=1e-11
+    )
+
+
+@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU"])
+def test_layer_norms(name):
+    layer = getattr(nn, name)(3, 4, 2, bidirectional=True, layer_norm=True, dtype=float)
+    state = layer.state_dict()
+    assert state["norm_hh_l1_reverse"].shape == state["bias_hh_l1_reverse"].shape
+    assert all(np.all(a == ("bias" not in key)) for key, a in state.items() if "norm" in key)
+    rng = np.random.default_rng(10)
+    x = rng.standard_normal((4, 3, 3))
+    for key, parameter in layer.named_parameters():
+        if "norm" in key:
+            parameter.data = rng.standard_normal(parameter.shape)
+    named = {key: p.data for key, p in layer.named_parameters()}
+    weights = [a for key, a in named.items() if "norm" not in key]
+    norms = [a for key, a in named.items() if "norm" in key]
+    how = {"num_layers": 2, "bidirectional": True, "layer_norm": norms}
+    expected, ended, kept = getattr(reference, name.lower())(
+        x, weights, **how, return_workspace=True
+    )
+    y, last = layer(x)
+    for a, b in zip([y, *parts(last)], [expected, *parts(ended)], strict=True):
+        np.testing.assert_allclose(a.data, b, rtol=1e-10)
+    y.sum().backward()
+    _, _, *grads = getattr(reference, f"{name.lower()}_backward")(np.ones_like(y.data), None, kept)
+    found = dict(layer.named_parameters())
+    keys = [k for k in named if "norm" not in k] + [k for k in named if "norm" in k]
+    for key, grad in zip(keys, [g for part in grads for g in part], strict=True):
+        np.testing.assert_allclose(found[key].grad, grad, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU"])
+def test_stateful(name):
+    layer = getattr(nn, name)(4, 6, stateful=True)
+    x = np.random.default_rng(9).standard_normal((7, 3, 4)).astype(np.float32)
+    y, last = layer(x)
+    layer.reset_state()
+    first, _ = layer(x[:3])
+    second, ended = layer(x[3:])
+    np.testing.assert_array_equal(np.concatenate([first.data, second.data]), y.data)
+    for a, b in zip(parts(ended), parts(last), strict=True):
+        np.testing.assert_array_equal(a.data, b.data)
+    second.sum().backward()  # ends where the call began
+    assert all(np.isfinite(p.grad).all() for p in layer.parameters())
+    zeros = np.zeros((1, 3, 6), np.float32)
+    begun, _ = layer(x, (zeros, zeros) if name == "LSTM" else zeros)
+    np.testing.assert_array_equal(begun.data, y.data)
+    assert not any("state" in key for key in layer.state_dict())
+
+
 def test_state_carried_in_pieces():
     layer = nn.LSTM(4, 6, 2)
     x = np.random.default_rng(6).standard_normal((7, 3, 4)).astype(np.float32)
@@ -262,11 +335,18 @@ def test_changed_weights_are_noticed():
         ("LSTM", (3, 4), {"activation": "exp"}, r"\[LSTM\] activation: expected one of"),
         ("LSTM", (3, 4), {"cell_clip": -1.0}, r"\[LSTM\] cell_clip: expected a finite number > 0"),
         ("GRU", (3, 4, 2), {"dropout": 1.5}, r"\[GRU\] dropout: expected a probability"),
+        ("LSTM", (3, 4), {"zoneout_cell": -1.0}, r"\[LSTM\] zoneout_cell: expected a probability"),
         (
             "GRU",
             (3, 4),
             {"reverse": True, "bidirectional": True},
             r"\[GRU\] reverse: expected False with bidirectional, got True",
+        ),
+        (
+            "GRU",
+            (3, 4),
+            {"layer_norm": True, "reset_after": False},
+            r"\[GRU\] layer_norm: expected reset_after=True",
         ),
         ("RNNCell", (3, 4), {"nonlinearity": "no"}, r"\[RNNCell\] nonlinearity: expected one of"),
         ("GRUCell", (3, 0), {}, r"\[GRUCell\] hidden_size: expected an int of at least 1"),

@@ -148,12 +148,27 @@ def test_gradients(data: st.DataObject, kind: str, seed: int) -> None:
         options |= {"dropout": 0.4, "seed": seed}
     if draw(st.booleans()):
         options["lengths"] = rng.integers(0, steps + 1, batch)
+    if draw(st.booleans()):
+        shape = (batch, steps) if options["batch_first"] else (steps, batch)
+        options["mask"] = rng.random(shape) < 0.6
+    drawn = [name for name in ("recurrent_dropout", "weight_dropout") if draw(st.booleans())]
+    options |= dict.fromkeys(drawn, 0.3)
+    if drawn or draw(st.booleans()):
+        options["seed"] = seed
+    options["zoneout"] = draw(st.sampled_from([0.0, 0.4]))
     count = layers * directions
     peepholes: list[Any] = []
     if kind == "lstm":
+        options["zoneout_cell"] = draw(st.sampled_from([0.0, 0.3]))
         options["cell_clip"] = draw(st.sampled_from([None, 0.8]))
         if draw(st.booleans()):
             peepholes = [rng.standard_normal((3, hidden)) for _ in range(count)]
+    norms: list[Any] = []
+    if draw(st.booleans()) and options.get("reset_after", True):
+        wide = GATES[kind] * hidden
+        sizes = (wide, wide, hidden, hidden)[: 4 if kind == "lstm" else 2]
+        norms = [rng.standard_normal(n) for _ in range(count) for n in sizes]
+        options["layer_norm_eps"] = 0.1
     weights = make_weights(
         rng, kind, features, hidden, layers=layers, directions=directions,
         biases=draw(st.integers(0, 2)), projected=projected,
@@ -163,13 +178,15 @@ def test_gradients(data: st.DataObject, kind: str, seed: int) -> None:
     states = [rng.standard_normal((count, batch, projected or hidden))]
     if kind == "lstm":
         states.append(rng.standard_normal((count, batch, hidden)))
-    inputs = [x, *states, *weights, *peepholes]
+    inputs = [x, *states, *weights, *peepholes, *norms]
     forward, backward = getattr(reference, kind), getattr(reference, f"{kind}_backward")
 
     def run(arrays: list[Any]) -> Any:
         own = arrays[1 : 1 + len(states)]
         end = 1 + len(states) + len(weights)
-        extra = {"peepholes": arrays[end:]} if peepholes else {}
+        extra = {"peepholes": arrays[end : end + len(peepholes)]} if peepholes else {}
+        if norms:
+            extra["layer_norm"] = arrays[len(arrays) - len(norms) :]
         return forward(
             arrays[0], arrays[1 + len(states) : end], tuple(own) if len(own) > 1 else own[0],
             return_workspace=True, **extra, **options,
@@ -323,6 +340,77 @@ class TestSequences:
                 run_kind(kind, x, wrong)
         with pytest.raises(ValueError, match="lengths: expected"):
             run_kind(kind, x, weights, lengths=[1, 4])
+
+
+@pytest.mark.parametrize("kind", sorted(GATES))
+def test_a_mask_is_keras(kind: str, rng: np.random.Generator) -> None:
+    # Keras: a step whose mask is False leaves output and state as they are.
+    x, weights = rng.standard_normal((6, 2, 3)), make_weights(rng, kind, 3, 4)
+    mask = np.array([[0, 1], [1, 1], [0, 0], [0, 1], [1, 0], [0, 1]], bool)
+    x[~mask] = np.nan
+    y, last = run_kind(kind, x, weights, mask=mask)
+    for b in range(2):
+        state: Any = None
+        expected = np.zeros(4)
+        for t in range(6):
+            if mask[t, b]:
+                state = getattr(reference, f"{kind}_cell")(x[t, b], weights, state)
+                expected = parts_of(state)[0]
+            np.testing.assert_allclose(y[t, b], expected, rtol=1e-13)
+        for got, part in zip(parts_of(last), parts_of(state), strict=True):
+            np.testing.assert_allclose(got[0, b], part, rtol=1e-13)
+    turned, _ = run_kind(kind, x.swapaxes(0, 1), weights, mask=mask.T, batch_first=True)
+    np.testing.assert_array_equal(turned.swapaxes(0, 1), y)
+
+
+def test_recurrent_dropout_by_hand(rng: np.random.Generator) -> None:
+    # One mask for all steps; the state itself, and what a GRU blends with, stays whole.
+    x, seed = rng.standard_normal((5, 2, 3)), 11
+    factors = reference.dropout(np.ones((2, 4)), 0.4, seed=seed + 2**32)
+    assert len(np.unique(factors)) == 2
+    w_ih, w_hh = make_weights(rng, "rnn", 3, 4, biases=0)
+    y, _ = reference.rnn(x, [w_ih, w_hh], recurrent_dropout=0.4, seed=seed)
+    h = np.zeros((2, 4))
+    for t in range(5):
+        h = np.tanh(x[t] @ w_ih.T + (h * factors) @ w_hh.T)
+        np.testing.assert_allclose(y[t], h, rtol=1e-12)
+    w_ih, w_hh = make_weights(rng, "gru", 3, 4, biases=0)
+    y, _ = reference.gru(x, [w_ih, w_hh], recurrent_dropout=0.4, seed=seed)
+    h = np.zeros((2, 4))
+    for t in range(5):
+        a, b = np.split(x[t] @ w_ih.T, 3, axis=1), np.split((h * factors) @ w_hh.T, 3, axis=1)
+        r, z = (1 / (1 + np.exp(-a[k] - b[k])) for k in range(2))
+        h = (1 - z) * np.tanh(a[2] + r * b[2]) + z * h
+        np.testing.assert_allclose(y[t], h, rtol=1e-12)
+    y, _ = reference.gru(x, [w_ih, w_hh], weight_dropout=0.5, seed=seed)
+    dropped = reference.dropout(w_hh, 0.5, seed=seed + 4 * 2**32)
+    np.testing.assert_array_equal(y, reference.gru(x, [w_ih, dropped])[0])
+
+
+@pytest.mark.parametrize("seed", [None, 2**64 - 1])
+def test_zoneout_by_hand(seed: int | None, rng: np.random.Generator) -> None:
+    # Krueger et al. 2017, equations 3 and 4; h reads the cell before it is blended.
+    x, weights = rng.standard_normal((5, 2, 3)), make_weights(rng, "lstm", 3, 4)
+    y, (_, c_n), cells = reference.lstm(
+        x, weights, zoneout=0.3, zoneout_cell=0.6, seed=seed, return_cells=True
+    )
+    shape = (5, 2, 4)
+    old_h, old_c = np.full(shape, 0.3), np.full(shape, 0.6)
+    if seed is not None:
+        streams = ((seed + k * 2**32) % 2**64 for k in (2, 3))
+        old_h, old_c = (
+            1.0 - (reference.dropout(np.ones(shape), p, seed=s) != 0)
+            for p, s in zip((0.3, 0.6), streams, strict=True)
+        )
+        assert 0 < old_h.mean() < 0.6 < 2 * old_c.mean()
+    h = c = np.zeros((2, 4))
+    for t in range(5):
+        new_h, new_c = reference.lstm_cell(x[t], weights, (h, c))
+        h = old_h[t] * h + (1 - old_h[t]) * new_h
+        c = old_c[t] * c + (1 - old_c[t]) * new_c
+        np.testing.assert_allclose(y[t], h, rtol=1e-12)
+        np.testing.assert_allclose(cells[t], c, rtol=1e-12)
+    np.testing.assert_array_equal(c_n[0], cells[-1])
 
 
 def test_all_cells(rng: np.random.Generator) -> None:

@@ -67,6 +67,57 @@ def test_torch(
         np.testing.assert_allclose(got, tensor.grad.numpy(), rtol=1e-9, atol=1e-11)
 
 
+def torch_layer_norm_step(torch: Any, kind: str, x: Any, state: Any, w: Any, g: Any) -> Any:
+    """One step as Ba et al. 2016 and Haste have it, in PyTorch's functions."""
+
+    def norm(z: Any, gain: Any, bias: Any = None) -> Any:
+        return torch.nn.functional.layer_norm(z, z.shape[1:], gain, bias, 1e-2)
+
+    zx, zh = norm(x @ w[0].T, g[0]) + w[2], norm(state[0] @ w[1].T, g[1]) + w[3]
+    if kind == "rnn":
+        return [torch.tanh(zx + zh)]
+    if kind == "gru":
+        (xr, xz, xn), (hr, hz, hn) = zx.chunk(3, 1), zh.chunk(3, 1)
+        z = torch.sigmoid(xz + hz)
+        return [(1 - z) * torch.tanh(xn + torch.sigmoid(xr + hr) * hn) + z * state[0]]
+    i, f, new, o = (zx + zh).chunk(4, 1)
+    c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(new)
+    return [torch.sigmoid(o) * torch.tanh(norm(c, g[2], g[3])), c]
+
+
+@pytest.mark.parametrize("kind", ["rnn", "lstm", "gru"])
+def test_torch_layer_norm(kind: str, rng: np.random.Generator) -> None:
+    torch = pytest.importorskip("torch")
+    gates, hidden = {"rnn": 1, "lstm": 4, "gru": 3}[kind], 5
+    wide = gates * hidden
+    weights = [rng.standard_normal(s) for s in ((wide, 4), (wide, hidden), (wide,), (wide,))]
+    sizes = (wide, wide, hidden, hidden)[: 4 if kind == "lstm" else 2]
+    norms = [rng.standard_normal(n) for n in sizes]
+    x = rng.standard_normal((6, 3, 4))
+    states = [rng.standard_normal((1, 3, hidden)) for _ in range(2 if kind == "lstm" else 1)]
+    leaves = [torch.tensor(a, requires_grad=True) for a in (x, *states, *weights, *norms)]
+    used = 1 + len(states)
+    state, outputs = [leaf[0] for leaf in leaves[1:used]], []
+    for t in range(6):
+        state = torch_layer_norm_step(
+            torch, kind, leaves[0][t], state, leaves[used : used + 4], leaves[used + 4 :]
+        )
+        outputs.append(state[0])
+    y, last, kept = getattr(reference, kind)(
+        x, weights, tuple(states) if kind == "lstm" else states[0],
+        layer_norm=norms, layer_norm_eps=1e-2, return_workspace=True,
+    )  # fmt: skip
+    np.testing.assert_allclose(y, torch.stack(outputs).detach().numpy(), rtol=1e-10, atol=1e-12)
+    for got, expected in zip(arrays_of(last), state, strict=True):
+        np.testing.assert_allclose(got[0], expected.detach().numpy(), rtol=1e-10, atol=1e-12)
+    slope = rng.standard_normal(y.shape)
+    torch.stack(outputs).backward(torch.from_numpy(slope))
+    grad_x, grad_state, *more = getattr(reference, f"{kind}_backward")(slope, None, kept)
+    found = [grad_x, *arrays_of(grad_state), *(g for part in more for g in part)]
+    for got, leaf in zip(found, leaves, strict=True):
+        np.testing.assert_allclose(got, leaf.grad.numpy(), rtol=1e-8, atol=1e-10)
+
+
 def test_torch_packed_sequences(rng: np.random.Generator) -> None:
     torch = pytest.importorskip("torch")
     lengths = [2, 6, 3]

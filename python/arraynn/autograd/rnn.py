@@ -22,7 +22,10 @@ __all__ = ["cell", "sequence"]
 
 
 class _RecurrentNode(Node):
-    """``op`` is the kernel's name; saves (workspace,). Edges: x, states, weights, peepholes."""
+    """``op`` is the kernel's name; saves (workspace,).
+
+    Edges: x, states, weights, peepholes, layer norms.
+    """
 
     __slots__ = ("op",)
     fresh = True
@@ -36,15 +39,13 @@ class _RecurrentNode(Node):
 
     def call(self, *grads: Any) -> tuple[Array | None, ...]:
         """Call the backward kernel and return its gradients in the order of the edges."""
-        grad_x, states, weights, *peepholes = getattr(K, f"{self.op}_backward")(
-            *grads, self.saved[0]
-        )
+        grad_x, states, weights, *more = getattr(K, f"{self.op}_backward")(*grads, self.saved[0])
         # A cell's peephole is one array, a sequence's one for each layer and direction.
         return (
             grad_x,
             *_listed(states),
             *weights,
-            *(p for part in peepholes for p in _listed(part)),
+            *(p for part in more for p in _listed(part)),
         )
 
 
@@ -83,11 +84,14 @@ def _run(
     weights: Sequence[Any],
     state: Any,
     peepholes: Sequence[Any] | None,
+    layer_norm: Sequence[Any] | None,
     call: dict[str, Any],
 ) -> tuple[Any, _RecurrentNode | None]:
     """Call the kernel; returns what it returned without the workspace, and the node."""
     states = () if state is None else tuple(_listed(state))
-    inputs = (x, *states, *weights, *(peepholes or ()))
+    inputs = (x, *states, *weights, *(peepholes or ()), *(layer_norm or ()))
+    if layer_norm is not None:
+        call["layer_norm"] = [array_of(g) for g in layer_norm]
     arguments = (
         array_of(x),
         [array_of(w) for w in weights],
@@ -112,6 +116,7 @@ def sequence(
     state: Any = None,
     *,
     peepholes: Sequence[Any] | None = None,
+    layer_norm: Sequence[Any] | None = None,
     **options: Any,
 ) -> tuple[Any, Any]:
     """Return y and the final state of the kernel ``op``, differentiable in all arrays given.
@@ -121,7 +126,7 @@ def sequence(
     call = dict(options)
     if peepholes is not None:
         call["peepholes"] = [array_of(p) for p in peepholes]
-    (y, last), node = _run(SequenceNode, op, x, weights, state, peepholes, call)
+    (y, last), node = _run(SequenceNode, op, x, weights, state, peepholes, layer_norm, call)
     outputs = make_outputs([y, *_listed(last)], node)
     if node is not None:
         node.guards += guard(outputs[0])  # the workspace may hold y itself
@@ -135,6 +140,7 @@ def cell(
     state: Any = None,
     *,
     peepholes: Any = None,
+    layer_norm: Sequence[Any] | None = None,
     **options: Any,
 ) -> Any:
     """Return the new state of one step of the kernel ``op``: h, or (h, c) of an LSTM."""
@@ -142,7 +148,7 @@ def cell(
     if peepholes is not None:
         call["peepholes"] = array_of(peepholes)
     extra = None if peepholes is None else [peepholes]
-    new, node = _run(CellNode, op, x, weights, state, extra, call)
+    new, node = _run(CellNode, op, x, weights, state, extra, layer_norm, call)
     if len(parts := _listed(new)) == 1:
         return make(parts[0], node)
     return tuple(make_outputs(parts, node))

@@ -43,8 +43,9 @@ def _results(module: Any, op: str, dtype: str, index: int, backward: bool) -> tu
     def made(*shape: int, seed: int) -> Any:
         return uniform("float32", *shape, seed=seed).astype(dtype)
 
-    scale = np.dtype(dtype).type(2.0 ** -np.ceil(np.log2(hidden)))
-    # Rows of w_hh whose magnitudes sum to at most 1: an error does not grow from step to step.
+    scale = np.dtype(dtype).type(2.0 ** -np.ceil(np.log2(2 * hidden)))
+    # Rows of w_hh whose magnitudes sum to at most 1, after dropout as well: an error does not grow
+    # from step to step.
     weights = [made(rows, size, seed=1), made(rows, hidden, seed=2) * scale]
     weights += [made(rows, seed=s) for s in (3, 4)]
     lead = (batch,) if cell else (1, batch)
@@ -53,6 +54,13 @@ def _results(module: Any, op: str, dtype: str, index: int, backward: bool) -> tu
     how = dict(_OPTIONS[kind][index])
     if not cell:
         how["lengths"] = np.arange(batch) % (steps + 1)
+        if index == 1:
+            how |= {"recurrent_dropout": 0.25, "weight_dropout": 0.25, "zoneout": 0.5, "seed": 7}
+            how["mask"] = (np.arange(steps)[:, None] + np.arange(batch)) % 3 > 0
+    if index == 2:
+        wide = (rows, rows, hidden, hidden)[: 4 if kind == "lstm" else 2]
+        how["layer_norm"] = [made(n, seed=20 + s) for s, n in enumerate(wide)]
+        how["layer_norm_eps"] = 1.0  # a norm's slopes, too, are at most 1
     first = tuple(state) if kind == "lstm" else state[0]
     results = getattr(module, op)(x, weights, first, **how, return_workspace=backward)
     if not backward:

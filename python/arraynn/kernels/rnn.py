@@ -25,10 +25,16 @@ def rnn(
     bidirectional: bool = False,
     batch_first: bool = False,
     lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
     reverse: bool = False,
     dropout: float = 0.0,
+    recurrent_dropout: float = 0.0,
+    weight_dropout: float = 0.0,
+    zoneout: float = 0.0,
     seed: int | None = None,
     clip: float | None = None,
+    layer_norm: Arrays | None = None,
+    layer_norm_eps: float = 1e-5,
     return_workspace: bool = False,
 ) -> Any:
     r"""Elman's recurrent network (Elman 1990) over all steps of a batch.
@@ -55,15 +61,36 @@ def rnn(
     lengths : integers of shape (B,), optional
         Steps of each sample, in any order; 0 is allowed. Past the end y is 0 and x is not
         looked at, the last state is that at the end, and the reverse direction begins there.
+    mask : array of bool of shape (T, B), as x without its last axis, optional
+        False: the sample takes no part in the step. Its x is not looked at, its state passes
+        through, and y repeats h; within `lengths`, if both are given. Keras' masking, but for y
+        at steps before the first that counts: it is h0, Keras' is 0.
     reverse : bool
         The one direction goes from the last step to the first.
     dropout : float in [0, 1]
         Probability of dropping an element of y between layers, not after the last.
+    recurrent_dropout : float in [0, 1]
+        Probability of dropping an element of h where w_hh meets it, with one mask (B, H) for all
+        steps (Gal and Ghahramani 2016; Keras' `recurrent_dropout`). What h carries on is whole.
+    weight_dropout : float in [0, 1]
+        Probability of dropping an element of w_hh, for the whole call (Wan et al. 2013, Merity
+        et al. 2018; Haste's `dropout`).
+    zoneout : float in [0, 1]
+        Probability that an element of h keeps its former value (Krueger et al. 2017).
     seed : int
-        Of the dropout in front of layer 1; layer l takes ``seed + l - 1``. The mask is that of
-        :func:`dropout` over (T, B, directions * H).
+        Of all that is drawn. Without it `zoneout` takes the mean, ``p * former + (1 - p) * new``,
+        which is inference; the others need one. Masks are those of :func:`dropout`, of the seed
+        plus l - 1 over (T, B, directions * H) in front of layer l, and, for the g-th layer and
+        direction, plus 2**32 + g over (B, H), 2 * 2**32 + g over (T, B, H) where zoneout takes
+        the new value, and 4 * 2**32 + g over w_hh.
     clip : float, optional
         Bounds the argument of f to [-clip, clip].
+    layer_norm : list of arrays, optional
+        Layer norms (Ba et al. 2016), as TensorFlow Addons and Haste place them: of each product
+        over all its gates, before the biases. Two gains (G H) for every layer and direction:
+        :math:`h_t = f(LN(W_{ih} x_t; g_{ih}) + b_{ih} + LN(W_{hh} h_{t-1}; g_{hh}) + b_{hh})`.
+    layer_norm_eps : float
+        Added to the variance.
     return_workspace : bool
         Also return what :func:`rnn_backward` needs. It refers to x, h0, the weights and y, which
         must not be changed in between; its ``nbytes`` is the size of what it holds besides.
@@ -79,7 +106,8 @@ def rnn(
     ------
     ValueError
         For shapes that do not match, a list of weights that does not divide into layers and
-        directions, lengths outside [0, T], `reverse` with `bidirectional`, and values out of range.
+        directions, lengths outside [0, T], `reverse` with `bidirectional`, values out of range, and
+        dropout without a seed.
     TypeError
         For arrays of other or of mixed dtypes.
 
@@ -101,17 +129,21 @@ def rnn(
         bidirectional,
         batch_first,
         lengths,
+        mask,
         reverse,
         dropout,
+        recurrent_dropout,
+        weight_dropout,
+        zoneout,
         seed,
         clip,
+        layer_norm,
+        layer_norm_eps,
         return_workspace,
     )
 
 
-def rnn_backward(
-    grad_y: Array | None, grad_state: Array | None, workspace: Any
-) -> tuple[Array, Array, list[Array]]:
+def rnn_backward(grad_y: Array | None, grad_state: Array | None, workspace: Any) -> tuple[Any, ...]:
     """Gradients of :func:`rnn`: back-propagation through time (Werbos 1990).
 
     Parameters
@@ -129,6 +161,7 @@ def rnn_backward(
     grad_h0 : array of the shape of h_n
     grad_weights : list of arrays
         In the order of `weights`.
+    grad_layer_norm : list of arrays, where there are layer norms
 
     Raises
     ------
@@ -164,13 +197,20 @@ def lstm(
     input_forget: bool = False,
     clip: float | None = None,
     cell_clip: float | None = None,
+    layer_norm: Arrays | None = None,
+    layer_norm_eps: float = 1e-5,
     return_cells: bool = False,
     num_layers: int = 1,
     bidirectional: bool = False,
     batch_first: bool = False,
     lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
     reverse: bool = False,
     dropout: float = 0.0,
+    recurrent_dropout: float = 0.0,
+    weight_dropout: float = 0.0,
+    zoneout: float = 0.0,
+    zoneout_cell: float = 0.0,
     seed: int | None = None,
     return_workspace: bool = False,
 ) -> Any:
@@ -199,12 +239,21 @@ def lstm(
         Rows i, f, o, one array for every layer and direction.
     input_forget : bool
         Coupled gates: i = 1 - f. The rows of i in the weights have no effect.
-    num_layers, bidirectional, batch_first, lengths, reverse, dropout, seed, return_workspace
+    num_layers, bidirectional, batch_first, lengths, mask, reverse, return_workspace
         As for :func:`rnn`.
+    dropout, recurrent_dropout, weight_dropout, zoneout, seed
+        As for :func:`rnn`.
+    zoneout_cell : float in [0, 1]
+        Zoneout of c, of the seed plus 3 * 2**32 + g over (T, B, H). o and h read the new c.
     clip : float, optional
         Bounds the arguments of sigma and a to [-clip, clip].
     cell_clip : float, optional
         Bounds c before o and h read it.
+    layer_norm : list of arrays, optional
+        As for :func:`rnn`, and gain and bias (H) of a norm of c behind the two gains of a group:
+        :math:`h_t = W_{hr}(o\ a_{out}(LN(c_t; g_c, b_c)))`. c itself is carried on as it is, as in
+        the paper and in Haste; TensorFlow Addons carries the normalised one.
+    layer_norm_eps : float
     return_cells : bool
         Also return every c of the last layer.
 
@@ -244,11 +293,18 @@ def lstm(
         bidirectional,
         batch_first,
         lengths,
+        mask,
         reverse,
         dropout,
+        recurrent_dropout,
+        weight_dropout,
+        zoneout,
+        zoneout_cell,
         seed,
         clip,
         cell_clip,
+        layer_norm,
+        layer_norm_eps,
         return_cells,
         return_workspace,
     )
@@ -276,6 +332,7 @@ def lstm_backward(
     grad_weights : list of arrays
         In the order of `weights`.
     grad_peepholes : list of arrays, where there are peepholes
+    grad_layer_norm : list of arrays, where there are layer norms
 
     Raises
     ------
@@ -309,10 +366,16 @@ def gru(
     bidirectional: bool = False,
     batch_first: bool = False,
     lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
     reverse: bool = False,
     dropout: float = 0.0,
+    recurrent_dropout: float = 0.0,
+    weight_dropout: float = 0.0,
+    zoneout: float = 0.0,
     seed: int | None = None,
     clip: float | None = None,
+    layer_norm: Arrays | None = None,
+    layer_norm_eps: float = 1e-5,
     return_workspace: bool = False,
 ) -> Any:
     r"""Gated recurrent unit (Cho et al. 2014).
@@ -335,10 +398,15 @@ def gru(
         True is the equation above, PyTorch's and cuDNN's ("linear before reset"); with False
         the reset comes before the product, :math:`n = a(W_{in} x_t + b_{in} + W_{hn} (r h_{t-1})
         + b_{hn})`.
-    num_layers, bidirectional, batch_first, lengths, reverse, dropout, seed, return_workspace
+    num_layers, bidirectional, batch_first, lengths, mask, reverse, return_workspace
+        As for :func:`rnn`.
+    dropout, recurrent_dropout, weight_dropout, zoneout, seed
         As for :func:`rnn`.
     clip : float, optional
         Bounds the arguments of sigma and a to [-clip, clip].
+    layer_norm, layer_norm_eps
+        As for :func:`rnn`: LN(W_ih x) and LN(W_hh h), each over r z n together, in place of the
+        products; with `reset_after` only.
 
     Returns
     -------
@@ -371,17 +439,21 @@ def gru(
         bidirectional,
         batch_first,
         lengths,
+        mask,
         reverse,
         dropout,
+        recurrent_dropout,
+        weight_dropout,
+        zoneout,
         seed,
         clip,
+        layer_norm,
+        layer_norm_eps,
         return_workspace,
     )
 
 
-def gru_backward(
-    grad_y: Array | None, grad_state: Array | None, workspace: Any
-) -> tuple[Array, Array, list[Array]]:
+def gru_backward(grad_y: Array | None, grad_state: Array | None, workspace: Any) -> tuple[Any, ...]:
     """Gradients of :func:`gru`.
 
     Parameters
@@ -397,6 +469,7 @@ def gru_backward(
     grad_h0 : array of the shape of h_n
     grad_weights : list of arrays
         In the order of `weights`.
+    grad_layer_norm : list of arrays, where there are layer norms
 
     Raises
     ------

@@ -24,6 +24,8 @@ def rnn_cell(
     *,
     nonlinearity: str = "tanh",
     clip: float | None = None,
+    layer_norm: Arrays | None = None,
+    layer_norm_eps: float = 1e-5,
     return_workspace: bool = False,
 ) -> Any:
     r"""One step of :func:`rnn`: :math:`h = f(W_{ih} x + b_{ih} + W_{hh} h_0 + b_{hh})`.
@@ -38,6 +40,9 @@ def rnn_cell(
         Zeros when not given.
     nonlinearity, clip, return_workspace
         As for :func:`rnn`.
+    layer_norm : list of arrays, optional
+        One group of those of :func:`rnn`.
+    layer_norm_eps : float
 
     Returns
     -------
@@ -57,10 +62,12 @@ def rnn_cell(
     >>> K.rnn_cell(np.ones(1), [one, one], np.ones(1), nonlinearity="relu")
     array([2.])
     """
-    return _core.rnn_cell(x, weights, h0, nonlinearity, clip, return_workspace)
+    return _core.rnn_cell(
+        x, weights, h0, nonlinearity, clip, layer_norm, layer_norm_eps, return_workspace
+    )
 
 
-def rnn_cell_backward(grad_h: Array, workspace: Any) -> tuple[Array, Array, list[Array]]:
+def rnn_cell_backward(grad_h: Array, workspace: Any) -> tuple[Any, ...]:
     """Gradients of :func:`rnn_cell`.
 
     Parameters
@@ -74,6 +81,7 @@ def rnn_cell_backward(grad_h: Array, workspace: Any) -> tuple[Array, Array, list
     grad_x, grad_h0 : arrays
     grad_weights : list of arrays
         In the order of `weights`.
+    grad_layer_norm : list of arrays, where there are layer norms
 
     Raises
     ------
@@ -106,6 +114,8 @@ def lstm_cell(
     input_forget: bool = False,
     clip: float | None = None,
     cell_clip: float | None = None,
+    layer_norm: Arrays | None = None,
+    layer_norm_eps: float = 1e-5,
     return_workspace: bool = False,
 ) -> Any:
     """One step of :func:`lstm`; the equations stand there.
@@ -121,6 +131,9 @@ def lstm_cell(
     peepholes : array of shape (3, H), optional
     activation, recurrent_activation, output_activation, input_forget, clip, cell_clip
         As for :func:`lstm`.
+    layer_norm : list of arrays, optional
+        One group of those of :func:`lstm`.
+    layer_norm_eps : float
     return_workspace : bool
 
     Returns
@@ -152,6 +165,8 @@ def lstm_cell(
         input_forget,
         clip,
         cell_clip,
+        layer_norm,
+        layer_norm_eps,
         return_workspace,
     )
 
@@ -175,6 +190,7 @@ def lstm_cell_backward(
     grad_weights : list of arrays
         In the order of `weights`.
     grad_peepholes : array, where there are peepholes
+    grad_layer_norm : list of arrays, where there are layer norms
 
     Raises
     ------
@@ -202,6 +218,8 @@ def gru_cell(
     recurrent_activation: str = "sigmoid",
     reset_after: bool = True,
     clip: float | None = None,
+    layer_norm: Arrays | None = None,
+    layer_norm_eps: float = 1e-5,
     return_workspace: bool = False,
 ) -> Any:
     """One step of :func:`gru`; the equations stand there.
@@ -216,6 +234,9 @@ def gru_cell(
         Zeros when not given.
     activation, recurrent_activation, reset_after, clip, return_workspace
         As for :func:`gru`.
+    layer_norm : list of arrays, optional
+        One group of those of :func:`gru`.
+    layer_norm_eps : float
 
     Returns
     -------
@@ -235,11 +256,20 @@ def gru_cell(
     array([0.5, 0.5])
     """
     return _core.gru_cell(
-        x, weights, h0, activation, recurrent_activation, reset_after, clip, return_workspace
+        x,
+        weights,
+        h0,
+        activation,
+        recurrent_activation,
+        reset_after,
+        clip,
+        layer_norm,
+        layer_norm_eps,
+        return_workspace,
     )
 
 
-def gru_cell_backward(grad_h: Array, workspace: Any) -> tuple[Array, Array, list[Array]]:
+def gru_cell_backward(grad_h: Array, workspace: Any) -> tuple[Any, ...]:
     """Gradients of :func:`gru_cell`.
 
     Parameters
@@ -253,6 +283,7 @@ def gru_cell_backward(grad_h: Array, workspace: Any) -> tuple[Array, Array, list
     grad_x, grad_h0 : arrays
     grad_weights : list of arrays
         In the order of `weights`.
+    grad_layer_norm : list of arrays, where there are layer norms
 
     Raises
     ------

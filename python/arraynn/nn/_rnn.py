@@ -22,7 +22,7 @@ def _has_tensor(*values: Any) -> bool:
 def _apply(
     tape_function: Any, op: str, input: Any, weights: Any, state: Any, options: dict[str, Any]
 ) -> Any:
-    if _has_tensor(input, weights, state, options.get("peepholes")):
+    if _has_tensor(input, weights, state, options.get("peepholes"), options.get("layer_norm")):
         return tape_function(op, input, weights, state, **options)
     return getattr(K, op)(input, list(weights), state, **options)
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from arraynn.autograd.tape import array_of
-from arraynn.nn import _random
+from arraynn.nn import _random, init
 from arraynn.nn import functional as F
 from arraynn.nn.module import Module, Parameter, check_floating, check_positive
 from arraynn.nn.rnn_cell import check_activations, fill
@@ -40,14 +40,19 @@ class _Recurrent(Module):
         bidirectional: bool,
         reverse: bool,
         dtype: Any,
+        random: dict[str, float],
+        stateful: bool,
+        layer_norm: bool,
+        layer_norm_eps: float,
         proj_size: int = 0,
         peepholes: bool = False,
     ) -> None:
         op = type(self).__name__
         check_positive(op, input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
         kind = check_floating(op, dtype)
-        if not 0.0 <= dropout <= 1.0:
-            raise ValueError(f"[{op}] dropout: expected a probability in [0, 1], got {dropout}")
+        for name, p in {"dropout": dropout, **random}.items():
+            if not 0.0 <= p <= 1.0:
+                raise ValueError(f"[{op}] {name}: expected a probability in [0, 1], got {p}")
         if dropout and num_layers == 1:
             warnings.warn(
                 f"[{op}] dropout: acts between layers; with num_layers=1 it does nothing",
@@ -65,11 +70,19 @@ class _Recurrent(Module):
         self.bias = bias
         self.batch_first = batch_first
         self.dropout = float(dropout)
+        for name, p in random.items():
+            setattr(self, name, float(p))
+        self._random = tuple(random)
+        self.stateful = stateful
+        self._state: Any = None
         self.bidirectional = bidirectional
         self.reverse = reverse
         self.proj_size = proj_size
         self._weight_names: list[str] = []
         self._peephole_names: list[str] = []
+        self._norm_names: list[str] = []
+        self.layer_norm = layer_norm
+        self.layer_norm_eps = layer_norm_eps
         rows, out = self._gates * hidden_size, proj_size or hidden_size
         for layer in range(num_layers):
             width = input_size if layer == 0 else out * (2 if bidirectional else 1)
@@ -89,20 +102,40 @@ class _Recurrent(Module):
                     name = "weight_peephole" + suffix
                     setattr(self, name, Parameter(np.empty((3, hidden_size), kind)))
                     self._peephole_names.append(name)
+                norms = {"norm_ih": rows, "norm_hh": rows}
+                if self._gates == 4:
+                    norms |= {"norm_cell": hidden_size, "norm_cell_bias": hidden_size}
+                for name, size in norms.items() if layer_norm else ():
+                    setattr(self, name + suffix, Parameter(np.empty(size, kind)))
+                    self._norm_names.append(name + suffix)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew."""
+        """Draw all parameters anew; gains of layer norms become 1, their biases 0."""
         fill(self, self.hidden_size)
+        for name in self._norm_names:
+            init.constant_(getattr(self, name), 0.0 if "bias" in name else 1.0)
 
     def flatten_parameters(self) -> None:
         """Do nothing: the kernels take the parameters where they are."""
+
+    def reset_state(self) -> None:
+        """Forget the state that a stateful layer carries on: the next call begins with zeros."""
+        self._state = None
 
     def _options(self) -> dict[str, Any]:
         """Options of the kernel beyond those all three have."""
         raise NotImplementedError
 
-    def forward(self, input: Any, hx: Any = None, *, lengths: Any = None) -> Any:
+    def _drawn(self) -> dict[str, Any]:
+        """Probabilities and seed: all of them in training, the mean of zoneout otherwise."""
+        found = {name: getattr(self, name) for name in self._random}
+        found["dropout"] = self.dropout if self.num_layers > 1 else 0.0
+        if not self.training:
+            return {name: p for name, p in found.items() if name.startswith("zoneout")}
+        return found | {"seed": _random.next_seed() if any(found.values()) else None}
+
+    def forward(self, input: Any, hx: Any = None, *, lengths: Any = None, mask: Any = None) -> Any:
         """Apply the layer; returns (output, final state).
 
         Parameters
@@ -111,14 +144,25 @@ class _Recurrent(Module):
             (T, B, input_size), (B, T, input_size) with ``batch_first``, or (T, input_size).
         hx : state to begin with, optional
             Of shape (num_layers * directions, B, size), without B for one sequence; zeros when
-            None. The pair (h_0, c_0) of an LSTM.
+            None, or the final state of the call before if the layer is stateful. The pair
+            (h_0, c_0) of an LSTM.
         lengths : array of B ints, optional
             Steps of each sequence, in any order, 0 allowed. Outputs behind a sequence's end are 0
             and its final state is that of its last step; what the padding holds does not matter.
+        mask : array of bools, (T, B), (B, T) with ``batch_first``, or (T,), optional
+            False: the sequence takes no part in the step, its state passes through, the output
+            repeats h.
         """
         weights = [getattr(self, name) for name in self._weight_names]
-        active = self.dropout if self.training and self.num_layers > 1 else 0.0
-        return getattr(F, self._kernel)(
+        norms: dict[str, Any] = {}
+        if self.layer_norm:
+            norms = {
+                "layer_norm": [getattr(self, name) for name in self._norm_names],
+                "layer_norm_eps": self.layer_norm_eps,
+            }
+        if hx is None and self.stateful:
+            hx = self._state
+        output, last = getattr(F, self._kernel)(
             input,
             weights,
             hx,
@@ -127,10 +171,15 @@ class _Recurrent(Module):
             batch_first=self.batch_first,
             reverse=self.reverse,
             lengths=None if lengths is None else np.asarray(array_of(lengths)),
-            dropout=active,
-            seed=_random.next_seed() if active else None,
+            mask=None if mask is None else np.asarray(array_of(mask)),
+            **norms,
+            **self._drawn(),
             **self._options(),
         )
+        if self.stateful:
+            parts = [part.detach() for part in (last if isinstance(last, tuple) else (last,))]
+            self._state = tuple(parts) if len(parts) > 1 else parts[0]
+        return output, last
 
     def extra_repr(self) -> str:
         """Return the sizes and the options that differ from their defaults."""
@@ -143,6 +192,9 @@ class _Recurrent(Module):
             "dropout": 0.0,
             "bidirectional": False,
             "reverse": False,
+            **dict.fromkeys(self._random, 0.0),
+            "stateful": False,
+            "layer_norm": False,
         }
         for name, default in defaults.items():
             value = getattr(self, name)
@@ -171,6 +223,19 @@ class RNN(_Recurrent):
         Whether the only direction runs from the end.
     clip : float, optional
         Bound of the pre-activations.
+    recurrent_dropout, weight_dropout : float
+        Probabilities with which elements of h are dropped where ``weight_hh`` meets them (one mask
+        for all steps), and elements of ``weight_hh``, in training.
+    zoneout : float
+        Probability with which elements of h keep their former value in training; their mean in
+        inference.
+    stateful : bool
+        Whether a call without ``hx`` begins with the final state of the call before, until
+        :meth:`reset_state`. Gradients do not go back into that call.
+    layer_norm : bool
+        Whether the products with the weights are normalised over all gates (Ba et al., 2016), with
+        gains ``norm_ih_l[k]`` and ``norm_hh_l[k]``; the biases are those of the layer.
+    layer_norm_eps : float
     dtype : dtype, optional
         float32 (default) or float64.
 
@@ -212,6 +277,12 @@ class RNN(_Recurrent):
         *,
         reverse: bool = False,
         clip: float | None = None,
+        recurrent_dropout: float = 0.0,
+        weight_dropout: float = 0.0,
+        zoneout: float = 0.0,
+        stateful: bool = False,
+        layer_norm: bool = False,
+        layer_norm_eps: float = 1e-5,
         dtype: Any = None,
     ) -> None:
         super().__init__()
@@ -219,9 +290,14 @@ class RNN(_Recurrent):
         _check_clip("RNN", clip=clip)
         self.nonlinearity = nonlinearity
         self.clip = clip
+        random = {
+            "recurrent_dropout": recurrent_dropout,
+            "weight_dropout": weight_dropout,
+            "zoneout": zoneout,
+        }
         self._build(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
-            reverse, dtype,
+            reverse, dtype, random, stateful, layer_norm, layer_norm_eps,
         )  # fmt: skip
 
     def _options(self) -> dict[str, Any]:
@@ -237,6 +313,8 @@ class LSTM(_Recurrent):
     ----------
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, reverse, dtype
         As for :class:`RNN`.
+    recurrent_dropout, weight_dropout, zoneout, stateful, layer_norm, layer_norm_eps
+        As for :class:`RNN`.
     proj_size : int
         Size of h after a projection of it; 0 for none (Sak et al., 2014).
     activation, recurrent_activation, output_activation : str
@@ -247,6 +325,9 @@ class LSTM(_Recurrent):
         Whether the input gate is 1 minus the forget gate.
     clip, cell_clip : float, optional
         Bounds of the pre-activations and of c.
+    zoneout_cell : float
+        Zoneout of c. With `layer_norm` the output reads c through a norm of its own, with gain
+        ``norm_cell_l[k]`` and bias ``norm_cell_bias_l[k]``.
 
     Attributes
     ----------
@@ -286,6 +367,13 @@ class LSTM(_Recurrent):
         input_forget: bool = False,
         clip: float | None = None,
         cell_clip: float | None = None,
+        recurrent_dropout: float = 0.0,
+        weight_dropout: float = 0.0,
+        zoneout: float = 0.0,
+        zoneout_cell: float = 0.0,
+        stateful: bool = False,
+        layer_norm: bool = False,
+        layer_norm_eps: float = 1e-5,
         dtype: Any = None,
     ) -> None:
         super().__init__()
@@ -302,9 +390,15 @@ class LSTM(_Recurrent):
         self.input_forget = input_forget
         self.clip = clip
         self.cell_clip = cell_clip
+        random = {
+            "recurrent_dropout": recurrent_dropout,
+            "weight_dropout": weight_dropout,
+            "zoneout": zoneout,
+            "zoneout_cell": zoneout_cell,
+        }
         self._build(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
-            reverse, dtype, proj_size, peepholes,
+            reverse, dtype, random, stateful, layer_norm, layer_norm_eps, proj_size, peepholes,
         )  # fmt: skip
 
     def _options(self) -> dict[str, Any]:
@@ -327,6 +421,8 @@ class GRU(_Recurrent):
     ----------
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, reverse, clip, \
 dtype
+        As for :class:`RNN`.
+    recurrent_dropout, weight_dropout, zoneout, stateful, layer_norm, layer_norm_eps
         As for :class:`RNN`.
     activation, recurrent_activation : str
         Of the new state and of the two gates.
@@ -365,18 +461,31 @@ dtype
         recurrent_activation: str = "sigmoid",
         reset_after: bool = True,
         clip: float | None = None,
+        recurrent_dropout: float = 0.0,
+        weight_dropout: float = 0.0,
+        zoneout: float = 0.0,
+        stateful: bool = False,
+        layer_norm: bool = False,
+        layer_norm_eps: float = 1e-5,
         dtype: Any = None,
     ) -> None:
         super().__init__()
         check_activations("GRU", activation=activation, recurrent_activation=recurrent_activation)
         _check_clip("GRU", clip=clip)
+        if layer_norm and not reset_after:
+            raise ValueError("[GRU] layer_norm: expected reset_after=True with layer norms")
         self.activation = activation
         self.recurrent_activation = recurrent_activation
         self.reset_after = reset_after
         self.clip = clip
+        random = {
+            "recurrent_dropout": recurrent_dropout,
+            "weight_dropout": weight_dropout,
+            "zoneout": zoneout,
+        }
         self._build(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
-            reverse, dtype,
+            reverse, dtype, random, stateful, layer_norm, layer_norm_eps,
         )  # fmt: skip
 
     def _options(self) -> dict[str, Any]:

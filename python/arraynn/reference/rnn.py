@@ -1,7 +1,8 @@
 """Recurrent networks over whole sequences in plain NumPy: cells of ``rnn_cell`` in a loop.
 
 One sample's steps are those before its length; past it outputs and gradients are 0 and the state
-stays. The reverse direction takes the same steps from the last to the first.
+stays. Where a mask is False the state stays as well, and y repeats it. The reverse direction takes
+the same steps from the last to the first.
 """
 
 from __future__ import annotations
@@ -15,7 +16,18 @@ from numpy.typing import ArrayLike, NDArray
 from ._common import FloatArray, quiet
 from .elementwise import dropout as drop
 from .elementwise import dropout_backward
-from .rnn_cell import Group, GruCell, LstmCell, RnnCell, State, Workspace, split_weights
+from .rnn_cell import (
+    Group,
+    GruCell,
+    LstmCell,
+    RnnCell,
+    State,
+    Workspace,
+    check_norms,
+    split_norms,
+    split_weights,
+)
+from .rnn_options import NOTHING, Extras, Random, Steps, checked_steps, unzoned, zoned
 
 
 def _scan(
@@ -23,22 +35,30 @@ def _scan(
     x: FloatArray,
     state: State,
     group: Group,
-    lengths: NDArray[np.int64],
+    when: Steps,
     reverse: bool,
-) -> tuple[FloatArray, State, list[tuple[NDArray[Any], Any]], FloatArray]:
+    extras: Extras = NOTHING,
+) -> tuple[FloatArray, State, list[tuple[NDArray[Any], NDArray[Any], Any]], FloatArray]:
     """Run a direction of a layer over (T, B, I): y, the final state, what is saved, every c."""
     steps, batch, _ = x.shape
     y = np.zeros((steps, batch, group.output), x.dtype)
     cells = np.zeros((steps, batch, state[-1].shape[1]), x.dtype)
     state = tuple(part.copy() for part in state)
-    saved: list[tuple[NDArray[Any], Any]] = []
+    saved: list[tuple[NDArray[Any], NDArray[Any], Any]] = []
     for t in reversed(range(steps)) if reverse else range(steps):
-        rows = np.flatnonzero(t < lengths)
-        new, kept = cell.step(x[t, rows], tuple(part[rows] for part in state), group)
+        rows = np.flatnonzero(when.active[t])
+        passing = np.flatnonzero(when.within[t] & ~when.active[t])
+        old = tuple(part[rows] for part in state)
+        new, kept = cell.step(x[t, rows], old, group, extras.factors_of(rows))
+        new = tuple(
+            zoned(zone, t, rows, value, before)
+            for zone, value, before in zip(extras.zones, new, old, strict=False)
+        )
         for part, value in zip(state, new, strict=True):
             part[rows] = value
         y[t, rows], cells[t, rows] = new[0], new[-1]
-        saved.append((rows, kept))
+        y[t, passing], cells[t, passing] = state[0][passing], state[-1][passing]
+        saved.append((rows, passing, kept))
     return y, state, saved, cells
 
 
@@ -46,9 +66,10 @@ def _scan_backward(
     cell: Any,
     grad_y: FloatArray,
     grad_state: State,
-    saved: list[tuple[NDArray[Any], Any]],
+    saved: list[tuple[NDArray[Any], NDArray[Any], Any]],
     group: Group,
     reverse: bool,
+    extras: Extras = NOTHING,
 ) -> tuple[FloatArray, State, list[FloatArray], FloatArray]:
     """Undo :func:`_scan`: the gradients of x, the first state, the group and its peephole."""
     steps, batch, _ = grad_y.shape
@@ -57,36 +78,22 @@ def _scan_backward(
     totals = [np.zeros_like(w) for w in group.arrays]
     peephole = np.zeros((3, group.w_ih.shape[0] // cell.gates), grad_y.dtype)
     order = range(steps) if reverse else reversed(range(steps))
-    for t, (rows, kept) in zip(order, reversed(saved), strict=True):
+    for t, (rows, passing, kept) in zip(order, reversed(saved), strict=True):
+        grad_state[0][passing] += grad_y[t, passing]
         parts = [part[rows] for part in grad_state]
         parts[0] = parts[0] + grad_y[t, rows]
-        grad_x[t, rows], before, grads, dp = cell.back(tuple(parts), kept, group)
-        for part, value in zip(grad_state, before, strict=True):
-            part[rows] = value
+        passed = [
+            unzoned(zone, t, rows, part) for zone, part in zip(extras.zones, parts, strict=False)
+        ]
+        news = tuple(part - old for part, old in zip(parts, passed, strict=True))
+        grad_x[t, rows], before, grads, dp = cell.back(news, kept, group, extras.factors_of(rows))
+        for part, value, old in zip(grad_state, before, passed, strict=True):
+            part[rows] = value + old
         for total, value in zip(totals, grads, strict=True):
             total += value
         if dp is not None:
             peephole += dp
     return grad_x, grad_state, totals, peephole
-
-
-def _checked_lengths(
-    op: str, lengths: ArrayLike | None, steps: int, batch: int
-) -> NDArray[np.int64]:
-    if lengths is None:
-        return np.full(batch, steps, np.int64)
-    found = np.asarray(lengths)
-    if found.dtype.kind not in "iu" or found.shape != (batch,):
-        raise ValueError(f"[{op}] lengths: expected {batch} ints, got {found!r}")
-    if found.size and not 0 <= found.min() <= found.max() <= steps:
-        raise ValueError(f"[{op}] lengths: expected values in [0, {steps}], got {found!r}")
-    return found.astype(np.int64)
-
-
-def _seed(op: str, seed: int | None) -> int:
-    if seed is None:
-        raise ValueError(f"[{op}] seed: expected an int (there is dropout), got None")
-    return int(seed)
 
 
 def _time_major(x: FloatArray, batched: bool, batch_first: bool) -> FloatArray:
@@ -114,9 +121,11 @@ def _forward(
     bidirectional: bool,
     batch_first: bool,
     lengths: ArrayLike | None,
+    mask: ArrayLike | None,
     reverse: bool,
-    dropout: float,
-    seed: int | None,
+    random: Random,
+    layer_norm: Sequence[FloatArray] | None,
+    eps: float,
     peepholes: Sequence[FloatArray] | None = None,
 ) -> tuple[FloatArray, State, FloatArray, Workspace]:
     """Stack layers and directions of a cell: y, final states, the last layer's c, workspace."""
@@ -125,10 +134,11 @@ def _forward(
     batched = x.ndim == 3
     inputs = _time_major(x, batched, batch_first)
     steps, batch, _ = inputs.shape
-    ends = _checked_lengths(op, lengths, steps, batch)
+    when = checked_steps(op, lengths, mask, (steps, batch), batched, batch_first)
     directions = (False, True) if bidirectional else (reverse,)
     count = num_layers * len(directions)
-    groups = split_weights(op, weights, count, cell.gates, peepholes)
+    groups = split_weights(op, weights, count, cell.gates, peepholes, layer_norm, eps)
+    check_norms(op, cell, layer_norm)
     sizes = (groups[0].output, groups[0].w_ih.shape[0] // 4)[: 2 if cell.gates == 4 else 1]
     if state is None:
         first: State = tuple(np.zeros((count, batch, size), x.dtype) for size in sizes)
@@ -138,17 +148,22 @@ def _forward(
         if part.shape != (count, batch, size):
             raise ValueError(f"[{op}] state: expected {(count, batch, size)}, got {part.shape}")
     last = tuple(np.empty_like(part) for part in first)
+    random.check(op, num_layers)
+    groups = [random.weights_of(index, group) for index, group in enumerate(groups)]
+    all_extras = [random.extras(index, when, sizes, x.dtype) for index in range(count)]
     all_saved = []
     y, cells = inputs, inputs
     for layer in range(num_layers):
-        if layer and dropout:
+        if layer and random.dropout:
             # The mask is over (T, B, directions * output) in C order, whatever batch_first is.
-            y = drop(y, dropout, (_seed(op, seed) + layer - 1) % 2**64)
+            y = drop(y, random.dropout, random.seed_of(0, layer - 1))
         outputs, every_c = [], []
         for d, backwards in enumerate(directions):
             index = layer * len(directions) + d
             began = tuple(part[index] for part in first)
-            out, ended, saved, c = _scan(cell, y, began, groups[index], ends, backwards)
+            out, ended, saved, c = _scan(
+                cell, y, began, groups[index], when, backwards, all_extras[index]
+            )
             for part, value in zip(last, ended, strict=True):
                 part[index] = value
             outputs.append(out)
@@ -156,8 +171,8 @@ def _forward(
             all_saved.append(saved)
         y, cells = np.concatenate(outputs, axis=2), np.concatenate(every_c, axis=2)
     kept = Workspace(
-        all_saved, cell=cell, groups=groups, directions=directions, dropout=dropout, seed=seed,
-        layout=(batched, batch_first), sizes=(steps, batch, *sizes),
+        all_saved, cell=cell, groups=groups, directions=directions, random=random,
+        extras=all_extras, layout=(batched, batch_first), sizes=(steps, batch, *sizes),
     )  # fmt: skip
     if not batched:
         last = tuple(part[:, 0] for part in last)
@@ -168,11 +183,15 @@ def _backward(
     grad_y: FloatArray | None,
     grad_state: Sequence[FloatArray | None],
     workspace: Workspace,
-) -> tuple[FloatArray, State, list[FloatArray], list[FloatArray]]:
-    """Undo :func:`_forward`; None stands for zeros."""
+) -> tuple[Any, ...]:
+    """Undo :func:`_forward`; None stands for zeros.
+
+    The results are the gradients of x, of the states, of the weights and, if any, of the peepholes
+    and of the layer norms.
+    """
     how = workspace.how
-    cell, groups, directions, layout = (
-        how[name] for name in ("cell", "groups", "directions", "layout")
+    cell, groups, directions, layout, random, extras = (
+        how[name] for name in ("cell", "groups", "directions", "layout", "random", "extras")
     )
     steps, batch, *sizes = how["sizes"]
     dtype = groups[0].w_ih.dtype
@@ -196,17 +215,21 @@ def _backward(
             part_y = grad[:, :, d * sizes[0] : (d + 1) * sizes[0]]
             ending = tuple(part[index] for part in after)
             dx, began, grads[index], peepholes[index] = _scan_backward(
-                cell, part_y, ending, workspace.saved[index], groups[index], backwards
-            )
+                cell, part_y, ending, workspace.saved[index], groups[index], backwards,
+                extras[index],
+            )  # fmt: skip
+            grads[index] = random.weights_back(index, grads[index])
             for part, value in zip(before, began, strict=True):
                 part[index] = value
             total = total + dx
         grad = total
-        if layer and how["dropout"]:
-            grad = dropout_backward(grad, how["dropout"], (how["seed"] + layer - 1) % 2**64)
+        if layer and random.dropout:
+            grad = dropout_backward(grad, random.dropout, random.seed_of(0, layer - 1))
     if not layout[0]:
         before = tuple(part[:, 0] for part in before)
-    return _as_asked(grad, *layout), before, [w for group in grads for w in group], peepholes
+    weights, norms = split_norms(groups, grads)
+    more = ((peepholes,) if groups[0].peephole is not None else ()) + ((norms,) if norms else ())
+    return _as_asked(grad, *layout), before, weights, *more
 
 
 @quiet
@@ -220,10 +243,16 @@ def rnn(
     bidirectional: bool = False,
     batch_first: bool = False,
     lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
     reverse: bool = False,
     dropout: float = 0.0,
+    recurrent_dropout: float = 0.0,
+    weight_dropout: float = 0.0,
+    zoneout: float = 0.0,
     seed: int | None = None,
     clip: float | None = None,
+    layer_norm: Sequence[FloatArray] | None = None,
+    layer_norm_eps: float = 1e-5,
     return_workspace: bool = False,
 ) -> Any:
     """``h' = f(x W_ih' + b_ih + h W_hh' + b_hh)`` over (T, B, I), (B, T, I) or (T, I).
@@ -236,7 +265,9 @@ def rnn(
     y, last, _, kept = _forward(
         "rnn", RnnCell(nonlinearity, clip), x, weights, None if h0 is None else [h0],
         num_layers=num_layers, bidirectional=bidirectional, batch_first=batch_first,
-        lengths=lengths, reverse=reverse, dropout=dropout, seed=seed,
+        lengths=lengths, mask=mask, reverse=reverse,
+        random=Random(dropout, recurrent_dropout, weight_dropout, (zoneout,), seed),
+        layer_norm=layer_norm, eps=layer_norm_eps,
     )  # fmt: skip
     return (y, last[0], kept) if return_workspace else (y, last[0])
 
@@ -244,10 +275,13 @@ def rnn(
 @quiet
 def rnn_backward(
     grad_y: FloatArray | None, grad_state: FloatArray | None, workspace: Workspace
-) -> tuple[FloatArray, FloatArray, list[FloatArray]]:
-    """Return grad_x, grad_h0 and the gradients of `weights`; None stands for zeros."""
-    grad_x, (grad_h0,), grads, _ = _backward(grad_y, [grad_state], workspace)
-    return grad_x, grad_h0, grads
+) -> tuple[Any, ...]:
+    """Return grad_x, grad_h0, the gradients of `weights` and, if any, of `layer_norm`.
+
+    None stands for zeros.
+    """
+    grad_x, (grad_h0,), *grads = _backward(grad_y, [grad_state], workspace)
+    return grad_x, grad_h0, *grads
 
 
 @quiet
@@ -263,13 +297,20 @@ def lstm(
     input_forget: bool = False,
     clip: float | None = None,
     cell_clip: float | None = None,
+    layer_norm: Sequence[FloatArray] | None = None,
+    layer_norm_eps: float = 1e-5,
     return_cells: bool = False,
     num_layers: int = 1,
     bidirectional: bool = False,
     batch_first: bool = False,
     lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
     reverse: bool = False,
     dropout: float = 0.0,
+    recurrent_dropout: float = 0.0,
+    weight_dropout: float = 0.0,
+    zoneout: float = 0.0,
+    zoneout_cell: float = 0.0,
     seed: int | None = None,
     return_workspace: bool = False,
 ) -> Any:
@@ -289,7 +330,10 @@ def lstm(
     y, last, cells, kept = _forward(
         "lstm", cell, x, weights, state,
         num_layers=num_layers, bidirectional=bidirectional, batch_first=batch_first,
-        lengths=lengths, reverse=reverse, dropout=dropout, seed=seed, peepholes=peepholes,
+        lengths=lengths, mask=mask, reverse=reverse,
+        random=Random(dropout, recurrent_dropout, weight_dropout, (zoneout, zoneout_cell), seed),
+        layer_norm=layer_norm, eps=layer_norm_eps,
+        peepholes=peepholes,
     )  # fmt: skip
     wanted = ((cells,) if return_cells else ()) + ((kept,) if return_workspace else ())
     return (y, last, *wanted)
@@ -301,12 +345,12 @@ def lstm_backward(
     grad_state: tuple[FloatArray | None, FloatArray | None] | None,
     workspace: Workspace,
 ) -> tuple[Any, ...]:
-    """Return grad_x, (grad_h0, grad_c0), the gradients of `weights` and, if any, `peepholes`."""
+    """Return grad_x, (grad_h0, grad_c0), the gradients of `weights`.
+
+    Then, if there are any, those of `peepholes` and of `layer_norm`.
+    """
     states = (None, None) if grad_state is None else grad_state
-    grad_x, first, grads, peepholes = _backward(grad_y, states, workspace)
-    if workspace.how["groups"][0].peephole is None:
-        return grad_x, first, grads
-    return grad_x, first, grads, peepholes
+    return _backward(grad_y, states, workspace)
 
 
 @quiet
@@ -322,10 +366,16 @@ def gru(
     bidirectional: bool = False,
     batch_first: bool = False,
     lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
     reverse: bool = False,
     dropout: float = 0.0,
+    recurrent_dropout: float = 0.0,
+    weight_dropout: float = 0.0,
+    zoneout: float = 0.0,
     seed: int | None = None,
     clip: float | None = None,
+    layer_norm: Sequence[FloatArray] | None = None,
+    layer_norm_eps: float = 1e-5,
     return_workspace: bool = False,
 ) -> Any:
     """Gated recurrent unit over (T, B, I), (B, T, I) or (T, I); see :class:`GruCell`."""
@@ -333,7 +383,9 @@ def gru(
     y, last, _, kept = _forward(
         "gru", cell, x, weights, None if h0 is None else [h0],
         num_layers=num_layers, bidirectional=bidirectional, batch_first=batch_first,
-        lengths=lengths, reverse=reverse, dropout=dropout, seed=seed,
+        lengths=lengths, mask=mask, reverse=reverse,
+        random=Random(dropout, recurrent_dropout, weight_dropout, (zoneout,), seed),
+        layer_norm=layer_norm, eps=layer_norm_eps,
     )  # fmt: skip
     return (y, last[0], kept) if return_workspace else (y, last[0])
 
@@ -341,7 +393,10 @@ def gru(
 @quiet
 def gru_backward(
     grad_y: FloatArray | None, grad_state: FloatArray | None, workspace: Workspace
-) -> tuple[FloatArray, FloatArray, list[FloatArray]]:
-    """Return grad_x, grad_h0 and the gradients of `weights`; None stands for zeros."""
-    grad_x, (grad_h0,), grads, _ = _backward(grad_y, [grad_state], workspace)
-    return grad_x, grad_h0, grads
+) -> tuple[Any, ...]:
+    """Return grad_x, grad_h0, the gradients of `weights` and, if any, of `layer_norm`.
+
+    None stands for zeros.
+    """
+    grad_x, (grad_h0,), *grads = _backward(grad_y, [grad_state], workspace)
+    return grad_x, grad_h0, *grads
