@@ -17,6 +17,9 @@
 #if defined(__x86_64__)
 #include <xmmintrin.h>
 #endif
+#if defined(__SANITIZE_THREAD__)
+#include <sanitizer/tsan_interface.h>
+#endif
 
 namespace arraynn {
 namespace {
@@ -186,6 +189,34 @@ struct Barrier {
 };
 thread_local Barrier* t_barrier = nullptr;
 
+// Libgomp is not instrumented: ThreadSanitizer is told that a team starts after its caller's work
+// and ends before what follows. The caller's own frame, which libgomp hands round, it does not see.
+#if defined(__SANITIZE_THREAD__)
+#define ARRAYNN_NO_TSAN __attribute__((no_sanitize_thread))
+void hand_over(void* team) { __tsan_release(team); }
+void take_over(void* team) { __tsan_acquire(team); }
+#else
+#define ARRAYNN_NO_TSAN
+void hand_over(void*) {}
+void take_over(void*) {}
+#endif
+
+struct Team {
+  void (*body)(void*, int, int);
+  void* context;
+  bool flush_denormals;
+  Barrier barrier;
+};
+
+[[gnu::noinline]] void run_member(Team* team, int tid, int nthreads) {
+  take_over(team);
+  const FlushScope scope(team->flush_denormals);
+  Barrier* const outer = std::exchange(t_barrier, &team->barrier);
+  team->body(team->context, tid, nthreads);
+  t_barrier = outer;
+  hand_over(team);
+}
+
 const int g_atfork_registered =
     pthread_atfork(nullptr, nullptr, [] { g_forked.store(true, std::memory_order_relaxed); });
 
@@ -205,20 +236,18 @@ void set_num_threads(int n) { g_threads.store(n, std::memory_order_relaxed); }
 
 int set_thread_local_threads(int n) { return std::exchange(t_threads, n); }
 
-void parallel_run(int threads, bool flush_denormals, void (*body)(void*, int, int), void* context) {
+ARRAYNN_NO_TSAN void parallel_run(int threads, bool flush_denormals, void (*body)(void*, int, int),
+                                  void* context) {
   if (threads <= 1) {
     const FlushScope scope(flush_denormals);
     body(context, 0, 1);
     return;
   }
-  Barrier barrier;
+  Team team{body, context, flush_denormals, {}};
+  hand_over(&team);
 #pragma omp parallel num_threads(threads)
-  {
-    const FlushScope scope(flush_denormals);
-    Barrier* const outer = std::exchange(t_barrier, &barrier);
-    body(context, omp_get_thread_num(), omp_get_num_threads());
-    t_barrier = outer;
-  }
+  run_member(&team, omp_get_thread_num(), omp_get_num_threads());
+  take_over(&team);
 }
 
 void team_barrier(int nthreads) {
