@@ -38,6 +38,7 @@ from . import (
     pool_other,
     report,
     rnn,
+    rope,
     softmax,
 )
 from .case import Candidate, Case, first_line, prove
@@ -55,6 +56,7 @@ FAMILIES: dict[str, Callable[[str, bool], list[Case]]] = {
     "norm": norm.cases,
     "embedding": embedding.cases,
     "attention": attention.cases,
+    "rope": rope.cases,
     "rnn": rnn.cases,
     "optim": optim.cases,
     "model": model.cases,

@@ -16,4 +16,5 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   arraynn::bind_row_norms(m);
   arraynn::bind_channel_norms(m);
   arraynn::bind_embedding(m);
+  arraynn::bind_rope(m);
 }

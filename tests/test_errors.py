@@ -34,6 +34,7 @@ from wrong_norms import channel_norms, row_norms
 from wrong_pools import adaptive_pool, lp_and_unpool, pool, signal_pool, volume_pool
 from wrong_rnn import recurrent
 from wrong_rnn_weights import rnn_weights
+from wrong_rope import rope
 
 
 def gemm() -> Iterator[Case]:
@@ -532,6 +533,7 @@ TABLE = [
     *row_norms(),
     *channel_norms(),
     *embedding(),
+    *rope(),
     *optim(),
     *attention(),
     *recurrent(),

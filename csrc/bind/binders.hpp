@@ -17,6 +17,7 @@ void bind_optim(py::module_& m);
 void bind_pool(py::module_& m);
 void bind_row_norms(py::module_& m);
 void bind_rnn(py::module_& m);
+void bind_rope(py::module_& m);
 void bind_runtime(py::module_& m);
 void bind_softmax(py::module_& m);
 void bind_unpool(py::module_& m);

@@ -676,6 +676,24 @@ def embedding(
 def embedding_backward(
     grad_out: _Array, indices: _Array, num_embeddings: int, padding_idx: int | None
 ) -> _Array: ...
+def rope(
+    x: _Array,
+    cos: _Array,
+    sin: _Array,
+    positions: _Array | int | None,
+    interleaved: bool,
+    layout: str,
+    out: _Array | None,
+) -> _Array: ...
+def rope_backward(
+    grad_out: _Array,
+    cos: _Array,
+    sin: _Array,
+    positions: _Array | int | None,
+    interleaved: bool,
+    layout: str,
+    out: _Array | None,
+) -> _Array: ...
 def softmax(x: _Array, axis: int, out: _Array | None) -> _Array: ...
 def log_softmax(x: _Array, axis: int, out: _Array | None) -> _Array: ...
 def softmax_backward(grad_out: _Array, y: _Array, axis: int, out: _Array | None) -> _Array: ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -162,7 +163,20 @@ def attention_decode(dtype: str) -> Iterator[Outcome]:
         yield (*got, k, v), (*want, wide_k, wide_v), bounds
 
 
-ATTENTION_CHECKS = {
+def _rope(name: str, dtype: str) -> Iterator[Outcome]:
+    for layout in ("bhld", "blhd"):
+        for half, interleaved in ((1, False), (5, True), (32, False), (33, True)):
+            x = uniform(dtype, 2, 7, 7, 70, seed=half)
+            cos, sin = (uniform(dtype, 11, half, seed=s) for s in (1, 2))
+            at = np.random.default_rng(half).integers(0, 11, (2, 7))
+            how: dict[str, Any] = {"interleaved": interleaved, "layout": layout}
+            got = getattr(kernels, name)(x, cos, sin, at, **how)
+            want = getattr(reference, name)(*_wide(x, cos, sin), at, **how)
+            # Two products of numbers of at most 1 and their sum.
+            yield (got,), (want,), [6 * unit_roundoff(dtype)]
+
+
+ATTENTION_CHECKS: dict[str, Any] = {
     f.__name__: f
     for f in (
         attention,
@@ -171,4 +185,7 @@ ATTENTION_CHECKS = {
         attention_varlen_backward,
         attention_decode,
     )
+} | {
+    "rope": partial(_rope, "rope"),
+    "rope_backward": partial(_rope, "rope_backward"),
 }

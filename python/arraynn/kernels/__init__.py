@@ -137,6 +137,7 @@ from arraynn.kernels.rnn_cell import (
     rnn_cell_backward,
 )
 from arraynn.kernels.rnn_weights import convert_rnn_weights
+from arraynn.kernels.rope import rope, rope_backward
 from arraynn.kernels.softmax import (
     cross_entropy,
     cross_entropy_backward,
@@ -255,6 +256,8 @@ __all__ = [
     "rnn_backward",
     "rnn_cell",
     "rnn_cell_backward",
+    "rope",
+    "rope_backward",
     "selu",
     "selu_backward",
     "sgd_step",

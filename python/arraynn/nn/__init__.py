@@ -68,6 +68,7 @@ from arraynn.nn.pooling import (
 )
 from arraynn.nn.rnn import GRU, LSTM, RNN
 from arraynn.nn.rnn_cell import GRUCell, LSTMCell, RNNCell
+from arraynn.nn.rotary import RotaryEmbedding
 from arraynn.nn.sparse import Embedding
 from arraynn.nn.transformer import (
     PositionalEncoding,
@@ -141,6 +142,7 @@ __all__ = [
     "RNNCell",
     "ReLU",
     "ReLU6",
+    "RotaryEmbedding",
     "Sequential",
     "SiLU",
     "Sigmoid",

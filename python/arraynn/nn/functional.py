@@ -52,6 +52,7 @@ from arraynn.nn._pool import (
     max_unpool3d,
 )
 from arraynn.nn._rnn import gru, gru_cell, lstm, lstm_cell, rnn, rnn_cell
+from arraynn.nn.rotary import rope
 
 __all__ = [
     "adaptive_avg_pool1d",
@@ -107,6 +108,7 @@ __all__ = [
     "rms_norm",
     "rnn",
     "rnn_cell",
+    "rope",
     "scaled_dot_product_attention",
     "selu",
     "sigmoid",

@@ -132,6 +132,7 @@ from .rnn_cell import (
     rnn_cell,
     rnn_cell_backward,
 )
+from .rope import rope, rope_backward
 from .softmax import (
     cross_entropy,
     cross_entropy_backward,
@@ -251,6 +252,8 @@ __all__ = [
     "rnn_backward",
     "rnn_cell",
     "rnn_cell_backward",
+    "rope",
+    "rope_backward",
     "selu",
     "selu_backward",
     "sgd_step",
