@@ -27,6 +27,7 @@ from . import (
     embedding,
     fold,
     gemm,
+    glu,
     machine,
     model,
     models,
@@ -51,7 +52,7 @@ FAMILIES: dict[str, Callable[[str, bool], list[Case]]] = {
         conv.cases(dtype, tiny) + conv_other.cases(dtype, tiny) + fold.cases(dtype, tiny)
     ),
     "pool": lambda dtype, tiny: pool.cases(dtype, tiny) + pool_other.cases(dtype, tiny),
-    "elementwise": elementwise.cases,
+    "elementwise": lambda dtype, tiny: elementwise.cases(dtype, tiny) + glu.cases(dtype, tiny),
     "softmax": softmax.cases,
     "norm": norm.cases,
     "embedding": embedding.cases,

@@ -11,6 +11,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   arraynn::bind_pool(m);
   arraynn::bind_unpool(m);
   arraynn::bind_elementwise(m);
+  arraynn::bind_glu(m);
   arraynn::bind_rnn(m);
   arraynn::bind_softmax(m);
   arraynn::bind_row_norms(m);

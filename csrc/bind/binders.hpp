@@ -13,6 +13,7 @@ void bind_fold(py::module_& m);
 void bind_elementwise(py::module_& m);
 void bind_embedding(py::module_& m);
 void bind_gemm(py::module_& m);
+void bind_glu(py::module_& m);
 void bind_optim(py::module_& m);
 void bind_pool(py::module_& m);
 void bind_row_norms(py::module_& m);

@@ -2,11 +2,11 @@
 //
 //   y_a = x_a cos - x_b sin,   y_b = x_b cos + x_a sin
 //
-// over the pairs (a, b) = (i, i + half) or, interleaved, (2 i, 2 i + 1), i < half; what is behind them is
-// copied. The gradient is the same with the angle's sign turned.
+// over the pairs (a, b) = (i, i + half) or, interleaved, (2 i, 2 i + 1), i < half; what is behind
+// them is copied. The gradient is the same with the angle's sign turned.
 //
-// Plan: one pass over rows, cut among threads at whole rows. A row's cosines stay in L1 while the heads of
-// a position pass (blhd), and those of a sequence in L2 (bhld).
+// Plan: one pass over rows, cut among threads at whole rows. A row's cosines stay in L1 while the
+// heads of a position pass (blhd), and those of a sequence in L2 (bhld).
 #pragma once
 #include <cstdint>
 
@@ -14,7 +14,7 @@
 
 namespace arraynn {
 
-// Rows are numbered in the order of x's dimensions before the last; y has them one behind the other.
+// Rows are numbered in the order of the dimensions before the last; those of y lie end to end.
 struct RopeShape {
   std::int64_t size[3] = {1, 1, 1};  // batch, then heads and positions in the order of the layout
   std::int64_t strides[3] = {0, 0, 0};  // of x, in elements; vectors themselves are contiguous

@@ -52,6 +52,7 @@ from arraynn.kernels.elementwise import (
     tanh,
     tanh_backward,
 )
+from arraynn.kernels.elementwise_glu import glu, glu_backward
 from arraynn.kernels.embedding import embedding, embedding_backward
 from arraynn.kernels.gemm import (
     linear,
@@ -202,6 +203,8 @@ __all__ = [
     "global_avg_pool_backward",
     "global_max_pool",
     "global_max_pool_backward",
+    "glu",
+    "glu_backward",
     "group_norm",
     "group_norm_backward",
     "gru",

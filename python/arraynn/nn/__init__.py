@@ -5,6 +5,7 @@ from arraynn.nn._random import manual_seed
 from arraynn.nn.activation import (
     ELU,
     GELU,
+    GLU,
     SELU,
     Dropout,
     Hardsigmoid,
@@ -81,6 +82,7 @@ from arraynn.nn.transformer_layer import TransformerDecoderLayer, TransformerEnc
 __all__ = [
     "ELU",
     "GELU",
+    "GLU",
     "GRU",
     "LSTM",
     "RNN",

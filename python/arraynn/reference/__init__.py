@@ -60,6 +60,7 @@ from .elementwise import (
     tanh,
     tanh_backward,
 )
+from .elementwise_glu import glu, glu_backward
 from .embedding import embedding, embedding_backward
 from .gemm import linear, linear_backward, matmul
 from .norm import (
@@ -198,6 +199,8 @@ __all__ = [
     "global_avg_pool_backward",
     "global_max_pool",
     "global_max_pool_backward",
+    "glu",
+    "glu_backward",
     "group_norm",
     "group_norm_backward",
     "gru",
