@@ -28,6 +28,7 @@ from . import (
     embedding,
     fold,
     gemm,
+    glu,
     machine,
     model,
     models,
@@ -39,6 +40,7 @@ from . import (
     pool_other,
     report,
     rnn,
+    rope,
     softmax,
 )
 from .case import Candidate, Case, first_line, prove
@@ -54,11 +56,12 @@ FAMILIES: dict[str, Callable[[str, bool], list[Case]]] = {
         + fold.cases(dtype, tiny)
     ),
     "pool": lambda dtype, tiny: pool.cases(dtype, tiny) + pool_other.cases(dtype, tiny),
-    "elementwise": elementwise.cases,
+    "elementwise": lambda dtype, tiny: elementwise.cases(dtype, tiny) + glu.cases(dtype, tiny),
     "softmax": softmax.cases,
     "norm": norm.cases,
     "embedding": embedding.cases,
     "attention": attention.cases,
+    "rope": rope.cases,
     "rnn": rnn.cases,
     "rnn_grid": rnn.whole_grid,
     "optim": optim.cases,

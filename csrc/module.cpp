@@ -13,9 +13,11 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   arraynn::bind_pool(m);
   arraynn::bind_unpool(m);
   arraynn::bind_elementwise(m);
+  arraynn::bind_glu(m);
   arraynn::bind_rnn(m);
   arraynn::bind_softmax(m);
   arraynn::bind_row_norms(m);
   arraynn::bind_channel_norms(m);
   arraynn::bind_embedding(m);
+  arraynn::bind_rope(m);
 }

@@ -34,6 +34,7 @@ from wrong_norms import channel_norms, row_norms
 from wrong_pools import adaptive_pool, lp_and_unpool, pool, signal_pool, volume_pool
 from wrong_rnn import recurrent
 from wrong_rnn_weights import rnn_weights
+from wrong_rope import rope
 
 
 def gemm() -> Iterator[Case]:
@@ -390,6 +391,28 @@ def elementwise() -> Iterator[Case]:
             yield Case(op, (x, 0.5, seed), {}, T, "seed")
 
 
+def glu() -> Iterator[Case]:
+    x, half = f32(3, 4), f32(3, 2)
+    yield from wrong_outs("glu", (x,), (3, 2))
+    yield from wrong_dtypes("glu", (x,), ("x",))
+    yield from wrong_outs("glu_backward", (f32(3, 6), f32(3, 12)), (3, 12))
+    yield from wrong_dtypes("glu_backward", (half, x), ("grad_out", "x"))
+    yield Case("glu", (huge(2**60),), {}, TOO_LARGE, "")
+    rows: list[tuple[tuple[Any, ...], dict[str, Any], Any, str]] = [
+        *(((x, v), {}, V, "axis") for v in (2, -3, 2**70)),
+        *(((x, v), {}, T, "axis") for v in (1.0, "0", None)),
+        ((x, 0), {}, V, "x"),
+        ((f32(),), {}, V, "axis"),
+        ((x,), {"activation": "swish"}, V, "activation"),
+        *(((x,), {"activation": v}, T, "activation") for v in (1, b"relu")),
+    ]
+    for args, kwargs, exception, names in rows:
+        yield Case("glu", args, kwargs, exception, names)
+        yield Case("glu_backward", (half, *args), kwargs, exception, names)
+    for wrong in (f32(3, 4), f32(3, 1), f32(6), f32(1, 3, 2)):
+        yield Case("glu_backward", (wrong, x), {}, V, "grad_out")
+
+
 def softmax() -> Iterator[Case]:
     x = f32(3, 4)
     for name in ("softmax", "log_softmax"):
@@ -576,10 +599,12 @@ TABLE = [
     *adaptive_pool(),
     *lp_and_unpool(),
     *elementwise(),
+    *glu(),
     *softmax(),
     *row_norms(),
     *channel_norms(),
     *embedding(),
+    *rope(),
     *optim(),
     *attention(),
     *recurrent(),

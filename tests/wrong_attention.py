@@ -21,6 +21,8 @@ COMMON: list[tuple[dict[str, Any], Any, str]] = [
     ({"alibi_slopes": f32(3)}, V, "alibi_slopes"),
     ({"alibi_slopes": f32(5, 4)}, V, "alibi_slopes"),
     ({"alibi_slopes": f64(4)}, T, "alibi_slopes"),
+    *(({"sinks": v}, V, "sinks") for v in (f32(3), f32(1, 4), f32())),
+    *(({"sinks": v}, T, "sinks") for v in (f64(4), [0.0] * 4, np.zeros(4, np.int64))),
 ]
 TRAINING: list[tuple[dict[str, Any], Any, str]] = [
     *(({"causal": v}, V, "causal") for v in (True, "left")),
@@ -132,6 +134,7 @@ def decode() -> Iterator[Case]:
     for options, exception, name in COMMON:
         yield Case(op, (q, k, v, lengths), options, exception, name)
     both = {"k": new_k, "v": new_v}
+    angles = {"cos": f32(7, 3), "sin": f32(7, 3)}
     rows: list[Row] = [
         ((q[0], k, v, lengths), {}, V, "q"),
         ((q, k[:1], v[:1], lengths), {}, V, "k_cache"),
@@ -155,6 +158,15 @@ def decode() -> Iterator[Case]:
         ((q, k, v, lengths), {"block_table": table - 1}, V, "block_table"),
         ((q, k, v, lengths), {"block_table": f32(2, 2)}, T, "block_table"),
         ((q, k, v, lengths + 10), {"block_table": table}, V, "lengths"),
+        ((q, k, v, lengths), {"cos": f32(7, 3)}, V, "sin"),
+        ((q, k, v, lengths), {"sin": f32(7, 3)}, V, "cos"),
+        ((q, k, v, lengths), {"cos": f32(5, 3), "sin": f32(5, 3)}, V, "cos: .* 6 positions, got 5"),
+        ((q, k, v, lengths), {"cos": f32(7, 4), "sin": f32(7, 4)}, V, "cos"),
+        ((q, k, v, lengths), {"cos": f32(1, 7, 3), "sin": f32(1, 7, 3)}, V, "cos"),
+        ((q, k, v, lengths), {**angles, "sin": f32(7, 2)}, V, "sin"),
+        ((q, k, v, lengths), {**angles, "sin": f64(7, 3)}, T, "sin"),
+        ((q, k, v, lengths), {**angles, "cos": [[1.0]]}, T, "cos"),
+        ((q, k, v, lengths), {**angles, "interleaved": 1}, T, "interleaved"),
         ((q, k, v, lengths), {"layout": "hbld"}, V, "layout"),
         ((q, k, v, lengths), {"return_lse": None}, T, "return_lse"),
     ]

@@ -4,8 +4,10 @@
 #include <cmath>
 #include <cstring>
 #include <string>
+#include <vector>
 
 #include "bind/check.hpp"
+#include "rope/rope.hpp"
 
 namespace arraynn {
 namespace {
@@ -111,8 +113,8 @@ AttentionArgs::AttentionArgs(const char* op, py::handle q_in, py::handle k_in, p
 
 AttentionArgs::AttentionArgs(const char* op, py::handle q_in, py::handle k_cache,
                              py::handle v_cache, py::handle lengths, py::handle block_table,
-                             py::handle new_k, py::handle new_v, const AttentionOptions& options,
-                             py::handle layout) {
+                             py::handle new_k, py::handle new_v, const DecodeAngles& angles,
+                             const AttentionOptions& options, py::handle layout) {
   const std::string name = take_str(op, "layout", layout);
   if (name != "bhld" && name != "blhd") {
     fail<ValueError>(op, "layout", "expected 'bhld' or 'blhd', got '", name, "'");
@@ -156,6 +158,60 @@ AttentionArgs::AttentionArgs(const char* op, py::handle q_in, py::handle k_cache
   take_options(op, options);
   s.alignment = Alignment::kLengthEnd;
   s.right = std::min<std::int64_t>(s.right, 0);
+  turn(op, angles);
+}
+
+// Queries and new keys become copies of themselves, turned by the angles of their positions.
+void AttentionArgs::turn(const char* op, const DecodeAngles& angles) {
+  const bool interleaved = take_bool(op, "interleaved", angles.interleaved);
+  if (given(angles.cos) != given(angles.sin)) {
+    fail<ValueError>(op, given(angles.cos) ? "sin" : "cos",
+                     "expected an array (the other one is given), got ", "None");
+  }
+  if (!given(angles.cos)) return;
+  const Array cos = take(op, "cos", angles.cos), sin = take(op, "sin", angles.sin);
+  require_same_dtype(op, "cos", cos, "q", q);
+  require_ndim(op, "cos", cos, 2);
+  require_like(op, "sin", sin, "cos", cos);
+  const AttentionProblem<float>& s = sizes_;
+  if (cos->shape[1] > s.head_dim / 2) {
+    fail<ValueError>(op, "cos", "expected at most ", s.head_dim / 2, " columns (q has ", s.head_dim,
+                     " elements in a vector), got ", cos->shape[1]);
+  }
+  for (std::int64_t b = 0; b < s.batch; ++b) {
+    if (s.kv_lengths[b] > cos->shape[0]) {
+      fail<ValueError>(op, "cos", "expected a row for each of ", s.kv_lengths[b],
+                       " positions, got ", cos->shape[0]);
+    }
+  }
+  if (cos->shape[0] == 0) return;  // and nothing to turn
+  for (Array* a : {&q, &new_k_}) {
+    if (!*a) continue;
+    const TensorView from = a->view;
+    RopeShape p;
+    std::copy_n(from.shape, 3, p.size);
+    std::copy_n(from.strides, 3, p.strides);
+    p.along = heads_first_ ? 2 : 1;
+    p.dim = s.head_dim;
+    p.half = cos->shape[1];
+    p.interleaved = interleaved;
+    const std::int64_t rows = p.size[p.along];
+    std::vector<std::int64_t> positions(static_cast<std::size_t>(s.batch * rows));
+    for (std::int64_t i = 0; i < s.batch * rows; ++i) {
+      // Queries before the first position see nothing, however they are turned.
+      const std::int64_t at = s.kv_lengths[i / rows] - rows + i % rows;
+      positions[static_cast<std::size_t>(i)] = std::max<std::int64_t>(0, at);
+    }
+    p.positions = positions.data();
+    p.positions_b = rows;
+    py::object turned = new_array(op, from.dtype, from.shape, 4, &a->view);
+    dispatch_float(from.dtype, [&](auto tag) {
+      using T = decltype(tag);
+      run_rope(p, from.as<const T>(), cos->as<const T>(), sin->as<const T>(), false,
+               a->view.as<T>());
+    });
+    a->owner = std::move(turned);
+  }
 }
 
 void AttentionArgs::take_new_rows(const char* op, py::handle new_k, py::handle new_v,
@@ -390,6 +446,11 @@ void AttentionArgs::take_options(const char* op, const AttentionOptions& o) {
     }
     s.slopes_b = own ? s.heads : 0;
   }
+  if (given(o.sinks)) {
+    sinks = take(op, "sinks", o.sinks);
+    require_same_dtype(op, "sinks", sinks, "q", q);
+    require_shape(op, "sinks", sinks, {s.heads});
+  }
   if (given(o.kv_lengths)) {
     lengths_ = take_integers(op, "kv_lengths", o.kv_lengths, 1);
     require_shape(op, "kv_lengths", lengths_, {s.batch});
@@ -435,6 +496,7 @@ AttentionProblem<T> AttentionArgs::problem() const {
   p.bias_strides = s.bias_strides;
   if (slopes) p.slopes = slopes->as<const T>();
   p.slopes_b = s.slopes_b;
+  if (sinks) p.sinks = sinks->as<const T>();
   p.left = s.left;
   p.right = s.right;
   p.alignment = s.alignment;

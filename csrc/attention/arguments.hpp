@@ -7,7 +7,13 @@ namespace arraynn {
 
 // As the caller gave them; a null handle is an option that the function does not have.
 struct AttentionOptions {
-  py::handle mask, bias, causal, scale, window, softcap, alibi_slopes, kv_lengths, dropout, seed;
+  py::handle mask, bias, causal, scale, window, softcap, alibi_slopes, sinks, kv_lengths, dropout,
+      seed;
+};
+
+// Of a rotary embedding; see rope.hpp.
+struct DecodeAngles {
+  py::handle cos, sin, interleaved;
 };
 
 struct AttentionArgs {
@@ -20,7 +26,7 @@ struct AttentionArgs {
   // A cache of sequences, or of pages with a block table.
   AttentionArgs(const char* op, py::handle q, py::handle k_cache, py::handle v_cache,
                 py::handle lengths, py::handle block_table, py::handle k, py::handle v,
-                const AttentionOptions& options, py::handle layout);
+                const DecodeAngles& angles, const AttentionOptions& options, py::handle layout);
 
   // Rows of an array of q's layout, whose last dimension is contiguous.
   RowStrides strides_of(const TensorView& view) const;
@@ -33,7 +39,7 @@ struct AttentionArgs {
   // Writes the new keys and values of a decode call behind those of the cache.
   void append() const;
 
-  Array q, k, v, mask, bias, slopes;
+  Array q, k, v, mask, bias, slopes, sinks;
 
  private:
   void take_options(const char* op, const AttentionOptions& o);
@@ -42,6 +48,7 @@ struct AttentionArgs {
   void take_causal(const char* op, const AttentionOptions& o);
   void take_dropout(const char* op, const AttentionOptions& o);
   void take_new_rows(const char* op, py::handle new_k, py::handle new_v, py::handle lengths);
+  void turn(const char* op, const DecodeAngles& angles);
 
   // Heads come before positions in memory.
   bool heads_first_ = true;

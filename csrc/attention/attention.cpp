@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <numeric>
 #include <type_traits>
 #include <vector>
 
@@ -210,10 +211,23 @@ void run_attention_backward(const char* op, const AttentionProblem<T>& p,
   if (g.dbias != nullptr) run_bias(op, p, g, work, k.scratch(p, p.seqlen_k));
 }
 
+template <class T>
+void run_attention_sinks(const char* op, const AttentionProblem<T>& p,
+                         const AttentionGradients<T>& g) {
+  const auto& k = table<T>(attention_backward_kernels());
+  std::vector<std::int64_t> heads(static_cast<std::size_t>(p.heads));
+  std::iota(heads.begin(), heads.end(), std::int64_t{0});
+  const double rows = static_cast<double>(p.batch * p.heads) * static_cast<double>(p.seqlen_q);
+  for_units(op, heads, rows * static_cast<double>(2 * p.head_dim_v), kReadsPerThread, 0,
+            [&](std::int64_t h, void*) { k.sinks(p, g, h); });
+}
+
 #define ARRAYNN_INSTANTIATE(T)                                                     \
   template void run_attention<T>(const char*, const AttentionProblem<T>&);         \
   template void run_attention_backward<T>(const char*, const AttentionProblem<T>&, \
-                                          const AttentionGradients<T>&);
+                                          const AttentionGradients<T>&);           \
+  template void run_attention_sinks<T>(const char*, const AttentionProblem<T>&,    \
+                                       const AttentionGradients<T>&);
 ARRAYNN_INSTANTIATE(float)
 ARRAYNN_INSTANTIATE(double)
 #undef ARRAYNN_INSTANTIATE

@@ -3,6 +3,8 @@
 //   s_ij = softcap(scale q_i . k_j) + bias_ij - slope_h |i + offset - j|      -inf where not visible
 //   lse_i = log sum_j exp s_ij      p_ij = exp(s_ij - lse_i)      out_i = sum_j keep_ij p_ij v_j
 //
+// A sink is one more score in the sum of lse, of a key whose value is 0: it only takes a share.
+//
 // Tiles. kNR queries form a panel: their vectors are packed transposed, [D][kNR], so that the queries
 // are the lanes of everything that follows. S^T = K Q^T is a product whose rows are keys, read where
 // they lie by broadcast, and whose columns are the panel; maximum and sum of a query run down a lane,
@@ -76,6 +78,7 @@ struct AttentionProblem {
   ScoreStrides bias_strides;
   const T* slopes = nullptr;
   std::int64_t slopes_b = 0;
+  const T* sinks = nullptr;  // (heads,)
   // Key j is visible to query i where -left <= j - (i + offset) <= right.
   std::int64_t left = kUnlimited, right = kUnlimited;
   Alignment alignment = Alignment::kTopLeft;
@@ -125,6 +128,7 @@ struct AttentionGradients {
   RowStrides dq_strides, dk_strides, dv_strides;
   T* dbias = nullptr;
   ScoreStrides dbias_strides;
+  T* dsinks = nullptr;
 };
 
 // Queries [begin, end) of a head.
@@ -155,6 +159,8 @@ struct AttentionBackwardTable {
   std::int64_t (*scratch)(const AttentionProblem<T>& p, std::int64_t keys);
   void (*backward)(const AttentionProblem<T>& p, const AttentionGradients<T>& g,
                    const BackwardUnit& unit, void* scratch);
+  // dsinks of one head: the share of every query times what it takes away, in order.
+  void (*sinks)(const AttentionProblem<T>& p, const AttentionGradients<T>& g, std::int64_t h);
 };
 struct AttentionBackwardKernels {
   AttentionBackwardTable<float> f32;
@@ -185,5 +191,8 @@ void run_attention(const char* op, const AttentionProblem<T>& p);
 template <class T>
 void run_attention_backward(const char* op, const AttentionProblem<T>& p,
                             const AttentionGradients<T>& g);
+template <class T>
+void run_attention_sinks(const char* op, const AttentionProblem<T>& p,
+                         const AttentionGradients<T>& g);
 
 }  // namespace arraynn

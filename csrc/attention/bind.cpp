@@ -34,19 +34,20 @@ py::object forward(const char* op, const AttentionArgs& args, py::handle return_
 
 py::object attention(py::handle q, py::handle k, py::handle v, py::handle mask, py::handle bias,
                      py::handle causal, py::handle scale, py::handle window, py::handle softcap,
-                     py::handle alibi_slopes, py::handle kv_lengths, py::handle dropout,
-                     py::handle seed, py::handle layout, py::handle return_lse, py::handle out) {
+                     py::handle alibi_slopes, py::handle sinks, py::handle kv_lengths,
+                     py::handle dropout, py::handle seed, py::handle layout, py::handle return_lse,
+                     py::handle out) {
   constexpr const char* kOp = "attention";
   const AttentionArgs args(
       kOp, q, k, v,
-      {mask, bias, causal, scale, window, softcap, alibi_slopes, kv_lengths, dropout, seed},
+      {mask, bias, causal, scale, window, softcap, alibi_slopes, sinks, kv_lengths, dropout, seed},
       layout);
   return forward(kOp, args, return_lse, out,
-                 {&args.q, &args.k, &args.v, &args.mask, &args.bias, &args.slopes});
+                 {&args.q, &args.k, &args.v, &args.mask, &args.bias, &args.slopes, &args.sinks});
 }
 
 struct AttentionNeeds {
-  bool q = false, k = false, v = false, bias = false;
+  bool q = false, k = false, v = false, bias = false, sinks = false;
 };
 
 AttentionNeeds take_attention_needs(const char* op, py::handle h) {
@@ -64,8 +65,10 @@ AttentionNeeds take_attention_needs(const char* op, py::handle h) {
       needs.v = true;
     } else if (name == "bias") {
       needs.bias = true;
+    } else if (name == "sinks") {
+      needs.sinks = true;
     } else {
-      fail<ValueError>(op, "needs", "expected names out of q, k, v, bias, got '", name, "'");
+      fail<ValueError>(op, "needs", "expected names out of q, k, v, bias, sinks, got '", name, "'");
     }
   }
   return needs;
@@ -90,8 +93,8 @@ py::tuple backward(const char* op, const AttentionArgs& args, py::handle grad_ou
     fail<ValueError>(op, "lse", "expected shape ", shape_str(args.lse_shape, ndim - 1), ", got ",
                      shape_str(lse->shape, lse->ndim));
   }
-  TensorView dq, dk, dv, dbias;
-  py::object grads[4] = {py::none(), py::none(), py::none(), py::none()};
+  TensorView dq, dk, dv, dbias, dsinks;
+  py::object grads[5] = {py::none(), py::none(), py::none(), py::none(), py::none()};
   const auto make = [&](const Array& like, TensorView* view) {
     return new_array(op, like->dtype, like->shape, like->ndim, view);
   };
@@ -100,6 +103,8 @@ py::tuple backward(const char* op, const AttentionArgs& args, py::handle grad_ou
   if (needs.v) grads[2] = make(args.v, &dv);
   const bool needs_bias = needs.bias && args.bias;
   if (needs_bias) grads[3] = make(args.bias, &dbias);
+  const bool needs_sinks = needs.sinks && args.sinks;
+  if (needs_sinks) grads[4] = make(args.sinks, &dsinks);
   dispatch_float(args.q->dtype, [&](auto tag) {
     using T = decltype(tag);
     AttentionProblem<T> p = args.problem<T>();
@@ -131,20 +136,24 @@ py::tuple backward(const char* op, const AttentionArgs& args, py::handle grad_ou
       if (wanted) size += view->size();
     }
     if (size > 0) run_attention_backward(op, p, g);
+    if (!needs_sinks) return;
+    g.dsinks = dsinks.as<T>();
+    std::fill_n(g.dsinks, dsinks.size(), T(0));
+    if (!args.empty()) run_attention_sinks(op, p, g);
   });
-  return py::make_tuple(grads[0], grads[1], grads[2], grads[3]);
+  return py::make_tuple(grads[0], grads[1], grads[2], grads[3], grads[4]);
 }
 
 py::tuple attention_backward(py::handle grad_out, py::handle q, py::handle k, py::handle v,
                              py::handle out, py::handle lse, py::handle mask, py::handle bias,
                              py::handle causal, py::handle scale, py::handle window,
-                             py::handle softcap, py::handle alibi_slopes, py::handle kv_lengths,
-                             py::handle dropout, py::handle seed, py::handle layout,
-                             py::handle needs) {
+                             py::handle softcap, py::handle alibi_slopes, py::handle sinks,
+                             py::handle kv_lengths, py::handle dropout, py::handle seed,
+                             py::handle layout, py::handle needs) {
   constexpr const char* kOp = "attention_backward";
   const AttentionArgs args(
       kOp, q, k, v,
-      {mask, bias, causal, scale, window, softcap, alibi_slopes, kv_lengths, dropout, seed},
+      {mask, bias, causal, scale, window, softcap, alibi_slopes, sinks, kv_lengths, dropout, seed},
       layout);
   return backward(kOp, args, grad_out, out, lse, take_attention_needs(kOp, needs));
 }
@@ -152,38 +161,43 @@ py::tuple attention_backward(py::handle grad_out, py::handle q, py::handle k, py
 py::object attention_varlen(py::handle q, py::handle k, py::handle v, py::handle cu_seqlens_q,
                             py::handle cu_seqlens_k, py::handle causal, py::handle scale,
                             py::handle window, py::handle softcap, py::handle alibi_slopes,
-                            py::handle dropout, py::handle seed, py::handle return_lse,
-                            py::handle out) {
+                            py::handle sinks, py::handle dropout, py::handle seed,
+                            py::handle return_lse, py::handle out) {
   constexpr const char* kOp = "attention_varlen";
   const AttentionArgs args(
       kOp, q, k, v, cu_seqlens_q, cu_seqlens_k,
-      {{}, {}, causal, scale, window, softcap, alibi_slopes, {}, dropout, seed});
-  return forward(kOp, args, return_lse, out, {&args.q, &args.k, &args.v, &args.slopes});
+      {{}, {}, causal, scale, window, softcap, alibi_slopes, sinks, {}, dropout, seed});
+  return forward(kOp, args, return_lse, out,
+                 {&args.q, &args.k, &args.v, &args.slopes, &args.sinks});
 }
 
 py::tuple attention_varlen_backward(py::handle grad_out, py::handle q, py::handle k, py::handle v,
                                     py::handle out, py::handle lse, py::handle cu_seqlens_q,
                                     py::handle cu_seqlens_k, py::handle causal, py::handle scale,
                                     py::handle window, py::handle softcap, py::handle alibi_slopes,
-                                    py::handle dropout, py::handle seed, py::handle needs_) {
+                                    py::handle sinks, py::handle dropout, py::handle seed,
+                                    py::handle needs_) {
   constexpr const char* kOp = "attention_varlen_backward";
   const AttentionArgs args(
       kOp, q, k, v, cu_seqlens_q, cu_seqlens_k,
-      {{}, {}, causal, scale, window, softcap, alibi_slopes, {}, dropout, seed});
+      {{}, {}, causal, scale, window, softcap, alibi_slopes, sinks, {}, dropout, seed});
   const py::tuple grads =
       backward(kOp, args, grad_out, out, lse, take_attention_needs(kOp, needs_));
-  return py::make_tuple(grads[0], grads[1], grads[2]);
+  return py::make_tuple(grads[0], grads[1], grads[2], grads[4]);
 }
 
 py::object attention_decode(py::handle q, py::handle k_cache, py::handle v_cache,
                             py::handle lengths, py::handle block_table, py::handle k, py::handle v,
                             py::handle scale, py::handle window, py::handle softcap,
-                            py::handle alibi_slopes, py::handle layout, py::handle return_lse,
-                            py::handle out) {
+                            py::handle alibi_slopes, py::handle sinks, py::handle cos,
+                            py::handle sin, py::handle interleaved, py::handle layout,
+                            py::handle return_lse, py::handle out) {
   constexpr const char* kOp = "attention_decode";
-  const AttentionArgs args(kOp, q, k_cache, v_cache, lengths, block_table, k, v,
-                           {{}, {}, {}, scale, window, softcap, alibi_slopes, {}, {}, {}}, layout);
-  return forward(kOp, args, return_lse, out, {&args.q, &args.k, &args.v, &args.slopes});
+  const AttentionArgs args(
+      kOp, q, k_cache, v_cache, lengths, block_table, k, v, {cos, sin, interleaved},
+      {{}, {}, {}, scale, window, softcap, alibi_slopes, sinks, {}, {}, {}}, layout);
+  return forward(kOp, args, return_lse, out,
+                 {&args.q, &args.k, &args.v, &args.slopes, &args.sinks});
 }
 
 }  // namespace

@@ -293,6 +293,24 @@ void backward(const Problem<T>& p, const AttentionGradients<T>& g, const Backwar
 }
 
 template <class T>
+void sink_gradient(const Problem<T>& p, const AttentionGradients<T>& g, std::int64_t h) {
+  const RowStrides &gs = g.dout_strides, &os = p.out_strides, &ls = p.lse_strides;
+  double total = 0;
+  for (std::int64_t b = 0; b < p.batch; ++b) {
+    const AttentionSequence seq = sequence_of(p, b);
+    for (std::int64_t row = seq.q0; row < seq.q0 + seq.queries; ++row) {
+      const T lse = p.lse[b * ls.b + h * ls.h + row * ls.l];
+      if (lse == kMinusInfinity<T>) continue;
+      const T share = exp(Vec<T>::set1(p.sinks[h] - lse)).v[0];
+      const T delta = dot(g.dout + b * gs.b + h * gs.h + row * gs.l,
+                          p.out + b * os.b + h * os.h + row * os.l, p.head_dim_v);
+      total -= static_cast<double>(share) * static_cast<double>(delta);
+    }
+  }
+  g.dsinks[h] = static_cast<T>(total);
+}
+
+template <class T>
 std::int64_t scratch_bytes(const Problem<T>& p, std::int64_t keys) {
   return BackwardScratch<T>(p, keys, nullptr).used * static_cast<std::int64_t>(sizeof(T));
 }
@@ -300,8 +318,8 @@ std::int64_t scratch_bytes(const Problem<T>& p, std::int64_t keys) {
 }  // namespace
 
 extern const AttentionBackwardKernels attention_backward_kernels = {
-    {&scratch_bytes<float>, &backward<float>},
-    {&scratch_bytes<double>, &backward<double>},
+    {&scratch_bytes<float>, &backward<float>, &sink_gradient<float>},
+    {&scratch_bytes<double>, &backward<double>, &sink_gradient<double>},
 };
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

@@ -193,10 +193,12 @@ void merge(const Problem<T>& p, std::int64_t b, std::int64_t h, const T* partial
            std::int64_t count, std::int64_t step) {
   const std::int64_t dim = p.head_dim_v;
   T* out = p.out + b * p.out_strides.b + h * p.out_strides.h;
-  T m = kFirstMax<T>, total = T(0);
+  const bool sink = has_sink(p, h);
+  T m = sink ? p.sinks[h] : kFirstMax<T>;
   for (std::int64_t s = 0; s < count; ++s) {
     if (partials[s * step + dim] > m) m = partials[s * step + dim];
   }
+  T total = sink ? exp_of(p.sinks[h] - m) : T(0);
   for (std::int64_t d = 0; d < dim; ++d) out[d] = T(0);
   for (std::int64_t s = 0; s < count; ++s) {
     const T* partial = partials + s * step;

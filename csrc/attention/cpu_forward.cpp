@@ -133,12 +133,13 @@ template <class T>
 void attend_all(const Problem<T>& p, const Panel<T>* panels, std::int64_t count, bool mark,
                 const ForwardScratch<T>& scratch) {
   const PanelPlace<T>& first = panels[0].place;
+  const bool sink = has_sink(p, first.h);
   for (std::int64_t q = 0; q < count; ++q) {
     const Panel<T>& panel = panels[q];
     for (std::int64_t i = 0; i < p.head_dim_v * kNR<T>; ++i) panel.sums[i] = T(0);
     for (int c = 0; c < kNR<T>; ++c) {
-      panel.max[c] = kFirstMax<T>;
-      panel.total[c] = T(0);
+      panel.max[c] = sink ? p.sinks[first.h] : kFirstMax<T>;
+      panel.total[c] = sink ? T(1) : T(0);
     }
   }
   const std::int64_t kv_head = first.h / (p.heads / p.kv_heads);
@@ -228,6 +229,7 @@ void forward(const Problem<T>& p, const AttentionUnit& unit, void* memory) {
     pack_panel(p.q + unit.b * qs.b + unit.h * qs.h + (seq.q0 + i) * qs.l, qs.l, panel.place.count,
                p.head_dim, static_cast<T>(p.scale), panel.queries);
   }
+  if (count == 0) return;
   attend_all(p, panels, count, false, scratch);
   for (std::int64_t q = 0; q < count; ++q) {
     if (p.hides_keys() && !all_finite(panels[q], p.head_dim_v)) {

@@ -21,6 +21,12 @@ inline constexpr T kMinusInfinity = -T(__builtin_inf());
 template <class T>
 inline constexpr T kFirstMax = sizeof(T) == 4 ? T(-3.402823466385288598e38) : T(-__DBL_MAX__);
 
+// A sink of -inf has no share, and leaves a query without keys with nothing.
+template <class T>
+ARRAYNN_INLINE bool has_sink(const AttentionProblem<T>& p, std::int64_t h) {
+  return p.sinks != nullptr && p.sinks[h] != kMinusInfinity<T>;
+}
+
 // Memory that a call hands out in aligned pieces; with no memory behind it, it only counts.
 template <class T>
 struct Pieces {

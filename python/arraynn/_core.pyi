@@ -722,11 +722,33 @@ def group_norm_backward(
     stats: tuple[_Array, _Array] | None,
     needs: Sequence[str],
 ) -> _Gradients: ...
+def glu(x: _Array, axis: int, activation: str | None, out: _Array | None) -> _Array: ...
+def glu_backward(
+    grad_out: _Array, x: _Array, axis: int, activation: str | None, out: _Array | None
+) -> _Array: ...
 def embedding(
     indices: _Array, weight: _Array, padding_idx: int | None, out: _Array | None
 ) -> _Array: ...
 def embedding_backward(
     grad_out: _Array, indices: _Array, num_embeddings: int, padding_idx: int | None
+) -> _Array: ...
+def rope(
+    x: _Array,
+    cos: _Array,
+    sin: _Array,
+    positions: _Array | int | None,
+    interleaved: bool,
+    layout: str,
+    out: _Array | None,
+) -> _Array: ...
+def rope_backward(
+    grad_out: _Array,
+    cos: _Array,
+    sin: _Array,
+    positions: _Array | int | None,
+    interleaved: bool,
+    layout: str,
+    out: _Array | None,
 ) -> _Array: ...
 def softmax(x: _Array, axis: int, out: _Array | None) -> _Array: ...
 def log_softmax(x: _Array, axis: int, out: _Array | None) -> _Array: ...
@@ -791,6 +813,7 @@ def attention(
     window: Sequence[int] | None,
     softcap: float | None,
     alibi_slopes: _Array | None,
+    sinks: _Array | None,
     kv_lengths: _Array | None,
     dropout: float,
     seed: int | None,
@@ -812,6 +835,7 @@ def attention_backward(
     window: Sequence[int] | None,
     softcap: float | None,
     alibi_slopes: _Array | None,
+    sinks: _Array | None,
     kv_lengths: _Array | None,
     dropout: float,
     seed: int | None,
@@ -829,6 +853,7 @@ def attention_varlen(
     window: Sequence[int] | None,
     softcap: float | None,
     alibi_slopes: _Array | None,
+    sinks: _Array | None,
     dropout: float,
     seed: int | None,
     return_lse: bool,
@@ -848,6 +873,7 @@ def attention_varlen_backward(
     window: Sequence[int] | None,
     softcap: float | None,
     alibi_slopes: _Array | None,
+    sinks: _Array | None,
     dropout: float,
     seed: int | None,
     needs: Sequence[str],
@@ -864,6 +890,10 @@ def attention_decode(
     window: Sequence[int] | None,
     softcap: float | None,
     alibi_slopes: _Array | None,
+    sinks: _Array | None,
+    cos: _Array | None,
+    sin: _Array | None,
+    interleaved: bool,
     layout: str,
     return_lse: bool,
     out: _Array | None,

@@ -182,6 +182,16 @@ def test_activations(name):
     assert gradcheck(PARAMETRIC[name], leaf(4, 5))
 
 
+@pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
+def test_glu(activation):
+    x = leaf(2, 4, 6)
+    assert gradcheck(lambda v: F.glu(v, activation=activation), [x])
+    assert gradcheck(lambda v: F.glu(v, 1, activation=activation), [x])
+    expected = kernels.glu(x.data, 1, activation=activation)
+    np.testing.assert_array_equal(F.glu(x, 1, activation=activation).data, expected)
+    np.testing.assert_array_equal(F.glu(x.data, 1, activation=activation), expected)
+
+
 def test_softmax_over_every_axis():
     for dim in (0, 1, 2, -1):
         assert gradcheck(lambda x, dim=dim: F.softmax(x, dim), leaf(2, 3, 4))

@@ -64,6 +64,10 @@ class Sizes:
         slopes = options.get("alibi_slopes")
         if slopes is not None:
             scores = scores + np.max(slopes) * (q.shape[2] + lk)
+        sinks = options.get("sinks")
+        if sinks is not None:
+            finite = np.where(np.isfinite(sinks), np.abs(widen(sinks)), 0)
+            scores = scores + finite[:, None, None]
         # A rounding of a score is a relative error of its exponential, and of the sum of them.
         self.error = 1 + scores.max(axis=-1, keepdims=True, initial=0)
         self.keep = 1 / (1 - options.get("dropout", 0.0))
@@ -116,6 +120,16 @@ def check(rng: np.random.Generator, q: Any, k: Any, v: Any, options: dict[str, A
     for name, g, r, o, s in zip("qkv", got, ref, own, scales, strict=False):
         s = to_layout(s, layout)
         assert_close_to_reference(g, r, o, scale=s, label=f"gradient by {name} of {label}")
+    sinks = options.get("sinks")
+    if sinks is None:
+        assert got[4] is None
+    else:
+        some = np.where(lse == -np.inf, 0, widen(lse))
+        share = np.exp(np.minimum(widen(sinks)[:, None] - some, 0)) * sizes.error[..., 0]
+        s = share * (np.abs(to_layout(widen(grad), layout)) * sizes.out()).sum(axis=-1)
+        s = np.where(lse == -np.inf, 0, s).sum(axis=(0, 2))
+        label_s = f"gradient by sinks of {label}"
+        assert_close_to_reference(got[4], ref[4], own[4], scale=s, label=label_s)
     bias = options.get("bias")
     if bias is None:
         assert got[3] is None
@@ -143,6 +157,7 @@ def problems(draw: Any) -> tuple[tuple[int, ...], dict[str, Any]]:
         ("window", st.tuples(st.integers(-1, 30), st.integers(-1, 30))),
         ("softcap", st.sampled_from([0.5, 20.0])),
         ("alibi_slopes", st.booleans()),
+        ("sinks", st.booleans()),
         ("kv_lengths", st.booleans()),
         ("scale", st.sampled_from([0.3, -0.2])),
         ("dropout", st.sampled_from([0.2, 0.7])),
@@ -167,6 +182,9 @@ def fill(rng: np.random.Generator, dtype: Any, sizes: Any, options: dict[str, An
     if "alibi_slopes" in options:
         shape = (b, h) if options["alibi_slopes"] else (h,)
         options["alibi_slopes"] = rng.uniform(0, 0.2, shape).astype(dtype)
+    if "sinks" in options:
+        none = options["sinks"] and rng.random(h) < 0.5
+        options["sinks"] = np.where(none, -np.inf, 2 * normal(rng, dtype, h)).astype(dtype)
     if "kv_lengths" in options:
         kind = np.int32 if options["kv_lengths"] else np.int64
         options["kv_lengths"] = rng.integers(0, lk + 1, b).astype(kind)
@@ -201,6 +219,34 @@ def test_sizes_around_the_tiles(dtype: Any, sizes: Any, rng: np.random.Generator
     for causal in (False, "top_left", "bottom_right"):
         q, k, v, options = fill(rng, dtype, sizes, {"causal": causal})
         check(rng, q, k, v, options)
+
+
+@pytest.mark.parametrize("lq", [1, 3, 40])
+def test_a_sink_is_a_key_without_a_value(dtype: Any, lq: int, rng: np.random.Generator) -> None:
+    q, k, v, _ = fill(rng, dtype, (2, 4, 2, lq, 150, 8, 8), {})
+    sinks = normal(rng, dtype, 4)
+    sizes = Sizes(q, k, v, {"sinks": sinks})
+    y, lse = kernels.attention(q, k, v, sinks=sinks, return_lse=True)
+    # The plain result, times the share that the keys have left.
+    plain, plain_lse = reference.attention(*widen(q, k, v), return_lse=True)
+    total = np.logaddexp(plain_lse, widen(sinks)[:, None])
+    expected = plain * np.exp(plain_lse - total)[..., None]
+    allowed = 64 * np.finfo(dtype).eps
+    assert (np.abs(y - expected) <= allowed * sizes.out()).all()
+    assert (np.abs(lse - total) <= allowed * sizes.error[..., 0]).all()
+    nothing = np.full(4, -np.inf, dtype)
+    same = kernels.attention(q, k, v, sinks=nothing, return_lse=True)
+    for a, b in zip(same, kernels.attention(q, k, v, return_lse=True), strict=True):
+        assert_same_bits(a, b)
+    huge = kernels.attention(q, k, v, sinks=np.full(4, np.finfo(dtype).max, dtype))
+    assert (huge == 0).all()
+    # A query that sees nothing keeps the sink alone.
+    lengths = np.array([0, 7])
+    y, lse = kernels.attention(q, k, v, sinks=sinks, kv_lengths=lengths, return_lse=True)
+    assert (y[0] == 0).all()
+    assert_same_bits(lse[0], np.repeat(sinks[:, None], lq, 1))
+    nan = np.full(4, np.nan, dtype)
+    assert np.isnan(kernels.attention(q, k, v, sinks=nan)).all()
 
 
 def test_large_scores(dtype: Any, rng: np.random.Generator) -> None:
@@ -270,7 +316,7 @@ def test_causal_hides_later_nan(dtype: Any, rng: np.random.Generator) -> None:
     assert np.isnan(y[:, :, 50:]).all()
     grad = normal(rng, dtype, *y.shape)
     grad[:, :, 50:] = 0
-    dq, _, _, _ = kernels.attention_backward(grad, q, k, v, y, lse, causal=True)
+    dq, *_ = kernels.attention_backward(grad, q, k, v, y, lse, causal=True)
     assert np.isfinite(dq[:, :, :50]).all()
 
 
@@ -290,9 +336,9 @@ def test_nothing_in_nothing_out(dtype: Any, zero: int) -> None:
     if lk == 0:
         assert (y == 0).all()
         assert (lse == -np.inf).all()
-    bias = np.ones((2, lq, 1), dtype)
-    grads = kernels.attention_backward(y, q, k, v, y, lse, bias=bias)
-    for g, x in zip(grads, (q, k, v, bias), strict=True):
+    bias, sinks = np.ones((2, lq, 1), dtype), np.zeros(2, dtype)
+    grads = kernels.attention_backward(y, q, k, v, y, lse, bias=bias, sinks=sinks)
+    for g, x in zip(grads, (q, k, v, bias, sinks), strict=True):
         assert g.shape == x.shape
         assert (g == 0).all() or (lq > 0 and lk > 0)
 
@@ -303,7 +349,9 @@ def test_an_endless_batch_of_nothing(dtype: Any) -> None:
     assert y.shape == (2**40, 1, 1, 0)
     lse = np.broadcast_to(np.ones((), dtype), (2**40, 1, 0))
     none = q[:, :, :0], q[:, :, :0], q[:, :, :0]
-    grads = kernels.attention_backward(none[0], *none, none[0], lse)
+    sinks = np.ones(1, dtype)
+    grads = kernels.attention_backward(none[0], *none, none[0], lse, sinks=sinks)
+    assert_same_bits(grads[4], np.zeros(1, dtype))
     assert grads[1] is not None
     assert grads[1].size == 0
 
@@ -327,11 +375,12 @@ def test_any_memory(dtype: Any, rng: np.random.Generator) -> None:
     y, lse = kernels.attention(q, k, v, mask=mask, bias=bias, return_lse=True)
     grad = normal(rng, dtype, *y.shape)
     grads = kernels.attention_backward(grad, q, k, v, y, lse, mask=mask, bias=bias)
+    assert grads[4] is None
     for memory, (a, b, c, d, e, f) in mixed_layouts(q, k, v, bias, grad, y):
         again = kernels.attention(a, b, c, mask=mask, bias=d)
         assert_same_bits(again, y, memory)
         got = kernels.attention_backward(e, a, b, c, f, lse, mask=mask, bias=d)
-        for g, expected in zip(got, grads, strict=True):
+        for g, expected in zip(got[:4], grads[:4], strict=True):
             assert_same_bits(g, expected, memory)
     turned = np.asfortranarray(mask)
     assert_same_bits(kernels.attention(q, k, v, mask=turned, bias=bias), y, "mask")
@@ -376,7 +425,8 @@ def test_out_is_filled_and_nothing_beside_it(
         ((1, 1, 1, 600, 600, 8, 24), {"causal": True, "window": (300, -1)}),
         ((1, 2, 1, 300, 260, 8, 8), {"mask": "full", "bias": "plane", "dropout": 0.2}),
         ((2, 2, 2, 90, 90, 8, 8), {"bias": "queries", "softcap": 3.0, "alibi_slopes": True}),
-        ((2, 4, 2, 1, 5000, 16, 16), {"kv_lengths": True}),
+        ((2, 4, 2, 600, 70, 8, 40), {"sinks": False, "causal": "bottom_right"}),
+        ((2, 4, 2, 1, 5000, 16, 16), {"kv_lengths": True, "sinks": False}),
     ],
     ids=str,
 )
@@ -392,7 +442,7 @@ def test_same_bits_for_every_thread_count_and_batch(
         assert_same_bits(again[0], y, f"{n} threads")
         assert_same_bits(again[1], lse, f"{n} threads")
         got = kernels.attention_backward(grad, q, k, v, y, lse, **options)
-        for name, g, expected in zip("qkvb", got, grads, strict=True):
+        for name, g, expected in zip("qkvbs", got, grads, strict=True):
             if expected is not None:
                 assert_same_bits(g, expected, f"gradient by {name}, {n} threads")
     if "dropout" in options:  # its mask depends on the place in the batch
@@ -413,20 +463,26 @@ def test_backward_is_the_derivative(kind: str, causal: Any, rng: np.random.Gener
         rng,
         np.float64,
         (2, 4, 2, 7, 11, 5, 6),
-        {"mask": "full", "bias": kind, "softcap": 3.0, "alibi_slopes": False, "dropout": 0.2},
+        {
+            "mask": "full",
+            "bias": kind,
+            "softcap": 3.0,
+            "alibi_slopes": False,
+            "sinks": False,
+            "dropout": 0.2,
+        },
     )
     options["causal"] = causal
     options["bias"] = normal(rng, np.float64, *options["bias"].shape)
     y, lse = kernels.attention(q, k, v, **options, return_lse=True)
     grad = rng.standard_normal(y.shape)
     grads = kernels.attention_backward(grad, q, k, v, y, lse, **options)
-    bias = options.pop("bias")
-    point = [q, k, v, bias]
-    for i, name in enumerate(("q", "k", "v", "bias")):
+    point = [q, k, v, options.pop("bias"), options.pop("sinks")]
+    for i, name in enumerate(("q", "k", "v", "bias", "sinks")):
 
         def total(x: Any, i: int = i) -> Any:
-            a, b, c, d = (*point[:i], x, *point[i + 1 :])
-            return np.sum(grad * kernels.attention(a, b, c, bias=d, **options))
+            a, b, c, d, e = (*point[:i], x, *point[i + 1 :])
+            return np.sum(grad * kernels.attention(a, b, c, bias=d, sinks=e, **options))
 
         gradient = grads[i]
         assert gradient is not None
@@ -434,12 +490,12 @@ def test_backward_is_the_derivative(kind: str, causal: Any, rng: np.random.Gener
 
 
 def test_only_what_is_needed(dtype: Any, rng: np.random.Generator) -> None:
-    q, k, v, options = fill(rng, dtype, (1, 2, 1, 20, 30, 8, 8), {"bias": "full"})
+    q, k, v, options = fill(rng, dtype, (1, 2, 1, 20, 30, 8, 8), {"bias": "full", "sinks": False})
     y, lse = kernels.attention(q, k, v, **options, return_lse=True)
     grad = normal(rng, dtype, *y.shape)
     full = kernels.attention_backward(grad, q, k, v, y, lse, **options)
-    names = ("q", "k", "v", "bias")
-    for n in range(5):
+    names = ("q", "k", "v", "bias", "sinks")
+    for n in range(6):
         for needs in itertools.combinations(names, n):
             got = kernels.attention_backward(grad, q, k, v, y, lse, **options, needs=needs)
             for name, g, expected in zip(names, got, full, strict=True):

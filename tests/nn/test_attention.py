@@ -296,3 +296,31 @@ def test_wrong_calls() -> None:
             layer(x, x, x, **masks)
     with pytest.raises(ValueError, match="query: expected 2 or 3 dimensions"):
         layer(x[None], x, x)
+
+
+def test_sinks_take_a_share_and_have_a_gradient(rng: np.random.Generator) -> None:
+    q, k, v = (Tensor(rng.standard_normal((2, 3, 5, 4)), requires_grad=True) for _ in range(3))
+    sinks = Tensor(rng.standard_normal(3), requires_grad=True)
+
+    def call(q: Any, k: Any, v: Any, z: Any) -> Any:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, sinks=z)
+
+    assert gradcheck(call, [q, k, v, sinks])
+    arrays = [x.data for x in (q, k, v, sinks)]
+    np.testing.assert_array_equal(call(q, k, v, sinks).data, call(*arrays))
+    *plain, z = arrays
+    # The sink as one more key of torch's softmax.
+    torch = pytest.importorskip("torch")
+    given = [torch.tensor(x, requires_grad=True) for x in plain]
+    scores = given[0] @ given[1].mT / 2 + torch.full((5, 5), -np.inf).double().triu(1)
+    sink = torch.tensor(z, requires_grad=True)
+    column = sink[:, None, None].expand(2, 3, 5, 1)
+    expected = torch.cat((scores, column), -1).softmax(-1)[..., :-1] @ given[2]
+    np.testing.assert_allclose(call(*arrays), expected.detach().numpy(), rtol=1e-12)
+    grad = rng.standard_normal(expected.shape)
+    expected.backward(torch.tensor(grad))
+    for x in (q, k, v, sinks):
+        x.grad = None
+    call(q, k, v, sinks).backward(grad)
+    for x, t in zip((q, k, v, sinks), (*given, sink), strict=True):
+        np.testing.assert_allclose(x.grad, t.grad.numpy(), rtol=1e-10, atol=1e-12)

@@ -83,6 +83,7 @@ ACTIVATIONS = [
     ("Softplus", {"beta": 2.0, "threshold": 3.0}),
     ("Softmax", {"dim": 1}),
     ("LogSoftmax", {"dim": 1}),
+    ("GLU", {"dim": 1}),
 ]
 
 
@@ -100,6 +101,16 @@ def test_activation_modules_against_torch(name, options):
     # PyTorch's slope of hardsigmoid is 1/6 rounded to float32, in float64 too.
     rtol = 2**-24 if name == "Hardsigmoid" else 1e-8
     np.testing.assert_allclose(mine.grad, other.grad.numpy(), rtol=rtol, atol=1e-10)
+
+
+def test_gated_linear_units():
+    assert repr(nn.GLU()) == "GLU(dim=-1)"
+    assert repr(nn.GLU(1, activation="silu")) == "GLU(dim=1, activation='silu')"
+    x = np.random.default_rng(0).standard_normal((3, 8))
+    expected = x[:, :4] * F.silu(x[:, 4:])
+    np.testing.assert_array_equal(nn.GLU(activation="silu")(x), expected)
+    with pytest.raises(ValueError, match=r"\[GLU\] activation: expected None or one of relu"):
+        nn.GLU(activation="swish")
 
 
 @pytest.mark.parametrize(("name", "options"), ACTIVATIONS, ids=str)

@@ -225,6 +225,6 @@ def test_varlen_is_attention_on_each_sequence(rate: float) -> None:
         own, own_lse = reference.attention(*part, causal=True, layout="blhd", return_lse=True)
         np.testing.assert_allclose(y[a:b], own[0], rtol=1e-13)
         more = reference.attention_backward(own, *part, own, own_lse, causal=True, layout="blhd")
-        for g, e in zip(grads, more, strict=False):
+        for g, e in zip(grads[:3], more, strict=False):
             assert g is not None
             np.testing.assert_allclose(g[a:b], e[0], rtol=1e-12, atol=1e-14)

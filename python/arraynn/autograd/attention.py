@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 __all__ = ["attention", "packed_attention"]
 
-_NAMES = ("q", "k", "v", "bias")
+_NAMES = ("q", "k", "v", "bias", "sinks")
 
 
 class AttentionNode(Node):
-    """Attention of q, k, v and a bias; saves (q, k, v, out, lse, bias)."""
+    """Attention of q, k, v, a bias and sinks; saves (q, k, v, out, lse, bias, sinks)."""
 
     __slots__ = ("options",)
     fresh = True
@@ -26,26 +26,32 @@ class AttentionNode(Node):
     options: dict[str, Any]
 
     def backward(self, grad: Array) -> tuple[Array | None, ...]:
-        *arrays, bias = self.saved
+        *arrays, bias, sinks = self.saved
         needs = tuple(n for n, edge in zip(_NAMES, self.edges, strict=True) if edge is not None)
-        return K.attention_backward(grad, *arrays, bias=bias, **self.options, needs=needs)
+        return K.attention_backward(
+            grad, *arrays, bias=bias, sinks=sinks, **self.options, needs=needs
+        )
 
 
-def attention(q: Any, k: Any, v: Any, bias: Any = None, **options: Any) -> Tensor:
-    """Return ``kernels.attention``, differentiable in q, k, v and bias.
+def attention(
+    q: Any, k: Any, v: Any, bias: Any = None, sinks: Any = None, **options: Any
+) -> Tensor:
+    """Return ``kernels.attention``, differentiable in q, k, v, bias and sinks.
 
-    ``options`` are the kernel's keyword arguments but for ``bias``, ``return_lse`` and ``out``.
+    ``options`` are the kernel's keyword arguments but for ``bias``, ``sinks``, ``return_lse`` and
+    ``out``.
     """
-    arrays = tuple(array_of(x) for x in (q, k, v, bias))
-    *qkv, plain_bias = arrays
-    if not recording(q, k, v, bias):
-        return make(K.attention(*qkv, bias=plain_bias, **options), None)
-    out, lse = K.attention(*qkv, bias=plain_bias, **options, return_lse=True)
+    inputs = (q, k, v, bias, sinks)
+    *qkv, plain_bias, plain_sinks = (array_of(x) for x in inputs)
+    given = {"bias": plain_bias, "sinks": plain_sinks, **options}
+    if not recording(*inputs):
+        return make(K.attention(*qkv, **given), None)
+    out, lse = K.attention(*qkv, **given, return_lse=True)
     result = make(out, None)
     node = AttentionNode(
-        tuple(edge_of(x) for x in (q, k, v, bias)),
-        (*qkv, out, lse, plain_bias),
-        guard(q, k, v, bias, result),
+        tuple(edge_of(x) for x in inputs),
+        (*qkv, out, lse, plain_bias, plain_sinks),
+        guard(*inputs, result),
     )
     node.options = options
     result.node = node

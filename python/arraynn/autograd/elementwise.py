@@ -11,7 +11,7 @@ from arraynn.autograd.tape import Array, Node, edge_of, grad_mode, guard, make
 if TYPE_CHECKING:
     from arraynn.autograd.tensor import Tensor
 
-__all__ = ["ACTIVATIONS", "Activation", "activate", "activation_of", "dropout"]
+__all__ = ["ACTIVATIONS", "Activation", "activate", "activation_of", "dropout", "glu"]
 
 
 class Activation(NamedTuple):
@@ -114,4 +114,28 @@ def dropout(x: Tensor, p: float, seed: int) -> Tensor:
     node = DropoutNode((edge_of(x),))
     node.p = p
     node.seed = seed
+    return make(out, node)
+
+
+class GluNode(Node):
+    """Half of an axis times an activation of the other; saves (x,)."""
+
+    __slots__ = ("activation", "axis")
+    fresh = True
+
+    activation: str | None
+    axis: int
+
+    def backward(self, grad: Array) -> tuple[Array | None, ...]:
+        return (K.glu_backward(grad, self.saved[0], self.axis, activation=self.activation),)
+
+
+def glu(x: Tensor, axis: int, activation: str | None) -> Tensor:
+    """Multiply the first half of ``axis`` by an activation of the second."""
+    out = K.glu(x.data, axis, activation=activation)
+    if not (grad_mode.enabled and x._requires_grad):
+        return make(out, None)
+    node = GluNode((edge_of(x),), (x.data,), guard(x))
+    node.axis = axis
+    node.activation = activation
     return make(out, node)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,8 @@ def _options(dtype: str, sizes: tuple[int, ...]) -> Iterator[dict[str, Any]]:
     b, h, _, lq, lk, _, _ = sizes
     rng = np.random.default_rng(1)
     yield {}
-    yield {"causal": "bottom_right", "window": (40, -1), "softcap": 2.0}
+    sinks = uniform(dtype, h, seed=7)
+    yield {"causal": "bottom_right", "window": (40, -1), "softcap": 2.0, "sinks": sinks}
     yield {
         "mask": rng.random((b, 1, lq, lk)) < 0.8,
         "bias": uniform(dtype, h, 1, lk, seed=5),
@@ -96,7 +98,7 @@ def _bounds(
 
 
 def attention_backward(dtype: str) -> Iterator[Outcome]:
-    """Yield the gradients by q, k, v, and by the bias where there is one."""
+    """Yield the gradients by q, k, v, and by a bias or sinks where there are some."""
     for sizes in _SIZES:
         q, k, v = _inputs(dtype, sizes)
         for how in _options(dtype, sizes):
@@ -107,9 +109,13 @@ def attention_backward(dtype: str) -> Iterator[Outcome]:
             bounds, ds = _bounds(dtype, q, k, v, how, g)
             if "bias" in how:
                 bounds.append(ds.sum(axis=(0, 2))[:, None])
-            count = len(bounds)
+            if "sinks" in how:
+                # As ds for one more key, whose share is at most 1, summed over the queries.
+                one = 3 * (_grain(dtype, sizes[4], sizes[5]) + 2 * unit_roundoff(dtype)) * sizes[6]
+                bounds.append(one * g.shape[0] * g.shape[2])
             floor = float(np.finfo(dtype).tiny)
-            yield got[:count], want[:count], [np.asarray(b) + floor for b in bounds]
+            results, truth = (tuple(x for x in xs if x is not None) for xs in (got, want))
+            yield results, truth, [np.asarray(b) + floor for b in bounds]
 
 
 def _packed(dtype: str) -> tuple[Array, ...]:
@@ -139,7 +145,7 @@ def attention_varlen_backward(dtype: str) -> Iterator[Outcome]:
     grain, dim = _grain(dtype, 40, 16), 20
     ds = 3 * (grain * dim + dot_bound(dim, dtype)) / 4
     # Probabilities of a query sum to 1, those of a key over two heads to at most 2 x 37.
-    yield got, want, [ds, 74 * ds, 74 * 4 * grain]
+    yield got[:3], want[:3], [ds, 74 * ds, 74 * 4 * grain]
 
 
 def attention_decode(dtype: str) -> Iterator[Outcome]:
@@ -149,6 +155,7 @@ def attention_decode(dtype: str) -> Iterator[Outcome]:
         q, k, v = _inputs(dtype, (2, 4, 2, 1, 640, 20, 33))
         new = [uniform(dtype, 2, 2, 1, d, seed=9) for d in (20, 33)]
         how: dict[str, Any] = {"k": new[0], "v": new[1], "softcap": 2.0, "return_lse": True}
+        how["sinks"] = uniform(dtype, 4, seed=8)
         lengths = np.array([530, 31])
         if pages:
             k, v = (np.ascontiguousarray(x.reshape(-1, 2, 64, x.shape[3])) for x in (k, v))
@@ -162,7 +169,20 @@ def attention_decode(dtype: str) -> Iterator[Outcome]:
         yield (*got, k, v), (*want, wide_k, wide_v), bounds
 
 
-ATTENTION_CHECKS = {
+def _rope(name: str, dtype: str) -> Iterator[Outcome]:
+    for layout in ("bhld", "blhd"):
+        for half, interleaved in ((1, False), (5, True), (32, False), (33, True)):
+            x = uniform(dtype, 2, 7, 7, 70, seed=half)
+            cos, sin = (uniform(dtype, 11, half, seed=s) for s in (1, 2))
+            at = np.random.default_rng(half).integers(0, 11, (2, 7))
+            how: dict[str, Any] = {"interleaved": interleaved, "layout": layout}
+            got = getattr(kernels, name)(x, cos, sin, at, **how)
+            want = getattr(reference, name)(*_wide(x, cos, sin), at, **how)
+            # Two products of numbers of at most 1 and their sum.
+            yield (got,), (want,), [6 * unit_roundoff(dtype)]
+
+
+ATTENTION_CHECKS: dict[str, Any] = {
     f.__name__: f
     for f in (
         attention,
@@ -171,4 +191,7 @@ ATTENTION_CHECKS = {
         attention_varlen_backward,
         attention_decode,
     )
+} | {
+    "rope": partial(_rope, "rope"),
+    "rope_backward": partial(_rope, "rope_backward"),
 }

@@ -394,6 +394,25 @@ def _dropout(name: str, dtype: str) -> Iterator[Outcome]:
         yield (got,), (want,), [4 * unit_roundoff(dtype) * np.abs(want)]
 
 
+def _glu(name: str, dtype: str) -> Iterator[Outcome]:
+    u = unit_roundoff(dtype)
+    for shape in ((2,), (3, 34), (5, 6, 130)):
+        x = uniform(dtype, *shape, seed=1) * np.dtype(dtype).type(9)
+        (wx,) = _wide(x)
+        for act in (None, "sigmoid", *_ACTIVATIONS, "silu"):
+            g = uniform(dtype, *shape[:-1], shape[-1] // 2, seed=2)
+            args, wide = (g,) * (name != "glu"), _wide(g)[: name != "glu"]
+            got = getattr(kernels, name)(*args, x, activation=act)
+            want = getattr(reference, name)(*wide, wx, activation=act)
+            # As of the activations and their gradients, times the other half, |grad_out| <= 1.
+            a, b = np.split(np.abs(wx) + 1, 2, -1)
+            yield (
+                (got,),
+                (want,),
+                [16 * u * (a * b if name == "glu" else np.concatenate((a * b,) * 2, -1))],
+            )
+
+
 _ROWS = ((1, 1), (3, 10), (5, 257), (2, 3, 37))
 _SPREAD = 20.0
 
@@ -559,6 +578,8 @@ CHECKS: dict[str, Check] = {
     "log_softmax_backward": partial(_softmax_backward, "log_softmax_backward"),
     "cross_entropy": _cross_entropy,
     "cross_entropy_backward": _cross_entropy_backward,
+    "glu": partial(_glu, "glu"),
+    "glu_backward": partial(_glu, "glu_backward"),
     "dropout": partial(_dropout, "dropout"),
     "dropout_backward": partial(_dropout, "dropout_backward"),
     "adam_step": partial(_optimizer, "adam_step", 2, _ADAM),

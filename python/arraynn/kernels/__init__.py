@@ -53,6 +53,7 @@ from arraynn.kernels.elementwise import (
     tanh,
     tanh_backward,
 )
+from arraynn.kernels.elementwise_glu import glu, glu_backward
 from arraynn.kernels.embedding import embedding, embedding_backward
 from arraynn.kernels.gemm import (
     linear,
@@ -139,6 +140,7 @@ from arraynn.kernels.rnn_cell import (
     rnn_cell_backward,
 )
 from arraynn.kernels.rnn_weights import convert_rnn_weights
+from arraynn.kernels.rope import rope, rope_backward
 from arraynn.kernels.softmax import (
     cross_entropy,
     cross_entropy_backward,
@@ -205,6 +207,8 @@ __all__ = [
     "global_avg_pool_backward",
     "global_max_pool",
     "global_max_pool_backward",
+    "glu",
+    "glu_backward",
     "group_norm",
     "group_norm_backward",
     "gru",
@@ -260,6 +264,8 @@ __all__ = [
     "rnn_backward",
     "rnn_cell",
     "rnn_cell_backward",
+    "rope",
+    "rope_backward",
     "selu",
     "selu_backward",
     "sgd_step",

@@ -39,6 +39,7 @@ def attention(
     window: Sequence[int] | None = None,
     softcap: float | None = None,
     alibi_slopes: Array | None = None,
+    sinks: Array | None = None,
     kv_lengths: Array | None = None,
     dropout: float = 0.0,
     seed: int | None = None,
@@ -51,13 +52,13 @@ def attention(
     .. math::
 
         s_{ij} = \mathrm{cap}(\mathrm{scale}\; q_i \cdot k_j) + b_{ij} - m_h |i + o - j|, \qquad
-        y_i = \sum_j d_{ij} \frac{e^{s_{ij}}}{\sum_l e^{s_{il}}} v_j
+        y_i = \sum_j d_{ij} \frac{e^{s_{ij}}}{e^{z_h} + \sum_l e^{s_{il}}} v_j
 
     over the keys j that mask, causal mask, window and length leave to query i. Query i stands at
     position ``i + o`` among the keys: o is 0 for ``"top_left"`` and True, the number of keys
     (``kv_lengths`` where given) less that of queries for ``"bottom_right"``, ``Lk - Lq`` when not
-    causal. A query without any key has the output 0 and a lse of -inf. NaN in a hidden key or value
-    stays there.
+    causal. :math:`e^{z_h}` is there only with ``sinks``. A query without any key has the output 0
+    and a lse of -inf, or of the sink. NaN in a hidden key or value stays there.
 
     Parameters
     ----------
@@ -81,6 +82,9 @@ def attention(
         ``cap(s) = softcap * tanh(s / softcap)``.
     alibi_slopes : array (H,) or (B, H) of the dtype of q, optional
         The slope m of each head.
+    sinks : array (H,) of the dtype of q, optional
+        A logit z of each head that joins the sum of the exponentials and has no value: a query may
+        attend to nothing.
     kv_lengths : int array (B,), optional
         Keys from there on are hidden.
     dropout : float in [0, 1]
@@ -111,7 +115,7 @@ def attention(
     -----
     Tiles with a running maximum: M. Milakov, N. Gimelshein, arXiv:1805.02867; T. Dao et al.,
     "FlashAttention", NeurIPS 2022. ALiBi: O. Press et al., ICLR 2022. Shared key heads: J. Ainslie
-    et al., "GQA", EMNLP 2023.
+    et al., "GQA", EMNLP 2023. Sinks: G. Xiao et al., arXiv:2309.17453, as logits that are learned.
 
     Examples
     --------
@@ -130,6 +134,7 @@ def attention(
         window,
         softcap,
         alibi_slopes,
+        sinks,
         kv_lengths,
         dropout,
         seed,
@@ -154,11 +159,12 @@ def attention_backward(
     window: Sequence[int] | None = None,
     softcap: float | None = None,
     alibi_slopes: Array | None = None,
+    sinks: Array | None = None,
     kv_lengths: Array | None = None,
     dropout: float = 0.0,
     seed: int | None = None,
     layout: str = "bhld",
-    needs: Sequence[str] = ("q", "k", "v", "bias"),
+    needs: Sequence[str] = ("q", "k", "v", "bias", "sinks"),
 ) -> Needs:
     r"""Gradients of :func:`attention`.
 
@@ -168,7 +174,8 @@ def attention_backward(
         p_{ij} = e^{s_{ij} - \mathrm{lse}_i}
 
     from which ``dq = scale ds k``, ``dk = scale ds^T q``, ``dv = (d p)^T grad_out``, and the
-    gradient by bias is ds, summed over what bias is broadcast along.
+    gradient by bias is ds, summed over what bias is broadcast along. That by a sink is the sum of
+    :math:`-e^{z_h - \mathrm{lse}_i}\; \bar y_i \cdot y_i` over its queries.
 
     Parameters
     ----------
@@ -177,16 +184,18 @@ def attention_backward(
         As given to the forward.
     out, lse : arrays
         As the forward returned them.
-    mask, bias, causal, scale, window, softcap, alibi_slopes, kv_lengths, dropout, seed, layout
+    mask, bias, causal, scale, window, softcap, alibi_slopes, sinks, kv_lengths
         As given to the forward.
-    needs : names out of "q", "k", "v", "bias"
+    dropout, seed, layout
+        As given to the forward.
+    needs : names out of "q", "k", "v", "bias", "sinks"
         Which gradients to compute.
 
     Returns
     -------
-    tuple of 4
-        Gradients by q, k, v and bias, of their shapes; None for those not needed, and for a bias
-        that is not given.
+    tuple of 5
+        Gradients by q, k, v, bias and sinks, of their shapes; None for those not needed, and for a
+        bias and sinks that are not given.
 
     Raises
     ------
@@ -214,6 +223,7 @@ def attention_backward(
         window,
         softcap,
         alibi_slopes,
+        sinks,
         kv_lengths,
         dropout,
         seed,
@@ -234,6 +244,7 @@ def attention_varlen(
     window: Sequence[int] | None = None,
     softcap: float | None = None,
     alibi_slopes: Array | None = None,
+    sinks: Array | None = None,
     dropout: float = 0.0,
     seed: int | None = None,
     return_lse: bool = False,
@@ -254,7 +265,7 @@ def attention_varlen(
         Ascending from 0 to Tq and Tk.
     causal : bool, "top_left" or "bottom_right"
         True wants every sequence to have as many queries as keys.
-    scale, window, softcap, alibi_slopes
+    scale, window, softcap, alibi_slopes, sinks
         As in :func:`attention`.
     dropout, seed
         As in :func:`attention`; the mask is that of :func:`dropout` on an array (H, Tq, longest
@@ -290,6 +301,7 @@ def attention_varlen(
         window,
         softcap,
         alibi_slopes,
+        sinks,
         dropout,
         seed,
         return_lse,
@@ -312,9 +324,10 @@ def attention_varlen_backward(
     window: Sequence[int] | None = None,
     softcap: float | None = None,
     alibi_slopes: Array | None = None,
+    sinks: Array | None = None,
     dropout: float = 0.0,
     seed: int | None = None,
-    needs: Sequence[str] = ("q", "k", "v"),
+    needs: Sequence[str] = ("q", "k", "v", "sinks"),
 ) -> Needs:
     """Gradients of :func:`attention_varlen`.
 
@@ -325,15 +338,16 @@ def attention_varlen_backward(
         As given to the forward.
     out, lse : arrays
         As the forward returned them.
-    causal, scale, window, softcap, alibi_slopes, dropout, seed
+    causal, scale, window, softcap, alibi_slopes, sinks, dropout, seed
         As given to the forward.
-    needs : names out of "q", "k", "v"
+    needs : names out of "q", "k", "v", "sinks"
         Which gradients to compute.
 
     Returns
     -------
-    tuple of 3
-        Gradients by q, k and v, of their shapes; None for those not needed.
+    tuple of 4
+        Gradients by q, k, v and sinks, of their shapes; None for those not needed, and for sinks
+        that are not given.
 
     Raises
     ------
@@ -361,6 +375,7 @@ def attention_varlen_backward(
         window,
         softcap,
         alibi_slopes,
+        sinks,
         dropout,
         seed,
         needs,
@@ -380,6 +395,10 @@ def attention_decode(
     window: Sequence[int] | None = None,
     softcap: float | None = None,
     alibi_slopes: Array | None = None,
+    sinks: Array | None = None,
+    cos: Array | None = None,
+    sin: Array | None = None,
+    interleaved: bool = False,
     layout: str = "bhld",
     return_lse: bool = False,
     out: Array | None = None,
@@ -405,8 +424,13 @@ def attention_decode(
         Entries past the end of a sequence are not looked at.
     k, v : arrays (B, Hkv, Lnew, D) and (B, Hkv, Lnew, Dv), optional
         Keys and values to append.
-    scale, window, softcap, alibi_slopes
+    scale, window, softcap, alibi_slopes, sinks
         As in :func:`attention`.
+    cos, sin : arrays (P, R/2) of the dtype of q, optional
+        q and ``k`` are turned by the angles of their positions, as by :func:`rope`: the cache holds
+        turned keys. A row for every position.
+    interleaved : bool
+        Pair neighbours instead of halves.
     layout : {"bhld", "blhd"}
         Order of the dimensions of q, the caches, k, v and the result.
     return_lse : bool
@@ -421,8 +445,8 @@ def attention_decode(
     Raises
     ------
     ValueError
-        For shapes that do not fit, lengths beyond the cache, pages that it does not have, or a
-        read-only cache to append to.
+        For shapes that do not fit, lengths beyond the cache or the angles, pages that it does not
+        have, or a read-only cache to append to.
     TypeError
         For other or mixed dtypes.
 
@@ -452,6 +476,10 @@ def attention_decode(
         window,
         softcap,
         alibi_slopes,
+        sinks,
+        cos,
+        sin,
+        interleaved,
         layout,
         return_lse,
         out,

@@ -5,6 +5,7 @@ from arraynn.nn._random import manual_seed
 from arraynn.nn.activation import (
     ELU,
     GELU,
+    GLU,
     SELU,
     Dropout,
     Hardsigmoid,
@@ -68,6 +69,7 @@ from arraynn.nn.pooling import (
 )
 from arraynn.nn.rnn import GRU, LSTM, RNN
 from arraynn.nn.rnn_cell import GRUCell, LSTMCell, RNNCell
+from arraynn.nn.rotary import RotaryEmbedding
 from arraynn.nn.sparse import Embedding
 from arraynn.nn.transformer import (
     PositionalEncoding,
@@ -80,6 +82,7 @@ from arraynn.nn.transformer_layer import TransformerDecoderLayer, TransformerEnc
 __all__ = [
     "ELU",
     "GELU",
+    "GLU",
     "GRU",
     "LSTM",
     "RNN",
@@ -141,6 +144,7 @@ __all__ = [
     "RNNCell",
     "ReLU",
     "ReLU6",
+    "RotaryEmbedding",
     "Sequential",
     "SiLU",
     "Sigmoid",

@@ -52,6 +52,7 @@ def scaled_dot_product_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
     *,
+    sinks: Any = None,
     seed: int | None = None,
 ) -> Any:
     """Return ``softmax(scale * query @ key.T + attn_mask) @ value`` over the last two axes.
@@ -73,6 +74,8 @@ def scaled_dot_product_attention(
         1 / sqrt(E) when None.
     enable_gqa : bool
         Lets each head of key and value serve several heads of the query.
+    sinks : Tensor or array (H,), optional
+        A logit of each head that takes a share of the softmax and has no value.
     seed : int, optional
         Of the dropout; drawn from the generator of :func:`arraynn.manual_seed` when None.
 
@@ -110,10 +113,10 @@ def scaled_dot_product_attention(
     if dropout_p != 0:
         options["dropout"] = dropout_p
         options["seed"] = _random.next_seed() if seed is None else seed
-    if any(isinstance(x, Variable) for x in (q, k, v, bias)):
-        out: Any = attention_ops.attention(q, k, v, bias, **options)
+    if any(isinstance(x, Variable) for x in (q, k, v, bias, sinks)):
+        out: Any = attention_ops.attention(q, k, v, bias, sinks, **options)
     else:
-        out = K.attention(q, k, v, bias=bias, **options)
+        out = K.attention(q, k, v, bias=bias, sinks=sinks, **options)
     if len(shape) == 4:
         return out
     return out.reshape((*shape[:-1], array_of(out).shape[-1]))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from arraynn.autograd import elementwise
 from arraynn.nn import functional as F
 from arraynn.nn.module import Module
 
 __all__ = [
     "ELU",
     "GELU",
+    "GLU",
     "SELU",
     "Dropout",
     "Hardsigmoid",
@@ -234,6 +236,30 @@ class Softplus(_Activation):
     def extra_repr(self) -> str:
         """Return both parameters."""
         return f"beta={self.beta}, threshold={self.threshold}"
+
+
+class GLU(Module):
+    """The first half of the axis ``dim`` times an activation of the second.
+
+    A sigmoid as in PyTorch; ``activation`` ``"silu"`` is SwiGLU, ``"gelu"`` GEGLU, ``"relu"``
+    ReGLU, None bilinear.
+    """
+
+    def __init__(self, dim: int = -1, *, activation: str | None = "sigmoid") -> None:
+        super().__init__()
+        if activation is not None:
+            elementwise.activation_of("GLU", activation)
+        self.dim = dim
+        self.activation = activation
+
+    def forward(self, input: Any) -> Any:
+        """Apply the gate."""
+        return F.glu(input, self.dim, activation=self.activation)
+
+    def extra_repr(self) -> str:
+        """Return the axis, and the activation where it is not PyTorch's."""
+        text = f"dim={self.dim}"
+        return text if self.activation == "sigmoid" else f"{text}, activation={self.activation!r}"
 
 
 class Softmax(Module):

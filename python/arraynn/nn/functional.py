@@ -52,6 +52,7 @@ from arraynn.nn._pool import (
     max_unpool3d,
 )
 from arraynn.nn._rnn import gru, gru_cell, lstm, lstm_cell, rnn, rnn_cell
+from arraynn.nn.rotary import rope
 
 __all__ = [
     "adaptive_avg_pool1d",
@@ -77,6 +78,7 @@ __all__ = [
     "flatten",
     "fold",
     "gelu",
+    "glu",
     "group_norm",
     "gru",
     "gru_cell",
@@ -107,6 +109,7 @@ __all__ = [
     "rms_norm",
     "rnn",
     "rnn_cell",
+    "rope",
     "scaled_dot_product_attention",
     "selu",
     "sigmoid",
@@ -253,6 +256,23 @@ def mish(input: Any) -> Any:
 def softplus(input: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
     """Return log(1 + exp(beta * x)) / beta; x itself where beta * x > threshold."""
     return _activate("softplus", input, {"beta": beta, "threshold": threshold})
+
+
+def glu(input: Any, dim: int = -1, *, activation: str | None = "sigmoid") -> Any:
+    """Return the first half of ``dim`` times an activation of the second.
+
+    PyTorch's ``glu`` gates by a sigmoid; ``activation`` ``"silu"`` is SwiGLU, ``"gelu"`` GEGLU,
+    ``"relu"`` ReGLU, None bilinear (:func:`arraynn.kernels.glu`).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> glu(np.array([2.0, 0.0]))
+    array([1.])
+    """
+    if isinstance(input, Variable):
+        return elementwise.glu(input, dim, activation)  # type: ignore[arg-type]
+    return K.glu(input, dim, activation=activation)
 
 
 def softmax(input: Any, dim: int = -1) -> Any:

@@ -368,7 +368,8 @@ class Module:
         kind = np.dtype(dtype)
         if kind.kind != "f":
             raise TypeError(f"[to] dtype: expected a floating dtype, got {kind}")
-        for _, value in self._named_state("", None):
+        state = (*self._named_state("", False), *self._named_state("", True))
+        for _, value in state:
             if value.data.dtype.kind == "f" and value.data.dtype != kind:
                 value.data = value.data.astype(kind)
                 value.grad = None

@@ -61,6 +61,7 @@ from .elementwise import (
     tanh,
     tanh_backward,
 )
+from .elementwise_glu import glu, glu_backward
 from .embedding import embedding, embedding_backward
 from .gemm import linear, linear_backward, matmul
 from .norm import (
@@ -133,6 +134,7 @@ from .rnn_cell import (
     rnn_cell,
     rnn_cell_backward,
 )
+from .rope import rope, rope_backward
 from .softmax import (
     cross_entropy,
     cross_entropy_backward,
@@ -199,6 +201,8 @@ __all__ = [
     "global_avg_pool_backward",
     "global_max_pool",
     "global_max_pool_backward",
+    "glu",
+    "glu_backward",
     "group_norm",
     "group_norm_backward",
     "gru",
@@ -253,6 +257,8 @@ __all__ = [
     "rnn_backward",
     "rnn_cell",
     "rnn_cell_backward",
+    "rope",
+    "rope_backward",
     "selu",
     "selu_backward",
     "sgd_step",

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ._common import FloatArray, quiet, store
 from .elementwise import dropout_mask
+from .rope import rope
 
 Lse = tuple[FloatArray, FloatArray]
 
@@ -120,14 +121,26 @@ def _keep(shape: tuple[int, ...], rate: float, seed: int | None, dtype: Any) -> 
     return dropout_mask(shape, rate, seed).astype(dtype) * dtype.type(factor)
 
 
-def _attend(forward: _Forward, v: FloatArray, keep: Any) -> Lse:
-    top = forward.scores.max(axis=-1, keepdims=True, initial=-np.inf)
-    e = np.exp(forward.scores - np.where(top == -np.inf, 0, top))
-    total = e.sum(axis=-1, keepdims=True)
-    nothing = ~forward.visible.any(axis=-1, keepdims=True)
+def _attend(forward: _Forward, v: FloatArray, keep: Any, sinks: FloatArray | None) -> Lse:
+    # A sink is one more score without a value; -inf takes no share.
+    sink = v.dtype.type(-np.inf) if sinks is None else sinks[:, None, None]
+    top = np.maximum(forward.scores.max(axis=-1, keepdims=True, initial=-np.inf), sink)
+    shift = np.where(top == -np.inf, 0, top)
+    e = np.exp(forward.scores - shift)
+    total = e.sum(axis=-1, keepdims=True) + np.exp(sink - shift)
+    nothing = ~forward.visible.any(axis=-1, keepdims=True) & (sink == -np.inf)
     p = np.where(nothing, 0, e / total).astype(v.dtype)
     lse = np.where(nothing, -np.inf, top + np.log(total)).astype(v.dtype)
     return _visible_product(p * keep, forward.visible, v), lse[..., 0]
+
+
+def _sink_gradient(
+    grad_out: FloatArray, out: FloatArray, lse: FloatArray, sinks: FloatArray
+) -> FloatArray:
+    """Return -sum(exp(sink - lse) grad_out . out) over samples and queries of each head."""
+    share = np.where(lse == -np.inf, 0, np.exp(sinks[:, None] - lse))
+    delta = (grad_out * out).sum(axis=-1)
+    return np.asarray(-(share * delta).sum(axis=(0, 2)), dtype=sinks.dtype)
 
 
 def _gradients(
@@ -180,6 +193,7 @@ def attention(
     window: Sequence[int] | None = None,
     softcap: float | None = None,
     alibi_slopes: FloatArray | None = None,
+    sinks: FloatArray | None = None,
     kv_lengths: NDArray[Any] | None = None,
     dropout: float = 0.0,
     seed: int | None = None,
@@ -199,7 +213,7 @@ def attention(
     lengths = _lengths(kv_lengths, k)
     forward = _scores(q, _repeat_heads(k, heads), mask, bias, alibi_slopes, lengths, options)
     keep = _keep(forward.scores.shape, dropout, seed, q.dtype)
-    y, lse = _attend(forward, _repeat_heads(v, heads), keep)
+    y, lse = _attend(forward, _repeat_heads(v, heads), keep, sinks)
     y = store(np.ascontiguousarray(_heads_first(y, layout)), out)
     return (y, lse) if return_lse else y
 
@@ -220,13 +234,14 @@ def attention_backward(
     window: Sequence[int] | None = None,
     softcap: float | None = None,
     alibi_slopes: FloatArray | None = None,
+    sinks: FloatArray | None = None,
     kv_lengths: NDArray[Any] | None = None,
     dropout: float = 0.0,
     seed: int | None = None,
     layout: str = "bhld",
-    needs: Sequence[str] = ("q", "k", "v", "bias"),
+    needs: Sequence[str] = ("q", "k", "v", "bias", "sinks"),
 ) -> tuple[FloatArray | None, ...]:
-    """Gradients by q, k, v and bias; None for what is not in `needs`."""
+    """Gradients by q, k, v, bias and sinks; None for what is not in `needs`."""
     grad_out, q, k, v, out = (_heads_first(x, layout) for x in (grad_out, q, k, v, out))
     options = _Options(causal, scale, window, softcap, dropout)
     heads, kv_heads = q.shape[1], k.shape[1]
@@ -245,7 +260,10 @@ def attention_backward(
         np.ascontiguousarray(_heads_first(g, layout)) if name in needs else None
         for name, g in zip("qkv", grads, strict=True)
     ]
-    return (*wanted, dbias)
+    dsinks = None
+    if sinks is not None and "sinks" in needs:
+        dsinks = _sink_gradient(grad_out, out, lse, sinks)
+    return (*wanted, dbias, dsinks)
 
 
 def _sequences(cu_seqlens_q: NDArray[Any], cu_seqlens_k: NDArray[Any]) -> list[tuple[slice, slice]]:
@@ -280,6 +298,7 @@ def attention_varlen(
     window: Sequence[int] | None = None,
     softcap: float | None = None,
     alibi_slopes: FloatArray | None = None,
+    sinks: FloatArray | None = None,
     dropout: float = 0.0,
     seed: int | None = None,
     return_lse: bool = False,
@@ -298,7 +317,7 @@ def attention_varlen(
         own_k, own_v = (_repeat_heads(_one(x, cols), heads) for x in (k, v))
         lengths = np.array([own_k.shape[2]])
         forward = _scores(_one(q, rows), own_k, None, None, slopes, lengths, options)
-        own, own_lse = _attend(forward, own_v, keep[:, rows, : own_k.shape[2]])
+        own, own_lse = _attend(forward, own_v, keep[:, rows, : own_k.shape[2]], sinks)
         y[rows] = np.swapaxes(own[0], 0, 1)
         lse[:, rows] = own_lse[0]
     y = store(y, out)
@@ -321,11 +340,12 @@ def attention_varlen_backward(
     window: Sequence[int] | None = None,
     softcap: float | None = None,
     alibi_slopes: FloatArray | None = None,
+    sinks: FloatArray | None = None,
     dropout: float = 0.0,
     seed: int | None = None,
-    needs: Sequence[str] = ("q", "k", "v"),
+    needs: Sequence[str] = ("q", "k", "v", "sinks"),
 ) -> tuple[FloatArray | None, ...]:
-    """Gradients of `attention_varlen` by q, k and v."""
+    """Gradients of `attention_varlen` by q, k, v and sinks."""
     options = _Options(causal, scale, window, softcap, dropout)
     heads, kv_heads = q.shape[1], k.shape[1]
     keep = _packed_keep(q, cu_seqlens_k, dropout, seed)
@@ -345,7 +365,20 @@ def attention_varlen_backward(
         grads[0][rows] = np.swapaxes(dq[0], 0, 1)
         grads[1][cols] = np.swapaxes(_join_heads(dk, kv_heads)[0], 0, 1)
         grads[2][cols] = np.swapaxes(_join_heads(dv, kv_heads)[0], 0, 1)
-    return tuple(g if n in needs else None for n, g in zip("qkv", grads, strict=True))
+    wanted = [g if n in needs else None for n, g in zip("qkv", grads, strict=True)]
+    dsinks = None
+    if sinks is not None and "sinks" in needs:
+        own_grad, own_out = (np.swapaxes(x, 0, 1)[None] for x in (grad_out, out))
+        dsinks = _sink_gradient(own_grad, own_out, lse[None], sinks)
+    return (*wanted, dsinks)
+
+
+def _turned(
+    x: FloatArray, cos: FloatArray, sin: FloatArray, ends: NDArray[Any], interleaved: bool
+) -> FloatArray:
+    """Turn (B, H, L, D) whose last positions are those before `ends`."""
+    positions = np.maximum(ends[:, None] - x.shape[2] + np.arange(x.shape[2]), 0)
+    return rope(x, cos, sin, positions, interleaved=interleaved)
 
 
 @quiet
@@ -362,6 +395,10 @@ def attention_decode(
     window: Sequence[int] | None = None,
     softcap: float | None = None,
     alibi_slopes: FloatArray | None = None,
+    sinks: FloatArray | None = None,
+    cos: FloatArray | None = None,
+    sin: FloatArray | None = None,
+    interleaved: bool = False,
     layout: str = "bhld",
     return_lse: bool = False,
     out: FloatArray | None = None,
@@ -371,6 +408,18 @@ def attention_decode(
     batch, heads = q.shape[:2]
     page = caches[0].shape[2]
     options = _Options("bottom_right", scale, window, softcap)
+    if cos is not None and sin is not None:
+        # Queries before the first position see nothing, however they are turned.
+        q = _turned(
+            q,
+            cos,
+            sin,
+            lengths + (0 if k is None else _heads_first(k, layout).shape[2]),
+            interleaved,
+        )
+        if k is not None:
+            own = _heads_first(k, layout)
+            k = _heads_first(_turned(own, cos, sin, lengths + own.shape[2], interleaved), layout)
     y = np.zeros((*q.shape[:3], caches[1].shape[3]), q.dtype)
     lse = np.zeros(q.shape[:3], q.dtype)
     for b in range(batch):
@@ -392,6 +441,6 @@ def attention_decode(
         if slopes is not None and slopes.ndim == 2:
             slopes = slopes[b]
         forward = _scores(q[b : b + 1], own_k, None, None, slopes, np.array([count]), options)
-        y[b : b + 1], lse[b : b + 1] = _attend(forward, own_v, 1)
+        y[b : b + 1], lse[b : b + 1] = _attend(forward, own_v, 1, sinks)
     y = store(np.ascontiguousarray(_heads_first(y, layout)), out)
     return (y, lse) if return_lse else y
