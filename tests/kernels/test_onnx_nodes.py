@@ -1,4 +1,4 @@
-"""ONNX' published node cases of convolution and pooling, forward, made by the onnx package."""
+"""ONNX' published node cases of convolution, pooling, softmax and losses, by the onnx package."""
 
 from __future__ import annotations
 
@@ -132,15 +132,44 @@ def max_unpool(a: dict[str, Any], x: Any, indices: Any, shape: Any = None) -> An
     return np.pad(y, [(0, large - small) for small, large in zip(y.shape, shape, strict=True)])
 
 
+def cross_entropy(a: dict[str, Any], x: Any, target: Any, weight: Any = None) -> Any:
+    how = {name: a[name] for name in ("reduction", "ignore_index") if name in a}
+    return K.cross_entropy(x, target, weight=weight, **how), K.log_softmax(x, 1)
+
+
+def nll_loss(a: dict[str, Any], x: Any, target: Any, weight: Any = None) -> Any:
+    """Cross entropy of logarithms of probabilities.
+
+    The cases' numbers are none. Moved down by ``shift``, they are those of their classes beside one
+    more class that makes up the rest, and the loss is larger by as much as every sample weighs.
+    """
+    classes = x.shape[1]
+    shift = np.float32(x.max() + np.log(2.0 * classes))
+    low = x - shift
+    rest = np.log1p(-np.exp(low).sum(1, keepdims=True))
+    weight = np.ones(classes, x.dtype) if weight is None else weight
+    wide = np.append(weight, np.ones(1, x.dtype))
+    how = {name: a[name] for name in ("reduction", "ignore_index") if name in a}
+    loss = K.cross_entropy(np.concatenate((low, rest), 1), target, weight=wide, **how)
+    counts = target != a.get("ignore_index", -100)
+    weights = np.where(counts, weight[np.where(counts, target, 0)], 0)
+    by = {"none": weights, "sum": weights.sum(dtype=x.dtype), "mean": np.float32(1)}
+    return loss - shift * by[a.get("reduction", "mean")]
+
+
 RUN: dict[str, Any] = {
     "AveragePool": average_pool,
     "Conv": conv,
     "ConvTranspose": conv_transpose,
     "GlobalAveragePool": lambda _, x: K.global_avg_pool(x),
     "GlobalMaxPool": lambda _, x: K.global_max_pool(x),
+    "LogSoftmax": lambda a, x: K.log_softmax(x, a.get("axis", -1)),
     "LpPool": lp_pool,
     "MaxPool": max_pool,
     "MaxUnpool": max_unpool,
+    "NegativeLogLikelihoodLoss": nll_loss,
+    "Softmax": lambda a, x: K.softmax(x, a.get("axis", -1)),
+    "SoftmaxCrossEntropyLoss": cross_entropy,
 }
 CASES = collect()
 
