@@ -44,7 +44,9 @@ def test_every_kernel_is_named() -> None:
         assert name in named or name.removesuffix("_backward") in named, name
 
 
-@pytest.mark.parametrize("command", ["info", "check", "bench", "demo", "train charlm", "train gpt"])
+@pytest.mark.parametrize(
+    "command", ["info", "check", "bench", "demo", "train charlm", "train gpt", "train vit"]
+)
 def test_commands_and_their_options_exist(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     row = next(line for line in README.splitlines() if f"`python -m arraynn {command}`" in line)
     assert cli.main([*command.split(), "--help"]) == 0

@@ -116,6 +116,20 @@ struct Backward {
     apply(box, tid, team, fixed);
   }
 
+  // Groups of planes that are one block each, by the threads that own them.
+  bool has_short_groups(bool fixed) const {
+    return p.groups != 0 && !p.channels_last && !fixed && blocks.count == 1;
+  }
+  void run_groups(const Range& groups) const {
+    const auto& f = norm_table<T>(norm_block_kernels());
+    const std::int64_t wide = p.c / p.groups, size = wide * p.s;
+    for (std::int64_t i = groups.begin; i < groups.end; ++i) {
+      const T* own = w != nullptr ? w + i % p.groups * wide : nullptr;
+      f.group_gradient(dy + i * size, x + i * size, own, dx != nullptr ? dx + i * size : nullptr,
+                       wide, p.s, mean[i], rstd[i], sums + i * wide);
+    }
+  }
+
   void sum_samples(int tid, int team) const {
     if (dw == nullptr && db == nullptr) return;
     const std::int64_t samples = p.groups == 0 ? 1 : p.n;
@@ -167,6 +181,17 @@ void channel_norm_backward(const char* op, const ChannelNorm& p, const T* dy, co
                              db,
                              reinterpret_cast<GradientSums*>(at + 4 * bytes),
                              {k, k + step, k + 2 * step, k + 3 * step}};
+  const std::int64_t groups = p.n * p.groups;
+  const double work = static_cast<double>(groups) * static_cast<double>(p.count());
+  const int threads = threads_for(work, kNormGrain);
+  if (backward.has_short_groups(fixed) && groups >= threads) {
+    parallel(threads, Denormals::kFlush, [&](int tid, int team) {
+      backward.run_groups(split_range(groups, team, tid));
+      team_barrier(team);
+      backward.sum_samples(tid, team);
+    });
+    return;
+  }
   // x and dy are read together.
   for_boxes(
       p, 2 * item, [&](const Box& box, int tid, int team) { backward.run(box, tid, team, fixed); },

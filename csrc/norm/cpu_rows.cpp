@@ -90,32 +90,56 @@ struct Row {
   }
 };
 
-// sum g and sum g xhat; dw and db are added to on the way.
-template <bool kWeight, bool kGradients, class T>
-ARRAYNN_INLINE GradientSums sweep_row(const Row<T>& row, std::int64_t n, T* dw, T* db) {
+// sum g and sum g xhat of kRows rows; dw and db are added to on the way, row by row. A row's sums
+// have two chains, however many rows pass together.
+template <bool kWeight, bool kGradients, int kRows, class T>
+ARRAYNN_INLINE void sweep_rows(const Row<T>* rows, std::int64_t n, T* dw, T* db,
+                               GradientSums* all) {
   using V = Vec<T>;
-  GradientSums all{0, 0};
+  constexpr int kL = kLanes<T>;
+  for (int r = 0; r < kRows; ++r) all[r] = {0, 0};
   for (std::int64_t first = 0; first < n; first += kNormBlock) {
-    T totals[2];
-    sum_run<2>(min_i(kNormBlock, n - first), totals,
-               [&](std::int64_t at, std::int64_t lanes, V* s) __attribute__((always_inline)) {
-                 const std::int64_t i = first + at;
-                 const V dy = load_part(row.dy + i, lanes), xhat = row.normalised(i, lanes);
-                 if constexpr (kGradients) {
-                   if (dw != nullptr) {
-                     store_part(fma(dy, xhat, load_part(dw + i, lanes)), dw + i, lanes);
-                   }
-                   if (db != nullptr) store_part(load_part(db + i, lanes) + dy, db + i, lanes);
-                 }
-                 // Lanes beyond the end have dy = 0.
-                 const V g = kWeight ? dy * load_part(row.w + i, lanes) : dy;
-                 s[0] = s[0] + g;
-                 s[1] = fma(g, xhat, s[1]);
-               });
-    all.dy += static_cast<double>(totals[0]);
-    all.product += static_cast<double>(totals[1]);
+    V s0[kRows][2], s1[kRows][2];
+    for (int r = 0; r < kRows; ++r) s0[r][0] = s0[r][1] = s1[r][0] = s1[r][1] = V::zero();
+    const auto step = [&](std::int64_t i, std::int64_t lanes,
+                          V(*s)[2]) __attribute__((always_inline)) {
+      V by_weight = V::zero(), by_bias = V::zero(), w = V::zero();
+      if constexpr (kGradients) {
+        if (dw != nullptr) by_weight = load_part(dw + i, lanes);
+        if (db != nullptr) by_bias = load_part(db + i, lanes);
+      }
+      if constexpr (kWeight) w = load_part(rows[0].w + i, lanes);
+      ARRAYNN_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        const V dy = load_part(rows[r].dy + i, lanes), xhat = rows[r].normalised(i, lanes);
+        by_weight = fma(dy, xhat, by_weight);
+        by_bias = by_bias + dy;
+        // Lanes beyond the end have dy = 0.
+        const V g = kWeight ? dy * w : dy;
+        s[r][0] = s[r][0] + g;
+        s[r][1] = fma(g, xhat, s[r][1]);
+      }
+      if constexpr (kGradients) {
+        if (dw != nullptr) store_part(by_weight, dw + i, lanes);
+        if (db != nullptr) store_part(by_bias, db + i, lanes);
+      }
+    };
+    const std::int64_t end = min_i(n, first + kNormBlock);
+    std::int64_t i = first;
+    for (; i + 2 * kL <= end; i += 2 * kL) {
+      step(i, std::int64_t{kL}, s0);
+      step(i + kL, std::int64_t{kL}, s1);
+    }
+    if (i + kL <= end) {
+      step(i, std::int64_t{kL}, s0);
+      i += kL;
+    }
+    if (i < end) step(i, end - i, s1);
+    for (int r = 0; r < kRows; ++r) {
+      all[r].dy += static_cast<double>(reduce_add(s0[r][0] + s1[r][0]));
+      all[r].product += static_cast<double>(reduce_add(s0[r][1] + s1[r][1]));
+    }
   }
-  return all;
 }
 
 // dx = a w dy + b (x - m) + c.
@@ -131,26 +155,53 @@ ARRAYNN_INLINE void finish_row(const Row<T>& row, std::int64_t n, T a, T b, T c,
   });
 }
 
+// Rows whose gradients by weight and bias are added together: those are then read and written once
+// for all of them. Two chains of two sums a row have to stay in registers.
+inline constexpr int kRowsAtOnce = kVecBytes == 64 ? 4 : 2;
+// Bytes of x and dy that are read again for dx: half of a small L2.
+inline constexpr std::int64_t kRowsBytes = std::int64_t{256} << 10;
+
+template <bool kWeight, int kRows, class T>
+ARRAYNN_INLINE void backward_of_rows(const RowNorm& p, const T* dy, const T* x, const T* w,
+                                     const double* mean, const double* rstd, T* dx, T* dw, T* db,
+                                     std::int64_t first) {
+  const double count = static_cast<double>(p.n);
+  Row<T> rows[kRows];
+  GradientSums sums[kRows];
+  for (int i = 0; i < kRows; ++i) {
+    const std::int64_t r = first + i;
+    const double centre = p.centred ? mean[r] : 0.0, scale = rstd[r];
+    const T m = static_cast<T>(centre);
+    const double rest = static_cast<double>(m) - centre;
+    rows[i] = {
+        dy + r * p.n, x + r * p.n, w, m, static_cast<T>(scale), static_cast<T>(rest * scale)};
+  }
+  if (dw != nullptr || db != nullptr) {
+    sweep_rows<kWeight, true, kRows>(rows, p.n, dw, db, sums);
+  } else {
+    sweep_rows<kWeight, false, kRows>(rows, p.n, dw, db, sums);
+  }
+  if (dx == nullptr) return;
+  for (int i = 0; i < kRows; ++i) {
+    const std::int64_t r = first + i;
+    const double scale = rstd[r], b = -scale * scale * (sums[i].product / count);
+    const double rest = static_cast<double>(rows[i].m) - (p.centred ? mean[r] : 0.0);
+    const double c = b * rest - (p.centred ? scale * (sums[i].dy / count) : 0.0);
+    finish_row<kWeight>(rows[i], p.n, static_cast<T>(scale), static_cast<T>(b), static_cast<T>(c),
+                        dx + r * p.n);
+  }
+}
+
 template <bool kWeight, class T>
 ARRAYNN_INLINE void backward_rows(const RowNorm& p, const T* dy, const T* x, const T* w,
                                   const double* mean, const double* rstd, T* dx, T* dw, T* db,
                                   std::int64_t begin, std::int64_t end) {
-  const double count = static_cast<double>(p.n);
-  for (std::int64_t r = begin; r < end; ++r) {
-    const double centre = p.centred ? mean[r] : 0.0, scale = rstd[r];
-    const T m = static_cast<T>(centre);
-    const double rest = static_cast<double>(m) - centre;
-    const Row<T> row{
-        dy + r * p.n, x + r * p.n, w, m, static_cast<T>(scale), static_cast<T>(rest * scale)};
-    const GradientSums sums = dw != nullptr || db != nullptr
-                                  ? sweep_row<kWeight, true>(row, p.n, dw, db)
-                                  : sweep_row<kWeight, false>(row, p.n, dw, db);
-    if (dx == nullptr) continue;
-    const double b = -scale * scale * (sums.product / count);
-    const double c = b * rest - (p.centred ? scale * (sums.dy / count) : 0.0);
-    finish_row<kWeight>(row, p.n, static_cast<T>(scale), static_cast<T>(b), static_cast<T>(c),
-                        dx + r * p.n);
+  const std::int64_t together = 2 * kRowsAtOnce * p.n * static_cast<std::int64_t>(sizeof(T));
+  std::int64_t r = begin;
+  for (; together <= kRowsBytes && r + kRowsAtOnce <= end; r += kRowsAtOnce) {
+    backward_of_rows<kWeight, kRowsAtOnce>(p, dy, x, w, mean, rstd, dx, dw, db, r);
   }
+  for (; r < end; ++r) backward_of_rows<kWeight, 1>(p, dy, x, w, mean, rstd, dx, dw, db, r);
 }
 
 template <class T>

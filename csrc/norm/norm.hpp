@@ -84,6 +84,10 @@ struct NormBlockTable {
   GradientSums (*sums)(const T* dy, const T* x, std::int64_t runs, std::int64_t n,
                        std::int64_t stride, T m);
   void (*gradient)(const T* dy, const T* x, T* dx, std::int64_t n, T m, T a, T b, T c);
+  // All of a group: planes of n elements, at most kNormBlock, that share statistics. sums takes
+  // (sum dy, sum dy xhat) of each; w and dx may be null.
+  void (*group_gradient)(const T* dy, const T* x, const T* w, T* dx, std::int64_t planes,
+                         std::int64_t n, double mean, double rstd, GradientSums* sums);
 };
 // `rows` positions of `c` channels; at most kNormRows for the sums.
 template <class T>

@@ -61,7 +61,8 @@ class TestUsage:
         assert capsys.readouterr().err
 
     @pytest.mark.parametrize(
-        "command", ["info", "check", "bench", "demo", "train", "train charlm", "train gpt"]
+        "command",
+        ["info", "check", "bench", "demo", "train", "train charlm", "train gpt", "train vit"],
     )
     def test_help_has_examples(self, command: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.main([*command.split(), "--help"]) == 0

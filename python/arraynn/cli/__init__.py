@@ -23,6 +23,7 @@ examples:
   python -m arraynn check             kernels against NumPy on this machine
   python -m arraynn demo              train a small network on handwritten digits
   python -m arraynn train charlm      train a language model of characters
+  python -m arraynn train vit         train a vision Transformer on handwritten digits
   python -m arraynn bench gemm        time matrix products
 
 `python -m arraynn COMMAND --help` tells each command's options.

@@ -302,15 +302,37 @@ def _format(task: str) -> str:
     return f"arraynn {task} 1"
 
 
-def save(run: Run, path: Path) -> None:
-    """Write weights, the optimizer's state and where the training is to a safetensors file."""
-    arrays = {f"model.{name}": value for name, value in run.model.state_dict().items()}
+def state_arrays(
+    model: nn.Module, optimizer: optim.Adam
+) -> tuple[dict[str, Array], dict[str, int]]:
+    """Return weights and the optimizer's arrays by name, and its count of steps by parameter."""
+    arrays = {f"model.{name}": value for name, value in model.state_dict().items()}
     steps = {}
-    for index, entry in run.optimizer.state_dict()["state"].items():
+    for index, entry in optimizer.state_dict()["state"].items():
         steps[str(index)] = entry["step"]
         for name, value in entry.items():
             if isinstance(value, np.ndarray):
                 arrays[f"optimizer.{index}.{name}"] = value
+    return arrays, steps
+
+
+def restore_state(
+    model: nn.Module, optimizer: optim.Adam, arrays: dict[str, Array], steps: dict[str, int]
+) -> None:
+    """Take what :func:`state_arrays` returned."""
+    model.load_state_dict(dict(_entries(arrays, "model.")))
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in _entries(arrays, "optimizer."):
+        index, _, field = name.partition(".")
+        entry = state.setdefault(int(index), {"step": steps[index]})
+        entry[field] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def save(run: Run, path: Path) -> None:
+    """Write weights, the optimizer's state and where the training is to a safetensors file."""
+    arrays, steps = state_arrays(run.model, run.optimizer)
     if run.state is not None:
         arrays["state.h"], arrays["state.c"] = run.state
     about = {
@@ -361,14 +383,7 @@ def load(
         settings = restore(about["settings"])
         corpus = make_corpus(text(settings), about["alphabet"])
         run = begin(corpus, settings)
-        run.model.load_state_dict(dict(_entries(arrays, "model.")))
-        state: dict[int, dict[str, Any]] = {}
-        for name, value in _entries(arrays, "optimizer."):
-            index, _, field = name.partition(".")
-            entry = state.setdefault(int(index), {"step": about["optimizer_steps"][index]})
-            entry[field] = value
-        groups = run.optimizer.state_dict()["param_groups"]
-        run.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        restore_state(run.model, run.optimizer, arrays, about["optimizer_steps"])
         run.step, position = int(about["step"]), int(about["position"])
         if corpus.digest == about["digest"] and "state.h" in arrays:
             run.position, run.state = position, (arrays["state.h"], arrays["state.c"])
