@@ -84,11 +84,13 @@ def _ours(p: Problem, state: dict[str, Array]) -> Any:
     return model.train(p.training)
 
 
-def _answer(p: Problem, d: Data) -> Arrays:
+def _answer(p: Problem, d: Data, packed: bool = False) -> Arrays:
     """Logits of the small images; in training the loss and the gradients as well."""
     from arraynn import Tensor, nn, no_grad
 
     model = _ours(p, d.state).eval()
+    if packed:
+        nn.utils.pack_weights(model)
     if not p.training:
         with no_grad():
             return (model(Tensor(d.small_x)).data,)
@@ -100,16 +102,25 @@ def _answer(p: Problem, d: Data) -> Arrays:
 
 
 def run_arraynn(p: Problem, d: Data, threads: int) -> list[Candidate]:
-    """Our layers and optimizer."""
+    """Our layers and optimizer; forward with packed weights, too."""
     del threads
     from arraynn import Tensor, nn, no_grad, optim
 
     model, x = _ours(p, d.state), Tensor(d.x)
-    sgd = optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
 
-    def forward() -> Any:
+    def forward(model: Any) -> Any:
         with no_grad():
             return model(x)
+
+    if not p.training:
+        packed = nn.utils.pack_weights(_ours(p, d.state))
+        return [
+            Candidate("arraynn", partial(forward, model), answer=partial(_answer, p, d)),
+            Candidate(
+                "arraynn", partial(forward, packed), "packed", answer=partial(_answer, p, d, True)
+            ),
+        ]
+    sgd = optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
 
     def step() -> Any:
         sgd.zero_grad()
@@ -118,8 +129,7 @@ def run_arraynn(p: Problem, d: Data, threads: int) -> list[Candidate]:
         sgd.step()
         return loss
 
-    call = step if p.training else forward
-    return [Candidate("arraynn", call, answer=partial(_answer, p, d))]
+    return [Candidate("arraynn", step, answer=partial(_answer, p, d))]
 
 
 def run_torch(p: Problem, d: Data, threads: int) -> list[Candidate]:

@@ -1,5 +1,4 @@
-// Runtime settings and introspection: ISA, threads, block cache, registry, machine limits; and the
-// translation of the kernels' errors into Python exceptions.
+// Runtime settings and introspection: ISA, threads, block cache, registry, machine limits.
 #include <cstring>
 #include <vector>
 
@@ -66,20 +65,6 @@ py::dict block_cache() {
 }  // namespace
 
 void bind_runtime(py::module_& m) {
-  py::register_exception_translator([](std::exception_ptr p) {
-    try {
-      if (p) std::rethrow_exception(p);
-    } catch (const ValueError& e) {
-      py::set_error(PyExc_ValueError, e.what());
-    } catch (const TypeError& e) {
-      py::set_error(PyExc_TypeError, e.what());
-    } catch (const NotImplemented& e) {
-      py::set_error(PyExc_NotImplementedError, e.what());
-    } catch (const OutOfMemory& e) {
-      py::set_error(PyExc_MemoryError, e.what());
-    }
-  });
-
   m.attr("version") = ARRAYNN_VERSION;
   m.attr("cuda_built") = static_cast<bool>(ARRAYNN_HAVE_CUDA);
   m.attr("compiler") = __VERSION__;

@@ -23,6 +23,8 @@ struct Table<float> {
   static auto winograd_prepared() { return conv_kernels().winograd_prepared_f32; }
   static auto direct_scratch() { return conv_kernels().direct_scratch_f32; }
   static auto direct() { return conv_kernels().direct_f32; }
+  static auto first_scratch() { return conv_kernels().first_scratch_f32; }
+  static auto first() { return conv_kernels().first_f32; }
   static auto winograd_scratch() { return conv_kernels().winograd_scratch_f32; }
   static auto winograd() { return conv_kernels().winograd_f32; }
   static auto depthwise_scratch() { return conv_kernels().depthwise_scratch_f32; }
@@ -41,6 +43,8 @@ struct Table<double> {
   static auto winograd_prepared() { return conv_kernels().winograd_prepared_f64; }
   static auto direct_scratch() { return conv_kernels().direct_scratch_f64; }
   static auto direct() { return conv_kernels().direct_f64; }
+  static auto first_scratch() { return conv_kernels().first_scratch_f64; }
+  static auto first() { return conv_kernels().first_f64; }
   static auto winograd_scratch() { return conv_kernels().winograd_scratch_f64; }
   static auto winograd() { return conv_kernels().winograd_f64; }
   static auto depthwise_scratch() { return conv_kernels().depthwise_scratch_f64; }
@@ -204,6 +208,23 @@ bool is_winograd(Algorithm algorithm, const Conv<T>& d) {
          pixels >= 8 * tiles && (tiles >= 4 || d.channels * d.columns <= kWinogradWeights);
 }
 
+// Up to so many channels, columns of a row are better lanes than channels of a pixel: those few would
+// fill no vector on their way to [column][channel]. One block of the direct sum, whose bits it has.
+constexpr std::int64_t kFirstChannels = 4;
+constexpr std::int64_t kFirstColumns = 24;  // of the result, that a tile of rows is full of them
+constexpr std::int64_t kFirstStep = 8;      // columns apart
+constexpr std::int64_t kFirstBytes = 2048;  // of the products of a pixel: KC of any level
+
+template <class T>
+bool is_first(const DirectConv<T>& d) {
+  const std::int64_t products = d.channels * d.h.taps * d.w.taps;
+  return !d.channels_last && d.pool == nullptr && d.channels > 0 && d.channels <= kFirstChannels &&
+         d.h.out_step == 1 && d.w.out_step == 1 && d.w.count >= kFirstColumns &&
+         d.w.step <= kFirstStep && d.depth.size == 1 && d.depth.out_size == 1 &&
+         d.depth.taps == 1 && products > 0 &&
+         products * static_cast<std::int64_t>(sizeof(T)) <= kFirstBytes;
+}
+
 // What tells apart the forms of one weight: the algorithm, the group and its taps in order.
 template <class T>
 FormKey form_key(Algorithm algorithm, const DirectConv<T>& d) {
@@ -225,6 +246,15 @@ void run_conv(const Conv2dProblem& p, const DirectConv<T>& call) {
                       static_cast<double>(std::max<std::int64_t>(1, d.h.taps * d.w.taps));
   const int threads = threads_for(flop, kFlopPerThread);
   const bool winograd = is_winograd(p.algorithm, d);
+  if (!winograd && is_first(d)) {
+    const std::int64_t bytes = Table<T>::first_scratch()(d, threads);
+    if (p.plan != nullptr) {
+      return p.plan->note("first", "few channels: vectors lie along the rows of planes", bytes,
+                          threads);
+    }
+    const Scratch scratch(p.op, static_cast<std::size_t>(bytes));
+    return Table<T>::first()(d, threads, scratch.data());
+  }
   const auto scratch_of = winograd ? Table<T>::winograd_scratch() : Table<T>::direct_scratch();
   const auto run = [&] {
     const Scratch scratch(p.op, static_cast<std::size_t>(scratch_of(d, threads)));

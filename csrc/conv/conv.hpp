@@ -13,6 +13,8 @@
 //             residue of the input position modulo the stride, with the taps that hit it.
 //   direct    by W: sum over pixels of x (ic rows) times dy (oc columns), tile by tile over the
 //             staged strips, strips in fixed order.
+//   first     few source channels in channels_first: lanes are columns of a row (cpu_first.cpp), with the
+//             bits of direct
 //   depthwise every output channel reads one source channel: a stencil (cpu_depthwise.cpp)
 //   winograd  3x3 of stride 1: F(4x4, 3x3) over the same strips, forward and by x (cpu_winograd.cpp),
 //             F(3x3, 4x4) by W (cpu_winograd_weight.cpp)
@@ -211,6 +213,10 @@ struct ConvKernels {
   std::int64_t (*direct_scratch_f64)(const DirectConv<double>&, int threads);
   void (*direct_f32)(const DirectConv<float>&, int threads, void* scratch);
   void (*direct_f64)(const DirectConv<double>&, int threads, void* scratch);
+  std::int64_t (*first_scratch_f32)(const DirectConv<float>&, int threads);
+  std::int64_t (*first_scratch_f64)(const DirectConv<double>&, int threads);
+  void (*first_f32)(const DirectConv<float>&, int threads, void* scratch);
+  void (*first_f64)(const DirectConv<double>&, int threads, void* scratch);
   std::int64_t (*winograd_scratch_f32)(const DirectConv<float>&, int threads);
   std::int64_t (*winograd_scratch_f64)(const DirectConv<double>&, int threads);
   void (*winograd_f32)(const DirectConv<float>&, int threads, void* scratch);

@@ -244,13 +244,18 @@ void run_class(const DirectConv<T>& d, const Plan<T>& p, const StripTask<T>& s,
   const std::int64_t total = (s.rows[segment + 1] - row) * pixels.columns.size();
   const std::int64_t tiles = ceil_div(total, kMR);
   std::int64_t column = pixels.columns.begin;
+  std::int64_t known = -1, row_at = 0;  // a row and where its pixels begin: divisions, once a row
   for (std::int64_t t = 0; t < tiles; ++t) {
     const Range range = split_range(total, tiles, t);
     const std::int64_t m = range.end - range.begin;
     for (std::int64_t i = 0; i < m; ++i) {
       a_rows[i] = s.base + s.row_offset[*row] + column * pixel_step + block.shift;
       if (step == 0) {
-        const std::int64_t offset = out_offset(d, s.g0 + *row, column) + j0;
+        if (*row != known) {
+          known = *row;
+          row_at = out_offset(d, s.g0 + known, 0) + j0;
+        }
+        const std::int64_t offset = row_at + column * d.w.out_step * d.out_channels;
         c_rows[i] = d.out + offset;
         if (fuse_residual) residual_rows[i] = d.residual + offset;
       } else {

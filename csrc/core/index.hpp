@@ -5,7 +5,7 @@
 
 #define ARRAYNN_INLINE [[gnu::always_inline]] static inline
 // Before a loop over a register tile: unrolled early enough that the tile stays in registers.
-#if defined(__clang__)
+#if defined(__clang__) || defined(__CUDACC__)
 #define ARRAYNN_UNROLL _Pragma("unroll")
 #else
 #define ARRAYNN_UNROLL _Pragma("GCC unroll 16")

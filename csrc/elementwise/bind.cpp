@@ -2,6 +2,7 @@
 
 #include "bind/array.hpp"
 #include "bind/binders.hpp"
+#include "bind/call.hpp"
 #include "bind/check.hpp"
 #include "elementwise/elementwise.hpp"
 
@@ -43,11 +44,11 @@ template <Kind kind>
 void bind_plain(py::module_& m, const char* name, const char* backward_name) {
   static const char* forward_op = name;
   static const char* backward_op = backward_name;
-  m.def(
-      name, [](py::handle x, py::handle out) { return forward(forward_op, {kind}, x, out); },
+  def(
+      m, name, [](py::handle x, py::handle out) { return forward(forward_op, {kind}, x, out); },
       py::arg("x"), py::arg("out"));
-  m.def(
-      backward_name,
+  def(
+      m, backward_name,
       [](py::handle grad_out, py::handle x, py::handle out) {
         return backward(backward_op, {kind}, grad_out, x, out);
       },
@@ -89,29 +90,6 @@ py::object dropout(const char* op, const char* arg, py::handle x_, py::handle p_
   return out.finish(x);
 }
 
-MathFunction math_function(const std::string& name) {
-  static constexpr const char* kNames[] = {"exp",        "expm1", "log",
-                                           "log1p_unit", "erf",   "normal_cdf"};
-  for (int i = 0; i < 6; ++i) {
-    if (name == kNames[i]) return static_cast<MathFunction>(i);
-  }
-  fail<ValueError>("elementwise_unary", "name", "expected a function of simd/math.hpp, got '", name,
-                   "'");
-}
-
-py::object elementwise_unary(const std::string& name, py::handle x_) {
-  const char* op = "elementwise_unary";
-  const MathFunction f = math_function(name);
-  const Array x = take(op, "x", x_);
-  require_float(op, "x", x);
-  Output out(op, py::none(), x->dtype, x->shape, x->ndim);
-  dispatch_float(x->dtype, [&](auto tag) {
-    using T = decltype(tag);
-    run_math(f, x->as<const T>(), out.data<T>(), x->size());
-  });
-  return out.finish(x);
-}
-
 }  // namespace
 
 void bind_elementwise(py::module_& m) {
@@ -126,61 +104,61 @@ void bind_elementwise(py::module_& m) {
   bind_plain<Kind::kSilu>(m, "silu", "silu_backward");
   bind_plain<Kind::kMish>(m, "mish", "mish_backward");
 
-  m.def(
-      "leaky_relu",
+  def(
+      m, "leaky_relu",
       [](H x, H slope, H out) {
         return forward("leaky_relu", leaky_relu("leaky_relu", slope), x, out);
       },
       arg("x"), arg("negative_slope"), arg("out"));
-  m.def(
-      "leaky_relu_backward",
+  def(
+      m, "leaky_relu_backward",
       [](H grad_out, H x, H slope, H out) {
         const char* op = "leaky_relu_backward";
         return backward(op, leaky_relu(op, slope), grad_out, x, out);
       },
       arg("grad_out"), arg("x"), arg("negative_slope"), arg("out"));
-  m.def(
-      "elu", [](H x, H alpha, H out) { return forward("elu", elu("elu", alpha), x, out); },
+  def(
+      m, "elu", [](H x, H alpha, H out) { return forward("elu", elu("elu", alpha), x, out); },
       arg("x"), arg("alpha"), arg("out"));
-  m.def(
-      "elu_backward",
+  def(
+      m, "elu_backward",
       [](H grad_out, H x, H alpha, H out) {
         return backward("elu_backward", elu("elu_backward", alpha), grad_out, x, out);
       },
       arg("grad_out"), arg("x"), arg("alpha"), arg("out"));
-  m.def(
-      "gelu",
+  def(
+      m, "gelu",
       [](H x, H approximate, H out) { return forward("gelu", gelu("gelu", approximate), x, out); },
       arg("x"), arg("approximate"), arg("out"));
-  m.def(
-      "gelu_backward",
+  def(
+      m, "gelu_backward",
       [](H grad_out, H x, H approximate, H out) {
         return backward("gelu_backward", gelu("gelu_backward", approximate), grad_out, x, out);
       },
       arg("grad_out"), arg("x"), arg("approximate"), arg("out"));
-  m.def(
-      "softplus",
+  def(
+      m, "softplus",
       [](H x, H beta, H threshold, H out) {
         return forward("softplus", softplus("softplus", beta, threshold), x, out);
       },
       arg("x"), arg("beta"), arg("threshold"), arg("out"));
-  m.def(
-      "softplus_backward",
+  def(
+      m, "softplus_backward",
       [](H grad_out, H x, H beta, H threshold, H out) {
         const char* op = "softplus_backward";
         return backward(op, softplus(op, beta, threshold), grad_out, x, out);
       },
       arg("grad_out"), arg("x"), arg("beta"), arg("threshold"), arg("out"));
-  m.def(
-      "dropout", [](H x, H p, H seed, H out) { return dropout("dropout", "x", x, p, seed, out); },
-      arg("x"), arg("p"), arg("seed"), arg("out"));
-  m.def(
-      "dropout_backward",
+  def(
+      m, "dropout",
+      [](H x, H p, H seed, H out) { return dropout("dropout", "x", x, p, seed, out); }, arg("x"),
+      arg("p"), arg("seed"), arg("out"));
+  def(
+      m, "dropout_backward",
       [](H grad_out, H p, H seed, H out) {
         return dropout("dropout_backward", "grad_out", grad_out, p, seed, out);
       },
       arg("grad_out"), arg("p"), arg("seed"), arg("out"));
-  m.def("elementwise_unary", &elementwise_unary, arg("name"), arg("x"));
 }
 
 }  // namespace arraynn

@@ -1,28 +1,13 @@
-#include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <memory>
-#include <vector>
 
-#include "bind/array.hpp"
 #include "bind/binders.hpp"
+#include "bind/call.hpp"
 #include "bind/check.hpp"
-#include "bind/list.hpp"
-#include "core/index.hpp"
-#include "core/parallel.hpp"
-#include "optim/optim.hpp"
+#include "optim/run.hpp"
 
 namespace arraynn {
 namespace {
-
-// Elements that make a second thread worth waking: some 0.4 MB of traffic each.
-constexpr double kElementsPerThread = 1 << 15;
-
-struct Gradient {
-  double scale = 1.0;  // grad_scale
-  bool clip = false, maximize = false;
-  double max_norm = 0.0;
-};
 
 Gradient take_gradient(const char* op, py::handle maximize, py::handle grad_scale,
                        py::handle max_norm) {
@@ -40,68 +25,6 @@ Gradient take_gradient(const char* op, py::handle maximize, py::handle grad_scal
     }
   }
   return g;
-}
-
-template <class T>
-std::vector<OptimTensor<T>> flat_run(const List& params, const List& grads, const List* first,
-                                     const List* second, const List* largest) {
-  std::vector<OptimTensor<T>> tensors;
-  tensors.reserve(params.items.size());
-  std::int64_t begin = 0;
-  const auto pointer = [](const List* list, std::size_t i) {
-    return list == nullptr ? nullptr : reinterpret_cast<T*>(list->items[i].data);
-  };
-  for (std::size_t i = 0; i < params.items.size(); ++i) {
-    const std::int64_t size = params.items[i].size;
-    if (size == 0) continue;
-    tensors.push_back({pointer(&params, i), pointer(&grads, i), pointer(first, i),
-                       pointer(second, i), pointer(largest, i), begin, begin + size});
-    begin += size;
-  }
-  return tensors;
-}
-
-// The factor on the gradients, and the global norm before clipping when that was asked for.
-template <class T>
-double gradient_factor(const std::vector<OptimTensor<T>>& tensors, const Gradient& g, int threads,
-                       double* norm) {
-  double factor = 1.0 / g.scale;
-  if (g.clip) {
-    std::int64_t chunks = 0;
-    for (const auto& t : tensors) chunks += ceil_div(t.end - t.begin, kNormChunk);
-    std::vector<double> sums(static_cast<std::size_t>(chunks));
-    const auto count = static_cast<std::int64_t>(tensors.size());
-    if constexpr (sizeof(T) == 4) {
-      optim_kernels().square_sums_f32(tensors.data(), count, threads, sums.data());
-    } else {
-      optim_kernels().square_sums_f64(tensors.data(), count, threads, sums.data());
-    }
-    double total = 0;
-    for (const double s : sums) total += s;
-    *norm = std::sqrt(total) / std::abs(g.scale);
-    // Written so that a NaN norm gives NaN, as clip_grad_norm_ does.
-    const double clip = g.max_norm / (*norm + 1e-6);
-    factor *= clip >= 1.0 ? 1.0 : clip;
-  }
-  return g.maximize ? -factor : factor;
-}
-
-py::object run(const List& params, const List& grads, const List* first, const List* second,
-               const List* largest, const Gradient& gradient, const auto& step) {
-  double norm = 0;
-  dispatch_float(params.dtype, [&](auto tag) {
-    using T = decltype(tag);
-    const auto tensors = flat_run<T>(params, grads, first, second, largest);
-    const py::gil_scoped_release nogil;
-    const double total = tensors.empty() ? 0.0 : static_cast<double>(tensors.back().end);
-    const int threads = threads_for(total, kElementsPerThread);
-    const double factor = gradient_factor(tensors, gradient, threads, &norm);
-    step(tensors.data(), static_cast<std::int64_t>(tensors.size()), factor, threads);
-  });
-  for (const List* list : {&params, first, second, largest}) {
-    if (list != nullptr) list->write_back();
-  }
-  return gradient.clip ? py::object(py::float_(norm)) : py::object(py::none());
 }
 
 std::int64_t take_step(const char* op, py::handle h) {
@@ -167,15 +90,7 @@ py::object adam_step(py::handle params_, py::handle grads_, py::handle exp_avgs_
   s.eps = eps;
   s.weight_decay = decoupled ? 0.0 : weight_decay;
   s.decay_factor = decoupled ? 1 - lr * weight_decay : 1.0;
-  return run(params, grads, &exp_avgs, &exp_avg_sqs, largest.get(), gradient,
-             [&s](const auto* tensors, std::int64_t count, double factor, int threads) {
-               s.gradient_factor = factor;
-               if constexpr (sizeof(*tensors->param) == 4) {
-                 optim_kernels().adam_f32(tensors, count, s, threads);
-               } else {
-                 optim_kernels().adam_f64(tensors, count, s, threads);
-               }
-             });
+  return run_adam({&params, &grads, &exp_avgs, &exp_avg_sqs, largest.get()}, gradient, s);
 }
 
 py::object sgd_step(py::handle params_, py::handle grads_, py::handle momentum_buffers_,
@@ -210,28 +125,20 @@ py::object sgd_step(py::handle params_, py::handle grads_, py::handle momentum_b
                      " and ", s.dampening);
   }
   const Gradient gradient = take_gradient(kOp, maximize_, grad_scale_, max_norm_);
-  return run(params, grads, buffers.get(), nullptr, nullptr, gradient,
-             [&s](const auto* tensors, std::int64_t count, double factor, int threads) {
-               s.gradient_factor = factor;
-               if constexpr (sizeof(*tensors->param) == 4) {
-                 optim_kernels().sgd_f32(tensors, count, s, threads);
-               } else {
-                 optim_kernels().sgd_f64(tensors, count, s, threads);
-               }
-             });
+  return run_sgd({&params, &grads, buffers.get(), nullptr, nullptr}, gradient, s);
 }
 
 }  // namespace
 
 void bind_optim(py::module_& m) {
-  m.def("adam_step", &adam_step, py::arg("params"), py::arg("grads"), py::arg("exp_avgs"),
-        py::arg("exp_avg_sqs"), py::arg("step"), py::arg("lr"), py::arg("betas"), py::arg("eps"),
-        py::arg("weight_decay"), py::arg("decoupled"), py::arg("max_exp_avg_sqs"),
-        py::arg("maximize"), py::arg("eps_mode"), py::arg("grad_scale"), py::arg("max_norm"));
-  m.def("sgd_step", &sgd_step, py::arg("params"), py::arg("grads"), py::arg("momentum_buffers"),
-        py::arg("step"), py::arg("lr"), py::arg("momentum"), py::arg("dampening"),
-        py::arg("weight_decay"), py::arg("nesterov"), py::arg("maximize"), py::arg("grad_scale"),
-        py::arg("max_norm"));
+  def(m, "adam_step", &adam_step, py::arg("params"), py::arg("grads"), py::arg("exp_avgs"),
+      py::arg("exp_avg_sqs"), py::arg("step"), py::arg("lr"), py::arg("betas"), py::arg("eps"),
+      py::arg("weight_decay"), py::arg("decoupled"), py::arg("max_exp_avg_sqs"),
+      py::arg("maximize"), py::arg("eps_mode"), py::arg("grad_scale"), py::arg("max_norm"));
+  def(m, "sgd_step", &sgd_step, py::arg("params"), py::arg("grads"), py::arg("momentum_buffers"),
+      py::arg("step"), py::arg("lr"), py::arg("momentum"), py::arg("dampening"),
+      py::arg("weight_decay"), py::arg("nesterov"), py::arg("maximize"), py::arg("grad_scale"),
+      py::arg("max_norm"));
 }
 
 }  // namespace arraynn

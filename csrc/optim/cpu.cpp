@@ -1,6 +1,5 @@
 #include "core/parallel.hpp"
-#include "optim/optim.hpp"
-#include "simd/vec.hpp"
+#include "optim/rules.hpp"
 
 namespace ARRAYNN_ISA_NAMESPACE {
 namespace {
@@ -22,39 +21,22 @@ ARRAYNN_INLINE void put(Vec<T> v, T* p, std::int64_t n) {
 template <class T>
 struct Adam {
   using V = Vec<T>;
-  V beta1, rest1, beta2, rest2, step_size, inv_correction2, eps, weight_decay, decay_factor, factor;
+  AdamRule<T> rule;
 
-  explicit Adam(const AdamScalars& s)
-      : beta1(V::set1(static_cast<T>(s.beta1))),
-        rest1(V::set1(static_cast<T>(1 - s.beta1))),
-        beta2(V::set1(static_cast<T>(s.beta2))),
-        rest2(V::set1(static_cast<T>(1 - s.beta2))),
-        step_size(V::set1(static_cast<T>(s.step_size))),
-        inv_correction2(V::set1(static_cast<T>(s.inv_correction2))),
-        eps(V::set1(static_cast<T>(s.eps))),
-        weight_decay(V::set1(static_cast<T>(s.weight_decay))),
-        decay_factor(V::set1(static_cast<T>(s.decay_factor))),
-        factor(V::set1(static_cast<T>(s.gradient_factor))) {}
+  explicit Adam(const AdamScalars& s) : rule(s) {}
 
   template <bool kLargest>
   [[gnu::always_inline]] inline void update(const OptimTensor<T>& t, std::int64_t i,
                                             std::int64_t n) const {
-    V p = fetch(t.param + i, n);
-    const V g = fma(weight_decay, p, factor * fetch(t.grad + i, n));
-    p = p * decay_factor;
-    const V m = fma(beta1, fetch(t.first + i, n), rest1 * g);
-    const V v = fma(beta2, fetch(t.second + i, n), rest2 * (g * g));
+    V p = fetch(t.param + i, n), m = fetch(t.first + i, n), v = fetch(t.second + i, n);
+    const V g = fetch(t.grad + i, n);
+    V largest = V::zero();
+    if constexpr (kLargest) largest = fetch(t.largest + i, n);
+    rule.template apply<kLargest>(p, g, m, v, largest);
     put(m, t.first + i, n);
     put(v, t.second + i, n);
-    V u = v;
-    if constexpr (kLargest) {
-      // The larger one, NaN when either is.
-      const V before = fetch(t.largest + i, n);
-      u = select(before != before, before, max(before, v));
-      put(u, t.largest + i, n);
-    }
-    const V denominator = fma(sqrt(u), inv_correction2, eps);
-    put(p - step_size * (m / denominator), t.param + i, n);
+    if constexpr (kLargest) put(largest, t.largest + i, n);
+    put(p, t.param + i, n);
   }
 
   void run(const OptimTensor<T>& t, std::int64_t begin, std::int64_t end) const {
@@ -71,30 +53,18 @@ struct Adam {
 template <class T>
 struct Sgd {
   using V = Vec<T>;
-  V lr, momentum, undamped, weight_decay, factor;
-  bool nesterov, first_step, use_buffer;
+  SgdRule<T> rule;
 
-  explicit Sgd(const SgdScalars& s)
-      : lr(V::set1(static_cast<T>(s.lr))),
-        momentum(V::set1(static_cast<T>(s.momentum))),
-        undamped(V::set1(static_cast<T>(1 - s.dampening))),
-        weight_decay(V::set1(static_cast<T>(s.weight_decay))),
-        factor(V::set1(static_cast<T>(s.gradient_factor))),
-        nesterov(s.nesterov),
-        first_step(s.first_step),
-        use_buffer(s.use_buffer) {}
+  explicit Sgd(const SgdScalars& s) : rule(s) {}
 
   void run(const OptimTensor<T>& t, std::int64_t begin, std::int64_t end) const {
     for (std::int64_t i = begin; i < end; i += kLanes<T>) {
       const std::int64_t n = end - i;
-      const V p = fetch(t.param + i, n);
-      V g = fma(weight_decay, p, factor * fetch(t.grad + i, n));
-      if (use_buffer) {
-        const V b = first_step ? g : fma(momentum, fetch(t.first + i, n), undamped * g);
-        put(b, t.first + i, n);
-        g = nesterov ? fma(momentum, b, g) : b;
-      }
-      put(p - lr * g, t.param + i, n);
+      V p = fetch(t.param + i, n), b = V::zero();
+      if (rule.reads_buffer()) b = fetch(t.first + i, n);
+      rule.apply(p, fetch(t.grad + i, n), b);
+      if (rule.use_buffer) put(b, t.first + i, n);
+      put(p, t.param + i, n);
     }
   }
 };

@@ -15,9 +15,7 @@ struct Step {
   T* gates(std::int64_t b) const {
     return s.gates + ((t - s.gates_t) * s.batch + b) * s.cell.gates() * s.hidden;
   }
-  T* z(std::int64_t b) const {
-    return s.z + ((t - s.gates_t) * s.batch + b) * s.cell.gates() * s.hidden;
-  }
+  T* z(std::int64_t b) const { return s.z + (t * s.batch + b) * s.cell.gates() * s.hidden; }
   T* y(std::int64_t b) const { return s.y + t * s.y_step + b * s.y_row; }
   T* cells(std::int64_t b) const { return s.cells + t * s.cells_step + b * s.hidden; }
   T* inner(std::int64_t b) const { return s.inner + t * s.inner_step + b * s.hidden; }

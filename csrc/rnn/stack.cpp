@@ -13,13 +13,16 @@ namespace {
 // Multiply-adds of a step that are worth a thread of their own: some 3 us, several barriers. Few
 // rows wait for the weights, which take L2 as long as so many multiply-adds.
 constexpr double kStepPerThread = 1.2e5, kProductsPerWeight = 2.6;
-// Gates of a part of the steps, where they need not be kept: they stay in L2 and L3 between the
-// product that writes them and the step that reads them. Rows: enough to be worth packing W_ih.
-constexpr std::int64_t kGateBytes = std::int64_t{4} << 20;
-constexpr std::int64_t kGateRows = 256;
+// Gates of a part of the steps: they stay in cache between the product that writes them and the step
+// that reads them. Every part packs W_ih anew: in L2 where that is little, else in L3, and in either
+// case of enough rows.
+constexpr std::int64_t kGateBytes = std::int64_t{4} << 20, kGateBytesL2 = std::int64_t{512} << 10;
+constexpr std::int64_t kGateRows = 256, kNarrowInput = 64;
 
-std::int64_t steps_at_once(const RnnShape& s, std::int64_t gate_width, std::int64_t item) {
-  const std::int64_t rows = max_i(kGateRows, kGateBytes / max_i(1, gate_width * item));
+std::int64_t steps_at_once(const RnnShape& s, std::int64_t input, std::int64_t gate_width,
+                           std::int64_t item) {
+  const std::int64_t bytes = input <= kNarrowInput ? kGateBytesL2 : kGateBytes;
+  const std::int64_t rows = max_i(kGateRows, bytes / max_i(1, gate_width * item));
   return min_i(s.steps, max_i(1, rows / max_i(1, s.batch)));
 }
 
@@ -186,10 +189,11 @@ struct Layers {
     const auto& group = stack.groups[static_cast<std::size_t>(layer * s.directions + direction)];
     const std::int64_t width = scan->cell.gates() * s.hidden, input = s.input_of(layer);
     RnnMemory scratch(stack.op);
-    const bool keep = scan->gates_kept();
-    const std::int64_t part = keeps() ? s.steps : steps_at_once(s, width, sizeof(T));
-    scan->gates = (keep ? kept() : scratch).template take<T>(part * s.batch * width);
-    const bool norms = scan->norm.rows != nullptr;
+    const bool keep = scan->gates_kept(), norms = scan->norm.rows != nullptr;
+    const std::int64_t part =
+        keeps() && norms ? s.steps : steps_at_once(s, input, width, sizeof(T));
+    scan->gates =
+        (keep ? kept() : scratch).template take<T>((keep ? s.steps : part) * s.batch * width);
     const T* bias = input_bias(scan->cell, group, s.hidden, &scratch);
     const int threads = rnn_threads(*scan);
     void* panels = scratch.take<char>(rnn_table<T>().scratch(*scan, threads));
@@ -199,18 +203,20 @@ struct Layers {
     for (std::int64_t i = 0; i < s.steps; i += part) {
       scan->first = i;
       scan->last = min_i(s.steps, i + part);
-      scan->gates_t = scan->reverse ? s.steps - scan->last : i;
+      const std::int64_t t = scan->reverse ? s.steps - scan->last : i;
+      scan->gates_t = keep ? 0 : t;
       GemmProblem<T> g;
       g.m = (scan->last - i) * s.batch;
       g.n = width;
       g.k = input;
-      g.a = x + scan->gates_t * s.batch * input;
+      g.a = x + t * s.batch * input;
       g.rs_a = input;
       g.cs_a = 1;
       g.b = group.w_ih;
       g.rs_b = 1;
       g.cs_b = input;
-      g.c = scan->norm.input != nullptr ? scan->norm.input : scan->gates;
+      g.c = scan->norm.input != nullptr ? scan->norm.input
+                                        : scan->gates + (t - scan->gates_t) * s.batch * width;
       g.rs_c = width;
       if (bias != nullptr && !norms) {
         g.epilogue.bias = bias;

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <utility>
 
 #include "gemm/gemm.hpp"
 #include "norm/norm.hpp"
@@ -17,20 +18,37 @@ struct Operand {
 template <class T>
 void product_over_rows(const char* op, Operand<T> a, std::int64_t m, Operand<T> b, std::int64_t n,
                        std::int64_t rows, T* c, bool accumulate) {
+  const std::int64_t k = max_i(0, rows);
+  // The left operand is copied transposed, so it is the narrow one, where that outweighs turning
+  // the product. Neither order of the factors can be seen in the bits.
+  const bool turned = !accumulate && (m - n) * k > 8 * m * n;
+  if (turned) {
+    std::swap(a, b);
+    std::swap(m, n);
+  }
+  RnnMemory memory(op);
   GemmProblem<T> g;
   g.m = m;
   g.n = n;
-  g.k = max_i(0, rows);
+  g.k = k;
   g.a = a.data;
   g.rs_a = 1;
   g.cs_a = a.row;
   g.b = b.data;
   g.rs_b = b.row;
   g.cs_b = 1;
-  g.c = c;
+  g.c = turned ? memory.take<T>(m * n) : c;
   g.rs_c = n;
   g.accumulate = accumulate;
   gemm(op, g);
+  if (!turned) return;
+  constexpr std::int64_t kSquare = 16;
+  for (std::int64_t j0 = 0; j0 < n; j0 += kSquare) {
+    const std::int64_t end = min_i(n, j0 + kSquare);
+    for (std::int64_t i = 0; i < m; ++i) {
+      for (std::int64_t j = j0; j < end; ++j) c[j * m + i] = g.c[i * n + j];
+    }
+  }
 }
 
 // C[rows, n] = A[rows, k] W[k, n].

@@ -7,7 +7,7 @@
 
 namespace ARRAYNN_ISA_NAMESPACE {
 
-#define ARRAYNN_ACTIVATION_MEMBER [[gnu::always_inline]] inline
+#define ARRAYNN_ACTIVATION_MEMBER ARRAYNN_MEMBER
 
 template <class T>
 struct Identity {

@@ -20,7 +20,7 @@
 #error "compile this unit through arraynn_isa_sources: ARRAYNN_ISA is not set"
 #endif
 #define ARRAYNN_ISA_NAMESPACE arraynn::ARRAYNN_ISA
-
+#define ARRAYNN_MEMBER [[gnu::always_inline]] inline
 namespace ARRAYNN_ISA_NAMESPACE {
 
 #if defined(__AVX512F__)

@@ -20,13 +20,13 @@ from arraynn._runtime import (
 )
 
 if TYPE_CHECKING:
-    from arraynn import autograd, io, nn, optim, reference, train
+    from arraynn import autograd, cuda, io, nn, optim, reference, train
     from arraynn.autograd import Tensor, gradcheck, no_grad
     from arraynn.nn.init import manual_seed
 
 __version__: str = _core.version
 
-_SUBMODULES = frozenset({"autograd", "io", "nn", "optim", "reference", "train"})
+_SUBMODULES = frozenset({"autograd", "cuda", "io", "nn", "optim", "reference", "train"})
 _ATTRIBUTES = {
     "Tensor": "arraynn.autograd",
     "gradcheck": "arraynn.autograd",
@@ -39,6 +39,7 @@ __all__ = [
     "__version__",
     "autograd",
     "batch_invariant",
+    "cuda",
     "get_num_threads",
     "gradcheck",
     "io",

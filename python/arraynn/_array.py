@@ -1,11 +1,150 @@
-"""Arrays of other libraries: intake without a copy, and the way back. The one place for CuPy."""
+"""Arrays of other libraries: intake without a copy, and the way back. The one place for CuPy.
+
+NumPy arrays are the bindings' own affair. Arrays on a GPU belong to one library, CuPy, whose module
+of kernels, ``arraynn._cuda``, is loaded with the first of them; arrays that other libraries have on
+a GPU are seen as CuPy's. A :class:`DeviceLibrary` is what such a module must know.
+"""
 
 from __future__ import annotations
 
+import importlib
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
+
+from arraynn import _core
+
+#: Device types of DLPack that CUDA kernels can read: CUDA and CUDA managed memory.
+_CUDA_DEVICES = (2, 13)
+
+
+@dataclass(frozen=True)
+class DeviceLibrary:
+    """An array library for a GPU, and the compiled module that works on its arrays.
+
+    Attributes
+    ----------
+    name : str
+        Of the array type, for messages.
+    ndarray : type
+        ``ndarray(shape, dtype)`` takes memory from the library's pool. Its arrays have ``shape``,
+        ``strides``, ``dtype``, ``data.ptr``, ``device.id`` and ``copy()``, as CuPy's do.
+    current_stream : callable
+        Returns the ``cudaStream_t`` of this thread's current stream, as an int.
+    current_device : callable
+        Returns this thread's current device.
+    view : callable
+        Returns an array of the library on the memory of another library's array.
+    module : module
+        The kernels.
+    """
+
+    name: str
+    ndarray: type
+    current_stream: Callable[[], int]
+    current_device: Callable[[], int]
+    view: Callable[[Any], Any]
+    module: ModuleType
+
+
+def register(library: DeviceLibrary) -> None:
+    """Send calls with arrays of ``library`` to its module."""
+
+    def wrap(op: str, arg: str, x: Any) -> tuple[Any, bool]:
+        if not _on_device(x):
+            raise TypeError(
+                f"[{op}] {arg}: expected an array on the GPU, as the first one is, got "
+                f"{_type_name(x)}"
+            )
+        interface = getattr(x, "__cuda_array_interface__", None)
+        writeable = interface is not None and not interface["data"][1]
+        return library.view(_detached(x)), writeable
+
+    library.module.set_library(
+        library.name, library.ndarray, library.current_stream, library.current_device, wrap
+    )
+    _core.register_device(library.ndarray, library.module)
+
+
+_cuda: ModuleType | None = None
+
+
+def cuda_module() -> ModuleType:
+    """Load the CUDA kernels and CuPy.
+
+    Raises
+    ------
+    ImportError
+        If this build has no CUDA kernels, or CuPy is not installed.
+    """
+    global _cuda
+    if _cuda is None:
+        if not _core.cuda_built:
+            raise ImportError("this build has no CUDA kernels")
+        module = importlib.import_module("arraynn._cuda")
+        try:
+            import cupy
+        except ImportError as error:
+            raise ImportError("CuPy is needed: pip install 'arraynn[cuda13]'") from error
+
+        def view(x: Any) -> Any:
+            # DLPack makes CuPy's current stream wait for the producer's, as does the interface.
+            return cupy.from_dlpack(x) if hasattr(x, "__dlpack__") else cupy.asarray(x)
+
+        register(
+            DeviceLibrary(
+                name="cupy.ndarray",
+                ndarray=cupy.ndarray,
+                current_stream=lambda: int(cupy.cuda.get_current_stream().ptr),
+                current_device=cupy.cuda.runtime.getDevice,
+                view=view,
+                module=module,
+            )
+        )
+        _cuda = module
+    return _cuda
+
+
+def device_module(x: Any) -> ModuleType | None:
+    """Find the kernels for ``x``: None for anything in CPU memory.
+
+    Called by the bindings for first arguments that are neither NumPy's nor of a registered type.
+    """
+    if not _on_device(x):
+        return None
+    try:
+        return cuda_module()
+    except ImportError:
+        return None  # as_numpy, which knows the argument's name, refuses it
+
+
+def _type_name(x: Any) -> str:
+    return f"{type(x).__module__}.{type(x).__name__}".removeprefix("builtins.")
+
+
+def _why_not_on_gpu() -> str:
+    try:
+        cuda_module()
+    except ImportError as error:
+        return str(error)
+    return "as the first one is, or arraynn.cuda.kernels() has no such kernel"
+
+
+def _on_device(x: Any) -> bool:
+    if hasattr(x, "__cuda_array_interface__"):
+        return True
+    # Asked of what may be on either; the rest of the world has no such method.
+    place = getattr(x, "__dlpack_device__", None)
+    return place is not None and int(place()[0]) in _CUDA_DEVICES
+
+
+def _detached(x: Any) -> Any:
+    """Leave an outside tensor's own tape: we read its values only."""
+    return x.detach() if getattr(x, "requires_grad", False) and hasattr(x, "detach") else x
 
 
 def as_numpy(op: str, arg: str, x: Any) -> np.ndarray[Any, Any]:
@@ -29,11 +168,10 @@ def as_numpy(op: str, arg: str, x: Any) -> np.ndarray[Any, Any]:
         return np.asarray(x)
     if hasattr(x, "__cuda_array_interface__"):
         raise TypeError(
-            f"[{op}] {arg}: expected an array in CPU memory (this build has no CUDA kernels), "
-            f"got {type(x).__module__}.{type(x).__name__} on a GPU"
+            f"[{op}] {arg}: expected an array in CPU memory ({_why_not_on_gpu()}), "
+            f"got {_type_name(x)} on a GPU"
         )
-    if getattr(x, "requires_grad", False) and hasattr(x, "detach"):
-        x = x.detach()  # an outside tensor on its own tape: we read its values only
+    x = _detached(x)
     if hasattr(x, "__dlpack__"):
         try:
             return np.from_dlpack(x)

@@ -76,6 +76,18 @@ def _isa_limit() -> str:
     return limit if known else f"{limit!r} is no level and was ignored"
 
 
+def _cuda_text() -> str:
+    if not _core.cuda_built:
+        return "not built"
+    from arraynn import cuda
+
+    runtime, driver, devices = cuda.versions()
+    return (
+        f"built with {runtime}, driver {driver}, {devices} devices; "
+        f"{len(cuda.kernels())} kernels, compiled and emulated, not yet measured on a GPU"
+    )
+
+
 def show_config() -> Config:
     """Versions, instruction set in force, threads and why, caches and extras of this process.
 
@@ -102,7 +114,7 @@ def show_config() -> Config:
         isa_limit=_isa_limit(),
         threads=_core.get_num_threads(),
         threads_reason=_core.default_threads_reason(),
-        cuda="built" if _core.cuda_built else "not built",
+        cuda=_cuda_text(),
         kernels=len(_core.kernels()),
         block_cache=f"{cache['cached_bytes'] >> 20} of {cache['limit_bytes'] >> 20} MiB",
     )

@@ -175,11 +175,11 @@ def test_sequential_fuses_only_what_it_may(monkeypatch):
 def test_sequential_pools_with_the_bits_of_single_calls(name, options, layout, monkeypatch):
     """One kernel where nothing is recorded; with a tape the three, and their gradients."""
     ann.manual_seed(0)
-    convolution = nn.Conv2d(2, 5, 3, padding=1, padding_mode="reflect", layout=layout)
+    convolution = nn.Conv2d(2, 6, 3, padding=1, padding_mode="reflect", layout=layout)
     middle = [] if name is None else [getattr(nn, name)(**options)]
     pooling = nn.MaxPool2d(3, 2, 1, ceil_mode=True, layout=layout)
     net = nn.Sequential(convolution, *middle, pooling, nn.Identity())
-    data = np.random.default_rng(1).standard_normal((2, 2, 9, 8)).astype(np.float32)
+    data = np.random.default_rng(1).standard_normal((2, 2, 8, 10)).astype(np.float32)
     if layout == "channels_last":
         data = np.ascontiguousarray(np.moveaxis(data, 1, -1))
 

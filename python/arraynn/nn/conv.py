@@ -10,7 +10,8 @@ import numpy as np
 from arraynn.autograd.conv import conv_pool, pad
 from arraynn.nn import functional as F
 from arraynn.nn.linear import reset_weight_and_bias
-from arraynn.nn.module import Module, Parameter, check_floating, check_positive
+from arraynn.nn.module import Parameter, check_floating, check_positive
+from arraynn.nn.packing import PackableLayer
 
 __all__ = [
     "Conv1d",
@@ -32,10 +33,9 @@ def check_layout(op: str, layout: str) -> str:
     return layout
 
 
-class _Conv(Module):
+class _Conv(PackableLayer):
     """What the layers share; a subclass names its kernel and its spatial axes."""
 
-    _op: ClassVar[str]
     _axes: ClassVar[int]
     padding: Any
     output_padding: tuple[int, ...]
@@ -206,7 +206,7 @@ class _Forward(_Conv):
             input, padding = self._bordered(input), 0
         return getattr(F, self._op)(
             input,
-            self.weight,
+            self.packed_weight(),
             self.bias,
             self.stride,
             padding,
@@ -320,7 +320,9 @@ class Conv2d(_Forward):
         if self.padding_mode != "zeros":
             input, padding = self._bordered(input), 0
         geometry = (self.stride, padding, self.dilation, self.groups)
-        return conv_pool(input, self.weight, self.bias, geometry, activation, window, self.layout)
+        return conv_pool(
+            input, self.packed_weight(), self.bias, geometry, activation, window, self.layout
+        )
 
 
 class _Transposed(_Conv):
@@ -373,7 +375,7 @@ class _Transposed(_Conv):
     def _run(self, input: Any, more: tuple[int, ...], activation: str | None) -> Any:
         return getattr(F, self._op)(
             input,
-            self.weight,
+            self.packed_weight(),
             self.bias,
             self.stride,
             self.padding,

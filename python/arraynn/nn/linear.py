@@ -10,6 +10,7 @@ import numpy as np
 from arraynn.nn import functional as F
 from arraynn.nn import init
 from arraynn.nn.module import Module, Parameter, check_floating, check_positive
+from arraynn.nn.packing import PackableLayer
 
 __all__ = ["Flatten", "Identity", "Linear"]
 
@@ -26,7 +27,7 @@ def reset_weight_and_bias(weight: Parameter, bias: Parameter | None) -> None:
         init.uniform_(bias, -bound, bound)
 
 
-class Linear(Module):
+class Linear(PackableLayer):
     """y = x @ weight.T + bias.
 
     Parameters
@@ -58,6 +59,8 @@ class Linear(Module):
     (128, 30)
     """
 
+    _op = "linear"
+
     def __init__(
         self, in_features: int, out_features: int, bias: bool = True, *, dtype: Any = None
     ) -> None:
@@ -76,11 +79,11 @@ class Linear(Module):
 
     def forward(self, input: Any) -> Any:
         """Apply the layer to (..., in_features)."""
-        return F.linear(input, self.weight, self.bias)
+        return F.linear(input, self.packed_weight(), self.bias)
 
     def forward_with(self, input: Any, activation: str) -> Any:
         """Apply the layer and an activation in one pass."""
-        return F.linear(input, self.weight, self.bias, activation=activation)
+        return F.linear(input, self.packed_weight(), self.bias, activation=activation)
 
     def extra_repr(self) -> str:
         """Return sizes and whether there is a bias."""

@@ -322,6 +322,8 @@ class Module:
                 f"Error(s) in loading state_dict for {type(self).__name__}:\n\t"
                 + "\n\t".join(problems)
             )
+        for module in self.modules():
+            module.unpack()
         for target, value in found:
             if value is not target.data:
                 _store(target, value)
@@ -333,7 +335,12 @@ class Module:
         """Set training mode on this module and all below it, and return it."""
         for module in self.modules():
             module.training = mode
+            if mode:
+                module.unpack()
         return self
+
+    def unpack(self) -> None:
+        """Drop weights that were packed for inference; a layer that packs some defines it."""
 
     def eval(self: _M) -> _M:
         """Set evaluation mode: dropout does nothing."""

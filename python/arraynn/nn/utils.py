@@ -10,8 +10,9 @@ import numpy as np
 from arraynn.nn.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
 from arraynn.nn.module import Module, Parameter
 from arraynn.nn.norm import BatchNorm1d, BatchNorm2d
+from arraynn.nn.packing import pack_weights, unpack_weights
 
-__all__ = ["fuse_conv_bn"]
+__all__ = ["fuse_conv_bn", "pack_weights", "unpack_weights"]
 
 # Kinds of layers that fit, and the axis of the weight with the output channels of a group.
 _PAIRS = (((Conv1d, ConvTranspose1d), BatchNorm1d), ((Conv2d, ConvTranspose2d), BatchNorm2d))

@@ -1,0 +1,298 @@
+"""The CUDA kernels against PyTorch and CuPy on one GPU: ``python -m bench.gpu [--json FILE]``.
+
+Every answer of ours is held against the reference in float64 before it is timed. Candidates take
+turns; a turn is a run of calls between two CUDA events that goes round buffers of more than three
+times the L2 cache, so that every call reads device memory. All libraries work on the same memory
+and on the default stream. The limit is the copy rate measured in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import arraynn as ann
+from arraynn import kernels as K
+from arraynn import reference
+
+ROUNDS = 11
+TURN_SECONDS = 0.004
+#: Elements that the reference is asked about.
+PROBE = 4096
+
+
+@dataclass
+class Case:
+    """Some work, and who does it: calls take the number of a buffer set."""
+
+    name: str
+    bytes: int  # that one call must move
+    sets: int
+    calls: dict[str, Callable[[int], Any]]
+    #: The probe of set 0 after one call, and what it must be.
+    answer: Callable[[str], tuple[Any, Any]]
+    microseconds: dict[str, float] = field(default_factory=dict)
+
+
+def libraries() -> tuple[Any, Any]:
+    """Import CuPy and, when it is there, PyTorch."""
+    import cupy
+
+    try:
+        import torch
+    except ImportError:
+        return cupy, None
+    return cupy, torch if torch.cuda.is_available() else None
+
+
+def buffer_sets(cupy: Any, bytes_of_a_call: int) -> int:
+    """Count the sets that together are more than three times the L2 cache."""
+    cache = cupy.cuda.Device().attributes.get("L2CacheSize", 60 << 20)
+    return max(2, -(-3 * cache // bytes_of_a_call))
+
+
+def elementwise_cases(cupy: Any, torch: Any, dtype: Any, n: int) -> list[Case]:
+    """Activations forward and backward, and dropout."""
+    size = np.dtype(dtype).itemsize
+    sets = buffer_sets(cupy, 2 * n * size)
+    random = cupy.random.default_rng(1)
+    x = [random.standard_normal(n, dtype=dtype) for _ in range(sets)]
+    grad = [random.standard_normal(n, dtype=dtype) for _ in range(sets)]
+    out = [cupy.empty(n, dtype) for _ in range(sets)]
+    cases = []
+    for name in ("relu", "gelu", "silu", "dropout", "gelu_backward", "silu_backward"):
+        calls: dict[str, Callable[[int], Any]] = {}
+        backward = name.endswith("_backward")
+        kernel, formula = getattr(K, name), getattr(reference, name)
+        if name == "dropout":
+            calls["arraynn"] = lambda i: K.dropout(x[i], 0.1, 7, out=out[i])
+            calls["arraynn fresh"] = lambda i: K.dropout(x[i], 0.1, 7)
+        elif backward:
+            calls["arraynn"] = lambda i, f=kernel: f(grad[i], x[i], out=out[i])
+        else:
+            calls["arraynn"] = lambda i, f=kernel: f(x[i], out=out[i])
+            calls["arraynn fresh"] = lambda i, f=kernel: f(x[i])
+        if torch is not None:
+            tx, tg = ([torch.from_dlpack(a) for a in arrays] for arrays in (x, grad))
+            functional = torch.nn.functional
+            if name == "dropout":
+                calls["torch"] = lambda i, f=functional.dropout, tx=tx: f(tx[i], 0.1, True)
+            elif backward:
+                aten = getattr(torch.ops.aten, name)
+                calls["torch"] = lambda i, f=aten, tx=tx, tg=tg: f(tg[i], tx[i])
+            else:
+                call = getattr(functional, name)
+                calls["torch"] = lambda i, f=call, tx=tx: f(tx[i])
+        if name == "relu":
+            calls["cupy"] = lambda i: cupy.maximum(x[i], 0, out=out[i])
+
+        def answer(
+            candidate: str, f: Any = formula, backward: bool = backward, name: str = name
+        ) -> tuple[Any, Any]:
+            hx, hg = (a[0][:PROBE].get().astype(np.float64) for a in (x, grad))
+            if name == "dropout":
+                if candidate == "torch":  # another mask
+                    return np.zeros(1), np.zeros(1)
+                return out[0][:PROBE].get(), f(hx, 0.1, 7)
+            expected = f(hg, hx) if backward else f(hx)
+            return (out[0][:PROBE].get() if candidate == "arraynn" else None), expected
+
+        arrays = 3 if backward else 2
+        label = f"{name} {np.dtype(dtype).name} n{n}"
+        cases.append(Case(label, arrays * n * size, sets, calls, answer))
+    return cases
+
+
+def adam_cases(cupy: Any, torch: Any, shapes: Sequence[int], label: str) -> Case:
+    """One step of Adam over a list of float32 tensors."""
+    total = sum(shapes)
+    sets = buffer_sets(cupy, 28 * total)
+    random = cupy.random.default_rng(2)
+
+    def arrays(scale: float) -> list[Any]:
+        return [scale * random.random(n, dtype=np.float32) for n in shapes]
+
+    state = [[arrays(1.0), arrays(1.0), arrays(0.1), arrays(0.1)] for _ in range(sets)]
+    before = [[a[:PROBE].get().astype(np.float64) for a in (s[0],)] for s in state[0]]
+    calls: dict[str, Callable[[int], Any]] = {
+        "arraynn": lambda i: K.adam_step(*state[i], 3, lr=1e-3, weight_decay=0.01, decoupled=True)
+    }
+    if torch is not None:
+        there = [[[torch.from_dlpack(a) for a in group] for group in s] for s in state]
+        steps = [[torch.tensor(2.0, device="cuda") for _ in shapes] for _ in range(sets)]
+
+        def fused(i: int) -> Any:
+            return torch._fused_adamw_(
+                *there[i],
+                [],
+                steps[i],
+                lr=1e-3,
+                beta1=0.9,
+                beta2=0.999,
+                weight_decay=0.01,
+                eps=1e-8,
+                amsgrad=False,
+                maximize=False,
+            )
+
+        calls["torch"] = fused
+
+    def answer(candidate: str) -> tuple[Any, Any]:
+        if candidate != "arraynn":
+            return None, None
+        expected = [[a.copy()] for a in (group[0] for group in before)]
+        reference.adam_step(*expected, 3, lr=1e-3, weight_decay=0.01, decoupled=True)
+        return state[0][0][0][:PROBE].get(), expected[0][0]
+
+    return Case(f"adamw {label}", 28 * total, sets, calls, answer)
+
+
+def prove(case: Case) -> None:
+    """Run every candidate once on set 0; hold arraynn's answers against the reference."""
+    for candidate, call in case.calls.items():
+        if candidate == "arraynn":
+            call(0)
+            got, expected = case.answer(candidate)
+            scale = np.maximum(np.abs(expected), 1e-3)
+            worst = float(np.max(np.abs(got - expected) / scale))
+            if not worst < (1e-5 if got.dtype == np.float32 else 1e-12):
+                raise SystemExit(f"{case.name}: error {worst:.3g} of {candidate}")
+
+
+def elapsed(cupy: Any, call: Callable[[int], Any], sets: int, count: int, start: int) -> float:
+    """Seconds per call between two events."""
+    first, last = cupy.cuda.Event(), cupy.cuda.Event()
+    first.record()
+    for i in range(count):
+        call((start + i) % sets)
+    last.record()
+    last.synchronize()
+    return float(cupy.cuda.get_elapsed_time(first, last)) / 1e3 / count
+
+
+def measure(cupy: Any, case: Case) -> None:
+    """Interleaved turns of all candidates; medians go to the case."""
+    counts, samples = {}, {name: [] for name in case.calls}
+    for name, call in case.calls.items():
+        elapsed(cupy, call, case.sets, 3, 0)
+        once = elapsed(cupy, call, case.sets, 10, 0)
+        counts[name] = max(case.sets, min(2000, int(TURN_SECONDS / max(once, 1e-6))))
+    for r in range(ROUNDS):
+        for name, call in case.calls.items():
+            samples[name].append(elapsed(cupy, call, case.sets, counts[name], r))
+    case.microseconds = {k: 1e6 * statistics.median(v) for k, v in samples.items()}
+
+
+def copy_rate(cupy: Any) -> float:
+    """Bytes per second read and written by a large copy on the device."""
+    n = 1 << 30
+    source, target = cupy.ones(n, np.uint8), cupy.empty(n, np.uint8)
+    call = lambda _: cupy.cuda.runtime.memcpyAsync(target.data.ptr, source.data.ptr, n, 3, 0)  # noqa: E731
+    elapsed(cupy, call, 1, 3, 0)
+    return 2 * n / statistics.median(elapsed(cupy, call, 1, 5, 0) for _ in range(ROUNDS))
+
+
+def overheads(cupy: Any, torch: Any) -> dict[str, float]:
+    """Microseconds of the CPU per call on tiny arrays, launches included, nothing waited for."""
+    x, out = cupy.ones(32, np.float32), cupy.empty(32, np.float32)
+    lists = [[cupy.ones(32, np.float32) for _ in range(1000)] for _ in range(4)]
+    calls: dict[str, tuple[Callable[[], Any], int]] = {
+        "arraynn relu": (lambda: K.relu(x), 500),
+        "arraynn relu out": (lambda: K.relu(x, out=out), 500),
+        "cupy maximum": (lambda: cupy.maximum(x, 0), 500),
+        "arraynn adam_step, 1000 tensors": (lambda: K.adam_step(*lists, 1), 10),
+    }
+    if torch is not None:
+        t = torch.from_dlpack(x)
+        calls["torch relu"] = (lambda: torch.relu(t), 500)
+    found = {}
+    for name, (call, count) in calls.items():
+        best = []
+        for _ in range(7):
+            cupy.cuda.Device().synchronize()
+            start = time.perf_counter()
+            for _ in range(count):
+                call()
+            best.append((time.perf_counter() - start) / count)
+        cupy.cuda.Device().synchronize()
+        found[name] = 1e6 * statistics.median(best)
+    return found
+
+
+def memory_growth(cupy: Any) -> int:
+    """Bytes that the pool grows by over ten thousand calls."""
+    x = cupy.ones(1000, np.float32)
+    K.gelu(x)
+    before = cupy.get_default_memory_pool().total_bytes()
+    for _ in range(10_000):
+        K.gelu(x)
+    return int(cupy.get_default_memory_pool().total_bytes() - before)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run all cases and print the table."""
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
+    parser.add_argument("--json", type=Path, help="write everything to this file")
+    options = parser.parse_args(arguments)
+    if not ann.cuda.is_available():
+        print("no GPU, no CuPy, or no CUDA kernels in this build", file=sys.stderr)
+        return 1
+    cupy, torch = libraries()
+    rate = copy_rate(cupy)
+    makers: list[Callable[[], list[Case]]] = [
+        lambda: elementwise_cases(cupy, torch, np.float32, 1 << 26),
+        lambda: elementwise_cases(cupy, torch, np.float32, 1 << 20),
+        lambda: elementwise_cases(cupy, torch, np.float64, 1 << 25),
+        lambda: [adam_cases(cupy, torch, [1 << 26], "1 tensor of 67M")],
+        lambda: [adam_cases(cupy, torch, [100_003] * 700, "700 tensors of 100003")],
+        lambda: [adam_cases(cupy, torch, [1009] * 700, "700 tensors of 1009")],
+    ]
+    print(f"copy rate {rate / 1e9:.0f} GB/s")
+    print(f"{'case':40} {'us':>9} {'GB/s':>6} {'limit':>6} {'ratio':>6}  peers (us)")
+    rows = []
+    for maker in makers:
+        for case in maker():
+            prove(case)
+            measure(cupy, case)
+            ours = case.microseconds["arraynn"]
+            peers = {k: v for k, v in case.microseconds.items() if not k.startswith("arraynn")}
+            ratio = min(peers.values()) / ours if peers else float("nan")
+            bandwidth = case.bytes / ours * 1e6
+            rest = {k: round(v, 2) for k, v in case.microseconds.items() if k != "arraynn"}
+            print(
+                f"{case.name:40} {ours:9.2f} {bandwidth / 1e9:6.0f} {bandwidth / rate:6.0%} "
+                f"{ratio:6.2f}  {rest}",
+                flush=True,
+            )
+            rows.append({"name": case.name, "bytes": case.bytes, "us": case.microseconds})
+        cupy.get_default_memory_pool().free_all_blocks()
+    calls = overheads(cupy, torch)
+    for name, microseconds in calls.items():
+        print(f"{name:40} {microseconds:9.2f} us of the CPU")
+    growth = memory_growth(cupy)
+    print(f"memory growth over 10^4 calls: {growth} bytes")
+    if options.json is not None:
+        properties = cupy.cuda.runtime.getDeviceProperties(0)
+        found = {
+            "device": properties["name"].decode(),
+            "config": dict(ann.show_config()),
+            "copy_bytes_per_second": rate,
+            "cases": rows,
+            "cpu_microseconds": calls,
+            "memory_growth_bytes": growth,
+        }
+        options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+#include "bind/dtypes.hpp"
+
+namespace arraynn {
+
+namespace {
+
+// The descriptors that exact arrays of native floats share; compared by pointer first.
+struct Descriptors {
+  py::object f32 = py::dtype::of<float>(), f64 = py::dtype::of<double>();
+  py::object i32 = py::dtype::of<std::int32_t>(), i64 = py::dtype::of<std::int64_t>();
+  py::object u8 = py::dtype::of<std::uint8_t>(), boolean = py::dtype::of<bool>();
+
+  PyObject* get(Dtype t) const {
+    switch (t) {
+      case Dtype::kF32:
+        return f32.ptr();
+      case Dtype::kF64:
+        return f64.ptr();
+      case Dtype::kI32:
+        return i32.ptr();
+      case Dtype::kI64:
+        return i64.ptr();
+      case Dtype::kU8:
+        return u8.ptr();
+      case Dtype::kBool:
+        return boolean.ptr();
+      case Dtype::kOther:
+        break;
+    }
+    return nullptr;
+  }
+};
+
+// Leaked on purpose: destroying Python objects after the interpreter is gone would crash.
+const Descriptors& descriptors() {
+  static const Descriptors* instance = new Descriptors;
+  return *instance;
+}
+
+}  // namespace
+
+PyObject* descriptor_of(Dtype t) { return descriptors().get(t); }
+
+Dtype dtype_of(PyObject* descr) {
+  const Descriptors& d = descriptors();
+  if (descr == d.f32.ptr()) return Dtype::kF32;
+  if (descr == d.f64.ptr()) return Dtype::kF64;
+  static const auto& api = py::detail::npy_api::get();
+  for (const Dtype t :
+       {Dtype::kI64, Dtype::kI32, Dtype::kU8, Dtype::kBool, Dtype::kF32, Dtype::kF64}) {
+    // Equivalent descriptors (long and long long, "<f4") share a layout; swapped bytes do not.
+    if (api.PyArray_EquivTypes_(descr, d.get(t))) return t;
+  }
+  return Dtype::kOther;
+}
+
+}  // namespace arraynn

@@ -1,0 +1,269 @@
+// Few source channels, channels_first: the first layers of networks, forward and transposed.
+//
+// Staging such an input as [column][channel] and transposing the result back costs more than the few
+// products of a pixel. Here lanes are neighbouring columns of a row, in and out: a tile is MR output
+// channels of NV vectors of pixels, and a tap reads a vector of the staged row at its own offset.
+//   staged    [row][channel][phase][column / step]: columns that are equal modulo the stride lie
+//             together, within their border of zeros, so that every tap is a contiguous load
+//   packed    [tile of channels][tap][channel of the tile]
+// Sums run over kernel row, kernel column, channel, as those of the direct convolution in one block;
+// kernel rows beside the image are left out, and zeros beside its columns change no sum of numbers.
+#include "conv/border.hpp"
+#include "conv/conv.hpp"
+#include "conv/tables.hpp"
+#include "core/parallel.hpp"
+#include "gemm/blocking.hpp"
+#include "simd/activation.hpp"
+#include "simd/transpose.hpp"
+
+namespace ARRAYNN_ISA_NAMESPACE {
+namespace {
+
+// Staged rows of a strip, which each tile of channels walks anew: most of an L2 of 512 KiB.
+constexpr std::int64_t kStagedBytes = std::int64_t{192} << 10;
+
+template <class T>
+struct Layout {
+  std::int64_t phases, pitch, row;  // pitch: of a phase of a channel; row: of all channels
+  std::int64_t rows, staged;        // output rows of a strip; elements
+  std::int64_t taps, tap_row;       // all, and those of a kernel row
+  std::int64_t tiles, packed;       // of channels; elements
+  std::int64_t bytes;               // of a member
+};
+
+template <class T>
+Layout<T> make_layout(const DirectConv<T>& d) {
+  Layout<T> l{};
+  l.phases = d.w.step;
+  const std::int64_t span = d.w.offset[d.w.taps - 1] - d.w.offset[0];
+  l.pitch = round_up(d.w.count, kNR<T>) + round_up(span / l.phases + 1, kLanes<T>);
+  l.row = d.channels * l.phases * l.pitch;
+  const std::int64_t height = d.h.offset[d.h.taps - 1] - d.h.offset[0] + 1;
+  const auto item = static_cast<std::int64_t>(sizeof(T));
+  const std::int64_t fitting = (kStagedBytes / (l.row * item) - height) / d.h.step + 1;
+  l.rows = min_i(d.h.count, max_i(1, fitting));
+  l.staged = ((l.rows - 1) * d.h.step + height) * l.row;
+  l.tap_row = d.w.taps * d.channels;
+  l.taps = d.h.taps * l.tap_row;
+  l.tiles = ceil_div(d.columns, kMR);
+  l.packed = d.columns * l.taps;
+  l.bytes = round_up(l.staged * item, 64) + round_up(l.taps * 8, 64);
+  return l;
+}
+
+template <class T>
+std::int64_t packed_bytes(const Layout<T>& l) {
+  return round_up(l.packed * static_cast<std::int64_t>(sizeof(T)), 64);
+}
+
+template <class T>
+std::int64_t first_scratch(const DirectConv<T>& d, int threads) {
+  const Layout<T> l = make_layout(d);
+  return packed_bytes(l) + threads * l.bytes;
+}
+
+// One source row of one channel, phase by phase.
+template <class T>
+void stage_row(const DirectConv<T>& d, const Layout<T>& l, const T* src, T* dst) {
+  constexpr int kL = kLanes<T>;
+  const std::int64_t step = l.phases;
+  for (std::int64_t f = 0; f < step; ++f, dst += l.pitch) {
+    // Element q is source column first + q step; those in [begin, end) exist.
+    const std::int64_t first = d.w.offset[0] + f;
+    const std::int64_t begin = min_i(l.pitch, first < 0 ? ceil_div(-first, step) : 0);
+    const std::int64_t room = d.w.size - first;
+    const std::int64_t end = max_i(begin, min_i(l.pitch, room > 0 ? ceil_div(room, step) : 0));
+    __builtin_memset(dst, 0, static_cast<std::size_t>(begin) * sizeof(T));
+    __builtin_memset(dst + end, 0, static_cast<std::size_t>(l.pitch - end) * sizeof(T));
+    const T* p = src + first;
+    if (step == 1) {
+      __builtin_memcpy(dst + begin, p + begin, static_cast<std::size_t>(end - begin) * sizeof(T));
+    } else if (step == 2) {
+      for (std::int64_t q = begin; q < end; q += kL) {
+        const std::int64_t n = min_i(kL, end - q);
+        store_n(load_even(p + 2 * q, n), dst + q, n);
+      }
+    } else {
+      for (std::int64_t q = begin; q < end; ++q) dst[q] = p[q * step];
+    }
+  }
+}
+
+// Where a tile of results goes, and what is added on the way.
+template <class T>
+struct TileTarget {
+  T* out;
+  const T* residual;  // like out, or null
+  std::int64_t plane, columns;
+  const T* bias;  // of the tile's first channel, or null
+  const Activation* activation;
+};
+
+// out[i plane + b] = sum over taps of w[tap kRows + i] * staged[offset[tap] + b]
+template <class T, int kRows, int kVectors>
+[[gnu::noinline]] void first_ukernel(const T* staged, const std::int64_t* offset, std::int64_t taps,
+                                     const T* w, const TileTarget<T>& t) {
+  constexpr int kL = kLanes<T>;
+  Vec<T> acc[kRows][kVectors];
+  ARRAYNN_UNROLL for (int i = 0; i < kRows; ++i) {
+    ARRAYNN_UNROLL for (int j = 0; j < kVectors; ++j) acc[i][j] = Vec<T>::zero();
+  }
+  for (std::int64_t k = 0; k < taps; ++k) {
+    const T* x = staged + offset[k];
+    Vec<T> xv[kVectors];
+    ARRAYNN_UNROLL for (int j = 0; j < kVectors; ++j) xv[j] = Vec<T>::load(x + j * kL);
+    ARRAYNN_UNROLL for (int i = 0; i < kRows; ++i) {
+      const Vec<T> wv = Vec<T>::set1(w[i]);
+      ARRAYNN_UNROLL for (int j = 0; j < kVectors; ++j) acc[i][j] = fma(wv, xv[j], acc[i][j]);
+    }
+    w += kRows;
+  }
+  ARRAYNN_UNROLL for (int i = 0; i < kRows; ++i) {
+    if (t.bias != nullptr) {
+      const Vec<T> bias = Vec<T>::set1(t.bias[i]);
+      ARRAYNN_UNROLL for (int j = 0; j < kVectors; ++j) acc[i][j] = acc[i][j] + bias;
+    }
+    if (t.residual != nullptr) {
+      ARRAYNN_UNROLL for (int j = 0; j < kVectors; ++j) {
+        acc[i][j] = acc[i][j] + load_n(t.residual + i * t.plane + j * kL,
+                                       max_i(0, min_i(kL, t.columns - j * kL)));
+      }
+    }
+    activate_tile(*t.activation, acc[i]);
+    T* out = t.out + i * t.plane;
+    ARRAYNN_UNROLL for (int j = 0; j < kVectors; ++j) {
+      const std::int64_t n = t.columns - j * kL;
+      if (n >= kL) {
+        acc[i][j].store(out + j * kL);
+      } else if (n > 0) {
+        store_n(acc[i][j], out + j * kL, n);
+      }
+    }
+  }
+}
+
+template <class T>
+using FirstUkernel = void (*)(const T*, const std::int64_t*, std::int64_t, const T*,
+                              const TileTarget<T>&);
+template <class T>
+struct FirstUkernels {
+  FirstUkernel<T> table[kMR][kNV];
+};
+template <class T, int kRows>
+ARRAYNN_INLINE constexpr void fill_first_ukernels(FirstUkernels<T>& u) {
+  u.table[kRows - 1][0] = &first_ukernel<T, kRows, 1>;
+  u.table[kRows - 1][1] = &first_ukernel<T, kRows, 2>;
+  if constexpr (kRows > 1) fill_first_ukernels<T, kRows - 1>(u);
+}
+template <class T>
+ARRAYNN_INLINE constexpr FirstUkernels<T> make_first_ukernels() {
+  FirstUkernels<T> u{};
+  fill_first_ukernels<T, kMR>(u);
+  return u;
+}
+template <class T>
+constexpr FirstUkernels<T> kFirstUkernels = make_first_ukernels<T>();
+
+// Packed weights of the tile of channels [j.begin, j.end).
+template <class T>
+void pack_tile(const DirectConv<T>& d, Range j, T* dst) {
+  for (std::int64_t i = 0; i < d.h.taps; ++i) {
+    for (std::int64_t k = 0; k < d.w.taps; ++k) {
+      const T* w = d.weight + d.h.kernel[i] * d.kernel_w + d.w.kernel[k];
+      for (std::int64_t c = 0; c < d.channels; ++c) {
+        for (std::int64_t o = j.begin; o < j.end; ++o) {
+          *dst++ = w[o * d.weight_j + c * d.weight_c];
+        }
+      }
+    }
+  }
+}
+
+template <class T>
+void fill_offsets(const DirectConv<T>& d, const Layout<T>& l, std::int64_t* offset) {
+  for (std::int64_t i = 0; i < d.h.taps; ++i) {
+    for (std::int64_t k = 0; k < d.w.taps; ++k) {
+      const std::int64_t column = d.w.offset[k] - d.w.offset[0];
+      for (std::int64_t c = 0; c < d.channels; ++c) {
+        *offset++ = (d.h.offset[i] - d.h.offset[0]) * l.row +
+                    (c * l.phases + column % l.phases) * l.pitch + column / l.phases;
+      }
+    }
+  }
+}
+
+// Rows [rows.begin, rows.end) of the result of one sample.
+template <class T>
+void run_strip(const DirectConv<T>& d, const Layout<T>& l, std::int64_t sample, Range rows,
+               const T* packed, const std::int64_t* offset, T* staged) {
+  const std::int64_t in = d.h.size * d.w.size, plane = d.out_h * d.out_w;
+  const T* src = d.src + (sample * d.src_channels + d.src_channel) * in;
+  const std::int64_t top = rows.begin * d.h.step + d.h.offset[0];
+  const std::int64_t bottom = (rows.end - 1) * d.h.step + d.h.offset[d.h.taps - 1];
+  for (std::int64_t r = max_i(0, top); r < min_i(d.h.size, bottom + 1); ++r) {
+    for (std::int64_t c = 0; c < d.channels; ++c) {
+      stage_row(d, l, src + c * in + r * d.w.size,
+                staged + (r - top) * l.row + c * l.phases * l.pitch);
+    }
+  }
+  for (std::int64_t t = 0; t < l.tiles; ++t) {
+    const Range j = split_range(d.columns, l.tiles, t);
+    const std::int64_t first = (sample * d.out_channels + d.out_channel + j.begin) * plane;
+    const auto& ukernels = kFirstUkernels<T>.table[j.end - j.begin - 1];
+    for (std::int64_t a = rows.begin; a < rows.end; ++a) {
+      const Segment seen = taps_at(d.h, a);
+      const std::int64_t tap = seen.tap_begin * l.tap_row;
+      const T* w = packed + j.begin * l.taps + tap * (j.end - j.begin);
+      for (std::int64_t b = 0; b < d.w.count; b += kNR<T>) {
+        const std::int64_t at = first + a * d.out_w + b, columns = d.w.count - b;
+        const TileTarget<T> target{
+            d.out + at, d.residual != nullptr ? d.residual + at : nullptr, plane,
+            columns,    d.bias != nullptr ? d.bias + j.begin : nullptr,    &d.activation};
+        ukernels[columns > kLanes<T> ? 1 : 0](staged + (a - rows.begin) * d.h.step * l.row + b,
+                                              offset + tap, seen.taps() * l.tap_row, w, target);
+      }
+    }
+  }
+}
+
+template <class T>
+void run_first(const DirectConv<T>& d, int threads, void* scratch) {
+  parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
+    const Layout<T> l = make_layout(d);
+    T* packed = static_cast<T*>(scratch);
+    const Range tiles = split_range(l.tiles, nthreads, tid);
+    for (std::int64_t t = tiles.begin; t < tiles.end; ++t) {
+      const Range j = split_range(d.columns, l.tiles, t);
+      pack_tile(d, j, packed + j.begin * l.taps);
+    }
+    char* base = static_cast<char*>(scratch) + packed_bytes(l) + tid * l.bytes;
+    auto* offset = reinterpret_cast<std::int64_t*>(base);
+    fill_offsets(d, l, offset);
+    T* staged = reinterpret_cast<T*>(base + round_up(l.taps * 8, 64));
+    team_barrier(nthreads);
+    const Range rows = split_range(d.n * d.h.count, nthreads, tid);
+    for (std::int64_t g = rows.begin; g < rows.end;) {
+      const std::int64_t sample = g / d.h.count, a = g % d.h.count;
+      const std::int64_t count = min_i(l.rows, min_i(d.h.count - a, rows.end - g));
+      run_strip(d, l, sample, {a, a + count}, packed, offset, staged);
+      g += count;
+    }
+  });
+}
+
+}  // namespace
+
+std::int64_t first_scratch_f32(const DirectConv<float>& d, int threads) {
+  return first_scratch(d, threads);
+}
+std::int64_t first_scratch_f64(const DirectConv<double>& d, int threads) {
+  return first_scratch(d, threads);
+}
+void first_f32(const DirectConv<float>& d, int threads, void* scratch) {
+  run_first(d, threads, scratch);
+}
+void first_f64(const DirectConv<double>& d, int threads, void* scratch) {
+  run_first(d, threads, scratch);
+}
+
+}  // namespace ARRAYNN_ISA_NAMESPACE

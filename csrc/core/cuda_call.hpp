@@ -1,0 +1,33 @@
+// What a binding and the launches of its call share. The binding sets stream and device before the
+// kernels' host functions run, and raises afterwards what a launch left in `error`: nothing on the
+// way needs a return code, and none can be forgotten.
+#pragma once
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace arraynn::cuda {
+
+struct CallState {
+  cudaStream_t stream = nullptr;
+  int device = 0;
+  cudaError_t error = cudaSuccess;  // of the first launch that failed; later ones do nothing
+  const char* kernel = "";          // its name and its shape
+  std::int64_t blocks = 0;
+  int threads = 0;
+  std::size_t shared_bytes = 0;
+};
+
+CallState& call_state();  // of this thread
+
+// ann.cuda.debug(True): every launch is waited for and its error is that of its own kernel.
+bool synchronous_launches();
+void set_synchronous_launches(bool on);
+
+// Devices that the driver offers, 0 without a driver. Never fails.
+int device_count();
+// Multiprocessors of the device of this call.
+int multiprocessors();
+
+}  // namespace arraynn::cuda

@@ -1,0 +1,108 @@
+// 16 bytes of elements at a time: what a thread loads and stores, and the type it computes in.
+#pragma once
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <cstring>
+
+#include "ptx/cvt.hpp"
+#include "ptx/ld_st.hpp"
+
+namespace arraynn::cuda {
+
+// 16-bit floats are storage; arithmetic is float32.
+struct Half {
+  std::uint16_t bits;
+};
+struct Bfloat16 {
+  std::uint16_t bits;
+};
+
+template <class T>
+struct ComputeOf {
+  using type = T;
+};
+template <>
+struct ComputeOf<Half> {
+  using type = float;
+};
+template <>
+struct ComputeOf<Bfloat16> {
+  using type = float;
+};
+template <class T>
+using Compute = typename ComputeOf<T>::type;
+
+__device__ __forceinline__ float to_compute(float x) { return x; }
+__device__ __forceinline__ double to_compute(double x) { return x; }
+__device__ __forceinline__ float to_compute(Half x) { return ptx::cvt_f32_f16(x.bits); }
+__device__ __forceinline__ float to_compute(Bfloat16 x) {
+  const std::uint32_t bits = static_cast<std::uint32_t>(x.bits) << 16;
+  float f;
+  memcpy(&f, &bits, sizeof f);
+  return f;
+}
+
+template <class T>
+__device__ __forceinline__ T from_compute(Compute<T> x) {
+  if constexpr (sizeof(T) == 2) {
+    T h;
+    if constexpr (std::is_same_v<T, Half>) {
+      h.bits = ptx::cvt_rn_f16_f32(x);
+    } else {
+      h.bits = ptx::cvt_rn_bf16_f32(x);
+    }
+    return h;
+  } else {
+    return x;
+  }
+}
+
+template <class T>
+inline constexpr int kPack = 16 / static_cast<int>(sizeof(T));
+
+template <class T>
+struct alignas(16) Pack {
+  T v[kPack<T>];
+};
+
+// Whether packs of this array can be read as 16 bytes. A slice of an array need not begin there.
+template <class T>
+__host__ __device__ __forceinline__ bool is_packed(const T* p) {
+  return reinterpret_cast<std::uintptr_t>(p) % 16 == 0;
+}
+
+enum class Access : std::uint8_t {
+  kReadOnly,  // nothing in this kernel writes it
+  kInPlace,   // the kernel updates it
+};
+
+// `packed` is is_packed() of the array: the same for all threads, so no branch diverges. Otherwise the
+// elements come one by one, and each sector still only once from device memory.
+template <Access kAccess = Access::kReadOnly, class T>
+__device__ __forceinline__ Pack<T> load_pack(const T* p, bool packed) {
+  Pack<T> r;
+  if (packed) {
+    const ptx::B128 bits = kAccess == Access::kReadOnly ? ptx::ld_global_nc_l1_no_allocate_v4(p)
+                                                        : ptx::ld_global_l1_no_allocate_v4(p);
+    memcpy(&r, &bits, sizeof r);
+  } else {
+#pragma unroll
+    for (int i = 0; i < kPack<T>; ++i) r.v[i] = p[i];
+  }
+  return r;
+}
+
+template <class T>
+__device__ __forceinline__ void store_pack(T* p, const Pack<T>& x, bool packed) {
+  if (packed) {
+    ptx::B128 bits;
+    memcpy(&bits, &x, sizeof bits);
+    ptx::st_global_v4(p, bits);
+  } else {
+#pragma unroll
+    for (int i = 0; i < kPack<T>; ++i) p[i] = x.v[i];
+  }
+}
+
+}  // namespace arraynn::cuda

@@ -1,0 +1,13 @@
+#include "bind/binders.hpp"
+#include "bind/module_parts.hpp"
+
+PYBIND11_MODULE(ARRAYNN_CUDA_MODULE, m, py::mod_gil_not_used()) {
+  m.doc() = "Compiled CUDA kernels of arraynn. Private: call arraynn.kernels instead.";
+  arraynn::bind_errors(m);
+  arraynn::bind_cuda_library(m);
+#if defined(ARRAYNN_HOST_CUDA)
+  arraynn::bind_host_cuda(m);  // the schedules and the kernels of tests/host_cuda
+#endif
+  arraynn::bind_elementwise(m);
+  arraynn::bind_optim(m);
+}

@@ -1,0 +1,325 @@
+// Multi-tensor optimizer steps. The table of the tensors is a kernel parameter: no copy to the device,
+// nothing to keep alive, and a CUDA graph holds it. It has room for kTensors tensors; a longer list takes
+// as many launches as it has tables. Blocks walk over the chunks of all tensors of the table; which tensor
+// a chunk belongs to is a binary search in the constant bank, the same for all threads.
+#include "optim/cuda.hpp"
+
+#include <array>
+
+#include "core/cuda_launch.hpp"
+#include "core/cuda_pack.hpp"
+#include "core/cuda_reduce.hpp"
+#include "core/cuda_shared.hpp"
+#include "optim/rules.hpp"
+
+namespace arraynn::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+// Two packs of each array in flight a thread: 8 loads of 16 bytes for Adam. Four blocks a
+// multiprocessor hold the registers at 64 a thread, which five arrays would exceed.
+template <int kArrays>
+constexpr int kUnroll = kArrays > 4 ? 1 : 2;
+template <int kArrays>
+constexpr int kBlocksPerMultiprocessor = kArrays > 4 ? 3 : 4;
+constexpr std::size_t kScalarBytes = 256;  // what else a kernel takes
+
+// Pointers, sizes and chunks of as many tensors as fit a kernel's parameters.
+template <class T, int kArrays>
+struct Table {
+  static constexpr int kTensors = static_cast<int>(
+      (kMaxParameterBytes - kScalarBytes) / (kArrays * sizeof(T*) + sizeof(std::int64_t) + 4));
+  T* arrays[kArrays][kTensors];
+  std::int64_t size[kTensors];
+  std::uint32_t first_chunk[kTensors];  // of the chunks of this table
+  std::uint32_t chunks;
+  int count;
+};
+
+template <class T>
+struct Chunk {
+  int tensor;
+  std::int64_t begin, end;
+};
+
+template <class T, int kArrays>
+__device__ __forceinline__ Chunk<T> find_chunk(const Table<T, kArrays>& table,
+                                               std::uint32_t chunk) {
+  int low = 0, high = table.count;
+  while (high - low > 1) {  // first_chunk[low] <= chunk < first_chunk[high]
+    const int middle = (low + high) / 2;
+    (table.first_chunk[middle] <= chunk ? low : high) = middle;
+  }
+  const std::int64_t begin = std::int64_t{chunk - table.first_chunk[low]} * kOptimChunk;
+  return {low, begin, min_i(begin + kOptimChunk, table.size[low])};
+}
+
+// Calls f(packs of the kArrays arrays) for all packs of a chunk and stores those from kFirstStored on,
+// and f on single elements, as packs of which one element counts, at its end.
+template <class T, int kArrays, class F>
+__device__ __forceinline__ void update_chunk(T* const (&arrays)[kArrays], std::int64_t n,
+                                             unsigned stored, const F& f) {
+  const auto thread = static_cast<std::int64_t>(threadIdx.x);
+  bool packed[kArrays];
+#pragma unroll
+  for (int a = 0; a < kArrays; ++a) packed[a] = is_packed(arrays[a]);
+  constexpr std::int64_t kStep = std::int64_t{kThreads} * kPack<T>;
+  std::int64_t i = thread * kPack<T>;
+  for (; i + (kUnroll<kArrays> - 1) * kStep + kPack<T> <= n; i += kUnroll<kArrays> * kStep) {
+    Pack<T> in[kUnroll<kArrays>][kArrays];
+#pragma unroll
+    for (int u = 0; u < kUnroll<kArrays>; ++u) {
+#pragma unroll
+      for (int a = 0; a < kArrays; ++a) {
+        in[u][a] = load_pack<Access::kInPlace>(arrays[a] + i + u * kStep, packed[a]);
+      }
+    }
+#pragma unroll
+    for (int u = 0; u < kUnroll<kArrays>; ++u) {
+#pragma unroll
+      for (int j = 0; j < kPack<T>; ++j) {
+        T values[kArrays];
+#pragma unroll
+        for (int a = 0; a < kArrays; ++a) values[a] = in[u][a].v[j];
+        f(values);
+#pragma unroll
+        for (int a = 0; a < kArrays; ++a) in[u][a].v[j] = values[a];
+      }
+#pragma unroll
+      for (int a = 0; a < kArrays; ++a) {
+        if ((stored >> a & 1) != 0) store_pack(arrays[a] + i + u * kStep, in[u][a], packed[a]);
+      }
+    }
+  }
+  // What is left of each thread's packs, fewer than kUnroll and at most one of them cut.
+  for (; i < n; i += kStep) {
+    for (std::int64_t k = i; k < min_i(i + kPack<T>, n); ++k) {
+      T values[kArrays];
+#pragma unroll
+      for (int a = 0; a < kArrays; ++a) values[a] = arrays[a][k];
+      f(values);
+#pragma unroll
+      for (int a = 0; a < kArrays; ++a) {
+        if ((stored >> a & 1) != 0) arrays[a][k] = values[a];
+      }
+    }
+  }
+}
+
+template <class T, int kArrays, class F>
+__device__ __forceinline__ void update_table(const Table<T, kArrays>& table, unsigned stored,
+                                             const F& f) {
+  for (std::uint32_t c = blockIdx.x; c < table.chunks; c += gridDim.x) {
+    const Chunk<T> chunk = find_chunk(table, c);
+    T* arrays[kArrays];
+#pragma unroll
+    for (int a = 0; a < kArrays; ++a) arrays[a] = table.arrays[a][chunk.tensor] + chunk.begin;
+    update_chunk(arrays, chunk.end - chunk.begin, stored, f);
+  }
+}
+
+template <class T, class Rule>
+__device__ __forceinline__ void apply_clipping(Rule& rule, double gradient_factor,
+                                               const double* clip_factor) {
+  if (clip_factor != nullptr) {
+    rule.factor = Vec<T>::set1(static_cast<T>(gradient_factor * *clip_factor));
+  }
+}
+
+// Arrays: parameter, gradient, first and second moments, and with kLargest the largest second moments.
+template <class T, bool kLargest>
+__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<kLargest ? 5 : 4>)
+    adam_kernel(const __grid_constant__ Table<T, kLargest ? 5 : 4> table, AdamRule<T> rule,
+                double gradient_factor, const double* clip_factor) {
+  apply_clipping<T>(rule, gradient_factor, clip_factor);
+  constexpr int kArrays = kLargest ? 5 : 4;
+  constexpr unsigned kAllButGradients = ((1u << kArrays) - 1) & ~2u;
+  update_table(table, kAllButGradients, [&rule](T(&values)[kArrays]) {
+    using V = Vec<T>;
+    V p{values[0]}, m{values[2]}, v{values[3]}, largest{values[kArrays - 1]};
+    rule.template apply<kLargest>(p, V{values[1]}, m, v, largest);
+    values[0] = p.v;
+    values[2] = m.v;
+    values[3] = v.v;
+    if constexpr (kLargest) values[4] = largest.v;
+  });
+}
+
+// Arrays: parameter, gradient, and with kBuffer the momentum buffers.
+template <class T, bool kBuffer>
+__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<kBuffer ? 3 : 2>)
+    sgd_kernel(const __grid_constant__ Table<T, kBuffer ? 3 : 2> table, SgdRule<T> rule,
+               double gradient_factor, const double* clip_factor) {
+  apply_clipping<T>(rule, gradient_factor, clip_factor);
+  constexpr int kArrays = kBuffer ? 3 : 2;
+  update_table(table, kBuffer ? 5u : 1u, [&rule](T(&values)[kArrays]) {
+    using V = Vec<T>;
+    V p{values[0]}, b{values[kArrays - 1]};
+    rule.apply(p, V{values[1]}, b);
+    values[0] = p.v;
+    if constexpr (kBuffer) values[2] = b.v;
+  });
+}
+
+using SumStorage = BlockReduceStorage<double, kThreads / kWarp>;
+struct Add {
+  __device__ __forceinline__ double operator()(double a, double b) const { return a + b; }
+};
+
+// sums[c] = the sum of squares of chunk c, in double.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    square_sum_kernel(const __grid_constant__ Table<T, 1> table, double* sums) {
+  auto& shared = shared_storage<SumStorage>();
+  for (std::uint32_t c = blockIdx.x; c < table.chunks; c += gridDim.x) {
+    const Chunk<T> chunk = find_chunk(table, c);
+    const T* grad = table.arrays[0][chunk.tensor] + chunk.begin;
+    const std::int64_t n = chunk.end - chunk.begin;
+    const bool packed = is_packed(grad);
+    double sum = 0;
+    std::int64_t i = std::int64_t{threadIdx.x} * kPack<T>;
+    for (; i + kPack<T> <= n; i += std::int64_t{kThreads} * kPack<T>) {
+      const Pack<T> g = load_pack(grad + i, packed);
+#pragma unroll
+      for (int j = 0; j < kPack<T>; ++j) {
+        const auto x = static_cast<double>(g.v[j]);
+        sum = ::fma(x, x, sum);
+      }
+    }
+    for (; i < n; ++i) {  // the one thread whose pack is cut
+      const auto x = static_cast<double>(grad[i]);
+      sum = ::fma(x, x, sum);
+    }
+    const double total = block_reduce(sum, shared, Add{});
+    if (threadIdx.x == 0) sums[c] = total;
+    __syncthreads();  // the storage is used again
+  }
+}
+
+// One block: the norm over all chunks in order, and the factor of clipping.
+__global__ void __launch_bounds__(kThreads) clip_kernel(Clipping clipping, std::int64_t chunks) {
+  auto& shared = shared_storage<SumStorage>();
+  double sum = 0;
+  for (std::int64_t i = threadIdx.x; i < chunks; i += kThreads) sum += clipping.sums[i];
+  const double total = block_reduce(sum, shared, Add{});
+  if (threadIdx.x == 0) {
+    const double norm = ::sqrt(total) / clipping.scale;
+    // Written so that a NaN norm gives NaN, as clip_grad_norm_ does.
+    const double factor = clipping.max_norm / (norm + 1e-6);
+    *clipping.norm = norm;
+    *clipping.factor = factor >= 1.0 ? 1.0 : factor;
+  }
+}
+
+// f(table, grid) for as many tables as the tensors need; pointers(tensor) gives the arrays of one.
+template <class T, int kArrays, class Pointers, class F>
+void for_tables(const std::vector<OptimTensor<T>>& tensors, const Pointers& pointers, const F& f) {
+  using TableOf = Table<T, kArrays>;
+  TableOf table;
+  std::size_t next = 0;
+  while (next < tensors.size()) {
+    table.count = 0;
+    std::int64_t chunks = 0;
+    for (; next < tensors.size() && table.count < TableOf::kTensors; ++next) {
+      const int i = table.count++;
+      const std::array<T*, kArrays> arrays = pointers(tensors[next]);
+      for (int a = 0; a < kArrays; ++a) table.arrays[a][i] = arrays[static_cast<std::size_t>(a)];
+      table.size[i] = tensors[next].end - tensors[next].begin;
+      table.first_chunk[i] = static_cast<std::uint32_t>(chunks);
+      chunks += ceil_div(table.size[i], kOptimChunk);
+    }
+    table.chunks = static_cast<std::uint32_t>(chunks);
+    f(table, Grid{persistent_blocks(chunks, kBlocksPerMultiprocessor<kArrays>), kThreads});
+  }
+}
+
+// The gradients are read only; a table has one type of pointer.
+template <class T>
+T* gradient_of(const OptimTensor<T>& t) {
+  return const_cast<T*>(t.grad);
+}
+
+template <class T, bool kLargest>
+void launch_adam(const std::vector<OptimTensor<T>>& tensors, const AdamScalars& s,
+                 const double* clip_factor) {
+  constexpr int kArrays = kLargest ? 5 : 4;
+  const auto pointers = [](const OptimTensor<T>& t) -> std::array<T*, kArrays> {
+    if constexpr (kLargest) {
+      return {t.param, gradient_of(t), t.first, t.second, t.largest};
+    } else {
+      return {t.param, gradient_of(t), t.first, t.second};
+    }
+  };
+  for_tables<T, kArrays>(tensors, pointers, [&](const auto& table, Grid grid) {
+    ARRAYNN_LAUNCH((adam_kernel<T, kLargest>), grid, table, AdamRule<T>(s), s.gradient_factor,
+                   clip_factor);
+  });
+}
+
+template <class T, bool kBuffer>
+void launch_sgd(const std::vector<OptimTensor<T>>& tensors, const SgdScalars& s,
+                const double* clip_factor) {
+  constexpr int kArrays = kBuffer ? 3 : 2;
+  const auto pointers = [](const OptimTensor<T>& t) -> std::array<T*, kArrays> {
+    if constexpr (kBuffer) {
+      return {t.param, gradient_of(t), t.first};
+    } else {
+      return {t.param, gradient_of(t)};
+    }
+  };
+  for_tables<T, kArrays>(tensors, pointers, [&](const auto& table, Grid grid) {
+    ARRAYNN_LAUNCH((sgd_kernel<T, kBuffer>), grid, table, SgdRule<T>(s), s.gradient_factor,
+                   clip_factor);
+  });
+}
+
+}  // namespace
+
+template <class T>
+std::int64_t chunk_count(const std::vector<OptimTensor<T>>& tensors) {
+  std::int64_t chunks = 0;
+  for (const auto& t : tensors) chunks += ceil_div(t.end - t.begin, kOptimChunk);
+  return chunks;
+}
+
+template <class T>
+void clip(const std::vector<OptimTensor<T>>& tensors, const Clipping& clipping) {
+  const auto pointers = [](const OptimTensor<T>& t) { return std::array<T*, 1>{gradient_of(t)}; };
+  double* sums = clipping.sums;
+  for_tables<T, 1>(tensors, pointers, [&](const auto& table, Grid grid) {
+    ARRAYNN_LAUNCH((square_sum_kernel<T>), grid, table, sums);
+    sums += table.chunks;
+  });
+  ARRAYNN_LAUNCH((clip_kernel), (Grid{1, kThreads}), clipping, chunk_count(tensors));
+}
+
+template <class T>
+void adam(const std::vector<OptimTensor<T>>& tensors, const AdamScalars& s,
+          const double* clip_factor) {
+  if (!tensors.empty() && tensors[0].largest != nullptr) {
+    launch_adam<T, true>(tensors, s, clip_factor);
+  } else {
+    launch_adam<T, false>(tensors, s, clip_factor);
+  }
+}
+
+template <class T>
+void sgd(const std::vector<OptimTensor<T>>& tensors, const SgdScalars& s,
+         const double* clip_factor) {
+  if (s.use_buffer) {
+    launch_sgd<T, true>(tensors, s, clip_factor);
+  } else {
+    launch_sgd<T, false>(tensors, s, clip_factor);
+  }
+}
+
+#define ARRAYNN_INSTANTIATE(T)                                                                  \
+  template std::int64_t chunk_count<T>(const std::vector<OptimTensor<T>>&);                     \
+  template void clip<T>(const std::vector<OptimTensor<T>>&, const Clipping&);                   \
+  template void adam<T>(const std::vector<OptimTensor<T>>&, const AdamScalars&, const double*); \
+  template void sgd<T>(const std::vector<OptimTensor<T>>&, const SgdScalars&, const double*);
+ARRAYNN_INSTANTIATE(float)
+ARRAYNN_INSTANTIATE(double)
+#undef ARRAYNN_INSTANTIATE
+
+}  // namespace arraynn::cuda

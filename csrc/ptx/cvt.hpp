@@ -1,0 +1,25 @@
+// Conversions between float32 and the 16-bit types, whose bits are kept in integers.
+#pragma once
+#include "ptx/ptx.hpp"
+
+namespace arraynn::ptx {
+
+// cvt.f32.f16
+ARRAYNN_PTX_FUNCTION float cvt_f32_f16(std::uint16_t h) {
+  ARRAYNN_PTX(host_ptx::cvt_f32_f16(h), float f; asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h));
+              return f);
+}
+
+// cvt.rn.f16.f32: to nearest, ties to even.
+ARRAYNN_PTX_FUNCTION std::uint16_t cvt_rn_f16_f32(float f) {
+  ARRAYNN_PTX(host_ptx::cvt_rn_f16_f32(f), std::uint16_t h;
+              asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(f)); return h);
+}
+
+// cvt.rn.bf16.f32: to nearest, ties to even.
+ARRAYNN_PTX_FUNCTION std::uint16_t cvt_rn_bf16_f32(float f) {
+  ARRAYNN_PTX(host_ptx::cvt_rn_bf16_f32(f), std::uint16_t h;
+              asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(h) : "f"(f)); return h);
+}
+
+}  // namespace arraynn::ptx

@@ -1,0 +1,91 @@
+"""One fixture for two devices: the emulated one of tests/host_cuda, and a GPU through CuPy."""
+
+from __future__ import annotations
+
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "host_cuda"))
+
+import library
+
+#: (order of threads, asynchronous copies late) of the emulated device.
+SCHEDULES = [("oldest", True), ("newest", False), ("random", True), ("starve", False)]
+
+
+class HostCuda:
+    """The device of tests/host_cuda."""
+
+    name = "host_cuda"
+    ndarray = library.ndarray
+
+    def __init__(self, seed: int) -> None:
+        self.module = library.load()
+        self.seed = seed
+        self.module.set_multiprocessors(2)
+        self.module.set_schedule("random", True, seed)
+
+    def put(self, a: Any) -> Any:
+        """Copy an array to the device."""
+        array = library.ndarray(np.shape(a), np.asarray(a).dtype)
+        array[...] = np.asarray(a)
+        return array
+
+    def get(self, a: Any) -> Any:
+        """Copy an array from the device."""
+        assert type(a) is library.ndarray
+        return a.get()
+
+    def schedules(self) -> Iterator[str]:
+        """Run the body of a loop under every schedule."""
+        for order, late in SCHEDULES:
+            self.module.set_schedule(order, late, self.seed)
+            yield f"{order}, copies {'late' if late else 'early'}"
+
+    def launches(self) -> int:
+        """Count the kernels launched so far."""
+        return int(self.module.counters()["launches"])
+
+
+class CuPy:
+    """A GPU."""
+
+    name = "cupy"
+
+    def __init__(self) -> None:
+        import cupy
+
+        self.cupy = cupy
+        self.ndarray = cupy.ndarray
+
+    def put(self, a: Any) -> Any:
+        return self.cupy.asarray(np.ascontiguousarray(a)).reshape(np.shape(a))
+
+    def get(self, a: Any) -> Any:
+        assert type(a) is self.cupy.ndarray
+        return a.get()
+
+    def schedules(self) -> Iterator[str]:
+        for i in range(3):
+            yield f"run {i}"
+
+
+@pytest.fixture(params=["host_cuda", pytest.param("cupy", marks=pytest.mark.cuda)])
+def device(request: pytest.FixtureRequest) -> Any:
+    """Every device that there is."""
+    if request.param == "cupy":
+        import arraynn as ann
+
+        if not ann.cuda.is_available():
+            pytest.skip("no GPU, or this build has no CUDA kernels")
+        return CuPy()
+    try:
+        return HostCuda(zlib.crc32(request.node.nodeid.encode()))
+    except library.MissingTool as error:
+        pytest.skip(f"the kernels cannot be compiled for the CPU: {error}")

@@ -1,0 +1,209 @@
+"""adam_step and sgd_step on a device, against the reference and in any list."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from arraynn import kernels, reference
+from kernels.problems import normal
+from memory import snapshot
+from optimizer_state import (
+    COMMON,
+    State,
+    assert_same_state,
+    check_state,
+    combinations,
+)
+from tolerances import assert_same_bits, widen
+
+#: Around packs, the loads of a block and a chunk of 16384 elements; nothing, and no dimensions.
+SHAPES: list[tuple[int, ...]] = [(1,), (5,), (1023,), (1024,), (2049,), (), (2, 0), (7, 33)]
+LARGE: list[tuple[int, ...]] = [(16_384,), (16_385,), (3, 11_000)]
+
+
+def on(device: Any, state: State) -> State:
+    return state.mapped(device.put)
+
+
+def back(device: Any, state: State) -> State:
+    return state.mapped(device.get)
+
+
+def check_norm(device: Any, got: Any, expected: Any, dtype: Any) -> None:
+    """The norm stays on the device, in an array of its own."""
+    if expected is None:
+        assert got is None
+        return
+    assert type(got) is device.ndarray
+    assert got.shape == ()
+    assert got.dtype == np.float64
+    value = float(device.get(got))
+    assert abs(value - expected) <= 4 * float(np.finfo(dtype).eps) * expected
+
+
+@pytest.mark.parametrize("eps_mode", ["outside", "hat"])
+@pytest.mark.parametrize("amsgrad", [False, True])
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_adam(
+    dtype: Any,
+    decoupled: bool,
+    amsgrad: bool,
+    eps_mode: str,
+    device: Any,
+    rng: np.random.Generator,
+) -> None:
+    before = State(rng, dtype, SHAPES)
+    for options in combinations(**COMMON):
+        options |= {"lr": 0.05, "betas": (0.8, 0.95), "eps": 1e-3}
+        options |= {"decoupled": decoupled, "eps_mode": eps_mode}
+        there, ref, native = on(device, before), before.mapped(widen), before.copy()
+        norm = there.adam(kernels, 3, amsgrad, **options)
+        check_norm(device, norm, ref.adam(reference, 3, amsgrad, **options), dtype)
+        native.adam(reference, 3, amsgrad, **options)
+        got = back(device, there)
+        check_state(got, ref, native, before, **options)
+        assert snapshot(got.grads) == snapshot(before.grads)
+        if not amsgrad:
+            assert snapshot(got.largest) == snapshot(before.largest)
+
+
+@pytest.mark.parametrize(
+    ("momentum", "dampening", "nesterov"),
+    [(0.0, 0.0, False), (0.9, 0.0, False), (0.9, 0.3, False), (0.9, 0.0, True)],
+)
+def test_sgd(
+    dtype: Any,
+    momentum: float,
+    dampening: float,
+    nesterov: bool,
+    device: Any,
+    rng: np.random.Generator,
+) -> None:
+    before = State(rng, dtype, SHAPES)
+    for options in combinations(**COMMON, step=(1, 2)):
+        options |= {"lr": 0.05, "momentum": momentum, "dampening": dampening, "nesterov": nesterov}
+        there, ref, native = on(device, before), before.mapped(widen), before.copy()
+        check_norm(device, there.sgd(kernels, **options), ref.sgd(reference, **options), dtype)
+        native.sgd(reference, **options)
+        got = back(device, there)
+        check_state(got, ref, native, before, **options)
+        assert snapshot(got.grads) == snapshot(before.grads)
+        if momentum == 0:
+            assert snapshot(got.first) == snapshot(before.first)
+
+
+def test_same_bits_in_any_list_and_at_every_schedule(
+    dtype: Any, device: Any, rng: np.random.Generator
+) -> None:
+    start = State(rng, dtype, LARGE + SHAPES)
+    for max_norm in (None, 0.1):
+        first: State | None = None
+        for schedule in device.schedules():
+            state = on(device, start)
+            norm = state.adam(kernels, 5, True, max_norm=max_norm, weight_decay=0.1)
+            again = state.sgd(kernels, 5, momentum=0.9, max_norm=max_norm)
+            got = back(device, state)
+            norms = [None if n is None else float(device.get(n)) for n in (norm, again)]
+            if first is None:
+                first, first_norms = got, norms
+            assert norms == first_norms
+            assert_same_state(got, first, schedule)
+    # Without a global norm an array's update does not depend on its neighbours in the list.
+    whole = on(device, start)
+    whole.adam(kernels, 5, True)
+    for i in (0, 1, 4, 8):
+        alone = start.mapped(np.copy)
+        for name, arrays in vars(alone).items():
+            setattr(alone, name, [arrays[i]])
+        there = on(device, alone)
+        there.adam(kernels, 5, True)
+        assert_same_bits(device.get(there.params[0]), device.get(whole.params[i]), f"{i}")
+
+
+def test_long_lists(dtype: Any, device: Any, rng: np.random.Generator) -> None:
+    """More tensors than one table holds, with a norm over all of them."""
+    shapes: list[tuple[int, ...]] = [(1 + i % 5,) for i in range(1700)]
+    start = State(rng, dtype, shapes)
+    there, ref, native = on(device, start), start.mapped(widen), start.copy()
+    options = {"max_norm": 3.0, "lr": 0.05}
+    got_norm = there.adam(kernels, 3, False, **options)
+    check_norm(device, got_norm, ref.adam(reference, 3, False, **options), dtype)
+    native.adam(reference, 3, False, **options)
+    check_state(back(device, there), ref, native, start, **options)
+
+
+def test_slices_and_strides(dtype: Any, device: Any, rng: np.random.Generator) -> None:
+    """Arrays that begin beside 16 bytes are stepped in place, strided ones through a copy."""
+    start = State(rng, dtype, [(2100,), (9, 21)])
+    expected = on(device, start)
+    expected.adam(kernels, 2, True, weight_decay=0.1, max_norm=0.5)
+    expected.sgd(kernels, 2, momentum=0.9, nesterov=True)
+
+    def window(a: Any) -> Any:
+        big = np.full([2 * n + 3 for n in a.shape], 7, a.dtype)
+        if a.ndim == 1:
+            big[1 : 1 + a.size] = a
+            return device.put(big)[1 : 1 + a.size]
+        inside = tuple(slice(1, 2 * n + 1, 2) for n in a.shape)
+        big[inside] = a
+        return device.put(big)[inside]
+
+    views = start.mapped(window)
+    views.adam(kernels, 2, True, weight_decay=0.1, max_norm=0.5)
+    views.sgd(kernels, 2, momentum=0.9, nesterov=True)
+    assert_same_state(back(device, views), back(device, expected), "views")
+
+
+def test_no_arrays_and_empty_arrays(dtype: Any, device: Any) -> None:
+    empty = [[device.put(np.zeros((0, 3), dtype))] for _ in range(4)]
+    assert kernels.adam_step(*empty, 1) is None
+    assert float(device.get(kernels.adam_step(*empty, 1, max_norm=1.0))) == 0.0
+
+
+def test_nan_and_infinity_in_gradients(dtype: Any, device: Any) -> None:
+    grads = [np.array([1, np.nan, np.inf, -np.inf] * 9, dtype)]
+    for name in ("sgd", "adam"):
+        states = []
+        for module in (kernels, reference):
+            state = State(np.random.default_rng(0), dtype, [(36,)])
+            state.grads = grads
+            moved = on(device, state) if module is kernels else state
+            if name == "sgd":
+                moved.sgd(module, 2, momentum=0.5)
+            else:
+                moved.adam(module, 2, False)
+            states.append(back(device, moved) if module is kernels else moved)
+        np.testing.assert_allclose(states[0].params[0], states[1].params[0], rtol=1e-5)
+
+
+def test_wrong_lists(device: Any, rng: np.random.Generator) -> None:
+    start = State(rng, np.float32, [(4,), (3,)])
+    there = on(device, start)
+    lists = (there.params, there.grads, there.first, there.second)
+    with pytest.raises(TypeError, match=r"\[adam_step\] grads: expected an array on the GPU"):
+        kernels.adam_step(there.params, start.grads, there.first, there.second, 1)
+    with pytest.raises(TypeError, match=r"\[adam_step\] grads: expected an array in CPU memory"):
+        kernels.adam_step(start.params, there.grads, start.first, start.second, 1)
+    with pytest.raises(ValueError, match=r"\[adam_step\] grads: .* overlapping params at index 0"):
+        kernels.adam_step(there.params, there.params, there.first, there.second, 1)
+    with pytest.raises(ValueError, match=r"\[adam_step\] exp_avgs: expected 2 arrays"):
+        kernels.adam_step(there.params, there.grads, there.first[:1], there.second, 1)
+    half = [device.put(normal(rng, np.float32, 4).astype(np.float16))]
+    with pytest.raises(TypeError, match=r"\[adam_step\] params: expected float32 or float64"):
+        kernels.adam_step(half, half, half, half, 1)
+    assert_same_state(back(device, there), start, "untouched")
+    assert lists[0] is there.params
+
+
+def test_launches(device: Any, rng: np.random.Generator) -> None:
+    if device.name != "host_cuda":
+        pytest.skip("counted by the emulated device only")
+    there = on(device, State(rng, np.float32, [(5,)] * 700))
+    before = device.launches()
+    there.adam(kernels, 1, False)
+    assert device.launches() == before + 1
+    there.adam(kernels, 1, False, max_norm=1.0)
+    assert device.launches() == before + 4

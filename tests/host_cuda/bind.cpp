@@ -1,0 +1,94 @@
+// What the tests ask of the runtime, and its own kernels on NumPy arrays.
+#include <pybind11/numpy.h>
+
+#include <map>
+
+#include "bind/call.hpp"
+#include "bind/module_parts.hpp"
+#include "kernels.hpp"
+#include "ptx.hpp"
+#include "runtime.hpp"
+
+namespace arraynn {
+namespace {
+
+using Floats = py::array_t<float, py::array::c_style>;
+using Words = py::array_t<std::uint16_t, py::array::c_style>;
+using cuda::Plant;
+using Function = void (*)(const float*, float*);
+
+host_cuda::Order order_from(const std::string& name) {
+  static const std::map<std::string, host_cuda::Order> kOrders = {
+      {"oldest", host_cuda::Order::kOldest},
+      {"newest", host_cuda::Order::kNewest},
+      {"random", host_cuda::Order::kRandom},
+      {"starve", host_cuda::Order::kStarve}};
+  return kOrders.at(name);
+}
+
+void pipeline_of_three(const float* x, float* y) { cuda::pipeline<Plant::kNone>(x, y, 3); }
+void pipeline_without_wait(const float* x, float* y) { cuda::pipeline<Plant::kNoWait>(x, y, 3); }
+void pipeline_early_reuse(const float* x, float* y) { cuda::pipeline<Plant::kEarlyReuse>(x, y, 3); }
+
+const std::map<std::string, Function>& functions() {
+  static const std::map<std::string, Function> kFunctions = {
+      {"reverse", &cuda::reverse<Plant::kNone>},
+      {"reverse no_barrier", &cuda::reverse<Plant::kNoBarrier>},
+      {"reverse off_by_one", &cuda::reverse<Plant::kOffByOne>},
+      {"reverse uninitialised", &cuda::reverse<Plant::kUninitialised>},
+      {"reverse divergent_barrier", &cuda::reverse<Plant::kDivergentBarrier>},
+      {"reverse thread_leaves", &cuda::reverse<Plant::kThreadLeaves>},
+      {"sum", &cuda::sum<Plant::kNone>},
+      {"sum wrong_mask", &cuda::sum<Plant::kWrongMask>},
+      {"sum missing_lane", &cuda::sum<Plant::kMissingLane>},
+      {"pipeline", &pipeline_of_three},
+      {"pipeline no_wait", &pipeline_without_wait},
+      {"pipeline early_reuse", &pipeline_early_reuse},
+      {"too_many_threads", &cuda::too_many_threads},
+  };
+  return kFunctions;
+}
+
+void run_kernel(const std::string& name, const Floats& x, Floats& y) {
+  const DeviceCall call;
+  functions().at(name)(x.data(), y.mutable_data());
+  call.check("run_kernel", {x, y});
+}
+
+}  // namespace
+
+void bind_host_cuda(py::module_& m) {
+  py::register_local_exception<host_cuda::Fault>(m, "Fault", PyExc_RuntimeError);
+  m.def("set_schedule", [](const std::string& order, bool late, std::uint64_t seed) {
+    const auto copies = late ? host_cuda::Copies::kLate : host_cuda::Copies::kEarly;
+    host_cuda::set_schedule({order_from(order), copies, seed});
+  });
+  m.def("set_multiprocessors", &host_cuda::set_multiprocessors);
+  m.def("counters", [] {
+    const host_cuda::Counters c = host_cuda::counters();
+    py::dict row;
+    row["launches"] = c.launches;
+    row["blocks"] = c.blocks;
+    row["switches"] = c.switches;
+    row["barriers"] = c.barriers;
+    row["warp_operations"] = c.warp_operations;
+    row["async_copies"] = c.async_copies;
+    return row;
+  });
+  m.def("run_kernel", &run_kernel);
+  m.def("mma_16bit", [](bool bf16, const Words& a, const Words& b, Floats& d) {
+    const DeviceCall call;
+    cuda::mma_16bit(bf16, a.data(), b.data(), d.mutable_data());
+    call.check("mma_16bit", {});
+  });
+  m.def("mma_tf32", [](const Floats& a, const Floats& b, Floats& d) {
+    const DeviceCall call;
+    cuda::mma_tf32(a.data(), b.data(), d.mutable_data());
+    call.check("mma_tf32", {});
+  });
+  m.def("cvt_f32_f16", &host_ptx::cvt_f32_f16);
+  m.def("cvt_rn_f16_f32", &host_ptx::cvt_rn_f16_f32);
+  m.def("cvt_rn_bf16_f32", &host_ptx::cvt_rn_bf16_f32);
+}
+
+}  // namespace arraynn

@@ -1,0 +1,31 @@
+// The host functions of kernels.cu.
+#pragma once
+#include <cstdint>
+
+namespace arraynn::cuda {
+
+// What is wrong with a kernel.
+enum class Plant : std::uint8_t {
+  kNone,
+  kNoBarrier,         // a __syncthreads() removed
+  kOffByOne,          // an index
+  kUninitialised,     // one element of shared memory is read and never written
+  kDivergentBarrier,  // the halves of a block wait at different barriers
+  kThreadLeaves,      // one thread returns before the barrier
+  kWrongMask,         // lanes take part in a shuffle without being in its mask
+  kMissingLane,       // a lane of the mask does not come
+  kNoWait,            // a cp.async.wait_group lets one group too many run on
+  kEarlyReuse,        // a buffer is filled again while others still read it
+};
+
+template <Plant plant>
+void reverse(const float* x, float* y);
+template <Plant plant>
+void sum(const float* x, float* y);
+template <Plant plant>
+void pipeline(const float* x, float* y, int tiles);
+void mma_16bit(bool bf16, const std::uint16_t* a, const std::uint16_t* b, float* d);
+void mma_tf32(const float* a, const float* b, float* d);
+void too_many_threads(const float* x, float* y);
+
+}  // namespace arraynn::cuda

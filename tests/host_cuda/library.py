@@ -1,0 +1,199 @@
+"""An array library whose "device" is the CPU: NumPy memory that NumPy's kernels cannot see.
+
+Its arrays have the attributes of CuPy's arrays that the bindings use, so that a call of a kernel
+takes the whole way: intake, checks, launch, kernel. `load` compiles the kernels' own sources.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parents[2]
+#: Where the module is built; an environment variable takes one that was built with a sanitizer.
+BUILD = Path(os.environ.get("ARRAYNN_HOST_CUDA_BUILD", ROOT / "build" / "host_cuda"))
+
+
+class MissingTool(Exception):
+    """There is no compiler, or nothing that drives it."""
+
+
+def _tool(name: str) -> str:
+    """Find a program beside this Python (a virtual environment need not be active) or in PATH."""
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if beside.is_file() else shutil.which(name)
+    if found is None:
+        raise MissingTool(f"{name} is not installed")
+    return found
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stdout[-6000:]}\n{done.stderr[-6000:]}")
+
+
+@cache
+def _configure() -> str:
+    """Return the program that builds."""
+    if shutil.which(os.environ.get("CXX", "c++")) is None:
+        raise MissingTool("a C++ compiler is not installed")
+    if importlib.util.find_spec("pybind11") is None:
+        raise MissingTool("pybind11 is not installed")
+    cmake, ninja = _tool("cmake"), _tool("ninja")
+    options = ["ARRAYNN_CUDA=OFF", "ARRAYNN_HOST_CUDA=ON", "CMAKE_BUILD_TYPE=Release"]
+    options += [f"CMAKE_MAKE_PROGRAM={ninja}", f"Python_EXECUTABLE={sys.executable}"]
+    defines = [f"-D{option}" for option in options]
+    _run(cmake, "-S", str(ROOT), "-B", str(BUILD), "-G", "Ninja", *defines)
+    return cmake
+
+
+def build_program(target: str) -> Path:
+    """Compile what has changed of one target."""
+    _run(_configure(), "--build", str(BUILD), "--target", target)
+    return BUILD / target
+
+
+@cache
+def load() -> ModuleType:
+    """Build and import ``_host_cuda``, and tell arraynn of it.
+
+    Raises
+    ------
+    MissingTool
+        If it cannot be built here.
+    """
+    if "ARRAYNN_HOST_CUDA_BUILD" not in os.environ:
+        build_program("_host_cuda")
+    (path,) = BUILD.glob("_host_cuda.*.so")
+    spec = importlib.util.spec_from_file_location("_host_cuda", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["_host_cuda"] = module
+    spec.loader.exec_module(module)
+
+    from arraynn import _array
+
+    _array.register(
+        _array.DeviceLibrary(
+            name="host_cuda.ndarray",
+            ndarray=ndarray,
+            current_stream=lambda: _current["stream"],
+            current_device=lambda: _current["device"],
+            view=_view,
+            module=module,
+        )
+    )
+    return module
+
+
+_current = {"stream": 0, "device": 0}
+
+
+@contextmanager
+def device(number: int) -> Any:
+    """Make another device current."""
+    before = _current["device"]
+    _current["device"] = number
+    try:
+        yield
+    finally:
+        _current["device"] = before
+
+
+class Device:
+    def __init__(self, number: int) -> None:
+        self.id = number
+
+
+class MemoryPointer:
+    """An address, and the memory that it keeps alive."""
+
+    def __init__(self, memory: np.ndarray[Any, Any], device_id: int) -> None:
+        self.memory = memory
+        self.ptr = memory.__array_interface__["data"][0]
+        self.device_id = device_id
+
+
+class ndarray:  # the name that array libraries use
+    """An array in "device" memory; fresh ones are full of NaN and of guard bytes at the end."""
+
+    allocations = 0
+
+    def __init__(self, shape: Any, dtype: Any = float) -> None:
+        dtype = np.dtype(dtype)
+        size = int(np.prod(shape)) * dtype.itemsize
+        # Device memory comes at multiples of 512 bytes, and is not cleared.
+        block = np.full(size + 1024, 0xFF, np.uint8)
+        start = -block.__array_interface__["data"][0] % 512
+        self._host = block[start : start + size].view(dtype).reshape(shape)
+        self._block = block
+        self._device = _current["device"]
+        ndarray.allocations += 1
+
+    @classmethod
+    def of(cls, host: np.ndarray[Any, Any], number: int | None = None) -> ndarray:
+        """Take NumPy memory, strides and all, as the device's."""
+        array = cls.__new__(cls)
+        array._host = host
+        array._block = host
+        array._device = _current["device"] if number is None else number
+        return array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._host.shape
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        return self._host.strides
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self._host.dtype
+
+    @property
+    def data(self) -> MemoryPointer:
+        return MemoryPointer(self._host, self._device)
+
+    @property
+    def device(self) -> Device:
+        return Device(self._device)
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {**self._host.__array_interface__, "version": 3, "stream": 1}
+
+    def copy(self) -> ndarray:
+        new = ndarray(self.shape, self.dtype)
+        new._host[...] = self._host
+        return new
+
+    def get(self) -> np.ndarray[Any, Any]:
+        return self._host.copy()
+
+    def __getitem__(self, key: Any) -> ndarray:
+        return ndarray.of(self._host[key], self._device)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._host[key] = value._host if isinstance(value, ndarray) else value
+
+
+def _view(x: Any) -> ndarray:
+    """Read another library's interface, as CuPy does."""
+    interface = x.__cuda_array_interface__
+    holder = type("Holder", (), {"__array_interface__": {**interface, "version": 3}})()
+    holder.__array_interface__.pop("stream", None)
+    holder.owner = x
+    return ndarray.of(np.asarray(holder))

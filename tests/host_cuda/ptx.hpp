@@ -1,0 +1,70 @@
+// The host meanings of the functions in csrc/ptx. Bits and lanes as in the PTX manual; rounding inside
+// an mma is not modelled (products and sums in double, rounded once).
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+#include "runtime.hpp"
+
+namespace host_ptx {
+
+using host_cuda::Site;
+#define HOST_PTX_SITE Site site = {__builtin_FILE(), __builtin_LINE()}
+
+inline std::uint32_t shared_address(const void*) { return 0; }
+
+inline void require_aligned(const void* p, std::uintptr_t bytes, const char* what, Site site) {
+  if (reinterpret_cast<std::uintptr_t>(p) % bytes != 0) {
+    host_cuda::fault(std::string(what) + " at an address that is no multiple of its size", site);
+  }
+}
+
+template <class B128>
+B128 ld_global_v4(const void* p, HOST_PTX_SITE) {
+  require_aligned(p, 16, "ld.global.v4", site);
+  if (host_cuda::is_shared(p, 16)) host_cuda::fault("ld.global of shared memory", site);
+  B128 v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+template <class B128>
+void st_global_v4(void* p, const B128& v, HOST_PTX_SITE) {
+  require_aligned(p, 16, "st.global.v4", site);
+  if (host_cuda::is_shared(p, 16)) host_cuda::fault("st.global to shared memory", site);
+  std::memcpy(p, &v, sizeof v);
+}
+
+inline void make_copy(const host_cuda::AsyncCopy& copy) {
+  std::memcpy(copy.shared, copy.global, static_cast<std::size_t>(copy.source_bytes));
+  std::memset(static_cast<char*>(copy.shared) + copy.source_bytes, 0,
+              static_cast<std::size_t>(copy.bytes - copy.source_bytes));
+}
+inline void cp_async(void* shared, const void* global, int bytes, int source_bytes, HOST_PTX_SITE) {
+  require_aligned(shared, 16, "cp.async", site);
+  require_aligned(global, 16, "cp.async", site);
+  if (!host_cuda::is_shared(shared, static_cast<std::size_t>(bytes))) {
+    host_cuda::fault("cp.async to an address outside shared memory", site);
+  }
+  if (source_bytes < 0 || source_bytes > bytes) {
+    host_cuda::fault("cp.async with a source size outside 0 to 16", site);
+  }
+  const host_cuda::AsyncCopy copy{shared, global, bytes, source_bytes};
+  if (host_cuda::async_copy(copy)) make_copy(copy);
+}
+inline void cp_async_commit_group() { host_cuda::async_commit(); }
+inline void cp_async_wait_group(int pending) {
+  while (const host_cuda::AsyncCopy* copy = host_cuda::async_due(pending)) make_copy(*copy);
+}
+
+void mma_m16n8k16_f16(float* d, const std::uint32_t* a, const std::uint32_t* b, HOST_PTX_SITE);
+void mma_m16n8k16_bf16(float* d, const std::uint32_t* a, const std::uint32_t* b, HOST_PTX_SITE);
+void mma_m16n8k8_tf32(float* d, const std::uint32_t* a, const std::uint32_t* b, HOST_PTX_SITE);
+void ldmatrix_m8n8_x4(std::uint32_t* r, const void* row, bool transposed, HOST_PTX_SITE);
+
+float cvt_f32_f16(std::uint16_t h);
+std::uint16_t cvt_rn_f16_f32(float f);
+std::uint16_t cvt_rn_bf16_f32(float f);
+
+#undef HOST_PTX_SITE
+
+}  // namespace host_ptx

@@ -1,0 +1,470 @@
+#include "runtime.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <numeric>
+#include <sstream>
+#include <utility>
+#include <vector>
+
+#include "fibers.hpp"
+
+namespace host_cuda {
+namespace {
+
+constexpr int kWarp = 32;
+constexpr unsigned kMaxThreads = 1024;
+constexpr std::size_t kMaxDynamicShared = 48 << 10;  // more takes an attribute of the kernel
+constexpr int kInvalidValue = 1, kInvalidConfiguration = 9;  // of cudaError_t
+
+enum class State : std::uint8_t { kReady, kAtWarpOperation, kAtBarrier, kLeft };
+
+struct Thread {
+  Fiber fiber;
+  Uint3 index{};
+  int linear = 0, lane = 0, warp = 0;
+  State state = State::kReady;
+  Site site;
+  // Asynchronous copies in flight: [0, made) have been made, groups end at group_ends.
+  std::vector<AsyncCopy> copies;
+  std::vector<std::size_t> group_ends;
+  std::size_t made = 0;
+
+  void reset(int i, Dim3 block) {
+    const auto n = static_cast<unsigned>(i);
+    index = {n % block.x, n / block.x % block.y, n / (block.x * block.y)};
+    linear = i;
+    lane = i % kWarp;
+    warp = i / kWarp;
+    state = State::kReady;
+    site = {};
+    copies.clear();
+    group_ends.clear();
+    made = 0;
+  }
+};
+
+// Happens-before edges of a barrier, named by their addresses. Two that take turns: who is late to leave
+// one barrier must not see what others did on their way to the next.
+struct Edges {
+  char edge[2] = {};
+  bool turn = false;
+  void* current() { return &edge[turn ? 1 : 0]; }
+};
+
+struct WarpOperation {
+  std::uint32_t arrived = 0, mask = 0;
+  Site site;
+  void* slots[kWarp] = {};
+  Edges edges;
+};
+
+struct SharedObject {
+  std::unique_ptr<char, void (*)(void*)> bytes{nullptr, &std::free};
+  std::size_t size = 0;
+  char edge = 0;
+};
+
+struct Block {
+  const char* kernel = "";
+  const std::function<void()>* body = nullptr;
+  Dim3 grid, dim;
+  Uint3 index{};
+  int live = 0, at_barrier = 0;
+  Site barrier_site;
+  Edges barrier_edges;
+  char start_edge = 0, end_edge = 0;
+  std::vector<int> ready;
+  std::vector<WarpOperation> warps;
+  std::map<const void*, SharedObject> shared;
+  SharedObject dynamic;
+  std::string fault;
+  int starved_warp = 0;
+};
+
+// One launch at a time; a launch runs on the thread that made it.
+std::mutex launch_mutex;
+std::vector<std::unique_ptr<Thread>> threads;
+Block block;
+Thread* current = nullptr;
+Schedule schedule;
+Counters count{};
+int device_multiprocessors = 2;
+std::uint64_t random_state = 1;
+
+std::uint64_t next_random() {  // xorshift64*, Marsaglia 2003
+  random_state ^= random_state >> 12;
+  random_state ^= random_state << 25;
+  random_state ^= random_state >> 27;
+  return random_state * 0x2545F4914F6CDD1Dull;
+}
+
+std::string text(const Uint3& v) {
+  std::ostringstream s;
+  s << "(" << v.x << ", " << v.y << ", " << v.z << ")";
+  return s.str();
+}
+std::string text(Site site) {
+  return site.file == nullptr ? "?" : std::string(site.file) + ":" + std::to_string(site.line);
+}
+
+SharedObject make_shared_object(std::size_t bytes, std::size_t alignment) {
+  SharedObject object;
+  const std::size_t align = std::max<std::size_t>(alignment, 16);
+  void* p = nullptr;
+  if (posix_memalign(&p, align, std::max<std::size_t>(bytes, 1)) != 0) throw std::bad_alloc();
+  std::memset(p, 0xFF, bytes);  // NaN in every floating type: nothing is initialised on the device
+  object.bytes.reset(static_cast<char*>(p));
+  object.size = bytes;
+  return object;
+}
+
+void wake(Thread& t) {
+  t.state = State::kReady;
+  block.ready.push_back(t.linear);
+}
+
+void open_barrier() {
+  block.at_barrier = 0;
+  block.barrier_site = {};
+  block.barrier_edges.turn = !block.barrier_edges.turn;
+  for (int i = 0; i < block.live; ++i) {
+    if (threads[static_cast<std::size_t>(i)]->state == State::kAtBarrier) {
+      wake(*threads[static_cast<std::size_t>(i)]);
+    }
+  }
+}
+
+void thread_entry() {
+  acquire(&block.start_edge);
+  (*block.body)();
+  if (current->made < current->copies.size()) {
+    fault("a thread leaves the kernel with cp.async still in flight");
+  }
+  current->state = State::kLeft;
+  release(&block.end_edge);
+  --block.live;
+  if (block.at_barrier > 0) {
+    fault("a thread leaves the kernel while others wait at __syncthreads()", block.barrier_site);
+  }
+  ++count.switches;
+  Fiber::suspend();
+}
+
+// Who waits for what, when nobody can go on.
+std::string deadlock() {
+  std::map<std::string, int> waiting;
+  int left = 0;
+  const std::size_t n = std::size_t{block.dim.x} * block.dim.y * block.dim.z;
+  for (std::size_t i = 0; i < n; ++i) {
+    const Thread& t = *threads[i];
+    if (t.state == State::kLeft) {
+      ++left;
+    } else {
+      const char* what =
+          t.state == State::kAtBarrier ? "__syncthreads() at " : "a warp operation at ";
+      ++waiting[what + text(t.site)];
+    }
+  }
+  std::ostringstream s;
+  s << "deadlock:";
+  for (const auto& [what, threads_there] : waiting) {
+    s << " " << threads_there << " threads wait for " << what << ";";
+  }
+  s << " " << left << " have left the kernel";
+  return s.str();
+}
+
+std::size_t pick() {
+  const std::size_t n = block.ready.size();
+  switch (schedule.order) {
+    case Order::kOldest:
+      return 0;
+    case Order::kNewest:
+      return n - 1;
+    case Order::kRandom:
+      return next_random() % n;
+    case Order::kStarve: {
+      const std::size_t start = next_random() % n;
+      for (std::size_t i = 0; i < n; ++i) {
+        const std::size_t k = (start + i) % n;
+        if (block.ready[k] / kWarp != block.starved_warp) return k;
+      }
+      return start;
+    }
+  }
+  return 0;
+}
+
+void run_block(Uint3 index, std::size_t shared_bytes) {
+  const auto n = static_cast<int>(block.dim.x * block.dim.y * block.dim.z);
+  const int warps = (n + kWarp - 1) / kWarp;
+  block.index = index;
+  block.live = n;
+  block.at_barrier = 0;
+  block.barrier_site = {};
+  block.ready.clear();
+  block.warps.assign(static_cast<std::size_t>(warps), WarpOperation{});
+  block.shared.clear();
+  block.dynamic = make_shared_object(shared_bytes, 16);
+  block.starved_warp = static_cast<int>(next_random() % static_cast<std::uint64_t>(warps));
+  release(&block.start_edge);
+  for (int i = 0; i < n; ++i) {
+    Thread& t = *threads[static_cast<std::size_t>(i)];
+    t.reset(i, block.dim);
+    t.fiber.start(&thread_entry);
+    block.ready.push_back(i);
+  }
+  while (block.live > 0) {
+    if (block.ready.empty()) {
+      block.fault = deadlock();
+    } else {
+      const auto chosen = block.ready.begin() + static_cast<std::ptrdiff_t>(pick());
+      current = threads[static_cast<std::size_t>(*chosen)].get();
+      block.ready.erase(chosen);
+      current->fiber.resume();
+      current = nullptr;
+    }
+    if (!block.fault.empty()) {
+      throw Fault("[host_cuda] " + std::string(block.kernel) + ", block " + text(index) + ": " +
+                  std::exchange(block.fault, {}));
+    }
+  }
+  acquire(&block.end_edge);
+  ++count.blocks;
+}
+
+}  // namespace
+
+void set_schedule(const Schedule& s) { schedule = s; }
+void set_multiprocessors(int n) { device_multiprocessors = n; }
+int multiprocessors() { return device_multiprocessors; }
+Counters counters() { return count; }
+
+const Uint3& thread_index() { return current->index; }
+const Uint3& block_index() { return block.index; }
+const Dim3& block_dim() { return block.dim; }
+const Dim3& grid_dim() { return block.grid; }
+int lane_index() { return current->lane; }
+
+void fault(const std::string& what, Site site) {
+  if (current == nullptr) throw Fault("[host_cuda] " + what);
+  block.fault = what + ", thread " + text(current->index);
+  if (site.file != nullptr) block.fault += ", at " + text(site);
+  Fiber::suspend();  // for good: the host throws
+  std::abort();
+}
+
+void sync_threads(Site site) {
+  ++count.barriers;
+  if (block.at_barrier > 0 && !(block.barrier_site == site)) {
+    fault("threads of one block wait at different __syncthreads(), one at " +
+              text(block.barrier_site),
+          site);
+  }
+  if (block.live < static_cast<int>(block.dim.x * block.dim.y * block.dim.z)) {
+    fault("__syncthreads() after a thread has left the kernel", site);
+  }
+  block.barrier_site = site;
+  void* const edge = block.barrier_edges.current();
+  release(edge);
+  current->state = State::kAtBarrier;
+  current->site = site;
+  if (++block.at_barrier == block.live) open_barrier();  // wakes this thread with the others
+  ++count.switches;
+  Fiber::suspend();
+  acquire(edge);
+}
+
+void warp_operation(std::uint32_t mask, Site site, void* slot, WarpFunction function,
+                    std::uint64_t argument, bool orders_memory) {
+  ++count.warp_operations;
+  WarpOperation& op = block.warps[static_cast<std::size_t>(current->warp)];
+  const int lane = current->lane;
+  if ((mask >> lane & 1) == 0)
+    fault("a lane takes part in a warp operation without being in its mask", site);
+  if (op.arrived != 0 && !(op.site == site)) {
+    fault("lanes of one warp wait at different warp operations, one at " + text(op.site), site);
+  }
+  if (op.arrived != 0 && op.mask != mask) {
+    fault("lanes of one warp take part in one operation with different masks", site);
+  }
+  op.mask = mask;
+  op.site = site;
+  op.slots[lane] = slot;
+  op.arrived |= 1u << lane;
+  void* const edge = op.edges.current();
+  if (orders_memory) release(edge);
+  if (op.arrived == mask) {
+    if (function != nullptr) function(op.slots, mask, argument);
+    op.arrived = 0;
+    op.edges.turn = !op.edges.turn;
+    const int first = current->warp * kWarp;
+    for (int l = 0; l < kWarp; ++l) {
+      if ((mask >> l & 1) == 0) continue;
+      if (l != lane) wake(*threads[static_cast<std::size_t>(first + l)]);
+    }
+    wake(*current);
+  } else {
+    current->state = State::kAtWarpOperation;
+    current->site = site;
+  }
+  ++count.switches;
+  Fiber::suspend();
+  if (orders_memory) acquire(edge);
+}
+
+namespace {
+
+struct ShuffleSlot {
+  std::uint64_t in, out;
+  int operand;
+  bool outside;
+};
+
+template <Shuffle kind>
+void shuffle_lanes(void* const* slots, std::uint32_t mask, std::uint64_t width_) {
+  const auto width = static_cast<int>(width_);
+  for (int lane = 0; lane < kWarp; ++lane) {
+    if ((mask >> lane & 1) == 0) continue;
+    auto& slot = *static_cast<ShuffleSlot*>(slots[lane]);
+    const int segment = lane / width * width, within = lane % width;
+    int source = lane;
+    switch (kind) {
+      case Shuffle::kXor:
+        source = segment + (within ^ slot.operand);
+        if (source >= segment + width) source = lane;
+        break;
+      case Shuffle::kIndex:
+        source = segment + (slot.operand & (width - 1));
+        break;
+      case Shuffle::kUp:
+        source = within >= slot.operand ? lane - slot.operand : lane;
+        break;
+      case Shuffle::kDown:
+        source = within + slot.operand < width ? lane + slot.operand : lane;
+        break;
+    }
+    slot.outside = (mask >> source & 1) == 0;
+    if (!slot.outside) slot.out = static_cast<ShuffleSlot*>(slots[source])->in;
+  }
+}
+
+}  // namespace
+
+std::uint64_t shuffle_bits(std::uint32_t mask, std::uint64_t bits, int operand, int width,
+                           Shuffle kind, Site site) {
+  if (width < 1 || width > kWarp || !std::has_single_bit(static_cast<unsigned>(width))) {
+    fault("a shuffle's width is a power of two up to 32", site);
+  }
+  static constexpr WarpFunction kFunctions[] = {
+      &shuffle_lanes<Shuffle::kXor>, &shuffle_lanes<Shuffle::kIndex>, &shuffle_lanes<Shuffle::kUp>,
+      &shuffle_lanes<Shuffle::kDown>};
+  ShuffleSlot slot{bits, 0, operand, false};
+  warp_operation(mask, site, &slot, kFunctions[static_cast<int>(kind)],
+                 static_cast<std::uint64_t>(width), false);
+  if (slot.outside) fault("a shuffle reads a lane outside its mask", site);
+  return slot.out;
+}
+
+std::uint32_t ballot(std::uint32_t mask, bool predicate, Site site) {
+  struct Slot {
+    bool predicate;
+    std::uint32_t result;
+  } slot{predicate, 0};
+  warp_operation(
+      mask, site, &slot,
+      [](void* const* slots, std::uint32_t lanes, std::uint64_t) {
+        std::uint32_t votes = 0;
+        for (int l = 0; l < kWarp; ++l) {
+          if ((lanes >> l & 1) != 0 && static_cast<Slot*>(slots[l])->predicate) votes |= 1u << l;
+        }
+        for (int l = 0; l < kWarp; ++l) {
+          if ((lanes >> l & 1) != 0) static_cast<Slot*>(slots[l])->result = votes;
+        }
+      },
+      0, false);
+  return slot.result;
+}
+
+void* shared_storage(const void* key, std::size_t bytes, std::size_t alignment) {
+  auto found = block.shared.find(key);
+  if (found == block.shared.end()) {
+    std::size_t total = bytes;
+    for (const auto& [other, object] : block.shared) total += object.size;
+    if (total > kMaxDynamicShared) fault("more than 48 KiB of static shared memory");
+    found = block.shared.emplace(key, make_shared_object(bytes, alignment)).first;
+    release(&found->second.edge);  // poisoning it here is no write of this thread
+  }
+  acquire(&found->second.edge);
+  return found->second.bytes.get();
+}
+
+void* dynamic_shared() { return block.dynamic.bytes.get(); }
+
+bool is_shared(const void* p, std::size_t bytes) {
+  const auto* first = static_cast<const char*>(p);
+  const auto inside = [&](const SharedObject& o) {
+    return first >= o.bytes.get() && first + bytes <= o.bytes.get() + o.size;
+  };
+  return inside(block.dynamic) ||
+         std::any_of(block.shared.begin(), block.shared.end(),
+                     [&](const auto& entry) { return inside(entry.second); });
+}
+
+bool async_copy(const AsyncCopy& copy) {
+  ++count.async_copies;
+  current->copies.push_back(copy);
+  return schedule.copies == Copies::kEarly;
+}
+
+void async_commit() { current->group_ends.push_back(current->copies.size()); }
+
+const AsyncCopy* async_due(int pending) {
+  Thread& t = *current;
+  const auto groups = static_cast<int>(t.group_ends.size()) - pending;
+  const std::size_t due = groups > 0 ? t.group_ends[static_cast<std::size_t>(groups) - 1] : 0;
+  if (t.made >= due) return nullptr;
+  if (schedule.copies == Copies::kEarly) {  // they were made at once
+    t.made = due;
+    return nullptr;
+  }
+  return &t.copies[t.made++];
+}
+
+int run(const char* name, Dim3 grid, Dim3 dim, std::size_t shared_bytes,
+        const std::function<void()>& kernel) {
+  const std::uint64_t size = std::uint64_t{dim.x} * dim.y * dim.z;
+  if (size == 0 || size > kMaxThreads || dim.z > 64 || grid.x == 0 || grid.y == 0 || grid.z == 0 ||
+      grid.x > 0x7FFFFFFFu || grid.y > 65535 || grid.z > 65535) {
+    return kInvalidConfiguration;
+  }
+  if (shared_bytes > kMaxDynamicShared) return kInvalidValue;
+  const std::lock_guard lock(launch_mutex);
+  ++count.launches;
+  while (threads.size() < size) threads.push_back(std::make_unique<Thread>());
+  block.kernel = name;
+  block.body = &kernel;
+  block.grid = grid;
+  block.dim = dim;
+  random_state = schedule.seed * 0x9E3779B97F4A7C15ull + 1;
+  std::vector<unsigned> order(std::size_t{grid.x} * grid.y * grid.z);
+  std::iota(order.begin(), order.end(), 0u);
+  if (schedule.order == Order::kNewest) {
+    std::reverse(order.begin(), order.end());
+  } else if (schedule.order != Order::kOldest) {
+    for (std::size_t i = order.size(); i > 1; --i)
+      std::swap(order[i - 1], order[next_random() % i]);
+  }
+  for (const unsigned i : order) {
+    run_block({i % grid.x, i / grid.x % grid.y, i / (grid.x * grid.y)}, shared_bytes);
+  }
+  return 0;
+}
+
+}  // namespace host_cuda
