@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -82,14 +81,14 @@ class TestUsage:
         pytest.importorskip("sklearn")
         process = subprocess.Popen(
             [sys.executable, "-m", "arraynn", "demo", "--epochs", "100000"],
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             cwd=tmp_path,
-            env=environment(OMP_NUM_THREADS="1"),
+            env=environment(OMP_NUM_THREADS="1", PYTHONUNBUFFERED="1"),
         )
-        assert process.stderr is not None
-        time.sleep(3.0)
+        assert process.stdout is not None
+        assert process.stdout.readline()  # the run has begun
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 130
