@@ -1,6 +1,6 @@
 // The maximum and where it was.
 #pragma once
-#include "pool/reduce.hpp"
+#include "pool/rows.hpp"
 
 namespace ARRAYNN_ISA_NAMESPACE {
 namespace {
@@ -48,41 +48,12 @@ struct Max {
   ARRAYNN_MEMBER Vec<T> finish(Vec<T> v) const { return v; }
 };
 
-// The largest value so far and its offset from the window's first position.
-template <class T>
-struct Best {
-  Vec<T> value;
-  Ints<T> offset;
-
-  // The first NaN wins, then the first of equal values.
-  ARRAYNN_MEMBER void take(Vec<T> v, Ints<T> at) {
-#if defined(__AVX512F__)  // mask registers: the compiler goes through vectors of masks
-    if constexpr (sizeof(T) == 4) {
-      const __mmask16 larger = _mm512_cmp_ps_mask((__m512)value.v, (__m512)v.v, _CMP_NGE_UQ);
-      const __mmask16 taken =
-          _mm512_mask_cmp_ps_mask(larger, (__m512)value.v, (__m512)value.v, _CMP_ORD_Q);
-      value.v = (typename Vec<T>::Raw)_mm512_mask_mov_ps((__m512)value.v, taken, (__m512)v.v);
-      offset = (Ints<T>)_mm512_mask_mov_epi32((__m512i)offset, taken, (__m512i)at);
-    } else {
-      const __mmask8 larger = _mm512_cmp_pd_mask((__m512d)value.v, (__m512d)v.v, _CMP_NGE_UQ);
-      const __mmask8 taken =
-          _mm512_mask_cmp_pd_mask(larger, (__m512d)value.v, (__m512d)value.v, _CMP_ORD_Q);
-      value.v = (typename Vec<T>::Raw)_mm512_mask_mov_pd((__m512d)value.v, taken, (__m512d)v.v);
-      offset = (Ints<T>)_mm512_mask_mov_epi64((__m512i)offset, taken, (__m512i)at);
-    }
-#else
-    const Mask<T> keep = (value >= v) | (value != value);
-    value = select(keep, value, v);
-    offset = keep.v ? offset : at;
-#endif
-  }
-};
-
 // Lanes that hit: a mask register where there is one.
 template <class T>
 struct Hits {
 #if defined(__AVX512F__)
-  std::uint32_t bits;
+  using Bits = std::conditional_t<sizeof(T) == 4, __mmask16, __mmask8>;  // a wider one is moved
+  Bits bits;
 
   ARRAYNN_MEMBER static Hits none() { return {0}; }
   ARRAYNN_MEMBER static Hits of(Vec<T> a, Vec<T> b) {
@@ -95,16 +66,31 @@ struct Hits {
     if constexpr (sizeof(T) == 4) return {_mm512_cmpeq_epi32_mask((__m512i)a, (__m512i)b)};
     if constexpr (sizeof(T) == 8) return {_mm512_cmpeq_epi64_mask((__m512i)a, (__m512i)b)};
   }
-  ARRAYNN_MEMBER Hits operator|(Hits b) const { return {bits | b.bits}; }
-  ARRAYNN_MEMBER bool all() const { return bits == (1u << kLanes<T>)-1u; }
+  // Where b takes the place of a: the first NaN wins, then the first of equal values.
+  ARRAYNN_MEMBER static Hits larger(Vec<T> b, Vec<T> a) {
+    if constexpr (sizeof(T) == 4) {
+      const __mmask16 above = _mm512_cmp_ps_mask((__m512)a.v, (__m512)b.v, _CMP_NGE_UQ);
+      return {_mm512_mask_cmp_ps_mask(above, (__m512)a.v, (__m512)a.v, _CMP_ORD_Q)};
+    } else {
+      const __mmask8 above = _mm512_cmp_pd_mask((__m512d)a.v, (__m512d)b.v, _CMP_NGE_UQ);
+      return {_mm512_mask_cmp_pd_mask(above, (__m512d)a.v, (__m512d)a.v, _CMP_ORD_Q)};
+    }
+  }
+  ARRAYNN_MEMBER Hits operator|(Hits b) const { return {static_cast<Bits>(bits | b.bits)}; }
+  ARRAYNN_MEMBER bool all() const { return bits == static_cast<Bits>(~0); }
   // Lanes of a where it hits, of b elsewhere.
   ARRAYNN_MEMBER Vec<T> choose(Vec<T> a, Vec<T> b) const {
     if constexpr (sizeof(T) == 4) {
-      const auto m = static_cast<__mmask16>(bits);
-      return {(typename Vec<T>::Raw)_mm512_mask_mov_ps((__m512)b.v, m, (__m512)a.v)};
+      return {(typename Vec<T>::Raw)_mm512_mask_mov_ps((__m512)b.v, bits, (__m512)a.v)};
     } else {
-      const auto m = static_cast<__mmask8>(bits);
-      return {(typename Vec<T>::Raw)_mm512_mask_mov_pd((__m512d)b.v, m, (__m512d)a.v)};
+      return {(typename Vec<T>::Raw)_mm512_mask_mov_pd((__m512d)b.v, bits, (__m512d)a.v)};
+    }
+  }
+  ARRAYNN_MEMBER Ints<T> choose(Ints<T> a, Ints<T> b) const {
+    if constexpr (sizeof(T) == 4) {
+      return (Ints<T>)_mm512_mask_mov_epi32((__m512i)b, bits, (__m512i)a);
+    } else {
+      return (Ints<T>)_mm512_mask_mov_epi64((__m512i)b, bits, (__m512i)a);
     }
   }
 #else
@@ -113,10 +99,26 @@ struct Hits {
   ARRAYNN_MEMBER static Hits none() { return {Ints<T>{}}; }
   ARRAYNN_MEMBER static Hits of(Vec<T> a, Vec<T> b) { return {(a == b).v}; }
   ARRAYNN_MEMBER static Hits of(Ints<T> a, Ints<T> b) { return {a == b}; }
+  // Where b takes the place of a: the first NaN wins, then the first of equal values.
+  ARRAYNN_MEMBER static Hits larger(Vec<T> b, Vec<T> a) { return {~((a >= b) | (a != a)).v}; }
   ARRAYNN_MEMBER Hits operator|(Hits b) const { return {lanes | b.lanes}; }
   ARRAYNN_MEMBER bool all() const { return all_lanes<T>(lanes); }
   ARRAYNN_MEMBER Vec<T> choose(Vec<T> a, Vec<T> b) const { return select(Mask<T>{lanes}, a, b); }
+  ARRAYNN_MEMBER Ints<T> choose(Ints<T> a, Ints<T> b) const { return lanes ? a : b; }
 #endif
+};
+
+// The largest value so far and its offset from the window's first position.
+template <class T>
+struct Best {
+  Vec<T> value;
+  Ints<T> offset;
+
+  ARRAYNN_MEMBER void take(Vec<T> v, Ints<T> at) {
+    const Hits<T> taken = Hits<T>::larger(v, value);
+    value = taken.choose(v, value);
+    offset = taken.choose(at, offset);
+  }
 };
 
 }  // namespace

@@ -67,7 +67,7 @@ ARRAYNN_INLINE void backward_channels_first(const PoolProblem p, Average<T> op, 
     for (std::int64_t o = p.w.out; o < round_up(p.w.out, kL); ++o) share[o] = T(0);
     const auto value = [&](std::int64_t, std::int64_t o)
                            __attribute__((always_inline)) { return Vec<T>::load(share + o); };
-    const bool gather = p.w.stride <= 2 && !disjoint;
+    const bool gather = p.w.stride <= 2;
     if (!gather) {
       spread_row<kStrided>(row, p.w, disjoint,
                            [&](std::int64_t j, std::int64_t o, std::int64_t)
@@ -130,10 +130,27 @@ ARRAYNN_INLINE void backward_channels_last(const PoolProblem p, Average<T> op, c
       });
 }
 
+// dx of windows over whole planes. Rows of dx are shares of a team: a plane may begin or end in one.
+template <class T>
+ARRAYNN_INLINE void spread_planes(const PoolProblem p, Average<T> op, const T* dy, T* dx,
+                                  Range rows) {
+  op.set_row(p, 0);
+  op.set_pixel(p, 0);
+  for (std::int64_t r = rows.begin; r < rows.end;) {
+    const std::int64_t plane = r / p.h.size, end = min_i(rows.end, (plane + 1) * p.h.size);
+    const Vec<T> share = op.finish(Vec<T>::set1(dy[plane]));
+    for_vectors<T>((end - r) * p.w.size,
+                   [&](std::int64_t i, std::int64_t n) __attribute__((always_inline)) {
+                     store_some(share, dx + r * p.w.size + i, n);
+                   });
+    r = end;
+  }
+}
+
 template <class T>
 void average(const PoolProblem& p, const AverageDivisor& d, const T* x, T* y, Range rows,
              void* scratch) {
-  if (is_staged(p)) {
+  if (is_staged(p, PoolTask::kSum)) {
     return pool_staged(p, x, y, nullptr, rows, scratch,
                        [&](const PoolProblem& b, const T* in, T* out, std::int64_t*) {
                          Average<T> op = make_average<T>(d);
@@ -149,7 +166,11 @@ void average_backward(const PoolProblem& p, const AverageDivisor& d, const T* dy
   const Average<T> op = make_average<T>(d);
   if (p.channels_last) {
     backward_channels_last(p, op, dy, dx, rows);
-  } else if (is_staged(p)) {
+  } else if (is_tiled(p, PoolTask::kSumBackward)) {
+    spread_tiles(p, op, dy, dx, rows);
+  } else if (is_whole(p, PoolTask::kSumBackward)) {
+    spread_planes(p, op, dy, dx, rows);
+  } else if (is_staged(p, PoolTask::kSumBackward)) {
     pool_staged_backward(
         p, dy, static_cast<const T*>(nullptr), nullptr, dx, rows, scratch,
         [&](const PoolProblem& b, const T* g, const T*, const std::int64_t*, T* out, Range own) {

@@ -66,7 +66,7 @@ template <class T>
 void lp(const PoolProblem& p, double norm, bool with_root, const T* x, T* y, Range rows,
         void* scratch) {
   const Lp<T> whole{norm, with_root};
-  if (is_staged(p)) {
+  if (is_staged(p, PoolTask::kSum)) {
     return pool_staged(p, x, y, nullptr, rows, scratch,
                        [&](const PoolProblem& b, const T* in, T* out, std::int64_t*) {
                          Lp<T> op = whole;

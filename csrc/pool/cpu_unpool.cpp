@@ -4,30 +4,40 @@
 namespace ARRAYNN_ISA_NAMESPACE {
 namespace {
 
-// Of a unit: a plane (channels_first), or a block of channels of a sample (channels_last).
+// Of a unit: a plane (channels_first), or channels of a sample (channels_last).
 struct Block {
-  std::int64_t in, out, step, width;  // first elements, distance of two positions, channels
+  std::int64_t in, out, width;  // first elements, channels
 };
 
 ARRAYNN_INLINE Block unpool_block(const UnpoolProblem& p, std::int64_t unit) {
-  if (!p.channels_last) return {unit * p.in, unit * p.out, 1, 1};
-  const std::int64_t blocks = ceil_div(p.c, kUnpoolChannels);
-  const std::int64_t sample = unit / blocks, first = unit % blocks * kUnpoolChannels;
-  return {sample * p.in * p.c + first, sample * p.out * p.c + first, p.c,
-          min_i(kUnpoolChannels, p.c - first)};
+  if (!p.channels_last) return {unit * p.in, unit * p.out, 1};
+  const std::int64_t blocks = ceil_div(p.c, p.block);
+  const std::int64_t sample = unit / blocks, first = unit % blocks * p.block;
+  return {sample * p.in * p.c + first, sample * p.out * p.c + first, min_i(p.block, p.c - first)};
 }
 
-// move(small, large) for every element of the unit and where its index points to.
+// move(small, large, inside) for every element of the unit and where its index points to, offsets
+// from the unit's first elements; false where an index does not lie inside.
 template <class Move>
 ARRAYNN_INLINE bool for_indices(const UnpoolProblem& p, const Block& b, const std::int64_t* indices,
                                 const Move& move) {
+  const auto out = static_cast<std::uint64_t>(p.out);
   bool good = true;
-  for (std::int64_t i = 0; i < p.in; ++i) {
-    for (std::int64_t l = 0; l < b.width; ++l) {
-      const std::int64_t small = b.in + i * b.step + l, at = indices[small];
-      const bool inside = at >= 0 && at < p.out;
+  if (!p.channels_last) {
+    for (std::int64_t i = 0; i < p.in; ++i) {
+      const std::int64_t at = indices[b.in + i];
+      const bool inside = static_cast<std::uint64_t>(at) < out;
       good &= inside;
-      move(small, inside ? b.out + at * b.step + l : -1);
+      move(i, at, inside);
+    }
+    return good;
+  }
+  for (std::int64_t i = 0; i < p.in * p.c; i += p.c) {
+    for (std::int64_t l = 0; l < b.width; ++l) {
+      const std::int64_t at = indices[b.in + i + l];
+      const bool inside = static_cast<std::uint64_t>(at) < out;
+      good &= inside;
+      move(i + l, inside ? at * p.c + l : 0, inside);
     }
   }
   return good;
@@ -38,17 +48,19 @@ bool unpool(const UnpoolProblem& p, const T* x, const std::int64_t* indices, T* 
   bool good = true;
   for (std::int64_t u = units.begin; u < units.end; ++u) {
     const Block b = unpool_block(p, u);
-    if (b.step == 1) {
-      __builtin_memset(y + b.out, 0, static_cast<std::size_t>(p.out) * sizeof(T));
-    } else {
-      for (std::int64_t i = 0; i < p.out; ++i) {
-        __builtin_memset(y + b.out + i * b.step, 0, static_cast<std::size_t>(b.width) * sizeof(T));
-      }
+    const std::int64_t step = p.channels_last ? p.c : 1;
+    const bool whole = b.width == step;
+    const std::int64_t pieces = whole ? 1 : p.out, size = whole ? p.out * step : b.width;
+    for (std::int64_t i = 0; i < pieces; ++i) {
+      __builtin_memset(y + b.out + i * step, 0, static_cast<std::size_t>(size) * sizeof(T));
     }
+    const T* from = x + b.in;
+    T* to = y + b.out;
     good &= for_indices(p, b, indices,
-                        [&](std::int64_t small, std::int64_t large) __attribute__((always_inline)) {
-                          if (large >= 0) y[large] = x[small];
-                        });
+                        [&](std::int64_t small, std::int64_t large, bool inside)
+                            __attribute__((always_inline)) {
+                              if (inside) to[large] = from[small];
+                            });
   }
   return good;
 }
@@ -59,10 +71,12 @@ bool unpool_backward(const UnpoolProblem& p, const T* dy, const std::int64_t* in
   bool good = true;
   for (std::int64_t u = units.begin; u < units.end; ++u) {
     const Block b = unpool_block(p, u);
-    good &= for_indices(p, b, indices,
-                        [&](std::int64_t small, std::int64_t large) __attribute__((always_inline)) {
-                          dx[small] = large >= 0 ? dy[large] : T(0);
-                        });
+    const T* from = dy + b.out;
+    T* to = dx + b.in;
+    good &= for_indices(
+        p, b, indices,
+        [&](std::int64_t small, std::int64_t large, bool inside)
+            __attribute__((always_inline)) { to[small] = inside ? from[large] : T(0); });
   }
   return good;
 }

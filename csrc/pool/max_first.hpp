@@ -1,6 +1,6 @@
-// Indices and gradient of max pooling, channels_first.
+// Indices of max pooling, channels_first.
 #pragma once
-#include "pool/best.hpp"
+#include "pool/reduce.hpp"
 
 namespace ARRAYNN_ISA_NAMESPACE {
 namespace {
@@ -90,106 +90,6 @@ ARRAYNN_INLINE void indices_channels_first(const PoolProblem p, const T* x, T* y
       where[o] = at < 0 ? -1 : base + o * p.w.stride + at;
     }
   }
-}
-
-// The offsets of given indices; false when one lies outside its window.
-template <class T>
-ARRAYNN_INLINE bool offsets_of_row(const PoolProblem p, const FirstRows<T>& f,
-                                   const std::int64_t* where, std::int64_t oh) {
-  constexpr std::int64_t kL = kLanes<T>;
-  const Range h = window_taps(p.h, oh);
-  const std::int64_t base = (oh * p.h.stride - p.h.begin) * p.w.size - p.w.begin;
-  std::int64_t lost = 0;
-  for (std::int64_t o = 0; o < p.w.out; ++o) {
-    const std::int64_t at = where[o] - base - o * p.w.stride;
-    f.offset[o] = static_cast<Int<T>>(at);
-    lost |= at ^ static_cast<std::int64_t>(f.offset[o]);
-  }
-  bool good = lost == 0;
-  std::int64_t o = f.full.begin;
-  if (h.begin < h.end) {
-    Ints<T> all_hit = ~Ints<T>{};
-    for (; o + kL <= f.full.end; o += kL) {
-      const Ints<T> at = load_ints<T>(f.offset + o);
-      Ints<T> hit{};
-      for (std::int64_t i = h.begin; i < h.end; ++i) {
-        for (std::int64_t j = 0; j < p.w.kernel; ++j) {
-          hit |= at == set_ints<T>(i * p.h.dilation * p.w.size + j * p.w.dilation);
-        }
-      }
-      all_hit &= hit;
-    }
-    good &= all_lanes<T>(all_hit);
-  }
-  for (std::int64_t q = 0; q < p.w.out; ++q) {
-    if (q == f.full.begin && o > q) {
-      q = o - 1;  // those were compared above
-      continue;
-    }
-    const Range w = window_taps(p.w, q);
-    if (h.begin == h.end || w.begin == w.end) {
-      good &= where[q] == -1;
-      f.offset[q] = -1;
-      continue;
-    }
-    const std::int64_t at = f.offset[q], row = p.h.dilation * p.w.size;
-    // The columns of a window span less than a row of the input, or the only row.
-    bool found = false;
-    for (std::int64_t i = h.begin; i < h.end && !found; ++i) {
-      const std::int64_t along = at - i * row;
-      found = along >= w.begin * p.w.dilation && along <= (w.end - 1) * p.w.dilation &&
-              along % p.w.dilation == 0;
-    }
-    good &= found;
-  }
-  return good;
-}
-
-template <bool kStrided, class T>
-ARRAYNN_INLINE bool backward_channels_first(const PoolProblem p, const T* dy, const T* x,
-                                            const std::int64_t* indices, T* dx, Range rows,
-                                            void* scratch, void* spread_scratch) {
-  const FirstRows<T> f = make_first_rows(p.w, scratch, -T(__builtin_inf()));
-  const Row<T> out = make_row(p.w, spread_scratch, T(0));
-  const bool disjoint = p.w.stride >= window_span(p.w);
-  bool good = true;
-  const bool dense = is_dense(p.h);
-  for_windows(p.h, dx, p.w.size, rows, dense, [&](std::int64_t plane, std::int64_t oh, Range mine) {
-    const std::int64_t at = (plane * p.h.out + oh) * p.w.out;
-    if (indices == nullptr) {
-      best_of_row<kStrided>(p, f, x + plane * p.h.size * p.w.size, oh);
-    } else {
-      good &= offsets_of_row(p, f, indices + at, oh);
-    }
-    T* g = out.out[0];  // with zeros around
-    for (std::int64_t o = 0; o < p.w.out; o += kLanes<T>) {
-      load_some(dy + at + o, p.w.out - o).store(g + o);
-    }
-    const bool gather = p.w.stride <= 2 && !disjoint;
-    const Range taps = window_taps(p.h, oh);
-    const std::int64_t fresh = first_reached(p.h, oh);
-    for (std::int64_t i = taps.begin; i < taps.end; ++i) {
-      const std::int64_t ih = oh * p.h.stride - p.h.begin + i * p.h.dilation;
-      if (ih < mine.begin || ih >= mine.end) continue;
-      const std::int64_t down = i * p.h.dilation * p.w.size;
-      const auto value = [&](std::int64_t j, std::int64_t o) __attribute__((always_inline)) {
-        const Mask<T> won{load_ints<T>(f.offset + o) == set_ints<T>(down + j * p.w.dilation)};
-        return select(won, Vec<T>::load(g + o), Vec<T>::zero());
-      };
-      if (!gather) {
-        spread_row<kStrided>(out, p.w, disjoint,
-                             [&](std::int64_t j, std::int64_t o, std::int64_t)
-                                 __attribute__((always_inline)) { return value(j, o); });
-      }
-      T* d = dx + (plane * p.h.size + ih) * p.w.size;
-      if (dense && ih >= fresh) {
-        gather ? gather_row<false>(p.w, d, value) : take_row<false>(out, d);
-      } else {
-        gather ? gather_row<true>(p.w, d, value) : take_row<true>(out, d);
-      }
-    }
-  });
-  return good;
 }
 
 }  // namespace

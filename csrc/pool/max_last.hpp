@@ -1,6 +1,6 @@
 // Indices and gradient of max pooling, channels_last.
 #pragma once
-#include "pool/best.hpp"
+#include "pool/reduce.hpp"
 
 namespace ARRAYNN_ISA_NAMESPACE {
 namespace {

@@ -13,8 +13,8 @@ bool is_empty(const PoolProblem& p) { return p.n * p.c == 0 || p.h.out * p.w.out
 
 // f(part, scratch) on every thread's part of the task.
 template <class T, class F>
-void for_parts(const char* op, const PoolProblem& p, bool backward, Denormals mode, const F& f) {
-  const std::int64_t total = pool_shares(p, sizeof(T), backward);
+void for_parts(const char* op, const PoolProblem& p, PoolTask task, Denormals mode, const F& f) {
+  const std::int64_t total = pool_shares(p, sizeof(T), task);
   const auto images = static_cast<double>(p.n * p.c);
   const auto in = static_cast<double>(p.h.size * p.w.size);
   const auto out = static_cast<double>(p.h.out * p.w.out);
@@ -23,7 +23,7 @@ void for_parts(const char* op, const PoolProblem& p, bool backward, Denormals mo
   const double work = images * (in + out + out * taps / 8);
   const int threads = static_cast<int>(
       std::min<std::int64_t>(threads_for(work, kPoolGrain), std::max<std::int64_t>(total, 1)));
-  const std::int64_t bytes = thread_scratch_bytes(p, sizeof(T), backward);
+  const std::int64_t bytes = thread_scratch_bytes(p, sizeof(T), task);
   const Scratch scratch(op, static_cast<std::size_t>(bytes * threads));
   parallel(threads, mode, [&](int tid, int nthreads) {
     f(split_range(total, nthreads, tid), static_cast<char*>(scratch.data()) + bytes * tid);
@@ -32,14 +32,17 @@ void for_parts(const char* op, const PoolProblem& p, bool backward, Denormals mo
 
 // Whether f(part) is true for every thread's part of the units.
 template <class F>
-bool for_units(const UnpoolProblem& p, const F& f) {
+bool for_units(const UnpoolProblem& whole, const F& f) {
+  if (whole.n * whole.c == 0) return true;
+  UnpoolProblem p = whole;
   const double work = static_cast<double>(p.n * p.c) * static_cast<double>(p.in + p.out);
+  const int wanted = threads_for(work, kPoolGrain);
+  if (p.channels_last) p.block = channels_of_unit(p.n, p.c, wanted);
   const std::int64_t units = unpool_units(p);
-  const int threads = static_cast<int>(
-      std::min<std::int64_t>(threads_for(work, kPoolGrain), std::max<std::int64_t>(units, 1)));
+  const int threads = static_cast<int>(std::min<std::int64_t>(wanted, units));
   std::atomic<bool> good{true};
   parallel(threads, Denormals::kKeep, [&](int tid, int nthreads) {
-    if (!f(split_range(units, nthreads, tid))) good.store(false, std::memory_order_relaxed);
+    if (!f(p, split_range(units, nthreads, tid))) good.store(false, std::memory_order_relaxed);
   });
   return good.load();
 }
@@ -50,7 +53,8 @@ template <class T>
 void max_pool(const char* op, const PoolProblem& p, const T* x, T* y, std::int64_t* indices) {
   if (is_empty(p)) return;
   const PoolTable<T>& k = pool_table<T>();
-  for_parts<T>(op, p, false, Denormals::kKeep, [&](Range part, void* scratch) {
+  const PoolTask task = indices == nullptr ? PoolTask::kMax : PoolTask::kIndices;
+  for_parts<T>(op, p, task, Denormals::kKeep, [&](Range part, void* scratch) {
     if (indices == nullptr) {
       k.max(p, x, y, part, scratch);
     } else {
@@ -68,7 +72,8 @@ bool max_pool_backward(const char* op, const PoolProblem& p, const T* dy, const 
   }
   const PoolTable<T>& k = pool_table<T>();
   std::atomic<bool> good{true};
-  for_parts<T>(op, p, true, Denormals::kKeep, [&](Range part, void* scratch) {
+  const PoolTask task = indices == nullptr ? PoolTask::kMaxBackward : PoolTask::kScatter;
+  for_parts<T>(op, p, task, Denormals::kKeep, [&](Range part, void* scratch) {
     if (!k.max_backward(p, dy, x, indices, dx, part, scratch)) {
       good.store(false, std::memory_order_relaxed);
     }
@@ -80,7 +85,7 @@ template <class T>
 void avg_pool(const char* op, const PoolProblem& p, const AverageDivisor& d, const T* x, T* y) {
   if (is_empty(p)) return;
   const PoolTable<T>& k = pool_table<T>();
-  for_parts<T>(op, p, false, Denormals::kFlush,
+  for_parts<T>(op, p, PoolTask::kSum, Denormals::kFlush,
                [&](Range part, void* scratch) { k.average(p, d, x, y, part, scratch); });
 }
 
@@ -92,7 +97,7 @@ void avg_pool_backward(const char* op, const PoolProblem& p, const AverageDiviso
     return;
   }
   const PoolTable<T>& k = pool_table<T>();
-  for_parts<T>(op, p, true, Denormals::kFlush,
+  for_parts<T>(op, p, PoolTask::kSumBackward, Denormals::kFlush,
                [&](Range part, void* scratch) { k.average_backward(p, d, dy, dx, part, scratch); });
 }
 
@@ -100,7 +105,7 @@ template <class T>
 void lp_pool(const char* op, const PoolProblem& p, double norm, const T* x, T* y) {
   if (is_empty(p)) return;
   const PoolTable<T>& k = pool_table<T>();
-  for_parts<T>(op, p, false, Denormals::kFlush,
+  for_parts<T>(op, p, PoolTask::kSum, Denormals::kFlush,
                [&](Range part, void* scratch) { k.lp(p, norm, true, x, y, part, scratch); });
 }
 
@@ -133,13 +138,17 @@ void lp_pool_backward(const char* op, const PoolProblem& p, double norm, const T
 template <class T>
 bool max_unpool(const UnpoolProblem& p, const T* x, const std::int64_t* indices, T* y) {
   const PoolTable<T>& k = pool_table<T>();
-  return for_units(p, [&](Range units) { return k.unpool(p, x, indices, y, units); });
+  return for_units(p, [&](const UnpoolProblem& blocks, Range units) {
+    return k.unpool(blocks, x, indices, y, units);
+  });
 }
 
 template <class T>
 bool max_unpool_backward(const UnpoolProblem& p, const T* dy, const std::int64_t* indices, T* dx) {
   const PoolTable<T>& k = pool_table<T>();
-  return for_units(p, [&](Range units) { return k.unpool_backward(p, dy, indices, dx, units); });
+  return for_units(p, [&](const UnpoolProblem& blocks, Range units) {
+    return k.unpool_backward(blocks, dy, indices, dx, units);
+  });
 }
 
 #define ARRAYNN_INSTANTIATE(T)                                                                     \

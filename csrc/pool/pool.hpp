@@ -11,16 +11,16 @@
 //
 // Plan. Both are bound by memory; every array is read or written once, in order.
 //   channels_last   vectors over c, the taps of an output pixel reduced in registers
-//   channels_first  vectors over the output row. The input rows of an output row are reduced
-//                   (values) or taken one by one (indices) into a padded row in L1 that keeps
-//                   every residue of the position modulo the stride apart (rows.hpp): then each
-//                   tap is a contiguous load, and there are no border cases.
+//   channels_first  vectors over the output row. The input rows of an output row are reduced, or
+//                   taken one by one (indices), into a padded row in L1 that keeps the residues of
+//                   the position modulo the stride apart (rows.hpp): each tap is a contiguous load,
+//                   without border cases. 2 x 2 tiles and whole planes go along their memory.
 //   staged          channels_first with short rows and enough planes for the vectors: bands of 16
 //                   planes transposed to channels_last in cache and back (staged.hpp)
-//   gradients       a thread owns rows of dx, zeroes them just ahead of their first window, and
-//                   adds in the order of the output rows. Windows across two threads' rows are
-//                   looked at by both: no two threads touch one element, and every element sums
-//                   in one order for every team.
+//   gradients       a thread owns rows of dx and writes each just ahead of its first window, or when
+//                   its windows are done (routes.hpp). Windows across two threads' rows are looked
+//                   at by both: no two threads touch one element, and every element sums in one
+//                   order for every team.
 // Where a window holds +0 and -0 alone, the sign of the maximum may be either.
 #pragma once
 #include <cstdint>
@@ -92,6 +92,23 @@ ARRAYNN_INLINE Range windows_touching(const PoolAxis& a, std::int64_t begin, std
   return {first, min_i(a.out, (end - 1 + a.begin) / a.stride + 1)};
 }
 
+// Whether position `at` of an axis is a tap of output position o.
+ARRAYNN_INLINE bool is_tap(const PoolAxis& a, std::int64_t o, std::int64_t at) {
+  const std::int64_t first = window_first(a, o);
+  return at >= first && at < window_end(a, o) &&
+         (a.dilation == 1 || (at - first) % a.dilation == 0);
+}
+
+// Quotients by one number, of 0 <= x < 2^50: half a step off keeps them clear of rounding.
+struct Divider {
+  double inverse;
+
+  explicit Divider(std::int64_t by) : inverse(1.0 / static_cast<double>(by)) {}
+  std::int64_t quotient(std::int64_t x) const {
+    return static_cast<std::int64_t>((static_cast<double>(x) + 0.5) * inverse);
+  }
+};
+
 // Taps of output position o that the divisor counts.
 ARRAYNN_INLINE std::int64_t counted_taps(const PoolAxis& a, std::int64_t o, bool include_pad) {
   if (!include_pad || a.to > 0) {
@@ -138,6 +155,48 @@ ARRAYNN_INLINE std::int64_t row_scratch_bytes(const PoolAxis& w, std::int64_t it
   return round_up(w.kernel * 8, 64) + round_up((row_elements(w) + 3 * out_elements(w)) * item, 64);
 }
 
+// Gradient of maxima along rows: of every input row that a window reaches, its windows' largest
+// values, the taps they are at, and their gradient. Rows live in a ring of a power of two.
+ARRAYNN_INLINE std::int64_t route_rows(const PoolAxis& h) {
+  std::int64_t rows = 1;
+  while (rows < min_i(h.size, window_span(h))) rows *= 2;
+  return rows;
+}
+ARRAYNN_INLINE std::int64_t route_bytes(const PoolProblem& p, std::int64_t item) {
+  return round_up(route_rows(p.h) * 3 * out_elements(p.w) * item, 64);
+}
+
+// First column and number of columns of every window, for gradients by index.
+ARRAYNN_INLINE std::int64_t column_scratch_bytes(const PoolAxis& w) {
+  return round_up(2 * w.out * 8, 64);
+}
+
+// What is asked of the kernels.
+enum class PoolTask { kMax, kIndices, kSum, kMaxBackward, kScatter, kSumBackward };
+
+ARRAYNN_INLINE bool is_backward(PoolTask t) {
+  return t == PoolTask::kMaxBackward || t == PoolTask::kScatter || t == PoolTask::kSumBackward;
+}
+
+// Windows of 2 x 2 that tile planes of even size: pairs of a row are pairs of memory (tiles.hpp).
+ARRAYNN_INLINE bool is_tiled(const PoolAxis& a) {
+  return a.to == 0 && a.kernel == 2 && a.stride == 2 && a.dilation == 1 && a.begin == 0 &&
+         a.size == 2 * a.out;
+}
+ARRAYNN_INLINE bool is_tiled(const PoolProblem& p, PoolTask t) {
+  return t != PoolTask::kIndices && t != PoolTask::kScatter && !p.channels_last && is_tiled(p.h) &&
+         is_tiled(p.w);
+}
+
+// One window over a whole plane: its memory in order (reduce.hpp).
+ARRAYNN_INLINE bool is_one_window(const PoolAxis& a) {
+  return a.to == 0 && a.out == 1 && a.kernel == a.size && a.dilation == 1 && a.begin == 0;
+}
+ARRAYNN_INLINE bool is_whole(const PoolProblem& p, PoolTask t) {
+  const bool in_order = t == PoolTask::kMax || t == PoolTask::kSum || t == PoolTask::kSumBackward;
+  return in_order && !p.channels_last && is_one_window(p.h) && is_one_window(p.w);
+}
+
 // Planes of a block that is pooled as channels_last: one or more vectors of any ISA.
 inline constexpr std::int64_t kStagedPlanes = 16;
 // A band of staged rows; twice that with its gradient stays in L2.
@@ -146,12 +205,18 @@ inline constexpr std::int64_t kStagedBytes = std::int64_t{128} << 10;
 // The rows of a window, beyond which bands take too much memory.
 inline constexpr std::int64_t kStagedWindow = std::int64_t{1} << 16;
 
+// Rows of fewer outputs are staged.
+ARRAYNN_INLINE std::int64_t staged_width(PoolTask t) {
+  if (t == PoolTask::kScatter) return kStagedPlanes / 2;
+  return t == PoolTask::kMaxBackward ? kStagedPlanes : 2 * kStagedPlanes;
+}
+
 // Long rows are faster as they are; adaptive windows have no common stride to keep apart in a row.
 // Sums of the two ways differ in their last bits: the number of samples must not choose.
-ARRAYNN_INLINE bool is_staged(const PoolProblem& p) {
-  if (p.channels_last) return false;
-  if (p.h.to > 0 || p.w.to > 0) return true;
-  return p.c >= kStagedPlanes / 2 && p.w.out < 2 * kStagedPlanes &&
+ARRAYNN_INLINE bool is_staged(const PoolProblem& p, PoolTask t) {
+  if (p.channels_last || is_tiled(p, t) || is_whole(p, t)) return false;
+  if (t != PoolTask::kScatter && (p.h.to > 0 || p.w.to > 0)) return true;
+  return p.c >= kStagedPlanes / 2 && p.w.out < staged_width(t) &&
          min_i(p.h.size, window_span(p.h)) * p.w.size <= kStagedWindow;
 }
 ARRAYNN_INLINE std::int64_t staged_bands(const PoolProblem& p, std::int64_t item, bool backward) {
@@ -185,31 +250,40 @@ ARRAYNN_INLINE StagedSizes staged_sizes(const PoolProblem& p, std::int64_t item,
 
 // Of a thread. Along rows max_backward reads one row and spreads another.
 ARRAYNN_INLINE std::int64_t thread_scratch_bytes(const PoolProblem& p, std::int64_t item,
-                                                 bool backward) {
-  if (p.channels_last) return 0;
-  if (!is_staged(p)) return 2 * row_scratch_bytes(p.w, item);
-  const StagedSizes s = staged_sizes(p, item, backward);
+                                                 PoolTask t) {
+  if (p.channels_last || is_tiled(p, t) || is_whole(p, t)) return 0;
+  if (!is_staged(p, t)) {
+    if (t == PoolTask::kScatter) return column_scratch_bytes(p.w);
+    const std::int64_t routes = t == PoolTask::kMaxBackward ? route_bytes(p, item) : 0;
+    return 2 * row_scratch_bytes(p.w, item) + routes;
+  }
+  const StagedSizes s = staged_sizes(p, item, is_backward(t));
   return round_up((2 * s.in + s.out) * item, 64) + s.out * 8;
 }
 
 // What a team shares: units of a staged task, else rows of y or dx.
-ARRAYNN_INLINE std::int64_t pool_shares(const PoolProblem& p, std::int64_t item, bool backward) {
-  if (is_staged(p)) return staged_units(p, item, backward);
-  return (p.channels_last ? p.n : p.n * p.c) * (backward ? p.h.size : p.h.out);
+ARRAYNN_INLINE std::int64_t pool_shares(const PoolProblem& p, std::int64_t item, PoolTask t) {
+  if (is_staged(p, t)) return staged_units(p, item, is_backward(t));
+  return (p.channels_last ? p.n : p.n * p.c) * (is_backward(t) ? p.h.size : p.h.out);
 }
 
-// Moves `in` elements of every plane to positions out of `out`. A thread owns planes, or blocks of
-// channels (channels_last), so that of equal indices the last one wins for every team.
+// Moves `in` elements of every plane to positions out of `out`. A thread owns planes, or `block`
+// channels of a sample (channels_last), so that of equal indices the last one wins for every team.
 struct UnpoolProblem {
   std::int64_t n, c, in, out;
   bool channels_last;
+  std::int64_t block = 1;
 };
 
-// Channels of a block: one or two cache lines.
-inline constexpr std::int64_t kUnpoolChannels = 16;
-
 ARRAYNN_INLINE std::int64_t unpool_units(const UnpoolProblem& p) {
-  return p.n * (p.channels_last ? ceil_div(p.c, kUnpoolChannels) : p.c);
+  return p.n * ceil_div(p.c, p.block);
+}
+
+// Channels that a thread of channels_last takes: all of a sample, in order of memory, unless there
+// are more threads than samples; then whole cache lines.
+inline constexpr std::int64_t kScatterChannels = 16;
+ARRAYNN_INLINE std::int64_t channels_of_unit(std::int64_t n, std::int64_t c, std::int64_t threads) {
+  return min_i(c, round_up(ceil_div(c, ceil_div(threads, max_i(1, n))), kScatterChannels));
 }
 
 template <class T>

@@ -7,7 +7,7 @@
 //   finish_columns(v, o)  outputs [o, o + kSize) of the row     (channels_first)
 //   set_pixel(p, ow), finish(v)                                 (channels_last)
 #pragma once
-#include "pool/rows.hpp"
+#include "pool/tiles.hpp"
 
 namespace ARRAYNN_ISA_NAMESPACE {
 
@@ -118,41 +118,57 @@ ARRAYNN_INLINE void reduce_channels_last(const PoolProblem p, Op& op, const T* x
   }
 }
 
-// One window over a whole plane, channels_first.
-ARRAYNN_INLINE bool is_whole(const PoolAxis& a) {
-  return a.out == 1 && a.kernel == a.size && a.dilation == 1 && a.begin == 0 && a.end == 0;
-}
-// Shorter planes are faster side by side, as bands.
-inline constexpr std::int64_t kWholePlane = 4096;
-ARRAYNN_INLINE bool is_whole(const PoolProblem& p) {
-  return !p.channels_last && is_whole(p.h) && is_whole(p.w) && p.h.size * p.w.size >= kWholePlane;
-}
-
+// Of one plane: four vectors side by side, added in pairs; lanes behind the plane hold the identity.
+// The last plane of x must not be read past its end.
 template <class T, class Op>
-ARRAYNN_INLINE void reduce_planes(const PoolProblem p, Op op, const T* x, T* y, Range rows) {
+ARRAYNN_INLINE Vec<T> reduce_plane(const Op& op, const T* in, std::int64_t size, bool last,
+                                   Mask<T> tail) {
   constexpr std::int64_t kL = kLanes<T>;
   constexpr int kV = 4;
-  const std::int64_t size = p.h.size * p.w.size;
-  op.set_row(p, 0);
-  op.set_pixel(p, 0);
-  for (std::int64_t r = rows.begin; r < rows.end; ++r) {
-    const T* in = x + r * size;
-    Vec<T> acc[kV];
-    for (int v = 0; v < kV; ++v) acc[v] = op.identity();
-    std::int64_t i = 0;
-    for (; i + kV * kL <= size; i += kV * kL) {
+  Vec<T> acc[kV];
+  std::int64_t i = 0;
+  if (size >= kV * kL) {
+    for (int v = 0; v < kV; ++v) acc[v] = op.map(Vec<T>::load(in + v * kL));
+    for (i = kV * kL; i + kV * kL <= size; i += kV * kL) {
       for (int v = 0; v < kV; ++v) {
         acc[v] = op.combine(acc[v], op.map(Vec<T>::load(in + i + v * kL)));
       }
     }
-    for (; i + kL <= size; i += kL) acc[0] = op.combine(acc[0], op.map(Vec<T>::load(in + i)));
-    Vec<T> all = op.combine(op.combine(acc[0], acc[1]), op.combine(acc[2], acc[3]));
-    T lanes[kL];
-    all.store(lanes);
-    all = op.identity();
-    for (std::int64_t l = 0; l < kL; ++l) all = op.combine(all, Vec<T>::set1(lanes[l]));
-    for (; i < size; ++i) all = op.combine(all, op.map(Vec<T>::set1(in[i])));
-    y[r] = op.finish(all).v[0];
+    acc[0] = op.combine(op.combine(acc[0], acc[1]), op.combine(acc[2], acc[3]));
+  } else {
+    acc[0] = op.identity();
+  }
+  for (; i + kL <= size; i += kL) acc[0] = op.combine(acc[0], op.map(Vec<T>::load(in + i)));
+  if (i == size) return acc[0];
+  const Vec<T> rest = last ? load_n(in + i, size - i) : Vec<T>::load(in + i);
+  return op.combine(acc[0], select(tail, op.map(rest), op.identity()));
+}
+
+// One window over a whole plane, channels_first: planes are reduced along their memory to a vector
+// each, and as many of those as they have lanes across, by halves.
+template <class T, class Op>
+ARRAYNN_INLINE void reduce_planes(const PoolProblem p, Op op, const T* x, T* y, Range rows) {
+  constexpr std::int64_t kL = kLanes<T>;
+  const std::int64_t size = p.h.size * p.w.size;
+  op.set_row(p, 0);
+  op.set_pixel(p, 0);
+  Mask<T> tail{};
+  for (int l = 0; l < kL; ++l) tail.v[l] = l < size % kL ? -1 : 0;
+  for (std::int64_t r = rows.begin; r < rows.end; r += kL) {
+    const std::int64_t count = min_i(kL, rows.end - r);
+    Vec<T> all[kL];
+    for (int k = 0; k < kL; ++k) {
+      all[k] = op.identity();
+      if (k < count) {
+        const bool near_end = (rows.end - r - k - 1) * size < kL;
+        all[k] = reduce_plane(op, x + (r + k) * size, size, near_end, tail);
+      }
+    }
+    transpose(all);
+    for (int half = kL / 2; half > 0; half /= 2) {
+      for (int k = 0; k < half; ++k) all[k] = op.combine(all[k], all[k + half]);
+    }
+    store_some(op.finish(all[0]), y + r, count);
   }
 }
 
@@ -160,7 +176,8 @@ template <class T, class Op>
 ARRAYNN_INLINE void reduce_windows(const PoolProblem p, Op op, const T* x, T* y, Range rows,
                                    void* scratch) {
   if (p.channels_last) return reduce_channels_last(p, op, x, y, rows);
-  if (is_whole(p)) return reduce_planes(p, op, x, y, rows);
+  if (is_tiled(p, PoolTask::kSum)) return reduce_tiles(p, op, x, y, rows);
+  if (is_whole(p, PoolTask::kSum)) return reduce_planes(p, op, x, y, rows);
   if (p.w.stride <= kMaxPhases) return reduce_channels_first<false>(p, op, x, y, rows, scratch);
   reduce_channels_first<true>(p, op, x, y, rows, scratch);
 }

@@ -56,6 +56,13 @@ ARRAYNN_INLINE void store_some(Vec<T> v, T* p, std::int64_t n) {
   }
 }
 
+// Where input position k of a row of a power of two of phases lies; k + phases is one behind it.
+template <class T>
+ARRAYNN_INLINE T* phase_of(const Row<T>& row, std::int64_t k) {
+  const std::int64_t at = row.begin + k;
+  return row.data + at % row.phases * row.length + at / row.phases;
+}
+
 // Fills the row's input positions with load(x, n): elements [x, x + n) of the input row, n <= kSize.
 template <class T, class Load>
 ARRAYNN_INLINE void put_row(const Row<T>& row, const Load& load) {
@@ -91,6 +98,26 @@ ARRAYNN_INLINE void put_row(const Row<T>& row, const Load& load) {
       store_n(e, even + (x >> 1), (left + 1) >> 1);
       store_n(o, odd + (x >> 1), left >> 1);
     }
+    return;
+  }
+  if (row.phases == 4) {
+    T* to[4];
+    for (std::int64_t k = 0; k < 4; ++k) to[k] = phase_of(row, k);
+    const auto four = [&](std::int64_t x, std::int64_t left) __attribute__((always_inline)) {
+      Vec<T> in[4], even[2], odd[2], v[4];
+      for (std::int64_t k = 0; k < 4; ++k) {
+        const std::int64_t n = left - k * kL;
+        in[k] = n > 0 ? load(x + k * kL, min_i(kL, n)) : Vec<T>::zero();
+      }
+      split_pair(in[0], in[1], &even[0], &odd[0]);
+      split_pair(in[2], in[3], &even[1], &odd[1]);
+      split_pair(even[0], even[1], &v[0], &v[2]);
+      split_pair(odd[0], odd[1], &v[1], &v[3]);
+      for (std::int64_t k = 0; k < 4; ++k) store_some(v[k], to[k] + (x >> 2), (left + 3 - k) >> 2);
+    };
+    std::int64_t x = 0;
+    for (; x + 4 * kL <= row.size; x += 4 * kL) four(x, 4 * kL);
+    if (x < row.size) four(x, row.size - x);
     return;
   }
   std::int64_t phase = row.begin % row.phases, at = row.begin / row.phases;
@@ -142,6 +169,26 @@ ARRAYNN_INLINE void take_row(const Row<T>& row, T* dst) {
       write(a, dst + x, min_i(left, kL));
       if (left > kL) write(b, dst + x + kL, left - kL);
     }
+    return;
+  }
+  if (row.phases == 4) {
+    const T* from[4];
+    for (std::int64_t k = 0; k < 4; ++k) from[k] = phase_of(row, k);
+    const auto four = [&](std::int64_t x, std::int64_t left) __attribute__((always_inline)) {
+      Vec<T> v[4], even[2], odd[2], out[4];
+      for (std::int64_t k = 0; k < 4; ++k) v[k] = Vec<T>::load(from[k] + (x >> 2));
+      merge_pair(v[0], v[2], &even[0], &even[1]);
+      merge_pair(v[1], v[3], &odd[0], &odd[1]);
+      merge_pair(even[0], odd[0], &out[0], &out[1]);
+      merge_pair(even[1], odd[1], &out[2], &out[3]);
+      for (std::int64_t k = 0; k < 4; ++k) {
+        const std::int64_t n = left - k * kL;
+        if (n > 0) write(out[k], dst + x + k * kL, n);
+      }
+    };
+    std::int64_t x = 0;
+    for (; x + 4 * kL <= row.size; x += 4 * kL) four(x, 4 * kL);
+    if (x < row.size) four(x, row.size - x);
     return;
   }
   std::int64_t phase = row.begin % row.phases, at = row.begin / row.phases;
@@ -201,27 +248,27 @@ ARRAYNN_INLINE void spread_row(const Row<T>& row, const PoolAxis& w, bool disjoi
 
 // Positions [x, x + kSize) of phase `phase` of an input row: the sum of value(j, o), the share of
 // tap j of outputs [o, o + kSize), over the taps of that phase. o can lie a window outside.
-template <class T, class Value>
+template <int kKernel, class T, class Value>
 ARRAYNN_INLINE Vec<T> gather_phase(const PoolAxis& w, std::int64_t phases, std::int64_t position,
                                    const Value& value) {
-  Vec<T> sum = Vec<T>::zero();
-  if (phases == 1) {
-    for (std::int64_t j = 0; j < w.kernel; ++j) sum = sum + value(j, position - j * w.dilation);
-    return sum;
-  }
-  const std::int64_t phase = position & 1;
+  const std::int64_t kernel = kKernel > 0 ? kKernel : w.kernel;
+  const std::int64_t dilation = kKernel > 0 ? 1 : w.dilation;
+  const std::int64_t phase = phases == 1 ? 0 : position & 1;
   // An even dilation keeps every tap in the even phase.
-  const bool even = (w.dilation & 1) == 0;
-  if (even && phase == 1) return sum;
-  for (std::int64_t j = phase; j < w.kernel; j += even ? 1 : 2) {
-    sum = sum + value(j, (position - j * w.dilation) >> 1);
+  const bool even = (dilation & 1) == 0;
+  if ((even && phase == 1) || phase >= kernel) return Vec<T>::zero();
+  const std::int64_t shift = phases - 1, step = phases == 1 || even ? 1 : 2;
+  Vec<T> sum = value(phase, (position - phase * dilation) >> shift);
+  for (std::int64_t j = phase + step; j < kernel; j += step) {
+    sum = sum + value(j, (position - j * dilation) >> shift);
   }
   return sum;
 }
 
 // The gradient of an input row in strides 1 and 2, without a row between: every input position
-// gathers from the outputs that can reach it. value() must give 0 outside of the output row.
-template <bool kAdd, class T, class Value>
+// gathers from the outputs that can reach it. value() must give 0 outside of the output row. With
+// kKernel > 0 that is the kernel, and the dilation is 1.
+template <bool kAdd, int kKernel = 0, class T, class Value>
 ARRAYNN_INLINE void gather_row(const PoolAxis& w, T* dst, const Value& value) {
   constexpr std::int64_t kL = kLanes<T>;
   const auto write = [](Vec<T> v, T* p, std::int64_t n) __attribute__((always_inline)) {
@@ -229,14 +276,14 @@ ARRAYNN_INLINE void gather_row(const PoolAxis& w, T* dst, const Value& value) {
   };
   if (w.stride == 1) {
     for (std::int64_t x = 0; x < w.size; x += kL) {
-      write(gather_phase<T>(w, 1, w.begin + x, value), dst + x, w.size - x);
+      write(gather_phase<kKernel, T>(w, 1, w.begin + x, value), dst + x, w.size - x);
     }
     return;
   }
   for (std::int64_t x = 0; x < w.size; x += 2 * kL) {
     Vec<T> a, b;
-    merge_pair(gather_phase<T>(w, 2, w.begin + x, value),
-               gather_phase<T>(w, 2, w.begin + x + 1, value), &a, &b);
+    merge_pair(gather_phase<kKernel, T>(w, 2, w.begin + x, value),
+               gather_phase<kKernel, T>(w, 2, w.begin + x + 1, value), &a, &b);
     const std::int64_t n = w.size - x;
     write(a, dst + x, n);
     if (n > kL) write(b, dst + x + kL, n - kL);

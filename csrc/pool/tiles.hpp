@@ -1,50 +1,112 @@
-// Max pooling whose 2 x 2 windows tile planes of even size, channels_first: the windows of one
-// output row are two contiguous input rows, whatever the plane, so neither a row in L1 nor its
-// set-up is needed. That set-up is most of the time on planes of a few columns.
+// Windows of 2 x 2 that tile planes of even width, channels_first. The rows of all planes lie one
+// behind the other and every pair of columns is a pair of memory, so a block of rows is halved along
+// its memory first, whatever the length of its rows, and pairs of its halved rows meet in L1. Neither
+// short rows nor two rows at a time cost anything: memory is read and written in order, once.
 #pragma once
-#include "pool/rows.hpp"
+#include "pool/best.hpp"
 
 namespace ARRAYNN_ISA_NAMESPACE {
 namespace {
 
-ARRAYNN_INLINE bool is_tiled(const PoolAxis& a) {
-  return a.kernel == 2 && a.stride == 2 && a.dilation == 1 && a.begin == 0 && a.size == 2 * a.out;
-}
-ARRAYNN_INLINE bool is_tiled(const PoolProblem& p) {
-  return !p.channels_last && is_tiled(p.h) && is_tiled(p.w);
-}
+// Elements of a block of halved rows; with the rows themselves it stays in L1.
+inline constexpr std::int64_t kTileBlock = 1024;
 
-// The four taps of n windows, row by row.
-template <class T>
-struct TileTaps {
-  Vec<T> tap[4];
+// Windows [begin, end) of output rows `rows`: whole rows, or a piece of one.
+struct TileBlock {
+  Range rows, columns;
 
-  ARRAYNN_MEMBER TileTaps(const T* top, const T* bottom, std::int64_t n) {
-    constexpr std::int64_t kL = kLanes<T>;
-    const std::int64_t rest = max_i(0, 2 * n - kL);
-    split_pair(load_some(top, 2 * n), load_some(top + kL, rest), &tap[0], &tap[1]);
-    split_pair(load_some(bottom, 2 * n), load_some(bottom + kL, rest), &tap[2], &tap[3]);
-  }
+  ARRAYNN_MEMBER std::int64_t width() const { return columns.end - columns.begin; }
 };
 
-// b takes the place of a: larger, or the first NaN.
-template <class T>
-ARRAYNN_INLINE Mask<T> takes_over(Vec<T> b, Vec<T> a) {
-  return (b > a) | ((b != b) & (a == a));
-}
-
-template <class T>
-ARRAYNN_INLINE void max_of_tiles(const PoolProblem p, const T* x, T* y, Range rows) {
-  const std::int64_t width = p.w.size, out = p.w.out;
+// f(block) in the order of memory; `f` sees 2 width() halved elements for each of its rows.
+template <class F>
+ARRAYNN_INLINE void for_tile_blocks(Range rows, std::int64_t out, const F& f) {
+  if (2 * out <= kTileBlock) {
+    const std::int64_t count = kTileBlock / (2 * out);
+    for (std::int64_t r = rows.begin; r < rows.end; r += count) {
+      f(TileBlock{{r, min_i(r + count, rows.end)}, {0, out}});
+    }
+    return;
+  }
   for (std::int64_t r = rows.begin; r < rows.end; ++r) {
-    const T* top = x + 2 * r * width;
-    for (std::int64_t o = 0; o < out; o += kLanes<T>) {
-      const TileTaps<T> t(top + 2 * o, top + width + 2 * o, out - o);
-      Vec<T> best = t.tap[0];
-      for (int i = 1; i < 4; ++i) best = select(takes_over(t.tap[i], best), t.tap[i], best);
-      store_some(best, y + r * out + o, out - o);
+    for (std::int64_t o = 0; o < out; o += kTileBlock / 2) {
+      f(TileBlock{{r, r + 1}, {o, min_i(o + kTileBlock / 2, out)}});
     }
   }
+}
+
+// f(first, n) for runs of the block's input rows: `first` is an element of the planes, `n` pairs.
+template <class F>
+ARRAYNN_INLINE void for_tile_runs(const TileBlock& b, std::int64_t out, const F& f) {
+  if (b.width() == out) return f(4 * b.rows.begin * out, 2 * (b.rows.end - b.rows.begin) * out, 0);
+  f(4 * b.rows.begin * out + 2 * b.columns.begin, b.width(), 0);
+  f(4 * b.rows.begin * out + 2 * (out + b.columns.begin), b.width(), b.width());
+}
+
+// f(k, n) for vectors [k, k + n) of n_all elements; the last one overlaps the one before it.
+template <class T, class F>
+ARRAYNN_INLINE void for_vectors(std::int64_t n_all, const F& f) {
+  constexpr std::int64_t kL = kLanes<T>;
+  std::int64_t k = 0;
+  for (; k + kL <= n_all; k += kL) f(k, kL);
+  if (k == n_all) return;
+  if (n_all >= kL) {
+    f(n_all - kL, kL);
+  } else {
+    f(0, n_all);
+  }
+}
+
+// Pairs [k, k + n) of x.
+template <class T>
+ARRAYNN_INLINE void load_pairs(const T* x, std::int64_t n, Vec<T>* even, Vec<T>* odd) {
+  constexpr std::int64_t kL = kLanes<T>;
+  if (n == kL) return split_pair(Vec<T>::load(x), Vec<T>::load(x + kL), even, odd);
+  split_pair(load_some(x, 2 * n), load_some(x + kL, max_i(0, 2 * n - kL)), even, odd);
+}
+template <class T>
+ARRAYNN_INLINE void store_pairs(Vec<T> even, Vec<T> odd, T* y, std::int64_t n) {
+  constexpr std::int64_t kL = kLanes<T>;
+  Vec<T> low, high;
+  merge_pair(even, odd, &low, &high);
+  store_some(low, y, 2 * n);
+  if (2 * n > kL) store_some(high, y + kL, 2 * n - kL);
+}
+
+template <class T, class Op>
+ARRAYNN_INLINE void reduce_tiles(const PoolProblem p, Op op, const T* x, T* y, Range rows) {
+  constexpr std::int64_t kL = kLanes<T>;
+  const std::int64_t out = p.w.out;
+  op.set_row(p, 0);
+  op.set_pixel(p, 0);
+  alignas(64) T half[kTileBlock + kL];
+  for_tile_blocks(rows, out, [&](const TileBlock& b) __attribute__((always_inline)) {
+    for_tile_runs(b, out,
+                  [&](std::int64_t first, std::int64_t pairs, std::int64_t to)
+                      __attribute__((always_inline)) {
+                        for_vectors<T>(pairs, [&](std::int64_t k,
+                                                  std::int64_t n) __attribute__((always_inline)) {
+                          Vec<T> even, odd;
+                          load_pairs(x + first + 2 * k, n, &even, &odd);
+                          op.combine(op.map(even), op.map(odd)).store(half + to + k);
+                        });
+                      });
+    const std::int64_t width = b.width();
+    for (std::int64_t r = b.rows.begin; r < b.rows.end; ++r) {
+      const T* top = half + 2 * (r - b.rows.begin) * width;
+      const auto some = [&](std::int64_t o) __attribute__((always_inline)) {
+        return op.finish(op.combine(Vec<T>::load(top + o), Vec<T>::load(top + width + o)));
+      };
+      T* to = y + r * out + b.columns.begin;
+      if (width < kL) {  // what is behind the row is written next
+        const std::int64_t left = (rows.end - r) * out - b.columns.begin;
+        store_some(some(0), to, left >= kL ? kL : width);
+        continue;
+      }
+      for_vectors<T>(width, [&](std::int64_t o, std::int64_t)
+                                __attribute__((always_inline)) { some(o).store(to + o); });
+    }
+  });
 }
 
 // `rows` are rows of dx; a window belongs to whoever owns its first row.
@@ -52,29 +114,76 @@ template <class T>
 ARRAYNN_INLINE void max_of_tiles_backward(const PoolProblem p, const T* dy, const T* x, T* dx,
                                           Range rows) {
   constexpr std::int64_t kL = kLanes<T>;
-  const std::int64_t width = p.w.size, out = p.w.out;
-  for (std::int64_t r = ceil_div(rows.begin, 2); r < ceil_div(rows.end, 2); ++r) {
-    const std::int64_t first = 2 * r * width;
-    for (std::int64_t o = 0; o < out; o += kL) {
-      const std::int64_t at = first + 2 * o, n = out - o, rest = max_i(0, 2 * n - kL);
-      const TileTaps<T> t(x + at, x + at + width, n);
-      const Vec<T> g = load_some(dy + r * out + o, n);
-      Vec<T> best = t.tap[0];
-      Vec<T> d[4] = {g, Vec<T>::zero(), Vec<T>::zero(), Vec<T>::zero()};
-      for (int i = 1; i < 4; ++i) {
-        const Mask<T> won = takes_over(t.tap[i], best);
-        best = select(won, t.tap[i], best);
-        for (int before = 0; before < i; ++before)
-          d[before] = select(won, Vec<T>::zero(), d[before]);
-        d[i] = select(won, g, Vec<T>::zero());
+  const std::int64_t out = p.w.out;
+  const Range mine = {ceil_div(rows.begin, 2), ceil_div(rows.end, 2)};
+  alignas(64) T half[kTileBlock + kL], grad[kTileBlock + kL];
+  for_tile_blocks(mine, out, [&](const TileBlock& b) __attribute__((always_inline)) {
+    for_tile_runs(b, out,
+                  [&](std::int64_t first, std::int64_t pairs, std::int64_t to)
+                      __attribute__((always_inline)) {
+                        for_vectors<T>(pairs, [&](std::int64_t k,
+                                                  std::int64_t n) __attribute__((always_inline)) {
+                          Vec<T> even, odd;
+                          load_pairs(x + first + 2 * k, n, &even, &odd);
+                          Max<T>{}.combine(even, odd).store(half + to + k);
+                        });
+                      });
+    const std::int64_t width = b.width();
+    for (std::int64_t r = b.rows.begin; r < b.rows.end; ++r) {
+      const std::int64_t at = 2 * (r - b.rows.begin) * width;
+      const T* from = dy + r * out + b.columns.begin;
+      const auto some = [&](std::int64_t o, Vec<T> g) __attribute__((always_inline)) {
+        const Hits<T> lower =
+            Hits<T>::larger(Vec<T>::load(half + at + width + o), Vec<T>::load(half + at + o));
+        lower.choose(Vec<T>::zero(), g).store(grad + at + o);
+        lower.choose(g, Vec<T>::zero()).store(grad + at + width + o);
+      };
+      if (width < kL) {  // what is behind the rows is written next
+        const std::int64_t left = (mine.end - r) * out - b.columns.begin;
+        some(0, load_some(from, left >= kL ? kL : width));
+        continue;
       }
-      for (int row = 0; row < 2; ++row) {
-        Vec<T> low, high;
-        merge_pair(d[2 * row], d[2 * row + 1], &low, &high);
-        store_some(low, dx + at + row * width, 2 * n);
-        if (rest > 0) store_some(high, dx + at + row * width + kL, rest);
-      }
+      for_vectors<T>(width, [&](std::int64_t o, std::int64_t) __attribute__((always_inline)) {
+        some(o, Vec<T>::load(from + o));
+      });
     }
+    for_tile_runs(
+        b, out,
+        [&](std::int64_t first, std::int64_t pairs,
+            std::int64_t from) __attribute__((always_inline)) {
+          for_vectors<T>(pairs, [&](std::int64_t k, std::int64_t n) __attribute__((always_inline)) {
+            Vec<T> even, odd;
+            load_pairs(x + first + 2 * k, n, &even, &odd);
+            const Hits<T> right = Hits<T>::larger(odd, even);
+            const Vec<T> g = Vec<T>::load(grad + from + k), zero = Vec<T>::zero();
+            store_pairs(right.choose(zero, g), right.choose(g, zero), dx + first + 2 * k, n);
+          });
+        });
+  });
+}
+
+// Every element of a window shares alike.
+template <class T, class Op>
+ARRAYNN_INLINE void spread_tiles(const PoolProblem p, Op op, const T* dy, T* dx, Range rows) {
+  constexpr std::int64_t kL = kLanes<T>;
+  const std::int64_t out = p.w.out, last = ceil_div(rows.end, 2);
+  op.set_row(p, 0);
+  op.set_pixel(p, 0);
+  for (std::int64_t r = ceil_div(rows.begin, 2); r < last; ++r) {
+    const T* from = dy + r * out;
+    T* to = dx + 4 * r * out;
+    if (out < kL) {  // what is behind a row is written next
+      const bool inside = (last - r) * out >= kL;
+      const Vec<T> share = op.finish(load_some(from, inside ? kL : out));
+      store_pairs(share, share, to, (last - r) * 4 * out >= 2 * kL ? kL : out);
+      store_pairs(share, share, to + 2 * out, ((last - r) * 4 - 2) * out >= 2 * kL ? kL : out);
+      continue;
+    }
+    for_vectors<T>(out, [&](std::int64_t o, std::int64_t) __attribute__((always_inline)) {
+      const Vec<T> share = op.finish(Vec<T>::load(from + o));
+      store_pairs(share, share, to + 2 * o, kL);
+      store_pairs(share, share, to + 2 * (out + o), kL);
+    });
   }
 }
 

@@ -31,6 +31,18 @@ PoolProblem as_planes(const VolumeProblem& v) {
   return p;
 }
 
+// Boxes that tile the depth are volumes of their own, where positions do not count.
+VolumeProblem cut_depth(const VolumeProblem& v) {
+  const PoolAxis& d = v.d;
+  const bool tiles = d.to == 0 && d.dilation == 1 && d.begin == 0 && d.stride == d.kernel &&
+                     d.size == d.out * d.kernel;
+  if (!tiles) return v;
+  VolumeProblem parts = v;
+  (v.plane.channels_last ? parts.plane.n : parts.plane.c) *= d.out;
+  parts.d = {d.kernel, d.kernel, d.kernel, 1, 0, 0, 1};
+  return parts;
+}
+
 // The part of an axis that output positions `out` read; *in is where it begins.
 PoolAxis band_of(const PoolAxis& a, Range out, std::int64_t* in) {
   PoolAxis b = a;
@@ -122,14 +134,14 @@ struct Sizes {
   std::int64_t z = 0, scratch = 0, volumes = 0;
 };
 template <class MakeUnit>
-Sizes largest(const VolumeProblem& v, const Units& u, std::int64_t item, bool backward,
+Sizes largest(const VolumeProblem& v, const Units& u, std::int64_t item, PoolTask task,
               const MakeUnit& make) {
   Sizes s;
   // Bands differ by a row, blocks by a channel: those of one sample are all there are.
   for (std::int64_t i = 0; i < u.count / v.plane.n; ++i) {
     const Unit unit = make(i);
     s.z = max_i(s.z, unit.volumes * v.d.size * unit.z_plane);
-    s.scratch = max_i(s.scratch, thread_scratch_bytes(unit.plane, item, backward));
+    s.scratch = max_i(s.scratch, thread_scratch_bytes(unit.plane, item, task));
     s.volumes = max_i(s.volumes, unit.volumes);
   }
   return s;
@@ -153,7 +165,8 @@ void pool_boxes(const char* op, const VolumeProblem& v, Denormals mode, const T*
   const std::int64_t in_plane = v.in_plane() * channels, out_plane = v.out_plane() * channels;
   const Units units = forward_units(v, item);
   const Sizes sizes =
-      largest(v, units, item, false, [&](std::int64_t i) { return forward_unit(v, units, i); });
+      largest(v, units, item, indices == nullptr ? PoolTask::kSum : PoolTask::kIndices,
+              [&](std::int64_t i) { return forward_unit(v, units, i); });
   const std::int64_t z_bytes = round_up(sizes.z * item, 64);
   const std::int64_t where_bytes = indices != nullptr ? round_up(sizes.z * 8, 64) : 0;
   const std::int64_t bytes = z_bytes + where_bytes + round_up(sizes.scratch, 64);
@@ -261,11 +274,111 @@ T full_over_taps(const VolumeProblem& v, std::int64_t taps) {
 
 constexpr AverageDivisor kSum = {false, 1};
 
-// Whether position `at` of an axis is a tap of output position o.
-bool is_tap(const PoolAxis& a, std::int64_t o, std::int64_t at) {
-  const std::int64_t first = window_first(a, o);
-  return at >= first && at < window_end(a, o) &&
-         (a.dilation == 1 || (at - first) % a.dilation == 0);
+// dx by way of the gradient of z: of maxima, whose windows' values z are found again, or of sums
+// (x null). share(od, rows, dy, out) writes what rows of output plane od pass on.
+template <class T, class Share>
+void spread_boxes(const char* op, const VolumeProblem& v, const T* dy, const T* x, T* dx,
+                  const Share& share_rows) {
+  const PoolProblem& p = v.plane;
+  const PoolTable<T>& k = pool_table<T>();
+  const PoolTask task = x != nullptr ? PoolTask::kMaxBackward : PoolTask::kSumBackward;
+  const std::int64_t item = sizeof(T), channels = p.channels_last ? p.c : 1;
+  const std::int64_t in_plane = v.in_plane() * channels, out_plane = v.out_plane() * channels;
+  // Bands are rows of dx from one window's first to another's; a staged plane is not cut.
+  const Units units = make_units(v, p.h.out, v.d.size * row_elements(v) * item, p.channels_last);
+  const auto first_row = [&](std::int64_t oh) {
+    if (oh == 0) return std::int64_t{0};
+    return oh == p.h.out ? p.h.size : min_i(p.h.size, max_i(0, window_first(p.h, oh)));
+  };
+  const auto rows_of = [&](std::int64_t i) {
+    const Range windows = split_range(p.h.out, units.bands, i % units.bands);
+    return Range{first_row(windows.begin), first_row(windows.end)};
+  };
+  const auto make = [&](std::int64_t i) {
+    Unit u = unit_at(v, units, i);
+    u.rows = {0, p.h.out};
+    u.whole = units.bands == 1;
+    if (!u.whole) {
+      const Range own = rows_of(i), touching = windows_touching(p.h, own.begin, own.end);
+      u.rows = {min_i(touching.begin, touching.end), touching.end};
+    }
+    u.z_plane = (u.rows.end - u.rows.begin) * u.width;
+    set_planes(u.whole ? u.volumes * v.d.size : 1, &u);
+    return u;
+  };
+  Sizes sizes = largest(v, units, item, task, make);
+  if (x != nullptr) {
+    sizes.scratch = max_i(sizes.scratch, largest(v, units, item, PoolTask::kMax, make).scratch);
+  }
+  const std::int64_t z_bytes = round_up(sizes.z * item, 64);
+  const std::int64_t share_bytes = round_up(ceil_div(sizes.z, v.d.size) * v.d.out * item, 64);
+  const std::int64_t bytes =
+      (x != nullptr ? 2 : 1) * z_bytes + share_bytes + round_up(sizes.scratch, 64);
+  const int threads = team_of(v, units.count);
+  const Scratch scratch(op, static_cast<std::size_t>(bytes * threads));
+  const Denormals mode = x != nullptr ? Denormals::kKeep : Denormals::kFlush;
+  parallel(threads, mode, [&](int tid, int nthreads) {
+    char* base = static_cast<char*>(scratch.data()) + bytes * tid;
+    T* dz = reinterpret_cast<T*>(base);
+    T* share = reinterpret_cast<T*>(base + z_bytes);
+    T* z = reinterpret_cast<T*>(base + z_bytes + share_bytes);  // of maxima
+    void* rest = base + bytes - round_up(sizes.scratch, 64);
+    const Range mine = split_range(units.count, nthreads, tid);
+    for (std::int64_t i = mine.begin; i < mine.end; ++i) {
+      Unit u = make(i);
+      Range own = {0, p.h.size};
+      std::int64_t in_row = 0;
+      if (!u.whole) {
+        own = rows_of(i);
+        if (own.begin == own.end) continue;
+      }
+      const std::int64_t volume = u.first * v.d.size * in_plane;
+      if (u.z_plane == 0) {
+        for (std::int64_t d = 0; d < v.d.size; ++d) {
+          std::fill_n(dx + volume + d * in_plane + own.begin * p.w.size * channels,
+                      (own.end - own.begin) * p.w.size * channels, T(0));
+        }
+        continue;
+      }
+      if (!u.whole) {  // the windows that touch the band, counted from the first of them
+        std::int64_t first = 0;
+        u.plane.h = band_of(p.h, u.rows, &first);
+        in_row = min_i(own.begin, first);
+        const std::int64_t end = max_i(own.end, first + u.plane.h.size);
+        u.plane.h.size = end - in_row;
+        u.plane.h.begin += in_row - first;
+        u.plane.h.end = p.h.end + p.h.size - end;
+        own = {own.begin - in_row, own.end - in_row};
+      }
+      const std::int64_t at = volume + in_row * p.w.size * channels;
+      const std::int64_t calls = u.whole ? 1 : v.d.size;
+      const Range all = {0, pool_shares(u.plane, item, PoolTask::kMax)};
+      for (std::int64_t d = 0; x != nullptr && d < calls; ++d) {
+        k.max(u.plane, x + at + d * in_plane, z + d * u.z_plane, all, rest);
+      }
+      const T* g = dy + u.first * v.d.out * out_plane + u.rows.begin * u.width;
+      for (std::int64_t q = 0; q < u.volumes * v.d.out; ++q) {
+        share_rows(q % v.d.out, u.rows, g + q * out_plane, share + q * u.z_plane);
+      }
+      const PoolProblem deep = depth_problem(v.d, u.volumes, u.z_plane);
+      const Range deep_rows = {0, pool_shares(deep, item, task)};
+      if (x != nullptr) {
+        k.max_backward(deep, share, z, nullptr, dz, deep_rows, nullptr);
+      } else {
+        k.average_backward(deep, kSum, share, dz, deep_rows, nullptr);
+      }
+      const Range rows = u.whole ? Range{0, pool_shares(u.plane, item, task)} : own;
+      for (std::int64_t d = 0; d < calls; ++d) {
+        const T* from = dz + d * u.z_plane;
+        T* to = dx + at + d * in_plane;
+        if (x != nullptr) {
+          k.max_backward(u.plane, from, x + at + d * in_plane, nullptr, to, rows, rest);
+        } else {
+          k.average_backward(u.plane, kSum, from, to, rows, rest);
+        }
+      }
+    }
+  });
 }
 
 // dx of a block of `width` channels, or of one volume: `step` elements from position to position.
@@ -274,6 +387,7 @@ bool scatter(const VolumeProblem& v, const T* dy, const std::int64_t* indices, T
              std::int64_t step, std::int64_t width) {
   const std::int64_t in = v.in(), plane = v.in_plane(), row = v.plane.w.size;
   for (std::int64_t i = 0; i < in; ++i) std::fill_n(dx + i * step, width, T(0));
+  const Divider by_plane(plane), by_row(row);
   bool good = true;
   std::int64_t at = 0;
   for (std::int64_t od = 0; od < v.d.out; ++od) {
@@ -289,9 +403,10 @@ bool scatter(const VolumeProblem& v, const T* dy, const std::int64_t* indices, T
             good &= empty && index == -1;
             continue;
           }
-          const std::int64_t in_plane = index % plane;
-          good &= is_tap(v.d, od, index / plane) && is_tap(v.plane.h, oh, in_plane / row) &&
-                  is_tap(v.plane.w, ow, in_plane % row);
+          const std::int64_t id = by_plane.quotient(index), in_plane = index - id * plane;
+          const std::int64_t ih = by_row.quotient(in_plane);
+          good &= is_tap(v.d, od, id) && is_tap(v.plane.h, oh, ih) &&
+                  is_tap(v.plane.w, ow, in_plane - ih * row);
           dx[index * step + l] += dy[at + l];
         }
       }
@@ -303,13 +418,17 @@ bool scatter(const VolumeProblem& v, const T* dy, const std::int64_t* indices, T
 }  // namespace
 
 template <class T>
-void max_pool(const char* op, const VolumeProblem& v, const T* x, T* y, std::int64_t* indices) {
-  if (is_empty(v)) return;
-  if (indices == nullptr && keeps_positions(v.d)) return max_pool(op, as_planes(v), x, y, indices);
+void max_pool(const char* op, const VolumeProblem& whole, const T* x, T* y, std::int64_t* indices) {
+  if (is_empty(whole)) return;
+  if (indices == nullptr && keeps_positions(whole.d)) {
+    return max_pool(op, as_planes(whole), x, y, indices);
+  }
+  const VolumeProblem v = indices == nullptr ? cut_depth(whole) : whole;
   const PoolTable<T>& k = pool_table<T>();
   const auto reduce = [&](const PoolProblem& p, const T* in, T* out, std::int64_t* at,
                           void* scratch) {
-    const Range all = {0, pool_shares(p, sizeof(T), false)};
+    const PoolTask task = at == nullptr ? PoolTask::kMax : PoolTask::kIndices;
+    const Range all = {0, pool_shares(p, sizeof(T), task)};
     if (at == nullptr) {
       k.max(p, in, out, all, scratch);
     } else {
@@ -338,28 +457,31 @@ template <class T>
 bool max_pool_backward(const char* op, const VolumeProblem& v, const T* dy, const T* x,
                        const std::int64_t* indices, T* dx) {
   const PoolProblem& p = v.plane;
-  const std::int64_t volumes = p.n * p.c, out = volumes * v.out();
   if (is_empty(v)) {
-    std::fill_n(dx, volumes * v.in(), T(0));
+    std::fill_n(dx, p.n * p.c * v.in(), T(0));
     return true;
   }
-  const std::int64_t item = sizeof(T);
-  const Scratch found(op, static_cast<std::size_t>(indices == nullptr ? out * (8 + item) : 0));
   if (indices == nullptr) {
-    auto* where = static_cast<std::int64_t*>(found.data());
-    max_pool(op, v, x, reinterpret_cast<T*>(where + out), where);
-    indices = where;
+    if (keeps_positions(v.d)) return max_pool_backward(op, as_planes(v), dy, x, indices, dx);
+    const VolumeProblem parts = cut_depth(v);
+    spread_boxes(op, parts, dy, x, dx, [&](std::int64_t, Range rows, const T* g, T* share) {
+      std::copy_n(g, (rows.end - rows.begin) * row_elements(parts), share);
+    });
+    return true;
   }
   // A thread owns volumes, or blocks of channels: sums have the order of the output.
-  const std::int64_t blocks = p.channels_last ? ceil_div(p.c, kUnpoolChannels) : p.c;
+  const std::int64_t block =
+      p.channels_last ? channels_of_unit(p.n, p.c, team_of(v, p.n * p.c)) : 1;
+  const std::int64_t blocks = ceil_div(p.c, block);
   std::atomic<bool> good{true};
   parallel(team_of(v, p.n * blocks), Denormals::kKeep, [&](int tid, int nthreads) {
     const Range mine = split_range(p.n * blocks, nthreads, tid);
     for (std::int64_t i = mine.begin; i < mine.end; ++i) {
-      const std::int64_t sample = i / blocks, first = i % blocks * kUnpoolChannels;
-      const std::int64_t large = p.channels_last ? sample * v.in() * p.c + first : i * v.in();
-      const std::int64_t small = p.channels_last ? sample * v.out() * p.c + first : i * v.out();
-      const std::int64_t width = p.channels_last ? min_i(kUnpoolChannels, p.c - first) : 1;
+      const std::int64_t sample = i / blocks, first = i % blocks * block;
+      const std::int64_t spread = p.channels_last ? 1 : v.in(), gap = p.channels_last ? 1 : v.out();
+      const std::int64_t large = sample * v.in() * p.c + first * spread;
+      const std::int64_t small = sample * v.out() * p.c + first * gap;
+      const std::int64_t width = min_i(block, p.c - first);
       if (!scatter(v, dy + small, indices + small, dx + large, p.channels_last ? p.c : 1, width)) {
         good.store(false, std::memory_order_relaxed);
       }
@@ -369,9 +491,11 @@ bool max_pool_backward(const char* op, const VolumeProblem& v, const T* dy, cons
 }
 
 template <class T>
-void avg_pool(const char* op, const VolumeProblem& v, const AverageDivisor& d, const T* x, T* y) {
-  if (is_empty(v)) return;
-  if (keeps_positions(v.d)) return avg_pool(op, as_planes(v), d, x, y);
+void avg_pool(const char* op, const VolumeProblem& whole, const AverageDivisor& d, const T* x,
+              T* y) {
+  if (is_empty(whole)) return;
+  if (keeps_positions(whole.d)) return avg_pool(op, as_planes(whole), d, x, y);
+  const VolumeProblem v = cut_depth(whole);
   const PoolTable<T>& k = pool_table<T>();
   const BoxCounts counts(v, d.include_pad);
   const bool uniform = d.fixed != 0 || counts.uniform();
@@ -382,10 +506,10 @@ void avg_pool(const char* op, const VolumeProblem& v, const AverageDivisor& d, c
   pool_boxes(
       op, v, Denormals::kFlush, x, y, nullptr,
       [&](const PoolProblem& p, const T* in, T* out, std::int64_t*, void* scratch) {
-        k.average(p, kSum, in, out, {0, pool_shares(p, sizeof(T), false)}, scratch);
+        k.average(p, kSum, in, out, {0, pool_shares(p, sizeof(T), PoolTask::kSum)}, scratch);
       },
       [&](const PoolProblem& p, const T* in, T* out, std::int64_t*, std::int64_t) {
-        k.average(p, last, in, out, {0, pool_shares(p, sizeof(T), false)}, nullptr);
+        k.average(p, last, in, out, {0, pool_shares(p, sizeof(T), PoolTask::kSum)}, nullptr);
       },
       [&](const Unit& u, std::int64_t od, T* out, std::int64_t*, const std::int64_t*) {
         if (!uniform) divide(v, counts, d, od, u.rows, out, out);
@@ -395,98 +519,33 @@ void avg_pool(const char* op, const VolumeProblem& v, const AverageDivisor& d, c
 template <class T>
 void avg_pool_backward(const char* op, const VolumeProblem& v, const AverageDivisor& d, const T* dy,
                        T* dx) {
-  const PoolProblem& p = v.plane;
   if (is_empty(v)) {
-    std::fill_n(dx, p.n * p.c * v.in(), T(0));
+    std::fill_n(dx, v.plane.n * v.plane.c * v.in(), T(0));
     return;
   }
   if (keeps_positions(v.d)) return avg_pool_backward(op, as_planes(v), d, dy, dx);
-  const PoolTable<T>& k = pool_table<T>();
-  const BoxCounts counts(v, d.include_pad);
-  const std::int64_t item = sizeof(T), channels = p.channels_last ? p.c : 1;
-  const std::int64_t in_plane = v.in_plane() * channels, out_plane = v.out_plane() * channels;
-  // Bands are rows of dx; a staged plane of channels_first is not cut.
-  const std::int64_t row_bytes =
-      v.d.size * row_elements(v) * item * ceil_div(p.h.out, max_i(1, p.h.size));
-  const Units units = make_units(v, p.h.size, row_bytes, p.channels_last);
-  const auto make = [&](std::int64_t i) {
-    Unit u = unit_at(v, units, i);
-    u.rows = {0, p.h.out};
-    u.whole = units.bands == 1;
-    if (!u.whole) {
-      const Range own = split_range(p.h.size, units.bands, i % units.bands);
-      const Range touching = windows_touching(p.h, own.begin, own.end);
-      u.rows = {min_i(touching.begin, touching.end), touching.end};
-    }
-    u.z_plane = (u.rows.end - u.rows.begin) * u.width;
-    set_planes(u.whole ? u.volumes * v.d.size : 1, &u);
-    return u;
-  };
-  const Sizes sizes = largest(v, units, item, true, make);
-  const std::int64_t z_bytes = round_up(sizes.z * item, 64);
-  const std::int64_t share_bytes = round_up(ceil_div(sizes.z, v.d.size) * v.d.out * item, 64);
-  const std::int64_t bytes = z_bytes + share_bytes + round_up(sizes.scratch, 64);
-  const int threads = team_of(v, units.count);
-  const Scratch scratch(op, static_cast<std::size_t>(bytes * threads));
-  parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
-    char* base = static_cast<char*>(scratch.data()) + bytes * tid;
-    T* z = reinterpret_cast<T*>(base);
-    T* share = reinterpret_cast<T*>(base + z_bytes);
-    void* rest = base + z_bytes + share_bytes;
-    const Range mine = split_range(units.count, nthreads, tid);
-    for (std::int64_t i = mine.begin; i < mine.end; ++i) {
-      Unit u = make(i);
-      const T* g = dy + u.first * v.d.out * out_plane + u.rows.begin * u.width;
-      for (std::int64_t q = 0; q < u.volumes * v.d.out; ++q) {
-        divide(v, counts, d, q % v.d.out, u.rows, g + q * out_plane, share + q * u.z_plane);
-      }
-      const PoolProblem deep = depth_problem(v.d, u.volumes, u.z_plane);
-      if (u.z_plane > 0) {
-        k.average_backward(deep, kSum, share, z, {0, pool_shares(deep, item, true)}, nullptr);
-      }
-      T* out = dx + u.first * v.d.size * in_plane;
-      if (u.whole) {
-        k.average_backward(u.plane, kSum, z, out, {0, pool_shares(u.plane, item, true)}, rest);
-        continue;
-      }
-      const Range own = split_range(p.h.size, units.bands, i % units.bands);
-      if (u.z_plane == 0) {
-        for (std::int64_t plane = 0; plane < v.d.size; ++plane) {
-          std::fill_n(out + plane * in_plane + own.begin * p.w.size * channels,
-                      (own.end - own.begin) * p.w.size * channels, T(0));
-        }
-        continue;
-      }
-      // The windows that touch the band, counted from the first of them.
-      std::int64_t first = 0;
-      const PoolAxis h = band_of(p.h, u.rows, &first);
-      const std::int64_t in_row = min_i(own.begin, first), end = max_i(own.end, first + h.size);
-      u.plane.h = h;
-      u.plane.h.size = end - in_row;
-      u.plane.h.begin += in_row - first;
-      u.plane.h.end = p.h.end + p.h.size - end;
-      for (std::int64_t plane = 0; plane < v.d.size; ++plane) {
-        k.average_backward(u.plane, kSum, z + plane * u.z_plane,
-                           out + plane * in_plane + in_row * p.w.size * channels,
-                           {own.begin - in_row, own.end - in_row}, rest);
-      }
-    }
-  });
+  const VolumeProblem parts = cut_depth(v);
+  const BoxCounts counts(parts, d.include_pad);
+  spread_boxes<T>(op, parts, dy, nullptr, dx,
+                  [&](std::int64_t od, Range rows, const T* g, T* share) {
+                    divide(parts, counts, d, od, rows, g, share);
+                  });
 }
 
 template <class T>
-void lp_pool(const char* op, const VolumeProblem& v, double norm, const T* x, T* y) {
-  if (is_empty(v)) return;
-  if (keeps_positions(v.d)) return lp_pool(op, as_planes(v), norm, x, y);
+void lp_pool(const char* op, const VolumeProblem& whole, double norm, const T* x, T* y) {
+  if (is_empty(whole)) return;
+  if (keeps_positions(whole.d)) return lp_pool(op, as_planes(whole), norm, x, y);
+  const VolumeProblem v = cut_depth(whole);
   const PoolTable<T>& k = pool_table<T>();
   const BoxCounts counts(v, false);
   pool_boxes(
       op, v, Denormals::kFlush, x, y, nullptr,
       [&](const PoolProblem& p, const T* in, T* out, std::int64_t*, void* scratch) {
-        k.lp(p, norm, false, in, out, {0, pool_shares(p, sizeof(T), false)}, scratch);
+        k.lp(p, norm, false, in, out, {0, pool_shares(p, sizeof(T), PoolTask::kSum)}, scratch);
       },
       [&](const PoolProblem& p, const T* in, T* out, std::int64_t*, std::int64_t) {
-        k.average(p, kSum, in, out, {0, pool_shares(p, sizeof(T), false)}, nullptr);
+        k.average(p, kSum, in, out, {0, pool_shares(p, sizeof(T), PoolTask::kSum)}, nullptr);
       },
       [&](const Unit& u, std::int64_t od, T* out, std::int64_t*, const std::int64_t*) {
         for_counts(v, counts, od, u.rows, [&](std::int64_t taps, std::int64_t at, std::int64_t n) {

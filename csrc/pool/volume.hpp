@@ -10,8 +10,8 @@
 // overlap. The first NaN, then the first of equal maxima of a box is the first of its first plane
 // that has one. Units depend on the shape of a sample alone.
 //
-// Gradients of sums go back the same way, by z. The gradient of a maximum is scattered: where each
-// window's maximum was is known, or found by a forward call before.
+// Gradients go back the same way, by z, whose maxima are found again. Only that of a maximum whose
+// indices are given is scattered.
 #pragma once
 #include "pool/pool.hpp"
 
