@@ -90,6 +90,7 @@ struct ConvPool {
   AverageDivisor divisor;
   const PoolTable<T>* table;
 
+  PoolTask task() const { return average ? PoolTask::kSum : PoolTask::kMax; }
   [[gnu::always_inline]] void run(const PoolProblem& part, const T* x, T* y, Range shares,
                                   void* scratch) const {
     if (average) {

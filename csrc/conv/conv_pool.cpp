@@ -60,7 +60,7 @@ struct Pooling {
   // channels_first: blocks of planes of a sample, as many as the pooling takes side by side.
   void run_planes(int threads) const {
     const PoolProblem& whole = pool.p;
-    const bool staged = is_staged(whole) && kStagedPlanes % d.multiplier == 0;
+    const bool staged = is_staged(whole, pool.task()) && kStagedPlanes % d.multiplier == 0;
     const std::int64_t blocks = staged ? ceil_div(d.channels, kStagedPlanes) : d.channels;
     const std::int64_t planes =
         staged ? ceil_div(d.channels / d.multiplier, blocks) * d.multiplier : 1;
@@ -73,7 +73,7 @@ struct Pooling {
     part.c = planes;
     const Parts parts{round_up(planes * size * static_cast<std::int64_t>(sizeof(T)), 64),
                       round_up(depthwise_scratch<T>()(some, 1), 64),
-                      thread_scratch_bytes(part, sizeof(T), false)};
+                      thread_scratch_bytes(part, sizeof(T), pool.task())};
     const std::int64_t in = d.h.size * d.w.size, out = whole.h.out * whole.w.out;
     run(threads, parts, [&](char* base, int tid, int nthreads) {
       const Range mine = split_range(d.n * blocks, nthreads, tid);
@@ -94,7 +94,7 @@ struct Pooling {
         q.n = 1;
         q.c = s.channels;
         pool.run(q, result, d.out + (sample * d.channels + c.begin) * out,
-                 {0, pool_shares(q, sizeof(T), false)}, base + parts.result + parts.conv);
+                 {0, pool_shares(q, sizeof(T), pool.task())}, base + parts.result + parts.conv);
       }
     });
   }
