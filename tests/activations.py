@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from arraynn import kernels, reference
 from tolerances import widen
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
@@ -31,6 +32,17 @@ every_variant = pytest.mark.parametrize(("name", "options"), VARIANTS, ids=str)
 
 # At -inf these are -inf * 0, which PyTorch answers with NaN; the limit 0 is as good an answer.
 VANISH_AT_MINUS_INFINITY = {"hardswish", "silu", "gelu", "mish"}
+
+
+def functions(name: str) -> tuple[Any, Any, Any, Any]:
+    """Return the kernel, its backward and the same two of the reference."""
+    backward = f"{name}_backward"
+    return (
+        getattr(kernels, name),
+        getattr(kernels, backward),
+        getattr(reference, name),
+        getattr(reference, backward),
+    )
 
 
 def sweep(dtype: Any) -> Any:

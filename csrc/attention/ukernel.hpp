@@ -1,7 +1,7 @@
 // The products of attention: C[i][j] (+)= sum_p A(i, p) B[p][j], A read by broadcast in either order,
 // B rows of whole vectors, products added in the order of p.
 #pragma once
-#include "gemm/blocking.hpp"
+#include "gemm/tile_table.hpp"
 
 namespace ARRAYNN_ISA_NAMESPACE {
 
@@ -36,27 +36,13 @@ template <class T, Order kOrder, int kRows, int kVectors>
   }
 }
 
-template <class T>
-using ProductTile = void (*)(const T*, std::int64_t, std::int64_t, const T*, std::int64_t, T*,
-                             std::int64_t, bool);
-template <class T>
+template <class T, Order kOrder>
 struct ProductTiles {
-  ProductTile<T> table[kMR][kNV];
+  template <int kRows, int kVectors>
+  static constexpr auto tile() {
+    return &product_tile<T, kOrder, kRows, kVectors>;
+  }
 };
-template <class T, Order kOrder, int kRows>
-ARRAYNN_INLINE constexpr void fill_product_tiles(ProductTiles<T>& t) {
-  t.table[kRows - 1][0] = &product_tile<T, kOrder, kRows, 1>;
-  t.table[kRows - 1][1] = &product_tile<T, kOrder, kRows, 2>;
-  if constexpr (kRows > 1) fill_product_tiles<T, kOrder, kRows - 1>(t);
-}
-template <class T, Order kOrder>
-ARRAYNN_INLINE constexpr ProductTiles<T> make_product_tiles() {
-  ProductTiles<T> t{};
-  fill_product_tiles<T, kOrder, kMR>(t);
-  return t;
-}
-template <class T, Order kOrder>
-static constexpr ProductTiles<T> kProductTiles = make_product_tiles<T, kOrder>();
 
 // m x n, n whole vectors.
 template <class T, Order kOrder>
@@ -67,7 +53,7 @@ static void product(std::int64_t m, std::int64_t n, std::int64_t k, const T* a, 
     const int vectors = n - j > kLanes<T> ? 1 : 0;
     for (std::int64_t t = 0; t < tiles; ++t) {
       const Range r = split_range(m, tiles, t);
-      kProductTiles<T, kOrder>.table[r.end - r.begin - 1][vectors](
+      kTileTable<ProductTiles<T, kOrder>>.at[r.end - r.begin - 1][vectors](
           a + r.begin * (kOrder == Order::kRows ? lda : 1), lda, k, b + j, ldb,
           c + r.begin * ldc + j, ldc, add);
     }

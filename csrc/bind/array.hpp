@@ -58,6 +58,9 @@ void require_shape(const char* op, const char* arg, const Array& a,
                    std::initializer_list<std::int64_t> shape);
 void require_ndim(const char* op, const char* arg, const Array& a, int ndim);
 
+// The caller's `out`, of the library of this module; the view is what Output checks.
+Array take_out(const char* op, py::handle out);
+
 // The result of a call: a fresh array (large ones from the block cache), or the caller's `out`
 // after its dtype, shape, writeability and overlap with `inputs` were checked.
 class Output {

@@ -185,12 +185,7 @@ py::object new_array(const char* op, Dtype dtype, const std::int64_t* shape, int
   return array;
 }
 
-Output::Output(const char* op, py::handle out, Dtype dtype, const std::int64_t* shape, int ndim,
-               std::initializer_list<const Array*> inputs) {
-  if (out.is_none()) {
-    array_ = new_array(op, dtype, shape, ndim, &view);
-    return;
-  }
+Array take_out(const char* op, py::handle out) {
   if (!is_library_array(out)) {
     fail<TypeError>(op, "out", "expected a ", library().name, ", got ", type_text(out));
   }
@@ -198,26 +193,7 @@ Output::Output(const char* op, py::handle out, Dtype dtype, const std::int64_t* 
   given.owner = py::reinterpret_borrow<py::object>(out);
   join_call(op, "out", out);
   fill_view(op, "out", out, &given.view);
-  if (given.view.dtype != dtype) {
-    fail<TypeError>(op, "out", "expected ", dtype_name(dtype), ", got ", dtype_text(given));
-  }
-  if (given.view.ndim != ndim || !std::equal(shape, shape + ndim, given.view.shape)) {
-    fail<ValueError>(op, "out", "expected shape ", shape_str(shape, ndim), ", got ",
-                     shape_str(given.view.shape, given.view.ndim));
-  }
-  const auto [low, high] = extent(given.view);
-  for (const Array* input : inputs) {
-    if (*input && low < input->high && input->low < high) {
-      fail<ValueError>(op, "out", "expected memory of its own, got an array overlapping an input");
-    }
-  }
-  if (given.view.contiguous) {
-    array_ = given.owner;
-    view = given.view;
-  } else {
-    target_ = given.owner;
-    array_ = new_array(op, dtype, shape, ndim, &view);
-  }
+  return given;
 }
 
 py::object Output::finish(const Array& like) {

@@ -12,7 +12,7 @@
 #include "conv/conv.hpp"
 #include "conv/tables.hpp"
 #include "core/parallel.hpp"
-#include "gemm/blocking.hpp"
+#include "gemm/tile_table.hpp"
 #include "simd/activation.hpp"
 #include "simd/transpose.hpp"
 
@@ -143,26 +143,12 @@ template <class T, int kRows, int kVectors>
 }
 
 template <class T>
-using FirstUkernel = void (*)(const T*, const std::int64_t*, std::int64_t, const T*,
-                              const TileTarget<T>&);
-template <class T>
-struct FirstUkernels {
-  FirstUkernel<T> table[kMR][kNV];
+struct FirstTiles {
+  template <int kRows, int kVectors>
+  static constexpr auto tile() {
+    return &first_ukernel<T, kRows, kVectors>;
+  }
 };
-template <class T, int kRows>
-ARRAYNN_INLINE constexpr void fill_first_ukernels(FirstUkernels<T>& u) {
-  u.table[kRows - 1][0] = &first_ukernel<T, kRows, 1>;
-  u.table[kRows - 1][1] = &first_ukernel<T, kRows, 2>;
-  if constexpr (kRows > 1) fill_first_ukernels<T, kRows - 1>(u);
-}
-template <class T>
-ARRAYNN_INLINE constexpr FirstUkernels<T> make_first_ukernels() {
-  FirstUkernels<T> u{};
-  fill_first_ukernels<T, kMR>(u);
-  return u;
-}
-template <class T>
-constexpr FirstUkernels<T> kFirstUkernels = make_first_ukernels<T>();
 
 // Packed weights of the tile of channels [j.begin, j.end).
 template <class T>
@@ -209,7 +195,7 @@ void run_strip(const DirectConv<T>& d, const Layout<T>& l, std::int64_t sample, 
   for (std::int64_t t = 0; t < l.tiles; ++t) {
     const Range j = split_range(d.columns, l.tiles, t);
     const std::int64_t first = (sample * d.out_channels + d.out_channel + j.begin) * plane;
-    const auto& ukernels = kFirstUkernels<T>.table[j.end - j.begin - 1];
+    const auto& ukernels = kTileTable<FirstTiles<T>>.at[j.end - j.begin - 1];
     for (std::int64_t a = rows.begin; a < rows.end; ++a) {
       const Segment seen = taps_at(d.h, a);
       const std::int64_t tap = seen.tap_begin * l.tap_row;

@@ -156,7 +156,7 @@ ARRAYNN_INLINE void add_tile(const WeightGradient<T>& d, const Plan<T>& p, const
   const std::int64_t right = p.runs.fused ? (c.end - 1) / d.channels : left;
   const Range pixels = {s.columns[right].begin, s.columns[left].end};
   const std::int64_t step = p.strip.step_w * p.strip.pixel;
-  kPixelUkernels<T>.table[c.end - c.begin - 1][vectors](
+  kTileTable<PixelTiles<T>>.at[c.end - c.begin - 1][vectors](
       s.x + tap_offsets[t] + c.begin + pixels.begin * step, s.rows + i * p.strip.rows,
       s.row_counts[i], max_i(0, pixels.end - pixels.begin), step,
       s.dy + j0 + pixels.begin * p.ld_dy, p.ld_dy, acc, p.ld_acc);

@@ -123,7 +123,7 @@ void add_products(const Plan<T>& p, const T* v, const T* g, std::int64_t tiles, 
   for (int point = 0; point < kTilePoints; ++point) {
     for (std::int64_t c = channels.begin; c < channels.end; c += kMR) {
       const std::int64_t count = min_i(kMR, channels.end - c);
-      kPixelUkernels<T>.table[count - 1][vectors - 1](
+      kTileTable<PixelTiles<T>>.at[count - 1][vectors - 1](
           v + point * p.v_step + c, &all, 1, tiles, p.v_row, g + point * p.g_step, p.g_row,
           m + point * p.m_step + (c - channels.begin) * kNR<T>, kNR<T>);
     }

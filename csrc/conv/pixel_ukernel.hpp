@@ -2,7 +2,7 @@
 #pragma once
 #include <cstdint>
 
-#include "gemm/blocking.hpp"
+#include "gemm/tile_table.hpp"
 
 namespace ARRAYNN_ISA_NAMESPACE {
 
@@ -46,25 +46,11 @@ template <class T, int kRows, int kVectors>
 }
 
 template <class T>
-using PixelUkernel = void (*)(const T*, const PixelRow*, std::int64_t, std::int64_t, std::int64_t,
-                              const T*, std::int64_t, T*, std::int64_t);
-template <class T>
-struct PixelUkernels {
-  PixelUkernel<T> table[kMR][kNV];
+struct PixelTiles {
+  template <int kRows, int kVectors>
+  static constexpr auto tile() {
+    return &pixel_ukernel<T, kRows, kVectors>;
+  }
 };
-template <class T, int kRows>
-ARRAYNN_INLINE constexpr void fill_pixel_ukernels(PixelUkernels<T>& u) {
-  u.table[kRows - 1][0] = &pixel_ukernel<T, kRows, 1>;
-  u.table[kRows - 1][1] = &pixel_ukernel<T, kRows, 2>;
-  if constexpr (kRows > 1) fill_pixel_ukernels<T, kRows - 1>(u);
-}
-template <class T>
-ARRAYNN_INLINE constexpr PixelUkernels<T> make_pixel_ukernels() {
-  PixelUkernels<T> u{};
-  fill_pixel_ukernels<T, kMR>(u);
-  return u;
-}
-template <class T>
-static constexpr PixelUkernels<T> kPixelUkernels = make_pixel_ukernels<T>();
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

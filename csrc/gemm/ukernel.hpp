@@ -11,8 +11,8 @@
 // Products are added in the order of t, then p, starting from 0.
 #pragma once
 #include "elementwise/activation.hpp"
-#include "gemm/blocking.hpp"
 #include "gemm/gemm.hpp"
+#include "gemm/tile_table.hpp"
 #include "simd/activation.hpp"
 
 namespace ARRAYNN_ISA_NAMESPACE {
@@ -163,27 +163,12 @@ template <class T, int kRows, int kVectors>
 }
 
 template <class T>
-using RowUkernel = void (*)(const T* const*, std::int64_t, const TapList&, const T*, std::int64_t,
-                            const TileStore<T>&);
-
-template <class T>
-struct RowUkernels {
-  RowUkernel<T> table[kMR][kNV];
+struct RowTiles {
+  template <int kRows, int kVectors>
+  static constexpr auto tile() {
+    return &row_ukernel<T, kRows, kVectors>;
+  }
 };
-template <class T, int kRows>
-ARRAYNN_INLINE constexpr void fill_row_ukernels(RowUkernels<T>& u) {
-  u.table[kRows - 1][0] = &row_ukernel<T, kRows, 1>;
-  u.table[kRows - 1][1] = &row_ukernel<T, kRows, 2>;
-  if constexpr (kRows > 1) fill_row_ukernels<T, kRows - 1>(u);
-}
-template <class T>
-ARRAYNN_INLINE constexpr RowUkernels<T> make_row_ukernels() {
-  RowUkernels<T> u{};
-  fill_row_ukernels<T, kMR>(u);
-  return u;
-}
-template <class T>
-static constexpr RowUkernels<T> kRowUkernels = make_row_ukernels<T>();
 
 // Where tile (i, j) of a gemm goes; fills the pointer arrays that the result refers to.
 template <class T>
@@ -211,7 +196,7 @@ template <class T>
 ARRAYNN_INLINE void run_tile(std::int64_t m, const T* const* a_rows, std::int64_t k,
                              const TapList& taps, const T* b, std::int64_t ldb,
                              const TileStore<T>& store) {
-  kRowUkernels<T>.table[m - 1][store.n > kLanes<T> ? 1 : 0](a_rows, k, taps, b, ldb, store);
+  kTileTable<RowTiles<T>>.at[m - 1][store.n > kLanes<T> ? 1 : 0](a_rows, k, taps, b, ldb, store);
   if (store.activation.kind > ActivationKind::kRelu) {
     activate_rows(store.activation, store.c_rows, m, store.n);
   }

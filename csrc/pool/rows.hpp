@@ -4,8 +4,6 @@
 #include "pool/pool.hpp"
 #include "simd/transpose.hpp"
 
-#define ARRAYNN_MEMBER [[gnu::always_inline]] inline
-
 namespace ARRAYNN_ISA_NAMESPACE {
 
 template <class T>

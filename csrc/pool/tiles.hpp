@@ -73,6 +73,21 @@ ARRAYNN_INLINE void store_pairs(Vec<T> even, Vec<T> odd, T* y, std::int64_t n) {
   if (2 * n > kL) store_some(high, y + kL, 2 * n - kL);
 }
 
+// Pairs of the block's input rows into `half`, row by row.
+template <class T, class Op>
+ARRAYNN_INLINE void reduce_pairs(const TileBlock& b, std::int64_t out, const Op& op, const T* x,
+                                 T* half) {
+  for_tile_runs(
+      b, out,
+      [&](std::int64_t first, std::int64_t pairs, std::int64_t to) __attribute__((always_inline)) {
+        for_vectors<T>(pairs, [&](std::int64_t k, std::int64_t n) __attribute__((always_inline)) {
+          Vec<T> even, odd;
+          load_pairs(x + first + 2 * k, n, &even, &odd);
+          op.combine(op.map(even), op.map(odd)).store(half + to + k);
+        });
+      });
+}
+
 template <class T, class Op>
 ARRAYNN_INLINE void reduce_tiles(const PoolProblem p, Op op, const T* x, T* y, Range rows) {
   constexpr std::int64_t kL = kLanes<T>;
@@ -81,16 +96,7 @@ ARRAYNN_INLINE void reduce_tiles(const PoolProblem p, Op op, const T* x, T* y, R
   op.set_pixel(p, 0);
   alignas(64) T half[kTileBlock + kL];
   for_tile_blocks(rows, out, [&](const TileBlock& b) __attribute__((always_inline)) {
-    for_tile_runs(b, out,
-                  [&](std::int64_t first, std::int64_t pairs, std::int64_t to)
-                      __attribute__((always_inline)) {
-                        for_vectors<T>(pairs, [&](std::int64_t k,
-                                                  std::int64_t n) __attribute__((always_inline)) {
-                          Vec<T> even, odd;
-                          load_pairs(x + first + 2 * k, n, &even, &odd);
-                          op.combine(op.map(even), op.map(odd)).store(half + to + k);
-                        });
-                      });
+    reduce_pairs(b, out, op, x, half);
     const std::int64_t width = b.width();
     for (std::int64_t r = b.rows.begin; r < b.rows.end; ++r) {
       const T* top = half + 2 * (r - b.rows.begin) * width;
@@ -118,16 +124,7 @@ ARRAYNN_INLINE void max_of_tiles_backward(const PoolProblem p, const T* dy, cons
   const Range mine = {ceil_div(rows.begin, 2), ceil_div(rows.end, 2)};
   alignas(64) T half[kTileBlock + kL], grad[kTileBlock + kL];
   for_tile_blocks(mine, out, [&](const TileBlock& b) __attribute__((always_inline)) {
-    for_tile_runs(b, out,
-                  [&](std::int64_t first, std::int64_t pairs, std::int64_t to)
-                      __attribute__((always_inline)) {
-                        for_vectors<T>(pairs, [&](std::int64_t k,
-                                                  std::int64_t n) __attribute__((always_inline)) {
-                          Vec<T> even, odd;
-                          load_pairs(x + first + 2 * k, n, &even, &odd);
-                          Max<T>{}.combine(even, odd).store(half + to + k);
-                        });
-                      });
+    reduce_pairs(b, out, Max<T>{}, x, half);
     const std::int64_t width = b.width();
     for (std::int64_t r = b.rows.begin; r < b.rows.end; ++r) {
       const std::int64_t at = 2 * (r - b.rows.begin) * width;

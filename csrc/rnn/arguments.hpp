@@ -23,6 +23,7 @@ struct RnnCall {
   RnnArgument input_forget{}, reset_after{}, clip{}, cell_clip{}, layer_norm{}, layer_norm_eps{};
   RnnArgument num_layers{}, bidirectional{}, batch_first{}, lengths{}, mask{}, reverse{};
   RnnArgument dropout{}, recurrent_dropout{}, weight_dropout{}, zoneout{}, zoneout_cell{}, seed{};
+  RnnArgument return_cells{}, return_workspace{};
 };
 
 // The call without element type; pointers are the arrays', which it keeps alive.

@@ -35,8 +35,10 @@ Results forward(const RnnCall& call, bool wants_cells, bool wants_workspace) {
   return r;
 }
 
-py::object sequence_results(const RnnCall& call, bool wants_cells, py::handle return_workspace) {
-  const bool wants_workspace = take_bool(call.op, "return_workspace", return_workspace);
+py::object sequence(const RnnCall& call) {
+  const bool wants_cells =
+      call.kind == RnnKind::kLstm && take_bool(call.op, "return_cells", call.return_cells);
+  const bool wants_workspace = take_bool(call.op, "return_workspace", call.return_workspace);
   Results r = forward(call, wants_cells, wants_workspace);
   py::list results;
   results.append(r.y);
@@ -50,170 +52,25 @@ py::object sequence_results(const RnnCall& call, bool wants_cells, py::handle re
   return py::tuple(results);
 }
 
-py::object step_results(const RnnCall& call, py::handle return_workspace) {
-  const bool wants_workspace = take_bool(call.op, "return_workspace", return_workspace);
+py::object step(const RnnCall& call) {
+  const bool wants_workspace = take_bool(call.op, "return_workspace", call.return_workspace);
   Results r = forward(call, false, wants_workspace);
   py::object state = r.h_n;
   if (call.kind == RnnKind::kLstm) state = py::make_tuple(r.h_n, r.c_n);
   return wants_workspace ? py::object(py::make_tuple(state, r.workspace)) : state;
 }
 
-py::object rnn(py::handle x, py::handle weights, py::handle h0, py::handle nonlinearity,
-               py::handle num_layers, py::handle bidirectional, py::handle batch_first,
-               py::handle lengths, py::handle mask, py::handle reverse, py::handle dropout,
-               py::handle recurrent_dropout, py::handle weight_dropout, py::handle zoneout,
-               py::handle seed, py::handle clip, py::handle layer_norm, py::handle layer_norm_eps,
-               py::handle return_workspace) {
-  const RnnCall call{.op = "rnn",
-                     .kind = RnnKind::kRnn,
-                     .one_step = false,
-                     .x = x,
-                     .weights = weights,
-                     .state = h0,
-                     .activation = nonlinearity,
-                     .clip = clip,
-                     .layer_norm = layer_norm,
-                     .layer_norm_eps = layer_norm_eps,
-                     .num_layers = num_layers,
-                     .bidirectional = bidirectional,
-                     .batch_first = batch_first,
-                     .lengths = lengths,
-                     .mask = mask,
-                     .reverse = reverse,
-                     .dropout = dropout,
-                     .recurrent_dropout = recurrent_dropout,
-                     .weight_dropout = weight_dropout,
-                     .zoneout = zoneout,
-                     .seed = seed};
-  return sequence_results(call, false, return_workspace);
-}
+template <auto>
+using HandleOf = py::handle;
 
-py::object lstm(py::handle x, py::handle weights, py::handle state, py::handle activation,
-                py::handle recurrent_activation, py::handle output_activation, py::handle peepholes,
-                py::handle input_forget, py::handle num_layers, py::handle bidirectional,
-                py::handle batch_first, py::handle lengths, py::handle mask, py::handle reverse,
-                py::handle dropout, py::handle recurrent_dropout, py::handle weight_dropout,
-                py::handle zoneout, py::handle zoneout_cell, py::handle seed, py::handle clip,
-                py::handle cell_clip, py::handle layer_norm, py::handle layer_norm_eps,
-                py::handle return_cells, py::handle return_workspace) {
-  const RnnCall call{.op = "lstm",
-                     .kind = RnnKind::kLstm,
-                     .one_step = false,
-                     .x = x,
-                     .weights = weights,
-                     .state = state,
-                     .activation = activation,
-                     .recurrent_activation = recurrent_activation,
-                     .output_activation = output_activation,
-                     .peepholes = peepholes,
-                     .input_forget = input_forget,
-                     .clip = clip,
-                     .cell_clip = cell_clip,
-                     .layer_norm = layer_norm,
-                     .layer_norm_eps = layer_norm_eps,
-                     .num_layers = num_layers,
-                     .bidirectional = bidirectional,
-                     .batch_first = batch_first,
-                     .lengths = lengths,
-                     .mask = mask,
-                     .reverse = reverse,
-                     .dropout = dropout,
-                     .recurrent_dropout = recurrent_dropout,
-                     .weight_dropout = weight_dropout,
-                     .zoneout = zoneout,
-                     .zoneout_cell = zoneout_cell,
-                     .seed = seed};
-  return sequence_results(call, take_bool("lstm", "return_cells", return_cells), return_workspace);
-}
-
-py::object gru(py::handle x, py::handle weights, py::handle h0, py::handle activation,
-               py::handle recurrent_activation, py::handle reset_after, py::handle num_layers,
-               py::handle bidirectional, py::handle batch_first, py::handle lengths,
-               py::handle mask, py::handle reverse, py::handle dropout,
-               py::handle recurrent_dropout, py::handle weight_dropout, py::handle zoneout,
-               py::handle seed, py::handle clip, py::handle layer_norm, py::handle layer_norm_eps,
-               py::handle return_workspace) {
-  const RnnCall call{.op = "gru",
-                     .kind = RnnKind::kGru,
-                     .one_step = false,
-                     .x = x,
-                     .weights = weights,
-                     .state = h0,
-                     .activation = activation,
-                     .recurrent_activation = recurrent_activation,
-                     .reset_after = reset_after,
-                     .clip = clip,
-                     .layer_norm = layer_norm,
-                     .layer_norm_eps = layer_norm_eps,
-                     .num_layers = num_layers,
-                     .bidirectional = bidirectional,
-                     .batch_first = batch_first,
-                     .lengths = lengths,
-                     .mask = mask,
-                     .reverse = reverse,
-                     .dropout = dropout,
-                     .recurrent_dropout = recurrent_dropout,
-                     .weight_dropout = weight_dropout,
-                     .zoneout = zoneout,
-                     .seed = seed};
-  return sequence_results(call, false, return_workspace);
-}
-
-py::object rnn_cell(py::handle x, py::handle weights, py::handle h0, py::handle nonlinearity,
-                    py::handle clip, py::handle layer_norm, py::handle layer_norm_eps,
-                    py::handle return_workspace) {
-  const RnnCall call{.op = "rnn_cell",
-                     .kind = RnnKind::kRnn,
-                     .one_step = true,
-                     .x = x,
-                     .weights = weights,
-                     .state = h0,
-                     .activation = nonlinearity,
-                     .clip = clip,
-                     .layer_norm = layer_norm,
-                     .layer_norm_eps = layer_norm_eps};
-  return step_results(call, return_workspace);
-}
-
-py::object lstm_cell(py::handle x, py::handle weights, py::handle state, py::handle activation,
-                     py::handle recurrent_activation, py::handle output_activation,
-                     py::handle peepholes, py::handle input_forget, py::handle clip,
-                     py::handle cell_clip, py::handle layer_norm, py::handle layer_norm_eps,
-                     py::handle return_workspace) {
-  const RnnCall call{.op = "lstm_cell",
-                     .kind = RnnKind::kLstm,
-                     .one_step = true,
-                     .x = x,
-                     .weights = weights,
-                     .state = state,
-                     .activation = activation,
-                     .recurrent_activation = recurrent_activation,
-                     .output_activation = output_activation,
-                     .peepholes = peepholes,
-                     .input_forget = input_forget,
-                     .clip = clip,
-                     .cell_clip = cell_clip,
-                     .layer_norm = layer_norm,
-                     .layer_norm_eps = layer_norm_eps};
-  return step_results(call, return_workspace);
-}
-
-py::object gru_cell(py::handle x, py::handle weights, py::handle h0, py::handle activation,
-                    py::handle recurrent_activation, py::handle reset_after, py::handle clip,
-                    py::handle layer_norm, py::handle layer_norm_eps, py::handle return_workspace) {
-  const RnnCall call{.op = "gru_cell",
-                     .kind = RnnKind::kGru,
-                     .one_step = true,
-                     .x = x,
-                     .weights = weights,
-                     .state = h0,
-                     .activation = activation,
-                     .recurrent_activation = recurrent_activation,
-                     .reset_after = reset_after,
-                     .clip = clip,
-                     .layer_norm = layer_norm,
-                     .layer_norm_eps = layer_norm_eps};
-  return step_results(call, return_workspace);
+// The function `op` of the module, whose arguments, by position, are those fields of the call.
+template <auto... kFields>
+void def(py::module_& m, const char* op, RnnKind kind, bool one_step) {
+  m.def(op, [op, kind, one_step](HandleOf<kFields>... values) {
+    RnnCall call{.op = op, .kind = kind, .one_step = one_step};
+    ((call.*kFields = values), ...);
+    return one_step ? step(call) : sequence(call);
+  });
 }
 
 }  // namespace
@@ -222,12 +79,30 @@ void bind_rnn(py::module_& m) {
   // Of no module: only the kernels make one.
   py::class_<RnnWorkspace, std::shared_ptr<RnnWorkspace>>(py::handle(), "RnnWorkspace")
       .def_property_readonly("nbytes", &RnnWorkspace::nbytes);
-  m.def("rnn", &rnn);
-  m.def("lstm", &lstm);
-  m.def("gru", &gru);
-  m.def("rnn_cell", &rnn_cell);
-  m.def("lstm_cell", &lstm_cell);
-  m.def("gru_cell", &gru_cell);
+  using C = RnnCall;
+  def<&C::x, &C::weights, &C::state, &C::activation, &C::num_layers, &C::bidirectional,
+      &C::batch_first, &C::lengths, &C::mask, &C::reverse, &C::dropout, &C::recurrent_dropout,
+      &C::weight_dropout, &C::zoneout, &C::seed, &C::clip, &C::layer_norm, &C::layer_norm_eps,
+      &C::return_workspace>(m, "rnn", RnnKind::kRnn, false);
+  def<&C::x, &C::weights, &C::state, &C::activation, &C::recurrent_activation,
+      &C::output_activation, &C::peepholes, &C::input_forget, &C::num_layers, &C::bidirectional,
+      &C::batch_first, &C::lengths, &C::mask, &C::reverse, &C::dropout, &C::recurrent_dropout,
+      &C::weight_dropout, &C::zoneout, &C::zoneout_cell, &C::seed, &C::clip, &C::cell_clip,
+      &C::layer_norm, &C::layer_norm_eps, &C::return_cells, &C::return_workspace>(
+      m, "lstm", RnnKind::kLstm, false);
+  def<&C::x, &C::weights, &C::state, &C::activation, &C::recurrent_activation, &C::reset_after,
+      &C::num_layers, &C::bidirectional, &C::batch_first, &C::lengths, &C::mask, &C::reverse,
+      &C::dropout, &C::recurrent_dropout, &C::weight_dropout, &C::zoneout, &C::seed, &C::clip,
+      &C::layer_norm, &C::layer_norm_eps, &C::return_workspace>(m, "gru", RnnKind::kGru, false);
+  def<&C::x, &C::weights, &C::state, &C::activation, &C::clip, &C::layer_norm, &C::layer_norm_eps,
+      &C::return_workspace>(m, "rnn_cell", RnnKind::kRnn, true);
+  def<&C::x, &C::weights, &C::state, &C::activation, &C::recurrent_activation,
+      &C::output_activation, &C::peepholes, &C::input_forget, &C::clip, &C::cell_clip,
+      &C::layer_norm, &C::layer_norm_eps, &C::return_workspace>(m, "lstm_cell", RnnKind::kLstm,
+                                                                true);
+  def<&C::x, &C::weights, &C::state, &C::activation, &C::recurrent_activation, &C::reset_after,
+      &C::clip, &C::layer_norm, &C::layer_norm_eps, &C::return_workspace>(m, "gru_cell",
+                                                                          RnnKind::kGru, true);
   bind_rnn_backward(m);
 }
 

@@ -3,26 +3,24 @@
 // python/arraynn/kernels/elementwise.py.
 #pragma once
 #include "elementwise/activation.hpp"
-#include "simd/math.hpp"
+#include "simd/logistic.hpp"
 
 namespace ARRAYNN_ISA_NAMESPACE {
-
-#define ARRAYNN_ACTIVATION_MEMBER ARRAYNN_MEMBER
 
 template <class T>
 struct Identity {
   using V = Vec<T>;
   explicit constexpr Identity(const Activation&) {}
-  ARRAYNN_ACTIVATION_MEMBER V forward(V x) const { return x; }
-  ARRAYNN_ACTIVATION_MEMBER V derivative(V) const { return V::set1(T(1)); }
+  ARRAYNN_MEMBER V forward(V x) const { return x; }
+  ARRAYNN_MEMBER V derivative(V) const { return V::set1(T(1)); }
 };
 
 template <class T>
 struct Relu {
   using V = Vec<T>;
   explicit constexpr Relu(const Activation&) {}
-  ARRAYNN_ACTIVATION_MEMBER V forward(V x) const { return max(V::zero(), x); }
-  ARRAYNN_ACTIVATION_MEMBER V derivative(V x) const {
+  ARRAYNN_MEMBER V forward(V x) const { return max(V::zero(), x); }
+  ARRAYNN_MEMBER V derivative(V x) const {
     return select(x <= V::zero(), V::zero(), V::set1(T(1)));
   }
 };
@@ -32,10 +30,8 @@ struct LeakyRelu {
   using V = Vec<T>;
   T slope;
   explicit constexpr LeakyRelu(const Activation& a) : slope(static_cast<T>(a.alpha)) {}
-  ARRAYNN_ACTIVATION_MEMBER V forward(V x) const {
-    return select(x > V::zero(), x, V::set1(slope) * x);
-  }
-  ARRAYNN_ACTIVATION_MEMBER V derivative(V x) const {
+  ARRAYNN_MEMBER V forward(V x) const { return select(x > V::zero(), x, V::set1(slope) * x); }
+  ARRAYNN_MEMBER V derivative(V x) const {
     return select(x > V::zero(), V::set1(T(1)), V::set1(slope));
   }
 };
@@ -45,10 +41,10 @@ struct Elu {
   using V = Vec<T>;
   T alpha;
   explicit constexpr Elu(const Activation& a) : alpha(static_cast<T>(a.alpha)) {}
-  ARRAYNN_ACTIVATION_MEMBER V forward(V x) const {
+  ARRAYNN_MEMBER V forward(V x) const {
     return select(x > V::zero(), x, V::set1(alpha) * expm1(min(V::zero(), x)));
   }
-  ARRAYNN_ACTIVATION_MEMBER V derivative(V x) const {
+  ARRAYNN_MEMBER V derivative(V x) const {
     return select(x > V::zero(), V::set1(T(1)), V::set1(alpha) * exp(min(V::zero(), x)));
   }
 };
@@ -60,11 +56,11 @@ struct Selu {
   static constexpr T kScale = T(1.0507009873554804934193349852946);
   static constexpr T kAlphaScale = T(1.7580993408473768599402175208123);
   explicit constexpr Selu(const Activation&) {}
-  ARRAYNN_ACTIVATION_MEMBER V forward(V x) const {
+  ARRAYNN_MEMBER V forward(V x) const {
     return select(x > V::zero(), V::set1(kScale) * x,
                   V::set1(kAlphaScale) * expm1(min(V::zero(), x)));
   }
-  ARRAYNN_ACTIVATION_MEMBER V derivative(V x) const {
+  ARRAYNN_MEMBER V derivative(V x) const {
     return select(x > V::zero(), V::set1(kScale), V::set1(kAlphaScale) * exp(min(V::zero(), x)));
   }
 };
@@ -73,9 +69,9 @@ template <class T>
 struct Sigmoid {
   using V = Vec<T>;
   explicit constexpr Sigmoid(const Activation&) {}
-  ARRAYNN_ACTIVATION_MEMBER V forward(V x) const { return sigmoid(x); }
+  ARRAYNN_MEMBER V forward(V x) const { return sigmoid(x); }
   // s (1 - s) = e / (1 + e)^2 with e = e^-|x|: nothing cancels in the tails.
-  ARRAYNN_ACTIVATION_MEMBER V derivative(V x) const {
+  ARRAYNN_MEMBER V derivative(V x) const {
     const V e = exp(-abs(x)), d = V::set1(T(1)) + e;
     return e / (d * d);
   }
@@ -85,9 +81,9 @@ template <class T>
 struct Tanh {
   using V = Vec<T>;
   explicit constexpr Tanh(const Activation&) {}
-  ARRAYNN_ACTIVATION_MEMBER V forward(V x) const { return tanh(x); }
+  ARRAYNN_MEMBER V forward(V x) const { return tanh(x); }
   // 1 - tanh^2 = 4 e / (1 + e)^2 with e = e^-2|x|.
-  ARRAYNN_ACTIVATION_MEMBER V derivative(V x) const {
+  ARRAYNN_MEMBER V derivative(V x) const {
     const V a = abs(x), e = exp(-(a + a)), d = V::set1(T(1)) + e;
     return V::set1(T(4)) * e / (d * d);
   }
@@ -97,11 +93,11 @@ template <class T>
 struct Hardsigmoid {
   using V = Vec<T>;
   explicit constexpr Hardsigmoid(const Activation&) {}
-  ARRAYNN_ACTIVATION_MEMBER V forward(V x) const {
+  ARRAYNN_MEMBER V forward(V x) const {
     const V shifted = x + V::set1(T(3));
     return min(V::set1(T(6)), max(V::zero(), shifted)) * V::set1(T(1.0 / 6.0));
   }
-  ARRAYNN_ACTIVATION_MEMBER V derivative(V x) const {
+  ARRAYNN_MEMBER V derivative(V x) const {
     const Mask<T> inside = (x > V::set1(T(-3))) & (x < V::set1(T(3)));
     return select(inside, V::set1(T(1.0 / 6.0)), V::zero());
   }
@@ -111,11 +107,11 @@ template <class T>
 struct Hardswish {
   using V = Vec<T>;
   explicit constexpr Hardswish(const Activation&) {}
-  ARRAYNN_ACTIVATION_MEMBER V forward(V x) const {
+  ARRAYNN_MEMBER V forward(V x) const {
     const V shifted = x + V::set1(T(3));
     return x * (min(V::set1(T(6)), max(V::zero(), shifted)) * V::set1(T(1.0 / 6.0)));
   }
-  ARRAYNN_ACTIVATION_MEMBER V derivative(V x) const {
+  ARRAYNN_MEMBER V derivative(V x) const {
     const V ramp = fma(x, V::set1(T(1.0 / 3.0)), V::set1(T(0.5)));
     const V upper = select(x >= V::set1(T(3)), V::set1(T(1)), ramp);
     return select(x <= V::set1(T(-3)), V::zero(), upper);
@@ -126,9 +122,9 @@ template <class T>
 struct Silu {
   using V = Vec<T>;
   explicit constexpr Silu(const Activation&) {}
-  ARRAYNN_ACTIVATION_MEMBER V forward(V x) const { return times_sigmoid(x, x); }
+  ARRAYNN_MEMBER V forward(V x) const { return times_sigmoid(x, x); }
   // s(x) (1 + x s(-x)).
-  ARRAYNN_ACTIVATION_MEMBER V derivative(V x) const {
+  ARRAYNN_MEMBER V derivative(V x) const {
     const Logistic<T> s = logistic(x);
     return s.above * fma(x, s.below, V::set1(T(1)));
   }
@@ -138,12 +134,12 @@ template <class T>
 struct Gelu {
   using V = Vec<T>;
   explicit constexpr Gelu(const Activation&) {}
-  ARRAYNN_ACTIVATION_MEMBER V forward(V x) const {
+  ARRAYNN_MEMBER V forward(V x) const {
     const Normal<T> n = normal(x);
     // x first in the lower tail: the distribution alone would be flushed before the product is.
     return select(x < V::zero(), (x * n.mills) * n.gauss, x * (V::set1(T(1)) - n.mills * n.gauss));
   }
-  ARRAYNN_ACTIVATION_MEMBER V derivative(V x) const {
+  ARRAYNN_MEMBER V derivative(V x) const {
     const Normal<T> n = normal(x);
     return fma(x * V::set1(T(0.39894228040143267794)), n.gauss, n.cdf(x));
   }
@@ -156,13 +152,11 @@ struct GeluTanh {
   static constexpr T kLinear = T(1.5957691216057307117597842397375);  // 2 sqrt(2/pi)
   static constexpr T kCubic = T(0.071354816272600248776);             // that times 0.044715
   explicit constexpr GeluTanh(const Activation&) {}
-  ARRAYNN_ACTIVATION_MEMBER V argument(V x) const {
-    return x * fma(V::set1(kCubic), x * x, V::set1(kLinear));
-  }
-  ARRAYNN_ACTIVATION_MEMBER V forward(V x) const { return times_sigmoid(x, argument(x)); }
+  ARRAYNN_MEMBER V argument(V x) const { return x * fma(V::set1(kCubic), x * x, V::set1(kLinear)); }
+  ARRAYNN_MEMBER V forward(V x) const { return times_sigmoid(x, argument(x)); }
   // s + x s (1 - s) z'. s (1 - s) vanishes long before |x| = 100, where x and z' are held so that
   // they cannot overflow and turn the product into NaN.
-  ARRAYNN_ACTIVATION_MEMBER V derivative(V x) const {
+  ARRAYNN_MEMBER V derivative(V x) const {
     const Logistic<T> s = logistic(argument(x));
     const V bounded = min(V::set1(T(100)), max(V::set1(T(-100)), x));
     const V slope = fma(V::set1(T(3) * kCubic), bounded * bounded, V::set1(kLinear));
@@ -176,7 +170,7 @@ struct Mish {
   using V = Vec<T>;
   static constexpr T kMax = sizeof(T) == 4 ? T(43) : T(350);  // e^(2 kMax) is finite
   explicit constexpr Mish(const Activation&) {}
-  ARRAYNN_ACTIVATION_MEMBER V forward(V x) const {
+  ARRAYNN_MEMBER V forward(V x) const {
     const ExpTimes<T> t = exp_times(min(V::set1(kMax), x), x);
     const V twice = t.exp + V::set1(T(2)), n = t.exp * twice;
     const V product = select(x < V::set1(T(2) * ExpConstants<T>::kLo), x * V::zero(), t.product);
@@ -185,7 +179,7 @@ struct Mish {
     return select(negative, product, x) * (select(negative, twice, n) / (n + V::set1(T(2))));
   }
   // t + x (1 - t^2) s(x) = t + 4 x e (1 + e) / (n + 2)^2.
-  ARRAYNN_ACTIVATION_MEMBER V derivative(V x) const {
+  ARRAYNN_MEMBER V derivative(V x) const {
     const V e = exp(min(V::set1(kMax), x)), n = e * (e + V::set1(T(2)));
     const V r = V::set1(T(1)) / (n + V::set1(T(2)));
     const V bell = (V::set1(T(4)) * e * r) * ((V::set1(T(1)) + e) * r);
@@ -202,18 +196,16 @@ struct Softplus {
       : beta(static_cast<T>(a.alpha)),
         threshold(static_cast<T>(a.beta)),
         inverse(static_cast<T>(1.0 / a.alpha)) {}
-  ARRAYNN_ACTIVATION_MEMBER V forward(V x) const {
+  ARRAYNN_MEMBER V forward(V x) const {
     const V z = V::set1(beta) * x;
     const V soft = (max(V::zero(), z) + log1p_unit(exp(-abs(z)))) * V::set1(inverse);
     return select(z > V::set1(threshold), x, soft);
   }
-  ARRAYNN_ACTIVATION_MEMBER V derivative(V x) const {
+  ARRAYNN_MEMBER V derivative(V x) const {
     const V z = V::set1(beta) * x;
     return select(z > V::set1(threshold), V::set1(T(1)), sigmoid(z));
   }
 };
-
-#undef ARRAYNN_ACTIVATION_MEMBER
 
 // Calls f with the functor of `a`: f is compiled once per kind.
 template <class T, class F>

@@ -277,6 +277,7 @@ class TestBlockCache:
 
     @pytest.mark.usefixtures("limit")
     def test_blocks_are_reused(self) -> None:
+        _core.set_block_cache_limit(0)  # lets go of the blocks that other tests left
         _core.set_block_cache_limit(64 * MIB)
         x = np.ones(MIB // 4, dtype=np.float32)
         y = K.relu(x)

@@ -7,23 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from activations import VANISH_AT_MINUS_INFINITY, every_variant, scale_of, sweep
-from arraynn import kernels, reference
+from activations import VANISH_AT_MINUS_INFINITY, every_variant, functions, scale_of, sweep
+from arraynn import kernels
 from tolerances import assert_close_to_reference, assert_same_bits, widen
 
 #: Around the 16 bytes of a pack, the threads of a block, a tile of 4096 float32, and all tiles that
 #: the emulated device's blocks take at once.
 LENGTHS = [0, 1, 3, 4, 5, 31, 255, 1024, 1025, 4095, 4096, 4097, 40_003]
-
-
-def functions(name: str) -> tuple[Any, Any, Any, Any]:
-    backward = f"{name}_backward"
-    return (
-        getattr(kernels, name),
-        getattr(kernels, backward),
-        getattr(reference, name),
-        getattr(reference, backward),
-    )
 
 
 def normal(rng: np.random.Generator, dtype: Any, *shape: int) -> Any:

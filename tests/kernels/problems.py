@@ -9,6 +9,7 @@ import numpy as np
 
 import arraynn as ann
 from arraynn import _core
+from tolerances import widen
 
 #: Lengths of a sum around the unrolling and the cache block of any plan.
 DEPTHS = [0, 1, 2, 15, 16, 17, 33, 255, 256, 257, 511, 512, 513, 600, 1100]
@@ -50,3 +51,8 @@ def normal(rng: np.random.Generator, dtype: Any, *shape: int) -> Any:
 def arranged(x: Any, layout: str) -> Any:
     """Give a channels-first array the layout under test, contiguous."""
     return np.ascontiguousarray(np.moveaxis(x, 1, -1)) if layout == "channels_last" else x
+
+
+def absolute(*arrays: Any) -> Any:
+    """Return absolute values in the wide dtype: what the roundings of a sum are relative to."""
+    return tuple(None if a is None else np.abs(widen(a)) for a in arrays)

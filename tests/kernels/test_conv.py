@@ -20,7 +20,7 @@ from tolerances import (
     widen,
 )
 
-from .problems import around, arranged, normal, register_tile, thread_counts
+from .problems import absolute, around, arranged, normal, register_tile, thread_counts
 
 pytestmark = pytest.mark.usefixtures("isa")
 
@@ -67,10 +67,6 @@ CASES: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
 
 #: The bounds below are those of a direct sum; test_conv_winograd.py has those of the transforms.
 DIRECT: dict[str, Any] = {"algorithm": "direct"}
-
-
-def absolute(*arrays: Any) -> Any:
-    return tuple(None if a is None else np.abs(widen(a)) for a in arrays)
 
 
 def check_forward(x: Any, weight: Any, bias: Any, got: Any, **options: Any) -> None:

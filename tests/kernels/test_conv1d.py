@@ -20,7 +20,7 @@ from tolerances import (
     widen,
 )
 
-from .problems import around, arranged, normal, register_tile, thread_counts
+from .problems import absolute, around, arranged, normal, register_tile, thread_counts
 
 pytestmark = pytest.mark.usefixtures("isa")
 
@@ -45,10 +45,6 @@ CASES: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
     ((2, 3, 8), (0, 3, 3), {}),
     ((2, 0, 8), (5, 0, 3), {}),
 ]
-
-
-def absolute(*arrays: Any) -> Any:
-    return tuple(None if a is None else np.abs(widen(a)) for a in arrays)
 
 
 def check(rng: np.random.Generator, dtype: Any, x: Any, weight: Any, **options: Any) -> None:

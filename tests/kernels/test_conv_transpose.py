@@ -21,7 +21,7 @@ from tolerances import (
     widen,
 )
 
-from .problems import around, arranged, normal, register_tile, thread_counts
+from .problems import absolute, around, arranged, normal, register_tile, thread_counts
 
 pytestmark = pytest.mark.usefixtures("isa")
 
@@ -88,10 +88,6 @@ def forward(module: Any, x: Any, *args: Any, **options: Any) -> Any:
 
 def backward(module: Any, grad: Any, x: Any, *args: Any, **options: Any) -> Any:
     return getattr(module, f"{op_of(x)}_backward")(grad, x, *args, **options)
-
-
-def absolute(*arrays: Any) -> Any:
-    return tuple(None if a is None else np.abs(widen(a)) for a in arrays)
 
 
 def channels_out(weight: Any, options: dict[str, Any]) -> int:

@@ -20,7 +20,7 @@ from tolerances import (
     widen,
 )
 
-from .problems import around, arranged, normal, register_tile, thread_counts
+from .problems import absolute, around, arranged, normal, register_tile, thread_counts
 
 pytestmark = pytest.mark.usefixtures("isa")
 
@@ -65,10 +65,6 @@ TRANSPOSED: list[tuple[Shape, Shape, dict[str, Any]]] = [
     ((1, 3, 4, 3, 3), (3, 5, 3, 1, 1), {"stride": (2, 1, 1), "padding": (1, 0, 0)}),
     ((0, 3, 2, 2, 2), (3, 5, 2, 2, 2), {}),
 ]
-
-
-def absolute(*arrays: Any) -> Any:
-    return tuple(None if a is None else np.abs(widen(a)) for a in arrays)
 
 
 def check(

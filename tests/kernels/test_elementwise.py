@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from activations import VANISH_AT_MINUS_INFINITY, every_variant, scale_of, sweep
+from activations import VANISH_AT_MINUS_INFINITY, every_variant, functions, scale_of, sweep
 from arraynn import kernels, reference
 from memory import LAYOUTS, Guarded, in_layout, mixed_layouts
 from tolerances import (
@@ -20,17 +20,6 @@ from tolerances import (
 from .problems import LENGTHS, normal, thread_counts
 
 pytestmark = pytest.mark.usefixtures("isa")
-
-
-def functions(name: str) -> tuple[Any, Any, Any, Any]:
-    """Return the kernel, its backward and the same two of the reference."""
-    backward = f"{name}_backward"
-    return (
-        getattr(kernels, name),
-        getattr(kernels, backward),
-        getattr(reference, name),
-        getattr(reference, backward),
-    )
 
 
 @every_variant

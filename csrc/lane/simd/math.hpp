@@ -17,26 +17,6 @@ ARRAYNN_UNARY(tanh, tanhf, tanh)
 ARRAYNN_UNARY(scaled_erfc, erfcxf, erfcx)
 #undef ARRAYNN_UNARY
 
-template <class T>
-ARRAYNN_MEMBER Vec<T> sigmoid(Vec<T> x) {
-  const Vec<T> one = Vec<T>::set1(T(1));
-  return one / (one + exp(-x));
-}
-
-// Both sides of the logistic function, each with full relative precision.
-template <class T>
-struct Logistic {
-  Vec<T> above, below;
-};
-template <class T>
-ARRAYNN_MEMBER Logistic<T> logistic(Vec<T> x) {
-  const Vec<T> one = Vec<T>::set1(T(1));
-  const Vec<T> e = exp(-abs(x));
-  const Vec<T> large = one / (one + e), small = e * large;
-  const Mask<T> negative = x < Vec<T>::zero();
-  return {select(negative, small, large), select(negative, large, small)};
-}
-
 // Below this e^x is 0.
 template <class T>
 struct ExpConstants {
@@ -52,15 +32,6 @@ template <class T>
 ARRAYNN_MEMBER ExpTimes<T> exp_times(Vec<T> x, Vec<T> factor) {
   const Vec<T> e = exp(x);
   return {e, factor * e};
-}
-
-// x sigmoid(z) for z of the sign of x and |z| >= |x|. NaN at -inf.
-template <class T>
-ARRAYNN_MEMBER Vec<T> times_sigmoid(Vec<T> x, Vec<T> z) {
-  using V = Vec<T>;
-  const V e = exp(-abs(z));
-  const V product = select(x < V::set1(T(2) * ExpConstants<T>::kLo), x * V::zero(), x * e);
-  return select(x < V::zero(), product, x) / (V::set1(T(1)) + e);
 }
 
 // The standard normal distribution as in csrc/simd/math.hpp: gauss = e^(-x^2 / 2), mills = Φ(-|x|) /

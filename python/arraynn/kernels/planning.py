@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from arraynn import _core
+from arraynn.kernels.conv import conv1d, conv2d
+from arraynn.kernels.conv_pool import conv2d_pool
+from arraynn.kernels.conv_volume import conv3d
 
 __all__ = ["Plan", "plan"]
 
@@ -28,69 +32,16 @@ class Plan:
         )
 
 
-def _plan_conv(
-    op: str,
-    x: Any,
-    weight: Any,
-    bias: Any = None,  # noqa: ARG001
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-    *,
-    activation: str | None = None,  # noqa: ARG001
-    residual: Any = None,  # noqa: ARG001
-    layout: str = "channels_first",
-    flip_kernel: bool = False,
-    algorithm: str = "auto",
-    out: Any = None,  # noqa: ARG001
-) -> Plan:
-    describe = getattr(_core, f"{op}_plan")
-    geometry = (stride, padding, dilation, groups)
-    return _as_plan(op, describe(x, weight, *geometry, layout, flip_kernel, algorithm))
+_GEOMETRY = ("x", "weight", "stride", "padding", "dilation", "groups")
+_POOLING = ("pool", "pool_size", "pool_stride", "pool_padding", "pool_dilation", "ceil_mode")
+_OPTIONS = ("layout", "flip_kernel", "algorithm")
 
-
-def _plan_conv_pool(
-    op: str,
-    x: Any,
-    weight: Any,
-    bias: Any = None,  # noqa: ARG001
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-    *,
-    pool: str = "max",
-    pool_size: Any = 2,
-    pool_stride: Any = None,
-    pool_padding: Any = 0,
-    pool_dilation: Any = 1,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,  # noqa: ARG001
-    divisor_override: int | None = None,  # noqa: ARG001
-    activation: str | None = None,  # noqa: ARG001
-    layout: str = "channels_first",
-    flip_kernel: bool = False,
-    algorithm: str = "auto",
-    out: Any = None,  # noqa: ARG001
-) -> Plan:
-    geometry = (stride, padding, dilation, groups)
-    windows = (pool_size, pool_stride, pool_padding, pool_dilation)
-    options = (ceil_mode, layout, flip_kernel, algorithm)
-    describe: Any = _core.conv2d_pool_plan
-    return _as_plan(op, describe(x, weight, *geometry, pool, *windows, *options))
-
-
-def _as_plan(op: str, found: tuple[str | None, str | None, int, int]) -> Plan:
-    name, reason, scratch, threads = found
-    return Plan(op, name or "none", reason or "there is nothing to compute", scratch, threads)
-
-
-_PLANNERS: dict[str, Callable[..., Plan]] = {
-    "conv1d": _plan_conv,
-    "conv2d": _plan_conv,
-    "conv3d": _plan_conv,
-    "conv2d_pool": _plan_conv_pool,
+#: Kernels with a plan, and those of their arguments that it follows from.
+_PLANNED: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
+    "conv1d": (conv1d, _GEOMETRY + _OPTIONS),
+    "conv2d": (conv2d, _GEOMETRY + _OPTIONS),
+    "conv3d": (conv3d, _GEOMETRY + _OPTIONS),
+    "conv2d_pool": (conv2d_pool, _GEOMETRY + _POOLING + _OPTIONS),
 }
 
 
@@ -127,8 +78,13 @@ def plan(op: str, *args: Any, **kwargs: Any) -> Plan:
     >>> K.plan("conv2d", x, w, padding=1, algorithm="direct").algorithm
     'direct'
     """
-    planner = _PLANNERS.get(op)
-    if planner is None:
-        names = ", ".join(map(repr, _PLANNERS))
+    planned = _PLANNED.get(op)
+    if planned is None:
+        names = ", ".join(map(repr, _PLANNED))
         raise NotImplementedError(f"[plan] op: expected one of {names}, got {op!r}")
-    return planner(op, *args, **kwargs)
+    kernel, used = planned
+    call = inspect.signature(kernel).bind(*args, **kwargs)
+    call.apply_defaults()
+    describe = getattr(_core, f"{op}_plan")
+    algorithm, reason, scratch, threads = describe(*(call.arguments[name] for name in used))
+    return Plan(op, algorithm or "none", reason or "there is nothing to compute", scratch, threads)
