@@ -203,6 +203,7 @@ def run_case(
     threads: int,
     settings: Settings,
     limits: Callable[[Case], float | None],
+    full_speed: Callable[[], bool] | None = None,
 ) -> tuple[list[Row], list[str]]:
     """Prove and time one case.
 
@@ -236,6 +237,7 @@ def run_case(
         [candidate.call for candidate in proved],
         settings,
         self_timed=[candidate.self_timed for candidate in proved],
+        full_speed=full_speed,
     )
     return report.rows_of(case, threads, proved, samples, errors, limits(case)), complaints
 
@@ -245,9 +247,11 @@ def run_here(args: argparse.Namespace, threads: int) -> int:
     libraries = chosen_libraries(args.peers)
     cases = selected(args)
     peers.set_threads(libraries, threads)
-    settings = QUICK if args.quick or args.tiny else Settings()
+    quick = args.quick or args.tiny
+    settings = QUICK if quick else Settings()
     if args.rounds:
         settings = dataclasses.replace(settings, rounds=args.rounds)
+    full_speed = None if quick else machine.FullSpeed(threads)
     fma_rate = functools.cache(machine.fma_rate)
 
     def limit_of(case: Case) -> float | None:
@@ -269,7 +273,7 @@ def run_here(args: argparse.Namespace, threads: int) -> int:
             )
             known = f", FMA rate {rate / 1e9:.1f} GFLOP/s" if rate else ""
             print(f"\n{family}, {case.dtype}, threads {threads}{known}\n{report.header()}")
-        found, wrong = run_case(case, libraries, threads, settings, limit_of)
+        found, wrong = run_case(case, libraries, threads, settings, limit_of, full_speed)
         for row in found:
             print(report.row_text(row), flush=True)
         for complaint in wrong:

@@ -5,8 +5,8 @@ With as many libraries as cores in one process that spinning is most of the nois
 therefore visits every candidate in turn: wait until no other thread of the process runs, one
 untimed call that wakes the candidate's own pool, then a burst of timed calls. Ratios are formed
 within a round, so a slow second of the machine hits both sides. On a machine with other users a
-visit also waits for the other processes to stop, and a burst that the scheduler interrupted is
-taken again.
+visit also waits for the other processes to stop, and a burst that the scheduler interrupted, or
+after which the cores were not at full speed, is taken again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Settings:
     pause : shortest wait between two candidates, seconds
     patience : longest wait for other threads to sleep, seconds
     budget : seconds one candidate may take in all; slow ones get fewer rounds (3 at least)
-    retakes : how often an interrupted burst is taken again; the least interrupted one counts
+    retakes : how often a disturbed burst is taken again; the least disturbed one counts
     """
 
     rounds: int = 15
@@ -46,7 +46,7 @@ class Settings:
     pause: float = 0.01
     patience: float = 0.25
     budget: float = 4.0
-    retakes: int = 3
+    retakes: int = 6
 
 
 QUICK = Settings(rounds=3, burst_seconds=0.005, least_calls=2, most_calls=10, budget=0.5, retakes=1)
@@ -157,9 +157,15 @@ def burst(call: Call, samples: int, inner: int, self_timed: bool) -> float:
     return statistics.median(taken) * 1e-9
 
 
-def visit(call: Call, plan: tuple[int, int], self_timed: bool, settings: Settings) -> float:
-    """Wait, wake the candidate, and time a burst that was interrupted as little as possible."""
-    best, least = float("inf"), -1
+def visit(
+    call: Call,
+    plan: tuple[int, int],
+    self_timed: bool,
+    settings: Settings,
+    full_speed: Callable[[], bool] | None = None,
+) -> float:
+    """Wait, wake the candidate, and time a burst that was disturbed as little as possible."""
+    best, least = float("inf"), (True, 0)
     for _ in range(settings.retakes + 1):
         wait_for_quiet(settings.pause, settings.patience)
         if not self_timed:
@@ -167,10 +173,11 @@ def visit(call: Call, plan: tuple[int, int], self_timed: bool, settings: Setting
         before = preemptions()
         seconds = burst(call, *plan, self_timed)
         switches = preemptions() - before
-        if least < 0 or switches < least:
-            best, least = seconds, switches
-        # A long call is interrupted by something every time; its rounds average that out.
-        if switches == 0 or seconds > settings.burst_seconds:
+        slowed = full_speed is not None and not full_speed()
+        if best == float("inf") or (slowed, switches) < least:
+            best, least = seconds, (slowed, switches)
+        # A long call is disturbed by something every time; its rounds average that out.
+        if least == (False, 0) or seconds > settings.burst_seconds:
             break
     return best
 
@@ -186,7 +193,11 @@ def estimate(call: Call, self_timed: bool) -> float:
 
 
 def measure(
-    calls: Sequence[Call], settings: Settings, *, self_timed: Sequence[bool] | None = None
+    calls: Sequence[Call],
+    settings: Settings,
+    *,
+    self_timed: Sequence[bool] | None = None,
+    full_speed: Callable[[], bool] | None = None,
 ) -> list[Samples]:
     """Time `calls` interleaved.
 
@@ -195,6 +206,7 @@ def measure(
     calls : one function per candidate
     settings : how long to measure
     self_timed : which functions return their own seconds
+    full_speed : whether the cores give their full rate now; None where it is not asked
 
     Returns
     -------
@@ -223,7 +235,8 @@ def measure(
                 if r >= rounds[i]:
                     results[i].rounds.append(None)
                     continue
-                results[i].rounds.append(visit(calls[i], plans[i], own[i], settings))
+                seconds = visit(calls[i], plans[i], own[i], settings, full_speed)
+                results[i].rounds.append(seconds)
             gc.collect(0)
     finally:
         if collecting:

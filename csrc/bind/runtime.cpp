@@ -103,14 +103,14 @@ void bind_runtime(py::module_& m) {
       py::arg("bytes"));
   m.def(
       "measure_fma_rate",
-      [](const std::string& dtype, int threads) {
+      [](const std::string& dtype, int threads, int rounds) {
         if (dtype != "float32" && dtype != "float64") {
           fail<ValueError>("measure_fma_rate", "dtype", "expected float32 or float64, got ", dtype);
         }
         const py::gil_scoped_release nogil;
-        return measure_fma_rate(dtype == "float32" ? Dtype::kF32 : Dtype::kF64, threads);
+        return measure_fma_rate(dtype == "float32" ? Dtype::kF32 : Dtype::kF64, threads, rounds);
       },
-      py::arg("dtype"), py::arg("threads"));
+      py::arg("dtype"), py::arg("threads"), py::arg("rounds") = 20);
   m.def(
       "measure_copy_bandwidth",
       [](std::int64_t bytes, int threads) {

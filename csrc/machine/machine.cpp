@@ -30,11 +30,12 @@ double best_rate(int rounds, const F& work) {
 
 }  // namespace
 
-double measure_fma_rate(Dtype dtype, int threads) {
+double measure_fma_rate(Dtype dtype, int threads, int rounds) {
   if (threads < 1) fail<ValueError>("measure_fma_rate", "threads", "expected >= 1, got ", threads);
+  if (rounds < 1) fail<ValueError>("measure_fma_rate", "rounds", "expected >= 1, got ", rounds);
   const MachineKernels& k = machine_kernels();
   const auto fma = dtype == Dtype::kF32 ? k.fma_f32 : k.fma_f64;
-  return best_rate(20, [&] {
+  return best_rate(rounds, [&] {
     constexpr std::int64_t kIterations = 400000;
     double flop = 0;
     int team = 1;

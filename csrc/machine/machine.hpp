@@ -17,8 +17,9 @@ struct MachineKernels {
 
 ARRAYNN_KERNEL_TABLE(MachineKernels, machine_kernels)
 
-// FLOP/s of fused multiply-adds in registers on `threads` threads, at the ISA in force.
-double measure_fma_rate(Dtype dtype, int threads);
+// FLOP/s of fused multiply-adds in registers on `threads` threads, at the ISA in force: the best of
+// `rounds` of about 1 ms.
+double measure_fma_rate(Dtype dtype, int threads, int rounds);
 // Bytes read plus bytes written per second when copying a block of `bytes`.
 double measure_copy_bandwidth(std::int64_t bytes, int threads);
 

@@ -25,6 +25,7 @@ conv = _benchmarks.load("conv")
 conv_other = _benchmarks.load("conv_other")
 fold = _benchmarks.load("fold")
 gemm = _benchmarks.load("gemm")
+machine = _benchmarks.load("machine")
 pool = _benchmarks.load("pool")
 pool_other = _benchmarks.load("pool_other")
 rnn = _benchmarks.load("rnn")
@@ -83,6 +84,23 @@ class TestTiming:
         monkeypatch.setattr(timing, "burst", lambda *_: next(seconds))
         settings = timing.Settings(burst_seconds=9.0, pause=0.0, patience=0.0, retakes=1)
         assert timing.visit(lambda: None, (1, 1), False, settings) == 2.0
+
+    def test_a_burst_of_slowed_cores_is_taken_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # The second burst is at full speed but interrupted, which is the smaller fault.
+        counts = iter([0, 0, 0, 2, 2, 2])
+        monkeypatch.setattr(timing, "preemptions", lambda: next(counts))
+        seconds, speeds = iter([1.0, 2.0, 3.0]), iter([False, True, False])
+        monkeypatch.setattr(timing, "burst", lambda *_: next(seconds))
+        settings = timing.Settings(burst_seconds=9.0, pause=0.0, patience=0.0, retakes=2)
+        assert timing.visit(lambda: None, (1, 1), False, settings, lambda: next(speeds)) == 2.0
+
+    def test_full_speed_is_a_share_of_the_best_seen(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from arraynn import _core
+
+        rates = iter([100.0, 80.0, 90.0, 95.0, 92.0, 200.0, 180.0])
+        monkeypatch.setattr(_core, "measure_fma_rate", lambda *_: next(rates))
+        full_speed = machine.FullSpeed(1)  # takes three
+        assert [full_speed() for _ in range(4)] == [True, False, True, False]
 
     def test_a_long_call_is_not_taken_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
         counts = iter([0, 2])
