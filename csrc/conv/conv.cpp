@@ -14,6 +14,8 @@ namespace arraynn {
 namespace {
 
 constexpr double kFlopPerThread = 1.5e6;
+// Storing an element takes the time of so many operations: what counts where products are few.
+constexpr double kFlopPerElement = 24;
 
 template <class T>
 struct Table;
@@ -241,10 +243,10 @@ template <class T>
 void run_conv(const Conv2dProblem& p, const DirectConv<T>& call) {
   if (call.n == 0 || call.columns == 0 || call.h.count == 0 || call.w.count == 0) return;
   DirectConv<T> d = call;
-  const double flop = 2.0 * static_cast<double>(d.n * d.h.count * d.w.count) *
-                      static_cast<double>(d.columns * d.channels) *
-                      static_cast<double>(std::max<std::int64_t>(1, d.h.taps * d.w.taps));
-  const int threads = threads_for(flop, kFlopPerThread);
+  const double flop = 2.0 * static_cast<double>(d.channels * d.h.taps * d.w.taps);
+  const int threads = threads_for(
+      static_cast<double>(d.n * d.h.count * d.w.count * d.columns) * (flop + kFlopPerElement),
+      kFlopPerThread);
   const bool winograd = is_winograd(p.algorithm, d);
   if (!winograd && is_first(d)) {
     const std::int64_t bytes = Table<T>::first_scratch()(d, threads);
@@ -319,9 +321,10 @@ void run_depthwise(const Conv2dProblem& p, const DirectAxis& h, const DirectAxis
                            e.residual,
                            e.activation};
   if (d.n == 0 || d.channels == 0 || h.count == 0 || w.count == 0) return;
-  const double flop = 2.0 * static_cast<double>(d.n * d.channels * h.count * w.count) *
-                      static_cast<double>(h.taps * w.taps);
-  const int threads = threads_for(flop, kFlopPerThread);
+  const double flop = 2.0 * static_cast<double>(h.taps * w.taps);
+  const int threads = threads_for(
+      static_cast<double>(d.n * d.channels * h.count * w.count) * (flop + kFlopPerElement),
+      kFlopPerThread);
   if (e.pool != nullptr) return pool_depthwise(p, d, *e.pool, threads);
   const std::int64_t bytes = Table<T>::depthwise_scratch()(d, threads);
   if (p.plan != nullptr) {
@@ -540,7 +543,8 @@ void backward_weight(const Conv2dProblem& p, const T* dy, const T* x, T* dw) {
   if (is_depthwise(p, false)) {
     const DepthwiseGradient<T> d{p.n,  p.oc, p.oc / p.groups, h.finish(), w.finish(), x, dy, dw,
                                  p.kh, p.kw, !by_planes(p)};
-    const int threads = threads_for(p.flop(), kFlopPerThread);
+    const int threads =
+        threads_for(p.flop() + kFlopPerElement * static_cast<double>(p.y_size()), kFlopPerThread);
     const Scratch scratch(
         p.op, static_cast<std::size_t>(Table<T>::depthwise_gradient_scratch()(d, threads)));
     return Table<T>::depthwise_gradient()(d, threads, scratch.data());
