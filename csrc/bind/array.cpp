@@ -108,7 +108,7 @@ Array take_optional(const char* op, const char* arg, py::handle h, Layout layout
 
 Array take_inout(const char* op, const char* arg, py::handle h) {
   Array a = take(op, arg, h, Layout::kAny);
-  require_float(op, arg, a);
+  require_storage(op, arg, a);
   if (!a.view.writeable)
     fail<ValueError>(op, arg, "expected a writeable array, got a read-only one");
   return a;
@@ -121,7 +121,7 @@ bool take_plain(py::handle h, bool inout, Plain* plain) {
                      (inout ? npy_api::NPY_ARRAY_WRITEABLE_ : 0);
   if ((proxy->flags & needed) != needed || proxy->nd > kMaxDims) return false;
   plain->dtype = dtype_of(proxy->descr);
-  if (plain->dtype != Dtype::kF32 && plain->dtype != Dtype::kF64) return false;
+  if (!is_storage(plain->dtype)) return false;
   plain->data = proxy->data;
   plain->size = 1;
   for (int i = 0; i < proxy->nd; ++i) plain->size *= proxy->dimensions[i];

@@ -39,7 +39,7 @@ Array take_optional(const char* op, const char* arg, py::handle h,
 // An array that the call updates in place: writeable, float.
 Array take_inout(const char* op, const char* arg, py::handle h);
 
-// A float32 or float64 ndarray of contiguous, aligned elements, seen without a TensorView: for lists
+// An ndarray of a storage dtype with contiguous, aligned elements, seen without a TensorView: for lists
 // of hundreds of them. False for everything else, which goes through take() or take_inout().
 struct Plain {
   char* data;
@@ -51,6 +51,9 @@ bool same_shape(py::handle a, py::handle b);  // of two ndarrays
 
 // float32 or float64, else TypeError.
 void require_float(const char* op, const char* arg, const Array& a);
+// A dtype that this module's dispatch_storage knows: on a GPU also float16 and bfloat16.
+bool is_storage(Dtype t);
+void require_storage(const char* op, const char* arg, const Array& a);
 // Same dtype as `first`, else TypeError naming both.
 void require_same_dtype(const char* op, const char* arg, const Array& a, const char* first_arg,
                         const Array& first);
@@ -108,6 +111,16 @@ Needs take_needs(const char* op, py::handle h);
 template <class F>
 decltype(auto) dispatch_float(Dtype t, const F& f) {
   return t == Dtype::kF32 ? f(float{}) : f(double{});
+}
+
+// What kernels store and load; they compute in float32 where it has 16 bits.
+template <class F>
+decltype(auto) dispatch_storage(Dtype t, const F& f) {
+#if defined(ARRAYNN_CUDA)
+  if (t == Dtype::kF16) return f(Half{});
+  if (t == Dtype::kBF16) return f(Bfloat16{});
+#endif
+  return dispatch_float(t, f);
 }
 
 }  // namespace arraynn

@@ -149,7 +149,7 @@ Array take_optional(const char* op, const char* arg, py::handle h, Layout layout
 
 Array take_inout(const char* op, const char* arg, py::handle h) {
   Array a = take(op, arg, h, Layout::kAny);
-  require_float(op, arg, a);
+  require_storage(op, arg, a);
   if (!a.view.writeable) {
     fail<ValueError>(op, arg, "expected a writeable array, got a read-only one");
   }
@@ -166,7 +166,7 @@ bool take_plain(py::handle h, bool, Plain* plain) {
   } catch (const std::runtime_error&) {
     return false;
   }
-  if (!view.contiguous || (view.dtype != Dtype::kF32 && view.dtype != Dtype::kF64)) return false;
+  if (!view.contiguous || !is_storage(view.dtype)) return false;
   *plain = {view.as<char>(), view.size(), view.dtype};
   return true;
 }

@@ -1,5 +1,7 @@
 #include "bind/dtypes.hpp"
 
+#include <atomic>
+
 namespace arraynn {
 
 namespace {
@@ -9,6 +11,7 @@ struct Descriptors {
   py::object f32 = py::dtype::of<float>(), f64 = py::dtype::of<double>();
   py::object i32 = py::dtype::of<std::int32_t>(), i64 = py::dtype::of<std::int64_t>();
   py::object u8 = py::dtype::of<std::uint8_t>(), boolean = py::dtype::of<bool>();
+  py::object f16 = py::dtype("float16");
 
   PyObject* get(Dtype t) const {
     switch (t) {
@@ -24,10 +27,26 @@ struct Descriptors {
         return u8.ptr();
       case Dtype::kBool:
         return boolean.ptr();
+      case Dtype::kF16:
+        return f16.ptr();
+      case Dtype::kBF16:
+        return bfloat16();
       case Dtype::kOther:
         break;
     }
     return nullptr;
+  }
+
+  // NumPy has bfloat16 as soon as ml_dtypes is imported, which an array of it has done; null before.
+  static PyObject* bfloat16() {
+    static std::atomic<PyObject*> known{nullptr};
+    PyObject* descr = known.load(std::memory_order_relaxed);
+    if (descr != nullptr) return descr;
+    PyObject* module = PyDict_GetItemString(PyImport_GetModuleDict(), "ml_dtypes");
+    if (module == nullptr || !py::hasattr(module, "bfloat16")) return nullptr;
+    descr = py::dtype::from_args(py::handle(module).attr("bfloat16")).release().ptr();
+    known.store(descr, std::memory_order_relaxed);
+    return descr;
   }
 };
 
@@ -46,6 +65,10 @@ Dtype dtype_of(PyObject* descr) {
   if (descr == d.f32.ptr()) return Dtype::kF32;
   if (descr == d.f64.ptr()) return Dtype::kF64;
   static const auto& api = py::detail::npy_api::get();
+#if defined(ARRAYNN_CUDA)
+  if (api.PyArray_EquivTypes_(descr, d.f16.ptr())) return Dtype::kF16;
+  if (descr == d.bfloat16()) return Dtype::kBF16;
+#endif
   for (const Dtype t :
        {Dtype::kI64, Dtype::kI32, Dtype::kU8, Dtype::kBool, Dtype::kF32, Dtype::kF64}) {
     // Equivalent descriptors (long and long long, "<f4") share a layout; swapped bytes do not.

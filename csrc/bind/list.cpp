@@ -9,7 +9,7 @@ namespace {
 Item take_item(const char* op, const char* arg, py::handle h, bool inout, const List* like,
                std::size_t index, List* list) {
   Array a = inout ? take_inout(op, arg, h) : take(op, arg, h);
-  require_float(op, arg, a);
+  require_storage(op, arg, a);
   if (like != nullptr) {
     require_like(op, arg, a, "params", take(op, "params", like->items[index].owner));
   } else if (index > 0) {

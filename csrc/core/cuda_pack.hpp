@@ -5,19 +5,17 @@
 #include <cstdint>
 #include <cstring>
 
+#include "core/dtype.hpp"
 #include "ptx/cvt.hpp"
 #include "ptx/ld_st.hpp"
 
 namespace arraynn::cuda {
 
-// 16-bit floats are storage; arithmetic is float32.
-struct Half {
-  std::uint16_t bits;
-};
-struct Bfloat16 {
-  std::uint16_t bits;
-};
+// What kernels of storage types are instantiated for.
+#define ARRAYNN_FOR_EACH_STORAGE(instantiate) \
+  instantiate(float) instantiate(double) instantiate(Half) instantiate(Bfloat16)
 
+// The type that arithmetic on a storage type is done in.
 template <class T>
 struct ComputeOf {
   using type = T;
@@ -36,12 +34,7 @@ using Compute = typename ComputeOf<T>::type;
 __device__ __forceinline__ float to_compute(float x) { return x; }
 __device__ __forceinline__ double to_compute(double x) { return x; }
 __device__ __forceinline__ float to_compute(Half x) { return ptx::cvt_f32_f16(x.bits); }
-__device__ __forceinline__ float to_compute(Bfloat16 x) {
-  const std::uint32_t bits = static_cast<std::uint32_t>(x.bits) << 16;
-  float f;
-  memcpy(&f, &bits, sizeof f);
-  return f;
-}
+__device__ __forceinline__ float to_compute(Bfloat16 x) { return ptx::cvt_f32_bf16(x.bits); }
 
 template <class T>
 __device__ __forceinline__ T from_compute(Compute<T> x) {

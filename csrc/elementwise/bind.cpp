@@ -13,9 +13,9 @@ using Kind = ActivationKind;
 
 py::object forward(const char* op, const Activation& f, py::handle x_, py::handle out_) {
   const Array x = take(op, "x", x_);
-  require_float(op, "x", x);
+  require_storage(op, "x", x);
   Output out(op, out_, x->dtype, x->shape, x->ndim, {&x});
-  dispatch_float(x->dtype, [&](auto tag) {
+  dispatch_storage(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     run_activation(f, x->as<const T>(), out.data<T>(), x->size());
@@ -26,11 +26,11 @@ py::object forward(const char* op, const Activation& f, py::handle x_, py::handl
 py::object backward(const char* op, const Activation& f, py::handle grad_out_, py::handle x_,
                     py::handle out_) {
   const Array grad_out = take(op, "grad_out", grad_out_);
-  require_float(op, "grad_out", grad_out);
+  require_storage(op, "grad_out", grad_out);
   const Array x = take(op, "x", x_);
   require_like(op, "x", x, "grad_out", grad_out);
   Output out(op, out_, x->dtype, x->shape, x->ndim, {&grad_out, &x});
-  dispatch_float(x->dtype, [&](auto tag) {
+  dispatch_storage(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     run_activation_backward(f, grad_out->as<const T>(), x->as<const T>(), out.data<T>(), x->size());
@@ -76,13 +76,13 @@ Activation softplus(const char* op, py::handle beta_, py::handle threshold) {
 py::object dropout(const char* op, const char* arg, py::handle x_, py::handle p_, py::handle seed,
                    py::handle out_) {
   const Array x = take(op, arg, x_);
-  require_float(op, arg, x);
+  require_storage(op, arg, x);
   const double p = take_double(op, "p", p_);
   if (!(p >= 0 && p <= 1)) fail<ValueError>(op, "p", "expected a probability in [0, 1], got ", p);
   const Dropout d{static_cast<std::uint64_t>(p * 4294967296.0), p < 1 ? 1 / (1 - p) : 0.0,
                   philox_key(take_seed(op, seed))};
   Output out(op, out_, x->dtype, x->shape, x->ndim, {&x});
-  dispatch_float(x->dtype, [&](auto tag) {
+  dispatch_storage(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     run_dropout(d, x->as<const T>(), out.data<T>(), x->size());

@@ -20,6 +20,10 @@ constexpr int kBlocksPerMultiprocessor = 4;
 // Dropout takes one pack at a time and twice the blocks.
 constexpr int kDropoutBlocks = 8;
 
+// Elements of a thread: whole packs and whole Philox blocks.
+template <class T>
+constexpr int kDropoutGroup = kPack<T> > 4 ? kPack<T> : 4;
+
 template <class T>
 constexpr std::int64_t kTile = std::int64_t{kThreads} * kUnroll * kPack<T>;
 
@@ -88,7 +92,7 @@ __global__ void __launch_bounds__(kThreads, kDropoutBlocks)
   using C = Compute<T>;
   const auto scale = static_cast<C>(d.scale);
   const bool packed = is_packed(x) && is_packed(y);
-  constexpr int kGroup = kPack<T> > 4 ? kPack<T> : 4;  // elements a thread takes at once
+  constexpr int kGroup = kDropoutGroup<T>;
   const std::int64_t groups = ceil_div(n, kGroup);
   const std::int64_t step = std::int64_t{gridDim.x} * kThreads;
   const auto kept = [&](std::uint32_t word, T v) {
@@ -156,7 +160,7 @@ void run_activation_backward(const Activation& a, const T* dy, const T* x, T* dx
 template <class T>
 void run_dropout(const Dropout& d, const T* x, T* y, std::int64_t n) {
   using namespace cuda;
-  const std::int64_t tiles = ceil_div(n, std::int64_t{kThreads} * 4);
+  const std::int64_t tiles = ceil_div(n, std::int64_t{kThreads} * kDropoutGroup<T>);
   const Grid grid{persistent_blocks(tiles, kDropoutBlocks), kThreads};
   ARRAYNN_LAUNCH((dropout_kernel<T>), grid, d, x, y, n);
 }
@@ -166,8 +170,7 @@ void run_dropout(const Dropout& d, const T* x, T* y, std::int64_t n) {
   template void run_activation_backward<T>(const Activation&, const T*, const T*, T*, \
                                            std::int64_t);                             \
   template void run_dropout<T>(const Dropout&, const T*, T*, std::int64_t);
-ARRAYNN_INSTANTIATE(float)
-ARRAYNN_INSTANTIATE(double)
+ARRAYNN_FOR_EACH_STORAGE(ARRAYNN_INSTANTIATE)
 #undef ARRAYNN_INSTANTIATE
 
 }  // namespace arraynn

@@ -78,12 +78,12 @@ __device__ __forceinline__ void update_chunk(T* const (&arrays)[kArrays], std::i
     for (int u = 0; u < kUnroll<kArrays>; ++u) {
 #pragma unroll
       for (int j = 0; j < kPack<T>; ++j) {
-        T values[kArrays];
+        Compute<T> values[kArrays];
 #pragma unroll
-        for (int a = 0; a < kArrays; ++a) values[a] = in[u][a].v[j];
+        for (int a = 0; a < kArrays; ++a) values[a] = to_compute(in[u][a].v[j]);
         f(values);
 #pragma unroll
-        for (int a = 0; a < kArrays; ++a) in[u][a].v[j] = values[a];
+        for (int a = 0; a < kArrays; ++a) in[u][a].v[j] = from_compute<T>(values[a]);
       }
 #pragma unroll
       for (int a = 0; a < kArrays; ++a) {
@@ -94,13 +94,13 @@ __device__ __forceinline__ void update_chunk(T* const (&arrays)[kArrays], std::i
   // What is left of each thread's packs, fewer than kUnroll and at most one of them cut.
   for (; i < n; i += kStep) {
     for (std::int64_t k = i; k < min_i(i + kPack<T>, n); ++k) {
-      T values[kArrays];
+      Compute<T> values[kArrays];
 #pragma unroll
-      for (int a = 0; a < kArrays; ++a) values[a] = arrays[a][k];
+      for (int a = 0; a < kArrays; ++a) values[a] = to_compute(arrays[a][k]);
       f(values);
 #pragma unroll
       for (int a = 0; a < kArrays; ++a) {
-        if ((stored >> a & 1) != 0) arrays[a][k] = values[a];
+        if ((stored >> a & 1) != 0) arrays[a][k] = from_compute<T>(values[a]);
       }
     }
   }
@@ -118,24 +118,24 @@ __device__ __forceinline__ void update_table(const Table<T, kArrays>& table, uns
   }
 }
 
-template <class T, class Rule>
+template <class C, class Rule>
 __device__ __forceinline__ void apply_clipping(Rule& rule, double gradient_factor,
                                                const double* clip_factor) {
   if (clip_factor != nullptr) {
-    rule.factor = Vec<T>::set1(static_cast<T>(gradient_factor * *clip_factor));
+    rule.factor = Vec<C>::set1(static_cast<C>(gradient_factor * *clip_factor));
   }
 }
 
 // Arrays: parameter, gradient, first and second moments, and with kLargest the largest second moments.
 template <class T, bool kLargest>
 __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<kLargest ? 5 : 4>)
-    adam_kernel(const __grid_constant__ Table<T, kLargest ? 5 : 4> table, AdamRule<T> rule,
+    adam_kernel(const __grid_constant__ Table<T, kLargest ? 5 : 4> table, AdamRule<Compute<T>> rule,
                 double gradient_factor, const double* clip_factor) {
-  apply_clipping<T>(rule, gradient_factor, clip_factor);
+  apply_clipping<Compute<T>>(rule, gradient_factor, clip_factor);
   constexpr int kArrays = kLargest ? 5 : 4;
   constexpr unsigned kAllButGradients = ((1u << kArrays) - 1) & ~2u;
-  update_table(table, kAllButGradients, [&rule](T(&values)[kArrays]) {
-    using V = Vec<T>;
+  update_table(table, kAllButGradients, [&rule](Compute<T>(&values)[kArrays]) {
+    using V = Vec<Compute<T>>;
     V p{values[0]}, m{values[2]}, v{values[3]}, largest{values[kArrays - 1]};
     rule.template apply<kLargest>(p, V{values[1]}, m, v, largest);
     values[0] = p.v;
@@ -148,12 +148,12 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<kLargest ? 
 // Arrays: parameter, gradient, and with kBuffer the momentum buffers.
 template <class T, bool kBuffer>
 __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<kBuffer ? 3 : 2>)
-    sgd_kernel(const __grid_constant__ Table<T, kBuffer ? 3 : 2> table, SgdRule<T> rule,
+    sgd_kernel(const __grid_constant__ Table<T, kBuffer ? 3 : 2> table, SgdRule<Compute<T>> rule,
                double gradient_factor, const double* clip_factor) {
-  apply_clipping<T>(rule, gradient_factor, clip_factor);
+  apply_clipping<Compute<T>>(rule, gradient_factor, clip_factor);
   constexpr int kArrays = kBuffer ? 3 : 2;
-  update_table(table, kBuffer ? 5u : 1u, [&rule](T(&values)[kArrays]) {
-    using V = Vec<T>;
+  update_table(table, kBuffer ? 5u : 1u, [&rule](Compute<T>(&values)[kArrays]) {
+    using V = Vec<Compute<T>>;
     V p{values[0]}, b{values[kArrays - 1]};
     rule.apply(p, V{values[1]}, b);
     values[0] = p.v;
@@ -182,12 +182,12 @@ __global__ void __launch_bounds__(kThreads)
       const Pack<T> g = load_pack(grad + i, packed);
 #pragma unroll
       for (int j = 0; j < kPack<T>; ++j) {
-        const auto x = static_cast<double>(g.v[j]);
+        const auto x = static_cast<double>(to_compute(g.v[j]));
         sum = ::fma(x, x, sum);
       }
     }
     for (; i < n; ++i) {  // the one thread whose pack is cut
-      const auto x = static_cast<double>(grad[i]);
+      const auto x = static_cast<double>(to_compute(grad[i]));
       sum = ::fma(x, x, sum);
     }
     const double total = block_reduce(sum, shared, Add{});
@@ -251,8 +251,8 @@ void launch_adam(const std::vector<OptimTensor<T>>& tensors, const AdamScalars& 
     }
   };
   for_tables<T, kArrays>(tensors, pointers, [&](const auto& table, Grid grid) {
-    ARRAYNN_LAUNCH((adam_kernel<T, kLargest>), grid, table, AdamRule<T>(s), s.gradient_factor,
-                   clip_factor);
+    ARRAYNN_LAUNCH((adam_kernel<T, kLargest>), grid, table, AdamRule<Compute<T>>(s),
+                   s.gradient_factor, clip_factor);
   });
 }
 
@@ -268,7 +268,7 @@ void launch_sgd(const std::vector<OptimTensor<T>>& tensors, const SgdScalars& s,
     }
   };
   for_tables<T, kArrays>(tensors, pointers, [&](const auto& table, Grid grid) {
-    ARRAYNN_LAUNCH((sgd_kernel<T, kBuffer>), grid, table, SgdRule<T>(s), s.gradient_factor,
+    ARRAYNN_LAUNCH((sgd_kernel<T, kBuffer>), grid, table, SgdRule<Compute<T>>(s), s.gradient_factor,
                    clip_factor);
   });
 }
@@ -318,8 +318,7 @@ void sgd(const std::vector<OptimTensor<T>>& tensors, const SgdScalars& s,
   template void clip<T>(const std::vector<OptimTensor<T>>&, const Clipping&);                   \
   template void adam<T>(const std::vector<OptimTensor<T>>&, const AdamScalars&, const double*); \
   template void sgd<T>(const std::vector<OptimTensor<T>>&, const SgdScalars&, const double*);
-ARRAYNN_INSTANTIATE(float)
-ARRAYNN_INSTANTIATE(double)
+ARRAYNN_FOR_EACH_STORAGE(ARRAYNN_INSTANTIATE)
 #undef ARRAYNN_INSTANTIATE
 
 }  // namespace arraynn::cuda

@@ -50,14 +50,13 @@ py::object run(const StepLists& lists, const Gradient& gradient, const auto& ste
 template <class Scalars, class Step>
 py::object dispatch(const StepLists& lists, const Gradient& gradient, Scalars scalars,
                     const Step& step) {
-  const auto run_with = [&](auto tag) {
+  return dispatch_storage(lists.params->dtype, [&](auto tag) {
     using T = decltype(tag);
     return run<T>(lists, gradient, [&](const auto& tensors, double factor, const double* clip) {
       scalars.gradient_factor = factor;
       step(tensors, scalars, clip);
     });
-  };
-  return lists.params->dtype == Dtype::kF32 ? run_with(float{}) : run_with(double{});
+  });
 }
 
 }  // namespace

@@ -10,6 +10,12 @@ ARRAYNN_PTX_FUNCTION float cvt_f32_f16(std::uint16_t h) {
               return f);
 }
 
+// mov.b32: the upper half of a float32 (cvt.f32.bf16, the same, is sm_90's).
+ARRAYNN_PTX_FUNCTION float cvt_f32_bf16(std::uint16_t h) {
+  ARRAYNN_PTX(host_ptx::cvt_f32_bf16(h), float f;
+              asm("mov.b32 %0, {%1, %2};" : "=f"(f) : "h"(std::uint16_t{0}), "h"(h)); return f);
+}
+
 // cvt.rn.f16.f32: to nearest, ties to even.
 ARRAYNN_PTX_FUNCTION std::uint16_t cvt_rn_f16_f32(float f) {
   ARRAYNN_PTX(host_ptx::cvt_rn_f16_f32(f), std::uint16_t h;

@@ -62,7 +62,12 @@ def register(library: DeviceLibrary) -> None:
             )
         interface = getattr(x, "__cuda_array_interface__", None)
         writeable = interface is not None and not interface["data"][1]
-        return library.view(_detached(x)), writeable
+        try:
+            return library.view(_detached(x)), writeable
+        except (BufferError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+            raise TypeError(
+                f"[{op}] {arg}: expected an array that can be seen as a {library.name}, got {error}"
+            ) from error
 
     library.module.set_library(
         library.name, library.ndarray, library.current_stream, library.current_device, wrap

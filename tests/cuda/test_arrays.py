@@ -63,12 +63,12 @@ def wrong_calls(device: Any) -> dict[str, tuple[Any, Any, str]]:
         "integers": (
             lambda: K.relu(device.put(X.astype(np.int32))),
             TypeError,
-            "[relu] x: expected float32 or float64, got int32",
+            "[relu] x: expected float16, bfloat16, float32 or float64, got int32",
         ),
         "complex numbers": (
             lambda: K.relu(device.put(X.astype(np.complex64))),
             TypeError,
-            "[relu] x: expected float32 or float64, got complex64",
+            "[relu] x: expected float16, bfloat16, float32 or float64, got complex64",
         ),
         "mixed dtypes": (
             lambda: K.relu_backward(x, device.put(X.astype(np.float64))),

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from arraynn import kernels, reference
-from kernels.problems import normal
 from memory import snapshot
 from optimizer_state import (
     COMMON,
@@ -96,9 +95,9 @@ def test_sgd(
 
 
 def test_same_bits_in_any_list_and_at_every_schedule(
-    dtype: Any, device: Any, rng: np.random.Generator
+    storage: Any, device: Any, rng: np.random.Generator
 ) -> None:
-    start = State(rng, dtype, LARGE + SHAPES)
+    start = State(rng, storage, LARGE + SHAPES)
     for max_norm in (None, 0.1):
         first: State | None = None
         for schedule in device.schedules():
@@ -135,9 +134,9 @@ def test_long_lists(dtype: Any, device: Any, rng: np.random.Generator) -> None:
     check_state(back(device, there), ref, native, start, **options)
 
 
-def test_slices_and_strides(dtype: Any, device: Any, rng: np.random.Generator) -> None:
+def test_slices_and_strides(storage: Any, device: Any, rng: np.random.Generator) -> None:
     """Arrays that begin beside 16 bytes are stepped in place, strided ones through a copy."""
-    start = State(rng, dtype, [(2100,), (9, 21)])
+    start = State(rng, storage, [(2100,), (9, 21)])
     expected = on(device, start)
     expected.adam(kernels, 2, True, weight_decay=0.1, max_norm=0.5)
     expected.sgd(kernels, 2, momentum=0.9, nesterov=True)
@@ -191,9 +190,13 @@ def test_wrong_lists(device: Any, rng: np.random.Generator) -> None:
         kernels.adam_step(there.params, there.params, there.first, there.second, 1)
     with pytest.raises(ValueError, match=r"\[adam_step\] exp_avgs: expected 2 arrays"):
         kernels.adam_step(there.params, there.grads, there.first[:1], there.second, 1)
-    half = [device.put(normal(rng, np.float32, 4).astype(np.float16))]
-    with pytest.raises(TypeError, match=r"\[adam_step\] params: expected float32 or float64"):
-        kernels.adam_step(half, half, half, half, 1)
+    whole = [device.put(np.ones(4, np.int32))]
+    with pytest.raises(TypeError, match=r"\[adam_step\] params: expected float16, .*, got int32"):
+        kernels.adam_step(whole, whole, whole, whole, 1)
+    half = [device.put(np.ones(s, np.float16)) for s in (4, 3)]
+    message = r"\[adam_step\] grads: expected float32 \(the dtype of params\), got float16"
+    with pytest.raises(TypeError, match=message):
+        kernels.adam_step(there.params, half, there.first, there.second, 1)
     assert_same_state(back(device, there), start, "untouched")
     assert lists[0] is there.params
 

@@ -87,6 +87,7 @@ void bind_host_cuda(py::module_& m) {
     call.check("mma_tf32", {});
   });
   m.def("cvt_f32_f16", &host_ptx::cvt_f32_f16);
+  m.def("cvt_f32_bf16", &host_ptx::cvt_f32_bf16);
   m.def("cvt_rn_f16_f32", &host_ptx::cvt_rn_f16_f32);
   m.def("cvt_rn_bf16_f32", &host_ptx::cvt_rn_bf16_f32);
 }

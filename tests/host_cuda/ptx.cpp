@@ -12,9 +12,6 @@ namespace {
 constexpr int kWarp = 32;
 constexpr std::uint32_t kAllLanes = 0xFFFFFFFFu;
 
-float bf16_to_float(std::uint16_t h) {
-  return std::bit_cast<float>(static_cast<std::uint32_t>(h) << 16);
-}
 float tf32_to_float(std::uint32_t bits) { return std::bit_cast<float>(bits & 0xFFFFE000u); }
 
 struct Fragments {
@@ -123,6 +120,10 @@ float cvt_f32_f16(std::uint16_t h) {
   return (h >> 15) != 0 ? -magnitude : magnitude;
 }
 
+float cvt_f32_bf16(std::uint16_t h) {
+  return std::bit_cast<float>(static_cast<std::uint32_t>(h) << 16);
+}
+
 std::uint16_t cvt_rn_f16_f32(float f) {
   const auto sign = static_cast<std::uint16_t>(std::signbit(f) ? 0x8000 : 0);
   const float a = std::fabs(f);
@@ -146,7 +147,7 @@ void mma_m16n8k16_f16(float* d, const std::uint32_t* a, const std::uint32_t* b, 
   multiply_with(&multiply_16bit<cvt_f32_f16>, d, a, b, site);
 }
 void mma_m16n8k16_bf16(float* d, const std::uint32_t* a, const std::uint32_t* b, Site site) {
-  multiply_with(&multiply_16bit<bf16_to_float>, d, a, b, site);
+  multiply_with(&multiply_16bit<cvt_f32_bf16>, d, a, b, site);
 }
 void mma_m16n8k8_tf32(float* d, const std::uint32_t* a, const std::uint32_t* b, Site site) {
   multiply_with(&multiply_tf32, d, a, b, site);

@@ -62,6 +62,7 @@ void mma_m16n8k8_tf32(float* d, const std::uint32_t* a, const std::uint32_t* b, 
 void ldmatrix_m8n8_x4(std::uint32_t* r, const void* row, bool transposed, HOST_PTX_SITE);
 
 float cvt_f32_f16(std::uint16_t h);
+float cvt_f32_bf16(std::uint16_t h);
 std::uint16_t cvt_rn_f16_f32(float f);
 std::uint16_t cvt_rn_bf16_f32(float f);
 

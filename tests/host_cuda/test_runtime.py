@@ -126,6 +126,28 @@ class TestInstructions:
         back = np.array([module.cvt_rn_f16_f32(float(w)) for w in wide[number]], np.uint16)
         assert_same_bits(back, bits[number])
 
+    def test_every_bfloat16(self, module: Any) -> None:
+        bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+        bits = np.arange(1 << 16, dtype=np.uint16)
+        wide = np.array([module.cvt_f32_bf16(int(b)) for b in bits], np.float32)
+        np.testing.assert_array_equal(wide, bits.view(bfloat16).astype(np.float32))
+        number = ~np.isnan(wide)
+        back = np.array([module.cvt_rn_bf16_f32(float(w)) for w in wide[number]], np.uint16)
+        assert_same_bits(back, bits[number])
+
+    @pytest.mark.parametrize("name", ["f16", "bf16"])
+    def test_ties_are_rounded_to_even(self, module: Any, name: str) -> None:
+        """Halfway between any two neighbours, and on either side of there."""
+        bf16 = name == "bf16"
+        dtype = pytest.importorskip("ml_dtypes").bfloat16 if bf16 else np.float16
+        wide = np.arange(0x7F7F if bf16 else 0x7BFF, dtype=np.uint16).view(dtype).astype(np.float64)
+        middle = ((wide[:-1] + wide[1:]) / 2).astype(np.float32)
+        round_to = getattr(module, f"cvt_rn_{name}_f32")
+        for x in (middle, np.nextafter(middle, np.float32(0)), np.nextafter(middle, np.float32(9))):
+            for signed in (x, -x):
+                got = np.array([round_to(float(v)) for v in signed], np.uint16)
+                assert_same_bits(got, signed.astype(dtype).view(np.uint16))
+
     def test_rounding(self, module: Any, rng: np.random.Generator) -> None:
         ml_dtypes = pytest.importorskip("ml_dtypes")
         exponents = rng.uniform(-26, 17, 4000)

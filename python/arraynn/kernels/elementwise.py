@@ -8,7 +8,8 @@ behaviour at NaN and the infinities is PyTorch's. Errors of the elementary funct
 
 All take arrays of any shape and strides (a non-contiguous one is copied), float32 or float64, and
 return a new C-ordered array or ``out``, which must have the result's shape and dtype, be writeable
-and not overlap an input (ValueError). Other or mixed dtypes are a TypeError.
+and not overlap an input (ValueError). Other or mixed dtypes are a TypeError. Arrays on a GPU may be
+float16 or bfloat16 as well: computed in float32, rounded once.
 """
 
 from __future__ import annotations

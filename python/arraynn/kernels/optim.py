@@ -44,7 +44,8 @@ def adam_step(
     Parameters
     ----------
     params, exp_avgs, exp_avg_sqs : lists of arrays of one dtype, float32 or float64
-        Updated in place. Strided arrays are worked on in contiguous copies and written back.
+        Updated in place. Strided arrays are worked on in contiguous copies and written back. On a
+        GPU also float16 or bfloat16, stepped in float32 and rounded once.
     grads : list of arrays
         Never modified.
     step : int

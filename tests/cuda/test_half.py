@@ -1,0 +1,185 @@
+"""float16 and bfloat16 on a device: stored in 16 bits, computed in float32, rounded once.
+
+The float32 kernels are held against the reference elsewhere; here the same arithmetic must come out
+of 16-bit arrays, rounded by NumPy's or ml_dtypes' own conversion.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from activations import every_variant, functions, scale_of
+from arraynn import kernels
+from optimizer_state import COMMON, State, combinations
+from tolerances import assert_same_bits
+
+SHAPES: list[tuple[int, ...]] = [(1,), (9,), (2047,), (4096,), (), (2, 0), (7, 33), (16_385,)]
+
+
+def every_value(half: Any) -> Any:
+    """Return all 65536 bit patterns."""
+    return np.arange(1 << 16, dtype=np.uint16).view(half)
+
+
+def put(device: Any, a: Any) -> Any:
+    try:
+        return device.put(a)
+    except (TypeError, NotImplementedError) as error:
+        if device.name == "cupy" and a.dtype.name == "bfloat16":
+            pytest.skip(f"this CuPy has no bfloat16: {error}")
+        raise
+
+
+def rounded(a: Any, half: Any) -> Any:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(a).astype(half)
+
+
+def assert_same_numbers(got: Any, expected: Any, label: str) -> None:
+    """Assert the same bits, and NaN where a NaN is expected."""
+    nan = np.isnan(expected.astype(np.float32))
+    assert got.dtype == expected.dtype
+    assert np.isnan(got[nan].astype(np.float32)).all(), label
+    assert_same_bits(got[~nan], expected[~nan], label)
+
+
+def test_every_value_is_kept(half: Any, device: Any) -> None:
+    x = every_value(half)
+    there = put(device, x)
+    got = device.get(kernels.leaky_relu(there, negative_slope=1.0))
+    assert_same_numbers(got, x, "leaky_relu of slope 1")
+    got = device.get(kernels.dropout(there, 0.0, 1))
+    assert_same_numbers(got, x, "dropout of nothing")
+
+
+@every_variant
+def test_activations(
+    name: str, options: dict[str, Any], half: Any, device: Any, rng: np.random.Generator
+) -> None:
+    kernel, backward, formula, _ = functions(name)
+    x = every_value(half)
+    grad = rounded(3 * rng.standard_normal(x.size), half)
+    there, dgrad = put(device, x), put(device, grad)
+    wide, wide_grad = (device.put(a.astype(np.float32)) for a in (x, grad))
+    got = device.get(kernel(there, **options))
+    assert_same_numbers(got, rounded(device.get(kernel(wide, **options)), half), name)
+    expected = rounded(device.get(backward(wide_grad, wide, **options)), half)
+    assert_same_numbers(device.get(backward(dgrad, there, **options)), expected, f"{name}_backward")
+
+    # Against the reference itself: half a unit of the last place, and the errors of float32.
+    info = np.finfo(half) if half == np.float16 else bfloat16_info()
+    with np.errstate(all="ignore"):
+        x64 = x.astype(np.float64)
+        ref = formula(x64, **options)
+        scale = np.abs(scale_of(name, options, x64, ref))
+        usable = np.isfinite(ref) & (np.abs(ref) < float(info.max)) & np.isfinite(x64)
+        error = np.abs(got.astype(np.float64) - ref)
+        tiny = float(info.smallest_subnormal) + 4 * float(np.finfo(np.float32).tiny)
+        bound = float(info.eps) / 2 * np.abs(ref) + 32 * 2.0**-23 * scale + tiny
+    wrong = usable & (error > bound)
+    assert not wrong.any(), x64[wrong]
+
+
+def bfloat16_info() -> Any:
+    return pytest.importorskip("ml_dtypes").finfo("bfloat16")
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 1.0])
+def test_dropout(p: float, half: Any, device: Any) -> None:
+    for x in (every_value(half), every_value(half)[1000:5007]):
+        wide = device.put(x.astype(np.float32))
+        expected = rounded(device.get(kernels.dropout(wide, p, 5)), half)
+        assert_same_numbers(device.get(kernels.dropout(put(device, x), p, 5)), expected, "dropout")
+        got = device.get(kernels.dropout_backward(put(device, x), p, 5))
+        assert_same_numbers(got, expected, "dropout_backward")
+
+
+def both_ways(device: Any, half: Any, rng: np.random.Generator) -> tuple[State, State, State]:
+    """Return a state in 16 bits, its copy on the device, and one of the same numbers in float32."""
+    start = State(rng, np.float32, SHAPES).mapped(lambda a: rounded(a, half))
+    there = start.mapped(lambda a: put(device, a))
+    return start, there, start.mapped(lambda a: device.put(a.astype(np.float32)))
+
+
+def assert_rounded(device: Any, got: State, wide: State, half: Any, label: str) -> None:
+    for (name, a), (_, b) in zip(got.arrays(), wide.arrays(), strict=True):
+        assert_same_bits(device.get(a), rounded(device.get(b), half), f"{name}, {label}")
+
+
+@pytest.mark.parametrize("amsgrad", [False, True])
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_adam(
+    amsgrad: bool, decoupled: bool, half: Any, device: Any, rng: np.random.Generator
+) -> None:
+    for options in combinations(**COMMON):
+        options |= {"lr": 0.05, "eps": 1e-4, "decoupled": decoupled}
+        start, there, wide = both_ways(device, half, rng)
+        norms = [s.adam(kernels, 3, amsgrad, **options) for s in (there, wide)]
+        assert_rounded(device, there, wide, half, str(options))
+        check_norms(device, norms, start.grads, options)
+
+
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
+def test_sgd(
+    momentum: float, nesterov: bool, half: Any, device: Any, rng: np.random.Generator
+) -> None:
+    for options in combinations(**COMMON, step=(1, 2)):
+        options |= {"lr": 0.05, "momentum": momentum, "nesterov": nesterov}
+        start, there, wide = both_ways(device, half, rng)
+        norms = [s.sgd(kernels, **options) for s in (there, wide)]
+        assert_rounded(device, there, wide, half, str(options))
+        check_norms(device, norms, start.grads, options)
+
+
+def check_norms(device: Any, norms: list[Any], grads: list[Any], options: dict[str, Any]) -> None:
+    if options["max_norm"] is None:
+        assert norms == [None, None]
+        return
+    squares = sum(np.sum(g.astype(np.longdouble) ** 2) for g in grads)
+    expected = float(np.sqrt(squares)) / (options["grad_scale"] or 1)
+    for norm in norms:
+        np.testing.assert_allclose(float(device.get(norm)), expected, rtol=1e-13)
+
+
+def test_moments_of_float16_may_overflow_as_they_do_in_pytorch(device: Any) -> None:
+    """Squares of gradients beyond 256 are no float16: the moment is infinite, the step is 0."""
+    lists = [[device.put(np.full(5, v, np.float16))] for v in (1.0, 6e4, 0.0, 0.0)]
+    kernels.adam_step(*lists, 1, lr=0.1)
+    assert np.isinf(device.get(lists[3][0])).all()
+    assert np.isfinite(device.get(lists[0][0])).all()
+
+
+def test_the_cpu_names_what_it_takes(half: Any) -> None:
+    x = np.ones(4, half)
+    message = f"expected float32 or float64, got {half.name}"
+    with pytest.raises(TypeError, match=rf"\[relu\] x: {message}"):
+        kernels.relu(x)
+    with pytest.raises(TypeError, match=rf"\[adam_step\] params: {message}"):
+        kernels.adam_step([x], [x], [x], [x], 1)
+
+
+def test_wrong_dtypes(half: Any, device: Any) -> None:
+    x, y = put(device, np.ones(4, half)), device.put(np.ones(4, np.float32))
+    with pytest.raises(TypeError, match=rf"x: expected {half.name} \(the dtype of grad_out\), got"):
+        kernels.relu_backward(x, y)
+    with pytest.raises(TypeError, match=rf"x: expected float32 .*, got {half.name}"):
+        kernels.relu_backward(y, x)
+    with pytest.raises(TypeError, match=rf"out: expected {half.name}, got float32"):
+        kernels.relu(x, out=y)
+    pairs = device.put(np.zeros(4, "V2"))
+    with pytest.raises(TypeError, match=r"\[relu\] x: expected float16, bfloat16, .*, got \|V2"):
+        kernels.relu(pairs)
+
+
+def test_bfloat16_has_no_name_in_the_array_interface(device: Any) -> None:
+    """It is "<V2" there, which may be anything of two bytes; DLPack knows it."""
+    if device.name != "host_cuda":
+        pytest.skip("needs an array that has the interface and no DLPack")
+    dtype = pytest.importorskip("ml_dtypes").bfloat16
+    grad, held = device.put(np.ones(4, dtype)), device.put(np.ones(4, dtype))
+    x = type("Foreign", (), {"__cuda_array_interface__": held.__cuda_array_interface__})()
+    with pytest.raises(TypeError, match=r"\[relu_backward\] x: expected bfloat16 .*, got .V2"):
+        kernels.relu_backward(grad, x)
