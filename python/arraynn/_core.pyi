@@ -773,6 +773,21 @@ def cross_entropy_backward(
     label_smoothing: float,
     reduction: str,
 ) -> _Array: ...
+def nll_loss(
+    log_probs: _Array,
+    target: _Array,
+    weight: _Array | None,
+    ignore_index: int,
+    reduction: str,
+) -> _Array: ...
+def nll_loss_backward(
+    grad_out: _Array | float,
+    log_probs: _Array,
+    target: _Array,
+    weight: _Array | None,
+    ignore_index: int,
+    reduction: str,
+) -> _Array: ...
 def adam_step(
     params: _Arrays,
     grads: _Arrays,
