@@ -32,7 +32,7 @@ __all__ = [
     "unit_roundoff",
 ]
 
-Limit = Literal["fma", "copy", ""]
+Limit = Literal["fma", "copy", "read", ""]
 
 
 def as_arrays(result: Any) -> Arrays:
@@ -61,7 +61,8 @@ class Candidate:
     check : replaces the comparison with the reference; returns a complaint or None
     self_timed : `call` returns the seconds to record
     nbytes : bytes moved, where they differ from the case's
-    kept : bytes that a forward call keeps for its backward call, beside its arguments and result
+    kept : bytes that a forward call keeps for its backward call, beside its arguments and result;
+        in `bench.memory` those that the process grows by
     """
 
     library: str

@@ -108,6 +108,12 @@ def copy_bandwidth(size: int, threads: int) -> float | None:
     return _best_of_three("measure_copy_bandwidth", max(1, size // 2), threads)
 
 
+@functools.cache
+def read_bandwidth(size: int, threads: int) -> float | None:
+    """Bytes per second of adding up `size` bytes; None if unknown."""
+    return _best_of_three("measure_read_bandwidth", max(64, size), threads)
+
+
 def _best_of_three(name: str, *args: Any) -> float | None:
     from arraynn import _core
 

@@ -183,7 +183,7 @@ RUNNERS = {"arraynn": run_arraynn, "torch": run_torch}
 
 
 @contextmanager
-def _reference_kernels() -> Iterator[None]:
+def reference_kernels() -> Iterator[None]:
     """Let the tape call the reference in place of every kernel that it looks up."""
     module, formulas = kernels(), reference()
     names = [n for n in module.__all__ if callable(getattr(formulas, n, None))]
@@ -215,6 +215,24 @@ def _state(p: Problem) -> dict[str, Array]:
     return state
 
 
+def bounds_of(
+    plain: Arrays, right: Arrays, expected: Arrays, layers: int, dtype: str
+) -> list[float]:
+    """Return what an answer may be off by: as in bench.model.
+
+    At most four times the largest error of plain NumPy, and never less than 64 roundings of the
+    largest value of all the gradients for every layer, which add up as a random walk does. NumPy's
+    error is that of float32, in roundings: wider dtypes are too slow here.
+    """
+    eps = float(np.finfo(dtype).eps)
+    roundings = 1 / float(np.finfo(np.float32).eps)
+    largest = max(float(np.max(np.abs(b))) for b in expected)
+    return [
+        eps * max(4 * roundings * float(np.max(np.abs(a - b))), 64 * layers**0.5 * largest)
+        for a, b in zip(plain, right, strict=True)
+    ]
+
+
 def prepare(p: Problem, libraries: Sequence[str], threads: int) -> Prepared:
     """Make the data, the candidates and the reference answer of `p`."""
     _, _, size, _ = p.network
@@ -228,24 +246,15 @@ def prepare(p: Problem, libraries: Sequence[str], threads: int) -> Prepared:
     d = Data(x, target, small_x, small_target, _state(p))
     state = {k: v.astype(np.float64) if v.ndim else v for k, v in d.state.items()}
     wide = Data(x, target, small_x.astype(np.float64), small_target, state)
-    with _reference_kernels():
+    with reference_kernels():
         expected = _answer(p, wide)
         narrow = {k: v.astype(np.float32) if v.ndim else v for k, v in d.state.items()}
         exact = {k: v.astype(np.float64) if v.ndim else v for k, v in narrow.items()}
         images = small_x.astype(np.float32)
         plain = _answer(p, Data(x, target, images, small_target, narrow))
         right = _answer(p, Data(x, target, images.astype(np.float64), small_target, exact))
-    # As in bench.model: at most four times the largest error of plain NumPy, and never less than 64
-    # roundings of the largest value of all the gradients for every layer, which add up as a random
-    # walk does. NumPy's error is that of float32, in roundings: wider dtypes are too slow here.
     layers = sum(value.ndim > 1 for value in d.state.values())
-    eps = float(np.finfo(p.dtype).eps)
-    roundings = 1 / float(np.finfo(np.float32).eps)
-    largest = max(float(np.max(np.abs(b))) for b in expected)
-    bounds = [
-        eps * max(4 * roundings * float(np.max(np.abs(a - b))), 64 * layers**0.5 * largest)
-        for a, b in zip(plain, right, strict=True)
-    ]
+    bounds = bounds_of(plain, right, expected, layers, p.dtype)
     return Prepared(collect(RUNNERS, libraries, p, d, threads), expected, bounds)
 
 

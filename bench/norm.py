@@ -179,17 +179,25 @@ def run_onnxruntime(p: Problem, d: Data, threads: int) -> list[Candidate]:
     """ONNX Runtime, forward only."""
     operators = {
         "layer_norm": "LayerNormalization",
+        "rms_norm": "RMSNormalization",
         "batch_norm fixed": "BatchNormalization",
         "instance_norm": "InstanceNormalization",
+        "group_norm": "GroupNormalization",
     }
     op = operators.get(p.kind)
     if op is None or p.backward:
         return []
     inputs = {"x": d.x, "scale": d.weight, "b": d.bias}
+    how: dict[str, Any] = {"epsilon": EPS}
+    if p.kind == "rms_norm":
+        del inputs["b"]
+        how["opset"] = 23
+    if p.kind == "group_norm":
+        how |= {"opset": 21, "num_groups": p.groups}
     if p.kind == "batch_norm fixed":
         inputs |= {"mean": d.mean, "var": d.var}
     constants = [name for name in inputs if name != "x"]
-    call = peers.onnx_call(op, inputs, threads, constants=constants, epsilon=EPS)
+    call = peers.onnx_call(op, inputs, threads, constants=constants, **how)
     return [Candidate("onnxruntime", call, group="fresh")]
 
 

@@ -78,6 +78,7 @@ def onnx_call(
     threads: int,
     *,
     constants: Sequence[str] = (),
+    opset: int = _OPSET,
     **attributes: Any,
 ) -> Callable[[], Any]:
     """Return a function that runs the one-node ONNX model ``op(**inputs)``.
@@ -88,25 +89,27 @@ def onnx_call(
     inputs : arrays in the operator's order
     threads : intra-op threads
     constants : inputs stored in the model; ONNX Runtime packs constant weights when it loads
+    opset : operator set, where the operator is newer
     attributes : the node's attributes
     """
     ort, onnx = load("onnxruntime"), load("onnx")
     helper, numpy_helper = onnx.helper, onnx.numpy_helper
-    element = helper.np_dtype_to_tensor_dtype(next(iter(inputs.values())).dtype)
+    element = helper.np_dtype_to_tensor_dtype
+    found = element(next(iter(inputs.values())).dtype)
     node = helper.make_node(op, list(inputs), ["y"], **attributes)
     graph = helper.make_graph(
         [node],
         "bench",
         [
-            helper.make_tensor_value_info(name, element, list(array.shape))
+            helper.make_tensor_value_info(name, element(array.dtype), list(array.shape))
             for name, array in inputs.items()
             if name not in constants
         ],
-        [helper.make_tensor_value_info("y", element, None)],
+        [helper.make_tensor_value_info("y", found, None)],
         [numpy_helper.from_array(inputs[name], name) for name in constants],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)])
-    model.ir_version = _IR_VERSION
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    model.ir_version = _IR_VERSION if opset == _OPSET else 10
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

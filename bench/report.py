@@ -128,7 +128,7 @@ def rate_text(row: Row) -> str:
 
 
 def kept_text(row: Row) -> str:
-    """Format the bytes kept for a backward call, where that is the work."""
+    """Format the bytes kept for a backward call, or grown by, where that is the question."""
     kept = [None if m is None else m.kept for m in (row.ours, row.peer)]
     if kept[0] is None:
         return ""
@@ -140,7 +140,7 @@ def header() -> str:
     return line(
         (
             *("case", "ours", "thr", "median", "p20-p80", "rate", "limit", "best peer", "peer"),
-            *("ratio", "kept: ours, peer"),
+            *("ratio", "memory: ours, peer"),
         )
     )
 

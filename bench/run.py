@@ -29,7 +29,9 @@ from . import (
     fold,
     gemm,
     glu,
+    gpt,
     machine,
+    memory,
     model,
     models,
     norm,
@@ -61,21 +63,22 @@ FAMILIES: dict[str, Callable[[str, bool], list[Case]]] = {
     "norm": norm.cases,
     "embedding": embedding.cases,
     "attention": attention.cases,
+    "memory": memory.cases,
     "rope": rope.cases,
     "rnn": rnn.cases,
     "rnn_grid": rnn.whole_grid,
     "optim": optim.cases,
     "model": model.cases,
-    "models": models.cases,
+    "models": lambda dtype, tiny: models.cases(dtype, tiny) + gpt.cases(dtype, tiny),
     "overhead": overhead.cases,
 }
 # Too long to be run unasked.
-ON_REQUEST = ("rnn_grid",)
+ON_REQUEST = ("rnn_grid", "memory")
 
 EPILOG = """\
 Every answer is proved against arraynn.reference before it is timed. The table gives, for each
 of our candidates, the median time of a call, its rate as a share of the machine's limit (FMA
-rate or copy bandwidth, measured in this run), the fastest peer, and the median over rounds of
+rate, copy or read bandwidth, measured in this run), the fastest peer, and the median over rounds of
 peer's time / our time: above 1 ours is faster. "fresh" outputs are allocated by the call,
 "reused" ones given by out=; "prepacked" weights were packed before the timing.
 
@@ -257,6 +260,8 @@ def run_here(args: argparse.Namespace, threads: int) -> int:
     def limit_of(case: Case) -> float | None:
         if case.limit == "fma":
             return fma_rate(case.dtype, threads)
+        if case.limit == "read":
+            return machine.read_bandwidth(int(case.nbytes), threads)
         return machine.copy_bandwidth(int(case.nbytes), threads) if case.limit else None
 
     rows: list[Row] = []

@@ -1,7 +1,8 @@
-"""softmax, log_softmax and cross entropy over the last axis.
+"""softmax, log_softmax, cross entropy and nll_loss over the last axis.
 
 Traffic: the forward reads and writes each element once; the backward reads two arrays and
-writes one; cross entropy with its gradient reads the logits twice and writes the gradient.
+writes one; cross entropy with its gradient reads the logits twice and writes the gradient,
+nll_loss writes its gradient alone.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from .case import (
 
 GRID = ((4096, 4096), (64, 10), (128, 50257))
 TINY = ((5, 7),)
-KINDS = ("softmax", "log_softmax", "softmax_backward", "log_softmax_backward", "cross_entropy")
+LOSSES = ("cross_entropy", "nll_loss")
+KINDS = ("softmax", "log_softmax", "softmax_backward", "log_softmax_backward", *LOSSES)
 
 
 @dataclass(frozen=True)
@@ -56,18 +58,19 @@ class Data:
     target: Array
 
 
+def loss_and_gradient(module: Any, p: Problem, d: Data) -> tuple[Array, Array]:
+    """Call a loss of `module` and its gradient."""
+    loss = getattr(module, p.kind)(d.x, d.target)
+    one = np.ones((), d.x.dtype)
+    return loss, getattr(module, f"{p.kind}_backward")(one, d.x, d.target)
+
+
 def run_arraynn(p: Problem, d: Data, threads: int) -> list[Candidate]:
     """Our kernels, into a fresh and a reused output."""
     del threads
     k = kernels()
-    if p.kind == "cross_entropy":
-        one = np.ones((), p.dtype)
-
-        def both() -> Any:
-            loss = k.cross_entropy(d.x, d.target)
-            return loss, k.cross_entropy_backward(one, d.x, d.target)
-
-        return [Candidate("arraynn", both, group="fresh")]
+    if p.kind in LOSSES:
+        return [Candidate("arraynn", partial(loss_and_gradient, k, p, d), group="fresh")]
     function, out = getattr(k, p.kind), np.empty_like(d.x)
     args = (d.grad, d.y) if p.backward else (d.x,)
     return [
@@ -80,29 +83,23 @@ def run_numpy(p: Problem, d: Data, threads: int) -> list[Candidate]:
     """The plain NumPy reference."""
     del threads
     ref = reference()
-    if p.kind == "cross_entropy":
-        one = np.ones((), p.dtype)
-
-        def both() -> Any:
-            loss = ref.cross_entropy(d.x, d.target)
-            return loss, ref.cross_entropy_backward(one, d.x, d.target)
-
-        return [Candidate("numpy", both, group="fresh")]
+    if p.kind in LOSSES:
+        return [Candidate("numpy", partial(loss_and_gradient, ref, p, d), group="fresh")]
     args = (d.grad, d.y) if p.backward else (d.x,)
     return [Candidate("numpy", partial(getattr(ref, p.kind), *args), group="fresh")]
 
 
 def run_torch(p: Problem, d: Data, threads: int) -> list[Candidate]:
-    """PyTorch eager; cross entropy with its gradient through autograd."""
+    """PyTorch eager; losses with their gradients through autograd."""
     del threads
     torch = peers.load("torch")
     aten = torch.ops.aten
     x, y, grad, target = (torch.from_numpy(a) for a in (d.x, d.y, d.grad, d.target))
-    if p.kind == "cross_entropy":
-        leaf = x.clone().requires_grad_()
+    if p.kind in LOSSES:
+        leaf, function = x.clone().requires_grad_(), getattr(torch.nn.functional, p.kind)
 
         def both() -> Any:
-            loss = torch.nn.functional.cross_entropy(leaf, target)
+            loss = function(leaf, target)
             return loss.detach(), *torch.autograd.grad(loss, leaf)
 
         return [Candidate("torch", both, group="fresh")]
@@ -126,9 +123,11 @@ def run_jax(p: Problem, d: Data, threads: int) -> list[Candidate]:
     jax = peers.load("jax")
     x, y, grad, target = (jax.numpy.asarray(a) for a in (d.x, d.y, d.grad, d.target))
 
+    def nll(x: Any, target: Any) -> Any:
+        return -x[jax.numpy.arange(p.rows), target].mean()
+
     def loss(x: Any, target: Any) -> Any:
-        rows = jax.numpy.arange(p.rows)
-        return -jax.nn.log_softmax(x)[rows, target].mean()
+        return nll(jax.nn.log_softmax(x), target)
 
     def softmax_backward(g: Any, y: Any) -> Any:
         return y * (g - (g * y).sum(-1, keepdims=True))
@@ -142,6 +141,7 @@ def run_jax(p: Problem, d: Data, threads: int) -> list[Candidate]:
         "softmax_backward": (softmax_backward, (grad, y)),
         "log_softmax_backward": (log_softmax_backward, (grad, y)),
         "cross_entropy": (jax.value_and_grad(loss), (x, target)),
+        "nll_loss": (jax.value_and_grad(nll), (x, target)),
     }[p.kind]
     compiled = jax.jit(function)
     return [Candidate("jax", lambda: jax.block_until_ready(compiled(*args)), group="fresh")]
@@ -181,12 +181,8 @@ def prepare(p: Problem, libraries: Sequence[str], threads: int) -> Prepared:
     relative = (2 * spread + 8 + 8 * p.columns**0.5) * u
     expected: tuple[Array, ...]
     bounds: list[Any]
-    if p.kind == "cross_entropy":
-        one = np.ones(())
-        expected = (
-            ref.cross_entropy(wide, target),
-            ref.cross_entropy_backward(one, wide, target),
-        )
+    if p.kind in LOSSES:
+        expected = loss_and_gradient(ref, p, Data(wide, wide, wide_grad, target))
         bounds = [
             relative * (1 + np.abs(expected[0])) + 8 * p.rows**0.5 * u * np.abs(expected[0]),
             # (softmax - target) / rows: the error of the probability, and of values up to 1 the
@@ -214,6 +210,7 @@ def cases(dtype: str, tiny: bool = False) -> list[Case]:
     problems = [
         Problem(kind, *shape, dtype) for kind in KINDS for shape in (TINY if tiny else GRID)
     ]
+    passes = {"softmax": 2, "log_softmax": 2, "nll_loss": 1}
     return [
         Case(
             "softmax",
@@ -221,7 +218,7 @@ def cases(dtype: str, tiny: bool = False) -> list[Case]:
             dtype,
             partial(prepare, p),
             0.0,
-            float(item * p.rows * p.columns * (2 if p.kind in KINDS[:2] else 3)),
+            float(item * p.rows * p.columns * passes.get(p.kind, 3)),
             "copy",
         )
         for p in problems

@@ -428,11 +428,19 @@ def softmax() -> Iterator[Case]:
             for wrong in (1.0, "0", None):
                 yield Case(op, args, {"axis": wrong}, T, "axis")
     z, t, one = f32(3, 4), np.array([0, 3, 1]), np.ones((), F32)
-    for op, first in (("cross_entropy", ()), ("cross_entropy_backward", (one,))):
+    losses = (
+        ("cross_entropy", (), "logits"),
+        ("cross_entropy_backward", (one,), "logits"),
+        ("nll_loss", (), "log_probs"),
+        ("nll_loss_backward", (one,), "log_probs"),
+    )
+    for op, first, name in losses:
+        soft = name == "logits"
         rows: list[tuple[tuple[Any, ...], dict[str, Any], Any, str]] = [
-            ((z.astype(np.int64), t), {}, T, "logits"),
-            ((z.tolist(), t), {}, T, "logits"),
-            ((f32(), t), {}, V, "logits"),
+            ((z.astype(np.int64), t), {}, T, name),
+            ((z.tolist(), t), {}, T, name),
+            ((f32(), t), {}, V, name),
+            ((f32(3, 0), t), {}, V, name),
             ((z, t[:2]), {}, V, "target"),
             ((z, t[:, None]), {}, V, "target"),
             ((z, t.tolist()), {}, T, "target"),
@@ -440,23 +448,26 @@ def softmax() -> Iterator[Case]:
             ((z, t - 1), {}, V, "target"),
             ((z, t.astype(np.bool_)), {}, T, "target"),
             ((z, t.astype(np.int16)), {}, T, "target"),
-            ((z, f32(3)), {}, V, "target"),
+            ((z, f32(3)), {}, V if soft else T, "target"),
             ((z, f64(3, 4)), {}, T, "target"),
             ((z, t), {"weight": f32(3)}, V, "weight"),
             ((z, t), {"weight": f32(3, 4)}, V, "weight"),
             ((z, t), {"weight": f64(4)}, T, "weight"),
             ((z, t), {"weight": [1.0] * 4}, T, "weight"),
-            *(((z, t), {"label_smoothing": v}, V, "label_smoothing") for v in (-0.1, 1.5, NAN)),
-            ((z, t), {"label_smoothing": "0"}, T, "label_smoothing"),
             ((z, t), {"reduction": "avg"}, V, "reduction"),
             ((z, t), {"reduction": None}, T, "reduction"),
             ((z, t), {"ignore_index": 1.5}, T, "ignore_index"),
         ]
+        smoothing = [(v, V) for v in (-0.1, 1.5, NAN)] + [("0", T)]
+        if soft:
+            rows += [((z, t), {"label_smoothing": v}, e, "label_smoothing") for v, e in smoothing]
+        else:
+            rows += [((z, f32(3, 4)), {}, T, "target")]
         yield from (Case(op, (*first, *args), kw, e, n) for args, kw, e, n in rows)
-    backward = "cross_entropy_backward"
-    yield Case(backward, (f32(3), z, t), {}, V, "grad_out")
-    yield Case(backward, (one, z, t), {"reduction": "none"}, V, "grad_out")
-    yield Case(backward, (np.asarray(f64()), z, t), {}, T, "grad_out")
+        if first:
+            yield Case(op, (f32(3), z, t), {}, V, "grad_out")
+            yield Case(op, (one, z, t), {"reduction": "none"}, V, "grad_out")
+            yield Case(op, (np.asarray(f64()), z, t), {}, T, "grad_out")
 
 
 def embedding() -> Iterator[Case]:

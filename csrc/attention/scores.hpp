@@ -166,6 +166,63 @@ ARRAYNN_INLINE Vec<T> add_offset(Vec<T> score, Vec<T> offset) {
   return select(offset == hidden, hidden, score + offset);
 }
 
+// Bit i says whether byte i of n, at most 16, is not 0.
+ARRAYNN_INLINE std::uint32_t bits_of(const std::uint8_t* bytes, std::int64_t n) {
+  std::uint32_t bits = 0;
+  for (std::int64_t i = 0; i < n; i += 8) {
+    std::uint64_t x = 0;
+    if (n - i >= 8) {
+      __builtin_memcpy(&x, bytes + i, 8);
+    } else {
+      for (std::int64_t k = n - i - 1; k >= 0; --k) x = x << 8 | bytes[i + k];
+    }
+    x |= x >> 4;
+    x |= x >> 2;
+    x |= x >> 1;
+    // The lowest bits of all bytes side by side in the highest byte.
+    x = (x & 0x0101010101010101u) * 0x0102040810204080u >> 56;
+    bits |= static_cast<std::uint32_t>(x) << i;
+  }
+  return bits;
+}
+
+// A mask without a bias: bits of kLanes keys of a query are a lane, so nothing is transposed.
+template <class T>
+static void hide_masked(const AttentionProblem<T>& p, T* s, std::int64_t ld, std::int64_t j0,
+                        std::int64_t keys, const PanelPlace<T>& place) {
+  constexpr int kL = kLanes<T>;
+  using Int = typename Vec<T>::Int;
+  using Ints = typename Vec<T>::RawInt;
+  const Vec<T> hidden = Vec<T>::set1(kMinusInfinity<T>);
+  for (std::int64_t c = 0; c < place.width(); c += kL) {
+    const std::uint8_t* rows[kL];
+    for (int i = 0; i < kL; ++i) {
+      rows[i] = OffsetRow<T>::at(p, place, place.i0 + min_i(c + i, place.count - 1), j0).mask;
+    }
+    for (std::int64_t j = 0; j < keys; j += kL) {
+      const std::int64_t n = min_i(kL, keys - j);
+      const std::uint32_t whole = (1u << n) - 1;
+      std::uint32_t all = whole;
+      Int seen[kL];
+      for (int i = 0; i < kL; ++i) {
+        const std::uint32_t bits =
+            p.mask_strides.j == 0 ? (*rows[i] == 0 ? 0 : whole) : bits_of(rows[i] + j, n);
+        all &= bits;
+        seen[i] = static_cast<Int>(bits);
+      }
+      if (all == whole) continue;
+      Ints lanes;
+      __builtin_memcpy(&lanes, seen, sizeof lanes);
+      for (int r = 0; r < kL; ++r) {
+        if (r >= n) break;
+        T* at = s + (j + r) * ld + c;
+        const Mask<T> visible{(lanes & (Ints{} + (Int{1} << r))) != Ints{}};
+        select(visible, Vec<T>::load(at), hidden).store(at);
+      }
+    }
+  }
+}
+
 template <class T>
 static void add_offsets(const AttentionProblem<T>& p, T* s, std::int64_t ld, std::int64_t j0,
                         std::int64_t keys, const PanelPlace<T>& place) {
@@ -184,6 +241,8 @@ static void add_offsets(const AttentionProblem<T>& p, T* s, std::int64_t ld, std
     }
     return;
   }
+  if (p.bias == nullptr) return hide_masked(p, s, ld, j0, keys, place);
+  const bool plain = p.mask == nullptr && p.bias_strides.j == 1;
   for (std::int64_t c = 0; c < place.width(); c += kL) {
     OffsetRow<T> rows[kL];
     for (int i = 0; i < kL; ++i) {
@@ -193,7 +252,11 @@ static void add_offsets(const AttentionProblem<T>& p, T* s, std::int64_t ld, std
     for (std::int64_t j = 0; j < keys; j += kL) {
       const std::int64_t n = min_i(kL, keys - j);
       Vec<T> square[kL];
-      for (int i = 0; i < kL; ++i) square[i] = rows[i].load(p, j, n);
+      if (plain && n == kL) {
+        for (int i = 0; i < kL; ++i) square[i] = Vec<T>::load(rows[i].bias + j);
+      } else {
+        for (int i = 0; i < kL; ++i) square[i] = rows[i].load(p, j, n);
+      }
       transpose(square);
       for (int r = 0; r < kL; ++r) {
         if (r >= n) break;

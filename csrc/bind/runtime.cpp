@@ -118,6 +118,13 @@ void bind_runtime(py::module_& m) {
         return measure_copy_bandwidth(bytes, threads);
       },
       py::arg("bytes"), py::arg("threads"));
+  m.def(
+      "measure_read_bandwidth",
+      [](std::int64_t bytes, int threads) {
+        const py::gil_scoped_release nogil;
+        return measure_read_bandwidth(bytes, threads);
+      },
+      py::arg("bytes"), py::arg("threads"));
 }
 
 }  // namespace arraynn

@@ -36,8 +36,24 @@ void copy(float* dst, const float* src, std::int64_t n) {
   for (; i < n; ++i) dst[i] = src[i];
 }
 
+// Eight chains: an addition takes less than a load from memory.
+float sum(const float* src, std::int64_t n) {
+  constexpr int kL = kLanes<float>, kAtOnce = 8;
+  Vec<float> acc[kAtOnce];
+  for (int j = 0; j < kAtOnce; ++j) acc[j] = Vec<float>::zero();
+  std::int64_t i = 0;
+  for (; i + kAtOnce * kL <= n; i += kAtOnce * kL) {
+    for (int j = 0; j < kAtOnce; ++j) acc[j] = acc[j] + Vec<float>::load(src + i + j * kL);
+  }
+  float total = 0;
+  for (; i < n; ++i) total += src[i];
+  for (int j = 1; j < kAtOnce; ++j) acc[0] = acc[0] + acc[j];
+  return total + reduce_add(acc[0]);
+}
+
 }  // namespace
 
-extern const MachineKernels machine_kernels = {&fma_chains<float>, &fma_chains<double>, &copy};
+extern const MachineKernels machine_kernels = {&fma_chains<float>, &fma_chains<double>, &copy,
+                                               &sum};
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

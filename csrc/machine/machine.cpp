@@ -28,6 +28,25 @@ double best_rate(int rounds, const F& work) {
   return best;
 }
 
+std::int64_t floats_of(const char* op, std::int64_t bytes, int threads) {
+  if (threads < 1) fail<ValueError>(op, "threads", "expected >= 1, got ", threads);
+  if (bytes < 64) fail<ValueError>(op, "bytes", "expected >= 64, got ", bytes);
+  return bytes / 4;
+}
+
+// Of work(part) on the parts of n floats that a team shares, again and again.
+template <class Work>
+double bytes_per_second(std::int64_t n, int threads, const Work& work) {
+  const std::int64_t repeats = std::max<std::int64_t>(1, (std::int64_t{2} << 20) / n);
+  return best_rate(20, [&] {
+    parallel(threads, Denormals::kKeep, [&](int tid, int nthreads) {
+      const Range part = split_range(n, nthreads, tid);
+      for (std::int64_t r = 0; r < repeats; ++r) work(part);
+    });
+    return 4.0 * static_cast<double>(n * repeats);
+  });
+}
+
 }  // namespace
 
 double measure_fma_rate(Dtype dtype, int threads, int rounds) {
@@ -52,9 +71,7 @@ double measure_fma_rate(Dtype dtype, int threads, int rounds) {
 
 double measure_copy_bandwidth(std::int64_t bytes, int threads) {
   constexpr const char* kOp = "measure_copy_bandwidth";
-  if (threads < 1) fail<ValueError>(kOp, "threads", "expected >= 1, got ", threads);
-  if (bytes < 64) fail<ValueError>(kOp, "bytes", "expected >= 64, got ", bytes);
-  const std::int64_t n = bytes / 4;
+  const std::int64_t n = floats_of(kOp, bytes, threads);
   const Scratch from(kOp, static_cast<std::size_t>(n) * 4);
   const Scratch to(kOp, static_cast<std::size_t>(n) * 4);
   auto* src = static_cast<float*>(from.data());
@@ -62,15 +79,21 @@ double measure_copy_bandwidth(std::int64_t bytes, int threads) {
   std::fill_n(src, n, 1.0f);
   std::fill_n(dst, n, 0.0f);
   const MachineKernels& k = machine_kernels();
-  const std::int64_t repeats = std::max<std::int64_t>(1, (std::int64_t{8} << 20) / bytes);
-  return best_rate(20, [&] {
-    parallel(threads, Denormals::kKeep, [&](int tid, int nthreads) {
-      const Range part = split_range(n, nthreads, tid);
-      for (std::int64_t r = 0; r < repeats; ++r) {
-        k.copy(dst + part.begin, src + part.begin, part.end - part.begin);
-      }
-    });
-    return 2.0 * 4.0 * static_cast<double>(n * repeats);
+  return 2 * bytes_per_second(n, threads, [&](const Range& part) {
+           k.copy(dst + part.begin, src + part.begin, part.end - part.begin);
+         });
+}
+
+double measure_read_bandwidth(std::int64_t bytes, int threads) {
+  constexpr const char* kOp = "measure_read_bandwidth";
+  const std::int64_t n = floats_of(kOp, bytes, threads);
+  const Scratch from(kOp, static_cast<std::size_t>(n) * 4);
+  auto* src = static_cast<float*>(from.data());
+  std::fill_n(src, n, 1.0f);
+  const MachineKernels& k = machine_kernels();
+  return bytes_per_second(n, threads, [&](const Range& part) {
+    volatile float sink = k.sum(src + part.begin, part.end - part.begin);
+    static_cast<void>(sink);
   });
 }
 

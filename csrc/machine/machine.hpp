@@ -13,6 +13,8 @@ struct MachineKernels {
   double (*fma_f64)(std::int64_t iterations);
   // dst[0, n) = src[0, n) with vector loads and stores.
   void (*copy)(float* dst, const float* src, std::int64_t n);
+  // The sum of src[0, n).
+  float (*sum)(const float* src, std::int64_t n);
 };
 
 ARRAYNN_KERNEL_TABLE(MachineKernels, machine_kernels)
@@ -22,5 +24,7 @@ ARRAYNN_KERNEL_TABLE(MachineKernels, machine_kernels)
 double measure_fma_rate(Dtype dtype, int threads, int rounds);
 // Bytes read plus bytes written per second when copying a block of `bytes`.
 double measure_copy_bandwidth(std::int64_t bytes, int threads);
+// Bytes read per second when adding up a block of `bytes`.
+double measure_read_bandwidth(std::int64_t bytes, int threads);
 
 }  // namespace arraynn

@@ -84,19 +84,19 @@ struct Backward {
   void apply(const Box& box, int tid, int team, bool fixed) const {
     const auto& f = norm_table<T>(norm_block_kernels());
     const auto& columns = norm_table<T>(norm_column_kernels());
-    blocks.for_share(box, tid, team, [&](std::int64_t n, std::int64_t c, std::int64_t block) {
+    blocks.for_planes(box, tid, team, [&](auto n, auto c, auto block, auto planes) {
       const Run run = blocks.run(n, c, block);
       const std::int64_t at = run.offset, size = run.size, i = blocks.coefficient(n, c);
+      const Affine<T> straight{k.m + i, k.a + i, k.c + i};
+      const Slope<T> slope{k.m + i, k.a + i, k.b + i, k.c + i};
       if (p.channels_last && fixed) {
-        const Affine<T> own{k.m + i, k.a + i, k.c + i};
-        columns.apply(dy + at, dx + at, size, p.c, own, {});
+        columns.apply(dy + at, dx + at, size, p.c, straight, {});
       } else if (p.channels_last) {
-        const Slope<T> own{k.m + i, k.a + i, k.b + i, k.c + i};
-        columns.gradient(dy + at, x + at, dx + at, size, p.c, own);
+        columns.gradient(dy + at, x + at, dx + at, size, p.c, slope);
       } else if (fixed) {
-        f.apply(dy + at, dx + at, size, T(0), k.a[i], T(0), {});
+        f.apply(dy + at, dx + at, planes, size, straight, {});
       } else {
-        f.gradient(dy + at, x + at, dx + at, size, k.m[i], k.a[i], k.b[i], k.c[i]);
+        f.gradient(dy + at, x + at, dx + at, planes, size, slope);
       }
     });
   }

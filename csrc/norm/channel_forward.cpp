@@ -101,14 +101,14 @@ struct Forward {
   void apply(const Box& box, int tid, int team) const {
     const auto& f = norm_table<T>(norm_block_kernels());
     const auto& columns = norm_table<T>(norm_column_kernels());
-    blocks.for_share(box, tid, team, [&](std::int64_t n, std::int64_t c, std::int64_t block) {
+    blocks.for_planes(box, tid, team, [&](auto n, auto c, auto block, auto planes) {
       const Run run = blocks.run(n, c, block);
       const std::int64_t at = run.offset, i = blocks.coefficient(n, c);
+      const Affine<T> own{k.m + i, k.scale + i, k.shift + i};
       if (p.channels_last) {
-        const Affine<T> own{k.m + i, k.scale + i, k.shift + i};
         columns.apply(x + at, y + at, run.size, p.c, own, p.activation);
       } else {
-        f.apply(x + at, y + at, run.size, k.m[i], k.scale[i], k.shift[i], p.activation);
+        f.apply(x + at, y + at, planes, run.size, own, p.activation);
       }
     });
   }
@@ -128,6 +128,24 @@ struct Forward {
     if (y == nullptr) return;
     team_barrier(team);
     apply(box, tid, team);
+  }
+
+  // Groups of one block each, by the threads that own them.
+  bool has_short_groups(bool fixed) const {
+    return p.groups != 0 && !p.channels_last && !fixed && sums.count == 1;
+  }
+  void run_groups(const Range& groups) const {
+    const auto& f = norm_table<T>(norm_block_kernels());
+    const std::int64_t size = wide * p.s;
+    for (std::int64_t i = groups.begin; i < groups.end; ++i) {
+      const std::int64_t c = i % p.groups * wide, at = i * size;
+      const Moments all =
+          f.group(x + at, w != nullptr ? w + c : nullptr, b != nullptr ? b + c : nullptr,
+                  y != nullptr ? y + at : nullptr, wide, p.s, p.eps, p.activation);
+      mean[i] = all.mean;
+      var[i] = all.m2;
+      rstd[i] = 1.0 / std::sqrt(var[i] + p.eps);
+    }
   }
 };
 
@@ -184,9 +202,18 @@ void channel_norm(const char* op, const ChannelNorm& p, const T* x, const T* w, 
   auto* var = reinterpret_cast<double*>(at + 3 * bytes + moments);
   const Forward<T> forward{
       p, blocks, sums, wide, x, w, b, y, mean, rstd, var, own_moments, {k, k + step, k + 2 * step}};
-  for_boxes(
-      p, sizeof(T), [&](const Box& box, int tid, int team) { forward.run(box, tid, team, fixed); },
-      [](int, int) {});
+  const std::int64_t groups = p.n * p.groups;
+  const int threads =
+      threads_for(static_cast<double>(groups) * static_cast<double>(p.count()), kNormGrain);
+  if (forward.has_short_groups(fixed) && groups >= threads) {
+    parallel(threads, Denormals::kFlush,
+             [&](int tid, int team) { forward.run_groups(split_range(groups, team, tid)); });
+  } else {
+    for_boxes(
+        p, sizeof(T),
+        [&](const Box& box, int tid, int team) { forward.run(box, tid, team, fixed); },
+        [](int, int) {});
+  }
   if (!fixed && running.mean != nullptr) move_running(p, blocks, mean, var, running);
 }
 

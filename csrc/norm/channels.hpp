@@ -83,6 +83,25 @@ struct Blocks {
     }
   }
 
+  // f(n, c, block, planes) over this member's share of a box: of planes that follow each other in a
+  // sample, as many as fill a block, otherwise of one.
+  template <class F>
+  void for_planes(const Box& box, int tid, int team, const F& f) const {
+    if (p.channels_last || count > 1) {
+      for_share(box, tid, team,
+                [&](std::int64_t n, std::int64_t c, std::int64_t block)
+                    __attribute__((always_inline)) { f(n, c, block, std::int64_t{1}); });
+      return;
+    }
+    const std::int64_t wide = box.c1 - box.c0, most = max_i(1, length / p.s);
+    const Range all = rows(box), part = split_range((all.end - all.begin) * wide, team, tid);
+    for (std::int64_t i = part.begin; i < part.end;) {
+      const std::int64_t c = i % wide, planes = min_i(most, min_i(wide - c, part.end - i));
+      f(all.begin + i / wide, box.c0 + c, 0, planes);
+      i += planes;
+    }
+  }
+
   // f(n, c, block) for all blocks of a box, in the order of memory.
   template <class F>
   void for_sums(const Box& box, const F& f) const {

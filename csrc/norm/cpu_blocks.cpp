@@ -9,41 +9,87 @@ Moments moments(const T* x, std::int64_t runs, std::int64_t n, std::int64_t stri
   return moments_of_runs(x, runs, n, stride);
 }
 
+// y = max(low, (x - m) scale + shift).
 template <class T>
-void apply(const T* x, T* y, std::int64_t n, T m, T scale, T shift, const Activation& activation) {
+ARRAYNN_INLINE void apply_plane(const T* x, T* y, std::int64_t n, T m, T scale, T shift,
+                                Vec<T> low) {
   using V = Vec<T>;
   const V mv = V::set1(m), sv = V::set1(scale), tv = V::set1(shift);
-  const V low = floor_of<T>(activation);
   for_run<T>(n, [&](std::int64_t i, std::int64_t lanes) __attribute__((always_inline)) {
     store_part(max(low, fma(load_part(x + i, lanes) - mv, sv, tv)), y + i, lanes);
   });
-  activate_run(y, n, activation);
 }
 
+template <class T>
+void apply(const T* x, T* y, std::int64_t planes, std::int64_t n, const Affine<T>& k,
+           const Activation& activation) {
+  const Vec<T> low = floor_of<T>(activation);
+  for (std::int64_t c = 0; c < planes; ++c) {
+    apply_plane(x + c * n, y + c * n, n, k.m[c], k.scale[c], k.shift[c], low);
+  }
+  activate_run(y, planes * n, activation);
+}
+
+// The three phases of a group in one block without leaving it. Returns mean and variance. The
+// arithmetic is that of Forward in channel_forward.cpp, so that it cannot be seen in the bits.
+template <class T>
+Moments group(const T* x, const T* w, const T* b, T* y, std::int64_t planes, std::int64_t n,
+              double eps, const Activation& activation) {
+  Moments all = moments_of_block(x, planes * n);
+  all.m2 /= static_cast<double>(planes * n);
+  if (y == nullptr) return all;
+  const double rstd = 1.0 / __builtin_sqrt(all.m2 + eps);
+  const T m = static_cast<T>(all.mean);
+  const Vec<T> low = floor_of<T>(activation);
+  for (std::int64_t c = 0; c < planes; ++c) {
+    const double scale = rstd * (w != nullptr ? static_cast<double>(w[c]) : 1.0);
+    const double shift = (b != nullptr ? static_cast<double>(b[c]) : 0.0) +
+                         (static_cast<double>(m) - all.mean) * scale;
+    apply_plane(x + c * n, y + c * n, n, m, static_cast<T>(scale), static_cast<T>(shift), low);
+  }
+  activate_run(y, planes * n, activation);
+  return all;
+}
+
+template <class T>
+ARRAYNN_INLINE GradientSums sums_of_runs(const T* dy, const T* x, std::int64_t runs, std::int64_t n,
+                                         std::int64_t stride, T m) {
+  using V = Vec<T>;
+  const V mv = V::set1(m);
+  // Lanes beyond the end have dy = 0.
+  const TwoSums<T> totals = sum_runs<T>(runs, n, stride,
+                                        [&](std::int64_t i, std::int64_t lanes, V& a, V& b)
+                                            __attribute__((always_inline)) {
+                                              const V g = load_part(dy + i, lanes);
+                                              a = a + g;
+                                              b = fma(g, load_part(x + i, lanes) - mv, b);
+                                            });
+  return {static_cast<double>(totals.a), static_cast<double>(totals.b)};
+}
 template <class T>
 GradientSums sums(const T* dy, const T* x, std::int64_t runs, std::int64_t n, std::int64_t stride,
                   T m) {
-  using V = Vec<T>;
-  const V mv = V::set1(m);
-  T totals[2];
-  // Lanes beyond the end have dy = 0.
-  sum_runs<2>(runs, n, stride, totals,
-              [&](std::int64_t i, std::int64_t lanes, V* s) __attribute__((always_inline)) {
-                const V g = load_part(dy + i, lanes);
-                s[0] = s[0] + g;
-                s[1] = fma(g, load_part(x + i, lanes) - mv, s[1]);
-              });
-  return {static_cast<double>(totals[0]), static_cast<double>(totals[1])};
+  return sums_of_runs(dy, x, runs, n, stride, m);
 }
 
 template <class T>
-void gradient(const T* dy, const T* x, T* dx, std::int64_t n, T m, T a, T b, T c) {
+ARRAYNN_INLINE void gradient_of_plane(const T* dy, const T* x, T* dx, std::int64_t n, T m, T a, T b,
+                                      T c) {
   using V = Vec<T>;
   const V mv = V::set1(m), av = V::set1(a), bv = V::set1(b), cv = V::set1(c);
   for_run<T>(n, [&](std::int64_t i, std::int64_t lanes) __attribute__((always_inline)) {
     const V shifted = fma(load_part(x + i, lanes) - mv, bv, cv);
     store_part(fma(load_part(dy + i, lanes), av, shifted), dx + i, lanes);
   });
+}
+
+template <class T>
+void gradient(const T* dy, const T* x, T* dx, std::int64_t planes, std::int64_t n,
+              const Slope<T>& k) {
+  for (std::int64_t c = 0; c < planes; ++c) {
+    const std::int64_t at = c * n;
+    gradient_of_plane(dy + at, x + at, dx + at, n, k.m[c], k.a[c], k.b[c], k.c[c]);
+  }
 }
 
 // The three phases of a group of short planes without leaving it; their arithmetic is that of
@@ -55,7 +101,7 @@ void group_gradient(const T* dy, const T* x, const T* w, T* dx, std::int64_t pla
   const double rest = static_cast<double>(m) - mean, count = static_cast<double>(planes * n);
   GradientSums group{0, 0};
   for (std::int64_t c = 0; c < planes; ++c) {
-    GradientSums s = sums(dy + c * n, x + c * n, 1, n, n, m);
+    GradientSums s = sums_of_runs(dy + c * n, x + c * n, 1, n, n, m);
     s.product = rstd * (s.product + rest * s.dy);
     of[c] = s;
     const double weight = w != nullptr ? static_cast<double>(w[c]) : 1.0;
@@ -67,13 +113,14 @@ void group_gradient(const T* dy, const T* x, const T* w, T* dx, std::int64_t pla
   const T bt = static_cast<T>(b), ct = static_cast<T>(b * rest - rstd * (group.dy / count));
   for (std::int64_t c = 0; c < planes; ++c) {
     const double weight = w != nullptr ? static_cast<double>(w[c]) : 1.0;
-    gradient(dy + c * n, x + c * n, dx + c * n, n, m, static_cast<T>(rstd * weight), bt, ct);
+    gradient_of_plane(dy + c * n, x + c * n, dx + c * n, n, m, static_cast<T>(rstd * weight), bt,
+                      ct);
   }
 }
 
 template <class T>
 constexpr NormBlockTable<T> table() {
-  return {&moments<T>, &apply<T>, &sums<T>, &gradient<T>, &group_gradient<T>};
+  return {&moments<T>, &apply<T>, &sums<T>, &gradient<T>, &group<T>, &group_gradient<T>};
 }
 
 }  // namespace

@@ -14,13 +14,14 @@ ARRAYNN_INLINE RowStats row_stats(const RowNorm& p, const T* x) {
   if (!p.centred) {
     double total = 0;
     for (std::int64_t i = 0; i < p.n; i += kNormBlock) {
-      T sum[1];
-      sum_run<1>(min_i(kNormBlock, p.n - i), sum,
-                 [&](std::int64_t j, std::int64_t lanes, Vec<T>* s) __attribute__((always_inline)) {
-                   const Vec<T> v = load_part(x + i + j, lanes);
-                   s[0] = fma(v, v, s[0]);
-                 });
-      total += static_cast<double>(sum[0]);
+      const std::int64_t length = min_i(kNormBlock, p.n - i);
+      const auto square = [&](std::int64_t j, std::int64_t lanes, Vec<T>& a, Vec<T>&)
+                              __attribute__((always_inline)) {
+                                const Vec<T> v = load_part(x + i + j, lanes);
+                                a = fma(v, v, a);
+                              };
+      const TwoSums<T> sums = sum_runs<T>(1, length, length, square);
+      total += static_cast<double>(sums.a);
     }
     return {0, total / count};
   }
@@ -39,7 +40,10 @@ ARRAYNN_INLINE void apply_row(const RowNorm& p, const T* x, const T* w, const T*
   using V = Vec<T>;
   const V mv = V::set1(m), sv = V::set1(scale), tv = V::set1(shift);
   const V low = floor_of<T>(p.activation);
+  // The statistics of layer_norm have fetched the next row in their second sweep.
+  const bool fetch = !p.centred;
   for_run<T>(p.n, [&](std::int64_t i, std::int64_t lanes) __attribute__((always_inline)) {
+    if (fetch) __builtin_prefetch(x + p.n + i);
     V v = fma(load_part(x + i, lanes) - mv, sv, tv);
     if constexpr (kWeight && kBias) {
       v = fma(v, load_part(w + i, lanes), load_part(b + i, lanes));
@@ -142,12 +146,16 @@ ARRAYNN_INLINE void sweep_rows(const Row<T>* rows, std::int64_t n, T* dw, T* db,
   }
 }
 
-// dx = a w dy + b (x - m) + c.
+// dx = a w dy + b (x - m) + c. The row `ahead` elements further on is fetched into L2: rows that pass
+// together begin apart, where no stream of the hardware's prefetching leads.
 template <bool kWeight, class T>
-ARRAYNN_INLINE void finish_row(const Row<T>& row, std::int64_t n, T a, T b, T c, T* dx) {
+ARRAYNN_INLINE void finish_row(const Row<T>& row, std::int64_t n, T a, T b, T c, T* dx,
+                               std::int64_t ahead) {
   using V = Vec<T>;
   const V av = V::set1(a), bv = V::set1(b), cv = V::set1(c), mv = V::set1(row.m);
   for_run<T>(n, [&](std::int64_t i, std::int64_t lanes) __attribute__((always_inline)) {
+    __builtin_prefetch(row.dy + ahead + i, 0, 2);
+    __builtin_prefetch(row.x + ahead + i, 0, 2);
     const V dy = load_part(row.dy + i, lanes);
     const V g = kWeight ? dy * load_part(row.w + i, lanes) : dy;
     const V shifted = fma(load_part(row.x + i, lanes) - mv, bv, cv);
@@ -188,7 +196,7 @@ ARRAYNN_INLINE void backward_of_rows(const RowNorm& p, const T* dy, const T* x, 
     const double rest = static_cast<double>(rows[i].m) - (p.centred ? mean[r] : 0.0);
     const double c = b * rest - (p.centred ? scale * (sums[i].dy / count) : 0.0);
     finish_row<kWeight>(rows[i], p.n, static_cast<T>(scale), static_cast<T>(b), static_cast<T>(c),
-                        dx + r * p.n);
+                        dx + r * p.n, kRows * p.n);
   }
 }
 

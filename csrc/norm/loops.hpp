@@ -38,39 +38,39 @@ ARRAYNN_INLINE void for_run(std::int64_t n, const F& f) {
   for (; i < n; i += kL) f(i, min_i(kL, n - i));
 }
 
-// Sums of kCount terms over `runs` runs of n elements, `stride` apart: f(i, lanes, sums) adds to
-// sums[0 .. kCount). Four chains each. Lanes beyond `lanes` must add 0.
-template <int kCount, class T, class F>
-ARRAYNN_INLINE void sum_runs(std::int64_t runs, std::int64_t n, std::int64_t stride, T* totals,
-                             const F& f) {
+// Two sums over `runs` runs of n elements, `stride` apart: f(i, lanes, a, b) adds to both. Four chains
+// each. Lanes beyond `lanes` must add 0. The chains have names: GCC 12 keeps an array of them in memory.
+template <class T>
+struct TwoSums {
+  T a, b;
+};
+template <class T, class F>
+ARRAYNN_INLINE TwoSums<T> sum_runs(std::int64_t runs, std::int64_t n, std::int64_t stride,
+                                   const F& f) {
   constexpr int kL = kLanes<T>;
-  Vec<T> s0[kCount], s1[kCount], s2[kCount], s3[kCount];
-  for (int k = 0; k < kCount; ++k) s0[k] = s1[k] = s2[k] = s3[k] = Vec<T>::zero();
+  using V = Vec<T>;
+  V a0 = V::zero(), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
   for (std::int64_t first = 0; first < runs * stride; first += stride) {
     const std::int64_t end = first + n;
     std::int64_t i = first;
     for (; i + 4 * kL <= end; i += 4 * kL) {
-      f(i, std::int64_t{kL}, s0);
-      f(i + kL, std::int64_t{kL}, s1);
-      f(i + 2 * kL, std::int64_t{kL}, s2);
-      f(i + 3 * kL, std::int64_t{kL}, s3);
+      f(i, std::int64_t{kL}, a0, b0);
+      f(i + kL, std::int64_t{kL}, a1, b1);
+      f(i + 2 * kL, std::int64_t{kL}, a2, b2);
+      f(i + 3 * kL, std::int64_t{kL}, a3, b3);
     }
     if (i + 2 * kL <= end) {
-      f(i, std::int64_t{kL}, s0);
-      f(i + kL, std::int64_t{kL}, s1);
+      f(i, std::int64_t{kL}, a0, b0);
+      f(i + kL, std::int64_t{kL}, a1, b1);
       i += 2 * kL;
     }
     if (i + kL <= end) {
-      f(i, std::int64_t{kL}, s2);
+      f(i, std::int64_t{kL}, a2, b2);
       i += kL;
     }
-    if (i < end) f(i, end - i, s3);
+    if (i < end) f(i, end - i, a3, b3);
   }
-  for (int k = 0; k < kCount; ++k) totals[k] = reduce_add((s0[k] + s1[k]) + (s2[k] + s3[k]));
-}
-template <int kCount, class T, class F>
-ARRAYNN_INLINE void sum_run(std::int64_t n, T* totals, const F& f) {
-  sum_runs<kCount>(1, n, n, totals, f);
+  return {reduce_add((a0 + a1) + (a2 + a3)), reduce_add((b0 + b1) + (b2 + b3))};
 }
 
 // Moments of at most kNormBlock elements, at least one, in runs of n.
@@ -79,21 +79,24 @@ ARRAYNN_INLINE Moments moments_of_runs(const T* x, std::int64_t runs, std::int64
                                        std::int64_t stride) {
   using V = Vec<T>;
   const double inverse = 1.0 / static_cast<double>(runs * n);
-  T sum[1], sums[2];
-  sum_runs<1>(runs, n, stride, sum,
-              [&](std::int64_t i, std::int64_t lanes, V* s)
-                  __attribute__((always_inline)) { s[0] = s[0] + load_part(x + i, lanes); });
-  const T pivot = static_cast<T>(static_cast<double>(sum[0]) * inverse);
+  const auto add = [&](std::int64_t i, std::int64_t lanes, V& a, V&)
+                       __attribute__((always_inline)) { a = a + load_part(x + i, lanes); };
+  const T sum = sum_runs<T>(runs, n, stride, add).a;
+  const T pivot = static_cast<T>(static_cast<double>(sum) * inverse);
   const V p = V::set1(pivot);
-  sum_runs<2>(runs, n, stride, sums,
-              [&](std::int64_t i, std::int64_t lanes, V* s) __attribute__((always_inline)) {
-                V d = load_part(x + i, lanes) - p;
-                if (lanes != kLanes<T>) d = select(part_mask<T>(lanes), d, V::zero());
-                s[0] = s[0] + d;
-                s[1] = fma(d, d, s[1]);
-              });
-  const double d = static_cast<double>(sums[0]);
-  const double m2 = static_cast<double>(sums[1]) - d * (d * inverse);
+  const bool long_run = runs == 1;
+  const auto spread = [&](std::int64_t i, std::int64_t lanes, V& a, V& b)
+                          __attribute__((always_inline)) {
+                            // What comes next is fetched while this one is in L1.
+                            if (long_run) __builtin_prefetch(x + n + i);
+                            V d = load_part(x + i, lanes) - p;
+                            if (lanes != kLanes<T>) d = select(part_mask<T>(lanes), d, V::zero());
+                            a = a + d;
+                            b = fma(d, d, b);
+                          };
+  const TwoSums<T> sums = sum_runs<T>(runs, n, stride, spread);
+  const double d = static_cast<double>(sums.a);
+  const double m2 = static_cast<double>(sums.b) - d * (d * inverse);
   // Not max: NaN has to come through.
   return {static_cast<double>(pivot) + d * inverse, m2 < 0 ? 0.0 : m2};
 }

@@ -75,17 +75,21 @@ struct RowNorm {
   Activation activation;
 };
 
-// Runs of a channel. For the sums `runs` of them, `stride` apart, at most kNormBlock elements.
+// Runs of a channel. For the sums `runs` of them, `stride` apart, at most kNormBlock elements;
+// elsewhere one run each of `planes` channels, side by side.
 template <class T>
 struct NormBlockTable {
   Moments (*moments)(const T* x, std::int64_t runs, std::int64_t n, std::int64_t stride);
-  void (*apply)(const T* x, T* y, std::int64_t n, T m, T scale, T shift,
+  void (*apply)(const T* x, T* y, std::int64_t planes, std::int64_t n, const Affine<T>& k,
                 const Activation& activation);
   GradientSums (*sums)(const T* dy, const T* x, std::int64_t runs, std::int64_t n,
                        std::int64_t stride, T m);
-  void (*gradient)(const T* dy, const T* x, T* dx, std::int64_t n, T m, T a, T b, T c);
-  // All of a group: planes of n elements, at most kNormBlock, that share statistics. sums takes
-  // (sum dy, sum dy xhat) of each; w and dx may be null.
+  void (*gradient)(const T* dy, const T* x, T* dx, std::int64_t planes, std::int64_t n,
+                   const Slope<T>& k);
+  // All of a group: planes of n elements that share statistics, kNormBlock elements at most, backward
+  // a plane. w, b and y or dx may be null; sums takes (sum dy, sum dy xhat) of each plane.
+  Moments (*group)(const T* x, const T* w, const T* b, T* y, std::int64_t planes, std::int64_t n,
+                   double eps, const Activation& activation);
   void (*group_gradient)(const T* dy, const T* x, const T* w, T* dx, std::int64_t planes,
                          std::int64_t n, double mean, double rstd, GradientSums* sums);
 };

@@ -50,11 +50,7 @@ py::object backward(const char* op, SoftmaxKind kind, py::handle grad_out_, py::
   return out.finish(grad_out);
 }
 
-py::object cross_entropy(py::handle logits, py::handle target, py::handle weight,
-                         py::handle ignore_index, py::handle label_smoothing,
-                         py::handle reduction) {
-  const char* op = "cross_entropy";
-  const CrossEntropyArgs args(op, logits, target, weight, ignore_index, label_smoothing, reduction);
+py::object loss(const char* op, Loss kind, const CrossEntropyArgs& args) {
   const bool none = args.reduction == Reduction::kNone;
   const Dtype dtype = args.logits->dtype;
   Output out(op, py::none(), dtype, args.sample_shape, none ? args.sample_ndim : 0);
@@ -63,7 +59,7 @@ py::object cross_entropy(py::handle logits, py::handle target, py::handle weight
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     T* per_sample = none ? out.data<T>() : static_cast<T*>(losses.data());
-    run_cross_entropy(args.problem<T>(), per_sample);
+    run_loss(kind, args.problem<T>(), per_sample);
     if (none) return;
     const double total = ordered_sum(per_sample, args.samples);
     *out.data<T>() =
@@ -72,11 +68,8 @@ py::object cross_entropy(py::handle logits, py::handle target, py::handle weight
   return out.finish(args.logits);
 }
 
-py::object cross_entropy_backward(py::handle grad_out_, py::handle logits, py::handle target,
-                                  py::handle weight, py::handle ignore_index,
-                                  py::handle label_smoothing, py::handle reduction) {
-  const char* op = "cross_entropy_backward";
-  const CrossEntropyArgs args(op, logits, target, weight, ignore_index, label_smoothing, reduction);
+py::object loss_backward(const char* op, Loss kind, py::handle grad_out_,
+                         const CrossEntropyArgs& args) {
   const bool none = args.reduction == Reduction::kNone;
   Array grad_out;
   double scale = 1;
@@ -84,7 +77,7 @@ py::object cross_entropy_backward(py::handle grad_out_, py::handle logits, py::h
     scale = take_double(op, "grad_out", grad_out_);
   } else {
     grad_out = take(op, "grad_out", grad_out_);
-    require_same_dtype(op, "grad_out", grad_out, "logits", args.logits);
+    require_same_dtype(op, "grad_out", grad_out, args.name, args.logits);
     const int ndim = none ? args.sample_ndim : 0;
     if (grad_out->ndim != ndim ||
         !std::equal(grad_out->shape, grad_out->shape + ndim, args.sample_shape)) {
@@ -99,8 +92,8 @@ py::object cross_entropy_backward(py::handle grad_out_, py::handle logits, py::h
     const py::gil_scoped_release nogil;
     if (!none && grad_out) scale = static_cast<double>(*grad_out->as<const T>());
     if (args.reduction == Reduction::kMean) scale /= args.divisor();
-    run_cross_entropy_backward(args.problem<T>(), none ? grad_out->as<const T>() : nullptr,
-                               static_cast<T>(scale), out.data<T>());
+    run_loss_backward(kind, args.problem<T>(), none ? grad_out->as<const T>() : nullptr,
+                      static_cast<T>(scale), out.data<T>());
   });
   return out.finish(args.logits);
 }
@@ -132,11 +125,44 @@ void bind_softmax(py::module_& m) {
         return backward("log_softmax_backward", SoftmaxKind::kLogSoftmax, grad_out, y, axis, out);
       },
       arg("grad_out"), arg("y"), arg("axis"), arg("out"));
-  m.def("cross_entropy", &cross_entropy, arg("logits"), arg("target"), arg("weight"),
-        arg("ignore_index"), arg("label_smoothing"), arg("reduction"));
-  m.def("cross_entropy_backward", &cross_entropy_backward, arg("grad_out"), arg("logits"),
-        arg("target"), arg("weight"), arg("ignore_index"), arg("label_smoothing"),
-        arg("reduction"));
+  m.def(
+      "cross_entropy",
+      [](H logits, H target, H weight, H ignore_index, H smoothing, H reduction) {
+        const char* op = "cross_entropy";
+        return loss(op, Loss::kCrossEntropy,
+                    {op, {"logits", logits}, target, weight, ignore_index, &smoothing, reduction});
+      },
+      arg("logits"), arg("target"), arg("weight"), arg("ignore_index"), arg("label_smoothing"),
+      arg("reduction"));
+  m.def(
+      "cross_entropy_backward",
+      [](H grad_out, H logits, H target, H weight, H ignore_index, H smoothing, H reduction) {
+        const char* op = "cross_entropy_backward";
+        return loss_backward(
+            op, Loss::kCrossEntropy, grad_out,
+            {op, {"logits", logits}, target, weight, ignore_index, &smoothing, reduction});
+      },
+      arg("grad_out"), arg("logits"), arg("target"), arg("weight"), arg("ignore_index"),
+      arg("label_smoothing"), arg("reduction"));
+  m.def(
+      "nll_loss",
+      [](H log_probs, H target, H weight, H ignore_index, H reduction) {
+        const char* op = "nll_loss";
+        return loss(
+            op, Loss::kNll,
+            {op, {"log_probs", log_probs}, target, weight, ignore_index, nullptr, reduction});
+      },
+      arg("log_probs"), arg("target"), arg("weight"), arg("ignore_index"), arg("reduction"));
+  m.def(
+      "nll_loss_backward",
+      [](H grad_out, H log_probs, H target, H weight, H ignore_index, H reduction) {
+        const char* op = "nll_loss_backward";
+        return loss_backward(
+            op, Loss::kNll, grad_out,
+            {op, {"log_probs", log_probs}, target, weight, ignore_index, nullptr, reduction});
+      },
+      arg("grad_out"), arg("log_probs"), arg("target"), arg("weight"), arg("ignore_index"),
+      arg("reduction"));
 }
 
 }  // namespace arraynn

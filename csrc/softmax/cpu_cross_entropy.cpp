@@ -1,4 +1,4 @@
-#include "softmax/rows.hpp"
+#include "softmax/classes.hpp"
 
 namespace ARRAYNN_ISA_NAMESPACE {
 namespace {
@@ -28,11 +28,6 @@ ARRAYNN_INLINE Vec<T> soft_target(const Target<T>& target, Vec<T> t, Vec<T> w) {
 template <class T>
 ARRAYNN_INLINE Vec<T> loss_terms(Vec<T> t, Vec<T> log_sum, Vec<T> shifted) {
   return select(t == Vec<T>::zero(), Vec<T>::zero(), t * (log_sum - shifted));
-}
-
-template <class T>
-ARRAYNN_INLINE T product_or_zero(T t, T x) {
-  return t == T(0) ? T(0) : t * x;
 }
 
 // T_c at lanes of a row: of probabilities, or the uniform part of a class index.
@@ -90,11 +85,6 @@ ARRAYNN_INLINE T target_sum(const CrossEntropy<T>& p, const Target<T>& target, s
          static_cast<T>(p.smoothing * p.weight_sum / static_cast<double>(p.shape.n));
 }
 
-template <class T>
-ARRAYNN_INLINE void fill_zero(T* p, std::int64_t n) {
-  for (std::int64_t i = 0; i < n; ++i) p[i] = T(0);
-}
-
 // dx = exp(z - m) factor - g T, dense part; then the class of an index.
 template <class T>
 ARRAYNN_INLINE void row_gradient(const CrossEntropy<T>& p, const Target<T>& target,
@@ -108,7 +98,7 @@ ARRAYNN_INLINE void row_gradient(const CrossEntropy<T>& p, const Target<T>& targ
   if (t == nullptr && y == p.ignore_index) return fill_zero(dx, n);
   const T sum = t != nullptr ? target_sum(target, t, n) : target_sum(p, target, y);
   if (sum == T(0)) return fill_zero(dx, n);
-  const bool stored = n <= kShortRow;
+  const bool stored = n <= kShortRow<T>;
   SoftmaxStats<T> s{};
   if (stored) {
     s.max = row_max(z, n);
@@ -126,18 +116,6 @@ ARRAYNN_INLINE void row_gradient(const CrossEntropy<T>& p, const Target<T>& targ
     store_lanes(d, dx + i, lanes);
   }
   if (t == nullptr) dx[y] -= g * (target.keep * target.weight_of(y));
-}
-
-// A strip of columns: every column is a sample, classes lie `inner` apart.
-struct Strip {
-  std::int64_t offset, sample, width;  // into logits, into samples
-};
-template <class T>
-ARRAYNN_INLINE Strip strip_of(const CrossEntropy<T>& p, std::int64_t unit) {
-  const std::int64_t per_row = ceil_div(p.shape.inner, kStrip);
-  const std::int64_t outer = unit / per_row, first = unit % per_row * kStrip;
-  return {outer * p.shape.n * p.shape.inner + first, outer * p.shape.inner + first,
-          min_i(kStrip, p.shape.inner - first)};
 }
 
 template <class T>

@@ -48,7 +48,7 @@ template <class T>
 void rows(SoftmaxKind kind, const T* x, T* y, std::int64_t count, std::int64_t n) {
   using V = Vec<T>;
   for (std::int64_t r = 0; r < count; ++r, x += n, y += n) {
-    if (kind == SoftmaxKind::kLogSoftmax || n > kShortRow) {
+    if (kind == SoftmaxKind::kLogSoftmax || n > kShortRow<T>) {
       block_finish(kind, row_stats(x, n), x, y, n);
       continue;
     }

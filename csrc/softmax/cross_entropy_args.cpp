@@ -18,18 +18,20 @@ Reduction take_reduction(const char* op, py::handle h) {
 
 }  // namespace
 
-CrossEntropyArgs::CrossEntropyArgs(const char* op, py::handle logits_, py::handle target_,
+CrossEntropyArgs::CrossEntropyArgs(const char* op, NamedHandle logits_, py::handle target_,
                                    py::handle weight_, py::handle ignore_index,
-                                   py::handle label_smoothing, py::handle reduction_)
-    : logits(take(op, "logits", logits_)),
+                                   const py::handle* label_smoothing, py::handle reduction_)
+    : name(logits_.name),
+      logits(take(op, name, logits_.value)),
       target(take(op, "target", target_)),
       weight(take_optional(op, "weight", weight_)),
       reduction(take_reduction(op, reduction_)),
       ignore_index_(take_int(op, "ignore_index", ignore_index)),
-      smoothing_(take_finite(op, "label_smoothing", label_smoothing)) {
-  require_float(op, "logits", logits);
+      smoothing_(label_smoothing != nullptr ? take_finite(op, "label_smoothing", *label_smoothing)
+                                            : 0) {
+  require_float(op, name, logits);
   if (logits->ndim < 1) {
-    fail<ValueError>(op, "logits", "expected (N, C, ...) or (C,), got 0 dimensions");
+    fail<ValueError>(op, name, "expected (N, C, ...) or (C,), got 0 dimensions");
   }
   const int axis = logits->ndim == 1 ? 0 : 1;
   shape = {1, logits->shape[axis], 1};
@@ -40,30 +42,27 @@ CrossEntropyArgs::CrossEntropyArgs(const char* op, py::handle logits_, py::handl
   }
   samples = shape.outer * shape.inner;
   if (shape.n == 0 && samples > 0) {
-    fail<ValueError>(op, "logits", "expected at least 1 class, got shape ",
+    fail<ValueError>(op, name, "expected at least 1 class, got shape ",
                      shape_str(logits->shape, logits->ndim));
   }
   if (smoothing_ < 0 || smoothing_ > 1) {
     fail<ValueError>(op, "label_smoothing", "expected a value in [0, 1], got ", smoothing_);
   }
   if (weight) {
-    require_same_dtype(op, "weight", weight, "logits", logits);
+    require_same_dtype(op, "weight", weight, name, logits);
     require_shape(op, "weight", weight, {shape.n});
   }
   for (std::int64_t c = 0; c < shape.n; ++c) weight_sum_ += weight_at(c);
-  switch (target->dtype) {
-    case Dtype::kI32:
-    case Dtype::kI64:
-      check_indices(op);
-      break;
-    case Dtype::kF32:
-    case Dtype::kF64:
-      require_like(op, "target", target, "logits", logits);
-      break;
-    default:
-      fail<TypeError>(op, "target",
-                      "expected int64 or int32 class indices, or probabilities of logits' dtype, "
-                      "got another dtype");
+  const Dtype kind = target->dtype;
+  const bool soft = kind == Dtype::kF32 || kind == Dtype::kF64;
+  if (kind == Dtype::kI32 || kind == Dtype::kI64) {
+    check_indices(op);
+  } else if (soft && label_smoothing != nullptr) {
+    require_like(op, "target", target, name, logits);
+  } else {
+    fail<TypeError>(op, "target", "expected int64 or int32 class indices",
+                    label_smoothing != nullptr ? ", or probabilities of logits' dtype" : "",
+                    ", got another dtype");
   }
 }
 
@@ -76,8 +75,8 @@ double CrossEntropyArgs::weight_at(std::int64_t c) const {
 void CrossEntropyArgs::check_indices(const char* op) {
   if (target->ndim != sample_ndim || !std::equal(sample_shape, sample_shape + sample_ndim,
                                                  static_cast<const std::int64_t*>(target->shape))) {
-    fail<ValueError>(op, "target", "expected shape ", shape_str(sample_shape, sample_ndim),
-                     " for logits of shape ", shape_str(logits->shape, logits->ndim), ", got ",
+    fail<ValueError>(op, "target", "expected shape ", shape_str(sample_shape, sample_ndim), " for ",
+                     name, " of shape ", shape_str(logits->shape, logits->ndim), ", got ",
                      shape_str(target->shape, target->ndim));
   }
   if (target->dtype == Dtype::kI32) {

@@ -1,4 +1,4 @@
-// The checked arguments of cross_entropy and cross_entropy_backward.
+// The checked arguments of cross_entropy, nll_loss and their gradients.
 #pragma once
 #include <cmath>
 
@@ -10,10 +10,19 @@ namespace arraynn {
 
 enum class Reduction : std::uint8_t { kNone, kSum, kMean };
 
-struct CrossEntropyArgs {
-  CrossEntropyArgs(const char* op, py::handle logits, py::handle target, py::handle weight,
-                   py::handle ignore_index, py::handle label_smoothing, py::handle reduction);
+// An argument as the caller named it.
+struct NamedHandle {
+  const char* name;
+  py::handle value;
+};
 
+struct CrossEntropyArgs {
+  // Without label_smoothing (nll_loss) targets are class indices.
+  CrossEntropyArgs(const char* op, NamedHandle logits, py::handle target, py::handle weight,
+                   py::handle ignore_index, const py::handle* label_smoothing,
+                   py::handle reduction);
+
+  const char* name;  // of logits
   Array logits, target, weight;
   Reduction reduction = Reduction::kMean;
   SoftmaxShape shape{};

@@ -129,7 +129,7 @@ ARRAYNN_INLINE SoftmaxStats<T> block_stats_of(const T* x, std::int64_t n) {
 // One reading of memory: a block is still in cache for its second sweep.
 template <class T>
 ARRAYNN_INLINE SoftmaxStats<T> row_stats(const T* x, std::int64_t n) {
-  if (n <= kShortRow) return block_stats_of(x, n);
+  if (n <= kShortRow<T>) return block_stats_of(x, n);
   SoftmaxStats<T> all = block_stats_of(x, kRowBlock);
   for (std::int64_t i = kRowBlock; i < n; i += kRowBlock) {
     all = merge_stats(all, block_stats_of(x + i, min_i(kRowBlock, n - i)));

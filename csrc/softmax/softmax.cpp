@@ -81,6 +81,16 @@ std::int64_t cross_entropy_units(const CrossEntropy<T>& p) {
   return p.shape.inner == 1 ? p.shape.outer : p.shape.outer * ceil_div(p.shape.inner, kStrip);
 }
 
+template <class T>
+const CrossEntropyTable<T>& loss_table(Loss loss) {
+  return loss == Loss::kNll ? table<T>(nll_loss_kernels()) : table<T>(cross_entropy_kernels());
+}
+
+// The work of a loss that reads one class of a sample.
+SoftmaxShape one_class(const SoftmaxShape& shape) {
+  return {shape.outer, min_i(shape.n, 1), shape.inner};
+}
+
 }  // namespace
 
 template <class T>
@@ -90,7 +100,7 @@ void run_softmax(SoftmaxKind kind, const SoftmaxShape& shape, const T* x, T* y) 
     for_strips(shape, [&](std::int64_t at, std::int64_t width) {
       k.strip(kind, x + at, y + at, shape.n, shape.inner, width);
     });
-  } else if (shape.n > kShortRow && shape.outer > 0 && shape.outer < 4 * max_threads()) {
+  } else if (shape.n > kShortRow<T> && shape.outer > 0 && shape.outer < 4 * max_threads()) {
     run_long_rows(kind, shape, x, y);
   } else {
     for_units(shape, shape.outer, [&](std::int64_t begin, std::int64_t end) {
@@ -116,15 +126,15 @@ void run_softmax_backward(SoftmaxKind kind, const SoftmaxShape& shape, const T* 
 }
 
 template <class T>
-void run_cross_entropy(const CrossEntropy<T>& p, T* losses) {
-  const auto& k = table<T>(cross_entropy_kernels());
-  for_units(p.shape, cross_entropy_units(p),
+void run_loss(Loss loss, const CrossEntropy<T>& p, T* losses) {
+  const auto& k = loss_table<T>(loss);
+  for_units(loss == Loss::kNll ? one_class(p.shape) : p.shape, cross_entropy_units(p),
             [&](std::int64_t begin, std::int64_t end) { k.forward(p, losses, begin, end); });
 }
 
 template <class T>
-void run_cross_entropy_backward(const CrossEntropy<T>& p, const T* g, T scale, T* dx) {
-  const auto& k = table<T>(cross_entropy_kernels());
+void run_loss_backward(Loss loss, const CrossEntropy<T>& p, const T* g, T scale, T* dx) {
+  const auto& k = loss_table<T>(loss);
   for_units(p.shape, cross_entropy_units(p),
             [&](std::int64_t begin, std::int64_t end) { k.backward(p, g, scale, dx, begin, end); });
 }
@@ -132,8 +142,8 @@ void run_cross_entropy_backward(const CrossEntropy<T>& p, const T* g, T scale, T
 #define ARRAYNN_INSTANTIATE(T)                                                                     \
   template void run_softmax<T>(SoftmaxKind, const SoftmaxShape&, const T*, T*);                    \
   template void run_softmax_backward<T>(SoftmaxKind, const SoftmaxShape&, const T*, const T*, T*); \
-  template void run_cross_entropy<T>(const CrossEntropy<T>&, T*);                                  \
-  template void run_cross_entropy_backward<T>(const CrossEntropy<T>&, const T*, T, T*);
+  template void run_loss<T>(Loss, const CrossEntropy<T>&, T*);                                     \
+  template void run_loss_backward<T>(Loss, const CrossEntropy<T>&, const T*, T, T*);
 ARRAYNN_INSTANTIATE(float)
 ARRAYNN_INSTANTIATE(double)
 #undef ARRAYNN_INSTANTIATE

@@ -1,14 +1,15 @@
-// Softmax family: softmax, log_softmax and cross_entropy, forward and backward.
+// Softmax family: softmax, log_softmax, cross_entropy and nll_loss, forward and backward.
 //
 //   softmax        y_c = e_c / s,   e_c = exp(z_c - m), m = max z, s = sum e
 //   log_softmax    y_c = (z_c - m) - log s
 //   cross_entropy  loss = sum_c T_c (log s - (z_c - m)),   dz = g (e / s sum T - T)
+//   nll_loss       loss = -w_y z_y,                        dz_c = -g w_y [c == y]
 //
 // T is the smoothed and weighted target: (1 - eps) w_y [c == y] + eps w_c / C for a class index y,
 // w_c ((1 - eps) t_c + eps / C) for probabilities t; all 0 for an ignored sample.
 //
 // Plan. An array is (outer, n, inner) around the axis. inner == 1: one row at a time. Rows up to
-// kShortRow stay in cache for three sweeps (maximum; exponentials and their sum, stored; scaling).
+// kShortRow stay in L2 for three sweeps (maximum; exponentials and their sum, stored; scaling).
 // Longer ones are read twice: blocks of kRowBlock give (m, s) pairs, merged in order, then the
 // exponentials are taken again; few long rows are shared among threads by blocks. inner > 1: strips
 // of kStrip columns, vectors across the columns, (m, s) merged every kColumnBlock rows; nothing is
@@ -21,7 +22,9 @@
 namespace arraynn {
 
 inline constexpr std::int64_t kRowBlock = 4096;
-inline constexpr std::int64_t kShortRow = 4 * kRowBlock;
+// 256 KiB: with its output half of an L2.
+template <class T>
+inline constexpr std::int64_t kShortRow = (std::int64_t{256} << 10) / sizeof(T);
 inline constexpr std::int64_t kStrip = 256;
 inline constexpr std::int64_t kColumnBlock = 16;
 // Elements that one thread should have at least; an exponential each.
@@ -40,6 +43,7 @@ struct SoftmaxStats {
   T max, sum;
 };
 
+// Of nll_loss as well: its logits are log-probabilities, its targets class indices, not smoothed.
 template <class T>
 struct CrossEntropy {
   SoftmaxShape shape;  // (N, C, d1 d2 ...)
@@ -85,9 +89,16 @@ struct CrossEntropyKernels {
   CrossEntropyTable<float> f32;
   CrossEntropyTable<double> f64;
 };
+struct NllLossKernels {
+  CrossEntropyTable<float> f32;
+  CrossEntropyTable<double> f64;
+};
 
 ARRAYNN_KERNEL_TABLE(SoftmaxKernels, softmax_kernels)
 ARRAYNN_KERNEL_TABLE(CrossEntropyKernels, cross_entropy_kernels)
+ARRAYNN_KERNEL_TABLE(NllLossKernels, nll_loss_kernels)
+
+enum class Loss : bool { kCrossEntropy, kNll };
 
 template <class T>
 void run_softmax(SoftmaxKind kind, const SoftmaxShape& shape, const T* x, T* y);
@@ -96,8 +107,8 @@ void run_softmax_backward(SoftmaxKind kind, const SoftmaxShape& shape, const T* 
                           T* dx);
 // losses: one per sample.
 template <class T>
-void run_cross_entropy(const CrossEntropy<T>& p, T* losses);
+void run_loss(Loss loss, const CrossEntropy<T>& p, T* losses);
 template <class T>
-void run_cross_entropy_backward(const CrossEntropy<T>& p, const T* g, T scale, T* dx);
+void run_loss_backward(Loss loss, const CrossEntropy<T>& p, const T* g, T scale, T* dx);
 
 }  // namespace arraynn

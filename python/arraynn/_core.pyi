@@ -31,6 +31,7 @@ def block_cache() -> dict[str, int]: ...
 def set_block_cache_limit(bytes: int) -> None: ...
 def measure_fma_rate(dtype: str, threads: int, rounds: int = 20) -> float: ...
 def measure_copy_bandwidth(bytes: int, threads: int) -> float: ...
+def measure_read_bandwidth(bytes: int, threads: int) -> float: ...
 
 class PackedWeight:
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
@@ -771,6 +772,21 @@ def cross_entropy_backward(
     weight: _Array | None,
     ignore_index: int,
     label_smoothing: float,
+    reduction: str,
+) -> _Array: ...
+def nll_loss(
+    log_probs: _Array,
+    target: _Array,
+    weight: _Array | None,
+    ignore_index: int,
+    reduction: str,
+) -> _Array: ...
+def nll_loss_backward(
+    grad_out: _Array | float,
+    log_probs: _Array,
+    target: _Array,
+    weight: _Array | None,
+    ignore_index: int,
     reduction: str,
 ) -> _Array: ...
 def adam_step(

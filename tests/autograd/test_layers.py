@@ -225,6 +225,19 @@ def test_cross_entropy_refuses_gradients_it_does_not_have():
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_nll_loss(reduction):
+    x, target, weight = leaf(5, 4, 2), np.arange(10).reshape(5, 2) % 4, np.array([0.5, 1.0, 2, 0.1])
+    target[3, 1] = -100
+    for wanted in (target, Tensor(target)):
+        for w in (None, weight):
+            assert gradcheck(lambda x, t=wanted, w=w: F.nll_loss(x, t, w, reduction=reduction), x)
+    both = F.nll_loss(F.log_softmax(x, 1), target, weight, reduction=reduction)
+    np.testing.assert_allclose(both.data, F.cross_entropy(x, target, weight, -100, reduction).data)
+    with pytest.raises(NotImplementedError, match=r"\[nll_loss\] weight: a gradient is supp"):
+        F.nll_loss(x, target, leaf(4))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_mse_loss(reduction):
     a, b = leaf(3, 4), leaf(3, 4, seed=1)
     assert gradcheck(lambda a, b: F.mse_loss(a, b, reduction), [a, b])
@@ -261,6 +274,7 @@ def test_arrays_in_arrays_out():
         lambda t: F.dropout(t(x), 0.5, seed=1),
         lambda t: F.flatten(t(image), 1),
         lambda t: F.cross_entropy(t(x), np.array([0, 2])),
+        lambda t: F.nll_loss(t(x), np.array([0, 2])),
         lambda t: F.mse_loss(t(x), x + 1),
         lambda t: F.leaky_relu(t(x), 0.2),
         lambda t: F.elu(t(x), 0.5),

@@ -25,6 +25,7 @@ conv = _benchmarks.load("conv")
 conv_other = _benchmarks.load("conv_other")
 fold = _benchmarks.load("fold")
 gemm = _benchmarks.load("gemm")
+gpt = _benchmarks.load("gpt")
 machine = _benchmarks.load("machine")
 pool = _benchmarks.load("pool")
 pool_other = _benchmarks.load("pool_other")
@@ -288,6 +289,20 @@ class TestFormulas:
         assert pool_other.nbytes(volume) == 4 * 64 * (8 * 36 + 4 * 9)
         unpool = pool_other.Problem("max_unpool2d", 1, 3, (4, 5), (2,), True, "float32")
         assert pool_other.nbytes(unpool) == 3 * 20 * (4 + 16 + 8)
+
+    def test_gpt(self) -> None:
+        # GPT-2 small has 124.4 million parameters, 0.8 of them positions and 0.1 biases and norms.
+        assert gpt.SMALL.weights == 123_532_032
+        assert gpt.Problem("forward", gpt.TINY, 7, "float32").flops == (
+            2 * (12 * 64 + 11 * 8) * 7 + 4 * 8 * 28
+        )
+        assert gpt.Problem("decode", gpt.TINY, 7, "float32").flops == (
+            2 * (12 * 64 + 11 * 8) + 4 * 8 * 8
+        )
+
+    def test_limits_of_the_machine(self) -> None:
+        assert machine.read_bandwidth(1 << 16, 1) > 1e6
+        assert machine.copy_bandwidth(1 << 16, 1) > 1e6
 
     def test_rnn_grid(self) -> None:
         names = [case.name for case in rnn.whole_grid("float32")]

@@ -386,6 +386,18 @@ def test_any_memory(dtype: Any, rng: np.random.Generator) -> None:
     assert_same_bits(kernels.attention(q, k, v, mask=turned, bias=bias), y, "mask")
 
 
+def test_any_byte_but_zero_attends(dtype: Any, rng: np.random.Generator) -> None:
+    q, k, v = (normal(rng, dtype, 1, 2, n, 8) for n in (37, 133, 133))
+    whole = rng.choice(np.array([0, 1, 2, 128, 255], np.uint8), (1, 2, 37, 133))
+    whole[:, :, 16:32, 32:64] = 1
+    for shape in ((1, 2, 37, 133), (1, 1, 37, 133), (1, 2, 37, 1), (1, 1, 1, 133)):
+        odd = np.ascontiguousarray(whole[:, : shape[1], : shape[2], : shape[3]])
+        expected = kernels.attention(q, k, v, mask=odd != 0)
+        assert_same_bits(kernels.attention(q, k, v, mask=odd.view(np.bool_)), expected, str(shape))
+        bias = np.where(odd != 0, 0, -np.inf).astype(dtype)
+        assert_same_bits(kernels.attention(q, k, v, bias=bias), expected, f"{shape}, as a bias")
+
+
 def test_packed_projections_and_aliasing_rows(dtype: Any, rng: np.random.Generator) -> None:
     # Rows 2048 bytes apart share sets of the cache and are copied; slices of one array are not.
     heads = 2048 // np.dtype(dtype).itemsize // 16

@@ -138,23 +138,8 @@ def cross_entropy(a: dict[str, Any], x: Any, target: Any, weight: Any = None) ->
 
 
 def nll_loss(a: dict[str, Any], x: Any, target: Any, weight: Any = None) -> Any:
-    """Cross entropy of logarithms of probabilities.
-
-    The cases' numbers are none. Moved down by ``shift``, they are those of their classes beside one
-    more class that makes up the rest, and the loss is larger by as much as every sample weighs.
-    """
-    classes = x.shape[1]
-    shift = np.float32(x.max() + np.log(2.0 * classes))
-    low = x - shift
-    rest = np.log1p(-np.exp(low).sum(1, keepdims=True))
-    weight = np.ones(classes, x.dtype) if weight is None else weight
-    wide = np.append(weight, np.ones(1, x.dtype))
     how = {name: a[name] for name in ("reduction", "ignore_index") if name in a}
-    loss = K.cross_entropy(np.concatenate((low, rest), 1), target, weight=wide, **how)
-    counts = target != a.get("ignore_index", -100)
-    weights = np.where(counts, weight[np.where(counts, target, 0)], 0)
-    by = {"none": weights, "sum": weights.sum(dtype=x.dtype), "mean": np.float32(1)}
-    return loss - shift * by[a.get("reduction", "mean")]
+    return K.nll_loss(x, target, weight=weight, **how)
 
 
 RUN: dict[str, Any] = {

@@ -56,6 +56,33 @@ def test_rows_around_the_vector_width(dtype: Any, classes: int, rng: np.random.G
         check(x, grad, -1)
 
 
+# More than 256 KiB, which stays in cache: blocks of 4,096, the last one short.
+LONG = 17 * 4096 + 37
+
+
+def test_long_rows(dtype: Any, rng: np.random.Generator) -> None:
+    for rows, columns in ((1, LONG), (3, LONG), (2, LONG // 2)):
+        x, grad = (9 * normal(rng, dtype, rows, columns) for _ in range(2))
+        check(x, grad, -1)
+        target = rng.integers(0, columns, rows)
+        loss = kernels.cross_entropy(x, target, reduction="none")
+        p = -reference.log_softmax(widen(x))[np.arange(rows), target]
+        np.testing.assert_allclose(loss, p, rtol=64 * np.finfo(dtype).eps)
+        one = np.ones(rows, dtype)
+        got = kernels.cross_entropy_backward(one, x, target, reduction="none")
+        np.put_along_axis(got, target[:, None], got[np.arange(rows), target][:, None] + 1, 1)
+        expected = reference.softmax(widen(x))
+        np.testing.assert_allclose(got, expected, rtol=128 * np.finfo(dtype).eps, atol=1e-7)
+
+        x[:, 4096:8192] = -np.inf
+        for name in ("softmax", "log_softmax"):
+            got = getattr(kernels, name)(x)
+            expected = getattr(reference, name)(widen(x))
+            np.testing.assert_allclose(got, expected, rtol=128 * np.finfo(dtype).eps)
+            for n in thread_counts():
+                assert_same_bits(getattr(kernels, name)(x), got, f"{name}, {n} threads")
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2, -3])
 @pytest.mark.parametrize("shape", [(3, 5, 7), (17, 1, 33), (2, 16, 15), (1, 1, 1), (70, 2, 3)])
 def test_any_axis(dtype: Any, shape: tuple[int, ...], axis: int, rng: np.random.Generator) -> None:

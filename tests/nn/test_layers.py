@@ -366,6 +366,7 @@ def test_init_moments_as_in_torch():
             r"\[CrossEntropyLoss\] label_smoothing: expected a number in \[0, 1\], got 2",
         ),
         (lambda: nn.MSELoss("avg"), ValueError, r"\[MSELoss\] reduction: expected one of"),
+        (lambda: nn.NLLLoss(reduction="avg"), ValueError, r"\[NLLLoss\] reduction: expected one"),
         (
             lambda: init.kaiming_uniform_(np.empty(3)),
             ValueError,
@@ -405,10 +406,17 @@ def test_losses_against_torch():
             torch.tensor(logits), torch.tensor(target)
         )
         assert mine.item() == pytest.approx(other.item(), rel=1e-12)
+        if "label_smoothing" not in options:
+            mine = nn.NLLLoss(weight, **options)(Tensor(logits), target)
+            other = torch.nn.NLLLoss(torch.tensor(weight), **options)(
+                torch.tensor(logits), torch.tensor(target)
+            )
+            assert mine.item() == pytest.approx(other.item(), rel=1e-12)
     other_loss = torch.nn.MSELoss()(torch.tensor(logits), torch.tensor(logits * 2))
     mine_loss = nn.MSELoss()(Tensor(logits), logits * 2)
     assert mine_loss.item() == pytest.approx(other_loss.item())
     assert list(nn.CrossEntropyLoss(weight).state_dict()) == ["weight"]
+    assert list(nn.NLLLoss(weight).state_dict()) == ["weight"]
 
 
 def test_a_training_step_leaves_no_cycles_behind():

@@ -86,6 +86,23 @@ def test_impossible_class_is_only_seen_when_it_is_the_target() -> None:
         reference.cross_entropy(logits, np.array([3]))
 
 
+def test_nll_loss_by_hand() -> None:
+    z, target = np.array([[-1.0, -2.0, -np.inf], [-3.0, -0.5, -4.0]]), np.array([1, 0])
+
+    def loss(**options: Any) -> Any:
+        return reference.nll_loss(z, target, **options)
+
+    np.testing.assert_array_equal(loss(reduction="none"), [2, 3])
+    assert loss() == 2.5
+    assert loss(reduction="sum") == 5
+    weight = np.array([3.0, 1.0, 9.0])
+    assert loss(weight=weight) == (1 * 2 + 3 * 3) / (1 + 3)
+    assert loss(ignore_index=0) == 2
+    assert reference.nll_loss(z[0], np.array(0)) == 1
+    gradient = reference.nll_loss_backward(2.0, z, target, weight=weight)
+    np.testing.assert_array_equal(gradient, [[0, -0.5, 0], [-1.5, 0, 0]])
+
+
 @pytest.mark.parametrize("shape", [(4, 5), (5,), (2, 3, 2, 2)])
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
 def test_cross_entropy_backward_is_the_derivative(

@@ -304,6 +304,30 @@ def test_cross_entropy(shape: tuple[int, ...], reduction: str, rng: np.random.Ge
         )
 
 
+@pytest.mark.parametrize("shape", [(4, 5), (5,), (2, 5, 3)])
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+def test_nll_loss(shape: tuple[int, ...], reduction: str, rng: np.random.Generator) -> None:
+    for weighted, ignored in itertools.product((False, True), (-100, 2)):
+        z = rng.standard_normal(shape)
+        target = np.asarray(rng.integers(0, 5, () if len(shape) == 1 else (shape[0], *shape[2:])))
+        if target.shape:
+            target.flat[:2] = 4, ignored
+        weight = rng.random(5) if weighted else None
+        tz = leaf(z)
+        loss = F.nll_loss(
+            tz,
+            torch.from_numpy(target),
+            None if weight is None else torch.from_numpy(weight),
+            ignore_index=ignored,
+            reduction=reduction,
+        )
+        how: dict[str, Any] = {"weight": weight, "ignore_index": ignored, "reduction": reduction}
+        close(reference.nll_loss(z, target, **how), loss)
+        grad = rng.standard_normal(tuple(loss.shape))
+        loss.backward(torch.as_tensor(grad))
+        close(reference.nll_loss_backward(grad, z, target, **how), tz.grad)
+
+
 def run_torch(
     kind: Any, params: list[Any], grads: list[list[Any]], max_norm: Any, **kw: Any
 ) -> Any:

@@ -21,7 +21,7 @@ from arraynn.autograd.tape import (
 if TYPE_CHECKING:
     from arraynn.autograd.tensor import Tensor
 
-__all__ = ["cross_entropy", "log_softmax", "mse_loss", "softmax"]
+__all__ = ["cross_entropy", "log_softmax", "mse_loss", "nll_loss", "softmax"]
 
 REDUCTIONS = ("none", "sum", "mean")
 
@@ -60,6 +60,14 @@ def softmax(x: Tensor, axis: int = -1) -> Tensor:
 def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
     """Return the logarithm of softmax over ``axis``."""
     return _over_axis(x, K.log_softmax, K.log_softmax_backward, axis)
+
+
+def _refuse_gradients(op: str, of: str, target: Any, weight: Any) -> None:
+    for name, value in (("target", target), ("weight", weight)):
+        if isinstance(value, Variable) and value._requires_grad and grad_mode.enabled:
+            raise NotImplementedError(
+                f"[{op}] {name}: a gradient is supported for the {of} alone; pass {name}.detach()"
+            )
 
 
 class CrossEntropyNode(Node):
@@ -102,12 +110,7 @@ def cross_entropy(
     NotImplementedError
         If the target or the weight needs a gradient.
     """
-    for name, value in (("target", target), ("weight", weight)):
-        if isinstance(value, Variable) and value._requires_grad and grad_mode.enabled:
-            raise NotImplementedError(
-                f"[cross_entropy] {name}: a gradient is supported for the logits alone; "
-                f"pass {name}.detach()"
-            )
+    _refuse_gradients("cross_entropy", "logits", target, weight)
     plain_target, plain_weight = array_of(target), array_of(weight)
     out = K.cross_entropy(
         array_of(logits),
@@ -124,6 +127,53 @@ def cross_entropy(
     )
     node.ignore_index = ignore_index
     node.label_smoothing = label_smoothing
+    node.reduction = reduction
+    return make(out, node)
+
+
+class NllLossNode(Node):
+    """Loss of log-probabilities against class indices; saves (log_probs, target, weight)."""
+
+    __slots__ = ("ignore_index", "reduction")
+    fresh = True
+
+    ignore_index: int
+    reduction: str
+
+    def backward(self, grad: Array) -> tuple[Array | None, ...]:
+        log_probs, target, weight = self.saved
+        how = {"ignore_index": self.ignore_index, "reduction": self.reduction}
+        return (K.nll_loss_backward(grad, log_probs, target, weight=weight, **how),)
+
+
+def nll_loss(
+    log_probs: Any,
+    target: Any,
+    weight: Any = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> Tensor:
+    """Return the negative log-likelihood, differentiable in the log-probabilities.
+
+    Raises
+    ------
+    NotImplementedError
+        If the target or the weight needs a gradient.
+    """
+    _refuse_gradients("nll_loss", "log-probabilities", target, weight)
+    plain_target, plain_weight = array_of(target), array_of(weight)
+    out = K.nll_loss(
+        array_of(log_probs),
+        plain_target,
+        weight=plain_weight,
+        ignore_index=ignore_index,
+        reduction=reduction,
+    )
+    if not recording(log_probs):
+        return make(out, None)
+    saved = (log_probs.data, plain_target, plain_weight)
+    node = NllLossNode((edge_of(log_probs),), saved, guard(target))
+    node.ignore_index = ignore_index
     node.reduction = reduction
     return make(out, node)
 

@@ -502,6 +502,26 @@ def _cross_entropy_backward(dtype: str) -> Iterator[Outcome]:
         yield (got,), (want,), [_loss_grain(x, dtype) * 1.1]
 
 
+def _nll_loss(name: str, dtype: str) -> Iterator[Outcome]:
+    u = unit_roundoff(dtype)
+    for x, target, given in _losses(dtype):
+        how = {key: value for key, value in given.items() if key != "label_smoothing"}
+        (wx,), wide = _wide(x), _widen(how)
+        loss = np.asarray(reference.nll_loss(wx, target, **wide))
+        want, args, wide_args = loss, (), ()
+        if name == "nll_loss_backward":
+            g = np.asarray(uniform(dtype, *loss.shape, seed=4))
+            args, wide_args = (g,), (g.astype(np.float64),)
+            want = np.asarray(reference.nll_loss_backward(*wide_args, wx, target, **wide))
+        got = np.asarray(getattr(kernels, name)(*args, x, target, **how))
+        if np.isnan(want).all():
+            yield (np.isnan(got),), (np.isnan(want),), [0.0]
+            continue
+        # A product below 6, the sum over the samples and the division by their weights.
+        rows = max(1, np.size(target))
+        yield (got,), (want,), [(4 + 8 * rows**0.5) * u * 6 * rows]
+
+
 _SIZES = (1, 7, 16, 33, 1003)
 
 
@@ -578,6 +598,8 @@ CHECKS: dict[str, Check] = {
     "log_softmax_backward": partial(_softmax_backward, "log_softmax_backward"),
     "cross_entropy": _cross_entropy,
     "cross_entropy_backward": _cross_entropy_backward,
+    "nll_loss": partial(_nll_loss, "nll_loss"),
+    "nll_loss_backward": partial(_nll_loss, "nll_loss_backward"),
     "glu": partial(_glu, "glu"),
     "glu_backward": partial(_glu, "glu_backward"),
     "dropout": partial(_dropout, "dropout"),

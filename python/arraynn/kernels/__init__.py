@@ -146,6 +146,8 @@ from arraynn.kernels.softmax import (
     cross_entropy_backward,
     log_softmax,
     log_softmax_backward,
+    nll_loss,
+    nll_loss_backward,
     softmax,
     softmax_backward,
 )
@@ -254,6 +256,8 @@ __all__ = [
     "max_unpool3d_backward",
     "mish",
     "mish_backward",
+    "nll_loss",
+    "nll_loss_backward",
     "pack",
     "plan",
     "relu",

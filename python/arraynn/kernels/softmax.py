@@ -1,4 +1,4 @@
-"""Softmax, log-softmax and cross entropy, over any axis.
+"""Softmax, log-softmax, cross entropy and the loss of log-probabilities, over any axis.
 
 Sums are taken in the dtype of the input in an order fixed by the shape, so results are the same
 bits for any number of threads. Denormal results are flushed to zero.
@@ -17,6 +17,8 @@ __all__ = [
     "cross_entropy_backward",
     "log_softmax",
     "log_softmax_backward",
+    "nll_loss",
+    "nll_loss_backward",
     "softmax",
     "softmax_backward",
 ]
@@ -253,3 +255,92 @@ def cross_entropy_backward(
     return _core.cross_entropy_backward(
         grad_out, logits, target, weight, ignore_index, label_smoothing, reduction
     )
+
+
+def nll_loss(
+    log_probs: Array,
+    target: Array,
+    *,
+    weight: Array | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> Array:
+    r"""Negative log-likelihood of ``target`` under ``log_probs``, with PyTorch's semantics.
+
+    .. math:: \ell = -w_y z_y
+
+    for a class index ``y`` and the logarithms ``z`` of the classes' probabilities: after
+    :func:`log_softmax` it is the :func:`cross_entropy`, which is one pass and the way to go where
+    the logarithms are not needed themselves. A class of weight 0 counts for nothing, whatever its
+    logarithm.
+
+    Parameters
+    ----------
+    log_probs : array (N, C, d1, ...) or (C,), float32 or float64
+    target : array (N, d1, ...), int64 or int32
+        Class indices in [0, C).
+    weight : array (C,) of the dtype of ``log_probs``, optional
+        Weights of the classes.
+    ignore_index : int, default -100
+        Samples with this class index contribute nothing.
+    reduction : {"mean", "sum", "none"}
+        ``"mean"`` divides by the sum of the weights of the targets that are not ignored; over no
+        sample it is NaN.
+
+    Returns
+    -------
+    array of the dtype of ``log_probs``
+        (N, d1, ...) for ``"none"``, else 0-d.
+
+    Raises
+    ------
+    ValueError
+        For shapes that do not fit, a class index out of range (it is named) or an unknown
+        reduction.
+    TypeError
+        For other or mixed dtypes; targets that are probabilities are for :func:`cross_entropy`.
+
+    Examples
+    --------
+    >>> nll_loss(np.array([[-1.0, -2.0], [-3.0, -0.5]]), np.array([0, 0]))
+    array(2.)
+    """
+    return _core.nll_loss(log_probs, target, weight, ignore_index, reduction)
+
+
+def nll_loss_backward(
+    grad_out: Array | float,
+    log_probs: Array,
+    target: Array,
+    *,
+    weight: Array | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> Array:
+    """Gradient of :func:`nll_loss`: ``-g w_y`` at the class of the target, 0 elsewhere.
+
+    ``g`` is the sample's element of ``grad_out`` for ``"none"``, ``grad_out`` for ``"sum"``, and
+    ``grad_out`` over the divisor of the mean for ``"mean"``.
+
+    Parameters
+    ----------
+    grad_out : array of the shape and dtype of the loss, or a float for a scalar loss
+    log_probs, target, weight, ignore_index, reduction
+        As given to :func:`nll_loss`; the values of ``log_probs`` do not matter.
+
+    Returns
+    -------
+    array of the shape and dtype of ``log_probs``
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`nll_loss`, and for a ``grad_out`` of another shape or dtype than the loss.
+
+    Examples
+    --------
+    >>> nll_loss_backward(1.0, np.zeros((2, 2)), np.array([0, 1]))
+    array([[-0.5,  0. ],
+           [ 0. , -0.5]])
+    """
+    return _core.nll_loss_backward(grad_out, log_probs, target, weight, ignore_index, reduction)

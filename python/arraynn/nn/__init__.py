@@ -34,7 +34,7 @@ from arraynn.nn.conv import (
 )
 from arraynn.nn.fold import Fold, Unfold
 from arraynn.nn.linear import Flatten, Identity, Linear
-from arraynn.nn.loss import CrossEntropyLoss, MSELoss
+from arraynn.nn.loss import CrossEntropyLoss, MSELoss, NLLLoss
 from arraynn.nn.module import Module, Parameter
 from arraynn.nn.norm import (
     BatchNorm1d,
@@ -138,6 +138,7 @@ __all__ = [
     "Module",
     "ModuleList",
     "MultiheadAttention",
+    "NLLLoss",
     "Parameter",
     "PositionalEncoding",
     "RMSNorm",

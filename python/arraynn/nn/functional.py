@@ -104,6 +104,7 @@ __all__ = [
     "max_unpool3d",
     "mish",
     "mse_loss",
+    "nll_loss",
     "relu",
     "relu6",
     "rms_norm",
@@ -394,6 +395,44 @@ def cross_entropy(
         weight=array_of(weight),
         ignore_index=ignore_index,
         label_smoothing=label_smoothing,
+        reduction=reduction,
+    )
+
+
+def nll_loss(
+    input: Any,
+    target: Any,
+    weight: Any = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> Any:
+    """Return the negative log-likelihood of class indices under log-probabilities.
+
+    Parameters
+    ----------
+    input : Tensor or array of log-probabilities, (C,) or (N, C, d1, ...)
+    target : class indices (N, d1, ...), integers
+    weight : array, (C,), optional
+        Weight of each class.
+    ignore_index : int
+        Targets of this value take no part.
+    reduction : {"mean", "sum", "none"}
+        The mean is weighted, as in PyTorch.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x, y = np.array([[1.0, 2.0], [0.0, 3.0]]), np.array([1, 0])
+    >>> bool(np.isclose(nll_loss(log_softmax(x), y), cross_entropy(x, y)))
+    True
+    """
+    if isinstance(input, Variable):
+        return softmax_ops.nll_loss(input, target, weight, ignore_index, reduction)
+    return K.nll_loss(
+        input,
+        array_of(target),
+        weight=array_of(weight),
+        ignore_index=ignore_index,
         reduction=reduction,
     )
 

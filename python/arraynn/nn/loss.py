@@ -8,7 +8,7 @@ from arraynn.autograd.softmax import REDUCTIONS
 from arraynn.nn import functional as F
 from arraynn.nn.module import Module
 
-__all__ = ["CrossEntropyLoss", "MSELoss"]
+__all__ = ["CrossEntropyLoss", "MSELoss", "NLLLoss"]
 
 
 def _check_reduction(op: str, reduction: str) -> str:
@@ -69,3 +69,29 @@ class MSELoss(Module):
     def forward(self, input: Any, target: Any) -> Any:
         """Return the loss."""
         return F.mse_loss(input, target, self.reduction)
+
+
+class NLLLoss(Module):
+    """Negative log-likelihood of class indices under log-probabilities; see ``F.nll_loss``.
+
+    Examples
+    --------
+    >>> import arraynn as ann, numpy as np
+    >>> loss = ann.nn.NLLLoss()
+    >>> float(loss(np.log(np.array([[0.5, 0.5], [0.25, 0.75]])), np.array([0, 0])).round(4))
+    1.0397
+    """
+
+    def __init__(
+        self, weight: Any = None, ignore_index: int = -100, reduction: str = "mean"
+    ) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.ignore_index = ignore_index
+        self.reduction = _check_reduction("NLLLoss", reduction)
+
+    weight: Any
+
+    def forward(self, input: Any, target: Any) -> Any:
+        """Return the loss."""
+        return F.nll_loss(input, target, self.weight, self.ignore_index, self.reduction)

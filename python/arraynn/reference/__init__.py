@@ -140,6 +140,8 @@ from .softmax import (
     cross_entropy_backward,
     log_softmax,
     log_softmax_backward,
+    nll_loss,
+    nll_loss_backward,
     softmax,
     softmax_backward,
 )
@@ -248,6 +250,8 @@ __all__ = [
     "max_unpool3d_backward",
     "mish",
     "mish_backward",
+    "nll_loss",
+    "nll_loss_backward",
     "philox4x32",
     "relu",
     "relu_backward",

@@ -1,4 +1,4 @@
-"""Softmax, log-softmax and cross entropy in plain NumPy."""
+"""Softmax, log-softmax, cross entropy and nll_loss in plain NumPy."""
 
 from __future__ import annotations
 
@@ -84,11 +84,9 @@ def _soft_targets(
     return onehot * (1 - label_smoothing) + smooth.astype(logits.dtype), w_of_target.sum()
 
 
-def _check_reduction(reduction: str) -> None:
+def _check_reduction(op: str, reduction: str) -> None:
     if reduction not in ("none", "sum", "mean"):
-        raise ValueError(
-            f"[cross_entropy] reduction: expected 'none', 'sum' or 'mean', got {reduction!r}"
-        )
+        raise ValueError(f"[{op}] reduction: expected 'none', 'sum' or 'mean', got {reduction!r}")
 
 
 @quiet
@@ -128,7 +126,7 @@ def cross_entropy(
     >>> cross_entropy(np.zeros((1, 4)), np.array([2])).round(4)
     np.float64(1.3863)
     """
-    _check_reduction(reduction)
+    _check_reduction("cross_entropy", reduction)
     axis = _class_axis(logits)
     soft, divisor = _soft_targets(logits, target, weight, ignore_index, label_smoothing)
     terms = np.where(soft == 0, 0, soft * log_softmax(logits, axis))
@@ -157,7 +155,7 @@ def cross_entropy_backward(
     g is `grad_out` of the sample ("none"), `grad_out` ("sum"), or `grad_out` over the divisor of
     the mean.
     """
-    _check_reduction(reduction)
+    _check_reduction("cross_entropy", reduction)
     axis = _class_axis(logits)
     soft, divisor = _soft_targets(logits, target, weight, ignore_index, label_smoothing)
     g = np.asarray(grad_out, dtype=logits.dtype)
@@ -169,3 +167,65 @@ def cross_entropy_backward(
     # A mean over nothing is NaN, but a sample that contributes nothing has no gradient.
     contributes = np.any(soft != 0, axis=axis, keepdims=True)
     return np.asarray(np.where(contributes, grad, 0), dtype=logits.dtype)
+
+
+@quiet
+def nll_loss(
+    log_probs: FloatArray,
+    target: NDArray[Any],
+    *,
+    weight: FloatArray | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> FloatArray:
+    r"""Negative log-likelihood :math:`-w_y z_y` of class indices y, with PyTorch's semantics.
+
+    Parameters
+    ----------
+    log_probs : array (N, C, d1, ...) or (C,), z
+    target : int array (N, d1, ...)
+    weight : array (C,), optional
+    ignore_index : int
+        Samples with this index contribute nothing.
+    reduction : "none", "sum" or "mean"
+        "mean" divides by the sum of the weights of the targets that are not ignored.
+
+    Returns
+    -------
+    array of the dtype of log_probs, (N, d1, ...) for "none", else 0-d
+
+    Examples
+    --------
+    >>> nll_loss(np.array([[-1.0, -2.0], [-3.0, -0.5]]), np.array([0, 0]))
+    array(2.)
+    """
+    _check_reduction("nll_loss", reduction)
+    weights, divisor = _soft_targets(log_probs, target, weight, ignore_index, 0.0)
+    loss = -np.where(weights == 0, 0, weights * log_probs).sum(axis=_class_axis(log_probs))
+    if reduction == "none":
+        return np.asarray(loss, dtype=log_probs.dtype)
+    total = loss.sum()
+    if reduction == "mean":
+        total = total / log_probs.dtype.type(divisor)
+    return np.asarray(total, dtype=log_probs.dtype)
+
+
+@quiet
+def nll_loss_backward(
+    grad_out: FloatArray | float,
+    log_probs: FloatArray,
+    target: NDArray[Any],
+    *,
+    weight: FloatArray | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> FloatArray:
+    """Gradient with respect to log_probs: ``-g w_y`` at the target's class, 0 elsewhere."""
+    _check_reduction("nll_loss", reduction)
+    weights, divisor = _soft_targets(log_probs, target, weight, ignore_index, 0.0)
+    g = np.asarray(grad_out, dtype=log_probs.dtype)
+    if reduction == "none":
+        g = np.expand_dims(g, _class_axis(log_probs))
+    elif reduction == "mean":
+        g = g / log_probs.dtype.type(divisor)
+    return np.asarray(np.where(weights == 0, 0, -g * weights), dtype=log_probs.dtype)
