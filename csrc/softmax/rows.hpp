@@ -44,41 +44,49 @@ ARRAYNN_INLINE T row_max(const T* x, std::int64_t n) {
   return reduce_max(max(max(m0, m1), max(m2, m3)));
 }
 
+// Sums start anew after so many additions: rounding grows with the length of a chain.
+inline constexpr std::int64_t kSumLength = 64;
+
 // The sum of exp(x - m); the exponentials go to y when kStore.
 template <bool kStore, class T>
 ARRAYNN_INLINE T row_exp_sum(const T* x, T m, T* y, std::int64_t n) {
   constexpr int kL = kLanes<T>;
   using V = Vec<T>;
   const V shift = V::set1(m);
-  V s0 = V::zero(), s1 = s0, s2 = s0, s3 = s0;
+  V total = V::zero();
   std::int64_t i = 0;
-  for (; i + 4 * kL <= n; i += 4 * kL) {
-    // The next row (or block) comes in while this one is computed: its maximum needs it at once.
-    for (int j = 0; j < 4 * kL; j += kCacheLine<T>) __builtin_prefetch(x + n + i + j);
-    const V a = exp(V::load(x + i) - shift), b = exp(V::load(x + i + kL) - shift);
-    const V c = exp(V::load(x + i + 2 * kL) - shift), d = exp(V::load(x + i + 3 * kL) - shift);
-    if constexpr (kStore) {
-      a.store(y + i);
-      b.store(y + i + kL);
-      c.store(y + i + 2 * kL);
-      d.store(y + i + 3 * kL);
+  while (i + 4 * kL <= n) {
+    const std::int64_t end = min_i(n, i + kSumLength * 4 * kL);
+    V s0 = V::zero(), s1 = s0, s2 = s0, s3 = s0;
+    for (; i + 4 * kL <= end; i += 4 * kL) {
+      // The next row (or block) comes in while this one is computed: its maximum needs it at once.
+      for (int j = 0; j < 4 * kL; j += kCacheLine<T>) __builtin_prefetch(x + n + i + j);
+      const V a = exp(V::load(x + i) - shift), b = exp(V::load(x + i + kL) - shift);
+      const V c = exp(V::load(x + i + 2 * kL) - shift), d = exp(V::load(x + i + 3 * kL) - shift);
+      if constexpr (kStore) {
+        a.store(y + i);
+        b.store(y + i + kL);
+        c.store(y + i + 2 * kL);
+        d.store(y + i + 3 * kL);
+      }
+      s0 = s0 + a;
+      s1 = s1 + b;
+      s2 = s2 + c;
+      s3 = s3 + d;
     }
-    s0 = s0 + a;
-    s1 = s1 + b;
-    s2 = s2 + c;
-    s3 = s3 + d;
+    total = total + ((s0 + s1) + (s2 + s3));
   }
   for (; i + kL <= n; i += kL) {
     const V a = exp(V::load(x + i) - shift);
     if constexpr (kStore) a.store(y + i);
-    s0 = s0 + a;
+    total = total + a;
   }
   if (i < n) {
     const V a = exp(load_row_end(x + i, n - i) - shift);
     if constexpr (kStore) store_n(a, y + i, n - i);
-    s1 = s1 + a;
+    total = total + a;
   }
-  return reduce_add((s0 + s1) + (s2 + s3));
+  return reduce_add(total);
 }
 
 // The sum of term(i, lanes) over a row, in four chains. Lanes of the last vector beyond `lanes` must
@@ -86,17 +94,22 @@ ARRAYNN_INLINE T row_exp_sum(const T* x, T m, T* y, std::int64_t n) {
 template <class T, class F>
 ARRAYNN_INLINE T sum_row(std::int64_t n, const F& term) {
   constexpr int kL = kLanes<T>;
-  Vec<T> s0 = Vec<T>::zero(), s1 = s0, s2 = s0, s3 = s0;
+  Vec<T> total = Vec<T>::zero();
   std::int64_t i = 0;
-  for (; i + 4 * kL <= n; i += 4 * kL) {
-    s0 = s0 + term(i, std::int64_t{kL});
-    s1 = s1 + term(i + kL, std::int64_t{kL});
-    s2 = s2 + term(i + 2 * kL, std::int64_t{kL});
-    s3 = s3 + term(i + 3 * kL, std::int64_t{kL});
+  while (i + 4 * kL <= n) {
+    const std::int64_t end = min_i(n, i + kSumLength * 4 * kL);
+    Vec<T> s0 = Vec<T>::zero(), s1 = s0, s2 = s0, s3 = s0;
+    for (; i + 4 * kL <= end; i += 4 * kL) {
+      s0 = s0 + term(i, std::int64_t{kL});
+      s1 = s1 + term(i + kL, std::int64_t{kL});
+      s2 = s2 + term(i + 2 * kL, std::int64_t{kL});
+      s3 = s3 + term(i + 3 * kL, std::int64_t{kL});
+    }
+    total = total + ((s0 + s1) + (s2 + s3));
   }
-  for (; i + kL <= n; i += kL) s0 = s0 + term(i, std::int64_t{kL});
-  if (i < n) s1 = s1 + term(i, n - i);
-  return reduce_add((s0 + s1) + (s2 + s3));
+  for (; i + kL <= n; i += kL) total = total + term(i, std::int64_t{kL});
+  if (i < n) total = total + term(i, n - i);
+  return reduce_add(total);
 }
 
 template <class T>
