@@ -139,7 +139,46 @@ def run_torch(p: Problem, d: Data, threads: int) -> list[Candidate]:
     return found
 
 
-RUNNERS = {"arraynn": run_arraynn, "numpy": run_numpy, "torch": run_torch}
+def run_jax(p: Problem, d: Data, threads: int) -> list[Candidate]:
+    """JAX, jitted as one function, in both layouts."""
+    del threads
+    jax = peers.load("jax")
+    found = []
+    for layout in ("NCHW", "NHWC"):
+        last = layout == "NHWC"
+        x = jax.numpy.asarray(to_last(d.x) if last else d.x)
+        w = d.weight.transpose(2, 3, 1, 0) if last else d.weight
+        bias = jax.numpy.asarray(d.bias if last else d.bias[:, None, None])
+        numbers = (layout, "HWIO" if last else "OIHW", layout)
+
+        def block(x: Any, w: Any, b: Any, numbers: Any = numbers, last: bool = last) -> Any:
+            y = b + jax.lax.conv_general_dilated(
+                x,
+                w,
+                [p.stride] * 2,
+                [(p.padding, p.padding)] * 2,
+                dimension_numbers=numbers,
+                feature_group_count=p.groups,
+            )
+            kernel, stride, padding = (
+                (one, v, v, one) if last else (one, one, v, v)
+                for v, one in zip(p.window, (1, 1, 0), strict=True)
+            )
+            y = jax.numpy.maximum(y, 0)
+            pads = [(v, v) for v in padding]
+            return jax.lax.reduce_window(y, -jax.numpy.inf, jax.lax.max, kernel, stride, pads)
+
+        function, args = jax.jit(block), (x, jax.numpy.asarray(np.ascontiguousarray(w)), bias)
+
+        def call(function: Any = function, args: Any = args) -> Any:
+            return jax.block_until_ready(function(*args))
+
+        arrays = (lambda y: (from_last(y),)) if last else (lambda y: (np.asarray(y),))
+        found.append(Candidate("jax", call, layout, arrays=arrays))
+    return found
+
+
+RUNNERS = {"arraynn": run_arraynn, "numpy": run_numpy, "torch": run_torch, "jax": run_jax}
 
 
 def prepare(p: Problem, libraries: Sequence[str], threads: int) -> Prepared:

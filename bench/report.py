@@ -25,6 +25,7 @@ class Measured:
     p80: float
     error: float
     kept: int | None = None
+    peak: int | None = None
 
     @property
     def label(self) -> str:
@@ -62,17 +63,21 @@ def rows_of(
     samples: Sequence[Samples],
     errors: Sequence[float],
     limit_rate: float | None,
+    peaks: Sequence[int | None] | None = None,
 ) -> list[Row]:
     """Compare each of our candidates with the fastest peer of the same group.
 
     A group that has peers only, such as weights packed beforehand, is compared with our first
-    candidate and marked in its variant.
+    candidate and marked in its variant. `peaks`, where measured, is the memory of each.
     """
     figures = [
         Measured(
-            c.library, c.variant, c.group, s.median, s.quantile(0.2), s.quantile(0.8), e, c.kept
+            *(c.library, c.variant, c.group),
+            *(s.median, s.quantile(0.2), s.quantile(0.8), e, c.kept, peak),
         )
-        for c, s, e in zip(candidates, samples, errors, strict=True)
+        for c, s, e, peak in zip(
+            candidates, samples, errors, peaks or [None] * len(candidates), strict=True
+        )
     ]
     mine = [i for i, c in enumerate(candidates) if c.library == "arraynn"]
     pairs: list[tuple[int, str]] = [(i, candidates[i].group) for i in mine]
@@ -127,12 +132,13 @@ def rate_text(row: Row) -> str:
     return f"{row.rate / 1e9:.3g} {'GFLOP/s' if row.limit == 'fma' else 'GB/s'}"
 
 
-def kept_text(row: Row) -> str:
-    """Format the bytes kept for a backward call, or grown by, where that is the question."""
-    kept = [None if m is None else m.kept for m in (row.ours, row.peer)]
-    if kept[0] is None:
-        return ""
-    return ", ".join("-" if k is None else f"{k / 2**20:.3g} MiB" for k in kept)
+def bytes_text(row: Row) -> str:
+    """Format the bytes kept for a backward call, or those that a call takes, where measured."""
+    for what in ("kept", "peak"):
+        found = [None if m is None else getattr(m, what) for m in (row.ours, row.peer)]
+        if found[0] is not None:
+            return ", ".join("-" if k is None else f"{k / 2**20:.3g} MiB" for k in found)
+    return ""
 
 
 def header() -> str:
@@ -161,7 +167,7 @@ def row_text(row: Row) -> str:
             row.peer.label if row.peer else "-",
             seconds(row.peer.median) if row.peer else "-",
             f"{row.ratio:.2f}x" if row.ratio else "-",
-            kept_text(row),
+            bytes_text(row),
         )
     )
 

@@ -37,6 +37,7 @@ from . import (
     norm,
     optim,
     overhead,
+    peak,
     peers,
     pool,
     pool_other,
@@ -80,7 +81,8 @@ Every answer is proved against arraynn.reference before it is timed. The table g
 of our candidates, the median time of a call, its rate as a share of the machine's limit (FMA
 rate, copy or read bandwidth, measured in this run), the fastest peer, and the median over rounds of
 peer's time / our time: above 1 ours is faster. "fresh" outputs are allocated by the call,
-"reused" ones given by out=; "prepacked" weights were packed before the timing.
+"reused" ones given by out=; "prepacked" weights were packed before the timing. --memory adds what
+the first calls of a candidate add to the peak of a process of its own: some 2 s a candidate.
 
 examples:
   python -m arraynn bench                                   everything, against NumPy
@@ -161,8 +163,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rounds", type=_rounds, metavar="N", help="visits to each candidate; default: 15")
     add("--tiny", action="store_true", help="tiny shapes: proves that everything runs")
     add("--json", type=Path, metavar="FILE", help="write rows, limits and machine to FILE")
+    add("--memory", action="store_true", help="measure the memory of every call as well")
     add("--list", action="store_true", help="list the cases and stop")
     add("--in-process", action="store_true", help=argparse.SUPPRESS)
+    add("--memory-of", metavar="LIBRARY:INDEX", help=argparse.SUPPRESS)
 
 
 def selected(args: argparse.Namespace) -> list[Case]:
@@ -207,6 +211,7 @@ def run_case(
     settings: Settings,
     limits: Callable[[Case], float | None],
     full_speed: Callable[[], bool] | None = None,
+    peaks: Callable[[Case, Sequence[Candidate]], list[int | None]] | None = None,
 ) -> tuple[list[Row], list[str]]:
     """Prove and time one case.
 
@@ -222,8 +227,10 @@ def run_case(
         return [], [f"{where}: {first_line(error)}"]
     proved: list[Candidate] = []
     errors: list[float] = []
+    taken: list[int | None] = []
     complaints = []
-    for candidate in prepared.candidates:
+    found = peaks(case, prepared.candidates) if peaks else [None] * len(prepared.candidates)
+    for candidate, bytes_taken in zip(prepared.candidates, found, strict=True):
         try:
             complaint, worst = prove(candidate, prepared)
         except Exception as error:
@@ -236,17 +243,23 @@ def run_case(
             continue
         proved.append(candidate)
         errors.append(worst)
+        taken.append(bytes_taken)
     samples = measure(
         [candidate.call for candidate in proved],
         settings,
         self_timed=[candidate.self_timed for candidate in proved],
         full_speed=full_speed,
     )
-    return report.rows_of(case, threads, proved, samples, errors, limits(case)), complaints
+    rows = report.rows_of(case, threads, proved, samples, errors, limits(case), taken)
+    return rows, complaints
 
 
 def run_here(args: argparse.Namespace, threads: int) -> int:
     """Run all cases with one thread count in this process."""
+    if args.memory_of:
+        family = FAMILIES[args.families[0]]
+        cases, tiny = family(args.dtype, args.tiny), family(args.dtype, True)[0]
+        return peak.run_child(cases, tiny, args.memory_of, args.filter, threads)
     libraries = chosen_libraries(args.peers)
     cases = selected(args)
     peers.set_threads(libraries, threads)
@@ -264,6 +277,7 @@ def run_here(args: argparse.Namespace, threads: int) -> int:
             return machine.read_bandwidth(int(case.nbytes), threads)
         return machine.copy_bandwidth(int(case.nbytes), threads) if case.limit else None
 
+    peaks = functools.partial(peak.peaks_of, args, threads=threads) if args.memory else None
     rows: list[Row] = []
     complaints: list[str] = []
     limits: list[dict[str, Any]] = []
@@ -278,7 +292,7 @@ def run_here(args: argparse.Namespace, threads: int) -> int:
             )
             known = f", FMA rate {rate / 1e9:.1f} GFLOP/s" if rate else ""
             print(f"\n{family}, {case.dtype}, threads {threads}{known}\n{report.header()}")
-        found, wrong = run_case(case, libraries, threads, settings, limit_of, full_speed)
+        found, wrong = run_case(case, libraries, threads, settings, limit_of, full_speed, peaks)
         for row in found:
             print(report.row_text(row), flush=True)
         for complaint in wrong:
@@ -300,7 +314,7 @@ def _child(args: argparse.Namespace, threads: int, json_file: str) -> int:
     command += ["--json", json_file]
     command += ["--rounds", str(args.rounds)] if args.rounds else []
     command += ["--filter", args.filter.pattern] if args.filter else []
-    command += [f"--{name}" for name in ("quick", "tiny") if getattr(args, name)]
+    command += [f"--{name}" for name in ("quick", "tiny", "memory") if getattr(args, name)]
     # The child finds the packages where this process found them, whatever its own start adds.
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     environment = {**os.environ, **peers.environment(threads), "PYTHONPATH": path}

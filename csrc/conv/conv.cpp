@@ -1,10 +1,11 @@
 #include "conv/conv.hpp"
 
 #include <algorithm>
-#include <numeric>
 #include <vector>
 
+#include "conv/axes.hpp"
 #include "conv/conv_pool.hpp"
+#include "conv/lanes.hpp"
 #include "core/arena.hpp"
 #include "core/index.hpp"
 #include "core/parallel.hpp"
@@ -27,10 +28,12 @@ struct Table<float> {
   static auto direct() { return conv_kernels().direct_f32; }
   static auto first_scratch() { return conv_kernels().first_scratch_f32; }
   static auto first() { return conv_kernels().first_f32; }
+  static auto few_scratch() { return lane_kernels().few_scratch_f32; }
+  static auto few() { return lane_kernels().few_f32; }
   static auto winograd_scratch() { return conv_kernels().winograd_scratch_f32; }
   static auto winograd() { return conv_kernels().winograd_f32; }
-  static auto depthwise_scratch() { return conv_kernels().depthwise_scratch_f32; }
-  static auto depthwise() { return conv_kernels().depthwise_f32; }
+  static auto depthwise_scratch() { return lane_kernels().depthwise_scratch_f32; }
+  static auto depthwise() { return lane_kernels().depthwise_f32; }
   static auto depthwise_gradient_scratch() { return conv_kernels().depthwise_gradient_scratch_f32; }
   static auto depthwise_gradient() { return conv_kernels().depthwise_gradient_f32; }
   static auto weight_gradient_scratch() { return conv_kernels().weight_gradient_scratch_f32; }
@@ -47,10 +50,12 @@ struct Table<double> {
   static auto direct() { return conv_kernels().direct_f64; }
   static auto first_scratch() { return conv_kernels().first_scratch_f64; }
   static auto first() { return conv_kernels().first_f64; }
+  static auto few_scratch() { return lane_kernels().few_scratch_f64; }
+  static auto few() { return lane_kernels().few_f64; }
   static auto winograd_scratch() { return conv_kernels().winograd_scratch_f64; }
   static auto winograd() { return conv_kernels().winograd_f64; }
-  static auto depthwise_scratch() { return conv_kernels().depthwise_scratch_f64; }
-  static auto depthwise() { return conv_kernels().depthwise_f64; }
+  static auto depthwise_scratch() { return lane_kernels().depthwise_scratch_f64; }
+  static auto depthwise() { return lane_kernels().depthwise_f64; }
   static auto depthwise_gradient_scratch() { return conv_kernels().depthwise_gradient_scratch_f64; }
   static auto depthwise_gradient() { return conv_kernels().depthwise_gradient_f64; }
   static auto weight_gradient_scratch() { return conv_kernels().weight_gradient_scratch_f64; }
@@ -68,116 +73,6 @@ bool is_gemm(const Conv2dProblem& p) {
   return p.kh == 1 && p.kw == 1 && p.stride_h == 1 && p.stride_w == 1 && p.groups == 1 &&
          p.oh == p.ih && p.ow == p.iw && p.pad_h == 0 && p.pad_w == 0 && !p.is_volume() &&
          (p.channels_last || p.oh * p.ow > kSmallPlane);
-}
-
-// An axis with the storage of its taps.
-struct Axis {
-  std::vector<std::int64_t> offset, kernel, plane;
-  DirectAxis view{};
-
-  const DirectAxis& finish() {
-    view.taps = static_cast<std::int64_t>(offset.size());
-    view.offset = offset.data();
-    view.kernel = kernel.data();
-    view.plane = plane.empty() ? nullptr : plane.data();
-    return view;
-  }
-};
-
-struct AxisSizes {
-  std::int64_t in, out, kernel, stride, pad, dilation;
-};
-
-AxisSizes axis_h(const Conv2dProblem& p) {
-  return {p.ih, p.oh, p.kh, p.stride_h, p.pad_h, p.dilation_h};
-}
-AxisSizes axis_d(const Conv2dProblem& p) {
-  return {p.id, p.od, p.kd, p.stride_d, p.pad_d, p.dilation_d};
-}
-AxisSizes axis_w(const Conv2dProblem& p) {
-  return {p.iw, p.ow, p.kw, p.stride_w, p.pad_w, p.dilation_w};
-}
-
-Axis forward_axis(const AxisSizes& s, bool flip) {
-  Axis axis;
-  axis.view = {s.out, s.stride, s.in, 1, 0, 0, nullptr, nullptr};
-  for (std::int64_t t = 0; t < s.kernel; ++t) {
-    axis.offset.push_back(t * s.dilation - s.pad);
-    axis.kernel.push_back(flip ? s.kernel - 1 - t : t);
-  }
-  return axis;
-}
-
-// Input positions i = residue + stride a get dy[a + (residue + pad - t dilation) / stride] from
-// every tap t for which that division is exact.
-Axis backward_axis(const AxisSizes& s, bool flip, std::int64_t residue) {
-  Axis axis;
-  const std::int64_t count = residue < s.in ? (s.in - residue + s.stride - 1) / s.stride : 0;
-  axis.view = {count, 1, s.out, s.stride, residue, 0, nullptr, nullptr};
-  for (std::int64_t t = s.kernel - 1; t >= 0; --t) {  // descending: ascending offsets
-    const std::int64_t distance = residue + s.pad - t * s.dilation;
-    if (distance % s.stride != 0) continue;
-    axis.offset.push_back(distance / s.stride);
-    axis.kernel.push_back(flip ? s.kernel - 1 - t : t);
-  }
-  return axis;
-}
-
-// The rows of the kernel at all its depths, row by row: offsets stay ascending.
-Axis with_depth(const Axis& h, const Axis& depth, std::int64_t kernel_h) {
-  Axis axis;
-  axis.view = h.view;
-  for (std::size_t i = 0; i < h.offset.size(); ++i) {
-    for (std::size_t k = 0; k < depth.offset.size(); ++k) {
-      axis.offset.push_back(h.offset[i]);
-      axis.kernel.push_back(depth.kernel[k] * kernel_h + h.kernel[i]);
-      axis.plane.push_back(static_cast<std::int64_t>(k));
-    }
-  }
-  return axis;
-}
-
-DirectDepth depth_of(const Axis& d, std::int64_t out_size) {
-  return {d.view.count,
-          d.view.step,
-          d.view.size,
-          out_size,
-          d.view.out_step,
-          d.view.out_begin,
-          static_cast<std::int64_t>(d.offset.size()),
-          d.offset.data()};
-}
-
-// Positions [begin, end) of an axis with the taps that see the source from one of them.
-Axis part_of(const Axis& axis, std::int64_t begin, std::int64_t end) {
-  Axis part;
-  part.view = axis.view;
-  part.view.count = end - begin;
-  part.view.out_begin += begin * axis.view.out_step;
-  for (std::size_t t = 0; t < axis.offset.size(); ++t) {
-    const std::int64_t first = begin * axis.view.step + axis.offset[t];
-    if (first >= axis.view.size || first + (end - begin - 1) * axis.view.step < 0) continue;
-    part.offset.push_back(first);
-    part.kernel.push_back(axis.kernel[t]);
-  }
-  return part;
-}
-
-// Planes smaller than this are cheaper with products with the padding than with weights packed again.
-constexpr std::int64_t kBorderPlane = 64;
-
-// f(depth, h) for runs of output planes that see the same planes of the source.
-template <class F>
-void for_depths(const Axis& depth, const Axis& h, std::int64_t kernel_h, std::int64_t plane,
-                const F& f) {
-  const std::int64_t count = depth.view.count;
-  for (std::int64_t begin = 0, end = 0; begin < count; begin = end) {
-    end = plane < kBorderPlane ? count : begin + 1;
-    const auto taps = part_of(depth, begin, end).kernel;
-    while (end < count && part_of(depth, end, end + 1).kernel == taps) ++end;
-    const Axis part = part_of(depth, begin, end);
-    f(part, with_depth(h, part, kernel_h));
-  }
 }
 
 bool three_in_a_row(const DirectAxis& axis) {
@@ -227,6 +122,16 @@ bool is_first(const DirectConv<T>& d) {
          products * static_cast<std::int64_t>(sizeof(T)) <= kFirstBytes;
 }
 
+// By x, few results as columns of a matrix product would leave most of a vector empty. A row of half a
+// vector is full enough. A forward call keeps the order of sums that conv2d_pool has.
+constexpr std::int64_t kFewRow = 8;
+
+template <class T>
+bool is_few(const DirectConv<T>& d) {
+  return d.columns <= kFewResults && d.channels > 0 && d.w.count >= kFewRow && d.h.taps > 0 &&
+         d.w.taps > 0 && d.depth.size == 1 && d.depth.out_size == 1 && d.depth.taps == 1;
+}
+
 // What tells apart the forms of one weight: the algorithm, the group and its taps in order.
 template <class T>
 FormKey form_key(Algorithm algorithm, const DirectConv<T>& d) {
@@ -240,7 +145,7 @@ FormKey form_key(Algorithm algorithm, const DirectConv<T>& d) {
 }
 
 template <class T>
-void run_conv(const Conv2dProblem& p, const DirectConv<T>& call) {
+void run_conv(const Conv2dProblem& p, const DirectConv<T>& call, bool by_x) {
   if (call.n == 0 || call.columns == 0 || call.h.count == 0 || call.w.count == 0) return;
   DirectConv<T> d = call;
   const double flop = 2.0 * static_cast<double>(d.channels * d.h.taps * d.w.taps);
@@ -248,6 +153,10 @@ void run_conv(const Conv2dProblem& p, const DirectConv<T>& call) {
       static_cast<double>(d.n * d.h.count * d.w.count * d.columns) * (flop + kFlopPerElement),
       kFlopPerThread);
   const bool winograd = is_winograd(p.algorithm, d);
+  if (!winograd && by_x && is_few(d)) {
+    const Scratch scratch(p.op, static_cast<std::size_t>(Table<T>::few_scratch()(d, threads)));
+    return Table<T>::few()(d, threads, scratch.data());
+  }
   if (!winograd && is_first(d)) {
     const std::int64_t bytes = Table<T>::first_scratch()(d, threads);
     if (p.plan != nullptr) {
@@ -301,30 +210,33 @@ bool is_depthwise(const Conv2dProblem& p, bool by_x) {
 }
 
 template <class T>
-void run_depthwise(const Conv2dProblem& p, const DirectAxis& h, const DirectAxis& w, const T* src,
-                   const T* weight, const ConvEpilogue<T>& e, T* out, std::int64_t channels,
-                   std::int64_t out_h, std::int64_t out_w) {
-  const DepthwiseConv<T> d{p.n,
-                           channels,
-                           channels / p.groups,
-                           h,
-                           w,
-                           src,
-                           out,
-                           out_h,
-                           out_w,
-                           weight,
-                           p.kh,
-                           p.kw,
-                           !by_planes(p),
-                           e.bias,
-                           e.residual,
-                           e.activation};
-  if (d.n == 0 || d.channels == 0 || h.count == 0 || w.count == 0) return;
-  const double flop = 2.0 * static_cast<double>(h.taps * w.taps);
-  const int threads = threads_for(
-      static_cast<double>(d.n * d.channels * h.count * w.count) * (flop + kFlopPerElement),
-      kFlopPerThread);
+DepthwiseConv<T> depthwise_of(const Conv2dProblem& p, const DirectAxis& h, const DirectAxis& w,
+                              const T* src, const T* weight, const ConvEpilogue<T>& e, T* out,
+                              std::int64_t channels, std::int64_t out_h, std::int64_t out_w) {
+  return DepthwiseConv<T>{p.n,
+                          channels,
+                          channels / p.groups,
+                          h,
+                          w,
+                          src,
+                          out,
+                          out_h,
+                          out_w,
+                          weight,
+                          p.kh,
+                          p.kw,
+                          !by_planes(p),
+                          e.bias,
+                          e.residual,
+                          e.activation};
+}
+
+template <class T>
+void run_depthwise(const Conv2dProblem& p, const DepthwiseResidues<T>& d,
+                   const ConvEpilogue<T>& e) {
+  if (d.n == 0 || d.channels == 0 || d.out_h == 0 || d.out_w == 0) return;
+  const auto results = static_cast<double>(d.n * d.channels * d.out_h * d.out_w);
+  const int threads = threads_for(p.flop() + kFlopPerElement * results, kFlopPerThread);
   if (e.pool != nullptr) return pool_depthwise(p, d, *e.pool, threads);
   const std::int64_t bytes = Table<T>::depthwise_scratch()(d, threads);
   if (p.plan != nullptr) {
@@ -398,7 +310,7 @@ void run_groups(const Conv2dProblem& p, bool by_x, const T* src, const T* weight
     d.out_channel = g * d.columns;
     d.weight = weight + g * ocg * icg * taps;
     d.bias = e.bias == nullptr ? nullptr : e.bias + g * d.columns;
-    run_conv(p, d);
+    run_conv(p, d, by_x);
     if (p.plan != nullptr) return;  // the groups are alike
   }
 }
@@ -412,7 +324,10 @@ void forward(const Conv2dProblem& p, const T* x, const T* weight, const ConvEpil
   }
   Axis h = forward_axis(axis_h(p), p.flip_kernel), w = forward_axis(axis_w(p), p.flip_kernel);
   if (is_depthwise(p, false)) {
-    return run_depthwise(p, h.finish(), w.finish(), x, weight, e, y, p.oc, p.oh, p.ow);
+    return run_depthwise(p,
+                         DepthwiseResidues<T>{depthwise_of(p, h.finish(), w.finish(), x, weight, e,
+                                                           y, p.oc, p.oh, p.ow)},
+                         e);
   }
   if (pooled && is_tall(*e.pool, p.oc / p.groups)) return pool_by_samples(p, x, weight, e, y);
   if (p.is_volume()) {
@@ -451,14 +366,6 @@ void fill_zero(T* out, std::int64_t count) {
            });
 }
 
-// Whether some input positions along the axis meet no tap at all.
-bool skips_positions(const AxisSizes& s) {
-  for (std::int64_t residue = 0; residue < std::min(s.stride, s.in); ++residue) {
-    if (backward_axis(s, false, residue).offset.empty()) return true;
-  }
-  return false;
-}
-
 // dx of every position without a tap: activation(bias + residual).
 template <class T>
 void fill_epilogue(const Conv2dProblem& p, const ConvEpilogue<T>& e, T* dx) {
@@ -478,7 +385,21 @@ void fill_epilogue(const Conv2dProblem& p, const ConvEpilogue<T>& e, T* dx) {
   d.bias = e.bias;
   d.residual = e.residual;
   d.activation = e.activation;
-  run_conv(p, d);
+  run_conv(p, d, true);
+}
+
+template <class T>
+void backward_x_depthwise(const Conv2dProblem& p, const T* dy, const T* weight,
+                          const ConvEpilogue<T>& e, T* dx) {
+  std::vector<Axis> rows, columns;
+  const std::vector<DirectAxis> h = finish_residues(axis_h(p), p.flip_kernel, &rows);
+  const std::vector<DirectAxis> w = finish_residues(axis_w(p), p.flip_kernel, &columns);
+  DepthwiseResidues<T> d{depthwise_of(p, h[0], w[0], dy, weight, e, dx, p.ic, p.ih, p.iw)};
+  d.h_residues = h.data();
+  d.w_residues = w.data();
+  d.h_count = static_cast<std::int64_t>(h.size());
+  d.w_count = static_cast<std::int64_t>(w.size());
+  run_depthwise(p, d, e);
 }
 
 template <class T>
@@ -488,16 +409,13 @@ void backward_x(const Conv2dProblem& p, const T* dy, const T* weight, const Conv
   const bool skips =
       skips_positions(axis_h(p)) || skips_positions(axis_w(p)) || skips_positions(axis_d(p));
   if (skips) fill_epilogue(p, e, dx);
+  if (is_depthwise(p, true)) return backward_x_depthwise(p, dy, weight, e, dx);
   for (std::int64_t rh = 0; rh < std::min(p.stride_h, p.ih); ++rh) {
     Axis h = backward_axis(axis_h(p), p.flip_kernel, rh);
     if (h.offset.empty()) continue;
     for (std::int64_t rw = 0; rw < std::min(p.stride_w, p.iw); ++rw) {
       Axis w = backward_axis(axis_w(p), p.flip_kernel, rw);
       if (w.offset.empty()) continue;
-      if (is_depthwise(p, true)) {
-        run_depthwise(p, h.finish(), w.finish(), dy, weight, e, dx, p.ic, p.ih, p.iw);
-        continue;
-      }
       if (!p.is_volume()) {
         run_groups(p, true, dy, weight, e, dx, h.finish(), w.finish(), DirectDepth{});
         continue;

@@ -7,7 +7,9 @@
 //   channels_last   lanes are channels; some neighbouring pixels at a time share a tap's weights
 // Taps are added in ascending order from 0.
 #include "conv/border.hpp"
-#include "conv/depthwise.hpp"
+#include "conv/depthwise_pixels.hpp"
+#include "conv/few.hpp"
+#include "conv/lanes.hpp"
 #include "conv/tables.hpp"
 #include "core/parallel.hpp"
 
@@ -133,7 +135,7 @@ void run_plane(const DepthwiseConv<T>& d, const LineLayout& l, const LineScratch
 }
 
 template <class T>
-void run_channels_first(const DepthwiseConv<T>& d, int threads, void* scratch) {
+void run_lines(const DepthwiseConv<T>& d, int threads, void* scratch) {
   parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
     const LineLayout l = make_line_layout<T>(d.h, d.w);
     const LineScratch<T> s = line_scratch<T>(l, d.h, d.w, d.kernel_w, tid, scratch);
@@ -167,186 +169,268 @@ void run_channels_first(const DepthwiseConv<T>& d, int threads, void* scratch) {
   });
 }
 
-// channels_last: what the pixels of an output row share.
+// Weights of the residues of h before residue i, of all residues of w, in taps.
 template <class T>
-struct PixelRow {
-  std::int64_t count;                    // taps along the height that lie inside the source
-  const T* lines[kMostDepthwiseTaps];    // for each the source row, at its first column
-  const T* weights[kMostDepthwiseTaps];  // and its packed weights
-  std::int64_t weight_step;              // from tap to tap along the width
-  T* out;                                // of the first pixel
-  const T* residual;                     // likewise, or null
+std::int64_t packed_taps(const DepthwiseResidues<T>& d, std::int64_t i) {
+  std::int64_t rows = 0, columns = 0;
+  for (std::int64_t p = 0; p < i; ++p) rows += d.h_at(p).taps;
+  for (std::int64_t q = 0; q < d.w_count; ++q) columns += d.w_at(q).taps;
+  return rows * columns;
+}
+
+// f(tap of the kernel) for every tap in the order in which the weights are packed: residue by residue.
+template <class T, class F>
+ARRAYNN_INLINE void for_packed_taps(const DepthwiseResidues<T>& d, const F& f) {
+  for (std::int64_t p = 0; p < d.h_count; ++p) {
+    for (std::int64_t q = 0; q < d.w_count; ++q) {
+      const DirectAxis &h = d.h_at(p), &w = d.w_at(q);
+      for (std::int64_t i = 0; i < h.taps; ++i) {
+        for (std::int64_t j = 0; j < w.taps; ++j) f(h.kernel[i] * d.kernel_w + w.kernel[j]);
+      }
+    }
+  }
+}
+
+// Rows of pixels with channels as lanes: where the source, the results and the residual of one sample
+// lie from the row on that each begins with.
+template <class T>
+struct PixelRows {
+  std::int64_t channels;
+  const T *packed, *bias;
+  const T* src;
+  std::int64_t src_row;
+  T* out;
+  const T* residual;  // or null
+  std::int64_t out_row;
 };
 
-// kU neighbouring pixels from column b on, `lanes` channels from c on. With kTaps the taps of a row
-// are kTaps neighbours and the step is kStep, so that a pixel of the source is read once for all of
-// them; a checked tile reads zeros beside the source.
-template <class T, int kU, int kTaps, int kStep, bool kWhole, bool kChecked>
-ARRAYNN_INLINE void pixel_sums(const DepthwiseConv<T>& d, const PixelRow<T>& r, std::int64_t b,
-                               std::int64_t c, std::int64_t lanes, Vec<T> (&sum)[kU]) {
-  const std::int64_t channels = d.channels, step = kTaps > 0 ? kStep : d.w.step;
-  const auto load = [&](const T* p, std::int64_t column) {
-    if (kChecked) p = column >= 0 && column < d.w.size ? p : kZeros<T>;
-    if constexpr (kWhole) {
-      return Vec<T>::load(p);
-    } else {
-      return load_n(p, lanes);
-    }
-  };
-  ARRAYNN_UNROLL for (int u = 0; u < kU; ++u) sum[u] = Vec<T>::zero();
-  const std::int64_t first = b * step;
-  for (std::int64_t i = 0; i < r.count; ++i) {
-    const T* line = r.lines[i] + first * channels + c;
-    const T* w = r.weights[i] + c;
-    if constexpr (kTaps > 0) {
-      const std::int64_t column = first + d.w.offset[0];
-      Vec<T> weight[kTaps];
-      ARRAYNN_UNROLL for (int j = 0; j < kTaps; ++j) {
-        weight[j] = Vec<T>::load(w + j * r.weight_step);
+template <class T>
+void run_rows(const DepthwiseResidues<T>& d, const PixelRows<T>& s, Range rows) {
+  PixelRow<T> r{};
+  r.channels = s.channels;
+  r.bias = s.bias;
+  r.activation = &d.activation;
+  r.weight_step = round_up(s.channels, kLanes<T>);
+  for (std::int64_t row = rows.begin; row < rows.end; ++row) {
+    const std::int64_t residue = row % d.h_count, a = row / d.h_count;
+    const DirectAxis& h = d.h_at(residue);
+    const Segment seen = taps_at(h, a);
+    const T* packed = s.packed + packed_taps(d, residue) * r.weight_step;
+    for (std::int64_t i = 0; i < d.w_count; ++i) {
+      const DirectAxis& w = d.w_at(i);
+      r.w = &w;
+      r.count = seen.taps();
+      for (std::int64_t t = 0; t < r.count; ++t) {
+        const std::int64_t tap = seen.tap_begin + t;
+        r.lines[t] = s.src + (a * h.step + h.offset[tap] - s.src_row) * w.size * s.channels;
+        r.weights[t] = packed + tap * w.taps * r.weight_step;
       }
-      line += d.w.offset[0] * channels;
-      ARRAYNN_UNROLL for (int q = 0; q < (kU - 1) * kStep + kTaps; ++q) {
-        const Vec<T> x = in_register(load(line, column + q));
-        line += channels;
-        ARRAYNN_UNROLL for (int u = 0; u < kU; ++u) {
-          const int j = q - u * kStep;
-          if (j >= 0 && j < kTaps) sum[u] = fma(weight[j], x, sum[u]);
-        }
-      }
-    } else {
-      for (std::int64_t j = 0; j < d.w.taps; ++j) {
-        const Vec<T> weight = Vec<T>::load(w + j * r.weight_step);
-        const std::int64_t column = first + d.w.offset[j];
-        const T* p = line + d.w.offset[j] * channels;
-        ARRAYNN_UNROLL for (int u = 0; u < kU; ++u) {
-          sum[u] = fma(weight, load(p + u * step * channels, column + u * step), sum[u]);
-        }
-      }
+      packed += h.taps * w.taps * r.weight_step;
+      const std::int64_t at =
+          ((a * h.out_step + h.out_begin - s.out_row) * d.out_w + w.out_begin) * s.channels;
+      r.out = s.out + at;
+      r.residual = s.residual != nullptr ? s.residual + at : nullptr;
+      pixel_row(r);
     }
   }
-}
-
-template <class T, int kU, int kTaps, int kStep, bool kWhole>
-ARRAYNN_INLINE void pixel_tile(const DepthwiseConv<T>& d, const PixelRow<T>& r, std::int64_t b,
-                               const Segment& inside, std::int64_t c, std::int64_t lanes) {
-  Vec<T> sum[kU];
-  if (b >= inside.begin && b + kU <= inside.end) {
-    pixel_sums<T, kU, kTaps, kStep, kWhole, false>(d, r, b, c, lanes, sum);
-  } else {
-    pixel_sums<T, kU, kTaps, kStep, kWhole, true>(d, r, b, c, lanes, sum);
-  }
-  const std::int64_t step = d.w.out_step * d.channels;
-  const std::int64_t at = b * step + c;
-  if (d.bias != nullptr) {
-    const Vec<T> bias = load_n(d.bias + c, lanes);
-    ARRAYNN_UNROLL for (int u = 0; u < kU; ++u) sum[u] = sum[u] + bias;
-  }
-  if (r.residual != nullptr) {
-    ARRAYNN_UNROLL for (int u = 0; u < kU; ++u) {
-      sum[u] = sum[u] + load_n(r.residual + at + u * step, lanes);
-    }
-  }
-  activate_tile(d.activation, sum);
-  T* out = r.out + at;
-  if constexpr (kWhole) {
-    ARRAYNN_UNROLL for (int u = 0; u < kU; ++u) sum[u].store(out + u * step);
-  } else {
-    ARRAYNN_UNROLL for (int u = 0; u < kU; ++u) store_n(sum[u], out + u * step, lanes);
-  }
-}
-
-template <class T, int kTaps, int kStep, bool kWhole>
-ARRAYNN_INLINE void pixel_tiles(const DepthwiseConv<T>& d, const PixelRow<T>& r,
-                                const Segment& inside, std::int64_t c, std::int64_t lanes) {
-  std::int64_t b = 0;
-  for (; b + kPixels <= d.w.count; b += kPixels) {
-    pixel_tile<T, kPixels, kTaps, kStep, kWhole>(d, r, b, inside, c, lanes);
-  }
-  if (b + 4 <= d.w.count) {
-    pixel_tile<T, 4, kTaps, kStep, kWhole>(d, r, b, inside, c, lanes);
-    b += 4;
-  }
-  if (b + 2 <= d.w.count) {
-    pixel_tile<T, 2, kTaps, kStep, kWhole>(d, r, b, inside, c, lanes);
-    b += 2;
-  }
-  if (b < d.w.count) pixel_tile<T, 1, kTaps, kStep, kWhole>(d, r, b, inside, c, lanes);
-}
-
-template <class T, int kTaps, int kStep>
-void pixel_row(const DepthwiseConv<T>& d, const PixelRow<T>& r, const Segment& inside) {
-  std::int64_t c = 0;
-  for (; c + kLanes<T> <= d.channels; c += kLanes<T>) {
-    pixel_tiles<T, kTaps, kStep, true>(d, r, inside, c, kLanes<T>);
-  }
-  if (c < d.channels) pixel_tiles<T, kTaps, kStep, false>(d, r, inside, c, d.channels - c);
 }
 
 template <class T>
-void run_channels_last(const DepthwiseConv<T>& d, int threads, void* scratch) {
+void run_channels_last(const DepthwiseResidues<T>& d, int threads, void* scratch) {
   parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
     const std::int64_t packed_row = round_up(d.channels, kLanes<T>);
-    T* packed = static_cast<T*>(scratch) + tid * d.h.taps * d.w.taps * packed_row;
-    pack_channel_weights(d, packed, packed_row);
-    const Segment inside = inside_positions(d.w);
-    const Range rows = split_range(d.n * d.h.count, nthreads, tid);
-    for (std::int64_t g = rows.begin; g < rows.end; ++g) {
-      const std::int64_t sample = g / d.h.count, a = g % d.h.count;
-      const Segment h = taps_at(d.h, a);
-      const std::int64_t at =
-          ((sample * d.out_h + a * d.h.out_step + d.h.out_begin) * d.out_w + d.w.out_begin) *
-          d.channels;
-      PixelRow<T> r{h.taps(),   {},         {},
-                    packed_row, d.out + at, d.residual != nullptr ? d.residual + at : nullptr};
-      for (std::int64_t i = 0; i < r.count; ++i) {
-        const std::int64_t tap = h.tap_begin + i;
-        r.lines[i] =
-            d.src + (sample * d.h.size + a * d.h.step + d.h.offset[tap]) * d.w.size * d.channels;
-        r.weights[i] = packed + tap * d.w.taps * packed_row;
+    const std::int64_t kernel = d.kernel_h * d.kernel_w;
+    T* packed = static_cast<T*>(scratch) + tid * packed_taps(d, d.h_count) * packed_row;
+    T* at = packed;
+    for_packed_taps(d, [&](std::int64_t tap) {
+      for (std::int64_t c = 0; c < packed_row; ++c) {
+        at[c] = c < d.channels ? d.weight[c * kernel + tap] : T(0);
       }
-      if (neighbours(d.w, 3) && d.w.step == 1) {
-        pixel_row<T, 3, 1>(d, r, inside);
-      } else if (neighbours(d.w, 3) && d.w.step == 2) {
-        pixel_row<T, 3, 2>(d, r, inside);
-      } else if (neighbours(d.w, 5) && d.w.step == 1) {
-        pixel_row<T, 5, 1>(d, r, inside);
-      } else if (neighbours(d.w, 7) && d.w.step == 1) {
-        pixel_row<T, 7, 1>(d, r, inside);
-      } else {
-        pixel_row<T, 0, 0>(d, r, inside);
-      }
+      at += packed_row;
+    });
+    const std::int64_t in = d.h_at(0).size * d.w_at(0).size * d.channels;
+    const std::int64_t out = d.out_h * d.out_w * d.channels;
+    const Range rows = split_range(d.n * d.rows(), nthreads, tid);
+    for (std::int64_t g = rows.begin; g < rows.end;) {
+      const std::int64_t sample = g / d.rows(), row = g % d.rows();
+      const std::int64_t count = min_i(rows.end - g, d.rows() - row);
+      const T* residual = d.residual != nullptr ? d.residual + sample * out : nullptr;
+      run_rows(
+          d,
+          {d.channels, packed, d.bias, d.src + sample * in, 0, d.out + sample * out, residual, 0},
+          {row, row + count});
+      g += count;
     }
   });
 }
 
+// channels_first, planes as lanes: as many planes as a vector has lanes are brought into a band of
+// pixels, [row][column][plane], which goes its way as channels_last and back to the planes.
 template <class T>
-std::int64_t depthwise_scratch(const DepthwiseConv<T>& d, int threads) {
-  if (d.channels_last) {
-    return threads * d.h.taps * d.w.taps * round_up(d.channels, kLanes<T>) *
-           static_cast<std::int64_t>(sizeof(T));
+struct BandLayout {
+  std::int64_t blocks, strips;  // of planes of a sample, and of the rows of the result
+  std::int64_t source, result;  // elements
+  std::int64_t bytes;           // of a member
+};
+
+// Bytes of a band and its results.
+constexpr std::int64_t kBandBytes = std::int64_t{96} << 10;
+
+// Rows of the source that rows [begin, end) of the result read.
+template <class T>
+Range band_source(const DepthwiseResidues<T>& d, Range rows) {
+  Range seen{d.h_at(0).size, 0};
+  for (std::int64_t i = 0; i < d.h_count; ++i) {
+    const DirectAxis& h = d.h_at(i);
+    const std::int64_t first = ceil_div(rows.begin - i, d.h_count);
+    const std::int64_t last = (rows.end - 1 - i + d.h_count) / d.h_count - 1;
+    if (h.taps == 0 || last < first) continue;
+    seen.begin = min_i(seen.begin, first * h.step + h.offset[0]);
+    seen.end = max_i(seen.end, last * h.step + h.offset[h.taps - 1] + 1);
   }
-  return threads * line_scratch_bytes<T>(make_line_layout<T>(d.h, d.w), d.h, d.w);
+  return {max_i(0, seen.begin), max_i(max_i(0, seen.begin), min_i(seen.end, d.h_at(0).size))};
 }
 
 template <class T>
-void run_depthwise(const DepthwiseConv<T>& d, int threads, void* scratch) {
+BandLayout<T> make_band_layout(const DepthwiseResidues<T>& d) {
+  constexpr int kL = kLanes<T>;
+  BandLayout<T> l{};
+  l.blocks = ceil_div(d.channels, kL);
+  const std::int64_t rows = d.rows(), in_row = d.w_at(0).size * kL, out_row = d.out_w * kL;
+  const auto item = static_cast<std::int64_t>(sizeof(T));
+  const std::int64_t all = d.h_at(0).size * in_row + rows * out_row;
+  l.strips = min_i(rows, ceil_div(all * item, kBandBytes));
+  std::int64_t most = 0;
+  for (std::int64_t i = 0; i < l.strips; ++i) {
+    const Range source = band_source(d, split_range(rows, l.strips, i));
+    most = max_i(most, source.end - source.begin);
+  }
+  l.source = most * in_row;
+  l.result = ceil_div(rows, l.strips) * out_row;
+  const std::int64_t taps = d.kernel_h * d.kernel_w + packed_taps(d, d.h_count) + 1;
+  l.bytes = (l.source + l.result + taps * kL) * item;
+  return l;
+}
+
+// Rows `rows` of the result of a block of planes of one sample, through this member's scratch.
+template <class T>
+void run_band(const DepthwiseResidues<T>& d, const BandLayout<T>& l, std::int64_t sample,
+              Range planes, Range rows, const T* packed, const T* bias, T* staged) {
+  constexpr int kL = kLanes<T>;
+  const std::int64_t width = d.w_at(0).size, in = d.h_at(0).size * width;
+  const std::int64_t out = d.out_h * d.out_w, count = planes.end - planes.begin;
+  const std::int64_t first = sample * d.channels + planes.begin;
+  const Range source = band_source(d, rows);
+  transpose_copy(d.src + first * in + source.begin * width, in, staged, kL, count,
+                 (source.end - source.begin) * width);
+  T* result = staged + l.source;
+  const std::int64_t at = first * out + rows.begin * d.out_w;
+  const std::int64_t pixels = (rows.end - rows.begin) * d.out_w;
+  if (d.residual != nullptr) transpose_copy(d.residual + at, out, result, kL, count, pixels);
+  run_rows(d,
+           {kL, packed, bias, staged, source.begin, result,
+            d.residual != nullptr ? result : nullptr, rows.begin},
+           rows);
+  transpose_copy(result, kL, d.out + at, out, pixels, count);
+}
+
+template <class T>
+void run_bands(const DepthwiseResidues<T>& d, int threads, void* scratch) {
+  constexpr int kL = kLanes<T>;
+  parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
+    const BandLayout<T> l = make_band_layout(d);
+    const std::int64_t kernel = d.kernel_h * d.kernel_w;
+    T* raw = reinterpret_cast<T*>(static_cast<char*>(scratch) + tid * l.bytes);
+    T* bias = raw + kernel * kL;
+    T* packed = bias + kL;
+    T* staged = packed + packed_taps(d, d.h_count) * kL;
+    std::int64_t known = -1;
+    const Range units = split_range(d.n * l.blocks * l.strips, nthreads, tid);
+    for (std::int64_t u = units.begin; u < units.end; ++u) {
+      const std::int64_t block = u / l.strips % l.blocks;
+      const Range planes{block * kL, min_i(d.channels, (block + 1) * kL)};
+      const std::int64_t count = planes.end - planes.begin;
+      if (block != known) {
+        known = block;
+        transpose_copy(d.weight + planes.begin * kernel, kernel, raw, kL, count, kernel);
+        T* next = packed;
+        for_packed_taps(d, [&](std::int64_t tap) {
+          Vec<T>::load(raw + tap * kL).store(next);
+          next += kL;
+        });
+        if (d.bias != nullptr) load_n(d.bias + planes.begin, count).store(bias);
+      }
+      run_band(d, l, u / (l.strips * l.blocks), planes,
+               split_range(d.rows(), l.strips, u % l.strips), packed,
+               d.bias != nullptr ? bias : nullptr, staged);
+    }
+  });
+}
+
+// Planes as lanes: enough of them to fill a vector by half.
+template <class T>
+bool is_banded(const DepthwiseResidues<T>& d) {
+  return d.multiplier == 1 && d.channels >= kLanes<T> / 2;
+}
+
+// One residue of the stride, as a convolution of its own.
+template <class T>
+DepthwiseConv<T> residue_of(const DepthwiseResidues<T>& d, std::int64_t p, std::int64_t q) {
+  DepthwiseConv<T> one = d;
+  one.h = d.h_at(p);
+  one.w = d.w_at(q);
+  return one;
+}
+
+template <class T, class F>
+void for_residues(const DepthwiseResidues<T>& d, const F& f) {
+  for (std::int64_t p = 0; p < d.h_count; ++p) {
+    for (std::int64_t q = 0; q < d.w_count; ++q) {
+      const DepthwiseConv<T> one = residue_of(d, p, q);
+      if (one.h.taps > 0 && one.w.taps > 0) f(one);
+    }
+  }
+}
+
+template <class T>
+std::int64_t scratch_of(const DepthwiseResidues<T>& d, int threads) {
+  if (d.channels_last) {
+    return threads * packed_taps(d, d.h_count) * round_up(d.channels, kLanes<T>) *
+           static_cast<std::int64_t>(sizeof(T));
+  }
+  if (is_banded(d)) return threads * make_band_layout(d).bytes;
+  std::int64_t bytes = 0;
+  for_residues(d, [&](const DepthwiseConv<T>& one) {
+    bytes = max_i(bytes, line_scratch_bytes<T>(make_line_layout<T>(one.h, one.w), one.h, one.w));
+  });
+  return threads * bytes;
+}
+
+template <class T>
+void run(const DepthwiseResidues<T>& d, int threads, void* scratch) {
   if (d.channels_last) return run_channels_last(d, threads, scratch);
-  run_channels_first(d, threads, scratch);
+  if (is_banded(d)) return run_bands(d, threads, scratch);
+  for_residues(d, [&](const DepthwiseConv<T>& one) { run_lines(one, threads, scratch); });
 }
 
 }  // namespace
 
 std::int64_t depthwise_scratch_f32(const DepthwiseConv<float>& d, int threads) {
-  return depthwise_scratch(d, threads);
+  return scratch_of(DepthwiseResidues<float>{d}, threads);
 }
 std::int64_t depthwise_scratch_f64(const DepthwiseConv<double>& d, int threads) {
-  return depthwise_scratch(d, threads);
+  return scratch_of(DepthwiseResidues<double>{d}, threads);
 }
 void depthwise_f32(const DepthwiseConv<float>& d, int threads, void* scratch) {
-  run_depthwise(d, threads, scratch);
+  run(DepthwiseResidues<float>{d}, threads, scratch);
 }
 void depthwise_f64(const DepthwiseConv<double>& d, int threads, void* scratch) {
-  run_depthwise(d, threads, scratch);
+  run(DepthwiseResidues<double>{d}, threads, scratch);
 }
+
+extern const LaneKernels lane_kernels = {
+    &few_scratch_f32,   &few_scratch_f64,    &few_f32,    &few_f64,
+    &scratch_of<float>, &scratch_of<double>, &run<float>, &run<double>,
+};
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

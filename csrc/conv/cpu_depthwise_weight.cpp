@@ -61,7 +61,7 @@ std::int64_t sums_bytes(const DepthwiseGradient<T>& d) {
 }
 
 template <class T>
-void run_channels_first(const DepthwiseGradient<T>& d, int threads, void* scratch) {
+void run_lines(const DepthwiseGradient<T>& d, int threads, void* scratch) {
   parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
     const std::int64_t taps = d.h.taps * d.w.taps;
     auto* sums = reinterpret_cast<Vec<T>*>(static_cast<char*>(scratch) + tid * sums_bytes(d));
@@ -172,6 +172,38 @@ void channel_row(const DepthwiseGradient<T>& d, const T* line, const T* dy, cons
   }
 }
 
+// Adds output row a of one sample to acc[tap * acc_row + c]; x and dy are the sample's, from source row
+// `first` and from that output row on.
+template <class T>
+void add_row(const DepthwiseGradient<T>& d, const Segment& inside, std::int64_t a, const T* x,
+             std::int64_t first, const T* dy, Range channels, T* acc, std::int64_t acc_row) {
+  const Segment h = taps_at(d.h, a);
+  for (std::int64_t i = h.tap_begin; i < h.tap_end; ++i) {
+    const T* line = x + (a * d.h.step + d.h.offset[i] - first) * d.w.size * d.channels;
+    T* out = acc + i * d.w.taps * acc_row;
+    if (neighbours(d.w, 3) && d.w.step == 1) {
+      channel_row<T, 3, 1>(d, line, dy, inside, channels, out, acc_row);
+    } else if (neighbours(d.w, 3) && d.w.step == 2) {
+      channel_row<T, 3, 2>(d, line, dy, inside, channels, out, acc_row);
+    } else if (neighbours(d.w, 5) && d.w.step == 1) {
+      channel_row<T, 5, 1>(d, line, dy, inside, channels, out, acc_row);
+    } else {
+      channel_row<T, 0, 0>(d, line, dy, inside, channels, out, acc_row);
+    }
+  }
+}
+
+template <class T>
+void store_taps(const DepthwiseGradient<T>& d, const T* acc, std::int64_t acc_row, Range channels,
+                T* dw) {
+  for (std::int64_t c = channels.begin; c < channels.end; ++c) {
+    T* out = dw + c * d.kernel_h * d.kernel_w;
+    for (std::int64_t t = 0; t < d.h.taps * d.w.taps; ++t) {
+      out[d.h.kernel[t / d.w.taps] * d.kernel_w + d.w.kernel[t % d.w.taps]] = acc[t * acc_row + c];
+    }
+  }
+}
+
 template <class T>
 void run_channels_last(const DepthwiseGradient<T>& d, int threads, void* scratch) {
   const std::int64_t acc_row = round_up(d.channels, kLanes<T>), taps = d.h.taps * d.w.taps;
@@ -185,32 +217,89 @@ void run_channels_last(const DepthwiseGradient<T>& d, int threads, void* scratch
       }
     }
     const Segment inside = inside_positions(d.w);
+    const std::int64_t in = d.h.size * d.w.size * d.channels;
     for (std::int64_t g = 0; g < d.n * d.h.count; ++g) {
-      const std::int64_t sample = g / d.h.count, a = g % d.h.count;
-      const Segment h = taps_at(d.h, a);
-      const T* dy = d.dy + g * d.w.count * d.channels;
-      for (std::int64_t i = h.tap_begin; i < h.tap_end; ++i) {
-        const T* line =
-            d.x + (sample * d.h.size + a * d.h.step + d.h.offset[i]) * d.w.size * d.channels;
-        T* out = acc + i * d.w.taps * acc_row;
-        if (neighbours(d.w, 3) && d.w.step == 1) {
-          channel_row<T, 3, 1>(d, line, dy, inside, channels, out, acc_row);
-        } else if (neighbours(d.w, 3) && d.w.step == 2) {
-          channel_row<T, 3, 2>(d, line, dy, inside, channels, out, acc_row);
-        } else if (neighbours(d.w, 5) && d.w.step == 1) {
-          channel_row<T, 5, 1>(d, line, dy, inside, channels, out, acc_row);
-        } else {
-          channel_row<T, 0, 0>(d, line, dy, inside, channels, out, acc_row);
+      add_row(d, inside, g % d.h.count, d.x + g / d.h.count * in, 0,
+              d.dy + g * d.w.count * d.channels, channels, acc, acc_row);
+    }
+    store_taps(d, acc, acc_row, channels, d.dw);
+  });
+}
+
+// channels_first, planes as lanes: strips of as many planes as a vector has lanes, of x and of dy, as
+// pixels of channels_last.
+constexpr std::int64_t kBandBytes = std::int64_t{96} << 10;
+
+template <class T>
+struct BandLayout {
+  std::int64_t strips, source, gradient;  // of the rows of dy; elements
+  std::int64_t bytes;                     // of a member
+};
+
+template <class T>
+Range band_source(const DepthwiseGradient<T>& d, Range rows) {
+  const std::int64_t begin = max_i(0, rows.begin * d.h.step + d.h.offset[0]);
+  const std::int64_t last = (rows.end - 1) * d.h.step + d.h.offset[d.h.taps - 1];
+  return {begin, max_i(begin, min_i(d.h.size, last + 1))};
+}
+
+template <class T>
+BandLayout<T> make_band_layout(const DepthwiseGradient<T>& d) {
+  constexpr int kL = kLanes<T>;
+  const auto item = static_cast<std::int64_t>(sizeof(T));
+  BandLayout<T> l{};
+  const std::int64_t in_row = d.w.size * kL, out_row = d.w.count * kL;
+  const std::int64_t all = d.h.size * in_row + d.h.count * out_row;
+  l.strips = min_i(d.h.count, ceil_div(all * item, kBandBytes));
+  std::int64_t most = 0;
+  for (std::int64_t i = 0; i < l.strips; ++i) {
+    const Range source = band_source(d, split_range(d.h.count, l.strips, i));
+    most = max_i(most, source.end - source.begin);
+  }
+  l.source = most * in_row;
+  l.gradient = ceil_div(d.h.count, l.strips) * out_row;
+  l.bytes = (d.h.taps * d.w.taps * kL + l.source + l.gradient) * item;
+  return l;
+}
+
+template <class T>
+void run_bands(const DepthwiseGradient<T>& d, int threads, void* scratch) {
+  constexpr int kL = kLanes<T>;
+  parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
+    const BandLayout<T> l = make_band_layout(d);
+    const std::int64_t taps = d.h.taps * d.w.taps;
+    T* acc = reinterpret_cast<T*>(static_cast<char*>(scratch) + tid * l.bytes);
+    T *staged = acc + taps * kL, *staged_dy = staged + l.source;
+    const std::int64_t in = d.h.size * d.w.size, out = d.h.count * d.w.count;
+    const Segment inside = inside_positions(d.w);
+    DepthwiseGradient<T> lanes = d;
+    lanes.channels = kL;
+    const Range blocks = split_range(ceil_div(d.channels, kL), nthreads, tid);
+    for (std::int64_t b = blocks.begin; b < blocks.end; ++b) {
+      const std::int64_t count = min_i(kL, d.channels - b * kL);
+      for (std::int64_t t = 0; t < taps; ++t) Vec<T>::zero().store(acc + t * kL);
+      for (std::int64_t i = 0; i < d.n * l.strips; ++i) {
+        const Range rows = split_range(d.h.count, l.strips, i % l.strips);
+        const Range source = band_source(d, rows);
+        const std::int64_t plane = i / l.strips * d.channels + b * kL;
+        transpose_copy(d.x + plane * in + source.begin * d.w.size, in, staged, kL, count,
+                       (source.end - source.begin) * d.w.size);
+        transpose_copy(d.dy + plane * out + rows.begin * d.w.count, out, staged_dy, kL, count,
+                       (rows.end - rows.begin) * d.w.count);
+        for (std::int64_t a = rows.begin; a < rows.end; ++a) {
+          add_row(lanes, inside, a, staged, source.begin,
+                  staged_dy + (a - rows.begin) * d.w.count * kL, {0, kL}, acc, kL);
         }
       }
-    }
-    for (std::int64_t c = channels.begin; c < channels.end; ++c) {
-      T* dw = d.dw + c * d.kernel_h * d.kernel_w;
-      for (std::int64_t t = 0; t < taps; ++t) {
-        dw[d.h.kernel[t / d.w.taps] * d.kernel_w + d.w.kernel[t % d.w.taps]] = acc[t * acc_row + c];
-      }
+      store_taps(d, acc, kL, {0, count}, d.dw + b * kL * d.kernel_h * d.kernel_w);
     }
   });
+}
+
+// Planes as lanes: enough of them to fill a vector by half.
+template <class T>
+bool is_banded(const DepthwiseGradient<T>& d) {
+  return d.multiplier == 1 && d.channels >= kLanes<T> / 2;
 }
 
 template <class T>
@@ -219,13 +308,15 @@ std::int64_t scratch_bytes(const DepthwiseGradient<T>& d, int threads) {
     return d.h.taps * d.w.taps * round_up(d.channels, kLanes<T>) *
            static_cast<std::int64_t>(sizeof(T));
   }
+  if (is_banded(d)) return threads * make_band_layout(d).bytes;
   return threads * (sums_bytes(d) + line_scratch_bytes<T>(make_line_layout<T>(d.h, d.w), d.h, d.w));
 }
 
 template <class T>
 void run(const DepthwiseGradient<T>& d, int threads, void* scratch) {
   if (d.channels_last) return run_channels_last(d, threads, scratch);
-  run_channels_first(d, threads, scratch);
+  if (is_banded(d)) return run_bands(d, threads, scratch);
+  run_lines(d, threads, scratch);
 }
 
 }  // namespace

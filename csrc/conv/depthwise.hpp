@@ -134,19 +134,6 @@ ARRAYNN_INLINE Vec<T> load_line_n(const T* p, std::int64_t step, std::int64_t n)
 template <class T>
 alignas(kVecBytes) inline constexpr T kZeros[kLanes<T>] = {};
 
-// packed[tap * packed_row + c] = weight of channel c at a tap.
-template <class T>
-static void pack_channel_weights(const DepthwiseConv<T>& d, T* packed, std::int64_t packed_row) {
-  const std::int64_t kernel = d.kernel_h * d.kernel_w;
-  for (std::int64_t i = 0; i < d.h.taps; ++i) {
-    for (std::int64_t j = 0; j < d.w.taps; ++j) {
-      T* row = packed + (i * d.w.taps + j) * packed_row;
-      const T* w = d.weight + d.h.kernel[i] * d.kernel_w + d.w.kernel[j];
-      for (std::int64_t c = 0; c < packed_row; ++c) row[c] = c < d.channels ? w[c * kernel] : T(0);
-    }
-  }
-}
-
 // Whether the taps are `count` neighbours.
 ARRAYNN_INLINE bool neighbours(const DirectAxis& axis, std::int64_t count) {
   return axis.taps == count && tap_span(axis) == count;

@@ -19,6 +19,7 @@ from arraynn.cli import _benchmarks
 timing = _benchmarks.load("timing")
 report = _benchmarks.load("report")
 case_module = _benchmarks.load("case")
+peak = _benchmarks.load("peak")
 run = _benchmarks.load("run")
 optim = _benchmarks.load("optim")
 conv = _benchmarks.load("conv")
@@ -248,6 +249,34 @@ class TestProof:
         case = case_module.Case("f", "n", "float32", prepare)
         _, complaints = run.run_case(case, ["arraynn"], 1, timing.QUICK, lambda _: None)
         assert complaints == ["f n: arraynn: ValueError: [f] x: bad"]
+
+
+class TestPeak:
+    def test_what_a_call_takes_is_seen_and_what_was_freed_is_not(self) -> None:
+        np.ones(8 << 20)  # freed: must not hide what comes after
+        candidate = case_module.Candidate("numpy", lambda: np.ones(4 << 20))
+        grown = peak.peak_growth(candidate)
+        assert 32 << 20 <= grown < 40 << 20
+        assert peak.peak_growth(case_module.Candidate("numpy", lambda: None)) < 1 << 20
+
+    def test_a_process_for_every_candidate(self) -> None:
+        args = run.argparse.Namespace(dtype="float32", tiny=True)
+        case = run.FAMILIES["conv"]("float32", True)[0]
+        found = case.prepare(["arraynn"], 1).candidates[:1]
+        others = [case_module.Candidate("jax", lambda: None)]
+        (taken, unknown) = peak.peaks_of(args, case, [*found, *others], 1)
+        assert taken is not None
+        assert taken < 8 << 20
+        assert unknown is None
+
+    def test_the_table_has_a_column(self) -> None:
+        figures = {"median": 1.0, "p20": 1.0, "p80": 1.0, "error": 0.0}
+        ours = report.Measured("arraynn", "", "", **figures, peak=3 << 20)
+        peer = report.Measured("jax", "", "", **figures)
+        row = report.Row("f", "n", "float32", 1, ours, peer, *[None] * 5, limit="")
+        assert report.bytes_text(row) == "3 MiB, -"
+        assert report.row_text(row).endswith("3 MiB, -")
+        assert report.row_from_dict(json.loads(json.dumps(run.dataclasses.asdict(row)))) == row
 
 
 class TestFormulas:

@@ -1,0 +1,271 @@
+// Few result channels: the gradient of a first layer by x, and transposed convolutions to an image.
+//
+// As columns of a matrix product three channels fill a tenth of a vector. Here lanes are neighbouring
+// columns of a row, and a vector of the source serves all results at once:
+//   staged    [row][channel][column] of a block of channels, with its border of zeros; this is where
+//             channels_last becomes planes
+//   packed    [block][tap][channel of the block][result]
+//   sums      [row][result][column] of a strip, over the blocks of channels in order
+// Within a block sums run over kernel row, kernel column, channel.
+#include "conv/few.hpp"
+#include "conv/lanes.hpp"
+#include "core/index.hpp"
+#include "core/parallel.hpp"
+#include "gemm/blocking.hpp"
+#include "simd/activation.hpp"
+#include "simd/transpose.hpp"
+
+namespace ARRAYNN_ISA_NAMESPACE {
+namespace {
+
+// Channels that are staged together: a block of many rows, so that few are staged twice.
+constexpr std::int64_t kChannels = 16;
+// Staged rows of a strip, half of an L2 of 512 KiB.
+constexpr std::int64_t kStagedBytes = std::int64_t{256} << 10;
+// Vectors of a tile: 4 x 4 sums + 4 of the source + 1 weight of 32 registers, or 4 x 3 + 3 + 1 of 16.
+constexpr int kVectors = kVectorRegisters == 32 ? 4 : 3;
+
+template <class T>
+struct Layout {
+  std::int64_t pitch, row;      // elements: of a line, of all channels of a block
+  std::int64_t span_h, rows;    // source rows that a result sees; rows of a strip
+  std::int64_t taps, blocks;    // of the kernel; of channels
+  std::int64_t staged, sums;    // elements
+  std::int64_t packed, tables;  // bytes of the team; of a member's offsets
+  std::int64_t bytes;           // of a member
+};
+
+template <class T>
+Layout<T> make_layout(const DirectConv<T>& d) {
+  constexpr int kL = kLanes<T>;
+  const auto item = static_cast<std::int64_t>(sizeof(T));
+  Layout<T> l{};
+  const std::int64_t span_w = d.w.offset[d.w.taps - 1] - d.w.offset[0] + 1;
+  l.pitch = round_up(d.w.count, kVectors * kL) + round_up(span_w - 1, kL);
+  // Lines a power of two apart would share cache sets.
+  if (rows_alias<T>(l.pitch * 4)) l.pitch += kL;
+  l.row = min_i(kChannels, d.channels) * l.pitch;
+  l.span_h = d.h.offset[d.h.taps - 1] - d.h.offset[0] + 1;
+  const std::int64_t fitting = (kStagedBytes / (l.row * item) - l.span_h) / d.h.step + 1;
+  l.rows = min_i(d.h.count, max_i(1, fitting));
+  l.taps = d.h.taps * d.w.taps;
+  l.blocks = ceil_div(d.channels, kChannels);
+  l.staged = ((l.rows - 1) * d.h.step + l.span_h) * l.row;
+  l.sums = l.rows * d.columns * round_up(d.w.count, kVectors * kL);
+  l.packed = round_up(d.channels * l.taps * d.columns * item, 64);
+  l.tables = round_up(l.taps * kChannels * 8, 64);
+  l.bytes = l.tables + round_up(l.staged * item, 64) + round_up(l.sums * item, 64);
+  return l;
+}
+
+template <class T>
+std::int64_t few_scratch(const DirectConv<T>& d, int threads) {
+  const Layout<T> l = make_layout(d);
+  return l.packed + threads * l.bytes;
+}
+
+Range block_range(std::int64_t channels, std::int64_t block) {
+  return {block * kChannels, min_i(channels, (block + 1) * kChannels)};
+}
+
+// One source row of the channels of a block.
+template <class T>
+void stage_row(const DirectConv<T>& d, const Layout<T>& l, std::int64_t sample, std::int64_t row,
+               Range channels, T* dst) {
+  const std::int64_t count = channels.end - channels.begin, first = d.w.offset[0];
+  const bool inside = row >= 0 && row < d.h.size;
+  const std::int64_t begin = inside ? min_i(l.pitch, max_i(0, -first)) : l.pitch;
+  const std::int64_t end = inside ? max_i(begin, min_i(l.pitch, d.w.size - first)) : l.pitch;
+  const auto item = static_cast<std::size_t>(sizeof(T));
+  const std::int64_t source = d.src_channel + channels.begin;
+  for (std::int64_t c = 0; c < count; ++c) {
+    T* line = dst + c * l.pitch;
+    __builtin_memset(line, 0, static_cast<std::size_t>(begin) * item);
+    __builtin_memset(line + end, 0, static_cast<std::size_t>(l.pitch - end) * item);
+    if (d.channels_last || begin == end) continue;
+    const T* src = d.src + ((sample * d.src_channels + source + c) * d.h.size + row) * d.w.size;
+    __builtin_memcpy(line + begin, src + first + begin,
+                     static_cast<std::size_t>(end - begin) * item);
+  }
+  if (!d.channels_last || begin == end) return;
+  const std::int64_t pixel = (sample * d.h.size + row) * d.w.size + first + begin;
+  transpose_copy(d.src + pixel * d.src_channels + source, d.src_channels, dst + begin, l.pitch,
+                 end - begin, count);
+}
+
+// sums[i ld + b] (+)= sum over k of w[k kRows + i] * staged[offset[k] + b], from 0 or from what is there.
+template <class T, int kRows, int kCount>
+[[gnu::noinline]] void few_ukernel(const T* staged, const std::int64_t* offset, std::int64_t count,
+                                   const T* w, bool add, T* sums, std::int64_t ld) {
+  constexpr int kL = kLanes<T>;
+  Vec<T> acc[kRows][kCount];
+  ARRAYNN_UNROLL for (int i = 0; i < kRows; ++i) {
+    ARRAYNN_UNROLL for (int j = 0; j < kCount; ++j) {
+      acc[i][j] = add ? Vec<T>::load(sums + i * ld + j * kL) : Vec<T>::zero();
+    }
+  }
+  for (std::int64_t k = 0; k < count; ++k) {
+    const T* x = staged + offset[k];
+    Vec<T> xv[kCount];
+    ARRAYNN_UNROLL for (int j = 0; j < kCount; ++j) xv[j] = Vec<T>::load(x + j * kL);
+    ARRAYNN_UNROLL for (int i = 0; i < kRows; ++i) {
+      const Vec<T> wv = Vec<T>::set1(w[i]);
+      ARRAYNN_UNROLL for (int j = 0; j < kCount; ++j) acc[i][j] = fma(wv, xv[j], acc[i][j]);
+    }
+    w += kRows;
+  }
+  ARRAYNN_UNROLL for (int i = 0; i < kRows; ++i) {
+    ARRAYNN_UNROLL for (int j = 0; j < kCount; ++j) acc[i][j].store(sums + i * ld + j * kL);
+  }
+}
+
+template <class T>
+using FewUkernel = void (*)(const T*, const std::int64_t*, std::int64_t, const T*, bool, T*,
+                            std::int64_t);
+template <class T, int kRows>
+FewUkernel<T> few_of(std::int64_t vectors) {
+  return vectors == 1   ? &few_ukernel<T, kRows, 1>
+         : vectors == 2 ? &few_ukernel<T, kRows, 2>
+                        : &few_ukernel<T, kRows, kVectors>;
+}
+template <class T>
+FewUkernel<T> few_of(std::int64_t rows, std::int64_t vectors) {
+  static_assert(kFewResults == 4);
+  return rows == 1   ? few_of<T, 1>(vectors)
+         : rows == 2 ? few_of<T, 2>(vectors)
+         : rows == 3 ? few_of<T, 3>(vectors)
+                     : few_of<T, 4>(vectors);
+}
+
+// Packed weights of one block of channels.
+template <class T>
+void pack_block(const DirectConv<T>& d, Range channels, T* dst) {
+  for (std::int64_t i = 0; i < d.h.taps; ++i) {
+    for (std::int64_t k = 0; k < d.w.taps; ++k) {
+      const T* w = d.weight + d.h.kernel[i] * d.kernel_w + d.w.kernel[k];
+      for (std::int64_t c = channels.begin; c < channels.end; ++c) {
+        for (std::int64_t j = 0; j < d.columns; ++j) *dst++ = w[j * d.weight_j + c * d.weight_c];
+      }
+    }
+  }
+}
+
+// Where the products of a block of `channels` meet the staged rows; returns their number.
+template <class T>
+std::int64_t fill_offsets(const DirectConv<T>& d, const Layout<T>& l, std::int64_t channels,
+                          std::int64_t* offset) {
+  const std::int64_t* const first = offset;
+  for (std::int64_t i = 0; i < d.h.taps; ++i) {
+    for (std::int64_t k = 0; k < d.w.taps; ++k) {
+      for (std::int64_t c = 0; c < channels; ++c) {
+        *offset++ =
+            (d.h.offset[i] - d.h.offset[0]) * l.row + c * l.pitch + d.w.offset[k] - d.w.offset[0];
+      }
+    }
+  }
+  return offset - first;
+}
+
+// A row of sums of one result goes to its pixels, `step` elements apart.
+template <class T>
+void finish_row(const DirectConv<T>& d, T* sums, std::int64_t j, std::int64_t at,
+                std::int64_t step) {
+  constexpr int kL = kLanes<T>;
+  const std::int64_t count = d.w.count;
+  const Vec<T> bias = Vec<T>::set1(d.bias != nullptr ? d.bias[j] : T(0));
+  for (std::int64_t b = 0; b < count; b += kL) (Vec<T>::load(sums + b) + bias).store(sums + b);
+  if (d.residual != nullptr) {
+    for (std::int64_t b = 0; b < count; ++b) sums[b] += d.residual[at + b * step];
+  }
+  for (std::int64_t b = 0; b < count; b += kL) {
+    Vec<T> v[1] = {Vec<T>::load(sums + b)};
+    activate_tile(d.activation, v);
+    if (step == 1) {
+      store_n(v[0], d.out + at + b, min_i(kL, count - b));
+    } else {
+      v[0].store(sums + b);
+    }
+  }
+  if (step == 1) return;
+  for (std::int64_t b = 0; b < count; ++b) d.out[at + b * step] = sums[b];
+}
+
+template <class T>
+void run_strip(const DirectConv<T>& d, const Layout<T>& l, std::int64_t sample, Range rows,
+               const T* packed, std::int64_t* offset, T* staged, T* sums) {
+  constexpr int kL = kLanes<T>;
+  const std::int64_t ld = round_up(d.w.count, kVectors * kL);
+  const std::int64_t top = rows.begin * d.h.step + d.h.offset[0];
+  const std::int64_t lines = (rows.end - rows.begin - 1) * d.h.step + l.span_h;
+  for (std::int64_t block = 0; block < l.blocks; ++block) {
+    const Range channels = block_range(d.channels, block);
+    for (std::int64_t r = 0; r < lines; ++r) {
+      stage_row(d, l, sample, top + r, channels, staged + r * l.row);
+    }
+    const std::int64_t count = fill_offsets(d, l, channels.end - channels.begin, offset);
+    const T* w = packed + channels.begin * l.taps * d.columns;
+    for (std::int64_t a = 0; a < rows.end - rows.begin; ++a) {
+      const T* x = staged + a * d.h.step * l.row;
+      for (std::int64_t b = 0; b < d.w.count; b += kVectors * kL) {
+        const std::int64_t vectors = ceil_div(min_i(d.w.count - b, kVectors * kL), kL);
+        few_of<T>(d.columns, vectors)(x + b, offset, count, w, block > 0,
+                                      sums + a * d.columns * ld + b, ld);
+      }
+    }
+  }
+  const std::int64_t pixel = d.channels_last ? d.out_channels : 1;
+  for (std::int64_t a = rows.begin; a < rows.end; ++a) {
+    const std::int64_t row = a * d.h.out_step + d.h.out_begin;
+    for (std::int64_t j = 0; j < d.columns; ++j) {
+      const std::int64_t channel = d.out_channel + j;
+      const std::int64_t at =
+          d.channels_last
+              ? ((sample * d.out_h + row) * d.out_w + d.w.out_begin) * pixel + channel
+              : ((sample * d.out_channels + channel) * d.out_h + row) * d.out_w + d.w.out_begin;
+      finish_row(d, sums + ((a - rows.begin) * d.columns + j) * ld, j, at, d.w.out_step * pixel);
+    }
+  }
+}
+
+template <class T>
+void run_few(const DirectConv<T>& d, int threads, void* scratch) {
+  parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
+    const Layout<T> l = make_layout(d);
+    T* packed = static_cast<T*>(scratch);
+    const Range blocks = split_range(l.blocks, nthreads, tid);
+    for (std::int64_t b = blocks.begin; b < blocks.end; ++b) {
+      const Range channels = block_range(d.channels, b);
+      pack_block(d, channels, packed + channels.begin * l.taps * d.columns);
+    }
+    char* base = static_cast<char*>(scratch) + l.packed + tid * l.bytes;
+    auto* offset = reinterpret_cast<std::int64_t*>(base);
+    T* staged = reinterpret_cast<T*>(base + l.tables);
+    T* sums = staged + round_up(l.staged * static_cast<std::int64_t>(sizeof(T)), 64) /
+                           static_cast<std::int64_t>(sizeof(T));
+    team_barrier(nthreads);
+    const Range rows = split_range(d.n * d.h.count, nthreads, tid);
+    for (std::int64_t g = rows.begin; g < rows.end;) {
+      const std::int64_t sample = g / d.h.count, a = g % d.h.count;
+      const std::int64_t count = min_i(l.rows, min_i(d.h.count - a, rows.end - g));
+      run_strip(d, l, sample, {a, a + count}, packed, offset, staged, sums);
+      g += count;
+    }
+  });
+}
+
+}  // namespace
+
+std::int64_t few_scratch_f32(const DirectConv<float>& d, int threads) {
+  return few_scratch(d, threads);
+}
+std::int64_t few_scratch_f64(const DirectConv<double>& d, int threads) {
+  return few_scratch(d, threads);
+}
+void few_f32(const DirectConv<float>& d, int threads, void* scratch) {
+  run_few(d, threads, scratch);
+}
+void few_f64(const DirectConv<double>& d, int threads, void* scratch) {
+  run_few(d, threads, scratch);
+}
+
+}  // namespace ARRAYNN_ISA_NAMESPACE

@@ -1,0 +1,148 @@
+// Depthwise convolution with channels as lanes: one row of results, some neighbouring pixels at a time,
+// which share a tap's weights. Taps are added in ascending order from 0.
+#pragma once
+#include "conv/depthwise.hpp"
+
+namespace ARRAYNN_ISA_NAMESPACE {
+
+// Pixels of a tile.
+inline constexpr int kPixels = 8;
+
+// What the pixels of an output row share.
+template <class T>
+struct PixelRow {
+  const DirectAxis* w;
+  std::int64_t channels;  // elements from pixel to pixel, in and out
+  const T* bias;          // [channels] or null
+  const Activation* activation;
+  std::int64_t weight_step;              // from tap to tap along the width
+  std::int64_t count;                    // taps along the height that lie inside the source
+  const T* lines[kMostDepthwiseTaps];    // for each the source row, at its first column
+  const T* weights[kMostDepthwiseTaps];  // and its packed weights
+  T* out;                                // of the first pixel
+  const T* residual;                     // likewise, or null
+};
+
+// kU neighbouring pixels from column b on, `lanes` channels from c on. With kTaps the taps of a row
+// are kTaps neighbours and the step is kStep, so that a pixel of the source is read once for all of
+// them; a checked tile reads zeros beside the source.
+template <class T, int kU, int kTaps, int kStep, bool kWhole, bool kChecked>
+ARRAYNN_INLINE void pixel_sums(const PixelRow<T>& r, std::int64_t b, std::int64_t c,
+                               std::int64_t lanes, Vec<T> (&sum)[kU]) {
+  const std::int64_t channels = r.channels, step = kTaps > 0 ? kStep : r.w->step;
+  const auto load = [&](const T* p, std::int64_t column) {
+    if (kChecked) p = column >= 0 && column < r.w->size ? p : kZeros<T>;
+    if constexpr (kWhole) {
+      return Vec<T>::load(p);
+    } else {
+      return load_n(p, lanes);
+    }
+  };
+  ARRAYNN_UNROLL for (int u = 0; u < kU; ++u) sum[u] = Vec<T>::zero();
+  const std::int64_t first = b * step;
+  for (std::int64_t i = 0; i < r.count; ++i) {
+    const T* line = r.lines[i] + first * channels + c;
+    const T* w = r.weights[i] + c;
+    if constexpr (kTaps > 0) {
+      const std::int64_t column = first + r.w->offset[0];
+      Vec<T> weight[kTaps];
+      ARRAYNN_UNROLL for (int j = 0; j < kTaps; ++j) {
+        weight[j] = Vec<T>::load(w + j * r.weight_step);
+      }
+      line += r.w->offset[0] * channels;
+      ARRAYNN_UNROLL for (int q = 0; q < (kU - 1) * kStep + kTaps; ++q) {
+        const Vec<T> x = in_register(load(line, column + q));
+        line += channels;
+        ARRAYNN_UNROLL for (int u = 0; u < kU; ++u) {
+          const int j = q - u * kStep;
+          if (j >= 0 && j < kTaps) sum[u] = fma(weight[j], x, sum[u]);
+        }
+      }
+    } else {
+      for (std::int64_t j = 0; j < r.w->taps; ++j) {
+        const Vec<T> weight = Vec<T>::load(w + j * r.weight_step);
+        const std::int64_t column = first + r.w->offset[j];
+        const T* p = line + r.w->offset[j] * channels;
+        ARRAYNN_UNROLL for (int u = 0; u < kU; ++u) {
+          sum[u] = fma(weight, load(p + u * step * channels, column + u * step), sum[u]);
+        }
+      }
+    }
+  }
+}
+
+template <class T, int kU, int kTaps, int kStep, bool kWhole>
+ARRAYNN_INLINE void pixel_tile(const PixelRow<T>& r, std::int64_t b, const Segment& inside,
+                               std::int64_t c, std::int64_t lanes) {
+  Vec<T> sum[kU];
+  if (b >= inside.begin && b + kU <= inside.end) {
+    pixel_sums<T, kU, kTaps, kStep, kWhole, false>(r, b, c, lanes, sum);
+  } else {
+    pixel_sums<T, kU, kTaps, kStep, kWhole, true>(r, b, c, lanes, sum);
+  }
+  const std::int64_t step = r.w->out_step * r.channels;
+  const std::int64_t at = b * step + c;
+  if (r.bias != nullptr) {
+    const Vec<T> bias = load_n(r.bias + c, lanes);
+    ARRAYNN_UNROLL for (int u = 0; u < kU; ++u) sum[u] = sum[u] + bias;
+  }
+  if (r.residual != nullptr) {
+    ARRAYNN_UNROLL for (int u = 0; u < kU; ++u) {
+      sum[u] = sum[u] + load_n(r.residual + at + u * step, lanes);
+    }
+  }
+  activate_tile(*r.activation, sum);
+  T* out = r.out + at;
+  if constexpr (kWhole) {
+    ARRAYNN_UNROLL for (int u = 0; u < kU; ++u) sum[u].store(out + u * step);
+  } else {
+    ARRAYNN_UNROLL for (int u = 0; u < kU; ++u) store_n(sum[u], out + u * step, lanes);
+  }
+}
+
+template <class T, int kTaps, int kStep, bool kWhole>
+ARRAYNN_INLINE void pixel_tiles(const PixelRow<T>& r, const Segment& inside, std::int64_t c,
+                                std::int64_t lanes) {
+  std::int64_t b = 0;
+  for (; b + kPixels <= r.w->count; b += kPixels) {
+    pixel_tile<T, kPixels, kTaps, kStep, kWhole>(r, b, inside, c, lanes);
+  }
+  if (b + 4 <= r.w->count) {
+    pixel_tile<T, 4, kTaps, kStep, kWhole>(r, b, inside, c, lanes);
+    b += 4;
+  }
+  if (b + 2 <= r.w->count) {
+    pixel_tile<T, 2, kTaps, kStep, kWhole>(r, b, inside, c, lanes);
+    b += 2;
+  }
+  if (b < r.w->count) pixel_tile<T, 1, kTaps, kStep, kWhole>(r, b, inside, c, lanes);
+}
+
+template <class T, int kTaps, int kStep>
+static void pixel_row(const PixelRow<T>& r, const Segment& inside) {
+  std::int64_t c = 0;
+  for (; c + kLanes<T> <= r.channels; c += kLanes<T>) {
+    pixel_tiles<T, kTaps, kStep, true>(r, inside, c, kLanes<T>);
+  }
+  if (c < r.channels) pixel_tiles<T, kTaps, kStep, false>(r, inside, c, r.channels - c);
+}
+
+// Where the taps are neighbours, as they mostly are, a pixel of the source is read once for all of them.
+template <class T>
+static void pixel_row(const PixelRow<T>& r) {
+  const Segment inside = r.w->taps == 0 ? Segment{} : inside_positions(*r.w);
+  const std::int64_t step = r.w->step;
+  if (neighbours(*r.w, 3) && step == 1) {
+    pixel_row<T, 3, 1>(r, inside);
+  } else if (neighbours(*r.w, 3) && step == 2) {
+    pixel_row<T, 3, 2>(r, inside);
+  } else if (neighbours(*r.w, 5) && step == 1) {
+    pixel_row<T, 5, 1>(r, inside);
+  } else if (neighbours(*r.w, 7) && step == 1) {
+    pixel_row<T, 7, 1>(r, inside);
+  } else {
+    pixel_row<T, 0, 0>(r, inside);
+  }
+}
+
+}  // namespace ARRAYNN_ISA_NAMESPACE

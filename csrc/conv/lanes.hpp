@@ -1,0 +1,40 @@
+// Convolutions that are no matrix products: lanes are columns of a row, or planes.
+#pragma once
+#include "conv/conv.hpp"
+
+namespace arraynn {
+
+// Result channels up to which columns of a row are better lanes than channels of a pixel.
+inline constexpr std::int64_t kFewResults = 4;
+
+// By x: a depthwise convolution for every residue of the stride, of which all are computed from one look
+// at the source. Their axes replace h and w; one without taps has results of bias and residual alone.
+template <class T>
+struct DepthwiseResidues : DepthwiseConv<T> {
+  const DirectAxis *h_residues = nullptr, *w_residues = nullptr;
+  std::int64_t h_count = 1, w_count = 1;
+
+  const DirectAxis& h_at(std::int64_t i) const {
+    return h_residues == nullptr ? this->h : h_residues[i];
+  }
+  const DirectAxis& w_at(std::int64_t i) const {
+    return w_residues == nullptr ? this->w : w_residues[i];
+  }
+  // Rows of the result.
+  std::int64_t rows() const { return h_residues == nullptr ? this->h.count : this->out_h; }
+};
+
+struct LaneKernels {
+  std::int64_t (*few_scratch_f32)(const DirectConv<float>&, int threads);
+  std::int64_t (*few_scratch_f64)(const DirectConv<double>&, int threads);
+  void (*few_f32)(const DirectConv<float>&, int threads, void* scratch);
+  void (*few_f64)(const DirectConv<double>&, int threads, void* scratch);
+  std::int64_t (*depthwise_scratch_f32)(const DepthwiseResidues<float>&, int threads);
+  std::int64_t (*depthwise_scratch_f64)(const DepthwiseResidues<double>&, int threads);
+  void (*depthwise_f32)(const DepthwiseResidues<float>&, int threads, void* scratch);
+  void (*depthwise_f64)(const DepthwiseResidues<double>&, int threads, void* scratch);
+};
+
+ARRAYNN_KERNEL_TABLE(LaneKernels, lane_kernels)
+
+}  // namespace arraynn

@@ -1,0 +1,232 @@
+"""Kernels whose lanes are planes or columns: depthwise in channels first, few results by x."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import arraynn.kernels
+import arraynn.reference
+from memory import Guarded, in_layout
+from tolerances import (
+    assert_close_to_reference,
+    assert_gradient,
+    assert_same_bits,
+    assert_within,
+    dot_bound,
+    widen,
+)
+
+from .problems import absolute, arranged, normal, register_tile, thread_counts
+
+pytestmark = pytest.mark.usefixtures("isa")
+
+# Called with keywords from tables.
+kernels: Any = arraynn.kernels
+reference: Any = arraynn.reference
+
+
+def first(a: Any) -> Any:
+    """Return a channels-last array with its channels first."""
+    return np.ascontiguousarray(np.moveaxis(a, -1, 1))
+
+
+def check_gradients(grad: Any, x: Any, weight: Any, **options: Any) -> Any:
+    """Hold the three gradients against the reference's and return them."""
+    got = kernels.conv2d_backward(grad, x, weight, **options)
+    ref = reference.conv2d_backward(*widen(grad, x, weight), **options)
+    native = reference.conv2d_backward(grad, x, weight, **options)
+    scales = reference.conv2d_backward(*absolute(grad, x, weight), **options)
+    for name, g, r, n, scale in zip("xwb", got, ref, native, scales, strict=True):
+        label = f"grad_{name} {x.shape} {weight.shape} {options}"
+        assert_close_to_reference(g, r, n, scale=scale, label=label)
+    return got
+
+
+#: Kernel and geometry of depthwise convolutions.
+STENCILS: list[tuple[tuple[int, int], dict[str, Any]]] = [
+    ((3, 3), {"padding": 1}),
+    ((3, 3), {"padding": 1, "stride": 2}),
+    ((3, 3), {"stride": 2}),
+    ((5, 5), {"padding": 2}),
+    ((5, 3), {"padding": (2, 1), "stride": (1, 2)}),
+    ((7, 7), {"padding": 3}),
+    ((2, 3), {"padding": ((0, 1), (2, 0)), "stride": (3, 1)}),
+    ((3, 3), {"padding": 2, "dilation": 2}),
+    ((3, 2), {"padding": 3, "dilation": (2, 3), "stride": 2}),
+    ((1, 1), {"stride": 2}),  # positions that no tap reaches
+    ((2, 2), {"stride": 3, "padding": 1}),
+    ((3, 3), {"padding": 1, "flip_kernel": True}),
+    ((9, 9), {"padding": 8}),
+]
+
+
+@pytest.mark.parametrize(("kernel", "options"), STENCILS, ids=str)
+def test_depthwise_has_the_bits_of_channels_last(
+    isa: str, dtype: Any, kernel: Any, options: dict[str, Any], rng: np.random.Generator
+) -> None:
+    """Planes become lanes of the same stencil: results and gradients, for any number of them."""
+    lanes = register_tile("conv2d", isa, dtype)[1] // 2
+    for i, channels in enumerate((lanes // 2, lanes - 1, lanes, 2 * lanes + 3)):
+        height, width = ((9, 8), (7, 19), (5, 33), (11, 7))[i]
+        x = normal(rng, dtype, 2, channels, height, width)
+        weight, bias = normal(rng, dtype, channels, 1, *kernel), normal(rng, dtype, channels)
+        how = {**options, "groups": channels}
+        y = kernels.conv2d(x, weight, bias, **how)
+        scale = reference.conv2d(*absolute(x, weight, bias), **how)
+        bound = dot_bound(weight[0].size, dtype, scale)
+        assert_within(y, reference.conv2d(*widen(x, weight, bias), **how), bound)
+        grad = normal(rng, dtype, *y.shape)
+        gradients = check_gradients(grad, x, weight, **how)
+        last = [arranged(a, "channels_last") for a in (x, grad)]
+        how["layout"] = "channels_last"
+        assert_same_bits(y, first(kernels.conv2d(last[0], weight, bias, **how)))
+        twin = kernels.conv2d_backward(last[1], last[0], weight, **how)
+        assert_same_bits(gradients[0], first(twin[0]))
+        assert_same_bits(gradients[1], twin[1])
+
+
+def test_depthwise_strips_epilogues_teams_and_memory(dtype: Any, rng: np.random.Generator) -> None:
+    """Planes of several strips; any team, a sample alone, any memory, nothing else written."""
+    for stride in (1, 2):
+        x, weight = normal(rng, dtype, 3, 21, 83, 71), normal(rng, dtype, 21, 1, 3, 3)
+        how: dict[str, Any] = {"padding": 1, "stride": stride, "groups": 21}
+        bias = normal(rng, dtype, 21)
+        grad = normal(rng, dtype, *kernels.conv2d(x, weight, **how).shape)
+        residual = normal(rng, dtype, *grad.shape)
+        more = {**how, "activation": "hardswish"}
+        y = kernels.conv2d(x, weight, bias, residual=residual, **more)
+        ref = reference.conv2d(*widen(x, weight, bias), residual=widen(residual), **more)
+        scale = 2 * reference.conv2d(
+            *absolute(x, weight, bias), residual=absolute(residual)[0], **how
+        )
+        assert_within(y, ref, dot_bound(11, dtype, scale + 1))
+        up = {**how, "activation": "relu"}
+        wide = normal(rng, dtype, *kernels.conv_transpose2d(grad, weight, **how).shape)
+        z = kernels.conv_transpose2d(grad, weight, bias, residual=wide, **up)
+        ref = reference.conv_transpose2d(*widen(grad, weight, bias), residual=widen(wide), **up)
+        scale = reference.conv_transpose2d(
+            *absolute(grad, weight, bias), residual=absolute(wide)[0], **how
+        )
+        assert_within(z, ref, dot_bound(11, dtype, scale))
+        gradients = kernels.conv2d_backward(grad, x, weight, **how)
+        for n in thread_counts():
+            label = f"{n} threads"
+            assert_same_bits(kernels.conv2d(x, weight, bias, residual=residual, **more), y, label)
+            again = kernels.conv_transpose2d(grad, weight, bias, residual=wide, **up)
+            assert_same_bits(again, z, label)
+            for got, expected in zip(
+                kernels.conv2d_backward(grad, x, weight, **how), gradients, strict=True
+            ):
+                assert_same_bits(got, expected, label)
+        alone = kernels.conv2d(x[1:2], weight, bias, residual=residual[1:2], **more)
+        assert_same_bits(alone, y[1:2])
+        for memory in ("window", "reversed", "unaligned"):
+            a, w, b, r = (in_layout(memory, v) for v in (x, weight, bias, residual))
+            assert_same_bits(kernels.conv2d(a, w, b, residual=r, **more), y, memory)
+        guarded = Guarded(y.shape, dtype)
+        guarded.out[...] = np.nan
+        kernels.conv2d(x, weight, bias, residual=residual, **more, out=guarded.out)
+        assert_same_bits(guarded.out, y)
+        guarded.check()
+
+
+def test_depthwise_keeps_what_is_not_finite_in_its_plane(
+    dtype: Any, rng: np.random.Generator
+) -> None:
+    weight = np.abs(normal(rng, dtype, 20, 1, 3, 3))
+    for value in (np.nan, np.inf):
+        x = normal(rng, dtype, 2, 20, 9, 12)
+        x[1, 17, 4, 5] = value
+        y = kernels.conv2d(x, weight, padding=1, groups=20)
+        expected = reference.conv2d(x, weight, padding=1, groups=20)
+        assert np.array_equal(np.isfinite(y), np.isfinite(expected))
+        assert (~np.isfinite(y)).sum() == 9
+
+
+#: Kernel and geometry of layers whose gradient by x has few channels.
+FIRST: list[tuple[tuple[int, int], dict[str, Any]]] = [
+    ((3, 3), {"padding": 1}),
+    ((7, 7), {"padding": 3, "stride": 2}),
+    ((3, 3), {"padding": 1, "stride": 2}),
+    ((4, 4), {"padding": 1, "stride": 2}),
+    ((11, 11), {"padding": 2, "stride": 4}),
+    ((3, 2), {"padding": ((0, 1), (2, 0)), "stride": (1, 3)}),
+    ((3, 4), {"padding": 4, "dilation": (2, 3)}),
+    ((2, 2), {"stride": 3}),  # positions that no tap reaches
+    ((1, 9), {"padding": (0, 4)}),
+    ((3, 3), {"padding": 1, "flip_kernel": True}),
+]
+
+
+@pytest.mark.parametrize(("kernel", "options"), FIRST, ids=str)
+def test_gradient_of_a_first_layer(
+    dtype: Any, layout: str, kernel: Any, options: dict[str, Any], rng: np.random.Generator
+) -> None:
+    for channels, columns, width in ((1, 5, 12), (2, 16, 34), (3, 17, 71), (4, 40, 25)):
+        x = arranged(normal(rng, dtype, 2, channels, 19, width * 2), layout)
+        weight = normal(rng, dtype, columns, channels, *kernel)
+        how = {**options, "layout": layout, "algorithm": "direct"}
+        grad = normal(rng, dtype, *kernels.conv2d(x, weight, **how).shape)
+        check_gradients(grad, x, weight, **how)
+
+
+def test_transposed_to_few_channels(dtype: Any, layout: str, rng: np.random.Generator) -> None:
+    """Groups, epilogues, several blocks and strips; any team, a sample alone, any memory."""
+    for groups, columns, options in (
+        (1, 3, {"stride": 2, "padding": 1}),
+        (2, 4, {"padding": 1}),
+        (3, 1, {"stride": (3, 2), "output_padding": (2, 1)}),
+    ):
+        x = arranged(normal(rng, dtype, 2, 18 * groups, 23, 67), layout)
+        weight = normal(rng, dtype, 18 * groups, columns, 4, 4)
+        bias = normal(rng, dtype, columns * groups)
+        how: dict[str, Any] = {**options, "groups": groups, "layout": layout}
+        shape = kernels.conv_transpose2d(x, weight, **how).shape
+        residual = normal(rng, dtype, *shape)
+        args = (x, weight, bias)
+        plain = kernels.conv_transpose2d(*args, **how)
+        ref = reference.conv_transpose2d(*widen(*args), **how)
+        scale = reference.conv_transpose2d(*absolute(*args), **how)
+        assert_within(plain, ref, dot_bound(18 * 16 + 1, dtype, scale))
+        more = {**how, "activation": "silu", "residual": residual}
+        y = kernels.conv_transpose2d(*args, **more)
+        more_wide = {**more, "residual": widen(residual)}
+        ref = reference.conv_transpose2d(*widen(*args), **more_wide)
+        scale = 2 * reference.conv_transpose2d(*absolute(*args), **how) + np.abs(residual) + 1
+        assert_within(y, ref, dot_bound(18 * 16 + 8, dtype, scale))
+        for n in thread_counts():
+            assert_same_bits(kernels.conv_transpose2d(*args, **more), y, f"{n} threads")
+        one = {**more, "residual": residual[1:]}
+        assert_same_bits(kernels.conv_transpose2d(x[1:], weight, bias, **one), y[1:])
+        for memory in ("window", "reversed", "unaligned"):
+            arrays = [in_layout(memory, a) for a in args]
+            assert_same_bits(kernels.conv_transpose2d(*arrays, **more), y, memory)
+        packed = kernels.pack(weight, "conv_transpose2d")
+        assert_same_bits(kernels.conv_transpose2d(x, packed, bias, **more), y)
+        guarded = Guarded(y.shape, dtype)
+        guarded.out[...] = np.nan
+        kernels.conv_transpose2d(*args, **more, out=guarded.out)
+        assert_same_bits(guarded.out, y)
+        guarded.check()
+
+
+@pytest.mark.parametrize("w_shape", [(6, 3, 3, 3), (10, 1, 3, 3)], ids=str)
+def test_gradients_are_the_derivative(
+    layout: str, w_shape: tuple[int, ...], rng: np.random.Generator
+) -> None:
+    groups = 10 if w_shape[1] == 1 else 1
+    how: dict[str, Any] = {"padding": 1, "stride": 2, "groups": groups, "layout": layout}
+    x = arranged(normal(rng, np.float64, 2, w_shape[1] * groups, 9, 20), layout)
+    weight, bias = normal(rng, np.float64, *w_shape), normal(rng, np.float64, w_shape[0])
+    grad = normal(rng, np.float64, *kernels.conv2d(x, weight, bias, **how).shape)
+    arguments = [x, weight, bias]
+    for i, gradient in enumerate(kernels.conv2d_backward(grad, x, weight, **how)):
+
+        def loss(v: Any, i: int = i) -> Any:
+            changed = [*arguments[:i], v, *arguments[i + 1 :]]
+            return np.sum(grad * kernels.conv2d(*changed, **how))
+
+        assert_gradient(loss, arguments[i], gradient, rng, label=f"gradient {i}")
