@@ -431,7 +431,19 @@ void run_step(const Back<T>& step, std::int64_t after, const Matrices<T>& m,
     sum.store(to);
     return true;
   };
-  for_tiles(m.first, row, count, after >= 0 ? m.first.k : 0, tid, nthreads, dz_after,
+  const auto ahead = [&](const Tile<T>& tile) {
+    if (!is_step || m.projected) return;
+    const int gates = s.gates_kept() ? static_cast<int>(s.cell.gates()) : 0;
+    const bool lstm_cells = s.cells != nullptr, dy = g.dy != nullptr;
+    const auto at = [&](std::int64_t b, int p) -> const T* {
+      if (p < gates) return step.gates(b) + p * s.hidden;
+      if (p == gates && dy) return g.dy + step.at(b) * g.dy_row;
+      return lstm_cells ? s.c_before(step.t, b) : s.h_before(step.t, b);
+    };
+    prefetch_tile(tile, min_i(m.first.panel_units(), s.hidden - tile.unit), gates + (dy ? 2 : 1),
+                  at);
+  };
+  for_tiles(m.first, row, count, after >= 0 ? m.first.k : 0, tid, nthreads, dz_after, ahead,
             [&](const Tile<T>& tile) {
               for_columns(m.first, tile, add, [&](Column<T>& c) {
                 if (m.projected) {
@@ -501,8 +513,10 @@ void backward(const RnnScanBackward<T>& g, int threads, void* scratch) {
 }  // namespace
 
 extern const RnnKernels rnn_kernels = {
-    {&rnn_scratch_f32, &rnn_forward_f32, &scratch_bytes<float>, &backward<float>},
-    {&rnn_scratch_f64, &rnn_forward_f64, &scratch_bytes<double>, &backward<double>},
+    {&rnn_pack_f32, &rnn_panel_groups_f32, &rnn_scratch_f32, &rnn_forward_f32,
+     &scratch_bytes<float>, &backward<float>},
+    {&rnn_pack_f64, &rnn_panel_groups_f64, &rnn_scratch_f64, &rnn_forward_f64,
+     &scratch_bytes<double>, &backward<double>},
 };
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

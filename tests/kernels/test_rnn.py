@@ -573,3 +573,21 @@ def test_pytorch_agrees(dtype: Any, kind: str, rng: np.random.Generator) -> None
     for got, expected in zip(results + back, wanted[0] + wanted[1], strict=True):
         allowed = tolerance * (1 + float(np.abs(expected).max()))
         assert_within(got, expected, allowed, f"{kind} against PyTorch")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("steps", [1, 3])
+def test_no_state_is_a_state_of_zeros(kind: str, steps: int) -> None:
+    """The product with zeros is left out: nothing else is."""
+    x, weights, state = make(np.random.default_rng(3), kind, steps, 4, 3, 37)
+    zeros = tuple(np.zeros_like(s) for s in state) if kind == "lstm" else np.zeros_like(state)
+    hows: list[dict[str, Any]] = [{}, {"reverse": True, "lengths": [steps, 1, 0, steps]}]
+    hows += [{"mask": np.arange(4 * steps).reshape(steps, 4) % 3 != 0}, {"zoneout": 0.3}]
+    hows += [{"layer_norm": [np.full(GATES[kind] * 37, 1.5)] * 2}] if kind != "lstm" else []
+    hows += [{"reset_after": False}] if kind == "gru" else []
+    for how in hows:
+        for packed in (weights, kernels.pack(weights, kind)):
+            found = getattr(kernels, kind)(x, packed, **how)
+            expected = getattr(kernels, kind)(x, weights, zeros, **how)
+            for a, b in zip(flat(found), flat(expected), strict=True):
+                assert_same_bits(a, b)

@@ -107,6 +107,52 @@ def test_cells_of_other_activations():
     np.testing.assert_allclose(cell(x).data, expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("RNNCell", {"nonlinearity": "softplus", "clip": 0.5, "layer_norm": True}),
+        (
+            "LSTMCell",
+            {"recurrent_activation": "hardsigmoid", "output_activation": "relu"}
+            | {"peepholes": True, "input_forget": True, "clip": 0.7, "cell_clip": 0.4},
+        ),
+        ("LSTMCell", {"peepholes": True, "layer_norm": True, "layer_norm_eps": 1e-3}),
+        ("GRUCell", {"reset_after": False, "activation": "relu", "clip": 0.6}),
+        ("GRUCell", {"recurrent_activation": "hardsigmoid", "layer_norm": True}),
+    ],
+)
+def test_options_of_cells_reach_the_kernel_and_its_gradient(name, options):
+    cell = getattr(nn, name)(4, 6, dtype=float, **options)
+    assert ("layer_norm=True" in repr(cell)) is ("layer_norm" in options)
+    rng = np.random.default_rng(12)
+    for parameter in cell.parameters():
+        parameter.data = rng.standard_normal(parameter.shape)
+    x, named = rng.standard_normal((3, 4)), {k: p.data for k, p in cell.named_parameters()}
+    how = dict(options)
+    if "peepholes" in options:
+        how["peepholes"] = named["weight_peephole"]
+    if "layer_norm" in options:
+        how["layer_norm"] = [a for key, a in named.items() if "norm" in key]
+    weights = [named[key] for key in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+    state = [rng.standard_normal((3, 6)) for _ in range(2 if name == "LSTMCell" else 1)]
+    state = tuple(state) if len(state) > 1 else state[0]
+    op = name.lower().replace("cell", "_cell")
+    expected, kept = getattr(reference, op)(x, weights, state, **how, return_workspace=True)
+    new = cell(x, state)
+    for a, b in zip(parts(new), parts(expected), strict=True):
+        np.testing.assert_allclose(a.data, b, rtol=1e-11)
+    parts(new)[0].sum().backward()
+    ones = np.ones((3, 6))
+    grad = (ones, None) if name == "LSTMCell" else ones
+    _, _, of_weights, *more = getattr(reference, f"{op}_backward")(grad, kept)
+    extra = [g for part in more for g in (part if isinstance(part, list | tuple) else [part])]
+    grads = dict(zip(("weight_ih", "weight_hh", "bias_ih", "bias_hh"), of_weights, strict=True))
+    keys = [key for key in named if "peephole" in key] + [key for key in named if "norm" in key]
+    grads |= dict(zip(keys, extra, strict=True))
+    for key, parameter in cell.named_parameters():
+        np.testing.assert_allclose(parameter.grad, grads[key], rtol=1e-8, atol=1e-10, err_msg=key)
+
+
 def test_initial_parameters_are_torchs_distribution():
     _ = ann.manual_seed(0)
     for layer in (nn.GRU(3, 100), nn.LSTMCell(3, 100)):
@@ -349,6 +395,14 @@ def test_changed_weights_are_noticed():
             r"\[GRU\] layer_norm: expected reset_after=True",
         ),
         ("RNNCell", (3, 4), {"nonlinearity": "no"}, r"\[RNNCell\] nonlinearity: expected one of"),
+        ("LSTMCell", (3, 4), {"cell_clip": 0.0}, r"\[LSTMCell\] cell_clip: expected a finite"),
+        ("GRUCell", (3, 4), {"activation": "no"}, r"\[GRUCell\] activation: expected one of"),
+        (
+            "GRUCell",
+            (3, 4),
+            {"layer_norm": True, "reset_after": False},
+            r"\[GRUCell\] layer_norm: expected reset_after=True",
+        ),
         ("GRUCell", (3, 0), {}, r"\[GRUCell\] hidden_size: expected an int of at least 1"),
     ],
 )

@@ -10,6 +10,7 @@ from arraynn.autograd.tape import (
     Array,
     Grads,
     Node,
+    Variable,
     array_of,
     edge_of,
     guard,
@@ -77,6 +78,12 @@ def _as_state(parts: Sequence[Any]) -> Any:
     return tuple(parts) if len(parts) > 1 else parts[0]
 
 
+def _packed_of(weights: Any) -> K.PackedWeights | None:
+    """Return packed weights, which are constants; None for a list."""
+    data = weights.data if isinstance(weights, Variable) else weights
+    return data if isinstance(data, K.PackedWeights) else None
+
+
 def _run(
     node_class: type[_RecurrentNode],
     op: str,
@@ -89,12 +96,14 @@ def _run(
 ) -> tuple[Any, _RecurrentNode | None]:
     """Call the kernel; returns what it returned without the workspace, and the node."""
     states = () if state is None else tuple(_listed(state))
-    inputs = (x, *states, *weights, *(peepholes or ()), *(layer_norm or ()))
+    packed = _packed_of(weights)
+    listed = () if packed is not None else weights
+    inputs = (x, *states, *listed, *(peepholes or ()), *(layer_norm or ()))
     if layer_norm is not None:
         call["layer_norm"] = [array_of(g) for g in layer_norm]
     arguments = (
         array_of(x),
-        [array_of(w) for w in weights],
+        packed if packed is not None else [array_of(w) for w in weights],
         None if state is None else _as_state([array_of(s) for s in states]),
     )
     kernel = getattr(K, op)
@@ -102,8 +111,11 @@ def _run(
         return kernel(*arguments, **call), None
     *found, workspace = kernel(*arguments, return_workspace=True, **call)
     edges = [edge_of(value) for value in inputs]
+    slots = 2 if op.startswith("lstm") else 1
     if state is None:
-        edges[1:1] = [None] * (2 if op.startswith("lstm") else 1)
+        edges[1:1] = [None] * slots
+    if packed is not None:
+        edges[1 + slots : 1 + slots] = [None] * len(packed.shapes)
     node = node_class(tuple(edges), (workspace,), guard(*inputs))
     node.op = op
     return found if len(found) > 1 else found[0], node

@@ -24,7 +24,8 @@ def _apply(
 ) -> Any:
     if _has_tensor(input, weights, state, options.get("peepholes"), options.get("layer_norm")):
         return tape_function(op, input, weights, state, **options)
-    return getattr(K, op)(input, list(weights), state, **options)
+    given = weights if isinstance(weights, K.PackedWeights) else list(weights)
+    return getattr(K, op)(input, given, state, **options)
 
 
 def rnn(input: Any, weights: Sequence[Any], h0: Any = None, **options: Any) -> Any:
@@ -34,7 +35,8 @@ def rnn(input: Any, weights: Sequence[Any], h0: Any = None, **options: Any) -> A
     ----------
     input : Tensor or array, (T, B, I), (B, T, I) with ``batch_first=True``, or (T, I)
     weights : list of Tensors or arrays
-        PyTorch's flat list, layer by layer and direction by direction.
+        PyTorch's flat list, layer by layer and direction by direction, or what
+        :func:`arraynn.kernels.pack` made of arrays.
     h0 : Tensor or array, (layers * directions, B, H), optional
         Zeros when None.
     **options

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import warnings
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,23 +11,17 @@ import numpy as np
 from arraynn.autograd.tape import array_of
 from arraynn.nn import _random, init
 from arraynn.nn import functional as F
-from arraynn.nn.module import Module, Parameter, check_floating, check_positive
-from arraynn.nn.rnn_cell import check_activations, fill
+from arraynn.nn.module import Parameter, check_floating, check_positive
+from arraynn.nn.packing import PackableNetwork
+from arraynn.nn.rnn_cell import check_activations, check_clip, fill
 
 __all__ = ["GRU", "LSTM", "RNN"]
 
 
-def _check_clip(op: str, **limits: float | None) -> None:
-    for name, value in limits.items():
-        if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"[{op}] {name}: expected a finite number > 0 or None, got {value}")
-
-
-class _Recurrent(Module):
+class _Recurrent(PackableNetwork):
     """What the three sequence layers share."""
 
     _kernel: ClassVar[str]
-    _gates: ClassVar[int]
 
     def _build(
         self,
@@ -123,6 +117,9 @@ class _Recurrent(Module):
         """Forget the state that a stateful layer carries on: the next call begins with zeros."""
         self._state = None
 
+    def _to_pack(self) -> Sequence[Parameter]:
+        return [getattr(self, name) for name in self._weight_names]
+
     def _options(self) -> dict[str, Any]:
         """Options of the kernel beyond those all three have."""
         raise NotImplementedError
@@ -153,7 +150,6 @@ class _Recurrent(Module):
             False: the sequence takes no part in the step, its state passes through, the output
             repeats h.
         """
-        weights = [getattr(self, name) for name in self._weight_names]
         norms: dict[str, Any] = {}
         if self.layer_norm:
             norms = {
@@ -164,7 +160,7 @@ class _Recurrent(Module):
             hx = self._state
         output, last = getattr(F, self._kernel)(
             input,
-            weights,
+            self.packed_weights(),
             hx,
             num_layers=self.num_layers,
             bidirectional=self.bidirectional,
@@ -287,7 +283,7 @@ class RNN(_Recurrent):
     ) -> None:
         super().__init__()
         check_activations("RNN", nonlinearity=nonlinearity)
-        _check_clip("RNN", clip=clip)
+        check_clip("RNN", clip=clip)
         self.nonlinearity = nonlinearity
         self.clip = clip
         random = {
@@ -383,7 +379,7 @@ class LSTM(_Recurrent):
             recurrent_activation=recurrent_activation,
             output_activation=output_activation,
         )
-        _check_clip("LSTM", clip=clip, cell_clip=cell_clip)
+        check_clip("LSTM", clip=clip, cell_clip=cell_clip)
         self.activation = activation
         self.recurrent_activation = recurrent_activation
         self.output_activation = output_activation
@@ -471,7 +467,7 @@ dtype
     ) -> None:
         super().__init__()
         check_activations("GRU", activation=activation, recurrent_activation=recurrent_activation)
-        _check_clip("GRU", clip=clip)
+        check_clip("GRU", clip=clip)
         if layer_norm and not reset_after:
             raise ValueError("[GRU] layer_norm: expected reset_after=True with layer norms")
         self.activation = activation
