@@ -211,8 +211,10 @@ ARRAYNN_INLINE void for_tiles(const Panels<T>& w, const std::int64_t* row, std::
   const Range mine = split_range(w.count(), nthreads, tid);
   if (count == 0) return;
   for (std::int64_t p = mine.begin; p < mine.end; ++p) {
-    const T* panel = w.given + p * w.panel_size();
-    if (w.given == nullptr) {
+    const T* panel = nullptr;
+    if (w.given != nullptr) {
+      panel = w.given + p * w.panel_size();
+    } else {
       T* own = w.packed + (w.one_panel ? tid : p) * w.panel_size();
       if (w.one_panel && k > 0) pack_panel(w, p, own);
       panel = own;

@@ -161,6 +161,8 @@ struct RnnScanBackward {
   RnnScan<T> scan;
   const T* dy = nullptr;  // rows of dy_row, steps of batch rows
   std::int64_t dy_row = 0;
+  const T* dcells = nullptr;  // of every c, rows of dcells_row; null: zeros
+  std::int64_t dcells_row = 0;
   T *dh = nullptr, *dc = nullptr;  // gradients of the last state, of the first on return
   T* dz = nullptr;                 // [steps, batch, gates * hidden]; 0 where no sample is active
   T* dn =

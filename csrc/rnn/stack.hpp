@@ -122,7 +122,8 @@ void run_rnn(const RnnStack<T>& stack, const RnnOutputs<T>& out, RnnSaved<T>* sa
 
 template <class T>
 struct RnnGradients {
-  const T* dy = nullptr;  // null: zeros
+  const T* dy = nullptr;      // null: zeros
+  const T* dcells = nullptr;  // of every c of the last layer; null: zeros
   T* dx = nullptr;
   T *dh = nullptr, *dc = nullptr;  // of the last states on entry, of the first on return
   std::vector<RnnGroup<T>> groups;

@@ -1006,6 +1006,7 @@ def lstm_backward(
     grad_y: _Array | None,
     grad_state: tuple[_Array | None, _Array | None] | None,
     workspace: Any,
+    grad_cells: _Array | None,
 ) -> tuple[Any, ...]: ...
 def gru_backward(
     grad_y: _Array | None, grad_state: _Array | None, workspace: Any

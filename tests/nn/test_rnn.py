@@ -325,6 +325,25 @@ def test_stateful(name):
     assert not any("state" in key for key in layer.state_dict())
 
 
+def test_every_cell_of_an_lstm():
+    layer = nn.LSTM(3, 5, 2, bidirectional=True, proj_size=2, batch_first=True, dtype=float)
+    x = np.random.default_rng(14).standard_normal((4, 6, 3))
+    weights, lengths = [p.data for p in layer.parameters()], [6, 0, 3, 5]
+    how = {"num_layers": 2, "bidirectional": True, "batch_first": True, "lengths": lengths}
+    *_, expected, kept = reference.lstm(x, weights, **how, return_cells=True, return_workspace=True)
+    leaf = Tensor(x, requires_grad=True)
+    y, last, cells = layer(leaf, lengths=lengths, return_cells=True)
+    assert len(layer(leaf, lengths=lengths)) == 2
+    np.testing.assert_allclose(cells.data, expected, rtol=1e-10, atol=1e-13)
+    (y.sum() + (cells * cells).sum() + last[1].sum()).backward()
+    grad_x, _, grads = reference.lstm_backward(
+        np.ones_like(y.data), (None, np.ones((4, 4, 5))), kept, grad_cells=2 * expected
+    )
+    np.testing.assert_allclose(leaf.grad, grad_x, rtol=1e-9, atol=1e-12)
+    for parameter, grad in zip(layer.parameters(), grads, strict=True):
+        np.testing.assert_allclose(parameter.grad, grad, rtol=1e-9, atol=1e-11)
+
+
 def test_state_carried_in_pieces():
     layer = nn.LSTM(4, 6, 2)
     x = np.random.default_rng(6).standard_normal((7, 3, 4)).astype(np.float32)

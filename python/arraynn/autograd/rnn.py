@@ -38,9 +38,10 @@ class _RecurrentNode(Node):
         """Name of the operation in messages."""
         return self.op
 
-    def call(self, *grads: Any) -> tuple[Array | None, ...]:
+    def call(self, *grads: Any, **cells: Any) -> tuple[Array | None, ...]:
         """Call the backward kernel and return its gradients in the order of the edges."""
-        grad_x, states, weights, *more = getattr(K, f"{self.op}_backward")(*grads, self.saved[0])
+        kernel = getattr(K, f"{self.op}_backward")
+        grad_x, states, weights, *more = kernel(*grads, self.saved[0], **cells)
         # A cell's peephole is one array, a sequence's one for each layer and direction.
         return (
             grad_x,
@@ -51,12 +52,14 @@ class _RecurrentNode(Node):
 
 
 class SequenceNode(_RecurrentNode):
-    """y and the final state."""
+    """y, the final state and, of an LSTM that was asked for it, every c."""
 
     __slots__ = ()
 
     def backward(self, grad: Any) -> tuple[Array | None, ...]:
         grad_y, *states = grad.parts
+        if self.op == "lstm" and len(states) > 2:
+            return self.call(grad_y, tuple(states[:2]), grad_cells=states[2])
         return self.call(grad_y, _as_state(states))
 
 
@@ -130,19 +133,22 @@ def sequence(
     peepholes: Sequence[Any] | None = None,
     layer_norm: Sequence[Any] | None = None,
     **options: Any,
-) -> tuple[Any, Any]:
+) -> tuple[Any, ...]:
     """Return y and the final state of the kernel ``op``, differentiable in all arrays given.
 
     ``options`` are what the kernel takes beyond the arrays; the state is h, or (h, c) of an LSTM.
+    With ``return_cells`` every c comes third.
     """
     call = dict(options)
     if peepholes is not None:
         call["peepholes"] = [array_of(p) for p in peepholes]
-    (y, last), node = _run(SequenceNode, op, x, weights, state, peepholes, layer_norm, call)
-    outputs = make_outputs([y, *_listed(last)], node)
+    found, node = _run(SequenceNode, op, x, weights, state, peepholes, layer_norm, call)
+    y, last, *cells = found
+    outputs = make_outputs([y, *_listed(last), *cells], node)
     if node is not None:
         node.guards += guard(outputs[0])  # the workspace may hold y itself
-    return outputs[0], _as_state(outputs[1:])
+    end = len(outputs) - len(cells)
+    return (outputs[0], _as_state(outputs[1:end]), *outputs[end:])
 
 
 def cell(

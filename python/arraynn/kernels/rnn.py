@@ -316,6 +316,8 @@ def lstm_backward(
     grad_y: Array | None,
     grad_state: tuple[Array | None, Array | None] | None,
     workspace: Any,
+    *,
+    grad_cells: Array | None = None,
 ) -> tuple[Any, ...]:
     """Gradients of :func:`lstm`.
 
@@ -326,6 +328,8 @@ def lstm_backward(
         Either of the two may be None as well.
     workspace : object
         What :func:`lstm` returned.
+    grad_cells : array of the shape of cells, or None for zeros
+        Past the end of a sample it is not looked at.
 
     Returns
     -------
@@ -353,7 +357,7 @@ def lstm_backward(
     >>> grad_c0[0, 0], grad_w_ih.shape
     (array([0.484375, 0.484375, 0.484375, 0.484375]), (16, 3))
     """
-    return _core.lstm_backward(grad_y, grad_state, workspace)
+    return _core.lstm_backward(grad_y, grad_state, workspace, grad_cells)
 
 
 def gru(

@@ -60,8 +60,9 @@ def rnn(input: Any, weights: Sequence[Any], h0: Any = None, **options: Any) -> A
 def lstm(input: Any, weights: Sequence[Any], state: Any = None, **options: Any) -> Any:
     """Return y and (h_n, c_n) of an LSTM over a sequence.
 
-    ``options`` are those of :func:`arraynn.kernels.lstm`, ``return_workspace`` and
-    ``return_cells`` left out; ``state`` is the pair (h0, c0); the rest is as for :func:`rnn`.
+    ``options`` are those of :func:`arraynn.kernels.lstm`, ``return_workspace`` left out; with
+    ``return_cells`` every c of the last layer comes third. ``state`` is the pair (h0, c0); the
+    rest is as for :func:`rnn`.
     """
     return _apply(tape.sequence, "lstm", input, weights, state, options)
 

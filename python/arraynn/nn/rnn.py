@@ -150,6 +150,9 @@ class _Recurrent(PackableNetwork):
             False: the sequence takes no part in the step, its state passes through, the output
             repeats h.
         """
+        return self._call(input, hx, lengths, mask)
+
+    def _call(self, input: Any, hx: Any, lengths: Any, mask: Any, **more: Any) -> Any:
         norms: dict[str, Any] = {}
         if self.layer_norm:
             norms = {
@@ -158,7 +161,7 @@ class _Recurrent(PackableNetwork):
             }
         if hx is None and self.stateful:
             hx = self._state
-        output, last = getattr(F, self._kernel)(
+        output, last, *cells = getattr(F, self._kernel)(
             input,
             self.packed_weights(),
             hx,
@@ -171,11 +174,12 @@ class _Recurrent(PackableNetwork):
             **norms,
             **self._drawn(),
             **self._options(),
+            **more,
         )
         if self.stateful:
             parts = [part.detach() for part in (last if isinstance(last, tuple) else (last,))]
             self._state = tuple(parts) if len(parts) > 1 else parts[0]
-        return output, last
+        return (output, last, *cells)
 
     def extra_repr(self) -> str:
         """Return the sizes and the options that differ from their defaults."""
@@ -408,6 +412,27 @@ class LSTM(_Recurrent):
             "clip": self.clip,
             "cell_clip": self.cell_clip,
         }
+
+    def forward(
+        self,
+        input: Any,
+        hx: Any = None,
+        *,
+        lengths: Any = None,
+        mask: Any = None,
+        return_cells: bool = False,
+    ) -> Any:
+        """Apply the layer; returns (output, (h_n, c_n)), and every c with `return_cells`.
+
+        Parameters
+        ----------
+        input, hx, lengths, mask
+            As for :class:`RNN`; `hx` is the pair (h_0, c_0).
+        return_cells : bool
+            Whether every c of the last layer comes third, of the shape of the output with
+            hidden_size in place of proj_size.
+        """
+        return self._call(input, hx, lengths, mask, return_cells=return_cells)
 
 
 class GRU(_Recurrent):
