@@ -5,7 +5,9 @@ the backward pass does twice as much. Traffic has no meaning: the weights stay i
 rows tell what the forward call keeps for the backward one.
 
 The family ``rnn`` takes a dozen sizes; ``rnn_grid``, on request only, is the product of all steps,
-batches and widths below and runs for hours: take parts of it with ``--filter``.
+batches and widths below and runs for hours: take parts of it with ``--filter``. JAX compiles every
+case for seconds. ``rnn_options`` holds an option against the plain kernel of the same size, as its
+peer: 0.91x is an option that costs 10 %.
 """
 
 from __future__ import annotations
@@ -107,7 +109,15 @@ def run_arraynn(p: Problem, d: Data, threads: int) -> list[Candidate]:
     if p.training:
         forward = getattr(kernels(), p.kind)
         kept = forward(d.x, d.weights, **d.how, return_workspace=True)[-1].nbytes
-    return [Candidate("arraynn", lambda: _call(kernels(), p, d), group="fresh", kept=kept)]
+    found = [Candidate("arraynn", lambda: _call(kernels(), p, d), group="fresh", kept=kept)]
+    if p.option:
+        plain = Data(d.x, d.weights, d.grad)  # gives another answer
+        call = partial(_call, kernels(), p, plain)
+        found.append(Candidate("plain", call, group="fresh", check=lambda _: None))
+    elif not p.training:
+        function, packed = getattr(kernels(), p.kind), kernels().pack(d.weights, p.kind)
+        found.append(Candidate("arraynn", lambda: function(d.x, packed)[0], group="prepacked"))
+    return found
 
 
 def run_numpy(p: Problem, d: Data, threads: int) -> list[Candidate]:
@@ -219,7 +229,7 @@ def run_onnxruntime(p: Problem, d: Data, threads: int) -> list[Candidate]:
         attributes["linear_before_reset"] = 1
     call = peers.onnx_call(p.kind.upper(), inputs, threads, constants=("w", "r", "b"), **attributes)
     # Its y has an axis of directions.
-    return [Candidate("onnxruntime", call, "prepacked", group="fresh", arrays=lambda y: (y[:, 0],))]
+    return [Candidate("onnxruntime", call, group="prepacked", arrays=lambda y: (y[:, 0],))]
 
 
 RUNNERS = {
@@ -292,9 +302,9 @@ def _problems(sizes: Sequence[tuple[int, int, int, int]], dtype: str) -> list[Pr
     ]
 
 
-def _cases(problems: Sequence[Problem]) -> list[Case]:
+def _cases(problems: Sequence[Problem], family: str = "rnn") -> list[Case]:
     return [
-        Case("rnn", p.name, p.dtype, partial(prepare, p), p.flops, 0.0, "fma") for p in problems
+        Case(family, p.name, p.dtype, partial(prepare, p), p.flops, 0.0, "fma") for p in problems
     ]
 
 
@@ -312,7 +322,17 @@ def whole_grid(dtype: str, tiny: bool = False) -> list[Case]:
 
 def cases(dtype: str, tiny: bool = False) -> list[Case]:
     """Return the family's sizes, or its tiny shapes."""
-    problems = _problems(TINY if tiny else GRID, dtype)
+    return _cases(_problems(TINY if tiny else GRID, dtype))
+
+
+def option_cases(dtype: str, tiny: bool = False) -> list[Case]:
+    """Return every option at one size, without and with gradients."""
     sizes = TINY[0] if tiny else OPTION_SIZE
-    problems += [Problem("lstm", *sizes, dtype, False, option) for option in OPTIONS]
-    return _cases(problems)
+    return _cases(
+        [
+            Problem("lstm", *sizes, dtype, training, option)
+            for training in (False, True)
+            for option in OPTIONS
+        ],
+        "rnn_options",
+    )

@@ -67,6 +67,7 @@ FAMILIES: dict[str, Callable[[str, bool], list[Case]]] = {
     "memory": memory.cases,
     "rope": rope.cases,
     "rnn": rnn.cases,
+    "rnn_options": rnn.option_cases,
     "rnn_grid": rnn.whole_grid,
     "optim": optim.cases,
     "model": model.cases,

@@ -596,6 +596,13 @@ def packs() -> Iterator[Case]:
         yield Case("pack", (weight, op), {}, V, "weight")
     for wrong in (np.ones((3, 4), np.int64), f32(3, 4).astype(np.float16), [[1.0]], None, "w"):
         yield Case("pack", (wrong, "linear"), {}, T, "weight")
+    w = [f32(20, 3), f32(20, 5)]
+    yield Case("pack", ([], "lstm"), {}, V, "weight")
+    yield Case("pack", ([*w, f32(2, 2, 2)], "lstm"), {}, V, r"weight\[2\]")
+    for several in (w[0], None, "w"):
+        yield Case("pack", (several, "rnn"), {}, T, "weight")
+    for first in (np.ones((20, 3), np.int64), [[1.0]], f64(20, 3)):
+        yield Case("pack", ([w[1], first], "gru"), {}, T, r"weight\[1\]")
 
 
 TABLE = [

@@ -179,6 +179,9 @@ def _wrong_gradients(kind: str, cell: bool) -> Iterator[Case]:
     if kind == "lstm":
         yield Case(back, (*first, (good,), kept), {}, V, state)
         yield Case(back, (*first, good, kept), {}, T, state)
+    if op == "lstm":
+        for bad, exception in ((f32(4, 2, 4), V), (f64(4, 2, 5), T), (f32(8, 5), V), ("c", T)):
+            yield Case(back, (None, None, kept), {"grad_cells": bad}, exception, "grad_cells")
     if not cell:
         for bad, exception in ((f32(4, 2, 4), V), (f64(4, 2, 5), T), (f32(8, 5), V), ("y", T)):
             yield Case(back, (bad, None, kept), {}, exception, "grad_y")

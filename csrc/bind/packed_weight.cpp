@@ -8,7 +8,8 @@
 namespace arraynn {
 namespace {
 
-PyTypeObject* packed_type = nullptr;  // set once, when the module is made
+// Set once, when the module is made.
+PyTypeObject *packed_type = nullptr, *packed_list_type = nullptr;
 
 // Dimensions of the weight of `op`, 0 when it takes no packed one.
 int weight_ndim(const std::string& op) {
@@ -21,14 +22,38 @@ int weight_ndim(const std::string& op) {
   return 0;
 }
 
-std::unique_ptr<PackedWeight> pack(py::handle weight_in, py::handle op_in) {
-  constexpr const char* kOp = "pack";
-  std::string op = take_str(kOp, "op", op_in);
+constexpr const char* kOp = "pack";
+
+// Their shapes are for the call to judge, which knows the other sizes.
+std::unique_ptr<PackedWeights> pack_list(py::handle weights, std::string op) {
+  if (!PyList_Check(weights.ptr()) && !PyTuple_Check(weights.ptr())) {
+    fail<TypeError>(kOp, "weight", "expected a list of arrays for ", op, ", got ",
+                    Py_TYPE(weights.ptr())->tp_name);
+  }
+  auto packed = std::make_unique<PackedWeights>();
+  packed->op = std::move(op);
+  const auto list = py::reinterpret_borrow<py::sequence>(weights);
+  if (list.size() == 0) fail<ValueError>(kOp, "weight", "expected arrays, got none");
+  for (std::size_t i = 0; i < list.size(); ++i) {
+    const std::string name = concat("weight[", i, "]");
+    const Array weight = take(kOp, name.c_str(), py::object(list[i]));
+    require_float(kOp, name.c_str(), weight);
+    if (i > 0) require_same_dtype(kOp, name.c_str(), weight, "weight[0]", packed->weights[0]);
+    if (weight->ndim != 1 && weight->ndim != 2) {
+      fail<ValueError>(kOp, name.c_str(), "expected 1 or 2 dimensions, got ", weight->ndim);
+    }
+    packed->weights.push_back(take(kOp, name.c_str(), weight.owner.attr("copy")()));
+    packed->forms.push_back(std::make_unique<PreparedWeight>());
+  }
+  return packed;
+}
+
+std::unique_ptr<PackedWeight> pack_one(py::handle weight_in, std::string op) {
   const int ndim = weight_ndim(op);
   if (ndim == 0) {
     fail<ValueError>(kOp, "op",
-                     "expected linear, matmul, conv1d, conv2d, conv3d or conv_transpose1d, "
-                     "conv_transpose2d, conv_transpose3d, got '",
+                     "expected linear, matmul, conv1d, conv2d, conv3d, conv_transpose1d, "
+                     "conv_transpose2d, conv_transpose3d, rnn, lstm or gru, got '",
                      op, "'");
   }
   const Array weight = take(kOp, "weight", weight_in);
@@ -38,6 +63,12 @@ std::unique_ptr<PackedWeight> pack(py::handle weight_in, py::handle op_in) {
   packed->op = std::move(op);
   packed->weight = take(kOp, "weight", weight.owner.attr("copy")());
   return packed;
+}
+
+py::object pack(py::handle weight, py::handle op_in) {
+  std::string op = take_str(kOp, "op", op_in);
+  if (op == "rnn" || op == "lstm" || op == "gru") return py::cast(pack_list(weight, std::move(op)));
+  return py::cast(pack_one(weight, std::move(op)));
 }
 
 }  // namespace
@@ -54,6 +85,17 @@ Weight take_weight(const char* op, const char* arg, py::handle h, Layout layout,
   return {packed->weight, &packed->forms};
 }
 
+PackedWeights* take_packed_weights(const char* op, const char* arg, py::handle h,
+                                   const char* packed_for) {
+  if (Py_TYPE(h.ptr()) != packed_list_type) return nullptr;
+  auto* packed = h.cast<PackedWeights*>();
+  if (packed->op != packed_for) {
+    fail<ValueError>(op, arg, "expected a list or one packed for ", packed_for,
+                     ", got one packed for ", packed->op);
+  }
+  return packed;
+}
+
 void bind_packed_weight(py::module_& m) {
   const auto type =
       py::class_<PackedWeight>(m, "PackedWeight",
@@ -67,6 +109,28 @@ void bind_packed_weight(py::module_& m) {
             return p.weight.owner.attr("nbytes").cast<std::int64_t>() + p.forms.bytes();
           });
   packed_type = reinterpret_cast<PyTypeObject*>(type.ptr());
+  const auto list_type =
+      py::class_<PackedWeights>(m, "PackedWeights",
+                                py::metaclass(reinterpret_cast<PyObject*>(&PyType_Type)))
+          .def_readonly("op", &PackedWeights::op)
+          .def_property_readonly("shapes",
+                                 [](const PackedWeights& p) {
+                                   py::list shapes;
+                                   for (const Array& w : p.weights) {
+                                     shapes.append(w.owner.attr("shape"));
+                                   }
+                                   return shapes;
+                                 })
+          .def_property_readonly(
+              "dtype", [](const PackedWeights& p) { return p.weights[0].owner.attr("dtype"); })
+          .def_property_readonly("nbytes", [](const PackedWeights& p) {
+            std::int64_t bytes = 0;
+            for (std::size_t i = 0; i < p.weights.size(); ++i) {
+              bytes += p.weights[i].owner.attr("nbytes").cast<std::int64_t>() + p.forms[i]->bytes();
+            }
+            return bytes;
+          });
+  packed_list_type = reinterpret_cast<PyTypeObject*>(list_type.ptr());
   m.def("pack", &pack);
 }
 

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "bind/check.hpp"
+#include "bind/packed_weight.hpp"
 
 namespace arraynn {
 namespace {
@@ -62,8 +63,24 @@ std::vector<Array> take_arrays(const char* op, const char* arg, py::handle h, co
   return arrays;
 }
 
+// Weights in a list, or packed for the sequence of the cell.
+const PackedWeights* take_weights(const RnnCall& call, RnnArguments* a) {
+  constexpr const char* kNames[] = {"rnn", "lstm", "gru"};
+  const auto* packed =
+      take_packed_weights(call.op, "weights", call.weights, kNames[static_cast<int>(call.kind)]);
+  if (packed == nullptr) {
+    a->weights = take_arrays(call.op, "weights", call.weights, a->x);
+    return nullptr;
+  }
+  require_same_dtype(call.op, "weights", packed->weights[0], "x", a->x);
+  a->weights = packed->weights;
+  a->packed = py::reinterpret_borrow<py::object>(call.weights);
+  return packed;
+}
+
 // Shapes of one group, from its first array on; fills the pointers.
-void take_group(RnnArguments* a, std::int64_t group, std::int64_t input) {
+void take_group(RnnArguments* a, const PackedWeights* packed, std::int64_t group,
+                std::int64_t input) {
   const std::int64_t first = group * a->weights_per_group, gates = a->cell.gates();
   const auto at = [&](std::int64_t i) -> const Array& {
     return a->weights[static_cast<std::size_t>(first + i)];
@@ -84,6 +101,12 @@ void take_group(RnnArguments* a, std::int64_t group, std::int64_t input) {
   if (biases > 0) g.b_ih = check(2, {rows});
   if (biases > 1) g.b_hh = check(3, {rows});
   if (projects) g.w_hr = check(2 + biases, {a->shape.out, a->shape.hidden});
+  RnnForms forms;
+  if (packed != nullptr) {
+    const auto* of = &packed->forms[static_cast<std::size_t>(first)];
+    forms = {of[0].get(), of[1].get(), projects ? of[2 + biases].get() : nullptr};
+  }
+  a->forms.push_back(forms);
   if (!a->peepholes.empty()) {
     const std::string name = concat("peepholes[", group, "]");
     const Array& peephole = a->peepholes[static_cast<std::size_t>(group)];
@@ -106,7 +129,7 @@ void take_group(RnnArguments* a, std::int64_t group, std::int64_t input) {
   a->groups.push_back(g);
 }
 
-void take_groups(RnnArguments* a) {
+void take_groups(RnnArguments* a, const PackedWeights* packed) {
   const auto count = static_cast<std::int64_t>(a->weights.size()), groups = a->group_count();
   a->weights_per_group = count / groups;
   const std::int64_t each = a->weights_per_group;
@@ -145,7 +168,7 @@ void take_groups(RnnArguments* a) {
     fail<ValueError>(a->op, "layer_norm", "expected ", norms, " arrays, got ", a->norms.size());
   }
   for (std::int64_t g = 0; g < groups; ++g) {
-    take_group(a, g, a->shape.input_of(g / a->shape.directions));
+    take_group(a, packed, g, a->shape.input_of(g / a->shape.directions));
   }
 }
 
@@ -298,7 +321,7 @@ RnnArguments take_rnn(const RnnCall& call) {
     s.steps = sizes[a.batched && s.batch_first ? 1 : 0];
     s.batch = a.batched ? sizes[s.batch_first ? 0 : 1] : 1;
   }
-  a.weights = take_arrays(call.op, "weights", call.weights, a.x);
+  const PackedWeights* packed = take_weights(call, &a);
   if (!call.peepholes.is_none()) {
     if (call.one_step) {
       a.peepholes.push_back(take(call.op, "peepholes", call.peepholes));
@@ -319,7 +342,7 @@ RnnArguments take_rnn(const RnnCall& call) {
       fail<ValueError>(call.op, "layer_norm_eps", "expected a value > 0, got ", a.norm_eps);
     }
   }
-  take_groups(&a);
+  take_groups(&a, packed);
   const std::int64_t width = a.cell.gates() * s.hidden;
   const std::int64_t gates[3] = {s.steps, s.batch, max_i(width, s.width())};
   checked_size(call.op, "x", gates, 3, static_cast<std::int64_t>(dtype_size(a.dtype)));

@@ -36,6 +36,8 @@ struct RnnArguments {
   RnnRandom random;
   Array x, h0, c0;
   std::vector<RnnGroup<const void>> groups;
+  std::vector<RnnForms> forms;                   // one a group
+  py::object packed;                             // whose they are, or none
   std::vector<Array> weights, peepholes, norms;  // as they came
   double norm_eps = 0;
   std::int64_t weights_per_group = 0;
@@ -54,6 +56,7 @@ struct RnnArguments {
     s.shape = shape;
     s.random = random;
     s.norm_eps = norm_eps;
+    s.forms = forms;
     for (const auto& g : groups) {
       const auto of = [](const void* p) { return static_cast<const T*>(p); };
       s.groups.push_back({of(g.w_ih), of(g.w_hh), of(g.b_ih), of(g.b_hh), of(g.w_hr),

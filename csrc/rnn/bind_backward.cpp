@@ -26,7 +26,8 @@ py::object start_gradient(const RnnArguments& a, const char* op, const char* arg
 }
 
 template <RnnKind kKind, bool kOneStep>
-py::tuple backward(py::handle grad_y, py::handle grad_state, py::handle workspace) {
+py::tuple backward(py::handle grad_y, py::handle grad_state, py::handle workspace,
+                   py::handle grad_cells) {
   constexpr const char* kNames[] = {"rnn_backward",      "lstm_backward",      "gru_backward",
                                     "rnn_cell_backward", "lstm_cell_backward", "gru_cell_backward"};
   const char* op = kNames[static_cast<int>(kKind) + (kOneStep ? 3 : 0)];
@@ -57,6 +58,11 @@ py::tuple backward(py::handle grad_y, py::handle grad_state, py::handle workspac
     require_same_dtype(op, "grad_y", dy, "x", a.x);
     require_shape_of(op, "grad_y", dy, a.y_shape(s.out));
   }
+  const Array dcells = take_optional(op, "grad_cells", grad_cells);
+  if (dcells) {
+    require_same_dtype(op, "grad_cells", dcells, "x", a.x);
+    require_shape_of(op, "grad_cells", dcells, a.y_shape(s.hidden));
+  }
   const char* h_name = kOneStep && !kLstm ? "grad_h" : "grad_state";
   TensorView dx, dh, dc;
   const py::object grad_h = start_gradient(a, op, h_name, parts[0], s.out, &dh);
@@ -77,7 +83,12 @@ py::tuple backward(py::handle grad_y, py::handle grad_state, py::handle workspac
   dispatch_float(a.dtype, [&](auto tag) {
     using T = decltype(tag);
     RnnKept<T>& saved = *work.of<T>();
-    RnnGradients<T> grads{dy ? dy->as<const T>() : nullptr, dx.as<T>(), dh.as<T>(), dc.as<T>(), {}};
+    RnnGradients<T> grads;
+    if (dy) grads.dy = dy->as<const T>();
+    if (dcells) grads.dcells = dcells->as<const T>();
+    grads.dx = dx.as<T>();
+    grads.dh = dh.as<T>();
+    grads.dc = dc.as<T>();
     for (std::size_t g = 0; g < a.groups.size(); ++g) {
       const auto& from = a.groups[g];
       std::size_t next = g * static_cast<std::size_t>(a.weights_per_group);
@@ -117,15 +128,21 @@ py::tuple backward(py::handle grad_y, py::handle grad_state, py::handle workspac
 
 template <RnnKind kKind>
 py::tuple cell_backward(py::handle grad, py::handle workspace) {
-  return backward<kKind, true>(py::none(), grad, workspace);
+  return backward<kKind, true>(py::none(), grad, workspace, py::none());
+}
+
+// Only an LSTM has cells.
+template <RnnKind kKind>
+py::tuple sequence_backward(py::handle grad_y, py::handle grad_state, py::handle workspace) {
+  return backward<kKind, false>(grad_y, grad_state, workspace, py::none());
 }
 
 }  // namespace
 
 void bind_rnn_backward(py::module_& m) {
-  m.def("rnn_backward", &backward<RnnKind::kRnn, false>);
+  m.def("rnn_backward", &sequence_backward<RnnKind::kRnn>);
   m.def("lstm_backward", &backward<RnnKind::kLstm, false>);
-  m.def("gru_backward", &backward<RnnKind::kGru, false>);
+  m.def("gru_backward", &sequence_backward<RnnKind::kGru>);
   m.def("rnn_cell_backward", &cell_backward<RnnKind::kRnn>);
   m.def("lstm_cell_backward", &cell_backward<RnnKind::kLstm>);
   m.def("gru_cell_backward", &cell_backward<RnnKind::kGru>);

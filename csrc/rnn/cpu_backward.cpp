@@ -173,6 +173,10 @@ template <class T>
     const V i = V::load(gate[0] + j), f = V::load(gate[1] + j), g = V::load(gate[2] + j);
     const V old = load_lanes(s.c_before(step.t, b) + col.unit, col.width);
     V carried = load_lanes(step.g.dc + b * h + col.unit, col.width);
+    if (step.g.dcells != nullptr) {
+      const T* own = step.g.dcells + step.at(b) * step.g.dcells_row + col.unit;
+      carried = carried + load_lanes(own, col.width);
+    }
     if (cell.zone_cell > 0) {
       const V passed =
           step.passed(cell.zone_cell, s.fresh_cell, h, b, col.unit, col.width, carried);
@@ -431,7 +435,19 @@ void run_step(const Back<T>& step, std::int64_t after, const Matrices<T>& m,
     sum.store(to);
     return true;
   };
-  for_tiles(m.first, row, count, after >= 0 ? m.first.k : 0, tid, nthreads, dz_after,
+  const auto ahead = [&](const Tile<T>& tile) {
+    if (!is_step || m.projected) return;
+    const int gates = s.gates_kept() ? static_cast<int>(s.cell.gates()) : 0;
+    const bool lstm_cells = s.cells != nullptr, dy = g.dy != nullptr;
+    const auto at = [&](std::int64_t b, int p) -> const T* {
+      if (p < gates) return step.gates(b) + p * s.hidden;
+      if (p == gates && dy) return g.dy + step.at(b) * g.dy_row;
+      return lstm_cells ? s.c_before(step.t, b) : s.h_before(step.t, b);
+    };
+    prefetch_tile(tile, min_i(m.first.panel_units(), s.hidden - tile.unit), gates + (dy ? 2 : 1),
+                  at);
+  };
+  for_tiles(m.first, row, count, after >= 0 ? m.first.k : 0, tid, nthreads, dz_after, ahead,
             [&](const Tile<T>& tile) {
               for_columns(m.first, tile, add, [&](Column<T>& c) {
                 if (m.projected) {
@@ -469,6 +485,14 @@ void run_step(const Back<T>& step, std::int64_t after, const Matrices<T>& m,
   norms();
 }
 
+// A step that a sample takes no part in: the gradient of its c, which was the former one.
+template <class T>
+void pass_cells(const RnnScanBackward<T>& g, std::int64_t t, std::int64_t b) {
+  const T* own = g.dcells + (t * g.scan.batch + b) * g.dcells_row;
+  T* carry = g.dc + b * g.scan.hidden;
+  for (std::int64_t j = 0; j < g.scan.hidden; ++j) carry[j] += own[j];
+}
+
 template <class T>
 void backward(const RnnScanBackward<T>& g, int threads, void* scratch) {
   const RnnScan<T>& s = g.scan;
@@ -487,7 +511,11 @@ void backward(const RnnScanBackward<T>& g, int threads, void* scratch) {
       const std::int64_t t = i < 0 ? -1 : s.time(i);
       std::int64_t count = 0, active_count = 0;
       for (std::int64_t b = 0; b < s.batch; ++b) {
-        if (t >= 0 && s.active(t, b)) active[active_count++] = b;
+        if (t >= 0 && s.active(t, b)) {
+          active[active_count++] = b;
+        } else if (t >= 0 && g.dcells != nullptr && s.within(t, b) && b % nthreads == tid) {
+          pass_cells(g, t, b);
+        }
         // One that passes through takes its gradient of y along.
         if ((t >= 0 && s.within(t, b)) || (after >= 0 && s.active(after, b))) row[count++] = b;
       }
@@ -501,8 +529,10 @@ void backward(const RnnScanBackward<T>& g, int threads, void* scratch) {
 }  // namespace
 
 extern const RnnKernels rnn_kernels = {
-    {&rnn_scratch_f32, &rnn_forward_f32, &scratch_bytes<float>, &backward<float>},
-    {&rnn_scratch_f64, &rnn_forward_f64, &scratch_bytes<double>, &backward<double>},
+    {&rnn_pack_f32, &rnn_panel_groups_f32, &rnn_scratch_f32, &rnn_forward_f32,
+     &scratch_bytes<float>, &backward<float>},
+    {&rnn_pack_f64, &rnn_panel_groups_f64, &rnn_scratch_f64, &rnn_forward_f64,
+     &scratch_bytes<double>, &backward<double>},
 };
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

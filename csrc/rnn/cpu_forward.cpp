@@ -26,6 +26,8 @@ struct Step {
   T* norm_cells() const { return s.norm.cell + t * s.norm.step * s.batch * s.hidden; }
   T* norm_cell(std::int64_t b) const { return norm_cells() + b * s.hidden; }
   const T* h(std::int64_t b) const { return s.h_before(t, b); }
+  // Of the product with h: the first step of a direction is the first of all its samples.
+  std::int64_t depth() const { return s.from_zero && t == s.time(0) ? 0 : s.out; }
   // What W_hh multiplies.
   const T* operand(std::int64_t b) const {
     return s.factors == nullptr ? h(b) : s.dropped_at(t, 0, b);
@@ -307,9 +309,31 @@ Matrices<T> matrices(const RnnScan<T>& s, T* scratch, int threads) {
                 before || s.w_hr != nullptr};
   if (before) m.second = gate_panels(s.w_hh, s.hidden, s.out, 2, 3, s.batch, once);
   if (s.w_hr != nullptr) m.second = gate_panels(s.w_hr, s.out, s.hidden, 0, 1, s.batch, once);
+  m.first.given = s.panels[0];
+  m.second.given = s.panels[1];
   m.first.packed = scratch;
   if (m.two) m.second.packed = scratch + m.first.size(threads);
   return m;
+}
+
+template <class T>
+std::int64_t pack_panels(const RnnScan<T>& s, RnnMatrix matrix, int threads, T* dst) {
+  T* const none = nullptr;
+  const Matrices<T> m = matrices(s, none, threads);
+  Panels<T> w = matrix == RnnMatrix::kFirst ? m.first : m.second;
+  w.one_panel = false;
+  w.packed = dst;
+  if (dst != nullptr) {
+    parallel(threads, Denormals::kKeep, [&](int tid, int nthreads) { pack_own(w, tid, nthreads); });
+  }
+  return w.size(threads);
+}
+
+template <class T>
+int panel_groups(const RnnScan<T>& s, RnnMatrix matrix) {
+  T* const none = nullptr;
+  const Matrices<T> m = matrices(s, none, 1);
+  return matrix == RnnMatrix::kFirst ? m.first.groups : m.second.groups;
 }
 
 template <class T>
@@ -330,7 +354,7 @@ void normed_product(const Step<T>& step, const Panels<T>& w, const std::int64_t*
   const std::int64_t size = s.cell.gates() * s.hidden, first = step.t * norm.step * s.batch;
   T* const product = step.norm_product();
   if (s.product == nullptr) {
-    for_tiles(w, row, count, s.out, tid, nthreads, h, [&](const Tile<T>& tile) {
+    for_tiles(w, row, count, step.depth(), tid, nthreads, h, [&](const Tile<T>& tile) {
       for_units(
           tile, w.groups, w.gates, s.hidden, [&](std::int64_t unit, std::int64_t width, T* sums) {
             for (std::int64_t i = 0; i < w.gates * tile.rows; ++i) {
@@ -391,6 +415,7 @@ template <class T>
 void run_step(const Step<T>& step, const Matrices<T>& m, const std::int64_t* row,
               std::int64_t count, int tid, int nthreads) {
   const RnnScan<T>& s = step.s;
+  const std::int64_t depth = step.depth();
   const auto h = [&](std::int64_t b) { return step.operand(b); };
   if (s.norm.rows != nullptr && s.hidden > 0)
     normed_product(step, m.first, row, count, tid, nthreads, h);
@@ -400,7 +425,15 @@ void run_step(const Step<T>& step, const Matrices<T>& m, const std::int64_t* row
     } else if (s.product != nullptr) {
       for_products(m.first, row, count, s.product, tid, nthreads, f);
     } else {
-      for_tiles(m.first, row, count, s.out, tid, nthreads, h, f);
+      const std::int64_t units = m.first.panel_units();
+      const auto ahead = [&](const Tile<T>& tile) {
+        const int gates = static_cast<int>(s.cell.gates()), extra = s.cells != nullptr ? 1 : 0;
+        prefetch_tile(tile, min_i(units, s.hidden - tile.unit), gates + extra,
+                      [&](std::int64_t b, int p) {
+                        return p < gates ? step.gates(b) + p * s.hidden : s.c_before(step.t, b);
+                      });
+      };
+      for_tiles(m.first, row, count, depth, tid, nthreads, h, ahead, f);
     }
   };
   switch (s.cell.kind) {
@@ -471,6 +504,18 @@ void forward(const RnnScan<T>& s, int threads, bool packed, void* scratch) {
 
 }  // namespace
 
+std::int64_t rnn_pack_f32(const RnnScan<float>& s, RnnMatrix matrix, int threads, float* dst) {
+  return pack_panels(s, matrix, threads, dst);
+}
+std::int64_t rnn_pack_f64(const RnnScan<double>& s, RnnMatrix matrix, int threads, double* dst) {
+  return pack_panels(s, matrix, threads, dst);
+}
+int rnn_panel_groups_f32(const RnnScan<float>& s, RnnMatrix matrix) {
+  return panel_groups(s, matrix);
+}
+int rnn_panel_groups_f64(const RnnScan<double>& s, RnnMatrix matrix) {
+  return panel_groups(s, matrix);
+}
 std::int64_t rnn_scratch_f32(const RnnScan<float>& s, int threads) {
   return scratch_bytes(s, threads);
 }

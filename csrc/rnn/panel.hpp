@@ -93,14 +93,16 @@ struct Panels {
   std::int64_t gate_stride, unit_stride, k_stride;  // of w, in elements; of the last two one is 1
   std::int64_t units, k;
   int gates, groups;
-  T* packed;       // all panels, or one per thread where every panel is used once
-  bool one_panel;  // packed just before use
+  T* packed;                 // all panels, or one per thread where every panel is used once
+  bool one_panel;            // packed just before use
+  const T* given = nullptr;  // all panels, from a former call
 
   int vectors() const { return gates * groups; }
   std::int64_t panel_units() const { return groups * kLanes<T>; }
   std::int64_t count() const { return ceil_div(units, panel_units()); }
   std::int64_t panel_size() const { return k * vectors() * kLanes<T>; }
   std::int64_t size(int threads) const {
+    if (given != nullptr) return 0;
     return round_up((one_panel ? threads : count()) * panel_size(), 64);
   }
 };
@@ -165,7 +167,7 @@ static inline void pack_panel(const Panels<T>& w, std::int64_t panel, T* dst) {
 // Packs the panels of thread `tid`, which alone will read them.
 template <class T>
 static inline void pack_own(const Panels<T>& w, int tid, int nthreads) {
-  if (w.one_panel) return;
+  if (w.one_panel || w.given != nullptr) return;
   const Range mine = split_range(w.count(), nthreads, tid);
   for (std::int64_t p = mine.begin; p < mine.end; ++p) {
     pack_panel(w, p, w.packed + p * w.panel_size());
@@ -181,11 +183,27 @@ struct Tile {
   T* sums;
 };
 
-// f(tile) for every tile of this thread's panels. `row` lists `count` samples, a(b) is the vector of
-// sample b. k == 0 gives sums of 0.
-template <class T, class A, class F>
+// Calls for what the arithmetic of a tile will read, while its sums are formed: `units` of each of
+// `arrays`; at(b, p) is the row of sample b in the p-th.
+template <class T, class At>
+ARRAYNN_INLINE void prefetch_tile(const Tile<T>& tile, std::int64_t units, int arrays,
+                                  const At& at) {
+  for (std::int64_t r = 0; r < tile.rows; ++r) {
+    for (int p = 0; p < arrays; ++p) {
+      const T* from = at(tile.row[r], p) + tile.unit;
+      for (std::int64_t j = 0; j < units; j += 64 / static_cast<int>(sizeof(T))) {
+        __builtin_prefetch(from + j);
+      }
+    }
+  }
+}
+
+// f(tile) for every tile of this thread's panels, ahead(tile) before its sums are formed. `row` lists
+// `count` samples, a(b) is the vector of sample b. k == 0 gives sums of 0.
+template <class T, class A, class P, class F>
 ARRAYNN_INLINE void for_tiles(const Panels<T>& w, const std::int64_t* row, std::int64_t count,
-                              std::int64_t k, int tid, int nthreads, const A& a, const F& f) {
+                              std::int64_t k, int tid, int nthreads, const A& a, const P& ahead,
+                              const F& f) {
   alignas(64) T sums[kMaxTileVectors * kLanes<T>];
   const T* rows[kMaxTileRows];
   const int vectors = w.vectors();
@@ -193,16 +211,29 @@ ARRAYNN_INLINE void for_tiles(const Panels<T>& w, const std::int64_t* row, std::
   const Range mine = split_range(w.count(), nthreads, tid);
   if (count == 0) return;
   for (std::int64_t p = mine.begin; p < mine.end; ++p) {
-    T* panel = w.packed + (w.one_panel ? tid : p) * w.panel_size();
-    if (w.one_panel && k > 0) pack_panel(w, p, panel);
+    const T* panel = nullptr;
+    if (w.given != nullptr) {
+      panel = w.given + p * w.panel_size();
+    } else {
+      T* own = w.packed + (w.one_panel ? tid : p) * w.panel_size();
+      if (w.one_panel && k > 0) pack_panel(w, p, own);
+      panel = own;
+    }
     for (std::int64_t i = 0; i < tiles; ++i) {
       const Range part = split_range(count, tiles, i);
       const std::int64_t n = part.end - part.begin;
       for (std::int64_t r = 0; r < n; ++r) rows[r] = k > 0 ? a(row[part.begin + r]) : nullptr;
+      const Tile<T> tile{row + part.begin, n, p * w.panel_units(), sums};
+      ahead(tile);
       run_product(vectors, n, rows, k, panel, sums);
-      f(Tile<T>{row + part.begin, n, p * w.panel_units(), sums});
+      f(tile);
     }
   }
+}
+template <class T, class A, class F>
+ARRAYNN_INLINE void for_tiles(const Panels<T>& w, const std::int64_t* row, std::int64_t count,
+                              std::int64_t k, int tid, int nthreads, const A& a, const F& f) {
+  for_tiles(w, row, count, k, tid, nthreads, a, [](const Tile<T>&) {}, f);
 }
 
 // The same from sums that are there already: rows of [gates, units].

@@ -16,7 +16,8 @@
 //   team     the threads split the panels for the whole sequence, so each keeps its share of W_hh in
 //            its own L2; one region over all steps, one barrier a step. A second product in the step
 //            (the reset before the product, the projection) takes a second barrier
-//   one step: a call of one step has no use for panels: its product is a gemm as well
+//   one step: a call of one step has no use for panels: its product is a gemm as well, unless the
+//            weights come packed
 //   rows     those samples that take part in the step; the others cost nothing. Where a mask is
 //            false the state is copied on
 //   options  all that writes h is put_h(): zoneout blends it there with the one before, and with
@@ -108,6 +109,7 @@ struct RnnScan {
   const T* b_hn = nullptr;                // [hidden] or null: GRU with reset_after
   const T* peephole = nullptr;            // [3, hidden]: i f o, or null
   const T *h0 = nullptr, *c0 = nullptr;   // [batch, out], [batch, hidden]
+  bool from_zero = false;                 // h0 is zeros: the first step needs no product with it
   const T* product = nullptr;             // h0 W_hh' where one step is all, [batch, gates * hidden]
   T* gates = nullptr;  // [.., batch, gates * hidden]: the input's share of z; their values after
   std::int64_t gates_t = 0;  // the time of its first row
@@ -122,6 +124,8 @@ struct RnnScan {
   T* wide = nullptr;  // what is projected
   std::int64_t wide_step = 0;
   RnnNorm<T> norm;
+  // Panels of w_hh and of the step's second matrix, made beforehand; null: packed in the call.
+  const T* panels[2] = {nullptr, nullptr};
 
   // An RNN's h is f(z) unless it is blended: backward then needs the latter.
   ARRAYNN_RNN_MEMBER bool gates_kept() const {
@@ -157,6 +161,8 @@ struct RnnScanBackward {
   RnnScan<T> scan;
   const T* dy = nullptr;  // rows of dy_row, steps of batch rows
   std::int64_t dy_row = 0;
+  const T* dcells = nullptr;  // of every c, rows of dcells_row; null: zeros
+  std::int64_t dcells_row = 0;
   T *dh = nullptr, *dc = nullptr;  // gradients of the last state, of the first on return
   T* dz = nullptr;                 // [steps, batch, gates * hidden]; 0 where no sample is active
   T* dn =
@@ -169,8 +175,14 @@ struct RnnScanBackward {
 
 #undef ARRAYNN_RNN_MEMBER
 
+enum class RnnMatrix : std::uint8_t { kFirst, kSecond };  // of a step
+
 template <class T>
 struct RnnTable {
+  // Elements of the panels of a matrix of the step, written to dst unless that is null; what tells
+  // them from others of the same weight.
+  std::int64_t (*pack)(const RnnScan<T>&, RnnMatrix, int threads, T* dst);
+  int (*panel_groups)(const RnnScan<T>&, RnnMatrix);
   std::int64_t (*scratch)(const RnnScan<T>&, int threads);
   // With `packed` the scratch holds the panels of a former call with the same weights.
   void (*forward)(const RnnScan<T>&, int threads, bool packed, void* scratch);

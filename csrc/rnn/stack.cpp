@@ -10,14 +10,17 @@
 namespace arraynn {
 namespace {
 
-// Multiply-adds of a step that are worth a thread of their own: some 3 us, several barriers. Few
+// Multiply-adds of a step that are worth a thread of their own: some 2 us, several barriers. Few
 // rows wait for the weights, which take L2 as long as so many multiply-adds.
-constexpr double kStepPerThread = 1.2e5, kProductsPerWeight = 2.6;
+constexpr double kStepPerThread = 8e4, kProductsPerWeight = 2.6;
+// Of a whole call: what waking a team is worth.
+constexpr double kCallPerThread = 7.5e5;
 // Gates of a part of the steps: they stay in cache between the product that writes them and the step
 // that reads them. Every part packs W_ih anew: in L2 where that is little, else in L3, and in either
 // case of enough rows.
 constexpr std::int64_t kGateBytes = std::int64_t{4} << 20, kGateBytesL2 = std::int64_t{512} << 10;
 constexpr std::int64_t kGateRows = 256, kNarrowInput = 64;
+constexpr std::int64_t kPanelForm = 2;  // beside gemm's operands
 
 std::int64_t steps_at_once(const RnnShape& s, std::int64_t input, std::int64_t gate_width,
                            std::int64_t item) {
@@ -77,6 +80,8 @@ struct Layers {
     }
     scan.h0 = stack.h0 != nullptr ? stack.h0 + index * s.batch * s.out
                                   : kept().template zeros<T>(s.batch * s.out);
+    // What is infinite or NaN in W_hh does not meet these zeros.
+    scan.from_zero = stack.h0 == nullptr;
     if (stack.random.state > 0) {
       T* factors = kept().template take<T>(s.batch * s.out);
       draw_ones(stack.random.draw(stack.random.state, true, RnnStream::kState, index), factors,
@@ -196,10 +201,14 @@ struct Layers {
         (keep ? kept() : scratch).template take<T>((keep ? s.steps : part) * s.batch * width);
     const T* bias = input_bias(scan->cell, group, s.hidden, &scratch);
     const int threads = rnn_threads(*scan);
+    use_panels(scan, layer * s.directions + direction);
     void* panels = scratch.take<char>(rnn_table<T>().scratch(*scan, threads));
     if (scan->factors != nullptr) scan->dropped = drop_first(*scan, &scratch);
     draw_zones(stack, layer * s.directions + direction, &scratch, scan);
-    if (s.steps == 1) scan->product = product_of_one_step(*scan, &scratch);
+    const RnnForms& forms = stack.forms[static_cast<std::size_t>(layer * s.directions + direction)];
+    if (s.steps == 1 && scan->panels[0] == nullptr && !scan->from_zero) {
+      scan->product = product_of_one_step(*scan, &scratch);
+    }
     for (std::int64_t i = 0; i < s.steps; i += part) {
       scan->first = i;
       scan->last = min_i(s.steps, i + part);
@@ -222,6 +231,7 @@ struct Layers {
         g.epilogue.bias = bias;
         g.epilogue.bias_axis = BiasAxis::kColumn;
       }
+      if (forms.w_ih != nullptr) use_packed(stack.op, forms.w_ih, Operand::kB, &g);
       gemm(stack.op, g);
       if (norms) norm_input(*scan, group, bias, g.m);
       rnn_table<T>().forward(*scan, threads, i > 0, panels);
@@ -229,6 +239,31 @@ struct Layers {
     scan->product = scan->dropped = nullptr;
     scan->fresh = scan->fresh_cell = nullptr;
     if (!keep) scan->gates = nullptr;
+  }
+
+  // Those of packed weights; elements of w_hh dropped in the call are others.
+  void use_panels(RnnScan<T>* scan, std::int64_t index) const {
+    const RnnForms& forms = stack.forms[static_cast<std::size_t>(index)];
+    if (forms.w_hh == nullptr || stack.random.weights > 0) return;
+    const bool before = scan->cell.kind == RnnKind::kGru && !scan->cell.reset_after;
+    const auto panels = [&](RnnMatrix matrix, PreparedWeight* weight) {
+      const auto pack = rnn_table<T>().pack;
+      T* const none = nullptr;
+      const std::int64_t elements = pack(*scan, matrix, 1, none);
+      const int threads = threads_for(static_cast<double>(elements), kElementwiseGrain);
+      // Others of the weight: gemm's, and those of other groups or gates.
+      const FormKey key{static_cast<std::int64_t>(current_isa()), kPanelForm,
+                        rnn_table<T>().panel_groups(*scan, matrix), before ? 1 : 0,
+                        static_cast<std::int64_t>(matrix)};
+      const void* form =
+          weight->form(stack.op, key, elements * static_cast<std::int64_t>(sizeof(T)),
+                       [&](void* dst) { pack(*scan, matrix, threads, static_cast<T*>(dst)); });
+      return static_cast<const T*>(form);
+    };
+    const T* first = panels(RnnMatrix::kFirst, forms.w_hh);
+    if (before) scan->panels[1] = panels(RnnMatrix::kSecond, forms.w_hh);
+    if (scan->w_hr != nullptr) scan->panels[1] = panels(RnnMatrix::kSecond, forms.w_hr);
+    scan->panels[0] = first;
   }
 
   // h0 W_hh' of the gates that read h itself: with the reset before the product not n.
@@ -342,7 +377,9 @@ int rnn_threads(const RnnScan<T>& s) {
   const double width = static_cast<double>(s.cell.gates() * s.hidden);
   const double lanes = static_cast<double>(sizeof(T)) / 4;
   const double rows = std::max(static_cast<double>(s.batch), kProductsPerWeight);
-  return threads_for(rows * width * static_cast<double>(s.out) * lanes, kStepPerThread);
+  const double step = rows * width * static_cast<double>(s.out) * lanes;
+  const int of_call = threads_for(step * static_cast<double>(s.steps), kCallPerThread);
+  return std::min(of_call, threads_for(step, kStepPerThread));
 }
 
 template <class T>

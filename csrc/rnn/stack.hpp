@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/arena.hpp"
+#include "core/prepared.hpp"
 #include "elementwise/elementwise.hpp"
 #include "rnn/rnn.hpp"
 
@@ -20,6 +21,11 @@ struct RnnGroup {
   T* peephole = nullptr;
   // Layer norms: gains of x W_ih' and h W_hh', gain and bias of an LSTM's c.
   T *norm_ih = nullptr, *norm_hh = nullptr, *norm_cell = nullptr, *norm_cell_bias = nullptr;
+};
+
+// What packed weights of a group keep; null where they are not packed.
+struct RnnForms {
+  PreparedWeight *w_ih = nullptr, *w_hh = nullptr, *w_hr = nullptr;
 };
 
 struct RnnShape {
@@ -90,6 +96,7 @@ struct RnnStack {
   RnnRandom random;
   double norm_eps = 0;
   std::vector<RnnGroup<const T>> groups;  // layer by layer, the forward direction first
+  std::vector<RnnForms> forms;            // likewise
   const T* x = nullptr;
   const T *h0 = nullptr, *c0 = nullptr;  // [groups, batch, out or hidden]; null: zeros
 };
@@ -115,7 +122,8 @@ void run_rnn(const RnnStack<T>& stack, const RnnOutputs<T>& out, RnnSaved<T>* sa
 
 template <class T>
 struct RnnGradients {
-  const T* dy = nullptr;  // null: zeros
+  const T* dy = nullptr;      // null: zeros
+  const T* dcells = nullptr;  // of every c of the last layer; null: zeros
   T* dx = nullptr;
   T *dh = nullptr, *dc = nullptr;  // of the last states on entry, of the first on return
   std::vector<RnnGroup<T>> groups;

@@ -221,7 +221,8 @@ struct LayersBackward {
     }
   }
 
-  void run_direction(std::int64_t layer, std::int64_t d, const T* x, const T* dy, T* dx) const {
+  void run_direction(std::int64_t layer, std::int64_t d, const T* x, const T* dy, const T* dcells,
+                     T* dx) const {
     const RnnShape& s = stack.shape;
     const std::int64_t index = layer * s.directions + d, input = s.input_of(layer);
     const auto group = static_cast<std::size_t>(index);
@@ -236,6 +237,8 @@ struct LayersBackward {
     const std::int64_t rows = s.rows(), width = back.scan.cell.gates() * s.hidden;
     back.dy = dy != nullptr ? dy + d * s.out : nullptr;
     back.dy_row = s.width();
+    back.dcells = dcells != nullptr ? dcells + d * s.hidden : nullptr;
+    back.dcells_row = s.directions * s.hidden;
     back.dh = grads.dh + index * s.batch * s.out;
     if (grads.dc != nullptr) back.dc = grads.dc + index * s.batch * s.hidden;
     back.dz = take(rows * width);
@@ -270,21 +273,24 @@ struct LayersBackward {
   void run() const {
     const RnnShape& s = stack.shape;
     RnnMemory memory(stack.op);
-    const T* dy = grads.dy;
-    if (dy != nullptr && s.transposed()) {
-      T* copy = memory.take<T>(s.rows() * s.width());
-      swap_axes(dy, copy, s.batch, s.steps, s.width());
-      dy = copy;
-    }
+    const auto time_major = [&](const T* from, std::int64_t width) -> const T* {
+      if (from == nullptr || !s.transposed()) return from;
+      T* copy = memory.take<T>(s.rows() * width);
+      swap_axes(from, copy, s.batch, s.steps, width);
+      return copy;
+    };
+    const T* dy = time_major(grads.dy, s.width());
+    const T* dcells = time_major(grads.dcells, s.directions * s.hidden);
     for (std::int64_t layer = s.layers - 1; layer >= 0; --layer) {
       RnnMemory temporary(stack.op);
       const T* x = input(layer, &temporary);
       const std::int64_t size = s.rows() * s.input_of(layer);
       T* dx = layer == 0 && !s.transposed() ? grads.dx : memory.take<T>(size);
-      for (std::int64_t d = 0; d < s.directions; ++d) run_direction(layer, d, x, dy, dx);
+      for (std::int64_t d = 0; d < s.directions; ++d) run_direction(layer, d, x, dy, dcells, dx);
       if (layer > 0 && stack.random.dropout > 0) run_dropout(between(layer), dx, dx, size);
       if (dx != grads.dx && layer == 0) swap_axes(dx, grads.dx, s.steps, s.batch, s.input);
       dy = dx;
+      dcells = nullptr;
     }
   }
 };

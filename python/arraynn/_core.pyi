@@ -44,7 +44,18 @@ class PackedWeight:
     @property
     def nbytes(self) -> int: ...
 
-def pack(weight: _Array, op: str) -> PackedWeight: ...
+class PackedWeights:
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+    @property
+    def op(self) -> str: ...
+    @property
+    def shapes(self) -> list[tuple[int, ...]]: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    @property
+    def nbytes(self) -> int: ...
+
+def pack(weight: _Array | _Arrays, op: str) -> Any: ...
 def linear(
     x: _Array,
     weight: _Array | PackedWeight,
@@ -918,7 +929,7 @@ def attention_decode(
 ) -> Any: ...
 def rnn(
     x: _Array,
-    weights: _Arrays,
+    weights: _Arrays | PackedWeights,
     h0: _Array | None,
     nonlinearity: str,
     num_layers: int,
@@ -939,7 +950,7 @@ def rnn(
 ) -> Any: ...
 def lstm(
     x: _Array,
-    weights: _Arrays,
+    weights: _Arrays | PackedWeights,
     state: tuple[_Array, _Array] | None,
     activation: str,
     recurrent_activation: str,
@@ -967,7 +978,7 @@ def lstm(
 ) -> Any: ...
 def gru(
     x: _Array,
-    weights: _Arrays,
+    weights: _Arrays | PackedWeights,
     h0: _Array | None,
     activation: str,
     recurrent_activation: str,
@@ -995,13 +1006,14 @@ def lstm_backward(
     grad_y: _Array | None,
     grad_state: tuple[_Array | None, _Array | None] | None,
     workspace: Any,
+    grad_cells: _Array | None,
 ) -> tuple[Any, ...]: ...
 def gru_backward(
     grad_y: _Array | None, grad_state: _Array | None, workspace: Any
 ) -> tuple[_Array, _Array, list[_Array]]: ...
 def rnn_cell(
     x: _Array,
-    weights: _Arrays,
+    weights: _Arrays | PackedWeights,
     h0: _Array | None,
     nonlinearity: str,
     clip: float | None,
@@ -1011,7 +1023,7 @@ def rnn_cell(
 ) -> Any: ...
 def lstm_cell(
     x: _Array,
-    weights: _Arrays,
+    weights: _Arrays | PackedWeights,
     state: tuple[_Array, _Array] | None,
     activation: str,
     recurrent_activation: str,
@@ -1026,7 +1038,7 @@ def lstm_cell(
 ) -> Any: ...
 def gru_cell(
     x: _Array,
-    weights: _Arrays,
+    weights: _Arrays | PackedWeights,
     h0: _Array | None,
     activation: str,
     recurrent_activation: str,

@@ -105,6 +105,115 @@ def test_lengths_and_volumes(axes: int) -> None:
         assert np.array_equal(got, expected)
 
 
+NETWORKS = {"rnn": 1, "lstm": 4, "gru": 3}
+
+
+def network(
+    kind: str, size: int, hidden: int, *, layers: int = 1, out: int = 0, dtype: Any = np.float32
+) -> list[Any]:
+    """The list of weights, small enough for states in the middle of their range."""
+    rows, arrays = NETWORKS[kind] * hidden, []
+    for layer in range(layers):
+        width = size if layer == 0 else out or hidden
+        shapes = [(rows, width), (rows, out or hidden), (rows,), (rows,)]
+        shapes += [(out, hidden)] if out else []
+        arrays += [numbers(10 * layer + i, *s, dtype=dtype) / 8 for i, s in enumerate(shapes)]
+    return [a.astype(dtype) for a in arrays]
+
+
+def flat(value: Any) -> list[Any]:
+    return [a for v in value for a in flat(v)] if isinstance(value, tuple) else [value]
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize(
+    ("steps", "batch", "size", "hidden"),
+    [(1, 1, 7, 33), (1, 9, 530, 40), (5, 1, 3, 100), (4, 7, 6, 520), (3, 5, 4, 1), (0, 2, 3, 4)],
+)
+def test_networks(dtype: Any, kind: str, steps: int, batch: int, size: int, hidden: int) -> None:
+    """One step and more, few samples and more, k beyond a block, units that fill no vector."""
+    weights = network(kind, size, hidden, dtype=dtype)
+    x, function = numbers(1, steps, batch, size, dtype=dtype), getattr(kernels, kind)
+    state: Any = numbers(2, 1, batch, hidden, dtype=dtype)
+    if kind == "lstm":
+        state = (state, numbers(3, 1, batch, hidden, dtype=dtype))
+    packed = kernels.pack(weights, kind)
+    options: list[dict[str, Any]] = [{}, {"weight_dropout": 0.5, "seed": 3}]
+    options += [{"reset_after": False}] if kind == "gru" else []
+    for how in options:
+        for start in (None, state):
+            expected = flat(function(x, weights, start, **how))
+            for _ in range(2):
+                for a, b in zip(flat(function(x, packed, start, **how)), expected, strict=True):
+                    assert np.array_equal(a, b)
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_layers_of_networks(kind: str) -> None:
+    """Layers, a projection, layer norms, cells, and gradients of the arrays that were packed."""
+    out = 17 if kind == "lstm" else 0
+    weights = network(kind, 5, 40, layers=2, out=out)
+    packed, x = kernels.pack(weights, kind), numbers(4, 6, 3, 5)
+    function = getattr(kernels, kind)
+    wide = NETWORKS[kind] * 40
+    norms = [numbers(5, wide), numbers(6, wide)]
+    norms += [numbers(7, 40), numbers(8, 40)] if kind == "lstm" else []
+    for how in ({}, {"lengths": [6, 0, 2]}, {"layer_norm": norms * 2}):
+        expected = flat(function(x, weights, num_layers=2, **how))
+        for a, b in zip(flat(function(x, packed, num_layers=2, **how)), expected, strict=True):
+            assert np.array_equal(a, b)
+    grad = numbers(9, 6, 3, out or 40)
+    results = []
+    for given in (weights, packed):
+        *_, kept = function(x, given, num_layers=2, return_workspace=True)
+        results.append(getattr(kernels, f"{kind}_backward")(grad, None, kept))
+    assert np.array_equal(results[0][0], results[1][0])
+    for a, b in zip(results[0][2], results[1][2], strict=True):
+        assert np.array_equal(a, b)
+    one = weights[: len(weights) // 2]
+    cell = getattr(kernels, f"{kind}_cell")
+    for a, b in zip(flat(cell(x[0], kernels.pack(one, kind))), flat(cell(x[0], one)), strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_forms_of_networks() -> None:
+    weights, x = network("gru", 5, 40), numbers(1, 3, 6, 5)
+    packed = kernels.pack(weights, "gru")
+    assert (packed.op, packed.dtype) == ("gru", np.float32)
+    assert packed.shapes == [w.shape for w in weights]
+    plain = sum(w.nbytes for w in weights)
+    assert packed.nbytes == plain
+    kernels.gru(x, packed)
+    once = packed.nbytes
+    assert plain + weights[0].nbytes + weights[1].nbytes <= once
+    for steps in (1, 3):  # the cell reads the panels of the sequence
+        kernels.gru(x[:steps], packed)
+    kernels.gru_cell(x[0], packed)
+    assert packed.nbytes == once
+    kernels.gru(x, packed, reset_after=False)
+    assert packed.nbytes > once
+    expected = kernels.gru(x, weights)[0]
+    weights[1][:] = 0
+    assert np.array_equal(kernels.gru(x, packed)[0], expected)
+
+
+def test_networks_for_any_team_and_level() -> None:
+    weights, x = network("lstm", 64, 256), numbers(1, 5, 3, 64)
+    packed, former = kernels.pack(weights, "lstm"), _core.isa()
+    try:
+        for level in _core.available_isas():
+            _core.set_isa(level)
+            expected = kernels.lstm(x, weights)[0]
+            for threads in (1, 2, 3):
+                with ann.threads(threads):
+                    assert np.array_equal(kernels.lstm(x, packed)[0], expected)
+    finally:
+        _core.set_isa(former)
+
+
 def test_one_weight_for_every_call() -> None:
     """Shapes, options, layouts, algorithms, levels and teams may change from call to call."""
     weight = numbers(1, 24, 16, 3, 3)
@@ -189,3 +298,14 @@ def test_wrong_places() -> None:
         kernels.matmul(x, packed)
     with pytest.raises(TypeError, match=r"\[linear_backward\] weight: "):
         kernels.linear_backward(numbers(5, 2, 4), x, packed)
+    steps, lstm = numbers(6, 2, 1, 3), kernels.pack(network("lstm", 3, 5), "lstm")
+    with pytest.raises(ValueError, match=r"\[gru\] weights: .* packed for gru, got .* lstm"):
+        kernels.gru(steps, lstm)
+    with pytest.raises(ValueError, match=r"\[rnn_cell\] weights: .* packed for rnn, got .* lstm"):
+        kernels.rnn_cell(x, lstm)
+    with pytest.raises(TypeError, match=r"\[lstm\] weights: expected float64 .*, got float32"):
+        kernels.lstm(steps.astype(np.float64), lstm)
+    with pytest.raises(ValueError, match=r"\[lstm\] weights\[0\]: expected shape \(20, 4\)"):
+        kernels.lstm(numbers(7, 2, 1, 4), lstm)
+    with pytest.raises(TypeError, match=r"\[lstm\] weights: "):
+        kernels.lstm(steps, packed)

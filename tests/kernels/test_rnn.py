@@ -573,3 +573,86 @@ def test_pytorch_agrees(dtype: Any, kind: str, rng: np.random.Generator) -> None
     for got, expected in zip(results + back, wanted[0] + wanted[1], strict=True):
         allowed = tolerance * (1 + float(np.abs(expected).max()))
         assert_within(got, expected, allowed, f"{kind} against PyTorch")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("steps", [1, 3])
+def test_no_state_is_a_state_of_zeros(kind: str, steps: int) -> None:
+    """The product with zeros is left out: nothing else is."""
+    x, weights, state = make(np.random.default_rng(3), kind, steps, 4, 3, 37)
+    zeros = tuple(np.zeros_like(s) for s in state) if kind == "lstm" else np.zeros_like(state)
+    hows: list[dict[str, Any]] = [{}, {"reverse": True, "lengths": [steps, 1, 0, steps]}]
+    hows += [{"mask": np.arange(4 * steps).reshape(steps, 4) % 3 != 0}, {"zoneout": 0.3}]
+    hows += [{"layer_norm": [np.full(GATES[kind] * 37, 1.5)] * 2}] if kind != "lstm" else []
+    hows += [{"reset_after": False}] if kind == "gru" else []
+    for how in hows:
+        for packed in (weights, kernels.pack(weights, kind)):
+            found = getattr(kernels, kind)(x, packed, **how)
+            expected = getattr(kernels, kind)(x, weights, zeros, **how)
+            for a, b in zip(flat(found), flat(expected), strict=True):
+                assert_same_bits(a, b)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"batch_first": True, "lengths": [4, 0, 2]},
+        {"mask": "some", "zoneout_cell": 0.4, "seed": 5},
+        {"bidirectional": True, "num_layers": 2, "project": 3, "mask": "some"},
+        {"reverse": True, "layer_norm": True, "mask": "some", "lengths": [3, 4, 1]},
+    ],
+    ids=lambda how: "-".join(how) or "plain",
+)
+def test_gradients_of_every_cell(dtype: Any, how: dict[str, Any]) -> None:
+    """Of the cells alone, beside those of y and of the states, and by finite differences."""
+    how, rng = dict(how), np.random.default_rng(21)
+    layers, directions = how.get("num_layers", 1), 2 if how.get("bidirectional") else 1
+    project = how.pop("project", 0)
+    x, weights, state = make(
+        rng, "lstm", 4, 3, 5, 19, layers=layers, directions=directions, project=project
+    )
+    if "mask" in how:
+        how["mask"] = rng.random((4, 3)) < 0.6
+    if "layer_norm" in how:
+        how["layer_norm"] = [rng.uniform(0.5, 1.5, n) for n in (76, 76, 19, 19)]
+    if how.get("batch_first"):
+        x = np.ascontiguousarray(x.swapaxes(0, 1))
+    y, _, cells = reference.lstm(x, weights, state, **how, return_cells=True)
+    grads = [rng.uniform(-1, 1, a.shape) for a in (y, cells)]
+    found = []
+    for module, kind in ((reference, np.float64), (kernels, dtype)):
+        call = {k: cast(v, kind) if k == "layer_norm" else v for k, v in how.items()}
+        *_, kept = module.lstm(
+            cast(x, kind), cast(weights, kind), cast(state, kind), **call, return_workspace=True
+        )
+        grad_y, grad_cells = cast(grads, kind)
+        for first in (None, grad_y):
+            found.append(flat(module.lstm_backward(first, None, kept, grad_cells=grad_cells)))
+    rounding = 2000 * np.finfo(dtype).eps
+    for expected, got in zip(found[:2], found[2:], strict=True):
+        for a, b in zip(got, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=rounding, atol=rounding * max(1, np.abs(b).max()))
+    direction, step = rng.uniform(-1, 1, x.shape), 1e-6
+    ends = [
+        reference.lstm(x + sign * step * direction, weights, state, **how, return_cells=True)[2]
+        for sign in (1, -1)
+    ]
+    slope = ((ends[0] - ends[1]) / (2 * step) * grads[1]).sum()
+    np.testing.assert_allclose((found[0][0] * direction).sum(), slope, rtol=1e-6, atol=1e-8)
+
+
+def test_gradients_of_every_cell_for_any_team() -> None:
+    x, weights, _ = make(np.random.default_rng(5), "lstm", 6, 5, 8, 200)
+    x, weights = cast([x, weights], np.float32)
+    mask = np.arange(30).reshape(6, 5) % 4 != 1
+    results = []
+    for _ in thread_counts():
+        _, _, cells, kept = kernels.lstm(
+            x, weights, mask=mask, return_cells=True, return_workspace=True
+        )
+        results.append(flat(kernels.lstm_backward(None, None, kept, grad_cells=cells)))
+    for other in results[1:]:
+        for a, b in zip(other, results[0], strict=True):
+            assert_same_bits(a, b)

@@ -52,6 +52,41 @@ def test_same_bits_and_same_types() -> None:
         assert np.array_equal(before.data, after.data)
 
 
+@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU"])
+@pytest.mark.parametrize("steps", [1, 5])
+def test_recurrent_layers(name: str, steps: int) -> None:
+    layer = getattr(nn, name)(5, 20, 2, bidirectional=True, dropout=0.3).eval()
+    cell = getattr(nn, name + "Cell")(5, 20).eval()
+    x = np.random.default_rng(1).standard_normal((steps, 3, 5)).astype(np.float32)
+
+    def call() -> list[Any]:
+        with ann.no_grad():
+            y, last = layer(ann.Tensor(x))
+            step = cell(ann.Tensor(x[0]))
+        parts = [last, step]
+        return [y.data] + [
+            t.data for part in parts for t in (part if isinstance(part, tuple) else (part,))
+        ]
+
+    expected = call()
+    pack_weights(layer)
+    pack_weights(cell)
+    held = [module._packed.data.nbytes for module in (layer, cell)]
+    for _ in range(2):
+        for a, b in zip(call(), expected, strict=True):
+            assert np.array_equal(a, b)
+    for module, former in zip((layer, cell), held, strict=True):
+        assert module._packed.data.nbytes > former
+    y, _ = layer(ann.Tensor(x))  # recorded, with the weights themselves
+    y.sum().backward()
+    assert all(p.grad is not None for p in layer.parameters())
+    with pytest.raises(ValueError, match="read-only"):
+        layer.weight_hh_l1.data[0, 0] = 1
+    layer.weight_hh_l1.data = layer.weight_hh_l1.data * 0
+    assert not np.array_equal(call()[0], expected[0])
+    assert layer._packed is None
+
+
 def test_packed_weights_are_used() -> None:
     layer = pack_weights(nn.Linear(4, 3).eval())
     assert layer.packed_weight() is layer.weight  # gradients are recorded

@@ -107,6 +107,52 @@ def test_cells_of_other_activations():
     np.testing.assert_allclose(cell(x).data, expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("RNNCell", {"nonlinearity": "softplus", "clip": 0.5, "layer_norm": True}),
+        (
+            "LSTMCell",
+            {"recurrent_activation": "hardsigmoid", "output_activation": "relu"}
+            | {"peepholes": True, "input_forget": True, "clip": 0.7, "cell_clip": 0.4},
+        ),
+        ("LSTMCell", {"peepholes": True, "layer_norm": True, "layer_norm_eps": 1e-3}),
+        ("GRUCell", {"reset_after": False, "activation": "relu", "clip": 0.6}),
+        ("GRUCell", {"recurrent_activation": "hardsigmoid", "layer_norm": True}),
+    ],
+)
+def test_options_of_cells_reach_the_kernel_and_its_gradient(name, options):
+    cell = getattr(nn, name)(4, 6, dtype=float, **options)
+    assert ("layer_norm=True" in repr(cell)) is ("layer_norm" in options)
+    rng = np.random.default_rng(12)
+    for parameter in cell.parameters():
+        parameter.data = rng.standard_normal(parameter.shape)
+    x, named = rng.standard_normal((3, 4)), {k: p.data for k, p in cell.named_parameters()}
+    how = dict(options)
+    if "peepholes" in options:
+        how["peepholes"] = named["weight_peephole"]
+    if "layer_norm" in options:
+        how["layer_norm"] = [a for key, a in named.items() if "norm" in key]
+    weights = [named[key] for key in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+    state = [rng.standard_normal((3, 6)) for _ in range(2 if name == "LSTMCell" else 1)]
+    state = tuple(state) if len(state) > 1 else state[0]
+    op = name.lower().replace("cell", "_cell")
+    expected, kept = getattr(reference, op)(x, weights, state, **how, return_workspace=True)
+    new = cell(x, state)
+    for a, b in zip(parts(new), parts(expected), strict=True):
+        np.testing.assert_allclose(a.data, b, rtol=1e-11)
+    parts(new)[0].sum().backward()
+    ones = np.ones((3, 6))
+    grad = (ones, None) if name == "LSTMCell" else ones
+    _, _, of_weights, *more = getattr(reference, f"{op}_backward")(grad, kept)
+    extra = [g for part in more for g in (part if isinstance(part, list | tuple) else [part])]
+    grads = dict(zip(("weight_ih", "weight_hh", "bias_ih", "bias_hh"), of_weights, strict=True))
+    keys = [key for key in named if "peephole" in key] + [key for key in named if "norm" in key]
+    grads |= dict(zip(keys, extra, strict=True))
+    for key, parameter in cell.named_parameters():
+        np.testing.assert_allclose(parameter.grad, grads[key], rtol=1e-8, atol=1e-10, err_msg=key)
+
+
 def test_initial_parameters_are_torchs_distribution():
     _ = ann.manual_seed(0)
     for layer in (nn.GRU(3, 100), nn.LSTMCell(3, 100)):
@@ -279,6 +325,25 @@ def test_stateful(name):
     assert not any("state" in key for key in layer.state_dict())
 
 
+def test_every_cell_of_an_lstm():
+    layer = nn.LSTM(3, 5, 2, bidirectional=True, proj_size=2, batch_first=True, dtype=float)
+    x = np.random.default_rng(14).standard_normal((4, 6, 3))
+    weights, lengths = [p.data for p in layer.parameters()], [6, 0, 3, 5]
+    how = {"num_layers": 2, "bidirectional": True, "batch_first": True, "lengths": lengths}
+    *_, expected, kept = reference.lstm(x, weights, **how, return_cells=True, return_workspace=True)
+    leaf = Tensor(x, requires_grad=True)
+    y, last, cells = layer(leaf, lengths=lengths, return_cells=True)
+    assert len(layer(leaf, lengths=lengths)) == 2
+    np.testing.assert_allclose(cells.data, expected, rtol=1e-10, atol=1e-13)
+    (y.sum() + (cells * cells).sum() + last[1].sum()).backward()
+    grad_x, _, grads = reference.lstm_backward(
+        np.ones_like(y.data), (None, np.ones((4, 4, 5))), kept, grad_cells=2 * expected
+    )
+    np.testing.assert_allclose(leaf.grad, grad_x, rtol=1e-9, atol=1e-12)
+    for parameter, grad in zip(layer.parameters(), grads, strict=True):
+        np.testing.assert_allclose(parameter.grad, grad, rtol=1e-9, atol=1e-11)
+
+
 def test_state_carried_in_pieces():
     layer = nn.LSTM(4, 6, 2)
     x = np.random.default_rng(6).standard_normal((7, 3, 4)).astype(np.float32)
@@ -349,6 +414,14 @@ def test_changed_weights_are_noticed():
             r"\[GRU\] layer_norm: expected reset_after=True",
         ),
         ("RNNCell", (3, 4), {"nonlinearity": "no"}, r"\[RNNCell\] nonlinearity: expected one of"),
+        ("LSTMCell", (3, 4), {"cell_clip": 0.0}, r"\[LSTMCell\] cell_clip: expected a finite"),
+        ("GRUCell", (3, 4), {"activation": "no"}, r"\[GRUCell\] activation: expected one of"),
+        (
+            "GRUCell",
+            (3, 4),
+            {"layer_norm": True, "reset_after": False},
+            r"\[GRUCell\] layer_norm: expected reset_after=True",
+        ),
         ("GRUCell", (3, 0), {}, r"\[GRUCell\] hidden_size: expected an int of at least 1"),
     ],
 )

@@ -10,6 +10,7 @@ from arraynn.autograd.tape import (
     Array,
     Grads,
     Node,
+    Variable,
     array_of,
     edge_of,
     guard,
@@ -37,9 +38,10 @@ class _RecurrentNode(Node):
         """Name of the operation in messages."""
         return self.op
 
-    def call(self, *grads: Any) -> tuple[Array | None, ...]:
+    def call(self, *grads: Any, **cells: Any) -> tuple[Array | None, ...]:
         """Call the backward kernel and return its gradients in the order of the edges."""
-        grad_x, states, weights, *more = getattr(K, f"{self.op}_backward")(*grads, self.saved[0])
+        kernel = getattr(K, f"{self.op}_backward")
+        grad_x, states, weights, *more = kernel(*grads, self.saved[0], **cells)
         # A cell's peephole is one array, a sequence's one for each layer and direction.
         return (
             grad_x,
@@ -50,12 +52,14 @@ class _RecurrentNode(Node):
 
 
 class SequenceNode(_RecurrentNode):
-    """y and the final state."""
+    """y, the final state and, of an LSTM that was asked for it, every c."""
 
     __slots__ = ()
 
     def backward(self, grad: Any) -> tuple[Array | None, ...]:
         grad_y, *states = grad.parts
+        if self.op == "lstm" and len(states) > 2:
+            return self.call(grad_y, tuple(states[:2]), grad_cells=states[2])
         return self.call(grad_y, _as_state(states))
 
 
@@ -77,6 +81,12 @@ def _as_state(parts: Sequence[Any]) -> Any:
     return tuple(parts) if len(parts) > 1 else parts[0]
 
 
+def _packed_of(weights: Any) -> K.PackedWeights | None:
+    """Return packed weights, which are constants; None for a list."""
+    data = weights.data if isinstance(weights, Variable) else weights
+    return data if isinstance(data, K.PackedWeights) else None
+
+
 def _run(
     node_class: type[_RecurrentNode],
     op: str,
@@ -89,12 +99,14 @@ def _run(
 ) -> tuple[Any, _RecurrentNode | None]:
     """Call the kernel; returns what it returned without the workspace, and the node."""
     states = () if state is None else tuple(_listed(state))
-    inputs = (x, *states, *weights, *(peepholes or ()), *(layer_norm or ()))
+    packed = _packed_of(weights)
+    listed = () if packed is not None else weights
+    inputs = (x, *states, *listed, *(peepholes or ()), *(layer_norm or ()))
     if layer_norm is not None:
         call["layer_norm"] = [array_of(g) for g in layer_norm]
     arguments = (
         array_of(x),
-        [array_of(w) for w in weights],
+        packed if packed is not None else [array_of(w) for w in weights],
         None if state is None else _as_state([array_of(s) for s in states]),
     )
     kernel = getattr(K, op)
@@ -102,8 +114,11 @@ def _run(
         return kernel(*arguments, **call), None
     *found, workspace = kernel(*arguments, return_workspace=True, **call)
     edges = [edge_of(value) for value in inputs]
+    slots = 2 if op.startswith("lstm") else 1
     if state is None:
-        edges[1:1] = [None] * (2 if op.startswith("lstm") else 1)
+        edges[1:1] = [None] * slots
+    if packed is not None:
+        edges[1 + slots : 1 + slots] = [None] * len(packed.shapes)
     node = node_class(tuple(edges), (workspace,), guard(*inputs))
     node.op = op
     return found if len(found) > 1 else found[0], node
@@ -118,19 +133,22 @@ def sequence(
     peepholes: Sequence[Any] | None = None,
     layer_norm: Sequence[Any] | None = None,
     **options: Any,
-) -> tuple[Any, Any]:
+) -> tuple[Any, ...]:
     """Return y and the final state of the kernel ``op``, differentiable in all arrays given.
 
     ``options`` are what the kernel takes beyond the arrays; the state is h, or (h, c) of an LSTM.
+    With ``return_cells`` every c comes third.
     """
     call = dict(options)
     if peepholes is not None:
         call["peepholes"] = [array_of(p) for p in peepholes]
-    (y, last), node = _run(SequenceNode, op, x, weights, state, peepholes, layer_norm, call)
-    outputs = make_outputs([y, *_listed(last)], node)
+    found, node = _run(SequenceNode, op, x, weights, state, peepholes, layer_norm, call)
+    y, last, *cells = found
+    outputs = make_outputs([y, *_listed(last), *cells], node)
     if node is not None:
         node.guards += guard(outputs[0])  # the workspace may hold y itself
-    return outputs[0], _as_state(outputs[1:])
+    end = len(outputs) - len(cells)
+    return (outputs[0], _as_state(outputs[1:end]), *outputs[end:])
 
 
 def cell(

@@ -73,7 +73,7 @@ from arraynn.kernels.norm import (
     rms_norm_backward,
 )
 from arraynn.kernels.optim import adam_step, sgd_step
-from arraynn.kernels.packing import PackedWeight, pack
+from arraynn.kernels.packing import PackedWeight, PackedWeights, pack
 from arraynn.kernels.planning import plan
 from arraynn.kernels.pool import (
     avg_pool1d,
@@ -154,6 +154,7 @@ from arraynn.kernels.softmax import (
 
 __all__ = [
     "PackedWeight",
+    "PackedWeights",
     "adam_step",
     "adaptive_avg_pool1d",
     "adaptive_avg_pool1d_backward",

@@ -2,38 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, overload
 
 from numpy.typing import NDArray
 
 from arraynn import _core
-from arraynn._core import PackedWeight
+from arraynn._core import PackedWeight, PackedWeights
 
-__all__ = ["PackedWeight", "pack"]
+__all__ = ["PackedWeight", "PackedWeights", "pack"]
 
 
-def pack(weight: NDArray[Any], op: str) -> PackedWeight:
+@overload
+def pack(weight: NDArray[Any], op: str) -> PackedWeight: ...
+@overload
+def pack(weight: Sequence[NDArray[Any]], op: str) -> PackedWeights: ...
+def pack(weight: Any, op: str) -> Any:
     """Copy a weight for repeated calls of ``op``, which then no longer rearrange it.
 
     The kernels read a weight as panels of a few columns, or as the tiles of a transform. For one
-    call they make these on the way; with few rows or pixels that is much of the time. A packed
-    weight makes each form at the first call that needs it and keeps it. Results have the same bits.
+    call they make these on the way; with few rows, pixels or steps that is much of the time. A
+    packed weight makes each form at the first call that needs it and keeps it. Results have the
+    same bits.
 
     Parameters
     ----------
-    weight : array, float32 or float64
+    weight : array, or list of arrays for a recurrent network; float32 or float64
         In the shape that ``op`` takes. It is copied: later changes of it are not seen.
     op : str
         ``linear``, ``matmul``, ``conv1d``, ``conv2d``, ``conv3d``, ``conv_transpose1d``,
         ``conv_transpose2d`` or ``conv_transpose3d``: the function whose ``weight`` (``b`` of
-        ``matmul``) it becomes, whatever the other arguments of the calls are.
+        ``matmul``) it becomes, whatever the other arguments of the calls are. With ``rnn``,
+        ``lstm`` or ``gru`` the list becomes the ``weights`` of that function and of its cell.
 
     Returns
     -------
-    PackedWeight
-        With ``op``, ``shape``, ``dtype`` and ``nbytes``, the bytes held now: the copy and the forms
-        made so far, each about as large as the weight, Winograd's 4 times. Several threads may
-        call with one.
+    PackedWeight, or PackedWeights of a list
+        With ``op``, ``shape`` (``shapes``), ``dtype`` and ``nbytes``, the bytes held now: the copy
+        and the forms made so far, each about as large as the weight, Winograd's 4 times. Several
+        threads may call with one.
 
     Raises
     ------

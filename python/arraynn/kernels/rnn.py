@@ -8,6 +8,7 @@ from typing import Any
 from numpy.typing import ArrayLike, NDArray
 
 from arraynn import _core
+from arraynn._core import PackedWeights
 
 __all__ = ["gru", "gru_backward", "lstm", "lstm_backward", "rnn", "rnn_backward"]
 
@@ -17,7 +18,7 @@ Arrays = Sequence[Array]
 
 def rnn(
     x: Array,
-    weights: Arrays,
+    weights: Arrays | PackedWeights,
     h0: Array | None = None,
     *,
     nonlinearity: str = "tanh",
@@ -48,9 +49,10 @@ def rnn(
     weights : list of arrays
         PyTorch's flat list: for layer 0 forward, layer 0 backward, layer 1 forward, ... w_ih
         (H, I), w_hh (H, H) and no, one (b_ih) or two (b_ih, b_hh) biases (H). The input of a
-        later layer has ``directions * H`` elements.
+        later layer has ``directions * H`` elements. Or that list from :func:`pack`.
     h0 : array of shape (layers * directions, B, H), optional
-        The first state, zeros when not given; without the axis B for one sample.
+        The first state, without the axis B for one sample. Zeros when not given; the first step
+        then does without w_hh.
     nonlinearity : str
         f: ``"tanh"``, ``"relu"`` or another name of an ``activation=`` argument.
     num_layers : int
@@ -187,7 +189,7 @@ def rnn_backward(grad_y: Array | None, grad_state: Array | None, workspace: Any)
 
 def lstm(
     x: Array,
-    weights: Arrays,
+    weights: Arrays | PackedWeights,
     state: tuple[Array, Array] | None = None,
     *,
     activation: str = "tanh",
@@ -314,6 +316,8 @@ def lstm_backward(
     grad_y: Array | None,
     grad_state: tuple[Array | None, Array | None] | None,
     workspace: Any,
+    *,
+    grad_cells: Array | None = None,
 ) -> tuple[Any, ...]:
     """Gradients of :func:`lstm`.
 
@@ -324,6 +328,8 @@ def lstm_backward(
         Either of the two may be None as well.
     workspace : object
         What :func:`lstm` returned.
+    grad_cells : array of the shape of cells, or None for zeros
+        Past the end of a sample it is not looked at.
 
     Returns
     -------
@@ -351,12 +357,12 @@ def lstm_backward(
     >>> grad_c0[0, 0], grad_w_ih.shape
     (array([0.484375, 0.484375, 0.484375, 0.484375]), (16, 3))
     """
-    return _core.lstm_backward(grad_y, grad_state, workspace)
+    return _core.lstm_backward(grad_y, grad_state, workspace, grad_cells)
 
 
 def gru(
     x: Array,
-    weights: Arrays,
+    weights: Arrays | PackedWeights,
     h0: Array | None = None,
     *,
     activation: str = "tanh",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from arraynn import _core
+from arraynn._core import PackedWeights
 from arraynn.kernels.rnn import Array, Arrays
 
 __all__ = [
@@ -19,7 +20,7 @@ __all__ = [
 
 def rnn_cell(
     x: Array,
-    weights: Arrays,
+    weights: Arrays | PackedWeights,
     h0: Array | None = None,
     *,
     nonlinearity: str = "tanh",
@@ -104,7 +105,7 @@ def rnn_cell_backward(grad_h: Array, workspace: Any) -> tuple[Any, ...]:
 
 def lstm_cell(
     x: Array,
-    weights: Arrays,
+    weights: Arrays | PackedWeights,
     state: tuple[Array, Array] | None = None,
     *,
     activation: str = "tanh",
@@ -211,7 +212,7 @@ def lstm_cell_backward(
 
 def gru_cell(
     x: Array,
-    weights: Arrays,
+    weights: Arrays | PackedWeights,
     h0: Array | None = None,
     *,
     activation: str = "tanh",

@@ -24,7 +24,8 @@ def _apply(
 ) -> Any:
     if _has_tensor(input, weights, state, options.get("peepholes"), options.get("layer_norm")):
         return tape_function(op, input, weights, state, **options)
-    return getattr(K, op)(input, list(weights), state, **options)
+    given = weights if isinstance(weights, K.PackedWeights) else list(weights)
+    return getattr(K, op)(input, given, state, **options)
 
 
 def rnn(input: Any, weights: Sequence[Any], h0: Any = None, **options: Any) -> Any:
@@ -34,7 +35,8 @@ def rnn(input: Any, weights: Sequence[Any], h0: Any = None, **options: Any) -> A
     ----------
     input : Tensor or array, (T, B, I), (B, T, I) with ``batch_first=True``, or (T, I)
     weights : list of Tensors or arrays
-        PyTorch's flat list, layer by layer and direction by direction.
+        PyTorch's flat list, layer by layer and direction by direction, or what
+        :func:`arraynn.kernels.pack` made of arrays.
     h0 : Tensor or array, (layers * directions, B, H), optional
         Zeros when None.
     **options
@@ -58,8 +60,9 @@ def rnn(input: Any, weights: Sequence[Any], h0: Any = None, **options: Any) -> A
 def lstm(input: Any, weights: Sequence[Any], state: Any = None, **options: Any) -> Any:
     """Return y and (h_n, c_n) of an LSTM over a sequence.
 
-    ``options`` are those of :func:`arraynn.kernels.lstm`, ``return_workspace`` and
-    ``return_cells`` left out; ``state`` is the pair (h0, c0); the rest is as for :func:`rnn`.
+    ``options`` are those of :func:`arraynn.kernels.lstm`, ``return_workspace`` left out; with
+    ``return_cells`` every c of the last layer comes third. ``state`` is the pair (h0, c0); the
+    rest is as for :func:`rnn`.
     """
     return _apply(tape.sequence, "lstm", input, weights, state, options)
 

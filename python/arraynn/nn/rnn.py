@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import warnings
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,23 +11,17 @@ import numpy as np
 from arraynn.autograd.tape import array_of
 from arraynn.nn import _random, init
 from arraynn.nn import functional as F
-from arraynn.nn.module import Module, Parameter, check_floating, check_positive
-from arraynn.nn.rnn_cell import check_activations, fill
+from arraynn.nn.module import Parameter, check_floating, check_positive
+from arraynn.nn.packing import PackableNetwork
+from arraynn.nn.rnn_cell import check_activations, check_clip, fill
 
 __all__ = ["GRU", "LSTM", "RNN"]
 
 
-def _check_clip(op: str, **limits: float | None) -> None:
-    for name, value in limits.items():
-        if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"[{op}] {name}: expected a finite number > 0 or None, got {value}")
-
-
-class _Recurrent(Module):
+class _Recurrent(PackableNetwork):
     """What the three sequence layers share."""
 
     _kernel: ClassVar[str]
-    _gates: ClassVar[int]
 
     def _build(
         self,
@@ -123,6 +117,9 @@ class _Recurrent(Module):
         """Forget the state that a stateful layer carries on: the next call begins with zeros."""
         self._state = None
 
+    def _to_pack(self) -> Sequence[Parameter]:
+        return [getattr(self, name) for name in self._weight_names]
+
     def _options(self) -> dict[str, Any]:
         """Options of the kernel beyond those all three have."""
         raise NotImplementedError
@@ -153,7 +150,9 @@ class _Recurrent(Module):
             False: the sequence takes no part in the step, its state passes through, the output
             repeats h.
         """
-        weights = [getattr(self, name) for name in self._weight_names]
+        return self._call(input, hx, lengths, mask)
+
+    def _call(self, input: Any, hx: Any, lengths: Any, mask: Any, **more: Any) -> Any:
         norms: dict[str, Any] = {}
         if self.layer_norm:
             norms = {
@@ -162,9 +161,9 @@ class _Recurrent(Module):
             }
         if hx is None and self.stateful:
             hx = self._state
-        output, last = getattr(F, self._kernel)(
+        output, last, *cells = getattr(F, self._kernel)(
             input,
-            weights,
+            self.packed_weights(),
             hx,
             num_layers=self.num_layers,
             bidirectional=self.bidirectional,
@@ -175,11 +174,12 @@ class _Recurrent(Module):
             **norms,
             **self._drawn(),
             **self._options(),
+            **more,
         )
         if self.stateful:
             parts = [part.detach() for part in (last if isinstance(last, tuple) else (last,))]
             self._state = tuple(parts) if len(parts) > 1 else parts[0]
-        return output, last
+        return (output, last, *cells)
 
     def extra_repr(self) -> str:
         """Return the sizes and the options that differ from their defaults."""
@@ -287,7 +287,7 @@ class RNN(_Recurrent):
     ) -> None:
         super().__init__()
         check_activations("RNN", nonlinearity=nonlinearity)
-        _check_clip("RNN", clip=clip)
+        check_clip("RNN", clip=clip)
         self.nonlinearity = nonlinearity
         self.clip = clip
         random = {
@@ -383,7 +383,7 @@ class LSTM(_Recurrent):
             recurrent_activation=recurrent_activation,
             output_activation=output_activation,
         )
-        _check_clip("LSTM", clip=clip, cell_clip=cell_clip)
+        check_clip("LSTM", clip=clip, cell_clip=cell_clip)
         self.activation = activation
         self.recurrent_activation = recurrent_activation
         self.output_activation = output_activation
@@ -412,6 +412,27 @@ class LSTM(_Recurrent):
             "clip": self.clip,
             "cell_clip": self.cell_clip,
         }
+
+    def forward(
+        self,
+        input: Any,
+        hx: Any = None,
+        *,
+        lengths: Any = None,
+        mask: Any = None,
+        return_cells: bool = False,
+    ) -> Any:
+        """Apply the layer; returns (output, (h_n, c_n)), and every c with `return_cells`.
+
+        Parameters
+        ----------
+        input, hx, lengths, mask
+            As for :class:`RNN`; `hx` is the pair (h_0, c_0).
+        return_cells : bool
+            Whether every c of the last layer comes third, of the shape of the output with
+            hidden_size in place of proj_size.
+        """
+        return self._call(input, hx, lengths, mask, return_cells=return_cells)
 
 
 class GRU(_Recurrent):
@@ -471,7 +492,7 @@ dtype
     ) -> None:
         super().__init__()
         check_activations("GRU", activation=activation, recurrent_activation=recurrent_activation)
-        _check_clip("GRU", clip=clip)
+        check_clip("GRU", clip=clip)
         if layer_norm and not reset_after:
             raise ValueError("[GRU] layer_norm: expected reset_after=True with layer norms")
         self.activation = activation

@@ -70,6 +70,7 @@ def _scan_backward(
     group: Group,
     reverse: bool,
     extras: Extras = NOTHING,
+    grad_cells: FloatArray | None = None,
 ) -> tuple[FloatArray, State, list[FloatArray], FloatArray]:
     """Undo :func:`_scan`: the gradients of x, the first state, the group and its peephole."""
     steps, batch, _ = grad_y.shape
@@ -79,9 +80,12 @@ def _scan_backward(
     peephole = np.zeros((3, group.w_ih.shape[0] // cell.gates), grad_y.dtype)
     order = range(steps) if reverse else reversed(range(steps))
     for t, (rows, passing, kept) in zip(order, reversed(saved), strict=True):
-        grad_state[0][passing] += grad_y[t, passing]
+        outputs = (grad_y,) if grad_cells is None else (grad_y, grad_cells)
+        for part, given in zip(grad_state, outputs, strict=False):
+            part[passing] += given[t, passing]
         parts = [part[rows] for part in grad_state]
-        parts[0] = parts[0] + grad_y[t, rows]
+        for i, given in enumerate(outputs):
+            parts[i] = parts[i] + given[t, rows]
         passed = [
             unzoned(zone, t, rows, part) for zone, part in zip(extras.zones, parts, strict=False)
         ]
@@ -183,6 +187,7 @@ def _backward(
     grad_y: FloatArray | None,
     grad_state: Sequence[FloatArray | None],
     workspace: Workspace,
+    grad_cells: FloatArray | None = None,
 ) -> tuple[Any, ...]:
     """Undo :func:`_forward`; None stands for zeros.
 
@@ -199,6 +204,7 @@ def _backward(
         grad = np.zeros((steps, batch, len(directions) * sizes[0]), dtype)
     else:
         grad = _time_major(grad_y, *layout)
+    cells = None if grad_cells is None else _time_major(grad_cells, *layout)
     after = tuple(
         np.zeros((len(groups), batch, size), dtype)
         if part is None
@@ -214,15 +220,16 @@ def _backward(
             index = layer * len(directions) + d
             part_y = grad[:, :, d * sizes[0] : (d + 1) * sizes[0]]
             ending = tuple(part[index] for part in after)
+            part_c = None if cells is None else np.split(cells, len(directions), axis=2)[d]
             dx, began, grads[index], peepholes[index] = _scan_backward(
                 cell, part_y, ending, workspace.saved[index], groups[index], backwards,
-                extras[index],
+                extras[index], part_c,
             )  # fmt: skip
             grads[index] = random.weights_back(index, grads[index])
             for part, value in zip(before, began, strict=True):
                 part[index] = value
             total = total + dx
-        grad = total
+        grad, cells = total, None
         if layer and random.dropout:
             grad = dropout_backward(grad, random.dropout, random.seed_of(0, layer - 1))
     if not layout[0]:
@@ -344,13 +351,15 @@ def lstm_backward(
     grad_y: FloatArray | None,
     grad_state: tuple[FloatArray | None, FloatArray | None] | None,
     workspace: Workspace,
+    *,
+    grad_cells: FloatArray | None = None,
 ) -> tuple[Any, ...]:
     """Return grad_x, (grad_h0, grad_c0), the gradients of `weights`.
 
     Then, if there are any, those of `peepholes` and of `layer_norm`.
     """
     states = (None, None) if grad_state is None else grad_state
-    return _backward(grad_y, states, workspace)
+    return _backward(grad_y, states, workspace, grad_cells)
 
 
 @quiet
