@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "bind/binders.hpp"
+#include "bind/call.hpp"
 
 namespace arraynn {
 namespace {
@@ -21,7 +22,7 @@ int weight_ndim(const std::string& op) {
   return 0;
 }
 
-std::unique_ptr<PackedWeight> pack(py::handle weight_in, py::handle op_in) {
+py::object pack(py::handle weight_in, py::handle op_in) {
   constexpr const char* kOp = "pack";
   std::string op = take_str(kOp, "op", op_in);
   const int ndim = weight_ndim(op);
@@ -37,7 +38,7 @@ std::unique_ptr<PackedWeight> pack(py::handle weight_in, py::handle op_in) {
   auto packed = std::make_unique<PackedWeight>();
   packed->op = std::move(op);
   packed->weight = take(kOp, "weight", weight.owner.attr("copy")());
-  return packed;
+  return py::cast(std::move(packed));
 }
 
 }  // namespace
@@ -56,7 +57,7 @@ Weight take_weight(const char* op, const char* arg, py::handle h, Layout layout,
 
 void bind_packed_weight(py::module_& m) {
   const auto type =
-      py::class_<PackedWeight>(m, "PackedWeight",
+      py::class_<PackedWeight>(m, "PackedWeight", py::module_local(),
                                py::metaclass(reinterpret_cast<PyObject*>(&PyType_Type)))
           .def_readonly("op", &PackedWeight::op)
           .def_property_readonly("shape",
@@ -67,7 +68,7 @@ void bind_packed_weight(py::module_& m) {
             return p.weight.owner.attr("nbytes").cast<std::int64_t>() + p.forms.bytes();
           });
   packed_type = reinterpret_cast<PyTypeObject*>(type.ptr());
-  m.def("pack", &pack);
+  def(m, "pack", &pack);
 }
 
 }  // namespace arraynn
