@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Compile every .cu file for one architecture, warnings as errors, and read what ptxas reports.
 
-A kernel may not spill, and may not use more registers than its blocks per multiprocessor allow: a
-persistent grid would no longer be resident at once. `python3 .ci/cuda_check.py [DIRECTORY]` keeps
-the reports in DIRECTORY. Exits with 1 when a file or a kernel fails, with 0 where there is no nvcc.
+A kernel may not spill, and may not use more registers or shared memory than its blocks per
+multiprocessor allow: a persistent grid would no longer be resident at once.
+`python3 .ci/cuda_check.py [DIRECTORY]` keeps the reports in DIRECTORY. Exits with 1 when a file or
+a kernel fails, with 0 where there is no nvcc.
 """
 
 from __future__ import annotations
@@ -23,6 +24,11 @@ FLAGS = [
 ]
 #: Most registers of a thread, by kernel: 65536 registers over the threads that are to be resident.
 REGISTERS = {
+    "gemm_kernel": 128,  # 2 blocks of 256, or 8 of 64
+    "column_sums_kernel": 64,
+    "conv_kernel": 128,  # as gemm_kernel
+    "stencil_kernel": 64,  # 4 blocks of 256
+    "plane_sums_kernel": 64,
     "activation_kernel": 64,  # 4 blocks of 256
     "activation_backward_kernel": 64,
     "dropout_kernel": 32,  # 8 blocks of 256
@@ -30,6 +36,11 @@ REGISTERS = {
     "sgd_kernel": 64,
     "square_sum_kernel": 64,
     "clip_kernel": 64,
+}
+#: Most bytes of static shared memory of a block, by kernel; others have at most 4096.
+SHARED = {
+    "gemm_kernel": 40960,  # two stages of 128 x 16 and 16 x 128 float32 with their padding
+    "conv_kernel": 40960,
 }
 #: Kernels that may spill, with the reason. None so far.
 SPILLS: dict[str, str] = {}
@@ -43,8 +54,8 @@ def compile_file(path: Path, logs: Path) -> tuple[Path, int, str]:
     return path, done.returncode, done.stdout + done.stderr
 
 
-def kernels(report: str) -> list[tuple[str, int, int]]:
-    """Return (name, registers, bytes spilt) of every kernel in a report."""
+def kernels(report: str) -> list[tuple[str, int, int, int]]:
+    """Return (name, registers, bytes spilt, bytes of shared memory) of every kernel in a report."""
     found = []
     name, spilt = "", 0
     for line in report.splitlines():
@@ -52,10 +63,12 @@ def kernels(report: str) -> list[tuple[str, int, int]]:
             mangled = match[1]
             names = [n for n in REGISTERS if f"{len(n)}{n}" in mangled]
             name = names[0] if names else mangled
+            spilt = 0
         elif match := re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", line):
-            spilt = int(match[1]) + int(match[2])
+            spilt += int(match[1]) + int(match[2])  # of the kernel and of what it calls
         elif match := re.search(r"Used (\d+) registers", line):
-            found.append((name, int(match[1]), spilt))
+            shared = re.search(r"(\d+) bytes smem", line)
+            found.append((name, int(match[1]), spilt, int(shared[1]) if shared else 0))
     return found
 
 
@@ -73,13 +86,15 @@ def main() -> int:
         for path, code, report in pool.map(lambda p: compile_file(p, logs), sources):
             if code != 0:
                 failures.append(f"{path.relative_to(ROOT)}: nvcc failed\n{report}")
-            for name, registers, spilt in kernels(report):
+            for name, registers, spilt, shared in kernels(report):
                 count += 1
                 most[name] = max(most.get(name, 0), registers)
                 if name not in REGISTERS:
                     failures.append(f"{name}: no line in REGISTERS")
                 elif registers > REGISTERS[name]:
                     failures.append(f"{name}: {registers} registers, at most {REGISTERS[name]}")
+                if shared > SHARED.get(name, 4096):
+                    failures.append(f"{name}: {shared} bytes of shared memory")
                 if spilt and name not in SPILLS:
                     failures.append(f"{name}: spills {spilt} bytes")
     for name in REGISTERS:

@@ -43,6 +43,8 @@ class Case:
     #: The probe of set 0 after one call, and what it must be.
     answer: Callable[[str], tuple[Any, Any]]
     microseconds: dict[str, float] = field(default_factory=dict)
+    flop: float = 0.0  # of one call, where arithmetic is what bounds it
+    floor: float = 1e-3  # errors are relative to the answer, or to this where it is smaller
 
 
 def libraries() -> tuple[Any, Any]:
@@ -180,7 +182,7 @@ def prove(case: Case) -> None:
         if candidate == "arraynn":
             call(0)
             got, expected = case.answer(candidate)
-            scale = np.maximum(np.abs(expected), 1e-3)
+            scale = np.maximum(np.abs(expected), case.floor)
             worst = float(np.max(np.abs(got.astype(np.float64) - expected) / scale))
             if not worst < TOLERANCES[got.dtype.name]:
                 raise SystemExit(f"{case.name}: error {worst:.3g} of {candidate}")
@@ -264,6 +266,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not ann.cuda.is_available():
         print("no GPU, no CuPy, or no CUDA kernels in this build", file=sys.stderr)
         return 1
+    from bench import gpu_products
+
     cupy, torch = libraries()
     rate = copy_rate(cupy)
     makers: list[Callable[[], list[Case]]] = [
@@ -273,6 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lambda: [adam_case(cupy, torch, [1 << 26], "1 tensor of 67M")],
         lambda: [adam_case(cupy, torch, [100_003] * 700, "700 tensors of 100003")],
         lambda: [adam_case(cupy, torch, [1009] * 700, "700 tensors of 1009")],
+        *gpu_products.makers(cupy, torch),
     ]
     for half in sixteen_bits(cupy):
         makers += [
@@ -291,12 +296,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ratio = min(peers.values()) / ours if peers else float("nan")
             bandwidth = case.bytes / ours * 1e6
             rest = {k: round(v, 2) for k, v in case.microseconds.items() if k != "arraynn"}
+            if case.flop:
+                rest["TFLOP/s"] = round(case.flop / ours * 1e-6, 1)
             print(
                 f"{case.name:40} {ours:9.2f} {bandwidth / 1e9:6.0f} {bandwidth / rate:6.0%} "
                 f"{ratio:6.2f}  {rest}",
                 flush=True,
             )
-            rows.append({"name": case.name, "bytes": case.bytes, "us": case.microseconds})
+            rows.append(
+                {
+                    "name": case.name,
+                    "bytes": case.bytes,
+                    "flop": case.flop,
+                    "us": case.microseconds,
+                }
+            )
         cupy.get_default_memory_pool().free_all_blocks()
     calls = overheads(cupy, torch)
     for name, microseconds in calls.items():

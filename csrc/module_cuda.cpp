@@ -8,6 +8,9 @@ PYBIND11_MODULE(ARRAYNN_CUDA_MODULE, m, py::mod_gil_not_used()) {
 #if defined(ARRAYNN_HOST_CUDA)
   arraynn::bind_host_cuda(m);  // the schedules and the kernels of tests/host_cuda
 #endif
+  arraynn::bind_packed_weight(m);
+  arraynn::bind_conv(m);
   arraynn::bind_elementwise(m);
+  arraynn::bind_gemm(m);
   arraynn::bind_optim(m);
 }

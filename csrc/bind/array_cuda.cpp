@@ -10,6 +10,7 @@
 #include "bind/dtypes.hpp"
 #include "bind/extent.hpp"
 #include "core/cuda_call.hpp"
+#include "core/cuda_scratch.hpp"
 
 namespace arraynn {
 namespace {
@@ -205,6 +206,20 @@ py::object Output::finish(const Array& like) {
     return py::module_::import("arraynn._array").attr("wrap_like")(array_, like.foreign);
   }
   return std::move(array_);
+}
+
+cuda::Scratch::Scratch(const char* op, std::int64_t bytes) {
+  if (bytes == 0) return;
+  const py::gil_scoped_acquire gil;
+  TensorView view;
+  owner_ = new_array(op, Dtype::kU8, &bytes, 1, &view).release().ptr();
+  data_ = view.data;
+}
+
+cuda::Scratch::~Scratch() {
+  if (owner_ == nullptr) return;
+  const py::gil_scoped_acquire gil;
+  Py_DECREF(static_cast<PyObject*>(owner_));
 }
 
 }  // namespace arraynn

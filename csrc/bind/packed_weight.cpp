@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "bind/binders.hpp"
+#include "bind/call.hpp"
 
 namespace arraynn {
 namespace {
@@ -98,7 +99,7 @@ PackedWeights* take_packed_weights(const char* op, const char* arg, py::handle h
 
 void bind_packed_weight(py::module_& m) {
   const auto type =
-      py::class_<PackedWeight>(m, "PackedWeight",
+      py::class_<PackedWeight>(m, "PackedWeight", py::module_local(),
                                py::metaclass(reinterpret_cast<PyObject*>(&PyType_Type)))
           .def_readonly("op", &PackedWeight::op)
           .def_property_readonly("shape",
@@ -110,7 +111,7 @@ void bind_packed_weight(py::module_& m) {
           });
   packed_type = reinterpret_cast<PyTypeObject*>(type.ptr());
   const auto list_type =
-      py::class_<PackedWeights>(m, "PackedWeights",
+      py::class_<PackedWeights>(m, "PackedWeights", py::module_local(),
                                 py::metaclass(reinterpret_cast<PyObject*>(&PyType_Type)))
           .def_readonly("op", &PackedWeights::op)
           .def_property_readonly("shapes",
@@ -131,7 +132,7 @@ void bind_packed_weight(py::module_& m) {
             return bytes;
           });
   packed_list_type = reinterpret_cast<PyTypeObject*>(list_type.ptr());
-  m.def("pack", &pack);
+  def(m, "pack", &pack);
 }
 
 }  // namespace arraynn

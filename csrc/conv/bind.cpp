@@ -1,5 +1,6 @@
 #include "bind/array.hpp"
 #include "bind/binders.hpp"
+#include "bind/call.hpp"
 #include "bind/packed_weight.hpp"
 #include "conv/arguments.hpp"
 #include "conv/conv.hpp"
@@ -129,11 +130,11 @@ py::tuple conv_transpose_backward(py::handle grad_in, py::handle x_in, py::handl
 
 template <int kAxes>
 void bind_axes(py::module_& m) {
-  m.def(kConv[kAxes], &conv<kAxes>);
-  m.def(kPlan[kAxes], &conv_plan<kAxes>);
-  m.def(kConvBackward[kAxes], &conv_backward<kAxes>);
-  m.def(kTranspose[kAxes], &conv_transpose<kAxes>);
-  m.def(kTransposeBackward[kAxes], &conv_transpose_backward<kAxes>);
+  def(m, kConv[kAxes], &conv<kAxes>);
+  def(m, kPlan[kAxes], &conv_plan<kAxes>);
+  def(m, kConvBackward[kAxes], &conv_backward<kAxes>);
+  def(m, kTranspose[kAxes], &conv_transpose<kAxes>);
+  def(m, kTransposeBackward[kAxes], &conv_transpose_backward<kAxes>);
 }
 
 }  // namespace

@@ -1,11 +1,11 @@
 #include "bind/array.hpp"
 #include "bind/binders.hpp"
+#include "bind/call.hpp"
 #include "bind/packed_weight.hpp"
-#include "gemm/gemm.hpp"
+#include "gemm/batch.hpp"
 
 #include <algorithm>
 #include <utility>
-#include <vector>
 
 namespace arraynn {
 namespace {
@@ -163,30 +163,36 @@ py::tuple linear_backward(py::handle grad_in, py::handle x_in, py::handle weight
   return py::make_tuple(grads[0], grads[1], grads[2]);
 }
 
-// A 1-d operand becomes a row (a) or a column (b), as in np.matmul.
-py::object two_axes(py::handle h, int axis) {
-  if (!py::isinstance<py::array>(h)) return py::reinterpret_borrow<py::object>(h);
-  const auto array = py::reinterpret_borrow<py::array>(h);
-  return array.ndim() == 1
-             ? array.attr("reshape")(axis == 0 ? py::make_tuple(1, -1) : py::make_tuple(-1, 1))
-             : py::object(array);
+// A 1-d operand becomes a row (axis 0) or a column (axis 1), as in np.matmul.
+Array two_axes(Array array, int axis) {
+  TensorView& v = array.view;
+  if (v.ndim != 1) return array;
+  v.shape[1 - axis] = v.shape[0];
+  v.strides[1 - axis] = v.strides[0];
+  v.shape[axis] = v.strides[axis] = 1;
+  v.ndim = 2;
+  return array;
 }
 
-// Element offset of every product of a batch, broadcast like np.matmul.
-void add_batch_offsets(const TensorView& v, const std::int64_t* batch, int batch_ndim,
-                       std::int64_t BatchItem::* member, std::vector<BatchItem>* items) {
-  const int own = v.ndim - 2;
-  const auto count = static_cast<std::int64_t>(items->size());
-  for (std::int64_t i = 0; i < count; ++i) {
-    std::int64_t rest = i, offset = 0;
-    for (int d = batch_ndim - 1; d >= 0; --d) {
-      const std::int64_t index = rest % batch[d];
-      rest /= batch[d];
-      const int axis = d - (batch_ndim - own);
-      if (axis >= 0 && v.shape[axis] != 1) offset += index * v.strides[axis];
+// The batch of a product, broadcast like np.matmul; its shape goes to `shape`.
+GemmBatch broadcast(const char* op, const TensorView& a, const TensorView& b, std::int64_t* shape) {
+  GemmBatch batch;
+  const int own_a = a.ndim - 2, own_b = b.ndim - 2;
+  batch.ndim = std::max(own_a, own_b);
+  std::int64_t count = 1;
+  for (int d = 0; d < batch.ndim; ++d) {
+    const int da = d - (batch.ndim - own_a), db = d - (batch.ndim - own_b);
+    const std::int64_t na = da >= 0 ? a.shape[da] : 1, nb = db >= 0 ? b.shape[db] : 1;
+    if (na != nb && na != 1 && nb != 1) {
+      fail<ValueError>(op, "b", "expected batch dimensions that broadcast with ",
+                       shape_str(a.shape, own_a), ", got ", shape_str(b.shape, own_b));
     }
-    (*items)[static_cast<std::size_t>(i)].*member = offset;
+    batch.shape[d] = shape[d] = na == 1 ? nb : na;
+    batch.stride_a[d] = na == 1 ? 0 : a.strides[da];
+    batch.stride_b[d] = nb == 1 ? 0 : b.strides[db];
+    count = checked_mul(op, "output", count, shape[d]);
   }
+  return batch;
 }
 
 py::object matmul(py::handle a_in, py::handle b_in, py::handle out_in) {
@@ -196,42 +202,19 @@ py::object matmul(py::handle a_in, py::handle b_in, py::handle out_in) {
   const Array& second = weight.array;
   if (first->ndim == 0) fail<ValueError>(kOp, "a", "expected at least 1 dimension, got 0");
   if (second->ndim == 0) fail<ValueError>(kOp, "b", "expected at least 1 dimension, got 0");
-  const Matrix a = take_matrix(kOp, "a", two_axes(first.owner, 0));
-  const Matrix b = take_matrix(kOp, "b", two_axes(second.owner, 1));
+  const Matrix a = as_matrix(kOp, "a", two_axes(first, 0));
+  const Matrix b = as_matrix(kOp, "b", two_axes(second, 1));
   require_same_dtype(kOp, "b", b.array, "a", a.array);
   if (b.rows != a.cols) {
     fail<ValueError>(kOp, "b", "expected ", a.cols, " rows (a has shape ",
                      shape_str(first->shape, first->ndim), "), got ", b.rows);
   }
-  const int a_batch = a.array->ndim - 2, b_batch = b.array->ndim - 2;
-  const int batch_ndim = std::max(a_batch, b_batch);
   std::int64_t shape[kMaxDims];
-  std::int64_t count = 1;
-  for (int d = 0; d < batch_ndim; ++d) {
-    const int da = d - (batch_ndim - a_batch), db = d - (batch_ndim - b_batch);
-    const std::int64_t na = da >= 0 ? a.array->shape[da] : 1, nb = db >= 0 ? b.array->shape[db] : 1;
-    if (na != nb && na != 1 && nb != 1) {
-      fail<ValueError>(kOp, "b", "expected batch dimensions that broadcast with ",
-                       shape_str(a.array->shape, a_batch), ", got ",
-                       shape_str(b.array->shape, b_batch));
-    }
-    shape[d] = na == 1 ? nb : na;
-    count = checked_mul(kOp, "output", count, shape[d]);
-  }
-  int ndim = batch_ndim;
+  const GemmBatch batch = broadcast(kOp, a.array.view, b.array.view, shape);
+  int ndim = batch.ndim;
   if (first->ndim > 1) shape[ndim++] = a.rows;
   if (second->ndim > 1) shape[ndim++] = b.cols;
   Output out(kOp, out_in, a.array->dtype, shape, ndim, {&a.array, &b.array});
-  // Offsets are made only for a batch that has work: an empty one may have any extent.
-  std::vector<BatchItem> items(static_cast<std::size_t>(a.rows == 0 || b.cols == 0 ? 0 : count),
-                               BatchItem{0, 0, 0});
-  if (count > 1 && !items.empty()) {
-    add_batch_offsets(a.array.view, shape, batch_ndim, &BatchItem::a, &items);
-    add_batch_offsets(b.array.view, shape, batch_ndim, &BatchItem::b, &items);
-    for (std::size_t i = 0; i < items.size(); ++i) {
-      items[i].c = static_cast<std::int64_t>(i) * a.rows * b.cols;
-    }
-  }
   dispatch_float(a.array->dtype, [&](auto tag) {
     using T = decltype(tag);
     GemmProblem<T> g{a.rows,
@@ -248,7 +231,7 @@ py::object matmul(py::handle a_in, py::handle b_in, py::handle out_in) {
                      {}};
     const py::gil_scoped_release nogil;
     if (weight.forms != nullptr) use_packed(kOp, weight.forms, Operand::kB, &g);
-    gemm_batch(kOp, g, items.data(), static_cast<std::int64_t>(items.size()));
+    gemm_batch(kOp, g, batch);
   });
   return out.finish(first);
 }
@@ -256,9 +239,9 @@ py::object matmul(py::handle a_in, py::handle b_in, py::handle out_in) {
 }  // namespace
 
 void bind_gemm(py::module_& m) {
-  m.def("linear", &linear);
-  m.def("linear_backward", &linear_backward);
-  m.def("matmul", &matmul);
+  def(m, "linear", &linear);
+  def(m, "linear_backward", &linear_backward);
+  def(m, "matmul", &matmul);
 }
 
 }  // namespace arraynn

@@ -1,8 +1,11 @@
 #include "gemm/gemm.hpp"
 
+#include <vector>
+
 #include "core/arena.hpp"
 #include "core/index.hpp"
 #include "core/parallel.hpp"
+#include "gemm/batch.hpp"
 
 namespace arraynn {
 namespace {
@@ -66,6 +69,27 @@ void run_batch(const char* op, const GemmProblem<T>& p, const BatchItem* items,
 }
 
 template <class T>
+void run_broadcast(const char* op, const GemmProblem<T>& p, const GemmBatch& batch) {
+  if (p.m == 0 || p.n == 0)
+    return;  // offsets are made only where there is work: an extent may be any
+  std::int64_t count = 1;
+  for (int d = 0; d < batch.ndim; ++d) count *= batch.shape[d];
+  std::vector<BatchItem> items(static_cast<std::size_t>(count));
+  for (std::int64_t i = 0; i < count; ++i) {
+    BatchItem item{0, 0, i * p.m * p.n};
+    std::int64_t rest = i;
+    for (int d = batch.ndim - 1; d >= 0; --d) {
+      const std::int64_t index = rest % batch.shape[d];
+      rest /= batch.shape[d];
+      item.a += index * batch.stride_a[d];
+      item.b += index * batch.stride_b[d];
+    }
+    items[static_cast<std::size_t>(i)] = item;
+  }
+  run_batch(op, p, items.data(), count);
+}
+
+template <class T>
 void packed(const char* op, PreparedWeight* weight, Operand operand, GemmProblem<T>* p) {
   const auto pack = Entry<T>::pack();
   T* const none = nullptr;
@@ -116,6 +140,13 @@ void gemm_batch(const char* op, const GemmProblem<float>& p, const BatchItem* it
 void gemm_batch(const char* op, const GemmProblem<double>& p, const BatchItem* items,
                 std::int64_t count) {
   run_batch(op, p, items, count);
+}
+
+void gemm_batch(const char* op, const GemmProblem<float>& p, const GemmBatch& batch) {
+  run_broadcast(op, p, batch);
+}
+void gemm_batch(const char* op, const GemmProblem<double>& p, const GemmBatch& batch) {
+  run_broadcast(op, p, batch);
 }
 
 void column_sums(const float* x, std::int64_t m, std::int64_t n, float* out) {

@@ -14,6 +14,17 @@ ARRAYNN_PTX_FUNCTION void cp_async_cg_16(void* shared, const void* global, int s
                    "l"(global), "r"(source_bytes) : "memory"));
 }
 
+// cp.async.ca.shared.global [shared], [global], kBytes, source_bytes: the same for 4 or 8 bytes, at multiples
+// of them.
+template <int kBytes>
+ARRAYNN_PTX_FUNCTION void cp_async_ca(void* shared, const void* global, int source_bytes = kBytes) {
+  static_assert(kBytes == 4 || kBytes == 8);
+  ARRAYNN_PTX(
+      host_ptx::cp_async(shared, global, kBytes, source_bytes),
+      asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared_address(shared)),
+                   "l"(global), "n"(kBytes), "r"(source_bytes) : "memory"));
+}
+
 // cp.async.commit_group: the copies of this thread since the last one form a group.
 ARRAYNN_PTX_FUNCTION void cp_async_commit_group() {
   ARRAYNN_PTX(host_ptx::cp_async_commit_group(),

@@ -164,6 +164,17 @@ class ndarray:  # the name that array libraries use
         return self._host.dtype
 
     @property
+    def nbytes(self) -> int:
+        return self._host.nbytes
+
+    @property
+    def T(self) -> ndarray:
+        return ndarray.of(self._host.T, self._device)
+
+    def reshape(self, *shape: int) -> ndarray:
+        return ndarray.of(self._host.reshape(*shape), self._device)
+
+    @property
     def data(self) -> MemoryPointer:
         return MemoryPointer(self._host, self._device)
 

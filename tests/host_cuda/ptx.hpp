@@ -40,13 +40,13 @@ inline void make_copy(const host_cuda::AsyncCopy& copy) {
               static_cast<std::size_t>(copy.bytes - copy.source_bytes));
 }
 inline void cp_async(void* shared, const void* global, int bytes, int source_bytes, HOST_PTX_SITE) {
-  require_aligned(shared, 16, "cp.async", site);
-  require_aligned(global, 16, "cp.async", site);
+  require_aligned(shared, bytes, "cp.async", site);
+  require_aligned(global, bytes, "cp.async", site);
   if (!host_cuda::is_shared(shared, static_cast<std::size_t>(bytes))) {
     host_cuda::fault("cp.async to an address outside shared memory", site);
   }
   if (source_bytes < 0 || source_bytes > bytes) {
-    host_cuda::fault("cp.async with a source size outside 0 to 16", site);
+    host_cuda::fault("cp.async with a source size outside 0 to its size", site);
   }
   const host_cuda::AsyncCopy copy{shared, global, bytes, source_bytes};
   if (host_cuda::async_copy(copy)) make_copy(copy);

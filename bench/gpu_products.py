@@ -1,0 +1,159 @@
+"""Cases of ``bench.gpu`` that are bound by arithmetic: linear layers and convolutions.
+
+Every case counts its multiply-adds twice (`flop`). PyTorch runs with TF32 off: the same arithmetic
+as ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from arraynn import kernels as K
+from arraynn import reference
+from bench.gpu import Case, buffer_sets
+
+#: Answers are divided by the root of the length of their sums: of the size of normal numbers, whose
+#: errors are relative to the largest of them.
+FLOOR = 4.0
+#: Rows, or a sample, that the reference is asked about.
+PROBE_ROWS = 4
+
+
+def _plain_float32(torch: Any) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def linear_cases(cupy: Any, torch: Any, dtype: Any, m: int, k: int, n: int) -> list[Case]:
+    """``linear`` with bias and GELU, and the two products of its backward."""
+    size = np.dtype(dtype).itemsize
+    moved = size * (m * k + n * k + m * n)
+    sets = buffer_sets(cupy, moved)
+    random = cupy.random.default_rng(3)
+    x = [random.standard_normal((m, k), dtype=dtype) for _ in range(sets)]
+    weight = [random.standard_normal((n, k), dtype=dtype) for _ in range(sets)]
+    grad = [random.standard_normal((m, n), dtype=dtype) for _ in range(sets)]
+    bias = random.standard_normal(n, dtype=dtype)
+    label = f"{np.dtype(dtype).name} {m}x{k}x{n}"
+    forward: dict[str, Callable[[int], Any]] = {
+        "arraynn": lambda i: K.linear(x[i], weight[i], bias, activation="gelu")
+    }
+    backward: dict[str, Callable[[int], Any]] = {
+        "arraynn": lambda i: K.linear_backward(grad[i], x[i], weight[i], needs=("x", "weight"))
+    }
+    if torch is not None:
+        _plain_float32(torch)
+        tx, tw, tg = ([torch.from_dlpack(a) for a in arrays] for arrays in (x, weight, grad))
+        tb, functional = torch.from_dlpack(bias), torch.nn.functional
+        forward["torch"] = lambda i: functional.gelu(functional.linear(tx[i], tw[i], tb))
+        backward["torch"] = lambda i: (tg[i] @ tw[i], tg[i].T @ tx[i])
+
+    def answer(_: str) -> tuple[Any, Any]:
+        rows = x[0][:PROBE_ROWS]
+        got = K.linear(x[0], weight[0], bias, activation="gelu")[:PROBE_ROWS].get()
+        wide = [a.get().astype(np.float64) for a in (rows, weight[0], bias)]
+        scale = float(np.sqrt(k))
+        return got / scale, reference.linear(*wide, activation="gelu") / scale
+
+    def answer_backward(_: str) -> tuple[Any, Any]:
+        got = K.linear_backward(grad[0], x[0], weight[0], needs=("x",))[0][:PROBE_ROWS].get()
+        wide = [a.get().astype(np.float64) for a in (grad[0][:PROBE_ROWS], weight[0])]
+        scale = float(np.sqrt(n))
+        return got / scale, wide[0] @ wide[1] / scale
+
+    flop = 2.0 * m * k * n
+    return [
+        Case(f"linear gelu {label}", moved, sets, forward, answer, flop=flop, floor=FLOOR),
+        Case(
+            f"linear_backward {label}",
+            2 * moved,
+            sets,
+            backward,
+            answer_backward,
+            flop=2 * flop,
+            floor=FLOOR,
+        ),
+    ]
+
+
+def conv_cases(
+    cupy: Any, torch: Any, n: int, channels: int, size: int, *, groups: int, layout: str
+) -> list[Case]:
+    """A 3x3 float32 convolution of padding 1, and its backward."""
+    shape = (n, channels, size, size)
+    last = layout == "channels_last"
+    taps = channels // groups * 9
+    moved = 4 * (2 * n * channels * size * size + channels * taps)
+    sets = buffer_sets(cupy, moved)
+    random = cupy.random.default_rng(4)
+
+    def image() -> Any:
+        a = random.standard_normal(shape, dtype=np.float32)
+        return cupy.ascontiguousarray(cupy.moveaxis(a, 1, -1)) if last else a
+
+    x, grad = ([image() for _ in range(sets)] for _ in range(2))
+    weight = random.standard_normal((channels, channels // groups, 3, 3), dtype=np.float32)
+    options: dict[str, Any] = {"padding": 1, "groups": groups, "layout": layout}
+    forward: dict[str, Callable[[int], Any]] = {
+        "arraynn": lambda i: K.conv2d(x[i], weight, **options)
+    }
+    backward: dict[str, Callable[[int], Any]] = {
+        "arraynn": lambda i: K.conv2d_backward(
+            grad[i], x[i], weight, **options, needs=("x", "weight")
+        )
+    }
+    if torch is not None:
+        _plain_float32(torch)
+        tx, tg = ([torch.from_dlpack(a) for a in arrays] for arrays in (x, grad))
+        tw = torch.from_dlpack(weight)
+        if last:
+            tx, tg = ([t.permute(0, 3, 1, 2) for t in arrays] for arrays in (tx, tg))
+            tw = tw.to(memory_format=torch.channels_last)
+        forward["torch"] = lambda i: torch.nn.functional.conv2d(tx[i], tw, padding=1, groups=groups)
+        backward["torch"] = lambda i: torch.ops.aten.convolution_backward(
+            *(tg[i], tx[i], tw, None, [1, 1], [1, 1], [1, 1], False, [0, 0], groups),
+            [True, True, False],
+        )
+
+    def answer(_: str) -> tuple[Any, Any]:
+        got = K.conv2d(x[0], weight, **options)[:1].get()
+        wide = (a.get().astype(np.float64) for a in (x[0][:1], weight))
+        scale = float(np.sqrt(taps))
+        return got / scale, reference.conv2d(*wide, **options) / scale
+
+    def answer_backward(_: str) -> tuple[Any, Any]:
+        got = K.conv2d_backward(grad[0], x[0], weight, **options, needs=("x",))[0][:1].get()
+        wide = (a.get().astype(np.float64) for a in (grad[0][:1], x[0][:1], weight))
+        scale = float(np.sqrt(taps))
+        return got / scale, reference.conv2d_backward(*wide, **options)[0] / scale
+
+    flop = 2.0 * n * channels * size * size * taps
+    label = f"float32 {n}x{channels}x{size}x{size} groups {groups} {layout}"
+    return [
+        Case(f"conv2d {label}", moved, sets, forward, answer, flop=flop, floor=FLOOR),
+        Case(
+            f"conv2d_backward {label}",
+            2 * moved,
+            sets,
+            backward,
+            answer_backward,
+            flop=2 * flop,
+            floor=FLOOR,
+        ),
+    ]
+
+
+def makers(cupy: Any, torch: Any) -> list[Callable[[], list[Case]]]:
+    """Return what makes each group of cases."""
+    first, last = "channels_first", "channels_last"
+    return [
+        lambda: linear_cases(cupy, torch, np.float32, 4096, 4096, 4096),
+        lambda: linear_cases(cupy, torch, np.float32, 32, 4096, 4096),
+        lambda: linear_cases(cupy, torch, np.float64, 2048, 2048, 2048),
+        lambda: conv_cases(cupy, torch, 32, 128, 28, groups=1, layout=first),
+        lambda: conv_cases(cupy, torch, 32, 128, 28, groups=1, layout=last),
+        lambda: conv_cases(cupy, torch, 32, 256, 28, groups=256, layout=first),
+    ]

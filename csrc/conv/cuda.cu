@@ -1,0 +1,488 @@
+// Convolutions as matrix products over the tiles of core/cuda_tile.hpp (implicit GEMM):
+//
+//   forward   y = W patches(x): k runs over taps. In channels_first rows are channels and columns the
+//             pixels of all samples, in channels_last the other way round
+//   by x      the same with patches of dy, which lie where a division by the stride is whole
+//   by W      dy patches(x)^T: k runs over pixels, in parts that follow from the shape; their sums are
+//             added in order
+//   stencil   few channels in a group: a thread an element of the result
+//
+// A convolution with groups is one product a group. A sum of `forward` and `by x` is one chain over the taps,
+// whatever the batch.
+#include "conv/conv.hpp"
+#include "conv/cuda_gather.hpp"
+#include "core/cuda_reduce.hpp"
+#include "core/cuda_scratch.hpp"
+
+namespace arraynn {
+namespace cuda {
+namespace {
+
+constexpr std::int64_t kMostIndices = std::int64_t{1} << 31;
+// Coordinates are 32-bit: positions times stride, padding and dilated kernels stay below this.
+constexpr std::int64_t kMostCoordinate = std::int64_t{1} << 30;
+
+// ---- products of a group ----------------------------------------------------------------------------
+
+template <class A, class B, class Result>
+struct ConvCall {
+  A a;
+  B b;
+  Result result;
+  TileEpilogue<typename Result::T> epilogue;
+  std::int64_t m, n, tiles_m, tiles_n;
+  // From group to group.
+  std::int64_t groups, move_a, move_b, move_result, move_bias;
+  // Parts of k, and the elements from the result of one to that of the next.
+  std::int64_t part, parts, move_part;
+};
+
+template <class Tile, class A, class B, class Result>
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
+    conv_kernel(const __grid_constant__ ConvCall<A, B, Result> call) {
+  const std::int64_t tiles = call.tiles_m * call.tiles_n;
+  const std::int64_t item = blockIdx.x / tiles, tile = blockIdx.x - item * tiles;
+  const std::int64_t part = item / call.groups, group = item - part * call.groups;
+  A a = call.a;
+  B b = call.b;
+  Result result = call.result;
+  auto epilogue = call.epilogue;
+  a.p += group * call.move_a;
+  b.p += group * call.move_b;
+  result.c += group * call.move_result + part * call.move_part;
+  if (result.residual != nullptr) result.residual += group * call.move_result;
+  if (epilogue.bias != nullptr) epilogue.bias += group * call.move_bias;
+  const std::int64_t begin = part * call.part;
+  multiply_tile<Tile>(a, b, result, epilogue, call.m, call.n, tile % call.tiles_m * Tile::kM,
+                      tile / call.tiles_m * Tile::kN, begin, min_i(a.depth, begin + call.part));
+}
+
+template <class Tile, class A, class B, class Result>
+void launch_tiles(ConvCall<A, B, Result>& call) {
+  call.tiles_m = ceil_div(call.m, Tile::kM);
+  call.tiles_n = ceil_div(call.n, Tile::kN);
+  const Grid grid{call.tiles_m * call.tiles_n * call.groups * call.parts, Tile::kThreads};
+  ARRAYNN_LAUNCH((conv_kernel<Tile, A, B, Result>), grid, call);
+}
+
+template <class T, class A, class B, class Result>
+void launch_conv(ConvCall<A, B, Result> call) {
+  if (call.m == 0 || call.n == 0) return;
+  using Large = typename TileTable<T>::Large;
+  const std::int64_t large =
+      ceil_div(call.m, Large::kM) * ceil_div(call.n, Large::kN) * call.groups * call.parts;
+  if (call.m > Large::kM / 2 && call.n > Large::kN / 2 && large >= multiprocessors()) {
+    launch_tiles<Large>(call);
+  } else {
+    launch_tiles<typename TileTable<T>::Small>(call);
+  }
+}
+
+// ---- stencils ---------------------------------------------------------------------------------------
+
+// A group has at most this many channels of the result and of the source: a tile would be mostly empty.
+constexpr std::int64_t kStencilChannels = 4;
+constexpr int kStencilThreads = 256, kStencilBlocks = 4;
+
+template <class T>
+struct StencilCall {
+  GatherOperand<T, true, false> source;  // taps of one group
+  const T* weight;
+  std::int64_t weight_group, weight_row, weight_channel, source_group;
+  T* out;
+  const T *bias, *residual;
+  Activation activation;
+  std::int64_t n, plane, channels, rows;  // of the result; rows of a group
+  std::int64_t taps;                      // of one channel
+  bool channels_last;
+};
+
+template <class T>
+__global__ void __launch_bounds__(kStencilThreads, kStencilBlocks)
+    stencil_kernel(const __grid_constant__ StencilCall<T> call) {
+  using Sum = Compute<T>;
+  const std::int64_t size = call.n * call.plane * call.channels;
+  const std::int64_t step = std::int64_t{gridDim.x} * kStencilThreads;
+  const auto& source = call.source;
+  for (std::int64_t i = std::int64_t{blockIdx.x} * kStencilThreads + threadIdx.x; i < size;
+       i += step) {
+    const std::int64_t rest = i / (call.channels_last ? call.channels : call.plane);
+    const std::int64_t last = i - rest * (call.channels_last ? call.channels : call.plane);
+    const std::int64_t channel = call.channels_last ? last : rest % call.channels;
+    const std::int64_t pixel = call.channels_last ? rest : rest / call.channels * call.plane + last;
+    const std::int64_t group = channel / call.rows;
+    const Pixels::Place at = source.pixels.at(static_cast<std::uint32_t>(pixel));
+    const T* x = source.p + group * call.source_group;
+    const T* row =
+        call.weight + group * call.weight_group + (channel - group * call.rows) * call.weight_row;
+    Sum sum = 0;
+#pragma unroll 1
+    for (std::uint32_t tap = 0; tap < source.depth; ++tap) {
+      const auto place = source.taps.template at<false>(tap);
+      const auto index = source.taps.template split<false>(tap);
+      std::int64_t offset = 0;
+      if (source.source(at, place, &offset)) {
+        sum = multiply_add(to_compute(x[offset]),
+                           to_compute(row[index.channel * call.weight_channel + index.place]), sum);
+      }
+    }
+    if (call.bias != nullptr) sum = sum + to_compute(call.bias[channel]);
+    if (call.residual != nullptr) sum = sum + to_compute(call.residual[i]);
+    call.out[i] = from_compute<T>(activate(call.activation, sum));
+  }
+}
+
+// ---- sums of channels -------------------------------------------------------------------------------
+
+constexpr int kSumThreads = 256;
+constexpr std::int64_t kSumChunk = 1 << 14;  // elements of a channel that a block adds
+
+struct Add {
+  template <class T>
+  __device__ __forceinline__ T operator()(T a, T b) const {
+    return a + b;
+  }
+};
+
+// out[chunk, c] = the sum of a chunk of channel c of channels_first, over samples, then pixels.
+template <class T, class Out>
+__global__ void __launch_bounds__(kSumThreads)
+    plane_sums_kernel(const T* x, Planes planes, std::int64_t channels, std::int64_t pixels,
+                      Out* out) {
+  using Sum = Compute<T>;
+  auto& shared = shared_storage<BlockReduceStorage<Sum, kSumThreads / kWarp>>();
+  const std::int64_t chunk = blockIdx.x / channels, channel = blockIdx.x - chunk * channels;
+  const std::int64_t end = min_i(pixels, (chunk + 1) * kSumChunk);
+  Sum sum = 0;
+#pragma unroll 4
+  for (std::int64_t i = chunk * kSumChunk + threadIdx.x; i < end; i += kSumThreads) {
+    sum = sum + to_compute(x[planes.offset(channel, i)]);
+  }
+  const Sum total = block_reduce(sum, shared, Add{});
+  if (threadIdx.x == 0) out[blockIdx.x] = from_compute<Out>(total);
+}
+
+// ---- from the problem to calls ----------------------------------------------------------------------
+
+// One axis of the problem, and the place of the kernel that a weight's index stands for.
+struct Axis {
+  std::int64_t in, out, kernel, stride, pad, dilation;
+};
+
+GatherAxis gather_axis(const Conv2dProblem& p, const Axis& a, bool by_x) {
+  const std::int64_t reach = (a.kernel - 1) * a.dilation;
+  if (max_i(max_i(a.in, a.out) * a.stride, a.in + a.pad) + reach >= kMostCoordinate) {
+    fail<NotImplemented>(p.op, "x", "expected coordinates below 2**30 on a GPU, got a ",
+                         "padded size of ", a.in + a.pad + reach);
+  }
+  const auto i32 = [](std::int64_t v) { return static_cast<std::int32_t>(v); };
+  GatherAxis g{};
+  g.size = i32(by_x ? a.out : a.in);
+  g.mul = by_x ? 1 : i32(a.stride);
+  g.add = i32(by_x ? a.pad : -a.pad);
+  g.tap = i32(by_x ? -a.dilation : a.dilation);
+  if (p.flip_kernel) {  // place t of the weight is tap kernel - 1 - t
+    g.add += g.tap * i32(a.kernel - 1);
+    g.tap = -g.tap;
+  }
+  g.div = FastDiv(by_x ? a.stride : 1);
+  return g;
+}
+
+// The two arrays of a convolution. With by_x the roles are those of the gradient by x: patches of the
+// output make pixels of the input.
+struct Sides {
+  std::int64_t source_channels, result_channels;  // all
+  std::int64_t sd, sh, sw, rd, rh, rw;            // extents
+  std::int64_t source_plane() const { return sd * sh * sw; }
+  std::int64_t result_plane() const { return rd * rh * rw; }
+};
+Sides sides_of(const Conv2dProblem& p, bool by_x) {
+  if (by_x) return {p.oc, p.ic, p.od, p.oh, p.ow, p.id, p.ih, p.iw};
+  return {p.ic, p.oc, p.id, p.ih, p.iw, p.od, p.oh, p.ow};
+}
+
+void check(const Conv2dProblem& p) {
+  if (p.algorithm == Algorithm::kWinograd) {
+    fail<NotImplemented>(p.op, "algorithm", "expected 'auto' or 'direct' on a GPU, got 'winograd'");
+  }
+  const std::int64_t pixels = p.n * max_i(p.in_size(), p.out_size());
+  const std::int64_t taps = max_i(p.ic, p.oc) / p.groups * p.taps();
+  if (max_i(pixels, taps) >= kMostIndices) {
+    fail<NotImplemented>(p.op, "x", "expected fewer than 2**31 pixels and taps on a GPU, got ",
+                         max_i(pixels, taps));
+  }
+}
+
+template <class Operand>
+Operand gather(const Conv2dProblem& p, bool by_x, const typename Operand::T* source,
+               std::int64_t outer, std::int64_t depth) {
+  using T = typename Operand::T;
+  const Sides s = sides_of(p, by_x);
+  const std::int64_t channels = s.source_channels, group = channels / p.groups;
+  const bool last = p.channels_last;
+  Operand g{};
+  g.p = source;
+  g.d = gather_axis(p, {p.id, p.od, p.kd, p.stride_d, p.pad_d, p.dilation_d}, by_x);
+  g.h = gather_axis(p, {p.ih, p.oh, p.kh, p.stride_h, p.pad_h, p.dilation_h}, by_x);
+  g.w = gather_axis(p, {p.iw, p.ow, p.kw, p.stride_w, p.pad_w, p.dilation_w}, by_x);
+  g.stride_n = channels * s.source_plane();
+  g.stride_c = last ? 1 : s.source_plane();
+  g.stride_w = last ? channels : 1;
+  g.stride_h = s.sw * g.stride_w;
+  g.stride_d = s.sh * g.stride_h;
+  g.pixels = {FastDiv(s.rd), FastDiv(s.rh), FastDiv(s.rw)};
+  g.taps = {FastDiv(Operand::kLast ? group : p.taps()), FastDiv(p.kh), FastDiv(p.kw)};
+  g.outer = outer;
+  g.depth = depth;
+  g.packed =
+      Operand::kLast && group % kPack<T> == 0 && channels % kPack<T> == 0 && is_packed(source);
+  return g;
+}
+
+template <bool kLast, class T>
+WeightOperand<T, kLast> weight_operand(const Conv2dProblem& p, bool by_x, const T* weight,
+                                       std::int64_t outer, std::int64_t depth) {
+  const std::int64_t taps = p.taps(), row = p.ic / p.groups * taps;
+  const std::int64_t channels = (by_x ? p.oc : p.ic) / p.groups;
+  WeightOperand<T, kLast> w{};
+  w.p = weight;
+  w.stride = by_x ? taps : row;
+  w.stride_c = by_x ? row : taps;
+  w.taps.fast = FastDiv(kLast ? channels : taps);
+  w.outer = outer;
+  w.depth = depth;
+  const bool in_order = !by_x && (!kLast || taps == 1);
+  w.packed = in_order && row % kPack<T> == 0 && is_packed(weight);
+  return w;
+}
+
+template <class T>
+bool packed_rows(std::int64_t stride, std::int64_t move, const T* c, const T* residual) {
+  return stride % kPack<T> == 0 && move % kPack<T> == 0 && is_packed(c) &&
+         (residual == nullptr || is_packed(residual));
+}
+
+template <class T>
+void run_stencil(const Conv2dProblem& p, bool by_x, const T* source, const T* weight,
+                 const ConvEpilogue<T>& e, T* out) {
+  const Sides s = sides_of(p, by_x);
+  const std::int64_t depth = s.source_channels / p.groups * p.taps(), taps = p.taps();
+  StencilCall<T> call{};
+  call.source = gather<GatherOperand<T, true, false>>(p, by_x, source, 0, depth);
+  call.source.taps.fast = FastDiv(taps);
+  call.source_group = s.source_channels / p.groups * call.source.stride_c;
+  call.weight = weight;
+  call.weight_group = p.oc / p.groups * (p.ic / p.groups) * taps;
+  call.weight_row = by_x ? taps : p.ic / p.groups * taps;
+  call.weight_channel = by_x ? p.ic / p.groups * taps : taps;
+  call.out = out;
+  call.bias = e.bias;
+  call.residual = e.residual;
+  call.activation = e.activation;
+  call.n = p.n;
+  call.plane = s.result_plane();
+  call.channels = s.result_channels;
+  call.rows = s.result_channels / p.groups;
+  call.taps = taps;
+  call.channels_last = p.channels_last;
+  const std::int64_t tiles = ceil_div(p.n * call.plane * call.channels, kStencilThreads);
+  const Grid grid{persistent_blocks(tiles, kStencilBlocks), kStencilThreads};
+  ARRAYNN_LAUNCH((stencil_kernel<T>), grid, call);
+}
+
+// The convolution, or with by_x its gradient by x: source is x or dy, out y or dx.
+template <class T>
+void run_conv(const Conv2dProblem& p, bool by_x, const T* source, const T* weight,
+              const ConvEpilogue<T>& e, T* out) {
+  check(p);
+  const Sides s = sides_of(p, by_x);
+  const std::int64_t rows = s.result_channels / p.groups, from = s.source_channels / p.groups;
+  const std::int64_t plane = s.result_plane(), pixels = p.n * plane, depth = from * p.taps();
+  if (pixels == 0 || rows == 0) return;
+  if (p.groups > 1 && rows <= kStencilChannels && from <= kStencilChannels) {
+    return run_stencil(p, by_x, source, weight, e, out);
+  }
+  const std::int64_t move_weight = p.oc / p.groups * (p.ic / p.groups) * p.taps();
+  const auto fill = [&](auto& call) {
+    call.groups = p.groups;
+    call.move_bias = rows;
+    call.part = max_i(depth, 1);
+    call.parts = 1;
+    call.epilogue.bias = e.bias;
+    call.epilogue.activation = e.activation;
+  };
+  if (p.channels_last) {
+    using Source = GatherOperand<T, true, false>;
+    ConvCall<Source, WeightOperand<T, true>, MatrixResult<T>> call{};
+    fill(call);
+    call.m = pixels;
+    call.n = rows;
+    call.a = gather<Source>(p, by_x, source, pixels, depth);
+    call.b = weight_operand<true>(p, by_x, weight, rows, depth);
+    call.move_a = from;
+    call.move_b = move_weight;
+    call.move_result = rows;
+    const std::int64_t channels = s.result_channels;
+    call.result = {out, e.residual, channels, channels,
+                   packed_rows(channels, p.groups == 1 ? 0 : rows, out, e.residual)};
+    call.epilogue.bias_axis = e.bias == nullptr ? BiasAxis::kNone : BiasAxis::kColumn;
+    return launch_conv<T>(call);
+  }
+  using Source = GatherOperand<T, false, false>;
+  ConvCall<WeightOperand<T, false>, Source, PlaneResult<T>> call{};
+  fill(call);
+  call.m = rows;
+  call.n = pixels;
+  call.a = weight_operand<false>(p, by_x, weight, rows, depth);
+  call.b = gather<Source>(p, by_x, source, pixels, depth);
+  call.move_a = move_weight;
+  call.move_b = from * s.source_plane();
+  call.move_result = rows * plane;
+  const Planes planes{FastDiv(plane), s.result_channels * plane};
+  call.result = {out, e.residual, planes, packed_rows(plane, 0, out, e.residual)};
+  call.epilogue.bias_axis = e.bias == nullptr ? BiasAxis::kNone : BiasAxis::kRow;
+  launch_conv<T>(call);
+}
+
+// ---- gradients of weights and biases ----------------------------------------------------------------
+
+// Parts of the pixels: enough blocks for a large GPU, and a thousand pixels a part at least. They depend
+// on the shape alone.
+constexpr std::int64_t kWantedBlocks = 512, kLeastPart = 1024;
+constexpr std::int64_t kPartUnit = 32;  // whole stages of every tile
+struct Parts {
+  std::int64_t length, count;
+};
+Parts parts_of(std::int64_t m, std::int64_t n, std::int64_t groups, std::int64_t depth) {
+  const std::int64_t tiles = ceil_div(m, 64) * ceil_div(n, 64) * groups;
+  const std::int64_t most = max_i(1, depth / kLeastPart);
+  const std::int64_t wanted = min_i(most, ceil_div(kWantedBlocks, max_i(tiles, 1)));
+  const std::int64_t length = round_up(ceil_div(max_i(depth, 1), wanted), kPartUnit);
+  return {length, max_i(1, ceil_div(depth, length))};
+}
+template <class Tile>
+constexpr bool kPartsFit = kPartUnit % Tile::kK == 0;
+static_assert(kPartsFit<TileTable<float>::Large> && kPartsFit<TileTable<float>::Small> &&
+              kPartsFit<TileTable<double>::Large> && kPartsFit<TileTable<double>::Small>);
+
+template <class T>
+void run_weight(const Conv2dProblem& p, const T* dy, const T* x, T* dw) {
+  check(p);
+  const std::int64_t icg = p.ic / p.groups, ocg = p.oc / p.groups, taps = p.taps();
+  const std::int64_t plane = p.out_size(), depth = p.n * plane, columns = icg * taps;
+  const std::int64_t size = p.oc * columns;
+  if (size == 0) return;
+  const Parts parts = parts_of(ocg, columns, p.groups, depth);
+  using Sum = Compute<T>;
+  const std::int64_t partial = parts.count > 1 ? parts.count * size : 0;
+  const Scratch scratch(p.op, partial * static_cast<std::int64_t>(sizeof(Sum)));
+  Sum* to = parts.count > 1 ? scratch.as<Sum>() : dw;
+  const auto fill = [&](auto& call) {
+    call.m = ocg;
+    call.n = columns;
+    call.groups = p.groups;
+    call.move_result = ocg * columns;
+    call.part = parts.length;
+    call.parts = parts.count;
+    call.move_part = size;
+  };
+  if (p.channels_last) {
+    using Source = GatherOperand<T, false, true>;
+    ConvCall<MatrixOperand<T, false>, Source, WeightResult<Sum>> call{};
+    fill(call);
+    call.a = {dy, p.oc, ocg, depth,
+              p.oc % kPack<T> == 0 && (p.groups == 1 || ocg % kPack<T> == 0) && is_packed(dy)};
+    call.b = gather<Source>(p, false, x, columns, depth);
+    call.move_a = ocg;
+    call.move_b = icg;
+    call.result = {to, nullptr, columns, taps, FastDiv(icg), false};
+    launch_conv<T>(call);
+  } else {
+    using Source = GatherOperand<T, true, true>;
+    ConvCall<PlaneOperand<T>, Source, MatrixResult<Sum>> call{};
+    fill(call);
+    call.a = {
+        dy, {FastDiv(plane), p.oc * plane}, ocg, depth, plane % kPack<T> == 0 && is_packed(dy)};
+    call.b = gather<Source>(p, false, x, columns, depth);
+    call.move_a = ocg * plane;
+    call.move_b = icg * p.in_size();
+    call.result = {to, nullptr, columns, 0, packed_rows<Sum>(columns, size, to, nullptr)};
+    launch_conv<T>(call);
+  }
+  if (parts.count > 1) column_sums(to, parts.count, size, dw);
+}
+
+// db[c] = the sum of dy over samples and pixels.
+template <class T>
+void run_bias(const Conv2dProblem& p, const T* dy, std::int64_t channels, std::int64_t plane,
+              T* db) {
+  if (channels == 0) return;
+  const std::int64_t pixels = p.n * plane;
+  if (p.channels_last) return column_sums(dy, pixels, channels, db);
+  using Sum = Compute<T>;
+  const std::int64_t chunks = max_i(1, ceil_div(pixels, kSumChunk));
+  const Planes planes{FastDiv(plane), channels * plane};
+  const Grid grid{chunks * channels, kSumThreads};
+  if (chunks == 1) {
+    ARRAYNN_LAUNCH((plane_sums_kernel<T, T>), grid, dy, planes, channels, pixels, db);
+    return;
+  }
+  const Scratch scratch(p.op, chunks * channels * static_cast<std::int64_t>(sizeof(Sum)));
+  ARRAYNN_LAUNCH((plane_sums_kernel<T, Sum>), grid, dy, planes, channels, pixels,
+                 scratch.as<Sum>());
+  column_sums(scratch.as<Sum>(), chunks, channels, db);
+}
+
+template <class T>
+void forward(const Conv2dProblem& p, bool by_x, const T* source, const T* weight,
+             const ConvEpilogue<T>& e, T* out) {
+  if (p.plan != nullptr) {
+    p.plan->note("implicit gemm", "the tiles of a GPU gather their patches", 0, 0);
+    return;
+  }
+  run_conv(p, by_x, source, weight, e, out);
+}
+
+template <class T>
+void backward(const Conv2dProblem& p, const T* dy, const T* x, const T* weight,
+              const ConvGradients<T>& grads) {
+  if (grads.dx != nullptr) run_conv(p, true, dy, weight, ConvEpilogue<T>{}, grads.dx);
+  if (grads.dw != nullptr) run_weight(p, dy, x, grads.dw);
+  if (grads.db != nullptr) run_bias(p, dy, p.oc, p.out_size(), grads.db);
+}
+
+// x and dy change places: dy is what the convolution of `p` reads.
+template <class T>
+void transpose_backward(const Conv2dProblem& p, const T* dy, const T* x, const T* weight,
+                        const ConvGradients<T>& grads) {
+  if (grads.dx != nullptr) run_conv(p, false, dy, weight, ConvEpilogue<T>{}, grads.dx);
+  if (grads.dw != nullptr) run_weight(p, x, dy, grads.dw);
+  if (grads.db != nullptr) run_bias(p, dy, p.ic, p.in_size(), grads.db);
+}
+
+}  // namespace
+}  // namespace cuda
+
+#define ARRAYNN_DEFINE(T)                                                                          \
+  void conv2d(const Conv2dProblem& p, const T* x, const T* weight, const ConvEpilogue<T>& e,       \
+              T* y) {                                                                              \
+    cuda::forward(p, false, x, weight, e, y);                                                      \
+  }                                                                                                \
+  void conv2d_backward(const Conv2dProblem& p, const T* dy, const T* x, const T* weight,           \
+                       const ConvGradients<T>& grads) {                                            \
+    cuda::backward(p, dy, x, weight, grads);                                                       \
+  }                                                                                                \
+  void conv_transpose2d(const Conv2dProblem& p, const T* x, const T* weight,                       \
+                        const ConvEpilogue<T>& e, T* y) {                                          \
+    cuda::forward(p, true, x, weight, e, y);                                                       \
+  }                                                                                                \
+  void conv_transpose2d_backward(const Conv2dProblem& p, const T* dy, const T* x, const T* weight, \
+                                 const ConvGradients<T>& grads) {                                  \
+    cuda::transpose_backward(p, dy, x, weight, grads);                                             \
+  }
+ARRAYNN_DEFINE(float)
+ARRAYNN_DEFINE(double)
+#undef ARRAYNN_DEFINE
+
+}  // namespace arraynn

@@ -1,0 +1,356 @@
+// The product of two matrices, one tile of the result a block, on CUDA cores: what gemm and the
+// convolutions share. Operands say how they are copied to shared memory, the result where it is stored.
+//
+// Bits. A sum is one chain of fused multiply-adds, k ascending from 0, in any tile: results depend neither
+// on the tile nor on the other rows and columns.
+#pragma once
+#include "core/cuda_activate.hpp"
+#include "core/cuda_launch.hpp"
+#include "core/cuda_pack.hpp"
+#include "core/cuda_shared.hpp"
+#include "core/index.hpp"
+#include "gemm/gemm.hpp"
+#include "ptx/cp_async.hpp"
+
+namespace arraynn::cuda {
+
+// ---- tiles ------------------------------------------------------------------------------------------
+
+// kM x kN sums, kTM x kTN a thread; kK of k are in shared memory at a time, twice.
+template <class T, int kM_, int kN_, int kK_, int kTM_, int kTN_, int kBlocks_>
+struct Tile {
+  using Element = T;
+  static constexpr int kM = kM_, kN = kN_, kK = kK_, kTM = kTM_, kTN = kTN_;
+  static constexpr int kBlocks = kBlocks_;  // a multiprocessor
+  static constexpr int kThreadsM = kM / kTM, kThreadsN = kN / kTN, kThreads = kThreadsM * kThreadsN;
+  // Elements that a thread reads from shared memory at once, 16 bytes of float32 and float64.
+  static constexpr int kUnit = sizeof(T) == 8 ? 2 : 4;
+  // A warp is 4 x 8 threads: per k it reads 4 kTM + 8 kTN elements, the least for 32.
+  static constexpr int kLanesM = 4, kLanesN = 8;
+  // Sums leave through shared memory in this many parts, 32 KiB at most.
+  static constexpr int kParts = kM * kN * static_cast<int>(sizeof(Compute<T>)) > 32768 ? 2 : 1;
+  static constexpr int kSumStride = kN + 8;  // rows of a warp fall on different banks
+
+  static_assert(kThreadsM % kLanesM == 0 && kThreadsN % kLanesN == 0);
+  static_assert(kTM / kParts % kUnit == 0 && kTN % kUnit == 0 && kK % kUnit == 0);
+  static_assert(kK % kPack<T> == 0 && kM % kPack<T> == 0 && kN % kPack<T> == 0);
+  static_assert(kM * kK % (kPack<T> * kThreads) == 0 && kN * kK % (kPack<T> * kThreads) == 0);
+};
+
+// Large: per k a thread reads 16 elements for 64 multiply-adds (float64: 8 for 16, whose units are half as
+// many), so the 4 LDS.128 of a warp stand against 64 FFMA, which take a quarter of a multiprocessor 64
+// cycles. 64 sums, the operands of a unit and addresses fill the 128 registers that two blocks of 256
+// threads leave. Small is for results without a large tile for every multiprocessor, and for few rows or
+// columns: 64 threads, eight blocks.
+template <class T>
+struct TileTable {
+  using Large = Tile<T, 128, 128, 16, 8, 8, 2>;
+  using Small = Tile<T, 32, 32, 32, 4, 4, 8>;
+};
+template <>
+struct TileTable<double> {
+  using Large = Tile<double, 64, 64, 16, 4, 4, 2>;
+  using Small = Tile<double, 32, 32, 16, 4, 4, 8>;
+};
+
+// ---- operands ---------------------------------------------------------------------------------------
+
+// One operand's part of a stage: rows of k where the operand is read along k, else rows of the other
+// index. The former have a pack of padding: an odd number of 16 bytes, so that threads that read one
+// k of neighbouring rows meet no bank twice.
+template <class Tile, int kOuter, bool kAlongK>
+struct OperandStage {
+  using T = typename Tile::Element;
+  static constexpr int kLength = kAlongK ? Tile::kK : kOuter;
+  static constexpr int kRows = kAlongK ? kOuter : Tile::kK;
+  static constexpr int kStride = kLength + (kAlongK ? kPack<T> : 0);
+  alignas(16) T v[kRows * kStride];
+  static_assert(!kAlongK || kStride / kPack<T> % 2 == 1);
+};
+
+// One element to shared memory, 0 unless `there`. 16-bit elements are too small for cp.async.
+template <class T>
+__device__ __forceinline__ void copy_element(T* to, const T* from, bool there) {
+  if constexpr (sizeof(T) >= 4) {
+    constexpr int kBytes = static_cast<int>(sizeof(T));
+    ptx::cp_async_ca<kBytes>(to, from, there ? kBytes : 0);
+  } else {
+    *to = there ? *from : T{};
+  }
+}
+
+// A pack of which the first n elements are there. `packed`: `from` is a multiple of 16 bytes.
+template <class T>
+__device__ __forceinline__ void copy_pack(T* to, const T* from, int n, bool packed) {
+  if (packed) {
+    ptx::cp_async_cg_16(to, from, n * static_cast<int>(sizeof(T)));
+  } else {
+#pragma unroll
+    for (int i = 0; i < kPack<T>; ++i) copy_element(to + i, i < n ? from + i : from, i < n);
+  }
+}
+
+// An operand has kAlongK and copy(to, outer, k): a pack to shared memory, along k or along the other
+// index, 0 where it is outside. Here a matrix whose stride that way is 1.
+template <class T_, bool kAlongK_>
+struct MatrixOperand {
+  using T = T_;
+  static constexpr bool kAlongK = kAlongK_;
+  const T* p;
+  std::int64_t stride;  // the one that is not 1
+  std::int64_t outer, depth;
+  bool packed;
+
+  __device__ __forceinline__ void copy(T* to, std::int64_t o, std::int64_t k) const {
+    const std::int64_t along = kAlongK ? k : o, across = kAlongK ? o : k;
+    const std::int64_t size = kAlongK ? depth : outer, rows = kAlongK ? outer : depth;
+    const auto n = across < rows ? static_cast<int>(max_i(0, min_i(kPack<T>, size - along))) : 0;
+    copy_pack(to, n > 0 ? p + across * stride + along : p, n, packed);
+  }
+};
+
+template <class Tile, int kOuter, class Operand>
+__device__ __forceinline__ void copy_stage(OperandStage<Tile, kOuter, Operand::kAlongK>& stage,
+                                           const Operand& operand, std::int64_t outer,
+                                           std::int64_t k) {
+  using Stage = OperandStage<Tile, kOuter, Operand::kAlongK>;
+  constexpr int kPackOf = kPack<typename Tile::Element>;
+  constexpr int kPacks = Stage::kLength / kPackOf;
+#pragma unroll
+  for (int i = 0; i < Stage::kRows * kPacks / Tile::kThreads; ++i) {
+    const int at = static_cast<int>(threadIdx.x) + i * Tile::kThreads;
+    const int row = at / kPacks, along = at % kPacks * kPackOf;
+    auto* to = stage.v + row * Stage::kStride + along;
+    if constexpr (Operand::kAlongK) {
+      operand.copy(to, outer + row, k + along);
+    } else {
+      operand.copy(to, outer + along, k + row);
+    }
+  }
+}
+
+// Which of the kOuter rows (columns) of the tile a thread's i-th is: neighbours in shared memory for
+// neighbouring threads, or units of them.
+template <class Tile, bool kAlongK, int kThreadsOuter>
+__device__ __forceinline__ constexpr int outer_of(int thread, int i) {
+  return kAlongK ? thread + kThreadsOuter * i
+                 : (thread + kThreadsOuter * (i / Tile::kUnit)) * Tile::kUnit + i % Tile::kUnit;
+}
+
+// kUnit steps of k of a thread's rows or columns.
+template <class Tile, int kThreadsOuter, int kCount, int kOuter, bool kAlongK>
+__device__ __forceinline__ void read_stage(
+    const OperandStage<Tile, kOuter, kAlongK>& stage, int thread, int k,
+    Compute<typename Tile::Element> (&r)[kCount][Tile::kUnit]) {
+  using T = typename Tile::Element;
+  using Stage = OperandStage<Tile, kOuter, kAlongK>;
+  constexpr int kUnit = Tile::kUnit;
+  struct alignas(sizeof(T) * kUnit) Unit {
+    T v[kUnit];
+  };
+  const auto read = [&](int at) {
+    Unit u;
+    memcpy(&u, __builtin_assume_aligned(stage.v + at, alignof(Unit)), sizeof u);
+    return u;
+  };
+#pragma unroll
+  for (int i = 0; i < kCount; i += kAlongK ? 1 : kUnit) {
+    const int outer = outer_of<Tile, kAlongK, kThreadsOuter>(thread, i);
+    if constexpr (kAlongK) {
+      const Unit u = read(outer * Stage::kStride + k);
+#pragma unroll
+      for (int e = 0; e < kUnit; ++e) r[i][e] = to_compute(u.v[e]);
+    } else {
+#pragma unroll
+      for (int e = 0; e < kUnit; ++e) {
+        const Unit u = read((k + e) * Stage::kStride + outer);
+#pragma unroll
+        for (int j = 0; j < kUnit; ++j) r[i + j][e] = to_compute(u.v[j]);
+      }
+    }
+  }
+}
+
+// ---- the result -------------------------------------------------------------------------------------
+
+// A result has T, offset(row, column), residual_offset(row, column), and `packed`: whether whole packs
+// along a row, of the result and of its residual, are 16 bytes at multiples of 16.
+template <class T_>
+struct MatrixResult {
+  using T = T_;
+  T* c;
+  const T* residual;  // or null
+  std::int64_t rs_c, rs_residual;
+  bool packed;
+
+  __device__ __forceinline__ std::int64_t offset(std::int64_t row, std::int64_t column) const {
+    return row * rs_c + column;
+  }
+  __device__ __forceinline__ std::int64_t residual_offset(std::int64_t row,
+                                                          std::int64_t column) const {
+    return row * rs_residual + column;
+  }
+};
+
+// What happens to a finished sum: activation((accumulate ? c : 0) + sum + bias + residual).
+template <class T>
+struct TileEpilogue {
+  const T* bias;
+  BiasAxis bias_axis;
+  bool accumulate;
+  Activation activation;
+};
+
+template <class Tile, class A, class B>
+struct TileStorage {
+  using Sum = Compute<typename Tile::Element>;
+  struct Stage {
+    OperandStage<Tile, Tile::kM, A::kAlongK> a;
+    OperandStage<Tile, Tile::kN, B::kAlongK> b;
+  };
+  union {
+    Stage stages[2];
+    alignas(16) Sum sums[Tile::kM / Tile::kParts * Tile::kSumStride];
+  };
+  static_assert(sizeof(stages) <= 49152 && sizeof(sums) <= 49152, "static shared memory");
+};
+
+// n sums of a row.
+template <class Sum, class Result>
+__device__ __forceinline__ void store_sums(const Sum* sums, int n, std::int64_t row,
+                                           std::int64_t column,
+                                           const TileEpilogue<typename Result::T>& e,
+                                           const Result& result) {
+  using T = typename Result::T;
+  const bool packed = result.packed && n == kPack<T>;
+  const auto load = [&](const T* p, const auto& offset) {
+    Pack<T> r;
+    if (packed) return load_pack<Access::kInPlace>(p + offset(row, column), true);
+#pragma unroll
+    for (int i = 0; i < kPack<T>; ++i) r.v[i] = i < n ? p[offset(row, column + i)] : T{};
+    return r;
+  };
+  const auto offset = [&](std::int64_t r, std::int64_t c) { return result.offset(r, c); };
+  Pack<T> before, residual;
+  if (e.accumulate) before = load(result.c, offset);
+  if (result.residual != nullptr) {
+    residual = load(result.residual,
+                    [&](std::int64_t r, std::int64_t c) { return result.residual_offset(r, c); });
+  }
+  Pack<T> out;
+#pragma unroll
+  for (int i = 0; i < kPack<T>; ++i) {
+    if (i >= n) {
+      out.v[i] = T{};
+      continue;
+    }
+    Sum v = sums[i];
+    if (e.accumulate) v = to_compute(before.v[i]) + v;
+    if (e.bias_axis == BiasAxis::kRow) v = v + to_compute(e.bias[row]);
+    if (e.bias_axis == BiasAxis::kColumn) v = v + to_compute(e.bias[column + i]);
+    if (result.residual != nullptr) v = v + to_compute(residual.v[i]);
+    out.v[i] = from_compute<T>(activate(e.activation, v));
+  }
+  if (packed) {
+    store_pack(result.c + result.offset(row, column), out, true);
+  } else {
+#pragma unroll
+    for (int i = 0; i < kPack<T>; ++i) {
+      if (i < n) result.c[result.offset(row, column + i)] = out.v[i];
+    }
+  }
+}
+
+// ---- the block --------------------------------------------------------------------------------------
+
+__device__ __forceinline__ float multiply_add(float a, float b, float c) { return ::fmaf(a, b, c); }
+__device__ __forceinline__ double multiply_add(double a, double b, double c) {
+  return ::fma(a, b, c);
+}
+
+// The tile whose first row and column are (row, column) of an m x n result, over k in [begin, end): whole
+// stages, but for the last one of all, which the operands fill with zeros.
+template <class Tile, class A, class B, class Result>
+__device__ __forceinline__ void multiply_tile(const A& a, const B& b, const Result& result,
+                                              const TileEpilogue<typename Result::T>& e,
+                                              std::int64_t m, std::int64_t n, std::int64_t row,
+                                              std::int64_t column, std::int64_t begin,
+                                              std::int64_t end) {
+  using Sum = Compute<typename Tile::Element>;
+  constexpr int kUnit = Tile::kUnit;
+  auto& shared = shared_storage<TileStorage<Tile, A, B>>();
+  const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarp, lane = thread % kWarp;
+  constexpr int kWarpsN = Tile::kThreadsN / Tile::kLanesN;
+  const int thread_m = warp / kWarpsN * Tile::kLanesM + lane / Tile::kLanesN;
+  const int thread_n = warp % kWarpsN * Tile::kLanesN + lane % Tile::kLanesN;
+
+  Sum sum[Tile::kTM][Tile::kTN];
+#pragma unroll
+  for (int i = 0; i < Tile::kTM; ++i) {
+#pragma unroll
+    for (int j = 0; j < Tile::kTN; ++j) sum[i][j] = Sum(0);
+  }
+  const auto copy = [&](std::int64_t k, int stage) {
+    if (k < end) {
+      copy_stage<Tile, Tile::kM>(shared.stages[stage].a, a, row, k);
+      copy_stage<Tile, Tile::kN>(shared.stages[stage].b, b, column, k);
+    }
+    ptx::cp_async_commit_group();
+  };
+  copy(begin, 0);
+  int stage = 0;
+  for (std::int64_t k = begin; k < end; k += Tile::kK) {
+    copy(k + Tile::kK, stage ^ 1);
+    ptx::cp_async_wait_group<1>();
+    __syncthreads();
+    const auto& now = shared.stages[stage];
+#pragma unroll
+    for (int step = 0; step < Tile::kK; step += kUnit) {
+      Sum ra[Tile::kTM][kUnit], rb[Tile::kTN][kUnit];
+      read_stage<Tile, Tile::kThreadsM>(now.a, thread_m, step, ra);
+      read_stage<Tile, Tile::kThreadsN>(now.b, thread_n, step, rb);
+#pragma unroll
+      for (int u = 0; u < kUnit; ++u) {
+#pragma unroll
+        for (int i = 0; i < Tile::kTM; ++i) {
+#pragma unroll
+          for (int j = 0; j < Tile::kTN; ++j) {
+            sum[i][j] = multiply_add(ra[i][u], rb[j][u], sum[i][j]);
+          }
+        }
+      }
+    }
+    __syncthreads();  // the stage is filled again, or the sums take its place
+    stage ^= 1;
+  }
+
+  // Through shared memory: whole packs of a row a thread.
+  using T = typename Result::T;
+  constexpr int kPartRows = Tile::kM / Tile::kParts, kPacks = Tile::kN / kPack<T>;
+#pragma unroll 1
+  for (int part = 0; part < Tile::kParts; ++part) {
+    if (part > 0) __syncthreads();
+#pragma unroll
+    for (int i = 0; i < Tile::kTM; ++i) {
+      if (i / (Tile::kTM / Tile::kParts) != part) continue;
+      const int r = outer_of<Tile, A::kAlongK, Tile::kThreadsM>(thread_m, i) - part * kPartRows;
+#pragma unroll
+      for (int j = 0; j < Tile::kTN; ++j) {
+        const int c = outer_of<Tile, B::kAlongK, Tile::kThreadsN>(thread_n, j);
+        shared.sums[r * Tile::kSumStride + c] = sum[i][j];
+      }
+    }
+    __syncthreads();
+#pragma unroll 1
+    for (int at = thread; at < kPartRows * kPacks; at += Tile::kThreads) {
+      const int r = at / kPacks, c = at % kPacks * kPack<T>;
+      const std::int64_t to = row + part * kPartRows + r;
+      const auto count = static_cast<int>(min_i(kPack<T>, n - column - c));
+      if (to < m && count > 0) {
+        store_sums(shared.sums + r * Tile::kSumStride + c, count, to, column + c, e, result);
+      }
+    }
+  }
+}
+
+}  // namespace arraynn::cuda

@@ -1,0 +1,19 @@
+// Batches of products with broadcasting.
+#pragma once
+#include <cstdint>
+
+#include "core/tensor_view.hpp"
+#include "gemm/gemm.hpp"
+
+namespace arraynn {
+
+// Batch axes as in np.matmul: along an axis the operands move by these elements, 0 where they stay.
+// The products are stored one after the other.
+struct GemmBatch {
+  int ndim = 0;
+  std::int64_t shape[kMaxDims], stride_a[kMaxDims], stride_b[kMaxDims];
+};
+void gemm_batch(const char* op, const GemmProblem<float>& p, const GemmBatch& batch);
+void gemm_batch(const char* op, const GemmProblem<double>& p, const GemmBatch& batch);
+
+}  // namespace arraynn
