@@ -142,8 +142,16 @@ class NllLossNode(Node):
 
     def backward(self, grad: Array) -> tuple[Array | None, ...]:
         log_probs, target, weight = self.saved
-        how = {"ignore_index": self.ignore_index, "reduction": self.reduction}
-        return (K.nll_loss_backward(grad, log_probs, target, weight=weight, **how),)
+        return (
+            K.nll_loss_backward(
+                grad,
+                log_probs,
+                target,
+                weight=weight,
+                ignore_index=self.ignore_index,
+                reduction=self.reduction,
+            ),
+        )
 
 
 def nll_loss(

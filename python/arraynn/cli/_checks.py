@@ -508,11 +508,10 @@ def _nll_loss(name: str, dtype: str) -> Iterator[Outcome]:
         how = {key: value for key, value in given.items() if key != "label_smoothing"}
         (wx,), wide = _wide(x), _widen(how)
         loss = np.asarray(reference.nll_loss(wx, target, **wide))
-        want, args, wide_args = loss, (), ()
-        if name == "nll_loss_backward":
-            g = np.asarray(uniform(dtype, *loss.shape, seed=4))
-            args, wide_args = (g,), (g.astype(np.float64),)
-            want = np.asarray(reference.nll_loss_backward(*wide_args, wx, target, **wide))
+        backward = name == "nll_loss_backward"
+        g = np.asarray(uniform(dtype, *loss.shape, seed=4))
+        args, wide_args = (g,) * backward, (g.astype(np.float64),) * backward
+        want = np.asarray(getattr(reference, name)(*wide_args, wx, target, **wide))
         got = np.asarray(getattr(kernels, name)(*args, x, target, **how))
         if np.isnan(want).all():
             yield (np.isnan(got),), (np.isnan(want),), [0.0]
