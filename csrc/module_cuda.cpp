@@ -10,4 +10,6 @@ PYBIND11_MODULE(ARRAYNN_CUDA_MODULE, m, py::mod_gil_not_used()) {
 #endif
   arraynn::bind_elementwise(m);
   arraynn::bind_optim(m);
+  arraynn::bind_pool(m);
+  arraynn::bind_unpool(m);
 }
