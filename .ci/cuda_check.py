@@ -36,6 +36,14 @@ REGISTERS = {
     "sgd_kernel": 64,
     "square_sum_kernel": 64,
     "clip_kernel": 64,
+    # Poolings: 4 blocks of 256; 2 with positions of 64 bits, and for 16 bytes at a time.
+    "pool_kernel": 128,
+    "pool_shared_kernel": 128,
+    "pool_backward_kernel": 128,
+    "unpool_clear_kernel": 32,  # 8 blocks of 256
+    "unpool_mark_kernel": 48,
+    "unpool_kernel": 48,
+    "unpool_backward_kernel": 48,
 }
 #: Most bytes of static shared memory of a block, by kernel; others have at most 4096.
 SHARED = {
@@ -48,9 +56,10 @@ SPILLS: dict[str, str] = {}
 
 def compile_file(path: Path, logs: Path) -> tuple[Path, int, str]:
     """Return the file, nvcc's exit code and all it said."""
-    command = ["nvcc", *FLAGS, "-cubin", "-o", str(logs / f"{path.parent.name}.cubin"), str(path)]
+    name = f"{path.parent.name}_{path.stem}"
+    command = ["nvcc", *FLAGS, "-cubin", "-o", str(logs / f"{name}.cubin"), str(path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    (logs / f"{path.parent.name}.txt").write_text(done.stdout + done.stderr, encoding="utf-8")
+    (logs / f"{name}.txt").write_text(done.stdout + done.stderr, encoding="utf-8")
     return path, done.returncode, done.stdout + done.stderr
 
 

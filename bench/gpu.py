@@ -176,6 +176,96 @@ def adam_case(
     return Case(name, 7 * size * total, sets, calls, answer)
 
 
+def pool_cases(cupy: Any, torch: Any, layout: str) -> list[Case]:
+    """Poolings of a convolutional network, float32, forward and backward."""
+    n, c, size = 64, 64, 112
+    images = (n, c, size, size) if layout == "channels_first" else (n, size, size, c)
+    elements = n * c * size * size
+    sets = buffer_sets(cupy, 5 * elements)
+    random = cupy.random.default_rng(3)
+    x = [random.standard_normal(images, dtype=np.float32) for _ in range(sets)]
+    stem: dict[str, Any] = {"kernel_size": 3, "stride": 2, "padding": 1}
+    pools: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+        ("max_pool2d", stem, {"return_indices": True}),
+        ("max_pool2d", stem, {}),
+        ("max_pool2d", {"kernel_size": 2}, {}),
+        ("avg_pool2d", {"kernel_size": 2}, {}),
+        ("global_avg_pool", {}, {}),
+    ]
+    cases = []
+    for name, window, more in pools:
+        forward, back = getattr(K, name), getattr(K, f"{name}_backward")
+        formula, back_formula = getattr(reference, name), getattr(reference, f"{name}_backward")
+        options = {**window, "layout": layout}
+        given = [forward(v, **options, return_indices=True) for v in x] if more else None
+        y = [pair[0] for pair in given] if given else [forward(v, **options) for v in x]
+        grad = [random.standard_normal(v.shape, dtype=np.float32) for v in y]
+        indices = [pair[1] for pair in given] if given else None
+
+        def run(i: int, f: Any = forward, options: Any = options, more: Any = more) -> Any:
+            return f(x[i], **options, **more)
+
+        def run_back(
+            i: int,
+            f: Any = back,
+            name: str = name,
+            options: Any = options,
+            grad: Any = grad,
+            indices: Any = indices,
+        ) -> Any:
+            if not name.startswith("max"):
+                return f(grad[i], x[i].shape, **options)
+            return f(grad[i], x[i], **options, indices=None if indices is None else indices[i])
+
+        def answer(
+            _: str, run: Any = run, f: Any = formula, options: Any = options
+        ) -> tuple[Any, Any]:
+            got = run(0)
+            got = got[0] if isinstance(got, tuple) else got
+            return got[:1].get(), f(x[0][:1].get().astype(np.float64), **options)
+
+        def answer_back(
+            _: str,
+            run: Any = run_back,
+            name: str = name,
+            f: Any = back_formula,
+            options: Any = options,
+            grad: Any = grad,
+        ) -> tuple[Any, Any]:
+            sample, wide = x[0][:1].get(), grad[0][:1].get().astype(np.float64)
+            of = sample if name.startswith("max") else sample.shape
+            return run(0)[:1].get(), f(wide, of, **options)
+
+        calls: dict[str, Callable[[int], Any]] = {"arraynn": run}
+        back_calls: dict[str, Callable[[int], Any]] = {"arraynn": run_back}
+        if torch is not None:
+            functional = torch.nn.functional
+            tx, tg = (
+                [torch.from_dlpack(a) for a in arrays]
+                if layout == "channels_first"
+                else [torch.from_dlpack(a).permute(0, 3, 1, 2) for a in arrays]
+                for arrays in (x, grad)
+            )
+            leaves = [v.detach().requires_grad_() for v in tx]
+            if name == "global_avg_pool":
+                call, arguments = functional.adaptive_avg_pool2d, {"output_size": 1}
+            else:
+                call, arguments = getattr(functional, name), window
+            graph = [call(v, **arguments) for v in leaves]
+            calls["torch"] = lambda i, f=call, tx=tx, arguments=arguments: f(tx[i], **arguments)
+            back_calls["torch"] = lambda i, graph=graph, leaves=leaves, tg=tg: torch.autograd.grad(
+                graph[i], [leaves[i]], tg[i], retain_graph=True
+            )
+        small, tag = y[0].size, " indices" if more else ""
+        label = f"{name}{window.get('kernel_size', '')}{tag} {layout.removeprefix('channels_')}"
+        both = 4 * (elements + small)
+        cases.append(Case(label, both + 8 * small * bool(more), sets, calls, answer))
+        # Without indices the maxima are found again, which reads x.
+        moved = both + (8 * small if more else 4 * elements * name.startswith("max"))
+        cases.append(Case(f"grad of {label}", moved, sets, back_calls, answer_back))
+    return cases
+
+
 def prove(case: Case) -> None:
     """Run every candidate once on set 0; hold arraynn's answers against the reference."""
     for candidate, call in case.calls.items():
@@ -278,6 +368,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lambda: [adam_case(cupy, torch, [100_003] * 700, "700 tensors of 100003")],
         lambda: [adam_case(cupy, torch, [1009] * 700, "700 tensors of 1009")],
         *gpu_products.makers(cupy, torch),
+        lambda: pool_cases(cupy, torch, "channels_first"),
+        lambda: pool_cases(cupy, torch, "channels_last"),
     ]
     for half in sixteen_bits(cupy):
         makers += [

@@ -13,4 +13,6 @@ PYBIND11_MODULE(ARRAYNN_CUDA_MODULE, m, py::mod_gil_not_used()) {
   arraynn::bind_elementwise(m);
   arraynn::bind_gemm(m);
   arraynn::bind_optim(m);
+  arraynn::bind_pool(m);
+  arraynn::bind_unpool(m);
 }

@@ -67,6 +67,7 @@ __host__ __device__ __forceinline__ bool is_packed(const T* p) {
 
 enum class Access : std::uint8_t {
   kReadOnly,  // nothing in this kernel writes it
+  kRepeated,  // likewise, and other threads read it as well
   kInPlace,   // the kernel updates it
 };
 
@@ -76,8 +77,9 @@ template <Access kAccess = Access::kReadOnly, class T>
 __device__ __forceinline__ Pack<T> load_pack(const T* p, bool packed) {
   Pack<T> r;
   if (packed) {
-    const ptx::B128 bits = kAccess == Access::kReadOnly ? ptx::ld_global_nc_l1_no_allocate_v4(p)
-                                                        : ptx::ld_global_l1_no_allocate_v4(p);
+    const ptx::B128 bits = kAccess == Access::kReadOnly   ? ptx::ld_global_nc_l1_no_allocate_v4(p)
+                           : kAccess == Access::kRepeated ? ptx::ld_global_nc_v4(p)
+                                                          : ptx::ld_global_l1_no_allocate_v4(p);
     memcpy(&r, &bits, sizeof r);
   } else {
 #pragma unroll

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <optional>
 
 namespace arraynn {
 namespace {
@@ -257,12 +258,26 @@ py::object run_max_backward(const char* op, const PoolArguments& a, const Array&
   }
   require_narrow_window(op, a.problem, x->dtype);
   Output dx(op, py::none(), x->dtype, x->shape, x->ndim);
+  const std::int64_t* winners = indices ? indices->as<const std::int64_t>() : nullptr;
+#if defined(ARRAYNN_CUDA)
+  // A device finds the maxima once for all the elements of their windows.
+  std::optional<Output> found;
+  if (!indices) {
+    found.emplace(op, py::none(), Dtype::kI64, a.y_shape, a.axes + 2);
+    winners = found->data<std::int64_t>();
+    dispatch_float(x->dtype, [&](auto tag) {
+      using T = decltype(tag);
+      a.visit([&](const auto& p) {
+        max_pool(op, p, x->as<const T>(), static_cast<T*>(nullptr), found->data<std::int64_t>());
+      });
+    });
+  }
+#endif
   const bool good = dispatch_float(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     return a.visit([&](const auto& p) {
-      return max_pool_backward(op, p, dy->as<const T>(), x->as<const T>(),
-                               indices ? indices->as<const std::int64_t>() : nullptr, dx.data<T>());
+      return max_pool_backward(op, p, dy->as<const T>(), x->as<const T>(), winners, dx.data<T>());
     });
   });
   if (!good) {

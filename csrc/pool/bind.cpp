@@ -1,5 +1,6 @@
 #include "bind/array.hpp"
 #include "bind/binders.hpp"
+#include "bind/call.hpp"
 #include "pool/arguments.hpp"
 
 namespace arraynn {
@@ -181,14 +182,14 @@ py::object global_average_backward(py::handle grad_in, py::handle x_shape_in, py
 
 template <int kAxes>
 void bind_windows(py::module_& m) {
-  m.def(kMax[kAxes], &max_forward<kAxes>);
-  m.def(kMaxBackward[kAxes], &max_backward<kAxes>);
-  m.def(kAverage[kAxes], &average_forward<kAxes>);
-  m.def(kAverageBackward[kAxes], &average_backward<kAxes>);
-  m.def(kAdaptiveMax[kAxes], &adaptive_max<kAxes>);
-  m.def(kAdaptiveMaxBackward[kAxes], &adaptive_max_backward<kAxes>);
-  m.def(kAdaptiveAverage[kAxes], &adaptive_average<kAxes>);
-  m.def(kAdaptiveAverageBackward[kAxes], &adaptive_average_backward<kAxes>);
+  def(m, kMax[kAxes], &max_forward<kAxes>);
+  def(m, kMaxBackward[kAxes], &max_backward<kAxes>);
+  def(m, kAverage[kAxes], &average_forward<kAxes>);
+  def(m, kAverageBackward[kAxes], &average_backward<kAxes>);
+  def(m, kAdaptiveMax[kAxes], &adaptive_max<kAxes>);
+  def(m, kAdaptiveMaxBackward[kAxes], &adaptive_max_backward<kAxes>);
+  def(m, kAdaptiveAverage[kAxes], &adaptive_average<kAxes>);
+  def(m, kAdaptiveAverageBackward[kAxes], &adaptive_average_backward<kAxes>);
 }
 
 }  // namespace
@@ -197,10 +198,10 @@ void bind_pool(py::module_& m) {
   bind_windows<1>(m);
   bind_windows<2>(m);
   bind_windows<3>(m);
-  m.def(kMax[0], &global_max);
-  m.def(kMaxBackward[0], &global_max_backward);
-  m.def(kAverage[0], &global_average);
-  m.def(kAverageBackward[0], &global_average_backward);
+  def(m, kMax[0], &global_max);
+  def(m, kMaxBackward[0], &global_max_backward);
+  def(m, kAverage[0], &global_average);
+  def(m, kAverageBackward[0], &global_average_backward);
 }
 
 }  // namespace arraynn

@@ -1,8 +1,12 @@
 // Bindings of max unpooling and Lp pooling.
 #include "bind/array.hpp"
 #include "bind/binders.hpp"
+#include "bind/call.hpp"
 #include "bind/check.hpp"
 #include "pool/arguments.hpp"
+#if defined(ARRAYNN_CUDA)
+#include "pool/cuda.hpp"
+#endif
 
 namespace arraynn {
 namespace {
@@ -85,10 +89,20 @@ py::object unpool_forward(py::handle x_in, py::handle indices_in, py::handle ker
   const UnpoolProblem p{shape[0], shape[last ? kAxes + 1 : 1], plane_size(x->shape, kAxes, last),
                         plane_size(shape, kAxes, last), last};
   Output out(kOp, out_in, x->dtype, shape, kAxes + 2, {&x, &indices});
+#if defined(ARRAYNN_CUDA)
+  const std::int64_t bytes = cuda::unpool_scratch_bytes(p);
+  const Output scratch(kOp, py::none(), Dtype::kU8, &bytes, 1);
+#endif
   const bool good = dispatch_float(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
+#if defined(ARRAYNN_CUDA)
+    cuda::max_unpool(p, x->as<const T>(), indices->as<const std::int64_t>(), out.data<T>(),
+                     scratch.data<void>());
+    return true;
+#else
     return max_unpool(p, x->as<const T>(), indices->as<const std::int64_t>(), out.data<T>());
+#endif
   });
   if (!good) fail_outside(kOp, p.out);
   return out.finish(x);
@@ -183,10 +197,10 @@ py::object lp_backward(py::handle grad_in, py::handle x_in, py::handle y_in, py:
 
 template <int kAxes>
 void bind_axes(py::module_& m) {
-  m.def(kUnpool[kAxes], &unpool_forward<kAxes>);
-  m.def(kUnpoolBackward[kAxes], &unpool_backward<kAxes>);
-  m.def(kLp[kAxes], &lp_forward<kAxes>);
-  m.def(kLpBackward[kAxes], &lp_backward<kAxes>);
+  def(m, kUnpool[kAxes], &unpool_forward<kAxes>);
+  def(m, kUnpoolBackward[kAxes], &unpool_backward<kAxes>);
+  def(m, kLp[kAxes], &lp_forward<kAxes>);
+  def(m, kLpBackward[kAxes], &lp_backward<kAxes>);
 }
 
 }  // namespace

@@ -17,7 +17,15 @@ ARRAYNN_PTX_FUNCTION B128 ld_global_nc_l1_no_allocate_v4(const void* p) {
               return r);
 }
 
-// ld.global.L1::no_allocate.v4.u32: the same for memory that the kernel updates in place.
+// ld.global.nc.v4.u32: through the read-only path, and kept in L1 for the threads that read it again.
+ARRAYNN_PTX_FUNCTION B128 ld_global_nc_v4(const void* p) {
+  ARRAYNN_PTX(host_ptx::ld_global_v4<B128>(p), B128 r;
+              asm volatile("ld.global.nc.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(r.x), "=r"(r.y),
+                           "=r"(r.z), "=r"(r.w) : "l"(p));
+              return r);
+}
+
+// ld.global.L1::no_allocate.v4.u32: read once, for memory that the kernel updates in place.
 ARRAYNN_PTX_FUNCTION B128 ld_global_l1_no_allocate_v4(const void* p) {
   ARRAYNN_PTX(host_ptx::ld_global_v4<B128>(p), B128 r;
               asm volatile("ld.global.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(r.x),

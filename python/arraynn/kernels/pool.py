@@ -145,7 +145,8 @@ def max_pool2d_backward(
     Raises
     ------
     ValueError, TypeError, MemoryError, NotImplementedError
-        As :func:`max_pool2d`; ValueError also for an index outside of its window.
+        As :func:`max_pool2d`; ValueError also for an index outside of its window (on a
+        GPU it moves nothing).
 
     Examples
     --------

@@ -109,7 +109,8 @@ def adaptive_max_pool1d_backward(
     Raises
     ------
     ValueError, TypeError, MemoryError, NotImplementedError
-        As the forward call; ValueError also for an index outside of its window.
+        As the forward call; ValueError also for an index outside of its window (on a
+        GPU it moves nothing).
 
     Examples
     --------
@@ -264,7 +265,8 @@ def adaptive_max_pool2d_backward(
     Raises
     ------
     ValueError, TypeError, MemoryError, NotImplementedError
-        As the forward call; ValueError also for an index outside of its window.
+        As the forward call; ValueError also for an index outside of its window (on a
+        GPU it moves nothing).
 
     Examples
     --------

@@ -56,7 +56,8 @@ def max_unpool1d(
     Raises
     ------
     ValueError
-        For shapes and values that do not fit, and for an index outside of its plane.
+        For shapes and values that do not fit, and for an index outside of its plane (on a GPU it
+        moves nothing).
     TypeError
         For arrays of other dtypes and arguments of other types.
     MemoryError
@@ -139,7 +140,8 @@ def max_unpool2d(
     Raises
     ------
     ValueError
-        For shapes and values that do not fit, and for an index outside of its plane.
+        For shapes and values that do not fit, and for an index outside of its plane (on a GPU it
+        moves nothing).
     TypeError
         For arrays of other dtypes and arguments of other types.
     MemoryError
