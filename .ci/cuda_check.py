@@ -24,9 +24,16 @@ FLAGS = [
 ]
 #: Most registers of a thread, by kernel: 65536 registers over the threads that are to be resident.
 REGISTERS = {
+    "attention_kernel": 128,  # 2 blocks of 256
+    "attention_delta_kernel": 64,
+    "attention_queries_kernel": 128,
+    "attention_keys_kernel": 128,
+    "attention_bias_kernel": 128,
+    "attention_sinks_kernel": 64,
+    "attention_clear_kernel": 64,
     "gemm_kernel": 128,  # 2 blocks of 256, or 8 of 64
     "column_sums_kernel": 64,
-    "conv_kernel": 128,  # as gemm_kernel
+    "conv_kernel": 255,  # 1 block of 256, or 4 of 64
     "stencil_kernel": 64,  # 4 blocks of 256
     "plane_sums_kernel": 64,
     "activation_kernel": 64,  # 4 blocks of 256
@@ -49,6 +56,11 @@ REGISTERS = {
 SHARED = {
     "gemm_kernel": 40960,  # two stages of 128 x 16 and 16 x 128 float32 with their padding
     "conv_kernel": 40960,
+    # Two operands of 64 x 16, a tile of 64 x 64 and its flags.
+    "attention_kernel": 29440,
+    "attention_queries_kernel": 29440,
+    "attention_keys_kernel": 29440,
+    "attention_bias_kernel": 29440,
 }
 #: Kernels that may spill, with the reason. None so far.
 SPILLS: dict[str, str] = {}

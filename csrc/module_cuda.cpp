@@ -9,6 +9,7 @@ PYBIND11_MODULE(ARRAYNN_CUDA_MODULE, m, py::mod_gil_not_used()) {
   arraynn::bind_host_cuda(m);  // the schedules and the kernels of tests/host_cuda
 #endif
   arraynn::bind_packed_weight(m);
+  arraynn::bind_attention(m);
   arraynn::bind_conv(m);
   arraynn::bind_elementwise(m);
   arraynn::bind_gemm(m);

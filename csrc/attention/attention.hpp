@@ -100,7 +100,8 @@ struct AttentionSequence {
   std::int64_t q0, queries, k0, keys, offset;
 };
 template <class T>
-ARRAYNN_INLINE AttentionSequence sequence_of(const AttentionProblem<T>& p, std::int64_t b) {
+ARRAYNN_INLINE constexpr AttentionSequence sequence_of(const AttentionProblem<T>& p,
+                                                       std::int64_t b) {
   AttentionSequence s{0, p.seqlen_q, 0, p.seqlen_k, 0};
   if (p.q_begin != nullptr) {
     s.q0 = p.q_begin[b];
@@ -115,8 +116,8 @@ ARRAYNN_INLINE AttentionSequence sequence_of(const AttentionProblem<T>& p, std::
 }
 // The keys that query i sees; begin >= end where there are none.
 template <class T>
-ARRAYNN_INLINE Range visible_keys(const AttentionProblem<T>& p, const AttentionSequence& s,
-                                  std::int64_t i) {
+ARRAYNN_INLINE constexpr Range visible_keys(const AttentionProblem<T>& p,
+                                            const AttentionSequence& s, std::int64_t i) {
   return {max_i(0, i + s.offset - p.left), min_i(s.keys, i + s.offset + p.right + 1)};
 }
 

@@ -4,7 +4,9 @@
 
 #include "attention/arguments.hpp"
 #include "attention/attention.hpp"
+#include "attention/values.hpp"
 #include "bind/binders.hpp"
+#include "bind/call.hpp"
 
 namespace arraynn {
 namespace {
@@ -15,7 +17,9 @@ py::object forward(const char* op, const AttentionArgs& args, py::handle return_
   const bool return_lse = take_bool(op, "return_lse", return_lse_);
   Output out(op, out_, args.q->dtype, args.out_shape, args.ndim, inputs);
   Output lse(op, py::none(), args.q->dtype, args.lse_shape, return_lse ? args.ndim - 1 : 0);
+#if !defined(ARRAYNN_CUDA)
   args.append();
+#endif
   dispatch_float(args.q->dtype, [&](auto tag) {
     using T = decltype(tag);
     AttentionProblem<T> p = args.problem<T>();
@@ -122,7 +126,7 @@ py::tuple backward(const char* op, const AttentionArgs& args, py::handle grad_ou
     if (needs.v) g.dv_strides = args.strides_of(dv);
     const py::gil_scoped_release nogil;
     if (needs_bias) {
-      std::fill_n(dbias.as<T>(), dbias.size(), T(0));
+      clear_gradient(dbias.as<T>(), dbias.size());
       g.dbias = dbias.as<T>();
       std::int64_t strides[4] = {0, 0, 0, 0};
       for (int i = 0; i < dbias.ndim; ++i) {
@@ -138,7 +142,7 @@ py::tuple backward(const char* op, const AttentionArgs& args, py::handle grad_ou
     if (size > 0) run_attention_backward(op, p, g);
     if (!needs_sinks) return;
     g.dsinks = dsinks.as<T>();
-    std::fill_n(g.dsinks, dsinks.size(), T(0));
+    clear_gradient(g.dsinks, dsinks.size());
     if (!args.empty()) run_attention_sinks(op, p, g);
   });
   return py::make_tuple(grads[0], grads[1], grads[2], grads[3], grads[4]);
@@ -186,6 +190,7 @@ py::tuple attention_varlen_backward(py::handle grad_out, py::handle q, py::handl
   return py::make_tuple(grads[0], grads[1], grads[2], grads[4]);
 }
 
+#if !defined(ARRAYNN_CUDA)  // the lengths of a cache are read on the host
 py::object attention_decode(py::handle q, py::handle k_cache, py::handle v_cache,
                             py::handle lengths, py::handle block_table, py::handle k, py::handle v,
                             py::handle scale, py::handle window, py::handle softcap,
@@ -199,15 +204,18 @@ py::object attention_decode(py::handle q, py::handle k_cache, py::handle v_cache
   return forward(kOp, args, return_lse, out,
                  {&args.q, &args.k, &args.v, &args.slopes, &args.sinks});
 }
+#endif
 
 }  // namespace
 
 void bind_attention(py::module_& m) {
-  m.def("attention", &attention);
-  m.def("attention_backward", &attention_backward);
-  m.def("attention_varlen", &attention_varlen);
-  m.def("attention_varlen_backward", &attention_varlen_backward);
-  m.def("attention_decode", &attention_decode);
+  def(m, "attention", &attention);
+  def(m, "attention_backward", &attention_backward);
+  def(m, "attention_varlen", &attention_varlen);
+  def(m, "attention_varlen_backward", &attention_varlen_backward);
+#if !defined(ARRAYNN_CUDA)
+  def(m, "attention_decode", &attention_decode);
+#endif
 }
 
 }  // namespace arraynn

@@ -37,8 +37,9 @@ struct ConvCall {
   std::int64_t part, parts, move_part;
 };
 
+// Indices of patches take registers beside those of the product: half the blocks of gemm_kernel.
 template <class Tile, class A, class B, class Result>
-__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks / 2)
     conv_kernel(const __grid_constant__ ConvCall<A, B, Result> call) {
   const std::int64_t tiles = call.tiles_m * call.tiles_n;
   const std::int64_t item = blockIdx.x / tiles, tile = blockIdx.x - item * tiles;

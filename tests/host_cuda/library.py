@@ -191,6 +191,11 @@ class ndarray:  # the name that array libraries use
         new._host[...] = self._host
         return new
 
+    def astype(self, dtype: Any) -> ndarray:
+        new = ndarray(self.shape, dtype)
+        new._host[...] = self._host
+        return new
+
     def get(self) -> np.ndarray[Any, Any]:
         return self._host.copy()
 

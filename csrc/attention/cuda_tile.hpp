@@ -1,0 +1,243 @@
+// What the attention kernels of a GPU share: square tiles of queries and keys, kSide of each, whose scores
+// lie in the registers of a block of 16 x 16 threads; thread (x, y) has rows y + 16 i and columns x + 16 j.
+#pragma once
+#include "attention/attention.hpp"
+#include "core/cuda_launch.hpp"
+#include "core/cuda_pack.hpp"
+#include "core/cuda_reduce.hpp"
+#include "core/cuda_shared.hpp"
+#include "core/philox_block.hpp"
+#include "simd/math.hpp"
+
+namespace arraynn::cuda {
+
+constexpr int kAttentionThreads = 256, kAcross = 16;
+
+// Scores 4 x 4 a thread in float32 and 2 x 2 in float64: with the sums of a result of as many columns 32
+// registers and 12. kDepth of a vector are in shared memory at a time.
+template <class T>
+struct Square {
+  static constexpr int kPer = sizeof(Compute<T>) == 8 ? 2 : 4;
+  static constexpr int kSide = kAcross * kPer;
+  static constexpr int kDepth = 16;
+  using Sums = Compute<T>[kPer][kPer];
+};
+
+template <class T>
+struct AttentionStorage {
+  using S = Square<T>;
+  using C = Compute<T>;
+  union {
+    C pairs[2][S::kSide][S::kDepth + 1];  // rows of both operands of q k^T
+    C rows[S::kDepth][S::kSide];          // rows of the right operand of m v
+  };
+  C m[S::kSide][S::kSide + 1];
+  std::uint8_t hidden[S::kSide][S::kSide];
+};
+
+struct Thread {
+  int x, y;
+  __device__ __forceinline__ static Thread here() {
+    return {static_cast<int>(threadIdx.x) % kAcross, static_cast<int>(threadIdx.x) / kAcross};
+  }
+};
+
+// Vectors, one behind the other by `stride`; `count` of them are there.
+template <class T>
+struct Vectors {
+  const T* p;
+  std::int64_t stride, count, dim;
+};
+
+template <class T>
+__device__ __forceinline__ void clear(typename Square<T>::Sums& s) {
+#pragma unroll
+  for (int i = 0; i < Square<T>::kPer; ++i) {
+#pragma unroll
+    for (int j = 0; j < Square<T>::kPer; ++j) s[i][j] = 0;
+  }
+}
+
+__device__ __forceinline__ float fused(float a, float b, float c) { return ::fmaf(a, b, c); }
+__device__ __forceinline__ double fused(double a, double b, double c) { return ::fma(a, b, c); }
+
+// s[i][j] = sum_d (factor a[i, d]) b[j, d], d ascending.
+template <class T>
+__device__ __forceinline__ void dot_tile(const Vectors<T>& a, const Vectors<T>& b,
+                                         Compute<T> factor, AttentionStorage<T>& shared,
+                                         typename Square<T>::Sums& s) {
+  using S = Square<T>;
+  using C = Compute<T>;
+  const Thread t = Thread::here();
+  clear<T>(s);
+  for (std::int64_t d0 = 0; d0 < a.dim; d0 += S::kDepth) {
+    __syncthreads();  // what was there has been read
+#pragma unroll
+    for (int i = 0; i < S::kPer; ++i) {
+      const int row = t.y + kAcross * i;
+      const std::int64_t d = d0 + t.x;
+      const bool in = d < a.dim;
+      shared.pairs[0][row][t.x] =
+          in && row < a.count ? factor * to_compute(a.p[row * a.stride + d]) : C(0);
+      shared.pairs[1][row][t.x] = in && row < b.count ? to_compute(b.p[row * b.stride + d]) : C(0);
+    }
+    __syncthreads();
+#pragma unroll
+    for (int d = 0; d < S::kDepth; ++d) {
+      C ra[S::kPer], rb[S::kPer];
+#pragma unroll
+      for (int i = 0; i < S::kPer; ++i) {
+        ra[i] = shared.pairs[0][t.y + kAcross * i][d];
+        rb[i] = shared.pairs[1][t.x + kAcross * i][d];
+      }
+#pragma unroll
+      for (int i = 0; i < S::kPer; ++i) {
+#pragma unroll
+        for (int j = 0; j < S::kPer; ++j) s[i][j] = fused(ra[i], rb[j], s[i][j]);
+      }
+    }
+  }
+}
+
+// sums[i][c] += sum_r m[i][r] b[r, column + c], r ascending. Pairs that are hidden are left out where
+// `guarded`: 0 times NaN must not show.
+template <class T>
+__device__ __forceinline__ void add_product(const Vectors<T>& b, std::int64_t column,
+                                            Compute<T> factor, bool guarded,
+                                            AttentionStorage<T>& shared,
+                                            typename Square<T>::Sums& sums) {
+  using S = Square<T>;
+  using C = Compute<T>;
+  const Thread t = Thread::here();
+  for (int r0 = 0; r0 < S::kSide && r0 < b.count; r0 += S::kDepth) {
+    __syncthreads();  // m is written, or the rows before these have been read
+#pragma unroll
+    for (int j = 0; j < S::kPer; ++j) {
+      const int c = t.x + kAcross * j;
+      const bool in = r0 + t.y < b.count && column + c < b.dim;
+      shared.rows[t.y][c] =
+          in ? factor * to_compute(b.p[(r0 + t.y) * b.stride + column + c]) : C(0);
+    }
+    __syncthreads();
+#pragma unroll 4
+    for (int r = 0; r < S::kDepth; ++r) {
+      C rb[S::kPer];
+#pragma unroll
+      for (int j = 0; j < S::kPer; ++j) rb[j] = shared.rows[r][t.x + kAcross * j];
+#pragma unroll
+      for (int i = 0; i < S::kPer; ++i) {
+        const int row = t.y + kAcross * i;
+        if (guarded && shared.hidden[row][r0 + r] != 0) continue;
+        const C m = shared.m[row][r0 + r];
+#pragma unroll
+        for (int j = 0; j < S::kPer; ++j) sums[i][j] = fused(m, rb[j], sums[i][j]);
+      }
+    }
+  }
+}
+
+// ---- scores -----------------------------------------------------------------------------------------
+
+// Where a tile lies.
+struct TilePlace {
+  std::int64_t b, h, query, key;  // of its first row and column
+  AttentionSequence seq;
+};
+
+// Whether every query of the tile sees every key: no pair needs a look.
+template <class T>
+__device__ __forceinline__ bool sees_all(const AttentionProblem<T>& p, const TilePlace& at) {
+  constexpr int kSide = Square<T>::kSide;
+  if (p.mask != nullptr || p.bias != nullptr || at.query + kSide > at.seq.queries) return false;
+  const Range first = visible_keys(p, at.seq, at.query);
+  const Range last = visible_keys(p, at.seq, at.query + kSide - 1);
+  return last.begin <= at.key && at.key + kSide <= first.end;
+}
+// Whether some query of the tile may see some key of it.
+template <class T>
+__device__ __forceinline__ bool sees_any(const AttentionProblem<T>& p, const TilePlace& at) {
+  constexpr int kSide = Square<T>::kSide;
+  const std::int64_t end = min_i(at.query + kSide, at.seq.queries);
+  if (at.query >= end) return false;
+  const Range first = visible_keys(p, at.seq, at.query), last = visible_keys(p, at.seq, end - 1);
+  return first.begin < at.key + kSide && at.key < last.end;
+}
+
+// The score of q . k (scaled), and what a gradient by it is multiplied by to pass the cap. Hidden pairs
+// have -inf.
+template <class T>
+__device__ __forceinline__ Compute<T> score(const AttentionProblem<T>& p, const TilePlace& at,
+                                            int row, int column, bool all, Compute<T> s,
+                                            Compute<T>* slope) {
+  using C = Compute<T>;
+  constexpr C kHidden = -C(__builtin_inf());
+  const std::int64_t i = at.query + row, j = at.key + column;
+  if (!all) {
+    if (i >= at.seq.queries) return kHidden;
+    const Range seen = visible_keys(p, at.seq, i);
+    if (j < seen.begin || j >= seen.end) return kHidden;
+  }
+  *slope = C(1);
+  if (p.softcap > 0) {
+    const C cap = static_cast<C>(p.softcap), t = tanh(Vec<C>{s * (C(1) / cap)}).v;
+    *slope = fused(-t, t, C(1));
+    s = t * cap;
+  }
+  if (p.slopes != nullptr) {
+    const C distance = static_cast<C>(i + at.seq.offset - j);
+    s = fused(-to_compute(p.slopes[at.b * p.slopes_b + at.h]), abs(Vec<C>{distance}).v, s);
+  }
+  if (p.bias != nullptr) {
+    const ScoreStrides& bs = p.bias_strides;
+    const C bias = to_compute(p.bias[at.b * bs.b + at.h * bs.h + i * bs.i + j * bs.j]);
+    s = bias == kHidden ? kHidden : s + bias;
+  }
+  if (p.mask != nullptr) {
+    const ScoreStrides& ms = p.mask_strides;
+    if (p.mask[at.b * ms.b + at.h * ms.h + i * ms.i + j * ms.j] == 0) return kHidden;
+  }
+  return s;
+}
+
+// The factor of dropout, 0 or the scale.
+template <class T>
+__device__ __forceinline__ Compute<T> keep(const AttentionProblem<T>& p, const TilePlace& at,
+                                           int row, int column) {
+  const AttentionDropout& d = p.dropout;
+  const auto index = static_cast<std::uint64_t>(
+      (at.b * d.b + at.h * d.h + at.seq.q0 + at.query + row) * d.row + at.key + column);
+  const std::uint32_t word = philox_block(index / 4, d.key).word[index % 4];
+  return word >= d.threshold ? static_cast<Compute<T>>(d.scale) : Compute<T>(0);
+}
+
+// Sum or maximum over the 16 threads of a row.
+template <class C, class Combine>
+__device__ __forceinline__ C row_reduce(C value, const Combine& combine) {
+#pragma unroll
+  for (int step = kAcross / 2; step > 0; step /= 2) {
+    value = combine(value, __shfl_xor_sync(kWholeWarp, value, step));
+  }
+  return value;
+}
+
+template <class T>
+__device__ __forceinline__ Vectors<T> vectors_of(const T* base, const RowStrides& s, std::int64_t b,
+                                                 std::int64_t h, std::int64_t first,
+                                                 std::int64_t count, std::int64_t dim) {
+  return {base + b * s.b + h * s.h + first * s.l, s.l, count, dim};
+}
+template <class T>
+__device__ __forceinline__ Vectors<T> queries_of(const T* base, const RowStrides& s,
+                                                 const TilePlace& at, std::int64_t dim) {
+  return vectors_of(base, s, at.b, at.h, at.seq.q0 + at.query,
+                    max_i(0, min_i(Square<T>::kSide, at.seq.queries - at.query)), dim);
+}
+template <class T>
+__device__ __forceinline__ Vectors<T> keys_of(const AttentionProblem<T>& p, const T* base,
+                                              const RowStrides& s, const TilePlace& at,
+                                              std::int64_t dim) {
+  return vectors_of(base, s, at.b, at.h / (p.heads / p.kv_heads), at.seq.k0 + at.key,
+                    max_i(0, min_i(Square<T>::kSide, at.seq.keys - at.key)), dim);
+}
+
+}  // namespace arraynn::cuda

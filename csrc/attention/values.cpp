@@ -1,0 +1,48 @@
+#include "attention/values.hpp"
+
+#include <algorithm>
+
+namespace arraynn {
+
+void check_cumulative(const char* op, const char* arg, const Array& a, std::int64_t total) {
+  const std::int64_t n = a->shape[0];
+  const std::int64_t* at = integers(a);
+  if (n < 1 || at[0] != 0) fail<ValueError>(op, arg, "expected a first element of 0, got none");
+  for (std::int64_t i = 1; i < n; ++i) {
+    if (at[i] < at[i - 1]) {
+      fail<ValueError>(op, arg, "expected ascending elements, got ", at[i], " after ", at[i - 1]);
+    }
+  }
+  if (at[n - 1] != total) {
+    fail<ValueError>(op, arg, "expected a last element of ", total, " (all rows), got ", at[n - 1]);
+  }
+}
+
+void check_lengths(const char* op, const AttentionProblem<float>& s) {
+  for (std::int64_t b = 0; b < s.batch; ++b) {
+    if (s.kv_lengths[b] < 0 || s.kv_lengths[b] > s.seqlen_k) {
+      fail<ValueError>(op, "kv_lengths", "expected values in [0, ", s.seqlen_k, "], got ",
+                       s.kv_lengths[b]);
+    }
+  }
+}
+
+void check_square(const char* op, const AttentionProblem<float>& s) {
+  for (std::int64_t b = 0; b < s.batch; ++b) {
+    const AttentionSequence at = sequence_of(s, b);
+    require_square(op, at.queries, at.keys);
+  }
+}
+
+std::int64_t longest_keys(const char*, const AttentionProblem<float>& s) {
+  std::int64_t most = 0;
+  for (std::int64_t b = 0; b < s.batch; ++b) {
+    most = std::max(most, s.k_begin[b + 1] - s.k_begin[b]);
+  }
+  return most;
+}
+
+void clear_gradient(float* p, std::int64_t n) { std::fill_n(p, n, 0.0f); }
+void clear_gradient(double* p, std::int64_t n) { std::fill_n(p, n, 0.0); }
+
+}  // namespace arraynn

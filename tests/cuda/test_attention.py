@@ -1,0 +1,229 @@
+"""attention and attention_varlen on a device, forward and backward, against the reference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from arraynn import kernels, reference
+from attention_problems import SHAPES, Sizes, fill, normal, to_layout, widened
+from tolerances import assert_close_to_reference, assert_gradient, assert_same_bits, widen
+
+#: (batch, heads, kv_heads, Lq, Lk, D, Dv) around the tiles of 64 (float64: 32), their depth of 16.
+SIZES = [
+    (1, 1, 1, 1, 1, 1, 1),
+    (1, 2, 1, 31, 33, 16, 17),
+    (1, 2, 2, 65, 130, 15, 66),
+    (2, 3, 1, 64, 64, 33, 16),
+    (1, 1, 1, 5, 67, 70, 3),
+]
+#: Options; arrays as the kinds that `fill` takes.
+OPTIONS: list[dict[str, Any]] = [
+    {"causal": True},
+    {"causal": "top_left", "layout": "blhd"},
+    {"causal": "bottom_right", "window": (9, -1), "softcap": 2.0},
+    {"window": (3, 12), "alibi_slopes": True},
+    {"kv_lengths": True, "causal": "bottom_right", "sinks": True},
+    {"kv_lengths": False, "alibi_slopes": False, "scale": -0.2, "layout": "blhd"},
+    {"dropout": 0.3, "sinks": True, "softcap": 0.5},
+    {"dropout": 0.7, "causal": True, "mask": "full", "bias": "heads"},
+    *({"mask": kind} for kind in SHAPES),
+    *({"bias": kind, "softcap": 3.0} for kind in SHAPES),
+]
+
+
+def there(device: Any, value: Any) -> Any:
+    return device.put(value) if isinstance(value, np.ndarray) else value
+
+
+def put_all(device: Any, options: dict[str, Any]) -> dict[str, Any]:
+    return {name: there(device, value) for name, value in options.items()}
+
+
+def check(device: Any, rng: Any, q: Any, k: Any, v: Any, options: dict[str, Any]) -> None:
+    """Hold output, lse and every gradient against the reference."""
+    layout = options.get("layout", "bhld")
+    label = f"q {q.shape} k {k.shape} v {v.shape} {options}"
+    sizes, wide, given = Sizes(q, k, v, options), widened(options), put_all(device, options)
+    qkv = [to_layout(x, layout) for x in (q, k, v)]
+    there_qkv = [device.put(x) for x in qkv]
+    there_y, there_lse = kernels.attention(*there_qkv, **given, return_lse=True)
+    y, lse = device.get(there_y), device.get(there_lse)
+    ref_y, ref_lse = reference.attention(*widen(*qkv), **wide, return_lse=True)
+    own_y, own_lse = reference.attention(*qkv, **options, return_lse=True)
+    scale = to_layout(sizes.out(), layout)
+    assert_close_to_reference(y, ref_y, own_y, scale=scale, label=f"out of {label}")
+    scale = np.broadcast_to(sizes.error[..., 0], lse.shape)
+    assert_close_to_reference(lse, ref_lse, own_lse, scale=scale, label=f"lse of {label}")
+
+    grad = normal(rng, q.dtype, *y.shape)
+    needs = ("q", "k", "v", "bias", "sinks")
+    got = kernels.attention_backward(
+        device.put(grad), *there_qkv, there_y, there_lse, **given, needs=needs
+    )
+    got = [None if g is None else device.get(g) for g in got]
+    # The oracle starts from the rounded output and lse: they are the backward's inputs.
+    ref = reference.attention_backward(*widen(grad, *qkv, y, lse), **wide, needs=needs)
+    own = reference.attention_backward(grad, *qkv, y, lse, **options, needs=needs)
+    *scales, ds = sizes.backward(to_layout(grad, layout))
+    for name, g, r, o, s in zip("qkv", got, ref, own, scales, strict=False):
+        s = to_layout(s, layout)
+        assert_close_to_reference(g, r, o, scale=s, label=f"gradient by {name} of {label}")
+    sinks, bias = options.get("sinks"), options.get("bias")
+    assert (got[4] is None) == (sinks is None)
+    assert (got[3] is None) == (bias is None)
+    if sinks is not None:
+        some = np.where(lse == -np.inf, 0, widen(lse))
+        share = np.exp(np.minimum(widen(sinks)[:, None] - some, 0)) * sizes.error[..., 0]
+        s = share * (np.abs(to_layout(widen(grad), layout)) * sizes.out()).sum(axis=-1)
+        s = np.where(lse == -np.inf, 0, s).sum(axis=(0, 2))
+        assert_close_to_reference(got[4], ref[4], own[4], scale=s, label=f"dsinks of {label}")
+    if bias is not None:
+        shape = (1,) * (4 - bias.ndim) + bias.shape
+        axes = tuple(i for i in range(4) if shape[i] == 1)
+        s = ds.sum(axis=axes, keepdims=True).reshape(bias.shape)
+        assert_close_to_reference(got[3], ref[3], own[3], scale=s, label=f"dbias of {label}")
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("causal", [False, "bottom_right"])
+def test_sizes_around_the_tiles(
+    dtype: Any, sizes: Any, causal: Any, device: Any, rng: np.random.Generator
+) -> None:
+    q, k, v, options = fill(rng, dtype, sizes, {"causal": causal})
+    check(device, rng, q, k, v, options)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_options(
+    dtype: Any, options: dict[str, Any], device: Any, rng: np.random.Generator
+) -> None:
+    length = 37 if options.get("causal") is True else 70
+    q, k, v, options = fill(rng, dtype, (2, 4, 2, 37, length, 9, 11), options)
+    check(device, rng, q, k, v, options)
+
+
+def test_the_mask_of_dropout_is_that_of_the_cpu(
+    dtype: Any, device: Any, rng: np.random.Generator
+) -> None:
+    """Values that are unit vectors show every element of the mask."""
+    q, k, _, _ = fill(rng, dtype, (2, 2, 1, 6, 40, 8, 1), {})
+    v = np.broadcast_to(np.eye(40, dtype=dtype), (2, 1, 40, 40)).copy()
+    options: dict[str, Any] = {"dropout": 0.4, "seed": 2**50 + 3}
+    got = device.get(kernels.attention(*(device.put(a) for a in (q, k, v)), **options))
+    np.testing.assert_array_equal(got == 0, kernels.attention(q, k, v, **options) == 0)
+
+
+def test_the_same_bits_at_every_schedule_and_alone(
+    dtype: Any, device: Any, rng: np.random.Generator
+) -> None:
+    q, k, v, options = fill(
+        rng, dtype, (3, 2, 1, 70, 70, 17, 20), {"causal": True, "mask": "full", "bias": "plane"}
+    )
+    grad = device.put(normal(rng, dtype, 3, 2, 70, 20))
+    given, qkv = put_all(device, options), [device.put(a) for a in (q, k, v)]
+
+    def run(*arrays: Any, **given: Any) -> list[Any]:
+        y, lse = kernels.attention(*arrays[1:], **given, return_lse=True)
+        back = kernels.attention_backward(*arrays, y, lse, **given, needs=("q", "k", "v", "bias"))
+        return [device.get(a) for a in (y, lse, *back[:4])]
+
+    first = run(grad, *qkv, **given)
+    for schedule in device.schedules():
+        for a, b in zip(run(grad, *qkv, **given), first, strict=True):
+            assert_same_bits(a, b, schedule)
+    for b in range(3):
+        one = {**given, "mask": given["mask"][b : b + 1]}
+        alone = run(grad[b : b + 1], *(a[b : b + 1] for a in qkv), **one)
+        for a, whole in zip(alone[:5], first[:5], strict=True):
+            assert_same_bits(a[0], whole[b], f"sample {b}")
+
+
+def test_nan_of_hidden_keys_does_not_show(
+    dtype: Any, device: Any, rng: np.random.Generator
+) -> None:
+    q, k, v, _ = fill(rng, dtype, (1, 1, 1, 5, 80, 6, 7), {})
+    lengths = np.array([71])
+    expected = kernels.attention(q, k[:, :, :71], v[:, :, :71])
+    k[:, :, 71:] = v[:, :, 71:] = np.nan
+    given = [device.put(a) for a in (q, k, v)]
+    options = {"kv_lengths": device.put(lengths)}
+    y, lse = kernels.attention(*given, **options, return_lse=True)
+    np.testing.assert_allclose(device.get(y), expected, rtol=1e-5)
+    grad = device.put(normal(rng, dtype, 1, 1, 5, 7))
+    dq, dk, dv, _, _ = kernels.attention_backward(grad, *given, y, lse, **options)
+    assert np.isfinite(device.get(dq)).all()
+    for g in (device.get(dk), device.get(dv)):
+        assert np.isfinite(g[:, :, :71]).all()
+        assert (g[:, :, 71:] == 0).all()
+
+
+def test_packed_sequences(dtype: Any, device: Any, rng: np.random.Generator) -> None:
+    lengths_q, lengths_k = [5, 0, 70, 1], [9, 3, 66, 2]
+    cu_q, cu_k = (np.concatenate([[0], np.cumsum(n)]) for n in (lengths_q, lengths_k))
+    q = normal(rng, dtype, cu_q[-1], 4, 12)
+    k, v = normal(rng, dtype, cu_k[-1], 2, 12), normal(rng, dtype, cu_k[-1], 2, 10)
+    given = [device.put(a) for a in (q, k, v, cu_q, cu_k)]
+    options: dict[str, Any] = {"causal": "bottom_right", "softcap": 4.0}
+    y, lse = kernels.attention_varlen(*given, **options, return_lse=True)
+    ref = reference.attention_varlen(*widen(q, k, v), cu_q, cu_k, **options)
+    np.testing.assert_allclose(device.get(y), ref, rtol=1e-4, atol=1e-5)
+    grad = normal(rng, dtype, *y.shape)
+    back = [device.put(grad), *given[:3], y, lse, *given[3:]]
+    got = kernels.attention_varlen_backward(*back, **options)
+    args = (*widen(grad, q, k, v, device.get(y), device.get(lse)), cu_q, cu_k)
+    expected = reference.attention_varlen_backward(*args, **options)
+    for name, g, e in zip("qkv", got, expected, strict=False):
+        np.testing.assert_allclose(device.get(g), e, rtol=1e-4, atol=1e-5, err_msg=name)
+    with pytest.raises(NotImplementedError, match=r"\[attention_varlen\] dropout"):
+        kernels.attention_varlen(*given, dropout=0.5, seed=1)
+
+
+def test_finite_differences(device: Any, rng: np.random.Generator) -> None:
+    q, k, v, options = fill(
+        rng, np.float64, (1, 2, 1, 5, 7, 4, 3), {"softcap": 2.0, "bias": "plane", "causal": False}
+    )
+    bias = options.pop("bias")
+    bias[~np.isfinite(bias)] = 0
+
+    def forward(q: Any, k: Any, v: Any, bias: Any) -> Any:
+        given = [device.put(a) for a in (q, k, v)]
+        return kernels.attention(*given, bias=device.put(bias), **options, return_lse=True)
+
+    y, lse = forward(q, k, v, bias)
+    grad = normal(rng, np.float64, *y.shape)
+    given = [device.put(a) for a in (grad, q, k, v)]
+    got = kernels.attention_backward(
+        *given, y, lse, bias=device.put(bias), **options, needs=("q", "k", "v", "bias")
+    )
+
+    def loss(*values: Any) -> float:
+        return float((device.get(forward(*values)[0]) * grad).sum())
+
+    values = [q, k, v, bias]
+    for i, g in enumerate(got[:4]):
+        assert_gradient(
+            lambda x, i=i: loss(*values[:i], x, *values[i + 1 :]), values[i], device.get(g), rng
+        )
+
+
+@pytest.mark.parametrize(
+    "sizes", [(0, 1, 1, 3, 4, 2, 2), (1, 2, 1, 0, 4, 2, 2), (1, 2, 1, 3, 0, 2, 2)]
+)
+def test_nothing_to_see(dtype: Any, sizes: Any, device: Any, rng: np.random.Generator) -> None:
+    q, k, v, options = fill(rng, dtype, sizes, {"sinks": False, "bias": "plane"})
+    check(device, rng, q, k, v, options)
+
+
+def test_errors(device: Any) -> None:
+    q = device.put(np.zeros((1, 2, 4, 8), np.float32))
+    with pytest.raises(ValueError, match=r"\[attention\] k: expected a head dimension of 8"):
+        kernels.attention(q, q[..., :4], q)
+    with pytest.raises(TypeError, match=r"\[attention\] mask: expected bool"):
+        kernels.attention(q, q, q, mask=q)
+    with pytest.raises(TypeError, match=r"\[attention\] k"):
+        kernels.attention(q, np.zeros((1, 2, 4, 8), np.float32), q)
+    with pytest.raises(NotImplementedError, match="attention_decode"):
+        kernels.attention_decode(q[:, :, :1], q, q, device.put(np.array([2])))
