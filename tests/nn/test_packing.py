@@ -82,7 +82,7 @@ def test_recurrent_layers(name: str, steps: int) -> None:
     assert all(p.grad is not None for p in layer.parameters())
     with pytest.raises(ValueError, match="read-only"):
         layer.weight_hh_l1.data[0, 0] = 1
-    layer.weight_hh_l1.data = layer.weight_hh_l1.data * 0
+    layer.weight_ih_l1.data = layer.weight_ih_l1.data * 0
     assert not np.array_equal(call()[0], expected[0])
     assert layer._packed is None
 
