@@ -1,8 +1,9 @@
 """Recurrent networks over whole sequences: one layer in one direction, inference and training.
 
 Work: a step multiplies the input by G H x I weights and the state by G H x H, G being the gates;
-the backward pass does twice as much. Traffic has no meaning: the weights stay in cache. Training
-rows tell what the forward call keeps for the backward one.
+the backward pass does twice as much. Every call begins with a state, as a step in a loop does.
+Traffic has no meaning: the weights stay in cache. Training rows tell what the forward call keeps
+for the backward one.
 
 The family ``rnn`` takes a dozen sizes; ``rnn_grid``, on request only, is the product of all steps,
 batches and widths below and runs for hours: take parts of it with ``--filter``. JAX compiles every
@@ -84,20 +85,26 @@ class Problem:
 
 @dataclass(frozen=True)
 class Data:
-    """x; weights w_ih, w_hh, b_ih, b_hh; the gradient of y; keywords of our call."""
+    """x; weights w_ih, w_hh, b_ih, b_hh; h0 and an LSTM's c0; y's gradient; keywords of ours."""
 
     x: Array
     weights: list[Array]
+    states: tuple[Array, ...]
     grad: Array
     how: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def state(self) -> Any:
+        """h0, or the pair of an LSTM."""
+        return self.states if len(self.states) > 1 else self.states[0]
 
 
 def _call(module: Any, p: Problem, d: Data) -> Any:
     """y, or all gradients, of our function or of the reference's."""
     forward = getattr(module, p.kind)
     if not p.training:
-        return forward(d.x, d.weights, **d.how)[0]
-    *_, kept = forward(d.x, d.weights, **d.how, return_workspace=True)
+        return forward(d.x, d.weights, d.state, **d.how)[0]
+    *_, kept = forward(d.x, d.weights, d.state, **d.how, return_workspace=True)
     found = getattr(module, f"{p.kind}_backward")(d.grad, None, kept)
     return found[0], found[2]
 
@@ -108,15 +115,17 @@ def run_arraynn(p: Problem, d: Data, threads: int) -> list[Candidate]:
     kept = None
     if p.training:
         forward = getattr(kernels(), p.kind)
-        kept = forward(d.x, d.weights, **d.how, return_workspace=True)[-1].nbytes
+        kept = forward(d.x, d.weights, d.state, **d.how, return_workspace=True)[-1].nbytes
     found = [Candidate("arraynn", lambda: _call(kernels(), p, d), group="fresh", kept=kept)]
     if p.option:
-        plain = Data(d.x, d.weights, d.grad)  # gives another answer
+        plain = Data(d.x, d.weights, d.states, d.grad)  # gives another answer
         call = partial(_call, kernels(), p, plain)
         found.append(Candidate("plain", call, group="fresh", check=lambda _: None))
     elif not p.training:
         function, packed = getattr(kernels(), p.kind), kernels().pack(d.weights, p.kind)
-        found.append(Candidate("arraynn", lambda: function(d.x, packed)[0], group="prepacked"))
+        found.append(
+            Candidate("arraynn", lambda: function(d.x, packed, d.state)[0], group="prepacked")
+        )
     return found
 
 
@@ -126,8 +135,8 @@ def run_numpy(p: Problem, d: Data, threads: int) -> list[Candidate]:
     return [Candidate("numpy", lambda: _call(reference(), p, d), group="fresh")]
 
 
-def torch_kept(module: Any, x: Any) -> int:
-    """Bytes of what PyTorch's tape saves in a forward call, without x, y and the parameters."""
+def torch_kept(module: Any, x: Any, state: Any) -> int:
+    """Bytes that PyTorch's tape saves in a forward call, without x, the state, y, parameters."""
     torch = peers.load("torch")
     saved: dict[int, int] = {}
 
@@ -137,8 +146,9 @@ def torch_kept(module: Any, x: Any) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        y, _ = module(x)
-    for known in (x, y, *module._flat_weights):
+        y, _ = module(x, state)
+    states = state if isinstance(state, tuple) else (state,)
+    for known in (x, y, *states, *module._flat_weights):
         saved.pop(known.untyped_storage().data_ptr(), None)
     return sum(saved.values())
 
@@ -154,18 +164,20 @@ def run_torch(p: Problem, d: Data, threads: int) -> list[Candidate]:
         for parameter, w in zip(module._flat_weights, d.weights, strict=True):
             parameter.copy_(torch.from_numpy(w))
     x, grad = torch.from_numpy(d.x), torch.from_numpy(d.grad)
+    states = tuple(torch.from_numpy(s) for s in d.states)
+    state = states if len(states) > 1 else states[0]
     if p.training:
         leaf = x.clone().requires_grad_()
 
         def train() -> Any:
-            y, _ = module(leaf)
+            y, _ = module(leaf, state)
             return torch.autograd.grad(y, [leaf, *module._flat_weights], grad)
 
-        return [Candidate("torch", train, group="fresh", kept=torch_kept(module, leaf))]
+        return [Candidate("torch", train, group="fresh", kept=torch_kept(module, leaf, state))]
 
     def infer() -> Any:
         with torch.inference_mode():
-            return module(x)[0]
+            return module(x, state)[0]
 
     return [Candidate("torch", infer, group="fresh")]
 
@@ -193,18 +205,17 @@ def run_jax(p: Problem, d: Data, threads: int) -> list[Candidate]:
             h = (1 - z) * n + z * h
         return (h, c), h
 
-    def forward(x: Any, w: Any) -> Any:
-        zero = np_.zeros((p.batch, p.hidden), x.dtype)
-        return jax.lax.scan(partial(step, w), (zero, zero), x)[1]
+    def forward(state: Any, x: Any, w: Any) -> Any:
+        return jax.lax.scan(partial(step, w), (state[0], state[-1]), x)[1]
 
-    def train(x: Any, w: Any, grad: Any) -> Any:
-        return jax.vjp(forward, x, w)[1](grad)
+    def train(state: Any, x: Any, w: Any, grad: Any) -> Any:
+        return jax.vjp(partial(forward, state), x, w)[1](grad)
 
     x, grad = np_.asarray(d.x), np_.asarray(d.grad)
-    weights = [np_.asarray(w) for w in d.weights]
-    compiled, args = jax.jit(forward), (x, weights)
+    weights, state = [np_.asarray(w) for w in d.weights], [np_.asarray(s[0]) for s in d.states]
+    compiled, args = jax.jit(forward), (state, x, weights)
     if p.training:
-        compiled, args = jax.jit(train), (x, weights, grad)
+        compiled, args = jax.jit(train), (state, x, weights, grad)
     return [Candidate("jax", lambda: jax.block_until_ready(compiled(*args)), group="fresh")]
 
 
@@ -223,11 +234,14 @@ def run_onnxruntime(p: Problem, d: Data, threads: int) -> list[Candidate]:
         "w": w_ih[None],
         "r": w_hh[None],
         "b": np.concatenate([b_ih, b_hh])[None],
+        "lengths": np.full(p.batch, p.steps, np.int32),
+        **dict(zip(("h", "c"), d.states, strict=False)),
     }
     attributes: dict[str, Any] = {"hidden_size": p.hidden}
     if p.kind == "gru":
         attributes["linear_before_reset"] = 1
-    call = peers.onnx_call(p.kind.upper(), inputs, threads, constants=("w", "r", "b"), **attributes)
+    constants = ("w", "r", "b", "lengths")
+    call = peers.onnx_call(p.kind.upper(), inputs, threads, constants=constants, **attributes)
     # Its y has an axis of directions.
     return [Candidate("onnxruntime", call, group="prepacked", arrays=lambda y: (y[:, 0],))]
 
@@ -273,10 +287,15 @@ def prepare(p: Problem, libraries: Sequence[str], threads: int) -> Prepared:
     ]
     x = uniform(p.dtype, p.steps, p.batch, p.size, seed=5)
     grad = uniform(p.dtype, p.steps, p.batch, p.hidden, seed=6)
+    states = tuple(
+        uniform(p.dtype, 1, p.batch, p.hidden, seed=s)
+        for s in ((7, 8) if p.kind == "lstm" else (7,))
+    )
     how, of_arrays = options(p), ("peepholes", "layer_norm")
     wide = Data(
         x.astype(np.float64),
         [w.astype(np.float64) for w in weights],
+        tuple(s.astype(np.float64) for s in states),
         grad.astype(np.float64),
         {k: [a.astype(np.float64) for a in v] if k in of_arrays else v for k, v in how.items()},
     )
@@ -288,7 +307,7 @@ def prepare(p: Problem, libraries: Sequence[str], threads: int) -> Prepared:
     terms = p.size + (GATES[p.kind] if p.training else 1) * p.hidden
     step = dot_bound(terms, p.dtype) + 16 * unit_roundoff(p.dtype) * top
     bound = p.steps * step * (top * p.batch if p.training else 1)
-    candidates = collect(RUNNERS, libraries, p, Data(x, weights, grad, how), threads)
+    candidates = collect(RUNNERS, libraries, p, Data(x, weights, states, grad, how), threads)
     return Prepared(candidates, expected, [bound] * len(expected))
 
 
