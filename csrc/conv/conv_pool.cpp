@@ -68,6 +68,7 @@ struct Pooling {
     DepthwiseConv<T> some = d;
     some.n = 1;
     some.channels = planes;
+    some.multiplier = staged ? d.multiplier : 1;
     PoolProblem part = whole;
     part.n = 1;
     part.c = planes;
