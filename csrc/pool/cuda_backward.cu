@@ -15,6 +15,8 @@ struct Source {
 template <class T, int V>
 struct MeanGradient {
   using C = Compute<T>;
+  static constexpr int kAtOnce = V == 1 ? 4 : 2;  // windows loaded before one is used
+  static constexpr int kBlocks = 4;
   struct Loaded {
     Values<T, V> grad;
   };
@@ -47,6 +49,8 @@ struct MeanGradient {
 template <class T, int V>
 struct MaxGradient {
   using C = Compute<T>;
+  static constexpr int kAtOnce = V == 1 ? 4 : 2;
+  static constexpr int kBlocks = 4;
   struct Loaded {
     Values<T, V> grad;
     Values<std::int64_t, V> winner;
@@ -74,6 +78,8 @@ struct MaxGradient {
 template <class T, int V>
 struct LpGradient {
   using C = Compute<T>;
+  static constexpr int kAtOnce = 1;  // pow takes the registers
+  static constexpr int kBlocks = 2;
   struct Loaded {
     Values<T, V> grad, y;
   };
@@ -109,10 +115,11 @@ struct LpGradient {
 };
 
 template <class T, int V, class I, class Rule>
-__global__ void __launch_bounds__(kPoolThreads, kPoolBlocks<I>)
+__global__ void __launch_bounds__(kPoolThreads, (kPoolBlocks<Rule, I>))
     pool_backward_kernel(const __grid_constant__ WindowProblem<I> p,
                          const __grid_constant__ Strips<I> strips, Rule rule, T* dx) {
   using C = Compute<T>;
+  constexpr int kAtOnce = sizeof(I) == 4 ? Rule::kAtOnce : 1;
   const I step = static_cast<I>(gridDim.x) * kPoolThreads;
   for (I e = static_cast<I>(blockIdx.x * kPoolThreads + threadIdx.x); e < strips.count; e += step) {
     const Place<I> at = strips.locate(e);
@@ -126,18 +133,18 @@ __global__ void __launch_bounds__(kPoolThreads, kPoolBlocks<I>)
       Walk<I> walk(at.n * p.out + first * p.c + channel, w.count, h.count, p.w.step * p.c,
                    p.h.step * row, p.d.step * p.h.out * row);
       C sum[V] = {};
-      for (I t = 0; t < windows; t += kTapsAtOnce) {
-        typename Rule::Loaded in[kTapsAtOnce] = {};
-        Source<I> sources[kTapsAtOnce];
+      for (I t = 0; t < windows; t += kAtOnce) {
+        typename Rule::Loaded in[kAtOnce] = {};
+        Source<I> sources[kAtOnce];
 #pragma unroll
-        for (int u = 0; u < kTapsAtOnce; ++u) {
+        for (int u = 0; u < kAtOnce; ++u) {
           sources[u] = {walk.offset, d.first + walk.i * p.d.step, h.first + walk.j * p.h.step,
                         w.first + walk.k * p.w.step};
           if (t + u < windows) in[u] = rule.load(walk.offset);
           walk.advance();
         }
 #pragma unroll
-        for (int u = 0; u < kTapsAtOnce; ++u) {
+        for (int u = 0; u < kAtOnce; ++u) {
           if (t + u < windows) rule.add(p, sum, in[u], sources[u], own);
         }
       }

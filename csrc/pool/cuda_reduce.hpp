@@ -1,5 +1,5 @@
 // Reductions over windows. A thread takes a strip of outputs down a column, one element or 16 bytes of
-// channels wide, and loads kTapsAtOnce taps before it uses the first. Wide windows of few outputs are
+// channels wide, and loads Op::kAtOnce taps before it uses the first. Wide windows of few outputs are
 // shared by lanes of a block instead, whose results are merged as a tree: which of the two depends on the
 // shape of a sample alone.
 #pragma once
@@ -11,15 +11,14 @@
 namespace arraynn::cuda {
 
 inline constexpr int kPoolThreads = 256;
-inline constexpr int kTapsAtOnce = 4;
-// 64 registers a thread; 128 with positions of 64 bits, or for 16 bytes.
-template <class I, int V = 1>
-inline constexpr int kPoolBlocks = sizeof(I) == 4 && V < 16 ? 4 : 2;
+// Of 64 registers a thread; 128 with positions of 64 bits, or for 16 elements at a time.
+template <class Op, class I, int V = 1>
+inline constexpr int kPoolBlocks = sizeof(I) == 4 && V < 16 ? Op::kBlocks : 2;
 // Blocks of a persistent grid a multiprocessor: kernels with few registers fit this many.
 inline constexpr int kPoolGridBlocks = 8;
 
 template <class T, int V, class I, class Op>
-__global__ void __launch_bounds__(kPoolThreads, (kPoolBlocks<I, V>))
+__global__ void __launch_bounds__(kPoolThreads, (kPoolBlocks<Op, I, V>))
     pool_kernel(const __grid_constant__ WindowProblem<I> p,
                 const __grid_constant__ Strips<I> strips, Op op, const T* x, T* y,
                 std::int64_t* indices) {
@@ -40,17 +39,17 @@ __global__ void __launch_bounds__(kPoolThreads, (kPoolBlocks<I, V>))
       State states[V];
 #pragma unroll
       for (int j = 0; j < V; ++j) states[j] = op.template start<I>();
-      for (I t = 0; t < taps; t += kTapsAtOnce) {
-        Values<T, V> in[kTapsAtOnce] = {};
-        I where[kTapsAtOnce];
+      for (I t = 0; t < taps; t += Op::kAtOnce) {
+        Values<T, V> in[Op::kAtOnce] = {};
+        I where[Op::kAtOnce];
 #pragma unroll
-        for (int u = 0; u < kTapsAtOnce; ++u) {
+        for (int u = 0; u < Op::kAtOnce; ++u) {
           where[u] = walk.offset;
           if (t + u < taps) in[u] = load_values<V>(sample + walk.offset);
           walk.advance();
         }
 #pragma unroll
-        for (int u = 0; u < kTapsAtOnce; ++u) {
+        for (int u = 0; u < Op::kAtOnce; ++u) {
           if (t + u >= taps) continue;
 #pragma unroll
           for (int j = 0; j < V; ++j) op.take(states[j], value_of(in[u].v[j]), where[u]);
@@ -89,7 +88,7 @@ struct LaneStorage {
 };
 
 template <class T, class I, class Op>
-__global__ void __launch_bounds__(kPoolThreads, kPoolBlocks<I>)
+__global__ void __launch_bounds__(kPoolThreads, (kPoolBlocks<Op, I>))
     pool_shared_kernel(const __grid_constant__ WindowProblem<I> p,
                        const __grid_constant__ Strips<I> outputs, Lanes lanes, Op op, const T* x,
                        T* y, std::int64_t* indices) {
@@ -115,15 +114,15 @@ __global__ void __launch_bounds__(kPoolThreads, kPoolBlocks<I>)
       const I depth = d.at + i * p.d.dilation, height = h.at + j * p.h.dilation;
       const I row = ((depth * p.h.size + height) * p.w.size + w.at) * p.c + at.group;
       const I tap = p.w.dilation * p.c;
-      for (I k = lane_w; k < w.count; k += kTapsAtOnce * lanes.along_w) {
-        T in[kTapsAtOnce] = {};
+      for (I k = lane_w; k < w.count; k += Op::kAtOnce * lanes.along_w) {
+        T in[Op::kAtOnce] = {};
 #pragma unroll
-        for (int u = 0; u < kTapsAtOnce; ++u) {
+        for (int u = 0; u < Op::kAtOnce; ++u) {
           const I mine = k + u * lanes.along_w;
           if (mine < w.count) in[u] = sample[row + mine * tap];
         }
 #pragma unroll
-        for (int u = 0; u < kTapsAtOnce; ++u) {
+        for (int u = 0; u < Op::kAtOnce; ++u) {
           const I mine = k + u * lanes.along_w;
           if (mine < w.count) op.take(state, value_of(in[u]), row + mine * tap);
         }

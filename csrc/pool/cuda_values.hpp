@@ -104,6 +104,8 @@ struct Output3 {
 template <class T, bool kIndexed>
 struct Largest {
   using C = Compute<T>;
+  static constexpr int kAtOnce = 4;  // taps loaded before one is used
+  static constexpr int kBlocks = 4;  // a multiprocessor, of 64 registers a thread
   template <class I>
   struct State {
     C value;
@@ -145,6 +147,8 @@ struct Largest {
 template <class T>
 struct Mean {
   using C = Compute<T>;
+  static constexpr int kAtOnce = 4;
+  static constexpr int kBlocks = 4;
   template <class I>
   struct State {
     C value;
@@ -174,6 +178,8 @@ struct Mean {
 template <class T>
 struct LpNorm {
   using C = Compute<T>;
+  static constexpr int kAtOnce = 2;  // pow takes the registers
+  static constexpr int kBlocks = 2;
   template <class I>
   struct State {
     C value;
