@@ -198,8 +198,8 @@ def cross_entropy(
     Raises
     ------
     ValueError
-        For shapes that do not fit, a class index out of range (it is named), a smoothing outside
-        [0, 1] or an unknown reduction.
+        For shapes that do not fit, a class index out of range (it is named; on a GPU, which is not
+        waited for, its sample gives NaN), a smoothing outside [0, 1] or an unknown reduction.
     TypeError
         For other or mixed dtypes.
 
