@@ -11,7 +11,14 @@ import pytest
 
 from arraynn import kernels, reference
 from kernels.problems import normal
-from softmax_checks import LOGITS, check, check_cross_entropy
+from softmax_checks import (
+    LOGITS,
+    REDUCTIONS,
+    check,
+    check_cross_entropy,
+    check_nll_loss,
+    check_what_does_not_count,
+)
 from tolerances import assert_same_bits
 
 #: Around groups of 8 threads, warps and blocks of a row, whole packs and not; chunks of long rows.
@@ -147,7 +154,7 @@ def test_out_is_filled_and_nothing_beside_it(
                 assert_same_bits(device.get(flat), host, f"{name} of a row of {shape}")
 
 
-@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("shape", [*LOGITS, (2, 140, 3), (3, 700), (2, 9001)], ids=str)
 def test_cross_entropy(
     dtype: Any, shape: tuple[int, ...], reduction: str, device: Any, rng: np.random.Generator
@@ -202,6 +209,18 @@ def test_cross_entropy_of_nothing(dtype: Any, device: Any) -> None:
         np.testing.assert_array_equal(got, np.zeros_like(logits))
 
 
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("shape", [*LOGITS, (3, 4, 255)], ids=str)
+def test_nll_loss(
+    dtype: Any, shape: tuple[int, ...], reduction: str, device: Any, rng: np.random.Generator
+) -> None:
+    check_nll_loss(device.kernels, dtype, shape, reduction, rng)
+
+
+def test_what_does_not_count_in_an_nll_loss(dtype: Any, device: Any) -> None:
+    check_what_does_not_count(device.kernels, dtype)
+
+
 def test_wrong_class_indices_give_nan(dtype: Any, device: Any, rng: np.random.Generator) -> None:
     """They are not waited for; nothing is read beside the logits."""
     for shape in ((4, 5), (4, 5, 3), (4, 9001)):
@@ -218,6 +237,12 @@ def test_wrong_class_indices_give_nan(dtype: Any, device: Any, rng: np.random.Ge
         grad = device.kernels.cross_entropy_backward(
             np.ones((), dtype), logits, target, reduction="sum"
         )
+        assert np.isfinite(grad[~wrong]).all()
+        loss = device.kernels.nll_loss(logits, target, reduction="none")
+        grad = device.kernels.nll_loss_backward(1.0, logits, target, reduction="sum")
+        assert np.isnan(loss[wrong]).all()
+        assert np.isnan(grad[wrong]).all()
+        assert np.isfinite(loss[~wrong]).all()
         assert np.isfinite(grad[~wrong]).all()
 
 
