@@ -295,8 +295,8 @@ def nll_loss(
     Raises
     ------
     ValueError
-        For shapes that do not fit, a class index out of range (it is named) or an unknown
-        reduction.
+        For shapes that do not fit, a class index out of range (it is named; on a GPU
+        its sample gives NaN) or an unknown reduction.
     TypeError
         For other or mixed dtypes; targets that are probabilities are for :func:`cross_entropy`.
 
