@@ -51,6 +51,56 @@ REGISTERS = {
     "unpool_mark_kernel": 48,
     "unpool_kernel": 48,
     "unpool_backward_kernel": 48,
+    # Rows: 1024 threads a multiprocessor; 512 in double, which takes two registers an element.
+    **dict.fromkeys(
+        (
+            "softmax_kernel",
+            "softmax_stats_kernel",
+            "softmax_finish_kernel",
+            "softmax_backward_kernel",
+            "softmax_sum_kernel",
+            "softmax_backward_finish_kernel",
+            "softmax_columns_kernel",
+            "softmax_columns_backward_kernel",
+            "cross_entropy_kernel",
+            "cross_entropy_dense_kernel",
+            "cross_entropy_finish_kernel",
+            "cross_entropy_backward_kernel",
+            "cross_entropy_backward_finish_kernel",
+            "cross_entropy_columns_kernel",
+            "cross_entropy_columns_backward_kernel",
+            "row_norm_kernel",
+            "row_moments_kernel",
+            "row_apply_kernel",
+            "row_norm_backward_kernel",
+            "row_sums_kernel",
+            "row_gradient_kernel",
+            "run_moments_kernel",
+            "run_sums_kernel",
+        ),
+        128,
+    ),
+    "loss_sum_kernel": 64,  # 2 blocks of 512
+    "loss_sum_finish_kernel": 64,
+    "weight_sum_kernel": 64,
+    "fill_statistics_kernel": 64,
+    "row_statistics_kernel": 64,  # 8 blocks of 128
+    "row_weight_kernel": 64,
+    "column_sum_kernel": 64,
+    "column_moments_kernel": 128,  # 2 blocks of 256
+    "column_gradient_sums_kernel": 64,  # 4 blocks of 256
+    "channel_statistics_kernel": 64,
+    "empty_statistics_kernel": 64,
+    "fixed_statistics_kernel": 64,
+    "move_running_kernel": 64,
+    "affine_kernel": 64,
+    "slope_kernel": 64,
+    "weight_gradient_kernel": 64,
+    "channel_apply_kernel": 64,
+    "channel_gradient_kernel": 64,
+    "channel_scale_kernel": 64,
+    "nll_loss_kernel": 64,
+    "nll_loss_backward_kernel": 64,
 }
 #: Most bytes of static shared memory of a block, by kernel; others have at most 4096.
 SHARED = {
@@ -61,9 +111,14 @@ SHARED = {
     "attention_queries_kernel": 29440,
     "attention_keys_kernel": 29440,
     "attention_bias_kernel": 29440,
+    # What 16 threads know of each of 16 columns, in double.
+    "cross_entropy_columns_kernel": 6144,
+    "cross_entropy_columns_backward_kernel": 6144,
 }
-#: Kernels that may spill, with the reason. None so far.
-SPILLS: dict[str, str] = {}
+#: Kernels that may spill, with the reason.
+SPILLS = {
+    "row_gradient_kernel": "8 bytes, of rows too long for one block and no multiple of 16 bytes",
+}
 
 
 def compile_file(path: Path, logs: Path) -> tuple[Path, int, str]:

@@ -11,9 +11,12 @@ PYBIND11_MODULE(ARRAYNN_CUDA_MODULE, m, py::mod_gil_not_used()) {
   arraynn::bind_packed_weight(m);
   arraynn::bind_attention(m);
   arraynn::bind_conv(m);
+  arraynn::bind_channel_norms(m);
   arraynn::bind_elementwise(m);
   arraynn::bind_gemm(m);
   arraynn::bind_optim(m);
   arraynn::bind_pool(m);
   arraynn::bind_unpool(m);
+  arraynn::bind_row_norms(m);
+  arraynn::bind_softmax(m);
 }

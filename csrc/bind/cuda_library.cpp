@@ -6,6 +6,7 @@
 #include "bind/call.hpp"
 #include "bind/module_parts.hpp"
 #include "core/cuda_call.hpp"
+#include "core/cuda_scratch.hpp"
 
 namespace arraynn {
 namespace {
@@ -27,6 +28,12 @@ std::string describe(std::initializer_list<py::handle> arguments) {
   return s.str();
 }
 
+void* allocate(std::size_t bytes) {
+  auto& held = library_call().scratch;
+  held.push_back(std::make_unique<cuda::Scratch>("scratch", static_cast<std::int64_t>(bytes)));
+  return held.back()->as<void>();
+}
+
 }  // namespace
 
 const CudaLibrary& cuda_library() {
@@ -37,6 +44,7 @@ const CudaLibrary& cuda_library() {
 
 DeviceCall::DeviceCall() {
   cuda::call_state() = {};
+  cuda::call_state().allocate = &allocate;
   library_call() = {};
 }
 

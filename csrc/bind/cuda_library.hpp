@@ -2,7 +2,11 @@
 #pragma once
 #include <pybind11/pybind11.h>
 
+#include <memory>
 #include <string>
+#include <vector>
+
+#include "core/cuda_scratch.hpp"
 
 namespace arraynn {
 
@@ -23,6 +27,7 @@ const CudaLibrary& cuda_library();  // RuntimeError when there is none yet
 // What the intake knows of the call that is running on this thread.
 struct LibraryCall {
   bool joined = false;  // an array has been taken: stream and device are set
+  std::vector<std::unique_ptr<cuda::Scratch>> scratch;  // until the call returns
 };
 LibraryCall& library_call();
 

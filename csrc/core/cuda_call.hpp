@@ -17,9 +17,18 @@ struct CallState {
   std::int64_t blocks = 0;
   int threads = 0;
   std::size_t shared_bytes = 0;
+  void* (*allocate)(std::size_t bytes) =
+      nullptr;  // from the library's pool, until the call returns
 };
 
 CallState& call_state();  // of this thread
+
+// Memory for the launches of this call: what follows on the stream may use it again afterwards.
+template <class T>
+T* scratch(std::int64_t count) {
+  if (count == 0) return nullptr;
+  return static_cast<T*>(call_state().allocate(static_cast<std::size_t>(count) * sizeof(T)));
+}
 
 // ann.cuda.debug(True): every launch is waited for and its error is that of its own kernel.
 bool synchronous_launches();

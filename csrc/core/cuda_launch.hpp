@@ -11,6 +11,8 @@ inline constexpr int kWarp = 32;
 inline constexpr unsigned kWholeWarp = 0xFFFFFFFFu;
 // The limit of kernel parameters since CUDA 12.1 (CUDA C++ Programming Guide, "Function Parameters").
 inline constexpr std::size_t kMaxParameterBytes = 32764;
+// Dynamic shared memory beyond this has to be asked for, kernel by kernel.
+inline constexpr std::size_t kMaxSharedBytes = std::size_t{48} << 10;
 inline constexpr std::int64_t kMaxBlocks = (std::int64_t{1} << 31) - 1;
 
 struct Grid {
@@ -37,6 +39,11 @@ void launch(const char* name, void (*kernel)(P...), Grid grid, std::type_identit
     const dim3 blocks(static_cast<unsigned>(grid.blocks));
     const dim3 threads(static_cast<unsigned>(grid.threads));
 #ifdef __CUDACC__
+    if (grid.shared_bytes > kMaxSharedBytes) {
+      cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                           cudaFuncAttributeMaxDynamicSharedMemorySize,
+                           static_cast<int>(grid.shared_bytes));
+    }
     void* pointers[] = {const_cast<void*>(static_cast<const void*>(&args))..., nullptr};
     error = cudaLaunchKernel(reinterpret_cast<const void*>(kernel), blocks, threads, pointers,
                              grid.shared_bytes, call.stream);

@@ -1,7 +1,9 @@
 // Bindings of batch_norm, group_norm and instance_norm.
 #include "bind/binders.hpp"
+#include "bind/call.hpp"
 #include "bind/check.hpp"
 #include "norm/arguments.hpp"
+#include "norm/fixed.hpp"
 
 namespace arraynn {
 namespace {
@@ -29,14 +31,9 @@ struct RunningArrays {
   }
   // The fixed statistics of inference.
   template <class T>
-  void fill(const Statistics& stats, const std::int64_t* shape, int ndim, double eps) const {
-    const std::int64_t channels = shape[ndim - 1], samples = ndim == 2 ? shape[0] : 1;
-    for (std::int64_t i = 0; i < samples * channels; ++i) {
-      const std::int64_t c = i % channels;
-      stats.mean()[i] = static_cast<double>(mean->as<const T>()[c * mean->strides[0]]);
-      const auto spread = static_cast<double>(var->as<const T>()[c * var->strides[0]]);
-      stats.rstd()[i] = 1.0 / std::sqrt(spread + eps);
-    }
+  void fill(const Statistics& stats, const ChannelArguments& a) const {
+    const std::int64_t samples = a.stats_ndim == 2 ? a.samples : 1;
+    fixed_statistics(view<T>(0.0), samples, a.channels, a.norm.eps, stats.mean(), stats.rstd());
   }
 
  private:
@@ -89,7 +86,7 @@ py::object forward(const Call& call, py::handle x_in, py::handle running_mean,
   dispatch_float(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
-    if (fixed) running.fill<T>(stats, a.stats_shape, a.stats_ndim, a.norm.eps);
+    if (fixed) running.fill<T>(stats, a);
     channel_norm<T>(op, a.norm, x->as<const T>(), weight->as<const T>(), bias->as<const T>(),
                     out.data<T>(), stats.mean(), stats.rstd(), fixed, running.view<T>(momentum));
   });
@@ -122,7 +119,7 @@ py::tuple backward(const Call& call, py::handle grad_in, py::handle x_in, py::ha
   dispatch_float(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
-    if (!given && fixed) running.fill<T>(stats, a.stats_shape, a.stats_ndim, a.norm.eps);
+    if (!given && fixed) running.fill<T>(stats, a);
     if (!given && !fixed) {
       channel_norm<T>(op, a.norm, x->as<const T>(), nullptr, nullptr, nullptr, stats.mean(),
                       stats.rstd(), false, {nullptr, nullptr, 0, 0, 0.0});
@@ -136,38 +133,43 @@ py::tuple backward(const Call& call, py::handle grad_in, py::handle x_in, py::ha
 
 // batch_norm and instance_norm differ in name and statistics alone.
 template <ChannelKind kKind>
-void bind_running(py::module_& m, const char* name, const char* backward_name) {
+void bind_running(py::module_& m) {
   using H = py::handle;
-  m.def(name, [name](H x, H mean, H var, H weight, H bias, H own, H momentum, H eps, H activation,
-                     H layout, H stats, H out) {
-    return forward({name, kKind}, x, mean, var, H(), weight, bias, own, momentum, eps, activation,
-                   layout, stats, out);
-  });
-  m.def(backward_name, [backward_name](H grad, H x, H mean, H var, H weight, H own, H eps, H layout,
-                                       H stats, H needs) {
-    return backward({backward_name, kKind}, grad, x, mean, var, H(), weight, own, eps, layout,
-                    stats, needs);
-  });
+  constexpr bool kBatch = kKind == ChannelKind::kBatch;
+  static constexpr const char* kName = kBatch ? "batch_norm" : "instance_norm";
+  static constexpr const char* kBackward =
+      kBatch ? "batch_norm_backward" : "instance_norm_backward";
+  def(m, kName,
+      [](H x, H mean, H var, H weight, H bias, H own, H momentum, H eps, H activation, H layout,
+         H stats, H out) {
+        return forward({kName, kKind}, x, mean, var, H(), weight, bias, own, momentum, eps,
+                       activation, layout, stats, out);
+      });
+  def(m, kBackward,
+      [](H grad, H x, H mean, H var, H weight, H own, H eps, H layout, H stats, H needs) {
+        return backward({kBackward, kKind}, grad, x, mean, var, H(), weight, own, eps, layout,
+                        stats, needs);
+      });
 }
 
 }  // namespace
 
 void bind_channel_norms(py::module_& m) {
   using H = py::handle;
-  bind_running<ChannelKind::kBatch>(m, "batch_norm", "batch_norm_backward");
-  bind_running<ChannelKind::kInstance>(m, "instance_norm", "instance_norm_backward");
-  m.def("group_norm",
-        [](H x, H groups, H weight, H bias, H eps, H activation, H layout, H stats, H out) {
-          const py::none none;
-          return forward({"group_norm", ChannelKind::kGroup}, x, none, none, groups, weight, bias,
-                         none, none, eps, activation, layout, stats, out);
-        });
-  m.def("group_norm_backward",
-        [](H grad, H x, H groups, H weight, H eps, H layout, H stats, H needs) {
-          const py::none none;
-          return backward({"group_norm_backward", ChannelKind::kGroup}, grad, x, none, none, groups,
-                          weight, none, eps, layout, stats, needs);
-        });
+  bind_running<ChannelKind::kBatch>(m);
+  bind_running<ChannelKind::kInstance>(m);
+  def(m, "group_norm",
+      [](H x, H groups, H weight, H bias, H eps, H activation, H layout, H stats, H out) {
+        const py::none none;
+        return forward({"group_norm", ChannelKind::kGroup}, x, none, none, groups, weight, bias,
+                       none, none, eps, activation, layout, stats, out);
+      });
+  def(m, "group_norm_backward",
+      [](H grad, H x, H groups, H weight, H eps, H layout, H stats, H needs) {
+        const py::none none;
+        return backward({"group_norm_backward", ChannelKind::kGroup}, grad, x, none, none, groups,
+                        weight, none, eps, layout, stats, needs);
+      });
 }
 
 }  // namespace arraynn

@@ -1,5 +1,6 @@
 // Bindings of layer_norm and rms_norm.
 #include "bind/binders.hpp"
+#include "bind/call.hpp"
 #include "bind/check.hpp"
 #include "norm/arguments.hpp"
 
@@ -58,16 +59,16 @@ py::tuple backward(const char* op, bool centred, py::handle grad_in, py::handle 
 
 void bind_row_norms(py::module_& m) {
   using H = py::handle;
-  m.def("layer_norm", [](H x, H shape, H weight, H bias, H eps, H activation, H stats, H out) {
+  def(m, "layer_norm", [](H x, H shape, H weight, H bias, H eps, H activation, H stats, H out) {
     return forward("layer_norm", true, x, shape, weight, bias, eps, activation, stats, out);
   });
-  m.def("layer_norm_backward", [](H grad, H x, H shape, H weight, H eps, H stats, H needs) {
+  def(m, "layer_norm_backward", [](H grad, H x, H shape, H weight, H eps, H stats, H needs) {
     return backward("layer_norm_backward", true, grad, x, shape, weight, eps, stats, needs);
   });
-  m.def("rms_norm", [](H x, H shape, H weight, H eps, H activation, H stats, H out) {
+  def(m, "rms_norm", [](H x, H shape, H weight, H eps, H activation, H stats, H out) {
     return forward("rms_norm", false, x, shape, weight, py::none(), eps, activation, stats, out);
   });
-  m.def("rms_norm_backward", [](H grad, H x, H shape, H weight, H eps, H stats, H needs) {
+  def(m, "rms_norm_backward", [](H grad, H x, H shape, H weight, H eps, H stats, H needs) {
     return backward("rms_norm_backward", false, grad, x, shape, weight, eps, stats, needs);
   });
 }

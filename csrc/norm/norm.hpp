@@ -47,7 +47,7 @@ struct Moments {
 };
 
 // Of na and nb elements together. Units of different levels include this: forced inline.
-ARRAYNN_INLINE Moments merge_moments(Moments a, double na, Moments b, double nb) {
+ARRAYNN_INLINE constexpr Moments merge_moments(Moments a, double na, Moments b, double nb) {
   const double delta = b.mean - a.mean, share = nb / (na + nb);
   return {a.mean + delta * share, a.m2 + b.m2 + delta * delta * (na * share)};
 }
@@ -132,9 +132,9 @@ struct ChannelNorm {
   double eps;
   Activation activation;
 
-  std::int64_t statistics() const { return groups == 0 ? c : n * groups; }
+  constexpr std::int64_t statistics() const { return groups == 0 ? c : n * groups; }
   // Elements behind one statistic.
-  std::int64_t count() const { return groups == 0 ? n * s : c / groups * s; }
+  constexpr std::int64_t count() const { return groups == 0 ? n * s : c / groups * s; }
 };
 
 // Running statistics, `stride` elements apart; mean = nullptr for none.

@@ -1,5 +1,6 @@
 #include "bind/array.hpp"
 #include "bind/binders.hpp"
+#include "bind/call.hpp"
 #include "bind/check.hpp"
 #include "softmax/cross_entropy_args.hpp"
 #include "softmax/softmax.hpp"
@@ -54,16 +55,10 @@ py::object loss(const char* op, Loss kind, const CrossEntropyArgs& args) {
   const bool none = args.reduction == Reduction::kNone;
   const Dtype dtype = args.logits->dtype;
   Output out(op, py::none(), dtype, args.sample_shape, none ? args.sample_ndim : 0);
-  const Scratch losses(op, none ? 0 : static_cast<std::size_t>(args.samples) * dtype_size(dtype));
   dispatch_float(dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
-    T* per_sample = none ? out.data<T>() : static_cast<T*>(losses.data());
-    run_loss(kind, args.problem<T>(), per_sample);
-    if (none) return;
-    const double total = ordered_sum(per_sample, args.samples);
-    *out.data<T>() =
-        static_cast<T>(args.reduction == Reduction::kMean ? total / args.divisor() : total);
+    compute_loss(kind, args, out.data<T>());
   });
   return out.finish(args.logits);
 }
@@ -90,10 +85,8 @@ py::object loss_backward(const char* op, Loss kind, py::handle grad_out_,
   dispatch_float(z.dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
-    if (!none && grad_out) scale = static_cast<double>(*grad_out->as<const T>());
-    if (args.reduction == Reduction::kMean) scale /= args.divisor();
-    run_loss_backward(kind, args.problem<T>(), none ? grad_out->as<const T>() : nullptr,
-                      static_cast<T>(scale), out.data<T>());
+    compute_loss_gradient(kind, args, grad_out ? grad_out->as<const T>() : nullptr, scale,
+                          out.data<T>());
   });
   return out.finish(args.logits);
 }
@@ -103,30 +96,30 @@ py::object loss_backward(const char* op, Loss kind, py::handle grad_out_,
 void bind_softmax(py::module_& m) {
   using py::arg;
   using H = py::handle;
-  m.def(
-      "softmax",
+  def(
+      m, "softmax",
       [](H x, H axis, H out) { return forward("softmax", SoftmaxKind::kSoftmax, x, axis, out); },
       arg("x"), arg("axis"), arg("out"));
-  m.def(
-      "log_softmax",
+  def(
+      m, "log_softmax",
       [](H x, H axis, H out) {
         return forward("log_softmax", SoftmaxKind::kLogSoftmax, x, axis, out);
       },
       arg("x"), arg("axis"), arg("out"));
-  m.def(
-      "softmax_backward",
+  def(
+      m, "softmax_backward",
       [](H grad_out, H y, H axis, H out) {
         return backward("softmax_backward", SoftmaxKind::kSoftmax, grad_out, y, axis, out);
       },
       arg("grad_out"), arg("y"), arg("axis"), arg("out"));
-  m.def(
-      "log_softmax_backward",
+  def(
+      m, "log_softmax_backward",
       [](H grad_out, H y, H axis, H out) {
         return backward("log_softmax_backward", SoftmaxKind::kLogSoftmax, grad_out, y, axis, out);
       },
       arg("grad_out"), arg("y"), arg("axis"), arg("out"));
-  m.def(
-      "cross_entropy",
+  def(
+      m, "cross_entropy",
       [](H logits, H target, H weight, H ignore_index, H smoothing, H reduction) {
         const char* op = "cross_entropy";
         return loss(op, Loss::kCrossEntropy,
@@ -134,8 +127,8 @@ void bind_softmax(py::module_& m) {
       },
       arg("logits"), arg("target"), arg("weight"), arg("ignore_index"), arg("label_smoothing"),
       arg("reduction"));
-  m.def(
-      "cross_entropy_backward",
+  def(
+      m, "cross_entropy_backward",
       [](H grad_out, H logits, H target, H weight, H ignore_index, H smoothing, H reduction) {
         const char* op = "cross_entropy_backward";
         return loss_backward(
@@ -144,8 +137,8 @@ void bind_softmax(py::module_& m) {
       },
       arg("grad_out"), arg("logits"), arg("target"), arg("weight"), arg("ignore_index"),
       arg("label_smoothing"), arg("reduction"));
-  m.def(
-      "nll_loss",
+  def(
+      m, "nll_loss",
       [](H log_probs, H target, H weight, H ignore_index, H reduction) {
         const char* op = "nll_loss";
         return loss(
@@ -153,8 +146,8 @@ void bind_softmax(py::module_& m) {
             {op, {"log_probs", log_probs}, target, weight, ignore_index, nullptr, reduction});
       },
       arg("log_probs"), arg("target"), arg("weight"), arg("ignore_index"), arg("reduction"));
-  m.def(
-      "nll_loss_backward",
+  def(
+      m, "nll_loss_backward",
       [](H grad_out, H log_probs, H target, H weight, H ignore_index, H reduction) {
         const char* op = "nll_loss_backward";
         return loss_backward(

@@ -1,14 +1,9 @@
 // The checked arguments of cross_entropy, nll_loss and their gradients.
 #pragma once
-#include <cmath>
-
 #include "bind/array.hpp"
-#include "core/arena.hpp"
 #include "softmax/softmax.hpp"
 
 namespace arraynn {
-
-enum class Reduction : std::uint8_t { kNone, kSum, kMean };
 
 // An argument as the caller named it.
 struct NamedHandle {
@@ -22,56 +17,29 @@ struct CrossEntropyArgs {
                    py::handle ignore_index, const py::handle* label_smoothing,
                    py::handle reduction);
 
-  const char* name;  // of logits
-  Array logits, target, weight;
-  Reduction reduction = Reduction::kMean;
+  const char* op;
+  const char* name;              // of logits
+  Array logits, target, weight;  // target: class indices, or probabilities of logits' dtype
+  Reduction reduction;
+  std::int64_t ignore_index;
+  double smoothing;
   SoftmaxShape shape{};
   std::int64_t samples = 0;
   std::int64_t sample_shape[kMaxDims] = {};  // logits' without the class axis
   int sample_ndim = 0;
 
-  template <class T>
-  CrossEntropy<T> problem() const {
-    return {shape,
-            logits->as<const T>(),
-            indices_,
-            indices_ == nullptr ? target->as<const T>() : nullptr,
-            weight ? weight->as<const T>() : nullptr,
-            ignore_index_,
-            smoothing_,
-            weight_sum_};
-  }
-  // Of the mean: the weights of the targets that count, or the number of samples.
-  double divisor() const;
-
- private:
-  void check_indices(const char* op);
-  double weight_at(std::int64_t c) const;
-
-  std::int64_t ignore_index_ = -100;
-  double smoothing_ = 0, weight_sum_ = 0;
-  const std::int64_t* indices_ = nullptr;  // nullptr: probabilities
-  py::object widened_;                     // int64 copy of an int32 target
+  bool has_indices() const { return target->dtype == Dtype::kI32 || target->dtype == Dtype::kI64; }
 };
 
-// A sum in order that carries its rounding errors along (A. Neumaier, ZAMM 54, 1974).
-struct CompensatedSum {
-  double sum = 0, error = 0;
-
-  void add(double x) {
-    const double next = sum + x;
-    const double lost = std::abs(sum) >= std::abs(x) ? (sum - next) + x : (x - next) + sum;
-    if (std::isfinite(lost)) error += lost;
-    sum = next;
-  }
-  double value() const { return sum + error; }
-};
-
+// From checked arguments to the kernels, defined once per device: loss.cpp and loss_cuda.cpp.
+//
+// The CPU looks at all class indices first and raises ValueError; on a GPU that would have to be waited
+// for, so a sample with a wrong one gets NaN.
 template <class T>
-double ordered_sum(const T* values, std::int64_t n) {
-  CompensatedSum total;
-  for (std::int64_t i = 0; i < n; ++i) total.add(static_cast<double>(values[i]));
-  return total.value();
-}
+void compute_loss(Loss kind, const CrossEntropyArgs& args, T* out);
+// grad_out: one per sample, or a scalar that is reduced from them; nullptr for 1. All are times `scale`.
+template <class T>
+void compute_loss_gradient(Loss kind, const CrossEntropyArgs& args, const T* grad_out, double scale,
+                           T* dx);
 
 }  // namespace arraynn

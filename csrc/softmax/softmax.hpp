@@ -31,6 +31,7 @@ inline constexpr std::int64_t kColumnBlock = 16;
 inline constexpr double kSoftmaxGrain = 16384;
 
 enum class SoftmaxKind : bool { kSoftmax, kLogSoftmax };
+enum class Reduction : std::uint8_t { kNone, kSum, kMean };
 
 // Sizes around the axis.
 struct SoftmaxShape {

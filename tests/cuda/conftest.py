@@ -11,12 +11,49 @@ from typing import Any
 import numpy as np
 import pytest
 
+from arraynn import kernels
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "host_cuda"))
 
 import library
 
 #: (order of threads, asynchronous copies late) of the emulated device.
 SCHEDULES = [("oldest", True), ("newest", False), ("random", True), ("starve", False)]
+
+
+class Kernels:
+    """``arraynn.kernels`` on copies of NumPy arrays: results come back as NumPy arrays.
+
+    What a call writes into its arguments comes back as well.
+    """
+
+    def __init__(self, device: Any) -> None:
+        self.device = device
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(kernels, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            copies: list[tuple[Any, Any]] = []
+
+            def put(a: Any) -> Any:
+                if isinstance(a, np.ndarray):
+                    copies.append((a, self.device.put(a)))
+                    return copies[-1][1]
+                return tuple(map(put, a)) if type(a) is tuple else a
+
+            result = function(*map(put, arguments), **{k: put(v) for k, v in options.items()})
+            for host, there in copies:
+                host[...] = self.device.get(there)
+            return self.get(result)
+
+        return call
+
+    def get(self, result: Any) -> Any:
+        """Copy arrays from the device; None and strings are what they are."""
+        if type(result) is tuple:
+            return tuple(map(self.get, result))
+        return self.device.get(result) if type(result) is self.device.ndarray else result
 
 
 class HostCuda:
@@ -27,6 +64,7 @@ class HostCuda:
 
     def __init__(self, seed: int) -> None:
         self.module = library.load()
+        self.kernels = Kernels(self)
         self.seed = seed
         self.module.set_multiprocessors(2)
         self.module.set_schedule("random", True, seed)
@@ -62,6 +100,7 @@ class CuPy:
         import cupy
 
         self.cupy = cupy
+        self.kernels = Kernels(self)
         self.ndarray = cupy.ndarray
 
     def put(self, a: Any) -> Any:

@@ -10,133 +10,14 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from arraynn import kernels, reference
+from arraynn import kernels
 from memory import Guarded, mixed_layouts
-from tolerances import assert_close_to_reference, assert_gradient, assert_same_bits, widen
+from norm_checks import IMAGES, ROW_NORMS, Problem, check, check_rows
+from tolerances import assert_gradient, assert_same_bits
 
 from .problems import normal, thread_counts
 
 pytestmark = pytest.mark.usefixtures("isa")
-
-ROW_NORMS = ("layer_norm", "rms_norm")
-#: (n, c, positions): planes and columns around vectors and blocks, one position, one channel.
-IMAGES = [
-    (2, 1, (3,)),
-    (3, 6, ()),
-    (2, 4, (7, 7)),
-    (1, 12, (65,)),
-    (3, 34, (2, 2)),
-    (2, 2, (4099,)),
-]
-
-
-class Problem:
-    """A call of one of the norms over channels, the operands in any dtype."""
-
-    def __init__(
-        self, name: str, shape: Any, layout: str, rng: Any, dtype: Any, *, fixed: bool = False
-    ) -> None:
-        n, c, positions = shape
-        full = (n, *positions, c) if layout == "channels_last" else (n, c, *positions)
-        self.name, self.layout, self.fixed, self.n, self.c = name, layout, fixed, n, c
-        self.groups = next(g for g in (4, 3, 2, 1) if c % g == 0)
-        self.x, self.grad = 2 * normal(rng, dtype, *full) + dtype.type(3), normal(rng, dtype, *full)
-        self.weight, self.bias = normal(rng, dtype, c), normal(rng, dtype, c)
-        self.mean, self.var = normal(rng, dtype, c), rng.uniform(0.5, 2, c).astype(dtype)
-
-    def operands(self) -> tuple[Any, ...]:
-        """Everything that has a dtype."""
-        return self.x, self.grad, self.weight, self.bias, self.mean, self.var
-
-    def forward(self, module: Any, operands: Any, **options: Any) -> Any:
-        x, _, weight, bias, mean, var = operands
-        function = getattr(module, self.name)
-        options["layout"] = self.layout
-        if self.name == "group_norm":
-            return function(x, self.groups, weight, bias, **options)
-        return function(x, mean, var, weight, bias, not self.fixed, 0.3, **options)
-
-    def backward(self, module: Any, operands: Any, **options: Any) -> Any:
-        x, grad, weight, _, mean, var = operands
-        function = getattr(module, f"{self.name}_backward")
-        options["layout"] = self.layout
-        if self.name == "group_norm":
-            return function(grad, x, self.groups, weight, **options)
-        return function(grad, x, mean, var, weight, not self.fixed, **options)
-
-    def spread(self, a: Any) -> Any:
-        """One number per channel, to broadcast with x."""
-        tail = 0 if self.layout == "channels_last" else self.x.ndim - 2
-        return np.asarray(a).reshape(-1, *[1] * tail)
-
-    def statistics(self, stats: Any) -> Any:
-        """(c,), (n, groups) or (n, c) as something that broadcasts with x."""
-        if stats.ndim == 1:
-            return self.spread(stats)
-        full = stats.repeat(self.c // stats.shape[1], axis=1)
-        middle = (1,) * (self.x.ndim - 2)
-        if self.layout == "channels_last":
-            return full.reshape(self.n, *middle, self.c)
-        return full.reshape(self.n, self.c, *middle)
-
-
-def check(problem: Problem, activation: str | None = None) -> None:
-    """Hold forward and backward against the reference."""
-    ours = problem.operands()
-    native = tuple(a.copy() for a in ours)
-    wide = widen(*ours)
-    label = f"{problem.name} of {problem.x.shape}, {problem.layout}, fixed {problem.fixed}"
-    options: dict[str, Any] = {"activation": activation, "return_stats": True}
-    y, mean, rstd = problem.forward(kernels, ours, **options)
-    ref_y, ref_mean, ref_rstd = problem.forward(reference, wide, **options)
-    native_y, native_mean, native_rstd = problem.forward(reference, native, **options)
-    assert mean.dtype == rstd.dtype == np.float64, label
-    kind = problem.x.dtype
-    # Statistics are float64 whatever the dtype: of a float32 input they are held in its units.
-    size = np.abs(wide[0]).max()
-    for got, ref, plain in ((mean, ref_mean, native_mean), (rstd, ref_rstd, native_rstd)):
-        assert_close_to_reference(
-            got.astype(kind), ref, plain.astype(kind), scale=np.abs(ref) + size, label=label
-        )
-    # |x| and |mean| meet in a difference, which rstd and the weight scale.
-    level = np.abs(wide[0]) + np.abs(problem.statistics(ref_mean))
-    scale = problem.spread(np.abs(wide[2])) * problem.statistics(ref_rstd)
-    terms = level * scale + problem.spread(np.abs(wide[3]))
-    assert_close_to_reference(y, ref_y, native_y, scale=1.2 * terms, label=label)
-    for got, ref, plain in zip(ours[4:], wide[4:], native[4:], strict=True):
-        limit = np.abs(ref) + size + size**2
-        assert_close_to_reference(got, ref, plain, scale=limit, label=f"{label}, running")
-
-    got = problem.backward(kernels, ours, stats=(mean, rstd))
-    again = problem.backward(kernels, ours)
-    ref = problem.backward(reference, wide)
-    plain = problem.backward(reference, native)
-    positions = tuple(
-        i
-        for i in range(problem.x.ndim)
-        if i != (problem.x.ndim - 1 if "last" in problem.layout else 1)
-    )
-    grad = np.abs(wide[1])
-    rstd_wide = problem.statistics(ref_rstd)
-    xhat = level * rstd_wide
-    scales = (
-        scale * (grad + grad.max() * (1 + xhat)),
-        (grad * xhat).sum(positions),
-        grad.sum(positions),
-    )
-    names = ("x", "weight", "bias")
-    for i, name in enumerate(names):
-        for result in (got[i], again[i]):
-            assert_close_to_reference(
-                result, ref[i], plain[i], scale=scales[i], label=f"{label}, backward by {name}"
-            )
-        for wanted in itertools.combinations(names, i):
-            some = problem.backward(kernels, ours, stats=(mean, rstd), needs=wanted)
-            for j, other in enumerate(names):
-                if other in wanted:
-                    assert_same_bits(some[j], got[j], f"{label}, needs {wanted}")
-                else:
-                    assert some[j] is None
 
 
 @pytest.mark.parametrize("shape", IMAGES, ids=str)
@@ -144,9 +25,9 @@ def check(problem: Problem, activation: str | None = None) -> None:
 def test_channels(name: str, shape: Any, layout: str, dtype: Any, rng: np.random.Generator) -> None:
     if name == "instance_norm" and not shape[2]:
         shape = (*shape[:2], (2,))
-    check(Problem(name, shape, layout, rng, dtype))
+    check(kernels, Problem(name, shape, layout, rng, dtype))
     if name != "group_norm":
-        check(Problem(name, shape, layout, rng, dtype, fixed=True), "relu")
+        check(kernels, Problem(name, shape, layout, rng, dtype, fixed=True), "relu")
 
 
 @hypothesis.given(st.data())
@@ -166,65 +47,13 @@ def test_channels_of_any_shape(data: st.DataObject) -> None:
         np.dtype(data.draw(st.sampled_from([np.float32, np.float64]))),
         fixed=fixed,
     )
-    check(problem, data.draw(st.sampled_from([None, "relu", "silu", "gelu_tanh"])))
+    check(kernels, problem, data.draw(st.sampled_from([None, "relu", "silu", "gelu_tanh"])))
 
 
 @pytest.mark.parametrize("name", ROW_NORMS)
 @pytest.mark.parametrize("n", [1, 2, 7, 16, 33, 130, 4096, 9001])
 def test_rows(name: str, n: int, dtype: Any, rng: np.random.Generator) -> None:
-    centred = name == "layer_norm"
-    x, grad = 2 * normal(rng, dtype, 37, n) + dtype.type(3), normal(rng, dtype, 37, n)
-    w, b = normal(rng, dtype, n), normal(rng, dtype, n)
-    for weight, bias, activation in (
-        (w, b, "relu"),
-        (w, None, None),
-        (None, b, "tanh"),
-        (None,) * 3,
-    ):
-        if not centred and bias is not None and weight is None:
-            continue
-        vectors = (weight, bias) if centred else (weight,)
-        forward, formula = getattr(kernels, name), getattr(reference, name)
-        options: dict[str, Any] = {"activation": activation, "return_stats": True}
-        y, *stats = forward(x, n, *vectors, **options)
-        ref, *ref_stats = formula(widen(x), n, *widen_all(vectors), eps_of(name, dtype), **options)
-        plain, *_ = formula(x, n, *vectors, **options)
-        assert all(s.dtype == np.float64 and s.shape == (37,) for s in stats)
-        mean = ref_stats[0][:, None] if centred else 0
-        xhat = (np.abs(widen(x)) + np.abs(mean)) * ref_stats[-1][:, None]
-        scale = xhat * (1 if weight is None else np.abs(widen(weight)))
-        level = scale if bias is None else scale + np.abs(widen(bias))
-        assert_close_to_reference(y, ref, plain, scale=1.2 * level, label=f"{name} of {n}")
-
-        given: Any = tuple(stats) if centred else stats[0]
-        backward, formula = (getattr(m, f"{name}_backward") for m in (kernels, reference))
-        got, again = backward(grad, x, n, weight, stats=given), backward(grad, x, n, weight)
-        ref = formula(*widen(grad, x), n, widen(weight), eps_of(name, dtype))
-        plain = formula(grad, x, n, weight)
-        g = np.abs(widen(grad)) * (1 if weight is None else np.abs(widen(weight)))
-        sizes = np.abs(widen(grad))
-        scales = (
-            ref_stats[-1][:, None] * (g + g.max() * (1 + xhat)),
-            (sizes * xhat).sum(0),
-            sizes.sum(0),
-        )
-        for i, expected in enumerate(ref):
-            for result in (got[i], again[i]):
-                label = f"{name}_backward of {n}, {i}"
-                assert_close_to_reference(result, expected, plain[i], scale=scales[i], label=label)
-        assert_same_bits(backward(grad, x, n, weight, stats=given, needs=("x",))[0], got[0])
-        alone = backward(grad, x, n, weight, stats=given, needs=("weight",))
-        assert alone[0] is None
-        assert_same_bits(alone[1], got[1])
-
-
-def eps_of(name: str, dtype: Any) -> float:
-    """What the kernel takes by default; the oracle is of a wider dtype."""
-    return float(np.finfo(dtype).eps) if name == "rms_norm" else 1e-5
-
-
-def widen_all(arrays: Any) -> list[Any]:
-    return [None if a is None else widen(a) for a in arrays]
+    check_rows(kernels, name, n, dtype, rng)
 
 
 def test_rows_over_several_axes(dtype: Any, rng: np.random.Generator) -> None:

@@ -10,50 +10,19 @@ import pytest
 
 from arraynn import kernels, reference
 from memory import Guarded, mixed_layouts
-from tolerances import (
-    assert_close_to_reference,
-    assert_gradient,
-    assert_same_bits,
-    widen,
-)
+from softmax_checks import LOGITS, check, check_cross_entropy
+from tolerances import assert_gradient, assert_same_bits, widen
 
 from .problems import LENGTHS, normal, thread_counts
 
 pytestmark = pytest.mark.usefixtures("isa")
 
 
-def check(x: Any, grad: Any, axis: int) -> None:
-    """Hold both functions and their backwards against the reference along one axis."""
-    wide, wide_grad = widen(x, grad)
-    below_max = np.abs(wide - wide.max(axis=axis, keepdims=True, initial=-np.inf))
-    for name in ("softmax", "log_softmax"):
-        label = f"{name} of {x.shape} along {axis}"
-        forward, formula = getattr(kernels, name), getattr(reference, name)
-        got, ref, native = forward(x, axis), formula(wide, axis), formula(x, axis)
-        # Rounding x - max moves the exponent of exp by eps * |x - max|.
-        scale = np.abs(ref) * (1 + below_max) if name == "softmax" else below_max + 1
-        assert_close_to_reference(got, ref, native, scale=scale, label=label)
-
-        backward, formula = (getattr(m, f"{name}_backward") for m in (kernels, reference))
-        y = got
-        got = backward(grad, y, axis)
-        ref, native = formula(wide_grad, widen(y), axis), formula(grad, y, axis)
-        size = np.abs(wide_grad)
-        if name == "softmax":
-            p = widen(y)
-            scale = p * (size + (size * p).sum(axis=axis, keepdims=True))
-        else:
-            p = np.exp(widen(y))
-            total = size.sum(axis=axis, keepdims=True)
-            scale = size + p * (1 + np.abs(np.where(p > 0, widen(y), 0))) * total
-        assert_close_to_reference(got, ref, native, scale=scale, label=f"{label}, backward")
-
-
 @pytest.mark.parametrize("classes", [*LENGTHS, 4097])
 def test_rows_around_the_vector_width(dtype: Any, classes: int, rng: np.random.Generator) -> None:
     for spread in (1.0, 30.0):
         x, grad = (spread * normal(rng, dtype, 5, classes) for _ in range(2))
-        check(x, grad, -1)
+        check(kernels, x, grad, -1)
 
 
 # More than 256 KiB, which stays in cache: blocks of 4,096, the last one short.
@@ -86,7 +55,7 @@ def test_long_rows(dtype: Any, rng: np.random.Generator) -> None:
 @pytest.mark.parametrize("axis", [0, 1, 2, -3])
 @pytest.mark.parametrize("shape", [(3, 5, 7), (17, 1, 33), (2, 16, 15), (1, 1, 1), (70, 2, 3)])
 def test_any_axis(dtype: Any, shape: tuple[int, ...], axis: int, rng: np.random.Generator) -> None:
-    check(normal(rng, dtype, *shape), normal(rng, dtype, *shape), axis)
+    check(kernels, normal(rng, dtype, *shape), normal(rng, dtype, *shape), axis)
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0), (2, 0, 4)])
@@ -102,7 +71,7 @@ def test_large_logits(dtype: Any, rng: np.random.Generator) -> None:
     big = float(np.finfo(dtype).max) / 4
     for offset in (0.0, 1e4, -1e4, big):
         x = normal(rng, dtype, 4, 37) + dtype.type(offset)
-        check(x, normal(rng, dtype, 4, 37), -1)
+        check(kernels, x, normal(rng, dtype, 4, 37), -1)
     x = np.array([[big, -big, 0], [-big, -big, -big]], dtype)
     np.testing.assert_allclose(kernels.softmax(x), [[1, 0, 0], [1 / 3] * 3], rtol=1e-6)
     np.testing.assert_allclose(kernels.softmax(x * 3.9 / 2), [[1, 0, 0], [1 / 3] * 3], rtol=1e-6)
@@ -184,62 +153,12 @@ def test_same_bits_for_every_thread_count_and_batch(dtype: Any, rng: np.random.G
                 assert_same_bits(forward(x[1:2], axis), y[1:2], f"{name} of one row")
 
 
-# Logits' shapes, with and without positions after the classes.
-LOGITS = [(5,), (1, 1), (7, 10), (3, 33), (4, 5, 3), (2, 17, 4, 5), (2, 3, 1, 70), (60, 1000)]
-
-
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
 @pytest.mark.parametrize("shape", LOGITS, ids=str)
 def test_cross_entropy(
     dtype: Any, shape: tuple[int, ...], reduction: str, rng: np.random.Generator
 ) -> None:
-    classes = shape[0] if len(shape) == 1 else shape[1]
-    axis = 0 if len(shape) == 1 else 1
-    samples = () if len(shape) == 1 else (shape[0], *shape[2:])
-    logits = 4 * normal(rng, dtype, *shape)
-    for weighted, smoothing, kind in itertools.product(
-        (False, True), (0.0, 0.1, 1.0), ("int64", "int32", "probabilities")
-    ):
-        weight = rng.uniform(0.1, 2, classes).astype(dtype) if weighted else None
-        if kind == "probabilities":
-            target = reference.softmax(normal(rng, dtype, *shape), axis)
-        else:
-            target = np.asarray(rng.integers(0, classes, samples), dtype=kind)
-            if target.size > 2:
-                target.flat[1] = -7
-        options: dict[str, Any] = {"ignore_index": -7, "label_smoothing": smoothing}
-        wide: dict[str, Any] = {**options, "weight": widen(weight)}
-        options["weight"] = weight
-        label = f"cross_entropy of {shape}, {kind}, {options}"
-
-        got = kernels.cross_entropy(logits, target, **options, reduction=reduction)
-        assert isinstance(got, np.ndarray), label
-        assert got.shape == (samples if reduction == "none" else ()), label
-        native = reference.cross_entropy(logits, target, **options, reduction=reduction)
-        terms, total, mean = (
-            reference.cross_entropy(*widen(logits, target), **wide, reduction=r)
-            for r in ("none", "sum", "mean")
-        )
-        # -log p is a sum of positive terms, but where it is tiny log(sum) rounds to eps.
-        top = 1.0 if weight is None else float(weight.max())
-        if kind == "probabilities":
-            divisor = logits.size / classes
-        else:
-            counted = target[target != -7]
-            divisor = float(counted.size if weight is None else widen(weight)[counted].sum())
-        scales = {"none": np.abs(terms) + top, "sum": np.sum(np.abs(terms) + top)}
-        scales["mean"] = scales["sum"] / divisor
-        ref = {"none": terms, "sum": total, "mean": mean}[reduction]
-        assert_close_to_reference(got, ref, native, scale=scales[reduction], label=label)
-
-        grad = normal(rng, dtype, *got.shape)
-        options["reduction"] = wide["reduction"] = reduction
-        got = kernels.cross_entropy_backward(grad, logits, target, **options)
-        ref = reference.cross_entropy_backward(*widen(grad, logits, target), **wide)
-        native = reference.cross_entropy_backward(grad, logits, target, **options)
-        size = np.abs(widen(grad)) * top / (divisor if reduction == "mean" else 1)
-        scale = np.expand_dims(size, axis) if reduction == "none" else size
-        assert_close_to_reference(got, ref, native, scale=scale, label=f"{label}, backward")
+    check_cross_entropy(kernels, dtype, shape, reduction, rng)
 
 
 def test_cross_entropy_extremes(dtype: Any) -> None:

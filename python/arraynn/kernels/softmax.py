@@ -198,8 +198,8 @@ def cross_entropy(
     Raises
     ------
     ValueError
-        For shapes that do not fit, a class index out of range (it is named), a smoothing outside
-        [0, 1] or an unknown reduction.
+        For shapes that do not fit, a class index out of range (it is named; on a GPU, which is not
+        waited for, its sample gives NaN), a smoothing outside [0, 1] or an unknown reduction.
     TypeError
         For other or mixed dtypes.
 
@@ -295,8 +295,8 @@ def nll_loss(
     Raises
     ------
     ValueError
-        For shapes that do not fit, a class index out of range (it is named) or an unknown
-        reduction.
+        For shapes that do not fit, a class index out of range (it is named; on a GPU
+        its sample gives NaN) or an unknown reduction.
     TypeError
         For other or mixed dtypes; targets that are probabilities are for :func:`cross_entropy`.
 
