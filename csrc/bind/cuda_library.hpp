@@ -15,6 +15,7 @@ struct CudaLibrary {
   py::object ndarray;
   py::object current_stream;  // () -> int, a cudaStream_t
   py::object current_device;  // () -> int
+  py::object set_device;      // (int)
   py::object wrap;            // (op, arg, x) -> (array, writeable), or TypeError
   int device_count = 1;
 };
@@ -23,6 +24,7 @@ const CudaLibrary& cuda_library();  // RuntimeError when there is none yet
 // What the intake knows of the call that is running on this thread.
 struct LibraryCall {
   bool joined = false;  // an array has been taken: stream and device are set
+  int before = -1;      // the library's device when the call began, if the call changed it
 };
 LibraryCall& library_call();
 
