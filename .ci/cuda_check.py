@@ -39,8 +39,8 @@ REGISTERS = {
     "activation_kernel": 64,  # 4 blocks of 256
     "activation_backward_kernel": 64,
     "dropout_kernel": 32,  # 8 blocks of 256
-    "adam_kernel": 80,  # AMSGrad: 3 blocks of 256, else 4
-    "sgd_kernel": 64,
+    "adam_kernel": 128,  # 2 to 4 blocks of 256: kStepBlocks
+    "sgd_kernel": 80,  # 3 or 4
     "square_sum_kernel": 64,
     "clip_kernel": 64,
     # Poolings: 4 blocks of 256; 2 with positions of 64 bits, and for 16 bytes at a time.

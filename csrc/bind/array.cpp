@@ -6,6 +6,7 @@
 #include <tuple>
 #include <utility>
 
+#include "bind/call.hpp"
 #include "bind/dtypes.hpp"
 #include "bind/extent.hpp"
 #include "core/block_cache.hpp"
@@ -114,14 +115,25 @@ Array take_inout(const char* op, const char* arg, py::handle h) {
   return a;
 }
 
+namespace {
+
+// What plain arrays have, held here to be compared without a call: lists are long and arrays small.
+struct PlainDescriptors {
+  PyObject *f32 = descriptor_of(Dtype::kF32), *f64 = descriptor_of(Dtype::kF64);
+};
+
+}  // namespace
+
 bool take_plain(py::handle h, bool inout, Plain* plain) {
-  if (Py_TYPE(h.ptr()) != reinterpret_cast<PyTypeObject*>(api().PyArray_Type_)) return false;
+  static const PlainDescriptors descriptors;
+  if (Py_TYPE(h.ptr()) != ndarray_type) return false;
   const auto* proxy = py::detail::array_proxy(h.ptr());
   const int needed = npy_api::NPY_ARRAY_C_CONTIGUOUS_ | npy_api::NPY_ARRAY_ALIGNED_ |
                      (inout ? npy_api::NPY_ARRAY_WRITEABLE_ : 0);
   if ((proxy->flags & needed) != needed || proxy->nd > kMaxDims) return false;
-  plain->dtype = dtype_of(proxy->descr);
-  if (!is_storage(plain->dtype)) return false;
+  const bool is_f32 = proxy->descr == descriptors.f32;
+  if (!is_f32 && proxy->descr != descriptors.f64) return false;
+  plain->dtype = is_f32 ? Dtype::kF32 : Dtype::kF64;
   plain->data = proxy->data;
   plain->size = 1;
   for (int i = 0; i < proxy->nd; ++i) plain->size *= proxy->dimensions[i];

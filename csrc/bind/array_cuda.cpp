@@ -54,27 +54,36 @@ bool is_library_array(py::handle h) {
   return reinterpret_cast<PyObject*>(Py_TYPE(h.ptr())) == library().ndarray.ptr();
 }
 
-// The first array of a call decides its stream, and where all arrays must be.
+// Makes a device the library's for the rest of the call, whose end goes back (DeviceCall).
+void enter_device(int device) {
+  const auto before = static_cast<int>(integer(library().current_device()));
+  if (before != device) {
+    library().set_device(device);
+    library_call().before = before;
+  }
+  int current = 0;
+  // The library's choice holds for its own copy of the CUDA runtime; ours follows it.
+  if (cudaGetDevice(&current) == cudaSuccess && current != device) cudaSetDevice(device);
+}
+
+// The first array of a call decides its device, where all arrays must be, and with it the stream.
 void join_call(const char* op, const char* arg, py::handle array) {
   cuda::CallState& call = cuda::call_state();
   const bool first = !library_call().joined;
+  if (library().device_count > 1) {
+    const auto device =
+        static_cast<int>(integer(attribute(attribute(array, names().device), names().id)));
+    if (first) {
+      enter_device(device);
+      call.device = device;
+    } else if (device != call.device) {
+      fail<TypeError>(op, arg, "expected an array on device ", call.device,
+                      ", as the first one is, got one on device ", device);
+    }
+  }
   if (first) {
     call.stream = reinterpret_cast<cudaStream_t>(integer(library().current_stream()));
     library_call().joined = true;
-  }
-  if (library().device_count == 1) return;
-  if (first) {
-    call.device = static_cast<int>(integer(library().current_device()));
-    int current = 0;
-    // The library's choice holds for its own copy of the CUDA runtime; ours follows it.
-    if (cudaGetDevice(&current) == cudaSuccess && current != call.device) {
-      cudaSetDevice(call.device);
-    }
-  }
-  const std::int64_t device = integer(attribute(attribute(array, names().device), names().id));
-  if (device != call.device) {
-    fail<TypeError>(op, arg, "expected an array on the current device ", call.device,
-                    ", got one on device ", device);
   }
 }
 

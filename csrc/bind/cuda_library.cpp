@@ -48,7 +48,16 @@ DeviceCall::DeviceCall() {
   library_call() = {};
 }
 
-DeviceCall::~DeviceCall() { library_call() = {}; }
+DeviceCall::~DeviceCall() {
+  const int before = library_call().before;
+  library_call() = {};
+  if (before < 0) return;
+  try {
+    cuda_library().set_device(before);
+  } catch (py::error_already_set& error) {  // nothing to raise from here
+    error.discard_as_unraisable("arraynn: the device before the call");
+  }
+}
 
 void DeviceCall::check(const char* op, std::initializer_list<py::handle> arguments) const {
   const cuda::CallState& call = cuda::call_state();
@@ -68,16 +77,17 @@ void bind_cuda_library(py::module_& m) {
   m.def(
       "set_library",
       [](const std::string& name, py::object ndarray, py::object current_stream,
-         py::object current_device, py::object wrap) {
+         py::object current_device, py::object set_device, py::object wrap) {
         slot() = {name,
                   std::move(ndarray),
                   std::move(current_stream),
                   std::move(current_device),
+                  std::move(set_device),
                   std::move(wrap),
                   cuda::device_count()};
       },
       py::arg("name"), py::arg("ndarray"), py::arg("current_stream"), py::arg("current_device"),
-      py::arg("wrap"));
+      py::arg("set_device"), py::arg("wrap"));
   m.def("device_count", &cuda::device_count);
   m.def("set_debug", &cuda::set_synchronous_launches, py::arg("on"));
   m.def("debug", &cuda::synchronous_launches);

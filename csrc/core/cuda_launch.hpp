@@ -48,7 +48,8 @@ void launch(const char* name, void (*kernel)(P...), Grid grid, std::type_identit
     error = cudaLaunchKernel(reinterpret_cast<const void*>(kernel), blocks, threads, pointers,
                              grid.shared_bytes, call.stream);
 #else
-    error = host_cuda::launch(name, kernel, blocks, threads, grid.shared_bytes, args...);
+    error =
+        host_cuda::launch(name, kernel, blocks, threads, grid.shared_bytes, call.stream, args...);
 #endif
   }
   if (error == cudaSuccess && synchronous_launches()) error = cudaStreamSynchronize(call.stream);

@@ -1,5 +1,5 @@
-#include <cmath>
 #include <memory>
+#include <utility>
 
 #include "bind/binders.hpp"
 #include "bind/call.hpp"
@@ -27,10 +27,18 @@ Gradient take_gradient(const char* op, py::handle maximize, py::handle grad_scal
   return g;
 }
 
-std::int64_t take_step(const char* op, py::handle h) {
+Number take_step(const char* op, py::handle h) {
+  Array array = take_number_array(op, "step", h, true);
+  if (array) return {0, std::move(array)};
   const std::int64_t step = take_int(op, "step", h);
   if (step < 1) fail<ValueError>(op, "step", "expected a value >= 1, got ", step);
-  return step;
+  return {static_cast<double>(step), {}};
+}
+
+Number take_rate(const char* op, py::handle h) {
+  Array array = take_number_array(op, "lr", h, false);
+  if (array) return {0, std::move(array)};
+  return {take_at_least(op, "lr", h, 0.0), {}};
 }
 
 py::object adam_step(py::handle params_, py::handle grads_, py::handle exp_avgs_,
@@ -56,8 +64,7 @@ py::object adam_step(py::handle params_, py::handle grads_, py::handle exp_avgs_
   require_apart(kOp, "exp_avg_sqs", exp_avg_sqs, "params", params);
   require_apart(kOp, "exp_avg_sqs", exp_avg_sqs, "grads", grads);
   require_apart(kOp, "exp_avg_sqs", exp_avg_sqs, "exp_avgs", exp_avgs);
-  const auto t = static_cast<double>(take_step(kOp, step_));
-  const double lr = take_at_least(kOp, "lr", lr_, 0.0);
+  const Number step = take_step(kOp, step_), lr = take_rate(kOp, lr_);
   if (!PyTuple_Check(betas_.ptr()) && !PyList_Check(betas_.ptr())) {
     fail<TypeError>(kOp, "betas", "expected two floats, got ", Py_TYPE(betas_.ptr())->tp_name);
   }
@@ -78,19 +85,9 @@ py::object adam_step(py::handle params_, py::handle grads_, py::handle exp_avgs_
     fail<ValueError>(kOp, "eps_mode", "expected 'outside' or 'hat', got '", eps_mode, "'");
   }
   const Gradient gradient = take_gradient(kOp, maximize_, grad_scale_, max_norm_);
-
-  const double correction1 = 1 - std::pow(beta[0], t);
-  const double root2 = std::sqrt(1 - std::pow(beta[1], t));
-  const bool outside = eps_mode == "outside";
-  AdamScalars s{};
-  s.beta1 = beta[0];
-  s.beta2 = beta[1];
-  s.step_size = outside ? lr / correction1 : lr * root2 / correction1;
-  s.inv_correction2 = outside ? 1 / root2 : 1.0;
-  s.eps = eps;
-  s.weight_decay = decoupled ? 0.0 : weight_decay;
-  s.decay_factor = decoupled ? 1 - lr * weight_decay : 1.0;
-  return run_adam({&params, &grads, &exp_avgs, &exp_avg_sqs, largest.get()}, gradient, s);
+  const AdamOptions options{beta[0], beta[1], eps, weight_decay, decoupled, eps_mode == "hat"};
+  return run_adam({&params, &grads, &exp_avgs, &exp_avg_sqs, largest.get()}, gradient, options,
+                  step, lr);
 }
 
 py::object sgd_step(py::handle params_, py::handle grads_, py::handle momentum_buffers_,
@@ -108,15 +105,13 @@ py::object sgd_step(py::handle params_, py::handle grads_, py::handle momentum_b
     require_apart(kOp, "momentum_buffers", *buffers, "params", params);
     require_apart(kOp, "momentum_buffers", *buffers, "grads", grads);
   }
-  SgdScalars s{};
-  s.first_step = take_step(kOp, step_) == 1;
-  s.lr = take_at_least(kOp, "lr", lr_, 0.0);
+  const Number step = take_step(kOp, step_), lr = take_rate(kOp, lr_);
+  SgdOptions s{};
   s.momentum = take_at_least(kOp, "momentum", momentum_, 0.0);
   s.dampening = take_finite(kOp, "dampening", dampening_);
   s.weight_decay = take_at_least(kOp, "weight_decay", weight_decay_, 0.0);
   s.nesterov = take_bool(kOp, "nesterov", nesterov_);
-  s.use_buffer = s.momentum != 0.0;
-  if (s.use_buffer && buffers == nullptr) {
+  if (s.momentum != 0.0 && buffers == nullptr) {
     fail<ValueError>(kOp, "momentum_buffers", "expected a list of arrays (momentum is ", s.momentum,
                      "), got None");
   }
@@ -125,7 +120,7 @@ py::object sgd_step(py::handle params_, py::handle grads_, py::handle momentum_b
                      " and ", s.dampening);
   }
   const Gradient gradient = take_gradient(kOp, maximize_, grad_scale_, max_norm_);
-  return run_sgd({&params, &grads, buffers.get(), nullptr, nullptr}, gradient, s);
+  return run_sgd({&params, &grads, buffers.get(), nullptr, nullptr}, gradient, s, step, lr);
 }
 
 }  // namespace

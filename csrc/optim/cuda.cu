@@ -118,46 +118,104 @@ __device__ __forceinline__ void update_table(const Table<T, kArrays>& table, uns
   }
 }
 
-template <class C, class Rule>
+// The rule of a step whose numbers the host knows, but for the factor of clipping.
+template <class Rule>
+struct Known {
+  Rule rule;
+  double gradient_factor;
+  const double* clip_factor;
+};
+
+__device__ __forceinline__ double read_number(const StepNumber& n) {
+  if (n.device == nullptr) return n.value;
+  switch (n.dtype) {
+    case Dtype::kF32:
+      return static_cast<double>(*static_cast<const float*>(n.device));
+    case Dtype::kI32:
+      return static_cast<double>(*static_cast<const std::int32_t*>(n.device));
+    case Dtype::kI64:
+      return static_cast<double>(*static_cast<const std::int64_t*>(n.device));
+    default:
+      return *static_cast<const double*>(n.device);
+  }
+}
+ARRAYNN_HOST_DEVICE AdamScalars scalars_of(const StepOptions<AdamOptions>& s, double step,
+                                           double lr) {
+  return adam_scalars(s.options, step, lr, s.gradient_factor);
+}
+ARRAYNN_HOST_DEVICE SgdScalars scalars_of(const StepOptions<SgdOptions>& s, double step,
+                                          double lr) {
+  return sgd_scalars(s.options, step, lr, s.gradient_factor);
+}
+
+template <class Rule>
 __device__ __forceinline__ void apply_clipping(Rule& rule, double gradient_factor,
                                                const double* clip_factor) {
-  if (clip_factor != nullptr) {
-    rule.factor = Vec<C>::set1(static_cast<C>(gradient_factor * *clip_factor));
+  using C = decltype(rule.factor.v);
+  if (clip_factor != nullptr) rule.factor.v = static_cast<C>(gradient_factor * *clip_factor);
+}
+
+template <class Rule>
+struct RuleStorage {
+  Rule rule;
+};
+
+// A rule in shared memory is held in registers, twenty of them for float64: a block less.
+template <class T, int kArrays, class Source>
+constexpr int kStepBlocks =
+    kBlocksPerMultiprocessor<kArrays> - (requires(Source s) { s.rule; } || sizeof(T) < 8 ? 0 : 1);
+
+// f(rule): made by the host, or of numbers on the device by one thread for its block, powers and all.
+template <class Rule, class Source, class F>
+__device__ __forceinline__ void with_rule(const Source& source, const F& f) {
+  if constexpr (std::is_same_v<Source, Known<Rule>>) {
+    Rule rule = source.rule;
+    apply_clipping(rule, source.gradient_factor, source.clip_factor);
+    f(rule);
+  } else {
+    auto& shared = shared_storage<RuleStorage<Rule>>();
+    if (threadIdx.x == 0) {
+      Rule rule(scalars_of(source, read_number(source.step), read_number(source.lr)));
+      apply_clipping(rule, source.gradient_factor, source.clip_factor);
+      shared.rule = rule;
+    }
+    __syncthreads();
+    f(shared.rule);
   }
 }
 
 // Arrays: parameter, gradient, first and second moments, and with kLargest the largest second moments.
-template <class T, bool kLargest>
-__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<kLargest ? 5 : 4>)
-    adam_kernel(const __grid_constant__ Table<T, kLargest ? 5 : 4> table, AdamRule<Compute<T>> rule,
-                double gradient_factor, const double* clip_factor) {
-  apply_clipping<Compute<T>>(rule, gradient_factor, clip_factor);
+template <class T, bool kLargest, class Source>
+__global__ void __launch_bounds__(kThreads, kStepBlocks<T, kLargest ? 5 : 4, Source>)
+    adam_kernel(const __grid_constant__ Table<T, kLargest ? 5 : 4> table, Source source) {
   constexpr int kArrays = kLargest ? 5 : 4;
-  constexpr unsigned kAllButGradients = ((1u << kArrays) - 1) & ~2u;
-  update_table(table, kAllButGradients, [&rule](Compute<T>(&values)[kArrays]) {
-    using V = Vec<Compute<T>>;
-    V p{values[0]}, m{values[2]}, v{values[3]}, largest{values[kArrays - 1]};
-    rule.template apply<kLargest>(p, V{values[1]}, m, v, largest);
-    values[0] = p.v;
-    values[2] = m.v;
-    values[3] = v.v;
-    if constexpr (kLargest) values[4] = largest.v;
+  with_rule<AdamRule<Compute<T>>>(source, [&table](const auto& rule) {
+    constexpr unsigned kAllButGradients = ((1u << kArrays) - 1) & ~2u;
+    update_table(table, kAllButGradients, [&rule](Compute<T>(&values)[kArrays]) {
+      using V = Vec<Compute<T>>;
+      V p{values[0]}, m{values[2]}, v{values[3]}, largest{values[kArrays - 1]};
+      rule.template apply<kLargest>(p, V{values[1]}, m, v, largest);
+      values[0] = p.v;
+      values[2] = m.v;
+      values[3] = v.v;
+      if constexpr (kLargest) values[4] = largest.v;
+    });
   });
 }
 
 // Arrays: parameter, gradient, and with kBuffer the momentum buffers.
-template <class T, bool kBuffer>
-__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<kBuffer ? 3 : 2>)
-    sgd_kernel(const __grid_constant__ Table<T, kBuffer ? 3 : 2> table, SgdRule<Compute<T>> rule,
-               double gradient_factor, const double* clip_factor) {
-  apply_clipping<Compute<T>>(rule, gradient_factor, clip_factor);
+template <class T, bool kBuffer, class Source>
+__global__ void __launch_bounds__(kThreads, kStepBlocks<T, kBuffer ? 3 : 2, Source>)
+    sgd_kernel(const __grid_constant__ Table<T, kBuffer ? 3 : 2> table, Source source) {
   constexpr int kArrays = kBuffer ? 3 : 2;
-  update_table(table, kBuffer ? 5u : 1u, [&rule](Compute<T>(&values)[kArrays]) {
-    using V = Vec<Compute<T>>;
-    V p{values[0]}, b{values[kArrays - 1]};
-    rule.apply(p, V{values[1]}, b);
-    values[0] = p.v;
-    if constexpr (kBuffer) values[2] = b.v;
+  with_rule<SgdRule<Compute<T>>>(source, [&table](const auto& rule) {
+    update_table(table, kBuffer ? 5u : 1u, [&rule](Compute<T>(&values)[kArrays]) {
+      using V = Vec<Compute<T>>;
+      V p{values[0]}, b{values[kArrays - 1]};
+      rule.apply(p, V{values[1]}, b);
+      values[0] = p.v;
+      if constexpr (kBuffer) values[2] = b.v;
+    });
   });
 }
 
@@ -212,7 +270,8 @@ __global__ void __launch_bounds__(kThreads) clip_kernel(Clipping clipping, std::
 }
 
 // f(table, grid) for as many tables as the tensors need; pointers(tensor) gives the arrays of one.
-template <class T, int kArrays, class Pointers, class F>
+template <class T, int kArrays, int kBlocks = kBlocksPerMultiprocessor<kArrays>, class Pointers,
+          class F>
 void for_tables(const std::vector<OptimTensor<T>>& tensors, const Pointers& pointers, const F& f) {
   using TableOf = Table<T, kArrays>;
   TableOf table;
@@ -229,7 +288,7 @@ void for_tables(const std::vector<OptimTensor<T>>& tensors, const Pointers& poin
       chunks += ceil_div(table.size[i], kOptimChunk);
     }
     table.chunks = static_cast<std::uint32_t>(chunks);
-    f(table, Grid{persistent_blocks(chunks, kBlocksPerMultiprocessor<kArrays>), kThreads});
+    f(table, Grid{persistent_blocks(chunks, kBlocks), kThreads});
   }
 }
 
@@ -239,9 +298,16 @@ T* gradient_of(const OptimTensor<T>& t) {
   return const_cast<T*>(t.grad);
 }
 
+// launch(source): of the host's numbers, or of the device's where one of them is there.
+template <class Rule, class Options, class F>
+void with_source(const StepOptions<Options>& s, const F& launch) {
+  if (s.step.device != nullptr || s.lr.device != nullptr) return launch(s);
+  launch(
+      Known<Rule>{Rule(scalars_of(s, s.step.value, s.lr.value)), s.gradient_factor, s.clip_factor});
+}
+
 template <class T, bool kLargest>
-void launch_adam(const std::vector<OptimTensor<T>>& tensors, const AdamScalars& s,
-                 const double* clip_factor) {
+void launch_adam(const std::vector<OptimTensor<T>>& tensors, const StepOptions<AdamOptions>& s) {
   constexpr int kArrays = kLargest ? 5 : 4;
   const auto pointers = [](const OptimTensor<T>& t) -> std::array<T*, kArrays> {
     if constexpr (kLargest) {
@@ -250,15 +316,17 @@ void launch_adam(const std::vector<OptimTensor<T>>& tensors, const AdamScalars& 
       return {t.param, gradient_of(t), t.first, t.second};
     }
   };
-  for_tables<T, kArrays>(tensors, pointers, [&](const auto& table, Grid grid) {
-    ARRAYNN_LAUNCH((adam_kernel<T, kLargest>), grid, table, AdamRule<Compute<T>>(s),
-                   s.gradient_factor, clip_factor);
+  with_source<AdamRule<Compute<T>>>(s, [&](const auto& source) {
+    using Source = std::remove_cvref_t<decltype(source)>;
+    for_tables<T, kArrays, kStepBlocks<T, kArrays, Source>>(
+        tensors, pointers, [&](const auto& table, Grid grid) {
+          ARRAYNN_LAUNCH((adam_kernel<T, kLargest, Source>), grid, table, source);
+        });
   });
 }
 
 template <class T, bool kBuffer>
-void launch_sgd(const std::vector<OptimTensor<T>>& tensors, const SgdScalars& s,
-                const double* clip_factor) {
+void launch_sgd(const std::vector<OptimTensor<T>>& tensors, const StepOptions<SgdOptions>& s) {
   constexpr int kArrays = kBuffer ? 3 : 2;
   const auto pointers = [](const OptimTensor<T>& t) -> std::array<T*, kArrays> {
     if constexpr (kBuffer) {
@@ -267,9 +335,12 @@ void launch_sgd(const std::vector<OptimTensor<T>>& tensors, const SgdScalars& s,
       return {t.param, gradient_of(t)};
     }
   };
-  for_tables<T, kArrays>(tensors, pointers, [&](const auto& table, Grid grid) {
-    ARRAYNN_LAUNCH((sgd_kernel<T, kBuffer>), grid, table, SgdRule<Compute<T>>(s), s.gradient_factor,
-                   clip_factor);
+  with_source<SgdRule<Compute<T>>>(s, [&](const auto& source) {
+    using Source = std::remove_cvref_t<decltype(source)>;
+    for_tables<T, kArrays, kStepBlocks<T, kArrays, Source>>(
+        tensors, pointers, [&](const auto& table, Grid grid) {
+          ARRAYNN_LAUNCH((sgd_kernel<T, kBuffer, Source>), grid, table, source);
+        });
   });
 }
 
@@ -294,30 +365,28 @@ void clip(const std::vector<OptimTensor<T>>& tensors, const Clipping& clipping) 
 }
 
 template <class T>
-void adam(const std::vector<OptimTensor<T>>& tensors, const AdamScalars& s,
-          const double* clip_factor) {
+void adam(const std::vector<OptimTensor<T>>& tensors, const StepOptions<AdamOptions>& step) {
   if (!tensors.empty() && tensors[0].largest != nullptr) {
-    launch_adam<T, true>(tensors, s, clip_factor);
+    launch_adam<T, true>(tensors, step);
   } else {
-    launch_adam<T, false>(tensors, s, clip_factor);
+    launch_adam<T, false>(tensors, step);
   }
 }
 
 template <class T>
-void sgd(const std::vector<OptimTensor<T>>& tensors, const SgdScalars& s,
-         const double* clip_factor) {
-  if (s.use_buffer) {
-    launch_sgd<T, true>(tensors, s, clip_factor);
+void sgd(const std::vector<OptimTensor<T>>& tensors, const StepOptions<SgdOptions>& step) {
+  if (step.options.momentum != 0) {
+    launch_sgd<T, true>(tensors, step);
   } else {
-    launch_sgd<T, false>(tensors, s, clip_factor);
+    launch_sgd<T, false>(tensors, step);
   }
 }
 
-#define ARRAYNN_INSTANTIATE(T)                                                                  \
-  template std::int64_t chunk_count<T>(const std::vector<OptimTensor<T>>&);                     \
-  template void clip<T>(const std::vector<OptimTensor<T>>&, const Clipping&);                   \
-  template void adam<T>(const std::vector<OptimTensor<T>>&, const AdamScalars&, const double*); \
-  template void sgd<T>(const std::vector<OptimTensor<T>>&, const SgdScalars&, const double*);
+#define ARRAYNN_INSTANTIATE(T)                                                                \
+  template std::int64_t chunk_count<T>(const std::vector<OptimTensor<T>>&);                   \
+  template void clip<T>(const std::vector<OptimTensor<T>>&, const Clipping&);                 \
+  template void adam<T>(const std::vector<OptimTensor<T>>&, const StepOptions<AdamOptions>&); \
+  template void sgd<T>(const std::vector<OptimTensor<T>>&, const StepOptions<SgdOptions>&);
 ARRAYNN_FOR_EACH_STORAGE(ARRAYNN_INSTANTIATE)
 #undef ARRAYNN_INSTANTIATE
 

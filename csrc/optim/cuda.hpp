@@ -3,12 +3,28 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/dtype.hpp"
 #include "optim/optim.hpp"
 
 namespace arraynn::cuda {
 
 // One block works on a chunk of one tensor; the sums of squares are taken by the same chunks.
 inline constexpr std::int64_t kOptimChunk = 16384;
+
+// A number of the step, or where on the device it is.
+struct StepNumber {
+  double value;
+  const void* device;  // or null
+  Dtype dtype;         // of what is there: an int or a float of 32 or 64 bits
+};
+
+template <class Options>
+struct StepOptions {
+  Options options;
+  StepNumber step, lr;
+  double gradient_factor;
+  const double* clip_factor;  // or null: the device's, on top of gradient_factor
+};
 
 // The norm of all gradients and the factor that clips it, computed and used on the device.
 struct Clipping {
@@ -23,12 +39,9 @@ template <class T>
 std::int64_t chunk_count(const std::vector<OptimTensor<T>>& tensors);
 template <class T>
 void clip(const std::vector<OptimTensor<T>>& tensors, const Clipping& clipping);
-// clip_factor: nullptr, or the device's factor on top of scalars.gradient_factor.
 template <class T>
-void adam(const std::vector<OptimTensor<T>>& tensors, const AdamScalars& scalars,
-          const double* clip_factor);
+void adam(const std::vector<OptimTensor<T>>& tensors, const StepOptions<AdamOptions>& step);
 template <class T>
-void sgd(const std::vector<OptimTensor<T>>& tensors, const SgdScalars& scalars,
-         const double* clip_factor);
+void sgd(const std::vector<OptimTensor<T>>& tensors, const StepOptions<SgdOptions>& step);
 
 }  // namespace arraynn::cuda

@@ -12,9 +12,12 @@
 // threads. Every element is on its own, so the cut does not show in the bits. The norm is summed in
 // double over chunks of kNormChunk elements of a tensor, then over the chunks in order.
 #pragma once
+#include <cmath>
 #include <cstdint>
 
 #include "core/dispatch.hpp"
+#include "core/host_device.hpp"
+#include "core/index.hpp"
 
 namespace arraynn {
 
@@ -35,10 +38,41 @@ struct AdamScalars {
   double beta1, beta2, step_size, inv_correction2, eps, weight_decay, decay_factor, gradient_factor;
 };
 
+// What a step is told, but for its number and its learning rate.
+struct AdamOptions {
+  double beta1, beta2, eps, weight_decay;
+  bool decoupled, hat;
+};
+
+ARRAYNN_HOST_DEVICE ARRAYNN_INLINE AdamScalars adam_scalars(const AdamOptions& o, double step,
+                                                            double lr, double gradient_factor) {
+  const double correction1 = 1 - std::pow(o.beta1, step);
+  const double root2 = std::sqrt(1 - std::pow(o.beta2, step));
+  return {o.beta1,
+          o.beta2,
+          o.hat ? lr * root2 / correction1 : lr / correction1,
+          o.hat ? 1.0 : 1 / root2,
+          o.eps,
+          o.decoupled ? 0.0 : o.weight_decay,
+          o.decoupled ? 1 - lr * o.weight_decay : 1.0,
+          gradient_factor};
+}
+
+struct SgdOptions {
+  double momentum, dampening, weight_decay;
+  bool nesterov;
+};
+
 struct SgdScalars {
   double lr, momentum, dampening, weight_decay, gradient_factor;
   bool nesterov, first_step, use_buffer;
 };
+
+ARRAYNN_HOST_DEVICE ARRAYNN_INLINE SgdScalars sgd_scalars(const SgdOptions& o, double step,
+                                                          double lr, double gradient_factor) {
+  return {lr,         o.momentum, o.dampening,    o.weight_decay, gradient_factor,
+          o.nesterov, step == 1,  o.momentum != 0};
+}
 
 struct OptimKernels {
   void (*adam_f32)(const OptimTensor<float>* tensors, std::int64_t count, const AdamScalars& s,

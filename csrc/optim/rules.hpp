@@ -10,7 +10,7 @@ struct AdamRule {
   using V = Vec<T>;
   V beta1, rest1, beta2, rest2, step_size, inv_correction2, eps, weight_decay, decay_factor, factor;
 
-  explicit AdamRule(const AdamScalars& s)
+  constexpr explicit AdamRule(const AdamScalars& s)
       : beta1(V::set1(static_cast<T>(s.beta1))),
         rest1(V::set1(static_cast<T>(1 - s.beta1))),
         beta2(V::set1(static_cast<T>(s.beta2))),
@@ -46,7 +46,7 @@ struct SgdRule {
   V lr, momentum, undamped, weight_decay, factor;
   bool nesterov, first_step, use_buffer;
 
-  explicit SgdRule(const SgdScalars& s)
+  constexpr explicit SgdRule(const SgdScalars& s)
       : lr(V::set1(static_cast<T>(s.lr))),
         momentum(V::set1(static_cast<T>(s.momentum))),
         undamped(V::set1(static_cast<T>(1 - s.dampening))),

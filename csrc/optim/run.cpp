@@ -76,10 +76,13 @@ py::object run(const StepLists& lists, const Gradient& gradient, const auto& ste
 
 }  // namespace
 
-py::object run_adam(const StepLists& lists, const Gradient& gradient, AdamScalars s) {
+Array take_number_array(const char*, const char*, py::handle, bool) { return {}; }
+
+py::object run_adam(const StepLists& lists, const Gradient& gradient, const AdamOptions& options,
+                    const Number& step, const Number& lr) {
   return run(lists, gradient,
-             [&s](const auto* tensors, std::int64_t count, double factor, int threads) {
-               s.gradient_factor = factor;
+             [&](const auto* tensors, std::int64_t count, double factor, int threads) {
+               const AdamScalars s = adam_scalars(options, step.value, lr.value, factor);
                if constexpr (sizeof(*tensors->param) == 4) {
                  optim_kernels().adam_f32(tensors, count, s, threads);
                } else {
@@ -88,10 +91,11 @@ py::object run_adam(const StepLists& lists, const Gradient& gradient, AdamScalar
              });
 }
 
-py::object run_sgd(const StepLists& lists, const Gradient& gradient, SgdScalars s) {
+py::object run_sgd(const StepLists& lists, const Gradient& gradient, const SgdOptions& options,
+                   const Number& step, const Number& lr) {
   return run(lists, gradient,
-             [&s](const auto* tensors, std::int64_t count, double factor, int threads) {
-               s.gradient_factor = factor;
+             [&](const auto* tensors, std::int64_t count, double factor, int threads) {
+               const SgdScalars s = sgd_scalars(options, step.value, lr.value, factor);
                if constexpr (sizeof(*tensors->param) == 4) {
                  optim_kernels().sgd_f32(tensors, count, s, threads);
                } else {

@@ -17,10 +17,21 @@ struct StepLists {
   const List *params, *grads, *first, *second, *largest;
 };
 
+// A number of a step: known, or an array without dimensions on a GPU that is read as the step runs there.
+// A graph that was captured reads it in every replay.
+struct Number {
+  double value = 0;
+  Array array;
+};
+// `h` as such an array; one that tests false when it is none, always on the CPU.
+Array take_number_array(const char* op, const char* arg, py::handle h, bool whole);
+
 // Steps all tensors and writes strided ones back. Returns the global norm of the gradients when they
 // are clipped by it, else None: a float from the CPU, an array without dimensions from a GPU, which is
-// not waited for. gradient_factor of the scalars is set here.
-py::object run_adam(const StepLists& lists, const Gradient& gradient, AdamScalars scalars);
-py::object run_sgd(const StepLists& lists, const Gradient& gradient, SgdScalars scalars);
+// not waited for.
+py::object run_adam(const StepLists& lists, const Gradient& gradient, const AdamOptions& options,
+                    const Number& step, const Number& lr);
+py::object run_sgd(const StepLists& lists, const Gradient& gradient, const SgdOptions& options,
+                   const Number& step, const Number& lr);
 
 }  // namespace arraynn

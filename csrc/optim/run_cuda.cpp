@@ -21,54 +21,67 @@ std::vector<OptimTensor<T>> tensors_of(const StepLists& lists) {
   return tensors;
 }
 
-// step(tensors, factor from the arguments, factor from the device or nullptr).
-template <class T>
-py::object run(const StepLists& lists, const Gradient& gradient, const auto& step) {
-  const auto tensors = tensors_of<T>(lists);
-  py::object norm = py::none(), scratch;
-  cuda::Clipping clipping{};
-  if (gradient.clip) {
-    TensorView norm_view, scratch_view;
-    norm = new_array("optim", Dtype::kF64, nullptr, 0, &norm_view);
-    const std::int64_t count = 1 + cuda::chunk_count(tensors);
-    scratch = new_array("optim", Dtype::kF64, &count, 1, &scratch_view);
-    clipping = {scratch_view.as<double>() + 1, norm_view.as<double>(), scratch_view.as<double>(),
-                gradient.max_norm, gradient.scale < 0 ? -gradient.scale : gradient.scale};
-  }
-  {
-    const py::gil_scoped_release nogil;
-    if (gradient.clip) cuda::clip(tensors, clipping);
-    const double factor = (gradient.maximize ? -1.0 : 1.0) / gradient.scale;
-    step(tensors, factor, clipping.factor);
-  }
-  for (const List* list : {lists.params, lists.first, lists.second, lists.largest}) {
-    if (list != nullptr) list->write_back();
-  }
-  return norm;
+cuda::StepNumber number_of(const Number& n) {
+  if (!n.array) return {n.value, nullptr, Dtype::kF64};
+  return {0, n.array->as<const void>(), n.array->dtype};
 }
 
-template <class Scalars, class Step>
-py::object dispatch(const StepLists& lists, const Gradient& gradient, Scalars scalars,
-                    const Step& step) {
+// step(tensors, options)
+template <class Options, class Step>
+py::object run(const StepLists& lists, const Gradient& gradient, const Options& options,
+               const Number& t, const Number& lr, const Step& step) {
   return dispatch_storage(lists.params->dtype, [&](auto tag) {
-    using T = decltype(tag);
-    return run<T>(lists, gradient, [&](const auto& tensors, double factor, const double* clip) {
-      scalars.gradient_factor = factor;
-      step(tensors, scalars, clip);
-    });
+    const auto tensors = tensors_of<decltype(tag)>(lists);
+    py::object norm = py::none(), scratch;
+    cuda::Clipping clipping{};
+    if (gradient.clip) {
+      TensorView norm_view, scratch_view;
+      norm = new_array("optim", Dtype::kF64, nullptr, 0, &norm_view);
+      const std::int64_t count = 1 + cuda::chunk_count(tensors);
+      scratch = new_array("optim", Dtype::kF64, &count, 1, &scratch_view);
+      clipping = {scratch_view.as<double>() + 1, norm_view.as<double>(), scratch_view.as<double>(),
+                  gradient.max_norm, gradient.scale < 0 ? -gradient.scale : gradient.scale};
+    }
+    {
+      const py::gil_scoped_release nogil;
+      if (gradient.clip) cuda::clip(tensors, clipping);
+      const double factor = (gradient.maximize ? -1.0 : 1.0) / gradient.scale;
+      step(tensors, cuda::StepOptions<Options>{options, number_of(t), number_of(lr), factor,
+                                               clipping.factor});
+    }
+    for (const List* list : {lists.params, lists.first, lists.second, lists.largest}) {
+      if (list != nullptr) list->write_back();
+    }
+    return norm;
   });
 }
 
 }  // namespace
 
-py::object run_adam(const StepLists& lists, const Gradient& gradient, AdamScalars scalars) {
-  return dispatch(lists, gradient, scalars,
-                  [](const auto&... arguments) { cuda::adam(arguments...); });
+Array take_number_array(const char* op, const char* arg, py::handle h, bool whole) {
+  if (PyFloat_Check(h.ptr()) || PyLong_Check(h.ptr())) return {};
+  if (!py::hasattr(h, "__cuda_array_interface__")) return {};
+  Array a = take(op, arg, h);
+  require_ndim(op, arg, a, 0);
+  const Dtype t = a->dtype;
+  const bool integer = t == Dtype::kI32 || t == Dtype::kI64;
+  if (t != Dtype::kF32 && t != Dtype::kF64 && !(whole && integer)) {
+    fail<TypeError>(op, arg, "expected ", whole ? "int32, int64, " : "", "float32 or float64, got ",
+                    dtype_text(a));
+  }
+  return a;
 }
 
-py::object run_sgd(const StepLists& lists, const Gradient& gradient, SgdScalars scalars) {
-  return dispatch(lists, gradient, scalars,
-                  [](const auto&... arguments) { cuda::sgd(arguments...); });
+py::object run_adam(const StepLists& lists, const Gradient& gradient, const AdamOptions& options,
+                    const Number& step, const Number& lr) {
+  return run(lists, gradient, options, step, lr,
+             [](const auto&... arguments) { cuda::adam(arguments...); });
+}
+
+py::object run_sgd(const StepLists& lists, const Gradient& gradient, const SgdOptions& options,
+                   const Number& step, const Number& lr) {
+  return run(lists, gradient, options, step, lr,
+             [](const auto&... arguments) { cuda::sgd(arguments...); });
 }
 
 }  // namespace arraynn

@@ -37,6 +37,8 @@ class DeviceLibrary:
         Returns the ``cudaStream_t`` of this thread's current stream, as an int.
     current_device : callable
         Returns this thread's current device.
+    set_device : callable
+        Makes a device this thread's current one.
     view : callable
         Returns an array of the library on the memory of another library's array.
     module : module
@@ -47,6 +49,7 @@ class DeviceLibrary:
     ndarray: type
     current_stream: Callable[[], int]
     current_device: Callable[[], int]
+    set_device: Callable[[int], None]
     view: Callable[[Any], Any]
     module: ModuleType
 
@@ -70,7 +73,12 @@ def register(library: DeviceLibrary) -> None:
             ) from error
 
     library.module.set_library(
-        library.name, library.ndarray, library.current_stream, library.current_device, wrap
+        library.name,
+        library.ndarray,
+        library.current_stream,
+        library.current_device,
+        library.set_device,
+        wrap,
     )
     _core.register_device(library.ndarray, library.module)
 
@@ -106,6 +114,7 @@ def cuda_module() -> ModuleType:
                 ndarray=cupy.ndarray,
                 current_stream=lambda: int(cupy.cuda.get_current_stream().ptr),
                 current_device=cupy.cuda.runtime.getDevice,
+                set_device=cupy.cuda.runtime.setDevice,
                 view=view,
                 module=module,
             )

@@ -1,8 +1,9 @@
 """The CUDA side: whether there is one, which kernels it has, and checking while one debugs.
 
 Kernels take CuPy arrays as they take NumPy's: results are CuPy arrays from CuPy's memory pool, work
-is queued on CuPy's current stream, nothing is waited for. All arrays of a call are on the current
-device. The kernels are compiled and emulated in tests, not yet measured on a GPU.
+is queued on CuPy's current stream, nothing is waited for. A call is made on the device of its first
+array, where all of its arrays are. The kernels are compiled and emulated in tests, not yet measured
+on a GPU.
 """
 
 from __future__ import annotations

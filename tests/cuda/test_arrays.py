@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import re
 from typing import Any
 
@@ -29,6 +30,70 @@ def test_inputs_are_not_changed(device: Any) -> None:
     K.gelu(x)
     K.dropout_backward(x, 0.5, 1)
     assert_same_bits(device.get(x), X)
+
+
+def on_the_emulated_device() -> dict[str, tuple[Any, Any, str]]:
+    """What needs two devices, memory that is not aligned, or a stream that may not be touched."""
+    import library
+
+    here, there = library.ndarray.of(X.copy()), library.ndarray.of(X.copy(), 1)
+    raw = np.zeros(4 * X.size + 1, np.uint8)
+    beside = library.ndarray.of(raw[1:].view(np.float32).reshape(X.shape))
+    field = library.ndarray.of(np.zeros(8, "f4,i2")["f0"])
+    module = library.load()
+
+    def on_a_freed_stream() -> Any:
+        stream = module.stream_create()
+        module.stream_destroy(stream)
+        with library.stream(stream):
+            return K.relu(here)
+
+    return {
+        "another device": (
+            lambda: K.relu_backward(here, there),
+            TypeError,
+            "[relu_backward] x: expected an array on device 0, as the first one is, "
+            "got one on device 1",
+        ),
+        "current device": (
+            lambda: K.relu_backward(there, here),
+            TypeError,
+            "[relu_backward] x: expected an array on device 1, as the first one is, "
+            "got one on device 0",
+        ),
+        "out on another device": (
+            lambda: K.relu(here, out=there),
+            TypeError,
+            "[relu] out: expected an array on device 0, as the first one is, got one on device 1",
+        ),
+        "a list on two devices": (
+            lambda: K.sgd_step([here, here], [here, there], None, 1),
+            TypeError,
+            "[sgd_step] grads: expected an array on device 0, as the first one is, "
+            "got one on device 1",
+        ),
+        "beside its alignment": (
+            lambda: K.relu(beside),
+            ValueError,
+            "[relu] x: expected elements at multiples of their 4 bytes, got an array beside them",
+        ),
+        "strides beside elements": (
+            lambda: K.relu(field),
+            ValueError,
+            "[relu] x: expected elements at multiples of their 4 bytes, got an array beside them",
+        ),
+        "a freed stream": (
+            on_a_freed_stream,
+            RuntimeError,
+            "[relu] cudaErrorInvalidResourceHandle (invalid resource handle) from activation_",
+        ),
+        "too large a grid": (
+            lambda: module.run_kernel("too_many_blocks", X, X.copy()),
+            RuntimeError,
+            "[run_kernel] cudaErrorInvalidConfiguration (invalid configuration argument) from "
+            "reverse_kernel<Plant::kNone> with 2147483648 blocks of 128 threads",
+        ),
+    }
 
 
 def wrong_calls(device: Any) -> dict[str, tuple[Any, Any, str]]:
@@ -100,6 +165,7 @@ def wrong_calls(device: Any) -> dict[str, tuple[Any, Any, str]]:
             ValueError,
             "[relu_backward] out: expected memory of its own",
         ),
+        **(on_the_emulated_device() if device.name == "host_cuda" else {}),
         "probability": (
             lambda: K.dropout(x, 1.5, 0),
             ValueError,
@@ -113,15 +179,27 @@ CASES = [
     *("complex numbers", "mixed dtypes", "shapes", "shape of out", "dtype of out"),
     *("out is the input", "out overlaps", "probability"),
 ]
+EMULATED = [
+    *("another device", "current device", "out on another device", "a list on two devices"),
+    *("beside its alignment", "strides beside elements", "a freed stream", "too large a grid"),
+]
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", CASES + EMULATED)
 def test_wrong_calls(case: str, device: Any) -> None:
+    emulated = device.name == "host_cuda"
+    if case in EMULATED and not emulated:
+        pytest.skip("needs the emulated device")
     cases = wrong_calls(device)
-    assert list(cases) == CASES
+    assert sorted(cases) == sorted(CASES + EMULATED if emulated else CASES)
     call, exception, message = cases[case]
     with pytest.raises(exception, match=re.escape(message)):
         call()
+    if emulated:
+        import library
+
+        assert library.current_device() == 0
+        assert_same_bits(device.get(K.relu(device.put(X))), np.maximum(X, 0))
 
 
 def test_an_operation_without_a_kernel_says_so(device: Any) -> None:
@@ -153,29 +231,37 @@ class TestHostCuda:
             pytest.skip("needs two devices, or memory that is not aligned")
         return device
 
-    def test_another_device_is_refused(self, device: Any) -> None:
+    def test_the_call_is_made_on_the_device_of_its_first_array(self, device: Any) -> None:
         import library
 
-        here, there = device.put(X), library.ndarray.of(X.copy(), 1)
-        message = "expected an array on the current device 0, got one on device 1"
-        with pytest.raises(TypeError, match=rf"\[relu\] x: {message}"):
-            K.relu(there)
-        with pytest.raises(TypeError, match=rf"\[relu_backward\] x: {message}"):
-            K.relu_backward(here, there)
-        with pytest.raises(TypeError, match=rf"\[relu\] out: {message}"):
-            K.relu(here, out=there)
+        there = library.ndarray.of(X.copy(), 1)
+        assert library.current_device() == 0
+        for got in (K.relu(there), K.dropout(K.relu(there), 0.0, 1)):
+            assert got.device.id == 1
+            assert library.current_device() == 0
+            assert_same_bits(got.get(), np.maximum(X, 0))
         with library.device(1):
-            assert K.relu(there).device.id == 1
+            assert K.relu(device.put(X)).device.id == 1
+            assert K.relu(library.ndarray.of(X.copy(), 0)).device.id == 0
+            assert library.current_device() == 1
 
-    @pytest.mark.usefixtures("device")
-    def test_elements_beside_their_alignment_are_refused(self) -> None:
+    def test_a_call_takes_the_stream_of_its_device(self, device: Any) -> None:
         import library
 
-        raw = np.zeros(4 * X.size + 1, np.uint8)
-        beside = raw[1:].view(np.float32).reshape(X.shape)
-        for x in (beside, np.zeros(8, "f4,i2")["f0"]):
-            with pytest.raises(ValueError, match=r"\[relu\] x: .* multiples of their 4 bytes"):
-                K.relu(library.ndarray.of(x))
+        freed = device.module.stream_create()
+        device.module.stream_destroy(freed)
+        here, there = device.put(X), library.ndarray.of(X.copy(), 1)
+        with library.device(1):
+            changed = library.stream(freed)
+            changed.__enter__()
+        try:
+            assert_same_bits(device.get(K.relu(here)), np.maximum(X, 0))
+            with pytest.raises(RuntimeError, match=r"\[relu\] cudaErrorInvalidResourceHandle"):
+                K.relu(there)
+            assert library.current_device() == 0
+        finally:
+            changed.__exit__(None, None, None)
+        assert_same_bits(K.relu(there).get(), np.maximum(X, 0))
 
     def test_other_libraries_on_the_device(self, device: Any) -> None:
         class Foreign:
@@ -205,3 +291,33 @@ class TestHostCuda:
         assert K.relu(x).shape == (3, 0)
         assert K.dropout(x, 0.5, 1).shape == (3, 0)
         assert device.launches() == before
+
+    def test_more_elements_than_32_bits_count(self, device: Any) -> None:
+        """The last blocks of a grid over 2^31 elements; memory that nobody touches is not there."""
+        n, tail = (1 << 31) + 12_345, 20_000
+        no_reserve = getattr(mmap, "MAP_NORESERVE", 0x4000)  # what Linux calls it
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve
+        arrays = [np.frombuffer(mmap.mmap(-1, 2 * n, flags), np.float16) for _ in range(3)]
+        values = np.linspace(-3, 3, tail).astype(np.float16)
+        arrays[0][-tail:] = values
+        x, grad, y = (device.ndarray.of(a) for a in arrays)
+        arrays[1][-tail:] = 1
+        lists = [x], [grad], None, 1
+        device.module.set_multiprocessors(1 << 20)  # a block for every tile
+        device.module.set_last_blocks(16)
+        try:
+            for call, expected in (
+                (lambda: K.relu(x, out=y), np.maximum(values, 0)),
+                (lambda: K.relu_backward(grad, x, out=y), (values > 0).astype(np.float16)),
+                (lambda: K.dropout(x, 0.0, 1, out=y), values),
+                (lambda: K.sgd_step(*lists, lr=0.5), None),
+            ):
+                call()
+                if expected is not None:
+                    assert_same_bits(arrays[2][-tail:], expected)
+                    assert not arrays[2][: 1 << 20].any()
+                    arrays[2][-tail:] = 0
+            assert_same_bits(arrays[0][-tail:], values - np.float16(0.5))
+        finally:
+            device.module.set_last_blocks(0)
+            device.module.set_multiprocessors(2)

@@ -178,6 +178,81 @@ def test_nan_and_infinity_in_gradients(dtype: Any, device: Any) -> None:
         np.testing.assert_allclose(states[0].params[0], states[1].params[0], rtol=1e-5)
 
 
+@pytest.mark.parametrize("numbers", ["int64", "int32", "float32", "float64"])
+def test_step_and_rate_on_the_device(
+    storage: Any, numbers: str, device: Any, rng: np.random.Generator
+) -> None:
+    """Read when the step runs: the same bits as given by the host, and nothing more launched."""
+    floats = numbers if numbers.startswith("float") else "float64"
+    rate = float(np.dtype(floats).type(0.05))
+    for options in ({"decoupled": True, "weight_decay": 0.1}, {"max_norm": 0.5}):
+        known = on(device, State(rng, storage, [(5,), (), (1025,)]))
+        read = known.mapped(lambda a: device.put(device.get(a)))
+        step, lr = device.put(np.array(3, numbers)), device.put(np.array(rate, floats))
+        known.adam(kernels, 3, True, lr=rate, **options)
+        read.adam(kernels, step, True, lr=lr, **options)
+        options.pop("decoupled", None)
+        for t in (1, 2):
+            known.sgd(kernels, t, lr=rate, momentum=0.9, **options)
+            read.sgd(kernels, device.put(np.array(t, numbers)), lr=lr, momentum=0.9, **options)
+        known.sgd(kernels, 4, lr=rate, **options)
+        read.sgd(kernels, 4, lr=lr, **options)
+        if device.name == "host_cuda":
+            assert_same_state(back(device, read), back(device, known), str(options))
+        else:  # powers of a GPU and of the host may differ in their last bit
+            for (name, a), (_, b) in zip(
+                back(device, read).arrays(), back(device, known).arrays(), strict=True
+            ):
+                np.testing.assert_allclose(a.astype(float), b.astype(float), 1e-2, 1e-2, name)
+
+
+def test_a_number_on_the_device_costs_no_launch(device: Any, rng: np.random.Generator) -> None:
+    if device.name != "host_cuda":
+        pytest.skip("counted by the emulated device only")
+    there, step = on(device, State(rng, np.float32, SHAPES)), device.put(np.array(2))
+    before = (device.launches(), device.ndarray.allocations)
+    there.adam(kernels, step, False, lr=device.put(np.array(0.1)))
+    assert (device.launches(), device.ndarray.allocations) == (before[0] + 1, before[1] + 1)
+
+
+def test_a_captured_graph_reads_step_and_rate_again(device: Any, rng: np.random.Generator) -> None:
+    if device.name != "cupy":
+        pytest.skip("needs CUDA's graphs")
+    start = State(rng, np.float32, SHAPES)
+    there, expected = on(device, start), on(device, start)
+    step, lr = device.put(np.array(1)), device.put(np.array(0.1))
+    stream = device.cupy.cuda.Stream(non_blocking=True)
+    device.cupy.cuda.Device().synchronize()
+    with stream:
+        on(device, start).adam(kernels, step, False, lr=lr)  # loads the kernel
+        stream.synchronize()
+        stream.begin_capture()
+        there.adam(kernels, step, False, lr=lr)
+        graph = stream.end_capture()
+        for t in (1, 2, 3):
+            step[...], lr[...] = t, 0.1 / t
+            graph.launch(stream)
+        stream.synchronize()
+    for t in (1, 2, 3):
+        expected.adam(kernels, t, False, lr=0.1 / t)
+    for (name, a), (_, b) in zip(there.arrays(), expected.arrays(), strict=True):
+        np.testing.assert_allclose(device.get(a), device.get(b), 1e-5, 1e-6, err_msg=name)
+
+
+def test_wrong_numbers(device: Any, rng: np.random.Generator) -> None:
+    there = on(device, State(rng, np.float32, [(4,)]))
+    vector, half = device.put(np.ones(2)), device.put(np.array(1, np.float16))
+    for step, lr, exception, message in (
+        (vector, 0.1, ValueError, r"\[adam_step\] step: expected 0 dimensions, got 1"),
+        (1, vector, ValueError, r"\[adam_step\] lr: expected 0 dimensions, got 1"),
+        (half, 0.1, TypeError, r"\[adam_step\] step: expected int32, int64, .* got float16"),
+        (1, half, TypeError, r"\[adam_step\] lr: expected float32 or float64, got float16"),
+        (1, device.put(np.array(1)), TypeError, r"\[adam_step\] lr: .*, got int64"),
+    ):
+        with pytest.raises(exception, match=message):
+            there.adam(kernels, step, False, lr=lr)
+
+
 def test_wrong_lists(device: Any, rng: np.random.Generator) -> None:
     start = State(rng, np.float32, [(4,), (3,)])
     there = on(device, start)

@@ -1,4 +1,5 @@
 // What the tests ask of the runtime, and its own kernels on NumPy arrays.
+#include <cuda_runtime.h>
 #include <pybind11/numpy.h>
 
 #include <map>
@@ -45,6 +46,7 @@ const std::map<std::string, Function>& functions() {
       {"pipeline no_wait", &pipeline_without_wait},
       {"pipeline early_reuse", &pipeline_early_reuse},
       {"too_many_threads", &cuda::too_many_threads},
+      {"too_many_blocks", &cuda::too_many_blocks},
   };
   return kFunctions;
 }
@@ -64,6 +66,14 @@ void bind_host_cuda(py::module_& m) {
     host_cuda::set_schedule({order_from(order), copies, seed});
   });
   m.def("set_multiprocessors", &host_cuda::set_multiprocessors);
+  m.def("set_last_blocks", &host_cuda::set_last_blocks);
+  m.def("stream_create", [] {
+    cudaStream_t stream = nullptr;
+    cudaStreamCreate(&stream);
+    return reinterpret_cast<std::uintptr_t>(stream);
+  });
+  m.def("stream_destroy",
+        [](std::uintptr_t stream) { cudaStreamDestroy(reinterpret_cast<cudaStream_t>(stream)); });
   m.def("counters", [] {
     const host_cuda::Counters c = host_cuda::counters();
     py::dict row;

@@ -1,10 +1,19 @@
-// The functions of CUDA's runtime library that the product calls: two devices, one after the other.
+// The functions of CUDA's runtime library that the product calls: two devices, one after the other. What
+// is put on a stream is done at once.
 #include <cuda_runtime.h>
+
+#include <mutex>
+#include <set>
 
 namespace {
 
 constexpr int kDevices = 2;
 thread_local int current_device = 0;
+
+// Beside those that are there always: null, 1 the legacy default, 2 that of a thread.
+std::mutex streams_mutex;
+std::set<std::uintptr_t> streams;
+std::uintptr_t last_stream = 2;
 
 struct ErrorText {
   cudaError_t error;
@@ -18,6 +27,7 @@ constexpr ErrorText kErrors[] = {
     {cudaErrorInsufficientDriver, "cudaErrorInsufficientDriver",
      "CUDA driver version is insufficient for CUDA runtime version"},
     {cudaErrorNoDevice, "cudaErrorNoDevice", "no CUDA-capable device is detected"},
+    {cudaErrorInvalidResourceHandle, "cudaErrorInvalidResourceHandle", "invalid resource handle"},
 };
 
 const ErrorText& text_of(cudaError_t error) {
@@ -50,7 +60,21 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int device) {
   *value = host_cuda::multiprocessors();
   return cudaSuccess;
 }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamCreate(cudaStream_t* stream) {
+  const std::lock_guard lock(streams_mutex);
+  *stream = reinterpret_cast<cudaStream_t>(*streams.insert(++last_stream).first);
+  return cudaSuccess;
+}
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  const std::lock_guard lock(streams_mutex);
+  const auto found = streams.erase(reinterpret_cast<std::uintptr_t>(stream));
+  return found != 0 ? cudaSuccess : cudaErrorInvalidResourceHandle;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  const auto handle = reinterpret_cast<std::uintptr_t>(stream);
+  const std::lock_guard lock(streams_mutex);
+  return handle <= 2 || streams.contains(handle) ? cudaSuccess : cudaErrorInvalidResourceHandle;
+}
 cudaError_t cudaDriverGetVersion(int* version) {
   *version = 0;
   return cudaSuccess;

@@ -27,5 +27,6 @@ void pipeline(const float* x, float* y, int tiles);
 void mma_16bit(bool bf16, const std::uint16_t* a, const std::uint16_t* b, float* d);
 void mma_tf32(const float* a, const float* b, float* d);
 void too_many_threads(const float* x, float* y);
+void too_many_blocks(const float* x, float* y);
 
 }  // namespace arraynn::cuda

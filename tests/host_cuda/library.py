@@ -89,8 +89,9 @@ def load() -> ModuleType:
         _array.DeviceLibrary(
             name="host_cuda.ndarray",
             ndarray=ndarray,
-            current_stream=lambda: _current["stream"],
+            current_stream=lambda: _streams[_current["device"]],
             current_device=lambda: _current["device"],
+            set_device=_set_device,
             view=_view,
             module=module,
         )
@@ -98,7 +99,16 @@ def load() -> ModuleType:
     return module
 
 
-_current = {"stream": 0, "device": 0}
+_current = {"device": 0}
+_streams = {0: 0, 1: 0}  # of each device, the current one
+
+
+def current_device() -> int:
+    return _current["device"]
+
+
+def _set_device(number: int) -> None:
+    _current["device"] = number
 
 
 @contextmanager
@@ -110,6 +120,18 @@ def device(number: int) -> Any:
         yield
     finally:
         _current["device"] = before
+
+
+@contextmanager
+def stream(handle: int) -> Any:
+    """Make another stream that of the current device."""
+    number = _current["device"]
+    before = _streams[number]
+    _streams[number] = handle
+    try:
+        yield
+    finally:
+        _streams[number] = before
 
 
 class Device:

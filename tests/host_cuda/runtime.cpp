@@ -95,6 +95,7 @@ Thread* current = nullptr;
 Schedule schedule;
 Counters count{};
 int device_multiprocessors = 2;
+std::int64_t last_blocks = 0;
 std::uint64_t random_state = 1;
 
 std::uint64_t next_random() {  // xorshift64*, Marsaglia 2003
@@ -244,6 +245,7 @@ void run_block(Uint3 index, std::size_t shared_bytes) {
 void set_schedule(const Schedule& s) { schedule = s; }
 void set_multiprocessors(int n) { device_multiprocessors = n; }
 int multiprocessors() { return device_multiprocessors; }
+void set_last_blocks(std::int64_t n) { last_blocks = n; }
 Counters counters() { return count; }
 
 const Uint3& thread_index() { return current->index; }
@@ -455,6 +457,9 @@ int run(const char* name, Dim3 grid, Dim3 dim, std::size_t shared_bytes,
   random_state = schedule.seed * 0x9E3779B97F4A7C15ull + 1;
   std::vector<unsigned> order(std::size_t{grid.x} * grid.y * grid.z);
   std::iota(order.begin(), order.end(), 0u);
+  if (last_blocks > 0 && last_blocks < std::ssize(order)) {
+    order.erase(order.begin(), order.end() - last_blocks);
+  }
   if (schedule.order == Order::kNewest) {
     std::reverse(order.begin(), order.end());
   } else if (schedule.order != Order::kOldest) {

@@ -43,6 +43,8 @@ void set_schedule(const Schedule& schedule);
 // Multiprocessors that the device claims: few, so that persistent kernels go round their loops.
 void set_multiprocessors(int count);
 int multiprocessors();
+// Runs no more than the last `count` blocks of a grid, 0 for all: those of a grid too large to run.
+void set_last_blocks(std::int64_t count);
 
 struct Counters {
   std::int64_t launches, blocks, switches, barriers, warp_operations, async_copies;

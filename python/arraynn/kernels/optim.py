@@ -19,9 +19,9 @@ def adam_step(
     grads: Arrays,
     exp_avgs: Arrays,
     exp_avg_sqs: Arrays,
-    step: int,
+    step: int | NDArray[Any],
     *,
-    lr: float = 1e-3,
+    lr: float | NDArray[Any] = 1e-3,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     weight_decay: float = 0.0,
@@ -49,7 +49,8 @@ def adam_step(
     grads : list of arrays
         Never modified.
     step : int
-        The number t of this step, from 1.
+        The number t of this step, from 1. On a GPU ``step`` and ``lr`` may be arrays without
+        dimensions, read when the step runs there and not checked.
     lr, eps, weight_decay : float
         Finite and not negative. ``weight_decay`` is added to g as ``weight_decay * p``, or, with
         ``decoupled``, first multiplies p by ``1 - lr * weight_decay``.
@@ -114,9 +115,9 @@ def sgd_step(
     params: Arrays,
     grads: Arrays,
     momentum_buffers: Arrays | None = None,
-    step: int = 1,
+    step: int | NDArray[Any] = 1,
     *,
-    lr: float = 1e-3,
+    lr: float | NDArray[Any] = 1e-3,
     momentum: float = 0.0,
     dampening: float = 0.0,
     weight_decay: float = 0.0,
@@ -142,7 +143,7 @@ def sgd_step(
     momentum_buffers : list of arrays
         Updated in place; needed when ``momentum`` is not 0.
     step : int
-        From 1. At step 1 the buffers are written and not read.
+        From 1. At step 1 the buffers are written and not read. An array as in :func:`adam_step`.
     lr, momentum, dampening, weight_decay : float
         Finite; all but ``dampening`` not negative.
     nesterov : bool

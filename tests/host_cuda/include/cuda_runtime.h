@@ -100,6 +100,8 @@ HostCudaInteger<T> atomicMax(T* p, std::type_identity_t<T> v) {
   return seen;
 }
 
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+
 // ---- mathematics that the C library lacks -----------------------------------------------------------
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline double rsqrt(double x) { return 1.0 / std::sqrt(x); }
@@ -116,6 +118,7 @@ enum cudaError_t : int {
   cudaErrorInvalidConfiguration = 9,
   cudaErrorInsufficientDriver = 35,
   cudaErrorNoDevice = 100,
+  cudaErrorInvalidResourceHandle = 400,
 };
 using cudaStream_t = struct CUstream_st*;
 enum cudaDeviceAttr : int { cudaDevAttrMultiProcessorCount = 16 };
@@ -127,6 +130,8 @@ cudaError_t cudaGetDeviceCount(int* count);
 cudaError_t cudaGetDevice(int* device);
 cudaError_t cudaSetDevice(int device);
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
+cudaError_t cudaStreamCreate(cudaStream_t* stream);
+cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 cudaError_t cudaDriverGetVersion(int* version);
 cudaError_t cudaRuntimeGetVersion(int* version);
@@ -134,7 +139,9 @@ cudaError_t cudaRuntimeGetVersion(int* version);
 namespace host_cuda {
 template <class... P>
 cudaError_t launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block,
-                   std::size_t shared_bytes, std::type_identity_t<P>... args) {
+                   std::size_t shared_bytes, cudaStream_t stream, std::type_identity_t<P>... args) {
+  const cudaError_t error = cudaStreamSynchronize(stream);  // of no stream, if there is none
+  if (error != cudaSuccess) return error;
   return static_cast<cudaError_t>(run_kernel(name, kernel, grid, block, shared_bytes, args...));
 }
 }  // namespace host_cuda
