@@ -29,7 +29,7 @@ const CudaLibrary& cuda_library();  // RuntimeError when there is none yet
 struct LibraryCall {
   bool joined = false;  // an array has been taken: stream and device are set
   std::vector<std::unique_ptr<cuda::Scratch>> scratch;  // until the call returns
-  int before = -1;      // the library's device when the call began, if the call changed it
+  int before = -1;  // the library's device when the call began, if the call changed it
 };
 LibraryCall& library_call();
 
