@@ -256,7 +256,7 @@ class TestPeak:
         np.ones(8 << 20)  # freed: must not hide what comes after
         candidate = case_module.Candidate("numpy", lambda: np.ones(4 << 20))
         grown = peak.peak_growth(candidate)
-        assert 32 << 20 <= grown < 40 << 20
+        assert abs(grown - (32 << 20)) < 1 << 20  # the system counts pages in batches
         assert peak.peak_growth(case_module.Candidate("numpy", lambda: None)) < 1 << 20
 
     def test_a_process_for_every_candidate(self) -> None:
