@@ -202,7 +202,7 @@ std::int64_t parts_of(std::int64_t rows) {
 // kSums: rows are cut into as many parts as there are blocks, and the sums are taken. The dynamic shared
 // memory is [kRows][2][n]: a thread adds to the columns of its own.
 template <class Tile, bool kSums>
-__global__ void __launch_bounds__(Tile::kBlock, Tile::kResident)
+__global__ void __launch_bounds__(Tile::kBlock, Tile::kLargest ? 1 : Tile::kResident)
     row_norm_backward_kernel(RowNorm p, RowOperands<typename Tile::Element> in,
                              typename Tile::C* partial) {
   using C = typename Tile::C;
@@ -370,7 +370,7 @@ void row_norm(const RowNorm& p, const T* x, const T* w, const T* b, T* y, double
   const ActivationKind kind = p.activation.kind;
   const bool apart = y != nullptr && kind != ActivationKind::kNone && kind != ActivationKind::kRelu;
   T* to = apart ? scratch<T>(p.rows * p.n) : y;
-  with_tile<T, kRowItems<T>, kRowItems<T> / 2>(p.n, [&](auto tag) {
+  with_tile<T, kRowItems<T> / 2, kRowItems<T> / 4>(p.n, [&](auto tag) {
     using Tile = decltype(tag);
     if (p.n <= Tile::kCapacity) {
       ARRAYNN_LAUNCH((row_norm_kernel<Tile>), row_grid<Tile>(p.rows), p, x, w, b, to,
