@@ -39,6 +39,17 @@ REGISTERS = {
     "activation_kernel": 64,  # 4 blocks of 256
     "activation_backward_kernel": 64,
     "dropout_kernel": 32,  # 8 blocks of 256
+    "glu_kernel": 64,  # 4 blocks of 256
+    "glu_backward_kernel": 64,
+    "gather_kernel": 64,
+    "key_kernel": 64,
+    "histogram_kernel": 64,
+    "scan_kernel": 64,
+    "scatter_kernel": 64,
+    "start_kernel": 64,
+    "run_kernel": 128,  # 2 blocks of 256
+    "combine_kernel": 64,
+    "rope_kernel": 64,  # 4 blocks of 256
     "adam_kernel": 128,  # 2 to 4 blocks of 256: kStepBlocks
     "sgd_kernel": 80,  # 3 or 4
     "square_sum_kernel": 64,

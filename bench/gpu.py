@@ -42,6 +42,8 @@ class Case:
     calls: dict[str, Callable[[int], Any]]
     #: The probe of set 0 after one call, and what it must be.
     answer: Callable[[str], tuple[Any, Any]]
+    #: Errors are relative to the answer, where it is larger than this.
+    floor: float = 1e-3
     microseconds: dict[str, float] = field(default_factory=dict)
     flop: float = 0.0  # of one call, where arithmetic is what bounds it
     floor: float = 1e-3  # errors are relative to the answer, or to this where it is smaller
@@ -127,6 +129,98 @@ def elementwise_cases(cupy: Any, torch: Any, dtype: Any, n: int) -> list[Case]:
         label = f"{name} {np.dtype(dtype).name} n{n}"
         cases.append(Case(label, arrays * n * size, sets, calls, answer))
     return cases
+
+
+def glu_cases(cupy: Any, torch: Any, dtype: Any, rows: int, n: int) -> list[Case]:
+    """SwiGLU of rows of 2 n, forward and backward."""
+    size = np.dtype(dtype).itemsize
+    sets = buffer_sets(cupy, 3 * rows * n * size)
+    random = cupy.random.default_rng(3)
+    x = [random.standard_normal((rows, 2 * n), dtype=np.float32).astype(dtype) for _ in range(sets)]
+    grad = [random.standard_normal((rows, n), dtype=np.float32).astype(dtype) for _ in range(sets)]
+    y, dx = [cupy.empty_like(g) for g in grad], [cupy.empty_like(a) for a in x]
+    how = {"activation": "silu"}
+    forward: dict[str, Callable[[int], Any]] = {
+        "arraynn": lambda i: K.glu(x[i], out=y[i], **how),
+    }
+    backward: dict[str, Callable[[int], Any]] = {
+        "arraynn": lambda i: K.glu_backward(grad[i], x[i], out=dx[i], **how),
+    }
+    if torch is not None:
+        tx = [torch.from_dlpack(a) for a in x]
+
+        def composed(i: int) -> Any:
+            a, b = tx[i].chunk(2, -1)
+            return a * torch.nn.functional.silu(b)
+
+        forward["torch"] = composed
+
+    def answer(of: Any, expected: Callable[[Any, Any], Any]) -> Callable[[str], tuple[Any, Any]]:
+        def ask(_: str) -> tuple[Any, Any]:
+            hx, hg = (a[0][:4].get().astype(np.float64) for a in (x, grad))
+            return of[0][:4].get(), expected(hg, hx)
+
+        return ask
+
+    label = f"{np.dtype(dtype).name} {rows} x {n}"
+    there = answer(y, lambda _, hx: reference.glu(hx, **how))
+    back = answer(dx, lambda hg, hx: reference.glu_backward(hg, hx, **how))
+    return [
+        Case(f"swiglu {label}", 3 * rows * n * size, sets, forward, there, 1.0),
+        Case(f"swiglu_backward {label}", 5 * rows * n * size, sets, backward, back, 1.0),
+    ]
+
+
+def lookup_cases(cupy: Any, torch: Any, dtype: Any) -> list[Case]:
+    """Embedding of 16384 words, Zipf's, in a table of 50257 x 1024, both ways; rope of 32 heads."""
+    size, words, rows, columns = np.dtype(dtype).itemsize, 16_384, 50_257, 1024
+    random, sets = cupy.random.default_rng(4), buffer_sets(cupy, 2 * words * columns * size)
+    host = np.minimum(np.random.default_rng(4).zipf(1.2, (sets, words)) - 1, rows - 1)
+    indices = [cupy.asarray(i) for i in host]
+    weight = random.standard_normal((rows, columns), dtype=np.float32).astype(dtype)
+    # Not negative: long sums do not cancel.
+    grad = [random.random((words, columns), dtype=np.float32).astype(dtype) for _ in range(sets)]
+    y = [cupy.empty_like(g) for g in grad]
+    angles = np.arange(4096)[:, None] * 10000.0 ** (-np.arange(64) / 64)
+    cos, sin = (cupy.asarray(f(angles).astype(np.float32)).astype(dtype) for f in (np.cos, np.sin))
+    x = [g.reshape(4, 4096 * columns // (32 * 128), 32, 128) for g in grad]
+    turned = [a.reshape(x[0].shape) for a in y]
+    forward: dict[str, Callable[[int], Any]] = {
+        "arraynn": lambda i: K.embedding(indices[i], weight, out=y[i])
+    }
+    backward: dict[str, Callable[[int], Any]] = {
+        "arraynn": lambda i: K.embedding_backward(grad[i], indices[i], rows)
+    }
+    rope: dict[str, Callable[[int], Any]] = {
+        "arraynn": lambda i: K.rope(x[i], cos, sin, layout="blhd", out=turned[i])
+    }
+    if torch is not None:
+        ti, tg = ([torch.from_dlpack(a) for a in arrays] for arrays in (indices, grad))
+        tw = torch.from_dlpack(weight)
+        aten = torch.ops.aten.embedding_dense_backward
+        forward["torch"] = lambda i: torch.nn.functional.embedding(ti[i], tw)
+        backward["torch"] = lambda i: aten(tg[i], ti[i], rows, -1, False)
+
+    def looked_up(_: str) -> tuple[Any, Any]:
+        return y[0][:4].get(), weight[indices[0][:4]].get().astype(np.float64)
+
+    def summed(_: str) -> tuple[Any, Any]:
+        got = K.embedding_backward(grad[0][:, :4], indices[0], rows).get()
+        wide = grad[0][:, :4].get().astype(np.float64)
+        return got, reference.embedding_backward(wide, host[0], rows)
+
+    def rotated(_: str) -> tuple[Any, Any]:
+        hx, hc, hs = (a.get().astype(np.float64) for a in (x[0][:1, :4], cos[:4], sin[:4]))
+        return turned[0][:1, :4].get(), reference.rope(hx, hc, hs, layout="blhd")
+
+    name, moved = np.dtype(dtype).name, words * columns * size
+    return [
+        Case(f"embedding {name}", 2 * moved, sets, forward, looked_up),
+        Case(
+            f"embedding_backward {name}", moved + rows * columns * size, sets, backward, summed, 1.0
+        ),
+        Case(f"rope {name}", 2 * moved, sets, rope, rotated, 1.0),
+    ]
 
 
 def adam_case(
@@ -364,6 +458,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lambda: elementwise_cases(cupy, torch, np.float32, 1 << 26),
         lambda: elementwise_cases(cupy, torch, np.float32, 1 << 20),
         lambda: elementwise_cases(cupy, torch, np.float64, 1 << 25),
+        lambda: glu_cases(cupy, torch, np.float32, 8192, 4096),
+        lambda: lookup_cases(cupy, torch, np.float32),
         lambda: [adam_case(cupy, torch, [1 << 26], "1 tensor of 67M")],
         lambda: [adam_case(cupy, torch, [100_003] * 700, "700 tensors of 100003")],
         lambda: [adam_case(cupy, torch, [1009] * 700, "700 tensors of 1009")],
@@ -375,6 +471,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for half in sixteen_bits(cupy):
         makers += [
             lambda half=half: elementwise_cases(cupy, torch, half, 1 << 27),
+            lambda half=half: glu_cases(cupy, torch, half, 8192, 8192),
+            lambda half=half: lookup_cases(cupy, torch, half),
             lambda half=half: [adam_case(cupy, torch, [1 << 27], "1 tensor of 134M", half)],
         ]
     print(f"copy rate {rate / 1e9:.0f} GB/s")

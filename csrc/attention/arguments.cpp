@@ -6,29 +6,14 @@
 
 #include "attention/values.hpp"
 #include "bind/check.hpp"
+#include "bind/rows.hpp"
 
 namespace arraynn {
-namespace {
-
-// Copies an array whose last dimension is neither contiguous nor, where allowed, of stride 0.
-Array with_contiguous_rows(const char* op, const char* arg, Array a, bool broadcast) {
-  const int last = a->ndim - 1;
-  if (a->size() == 0 || a->shape[last] <= 1 || a->strides[last] == 1) return a;
-  if (broadcast && a->strides[last] == 0) return a;
-  Array copy = take(op, arg, a.owner.attr("copy")());
-  copy.low = a.low;
-  copy.high = a.high;
-  copy.foreign = a.foreign;
-  return copy;
-}
-
-}  // namespace
-
 Array take_rows(const char* op, const char* arg, py::handle h, int ndim) {
   Array a = take(op, arg, h, Layout::kAny);
   require_float(op, arg, a);
   require_ndim(op, arg, a, ndim);
-  return with_contiguous_rows(op, arg, std::move(a), false);
+  return with_contiguous_rows(op, arg, std::move(a));
 }
 
 Array take_integers(const char* op, const char* arg, py::handle h, int ndim) {

@@ -100,4 +100,40 @@ __device__ __forceinline__ void store_pack(T* p, const Pack<T>& x, bool packed) 
   }
 }
 
+// The first `count` elements of a pack; those behind them are 0 and are not read. `packed`: the pack is
+// whole and begins at 16 bytes.
+template <class T>
+__device__ __forceinline__ Pack<T> load_part(const T* p, std::int64_t count, bool packed) {
+  if (packed) return load_pack(p, true);
+  Pack<T> r = {};
+#pragma unroll
+  for (int i = 0; i < kPack<T>; ++i) {
+    if (i < count) r.v[i] = p[i];
+  }
+  return r;
+}
+
+template <class T>
+__device__ __forceinline__ void store_part(T* p, const Pack<T>& x, std::int64_t count,
+                                           bool packed) {
+  if (packed) return store_pack(p, x, true);
+#pragma unroll
+  for (int i = 0; i < kPack<T>; ++i) {
+    if (i < count) p[i] = x.v[i];
+  }
+}
+
+// a / b and a % b of numbers that are not negative, by 32 bits where they suffice: a division of 64 is a
+// hundred instructions.
+struct Quotient {
+  std::int64_t quotient, remainder;
+};
+__device__ __forceinline__ Quotient divide(std::int64_t a, std::int64_t b) {
+  if (((a | b) >> 32) == 0) {
+    const auto x = static_cast<std::uint32_t>(a), y = static_cast<std::uint32_t>(b);
+    return {x / y, x % y};
+  }
+  return {a / b, a % b};
+}
+
 }  // namespace arraynn::cuda

@@ -2,6 +2,7 @@
 
 #include "bind/array.hpp"
 #include "bind/binders.hpp"
+#include "bind/call.hpp"
 #include "elementwise/glu.hpp"
 
 namespace arraynn {
@@ -14,7 +15,7 @@ Activation take_activation(const char* op, py::handle h) {
 // x, cut in halves along an axis, and the shape of one of them.
 struct GluArgs {
   GluArgs(const char* op, py::handle x_in, py::handle axis_in) : x(take(op, "x", x_in)) {
-    require_float(op, "x", x);
+    require_storage(op, "x", x);
     const int ndim = x->ndim;
     const std::int64_t given = take_int(op, "axis", axis_in);
     const std::int64_t axis = given < 0 ? given + ndim : given;
@@ -41,7 +42,7 @@ py::object forward(py::handle x, py::handle axis, py::handle activation, py::han
   const GluArgs args(op, x, axis);
   const Activation f = take_activation(op, activation);
   Output out(op, out_in, args.x->dtype, args.half, args.x->ndim, {&args.x});
-  dispatch_float(args.x->dtype, [&](auto tag) {
+  dispatch_storage(args.x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     run_glu(f, args.p, args.x->as<const T>(), out.data<T>());
@@ -53,7 +54,7 @@ py::object backward(py::handle grad_in, py::handle x, py::handle axis, py::handl
                     py::handle out_in) {
   const char* op = "glu_backward";
   const Array grad = take(op, "grad_out", grad_in);
-  require_float(op, "grad_out", grad);
+  require_storage(op, "grad_out", grad);
   const GluArgs args(op, x, axis);
   require_same_dtype(op, "x", args.x, "grad_out", grad);
   const int ndim = args.x->ndim;
@@ -63,7 +64,7 @@ py::object backward(py::handle grad_in, py::handle x, py::handle axis, py::handl
   }
   const Activation f = take_activation(op, activation);
   Output out(op, out_in, args.x->dtype, args.x->shape, ndim, {&grad, &args.x});
-  dispatch_float(args.x->dtype, [&](auto tag) {
+  dispatch_storage(args.x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     run_glu_backward(f, args.p, grad->as<const T>(), args.x->as<const T>(), out.data<T>());
@@ -74,8 +75,8 @@ py::object backward(py::handle grad_in, py::handle x, py::handle axis, py::handl
 }  // namespace
 
 void bind_glu(py::module_& m) {
-  m.def("glu", &forward);
-  m.def("glu_backward", &backward);
+  def(m, "glu", &forward);
+  def(m, "glu_backward", &backward);
 }
 
 }  // namespace arraynn

@@ -40,7 +40,13 @@ void embedding(const EmbeddingShape& p, const std::int64_t* indices, const T* w,
 }
 
 template <class T>
-void embedding_backward(const EmbeddingShape& p, const std::int64_t* indices, const T* dy, T* dw) {
+std::int64_t embedding_scratch(const EmbeddingShape&) {
+  return 0;
+}
+
+template <class T>
+void embedding_backward(const EmbeddingShape& p, const std::int64_t* indices, const T* dy, void*,
+                        T* dw) {
   const double elements = static_cast<double>(p.count + p.rows) * static_cast<double>(p.columns);
   const std::int64_t steps = ceil_div(p.columns, kColumnStep);
   parallel(team_for(elements, p.rows), Denormals::kFlush, [&](int tid, int team) {
@@ -55,9 +61,11 @@ void embedding_backward(const EmbeddingShape& p, const std::int64_t* indices, co
   });
 }
 
-#define ARRAYNN_INSTANTIATE(T)                                                          \
-  template void embedding<T>(const EmbeddingShape&, const std::int64_t*, const T*, T*); \
-  template void embedding_backward<T>(const EmbeddingShape&, const std::int64_t*, const T*, T*);
+#define ARRAYNN_INSTANTIATE(T)                                                                     \
+  template void embedding<T>(const EmbeddingShape&, const std::int64_t*, const T*, T*);            \
+  template std::int64_t embedding_scratch<T>(const EmbeddingShape&);                               \
+  template void embedding_backward<T>(const EmbeddingShape&, const std::int64_t*, const T*, void*, \
+                                      T*);
 ARRAYNN_INSTANTIATE(float)
 ARRAYNN_INSTANTIATE(double)
 #undef ARRAYNN_INSTANTIATE

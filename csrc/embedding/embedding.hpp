@@ -35,7 +35,11 @@ ARRAYNN_KERNEL_TABLE(EmbeddingKernels, embedding_kernels)
 
 template <class T>
 void embedding(const EmbeddingShape& p, const std::int64_t* indices, const T* w, T* y);
+// Bytes that embedding_backward needs beside its arrays: 0 on the CPU.
 template <class T>
-void embedding_backward(const EmbeddingShape& p, const std::int64_t* indices, const T* dy, T* dw);
+std::int64_t embedding_scratch(const EmbeddingShape& p);
+template <class T>
+void embedding_backward(const EmbeddingShape& p, const std::int64_t* indices, const T* dy,
+                        void* scratch, T* dw);
 
 }  // namespace arraynn

@@ -1,9 +1,11 @@
 #include <algorithm>
+#include <utility>
 
-#include "attention/arguments.hpp"
 #include "bind/array.hpp"
 #include "bind/binders.hpp"
+#include "bind/call.hpp"
 #include "bind/check.hpp"
+#include "bind/rows.hpp"
 #include "rope/rope.hpp"
 
 namespace arraynn {
@@ -30,12 +32,12 @@ struct RopeArgs {
  private:
   void take_x(const char* op, const char* arg, py::handle h) {
     x = take(op, arg, h, Layout::kAny);
-    require_float(op, arg, x);
+    require_storage(op, arg, x);
     const int ndim = x->ndim;
     if (ndim != 3 && ndim != 4) {
       fail<ValueError>(op, arg, "expected 4 dimensions, or 3 of one sample, got ", ndim);
     }
-    x = take_rows(op, arg, h, ndim);
+    x = with_contiguous_rows(op, arg, std::move(x));
     p.dim = x->shape[ndim - 1];
     for (int i = 0; i < ndim - 1; ++i) {
       p.size[4 - ndim + i] = x->shape[i];
@@ -75,6 +77,7 @@ struct RopeArgs {
       if (position >= 0 && position < rows) return;
       fail<ValueError>(op, "positions", "expected rows of cos in [0, ", rows, "), got ", position);
     };
+    p.rows = rows;
     if (cos->ndim == 3 && !h.is_none()) {
       fail<ValueError>(op, "positions",
                        "expected None where every sample has a table of its own, got an argument");
@@ -86,9 +89,8 @@ struct RopeArgs {
       inside(p.first + (length - 1));
       return;
     }
-    positions = take(op, "positions", h);
+    positions = take_indices(op, "positions", h);
     const int ndim = positions->ndim;
-    positions = take_integers(op, "positions", h, ndim);
     const bool own = ndim == 2 && positions->shape[0] == batch;
     if ((ndim != 1 && !own) || positions->shape[ndim - 1] != length) {
       fail<ValueError>(op, "positions", "expected an int, or shape (", length, ",) or (", batch,
@@ -96,7 +98,7 @@ struct RopeArgs {
     }
     p.positions = positions->as<const std::int64_t>();
     p.positions_b = own ? length : 0;
-    std::for_each_n(p.positions, positions->size(), inside);
+    require_inside(op, "positions", positions, "rows of cos", rows);
   }
 };
 
@@ -106,7 +108,7 @@ py::object turn(const char* op, const char* arg, bool back, py::handle x, py::ha
   const RopeArgs args(op, arg, x, cos, sin, positions, interleaved, layout);
   Output out(op, out_in, args.x->dtype, args.x->shape, args.x->ndim,
              {&args.x, &args.cos, &args.sin, &args.positions});
-  dispatch_float(args.x->dtype, [&](auto tag) {
+  dispatch_storage(args.x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     run_rope(args.p, args.x->as<const T>(), args.cos->as<const T>(), args.sin->as<const T>(), back,
@@ -129,8 +131,8 @@ py::object backward(py::handle grad_out, py::handle cos, py::handle sin, py::han
 }  // namespace
 
 void bind_rope(py::module_& m) {
-  m.def("rope", &forward);
-  m.def("rope_backward", &backward);
+  def(m, "rope", &forward);
+  def(m, "rope_backward", &backward);
 }
 
 }  // namespace arraynn

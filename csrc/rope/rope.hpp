@@ -20,6 +20,7 @@ struct RopeShape {
   std::int64_t strides[3] = {0, 0, 0};  // of x, in elements; vectors themselves are contiguous
   int along = 2;                        // the dimension of the positions, 1 or 2
   std::int64_t dim = 0, half = 0;
+  std::int64_t rows = 0;  // of a table
   bool interleaved = false;
   // Row of the table for position l of sample b: positions[b positions_b + l], or first + l without
   // them; the table of sample b begins at b table_b.

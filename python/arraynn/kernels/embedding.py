@@ -21,7 +21,8 @@ def embedding(
     Parameters
     ----------
     indices : array of any shape, int64 or int32
-        In [0, rows): negative ones do not count from the end.
+        In [0, rows): negative ones do not count from the end. On a GPU they are not read back to be
+        checked: the row of one outside is NaN, and ``arraynn.cuda.debug(True)`` raises.
     weight : array (rows, columns), float32 or float64
     padding_idx : int, optional
         A row of the table, negative from the end. It is looked up like any other;
@@ -54,7 +55,8 @@ def embedding_backward(
 ) -> Array:
     """Gradient of the table: for every row the sum of the gradients of its occurrences.
 
-    The occurrences are added in the order of ``indices``, whatever the number of threads.
+    The occurrences are added in the order of ``indices``, whatever the number of threads; on a GPU
+    in pieces of that order, the same on every run, and an index outside the table adds nothing.
 
     Parameters
     ----------

@@ -43,7 +43,8 @@ def rope(
         positions.
     positions : int or int array (L,) or (B, L), optional
         Rows of cos and sin. An int is the position of the first vector, the others follow it;
-        None is 0.
+        None is 0. On a GPU an array of them is not read back to be checked: a position without a
+        row gives NaN, and ``arraynn.cuda.debug(True)`` raises.
     interleaved : bool
         Pair neighbours (RoFormer, GPT-J) instead of halves (GPT-NeoX, Llama).
     layout : {"bhld", "blhd"}
