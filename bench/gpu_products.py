@@ -1,4 +1,4 @@
-"""Cases of ``bench.gpu`` that are bound by arithmetic: linear layers and convolutions.
+"""Cases of ``bench.gpu`` that are bound by arithmetic: linear layers, convolutions, attention.
 
 Every case counts its multiply-adds twice (`flop`). PyTorch runs with TF32 off: the same arithmetic
 as ours.
@@ -146,6 +146,61 @@ def conv_cases(
     ]
 
 
+def attention_cases(
+    cupy: Any, torch: Any, batch: int, heads: int, length: int, dim: int, *, causal: bool
+) -> list[Case]:
+    """Float32 attention and its backward; hidden pairs are not counted."""
+    shape = (batch, heads, length, dim)
+    moved = 4 * 4 * batch * heads * length * dim
+    sets = buffer_sets(cupy, moved)
+    random = cupy.random.default_rng(5)
+    q, k, v, grad = (
+        [random.standard_normal(shape, dtype=np.float32) for _ in range(sets)] for _ in range(4)
+    )
+    results = [
+        K.attention(*qkv, causal=causal, return_lse=True) for qkv in zip(q, k, v, strict=True)
+    ]
+    forward: dict[str, Callable[[int], Any]] = {
+        "arraynn": lambda i: K.attention(q[i], k[i], v[i], causal=causal, return_lse=True)
+    }
+    backward: dict[str, Callable[[int], Any]] = {
+        "arraynn": lambda i: K.attention_backward(
+            grad[i], q[i], k[i], v[i], *results[i], causal=causal
+        )
+    }
+    if torch is not None:
+        _plain_float32(torch)
+        there = [[torch.from_dlpack(a) for a in arrays] for arrays in (q, k, v)]
+        attend = torch.nn.functional.scaled_dot_product_attention
+        forward["torch"] = lambda i: attend(*(t[i] for t in there), is_causal=causal)
+
+    def answer(_: str) -> tuple[Any, Any]:
+        got = K.attention(q[0], k[0], v[0], causal=causal)[:1, :1].get()
+        wide = (a[0][:1, :1].get().astype(np.float64) for a in (q, k, v))
+        return got, reference.attention(*wide, causal=causal)
+
+    def answer_backward(_: str) -> tuple[Any, Any]:
+        got = K.attention_backward(grad[0], q[0], k[0], v[0], *results[0], causal=causal)
+        parts = (grad[0], q[0], k[0], v[0], *results[0])
+        wide = (a[:1, :1].get().astype(np.float64) for a in parts)
+        return got[0][:1, :1].get(), reference.attention_backward(*wide, causal=causal)[0]
+
+    flop = 4.0 * batch * heads * length * length * dim * (0.5 if causal else 1.0)
+    label = f"float32 {batch}x{heads}x{length}x{dim}{' causal' if causal else ''}"
+    return [
+        Case(f"attention {label}", moved, sets, forward, answer, flop=flop, floor=FLOOR),
+        Case(
+            f"attention_backward {label}",
+            2 * moved,
+            sets,
+            backward,
+            answer_backward,
+            flop=2.5 * flop,
+            floor=FLOOR,
+        ),
+    ]
+
+
 def makers(cupy: Any, torch: Any) -> list[Callable[[], list[Case]]]:
     """Return what makes each group of cases."""
     first, last = "channels_first", "channels_last"
@@ -156,4 +211,6 @@ def makers(cupy: Any, torch: Any) -> list[Callable[[], list[Case]]]:
         lambda: conv_cases(cupy, torch, 32, 128, 28, groups=1, layout=first),
         lambda: conv_cases(cupy, torch, 32, 128, 28, groups=1, layout=last),
         lambda: conv_cases(cupy, torch, 32, 256, 28, groups=256, layout=first),
+        lambda: attention_cases(cupy, torch, 4, 16, 2048, 64, causal=False),
+        lambda: attention_cases(cupy, torch, 4, 16, 2048, 64, causal=True),
     ]

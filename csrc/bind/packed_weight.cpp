@@ -58,7 +58,7 @@ std::unique_ptr<PackedWeight> pack_one(py::handle weight_in, std::string op) {
                      op, "'");
   }
   const Array weight = take(kOp, "weight", weight_in);
-  require_float(kOp, "weight", weight);
+  require_storage(kOp, "weight", weight);
   require_ndim(kOp, "weight", weight, ndim);
   auto packed = std::make_unique<PackedWeight>();
   packed->op = std::move(op);

@@ -23,8 +23,9 @@ struct Tile {
   static constexpr int kM = kM_, kN = kN_, kK = kK_, kTM = kTM_, kTN = kTN_;
   static constexpr int kBlocks = kBlocks_;  // a multiprocessor
   static constexpr int kThreadsM = kM / kTM, kThreadsN = kN / kTN, kThreads = kThreadsM * kThreadsN;
-  // Elements that a thread reads from shared memory at once, 16 bytes of float32 and float64.
-  static constexpr int kUnit = sizeof(T) == 8 ? 2 : 4;
+  // Elements that a thread reads from shared memory at once, 16 bytes of float32 and float64. Two in 16 bits:
+  // widened, four of every row and column would be 64 registers beside the sums.
+  static constexpr int kUnit = sizeof(T) == 4 ? 4 : 2;
   // A warp is 4 x 8 threads: per k it reads 4 kTM + 8 kTN elements, the least for 32.
   static constexpr int kLanesM = 4, kLanesN = 8;
   // Sums leave through shared memory in this many parts, 32 KiB at most.

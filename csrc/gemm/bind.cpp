@@ -19,7 +19,7 @@ struct Matrix {
 
 Matrix as_matrix(const char* op, const char* arg, Array array) {
   Matrix m{std::move(array), 0, 0, 0, 0};
-  require_float(op, arg, m.array);
+  require_storage(op, arg, m.array);
   for (int attempt = 0;; ++attempt) {
     const TensorView& v = m.array.view;
     if (v.ndim < 2) fail<ValueError>(op, arg, "expected at least 2 dimensions, got ", v.ndim);
@@ -65,7 +65,7 @@ py::object linear(py::handle x_in, py::handle weight_in, py::handle bias_in,
                   py::handle activation_in, py::handle residual_in, py::handle out_in) {
   constexpr const char* kOp = "linear";
   const Array x = take(kOp, "x", x_in);
-  require_float(kOp, "x", x);
+  require_storage(kOp, "x", x);
   if (x->ndim < 1) fail<ValueError>(kOp, "x", "expected at least 1 dimension, got 0");
   const Weight weight = take_weight(kOp, "weight", weight_in, Layout::kAny);
   const Matrix w = as_matrix(kOp, "weight", weight.array);
@@ -95,7 +95,7 @@ py::object linear(py::handle x_in, py::handle weight_in, py::handle bias_in,
   }
   const Activation activation = activation_argument(kOp, activation_in);
   Output out(kOp, out_in, x->dtype, shape, ndim, {&x, &w.array, &bias, &residual});
-  dispatch_float(x->dtype, [&](auto tag) {
+  dispatch_storage(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     GemmProblem<T> g;
     g.m = 1;
@@ -122,7 +122,7 @@ py::tuple linear_backward(py::handle grad_in, py::handle x_in, py::handle weight
                           py::handle needs_in) {
   constexpr const char* kOp = "linear_backward";
   const Array dy = take(kOp, "grad_out", grad_in);
-  require_float(kOp, "grad_out", dy);
+  require_storage(kOp, "grad_out", dy);
   const Array x = take(kOp, "x", x_in);
   require_same_dtype(kOp, "x", x, "grad_out", dy);
   if (x->ndim < 1) fail<ValueError>(kOp, "x", "expected at least 1 dimension, got 0");
@@ -146,7 +146,7 @@ py::tuple linear_backward(py::handle grad_in, py::handle x_in, py::handle weight
   if (needs.x) grads[0] = new_array(kOp, x->dtype, x->shape, ndim, &dx);
   if (needs.weight) grads[1] = new_array(kOp, x->dtype, weight_shape, 2, &dw);
   if (needs.bias) grads[2] = new_array(kOp, x->dtype, &n, 1, &db);
-  dispatch_float(x->dtype, [&](auto tag) {
+  dispatch_storage(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     const T* grad = dy->as<const T>();
@@ -215,7 +215,7 @@ py::object matmul(py::handle a_in, py::handle b_in, py::handle out_in) {
   if (first->ndim > 1) shape[ndim++] = a.rows;
   if (second->ndim > 1) shape[ndim++] = b.cols;
   Output out(kOp, out_in, a.array->dtype, shape, ndim, {&a.array, &b.array});
-  dispatch_float(a.array->dtype, [&](auto tag) {
+  dispatch_storage(a.array->dtype, [&](auto tag) {
     using T = decltype(tag);
     GemmProblem<T> g{a.rows,
                      b.cols,

@@ -162,24 +162,17 @@ void run_column_sums(const In* x, std::int64_t m, std::int64_t n, Out* out) {
 }  // namespace
 }  // namespace cuda
 
-void gemm(const char*, const GemmProblem<float>& p) { cuda::run_gemm(p, GemmBatch{}); }
-void gemm(const char*, const GemmProblem<double>& p) { cuda::run_gemm(p, GemmBatch{}); }
-void gemm_batch(const char*, const GemmProblem<float>& p, const GemmBatch& batch) {
-  cuda::run_gemm(p, batch);
-}
-void gemm_batch(const char*, const GemmProblem<double>& p, const GemmBatch& batch) {
-  cuda::run_gemm(p, batch);
-}
-
-// The kernels read a weight where it lies.
-void use_packed(const char*, PreparedWeight*, Operand, GemmProblem<float>*) {}
-void use_packed(const char*, PreparedWeight*, Operand, GemmProblem<double>*) {}
-
-void column_sums(const float* x, std::int64_t m, std::int64_t n, float* out) {
-  cuda::run_column_sums(x, m, n, out);
-}
-void column_sums(const double* x, std::int64_t m, std::int64_t n, double* out) {
-  cuda::run_column_sums(x, m, n, out);
-}
+// use_packed: the kernels read a weight where it lies.
+#define ARRAYNN_DEFINE(T)                                                             \
+  void gemm(const char*, const GemmProblem<T>& p) { cuda::run_gemm(p, GemmBatch{}); } \
+  void gemm_batch(const char*, const GemmProblem<T>& p, const GemmBatch& batch) {     \
+    cuda::run_gemm(p, batch);                                                         \
+  }                                                                                   \
+  void use_packed(const char*, PreparedWeight*, Operand, GemmProblem<T>*) {}          \
+  void column_sums(const T* x, std::int64_t m, std::int64_t n, T* out) {              \
+    cuda::run_column_sums(x, m, n, out);                                              \
+  }
+ARRAYNN_FOR_EACH_STORAGE(ARRAYNN_DEFINE)
+#undef ARRAYNN_DEFINE
 
 }  // namespace arraynn

@@ -289,3 +289,40 @@ def test_errors(device: Any) -> None:
     for kind, message, call in wrong:
         with pytest.raises(kind, match=message):
             call()
+
+
+class TestSixteenBits:
+    """The sums of float32, rounded once."""
+
+    @pytest.mark.parametrize(("m", "k", "n"), [(1, 9, 5), (33, 40, 31), (131, 35, 130)])
+    def test_products(
+        self, half: Any, m: int, k: int, n: int, device: Any, rng: np.random.Generator
+    ) -> None:
+        a, b = normal(rng, half, m, k), normal(rng, half, k, n)
+        wide = [device.put(x.astype(np.float32)) for x in (a, b)]
+        expected = device.get(kernels.matmul(*wide)).astype(half)
+        da, db = device.put(a), device.put(b)
+        for x in (da, transposed(device, a)):
+            for y in (db, transposed(device, b)):
+                for schedule in device.schedules():
+                    assert_same_bits(device.get(kernels.matmul(x, y)), expected, schedule)
+        whole = device.put(np.concatenate([np.zeros((m, 1), half), a], axis=1))
+        assert_same_bits(device.get(kernels.matmul(whole[:, 1:], db)), expected, "beside 16 bytes")
+
+    def test_linear_and_backward(self, half: Any, device: Any, rng: np.random.Generator) -> None:
+        """More rows than a chunk of the bias's sums, whose parts are float32."""
+        given = [normal(rng, half, *shape) for shape in ((1100, 21), (34, 21), (34,), (1100, 34))]
+        x, weight, bias, residual = (device.put(a) for a in given)
+        wide = [device.put(a.astype(np.float32)) for a in given]
+        for activation in (None, "gelu"):
+            y = kernels.linear(x, weight, bias, activation=activation, residual=residual)
+            expected = kernels.linear(*wide[:3], activation=activation, residual=wide[3])
+            assert_same_bits(device.get(y), device.get(expected).astype(half), str(activation))
+        got = kernels.linear_backward(residual, x, weight)
+        expected = kernels.linear_backward(wide[3], *wide[:2])
+        for g, e in zip(got, expected, strict=True):
+            assert_same_bits(device.get(g), device.get(e).astype(half))
+        packed = kernels.pack(weight, "linear")
+        assert_same_bits(
+            device.get(kernels.linear(x, packed)), device.get(kernels.linear(x, weight))
+        )
