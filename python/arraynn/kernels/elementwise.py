@@ -3,7 +3,6 @@
 Every ``<name>_backward(grad_out, x)`` is ``grad_out * f'(x)``, computed from the input ``x``. The
 behaviour at NaN and the infinities is PyTorch's. Errors of the elementary functions are stated in
 ``csrc/simd/math.hpp``: at most 3 ULP, except 7 ULP for the normal distribution inside ``gelu``.
-
 ``relu`` and ``leaky_relu`` keep denormal numbers; the other functions flush them to zero.
 
 All take arrays of any shape and strides (a non-contiguous one is copied), float32 or float64, and
