@@ -4,6 +4,8 @@
 // Bits. A sum is one chain of fused multiply-adds, k ascending from 0, in any tile: results depend neither
 // on the tile nor on the other rows and columns.
 #pragma once
+#include <type_traits>
+
 #include "core/cuda_activate.hpp"
 #include "core/cuda_launch.hpp"
 #include "core/cuda_pack.hpp"
@@ -23,9 +25,8 @@ struct Tile {
   static constexpr int kM = kM_, kN = kN_, kK = kK_, kTM = kTM_, kTN = kTN_;
   static constexpr int kBlocks = kBlocks_;  // a multiprocessor
   static constexpr int kThreadsM = kM / kTM, kThreadsN = kN / kTN, kThreads = kThreadsM * kThreadsN;
-  // Elements that a thread reads from shared memory at once, 16 bytes of float32 and float64. Two in 16 bits:
-  // widened, four of every row and column would be 64 registers beside the sums.
-  static constexpr int kUnit = sizeof(T) == 4 ? 4 : 2;
+  // Elements that a thread reads from shared memory at once, 16 bytes of float32 and float64.
+  static constexpr int kUnit = sizeof(T) == 8 ? 2 : 4;
   // A warp is 4 x 8 threads: per k it reads 4 kTM + 8 kTN elements, the least for 32.
   static constexpr int kLanesM = 4, kLanesN = 8;
   // Sums leave through shared memory in this many parts, 32 KiB at most.
@@ -45,7 +46,9 @@ struct Tile {
 // columns: 64 threads, eight blocks.
 template <class T>
 struct TileTable {
-  using Large = Tile<T, 128, 128, 16, 8, 8, 2>;
+  // 16 bits have a smaller large tile: widened operands of 8 x 8 sums would spill.
+  using Large = std::conditional_t<sizeof(T) == 2, Tile<T, 64, 64, 32, 4, 4, 2>,
+                                   Tile<T, 128, 128, 16, 8, 8, 2>>;
   using Small = Tile<T, 32, 32, 32, 4, 4, 8>;
 };
 template <>
