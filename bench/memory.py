@@ -25,6 +25,7 @@ import numpy as np
 from . import peers
 from .case import Array, Arrays, Candidate, Case, Prepared, dot_bound, reference, uniform
 from .case import unit_roundoff as roundoff
+from .peak import growth_of
 
 LENGTHS = (1024, 4096, 16384, 65536)
 TINY = (9,)
@@ -50,14 +51,6 @@ class Problem:
     def arrays(self) -> list[Array]:
         """q, k, v and the gradient, (1, 1, L, D)."""
         return [uniform(self.dtype, 1, 1, self.length, DIM, seed=i) for i in range(4)]
-
-
-def _status(name: str) -> int:
-    """A size in bytes from the process's status."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith(f"{name}:"):
-            return 1024 * int(line.split()[1])
-    raise RuntimeError(f"no {name} in /proc/self/status")
 
 
 def _call(p: Problem, library: str) -> Callable[[], Sequence[Any]]:
@@ -96,13 +89,9 @@ def run(p: Problem, library: str, file: str) -> None:
     small = Problem(256, p.backward, p.dtype)
     _call(small, library)()
     call = _call(p, library)
-    # From here on the highest size is that of the call.
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    before = _status("VmRSS")
     start = time.perf_counter()
-    results = call()
+    growth, results = growth_of(call, calls=1)
     seconds = time.perf_counter() - start
-    growth = _status("VmHWM") - before
     rows = {f"row{i}": a for i, a in enumerate(proved(p, results))}
     np.savez(file, growth=growth, seconds=seconds, **rows)
 

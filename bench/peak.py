@@ -15,7 +15,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,8 @@ def status_bytes(key: str) -> int:
     raise OSError(f"/proc/self/status has no {key}")
 
 
-def peak_growth(candidate: Candidate) -> int:
-    """Bytes by which the first calls of `candidate` raise the peak of this process.
+def growth_of(call: Callable[[], Any], calls: int = _CALLS) -> tuple[int, Any]:
+    """Bytes by which some calls raise the peak of this process, and the last result.
 
     Memory that was freed before goes back to the system first, or it would be used unseen.
     """
@@ -46,9 +46,9 @@ def peak_growth(candidate: Candidate) -> int:
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     before = status_bytes("VmRSS")
-    for _ in range(_CALLS):
-        candidate.call()
-    return max(0, status_bytes("VmHWM") - before)
+    for _ in range(calls):
+        result = call()
+    return max(0, status_bytes("VmHWM") - before), result
 
 
 def measure_here(case: Case, tiny: Case, library: str, index: int, threads: int) -> int:
@@ -57,7 +57,7 @@ def measure_here(case: Case, tiny: Case, library: str, index: int, threads: int)
     case_module.answerless = True
     for candidate in tiny.prepare([library], threads).candidates:
         candidate.call()
-    return peak_growth(case.prepare([library], threads).candidates[index])
+    return growth_of(case.prepare([library], threads).candidates[index].call)[0]
 
 
 def peaks_of(

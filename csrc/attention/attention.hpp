@@ -104,13 +104,14 @@ ARRAYNN_INLINE constexpr AttentionSequence sequence_of(const AttentionProblem<T>
                                                        std::int64_t b) {
   AttentionSequence s{0, p.seqlen_q, 0, p.seqlen_k, 0};
   if (p.q_begin != nullptr) {
-    s.q0 = p.q_begin[b];
-    s.queries = p.q_begin[b + 1] - s.q0;
-    s.k0 = p.k_begin[b];
-    s.keys = p.k_begin[b + 1] - s.k0;
+    // Within the arrays whatever they say: a GPU does not look at them before.
+    s.q0 = max_i(0, min_i(p.q_begin[b], p.seqlen_q));
+    s.queries = max_i(0, min_i(p.q_begin[b + 1], p.seqlen_q) - s.q0);
+    s.k0 = max_i(0, min_i(p.k_begin[b], p.seqlen_k));
+    s.keys = max_i(0, min_i(p.k_begin[b + 1], p.seqlen_k) - s.k0);
   }
   if (p.alignment == Alignment::kArrayEnd) s.offset = s.keys - s.queries;
-  if (p.kv_lengths != nullptr) s.keys = min_i(s.keys, p.kv_lengths[b]);
+  if (p.kv_lengths != nullptr) s.keys = max_i(0, min_i(s.keys, p.kv_lengths[b]));
   if (p.alignment == Alignment::kLengthEnd) s.offset = s.keys - s.queries;
   return s;
 }

@@ -281,8 +281,8 @@ __global__ void __launch_bounds__(kAttentionThreads, kBlocks)
   const std::int64_t kv_head = rest % p.kv_heads, group = p.heads / p.kv_heads;
   at.b = rest / p.kv_heads;
   at.seq = sequence_of(p, at.b);
-  const std::int64_t keys =
-      p.k_begin != nullptr ? p.k_begin[at.b + 1] - p.k_begin[at.b] : p.seqlen_k;
+  // Keys beyond kv_lengths, which packed sequences do not have, get zeros.
+  const std::int64_t keys = p.k_begin != nullptr ? at.seq.keys : p.seqlen_k;
   const std::int64_t count = min_i(S::kSide, keys - at.key);
   if (count <= 0) return;
   typename S::Sums sums;

@@ -181,6 +181,22 @@ def test_packed_sequences(dtype: Any, device: Any, rng: np.random.Generator) -> 
         kernels.attention_varlen(*given, dropout=0.5, seed=1)
 
 
+def test_sequences_stay_within_the_arrays(device: Any, rng: np.random.Generator) -> None:
+    # Elements are not looked at before the launch: what is beyond an array is its end.
+    q, k, v = (normal(rng, np.float32, n, 2, 8) for n in (70, 90, 90))
+    wrong = [np.array([-(10**12), 30, 10**12]), np.array([-7, 40, 10**15])]
+    right = [np.array([0, 30, 70]), np.array([0, 40, 90])]
+    outputs = []
+    for cu_q, cu_k in (wrong, right):
+        given = [device.put(a) for a in (q, k, v, cu_q, cu_k)]
+        y, lse = kernels.attention_varlen(*given, return_lse=True)
+        back = [y, *given[:3], y, lse, *given[3:]]
+        gradients = kernels.attention_varlen_backward(*back)[:3]
+        outputs.append([device.get(a) for a in (y, lse, *gradients)])
+    for a, b in zip(*outputs, strict=True):
+        assert_same_bits(a, b)
+
+
 def test_finite_differences(device: Any, rng: np.random.Generator) -> None:
     q, k, v, options = fill(
         rng, np.float64, (1, 2, 1, 5, 7, 4, 3), {"softcap": 2.0, "bias": "plane", "causal": False}
