@@ -122,6 +122,7 @@ SHARED = {
     "attention_queries_kernel": 29440,
     "attention_keys_kernel": 29440,
     "attention_bias_kernel": 29440,
+    "scatter_kernel": 9248,  # counts of 256 digits by each of 8 warps, and their bases
     # What 16 threads know of each of 16 columns, in double.
     "cross_entropy_columns_kernel": 6144,
     "cross_entropy_columns_backward_kernel": 6144,

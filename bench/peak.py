@@ -46,7 +46,9 @@ def growth_of(call: Callable[[], Any], calls: int = _CALLS) -> tuple[int, Any]:
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     before = status_bytes("VmRSS")
+    result = None
     for _ in range(calls):
+        result = None  # lives no longer than the next call begins
         result = call()
     return max(0, status_bytes("VmHWM") - before), result
 
