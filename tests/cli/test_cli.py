@@ -88,9 +88,12 @@ class TestUsage:
             env=environment(OMP_NUM_THREADS="1", PYTHONUNBUFFERED="1"),
         )
         assert process.stdout is not None
-        assert process.stdout.readline()  # the run has begun
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        try:
+            assert process.stdout.readline()  # the run has begun
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
         assert process.returncode == 130
         assert "Traceback" not in errors
         assert not list(tmp_path.iterdir())

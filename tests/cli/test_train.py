@@ -230,10 +230,13 @@ class TestCommand:
             env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         )
         assert process.stderr is not None
-        process.stderr.readline()  # four steps are done
-        time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        out, errors = process.communicate(timeout=60)
+        try:
+            process.stderr.readline()  # four steps are done
+            time.sleep(0.1)
+            process.send_signal(signal.SIGINT)
+            out, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
         assert process.returncode == 130
         assert "Traceback" not in errors
         assert errors.endswith("arraynn train: interrupted\n")
