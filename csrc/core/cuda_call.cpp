@@ -28,8 +28,15 @@ int device_count() {
   return count;
 }
 
+namespace {
+std::atomic<int> known[kMaxDevices];  // multiprocessors, 0 before they are asked for
+}
+
+void forget_multiprocessors() {
+  for (std::atomic<int>& count : known) count.store(0, std::memory_order_relaxed);
+}
+
 int multiprocessors() {
-  static std::atomic<int> known[kMaxDevices];
   const int device = call_state().device;
   const bool cached = device >= 0 && device < kMaxDevices;
   int count = cached ? known[device].load(std::memory_order_relaxed) : 0;

@@ -36,7 +36,8 @@ void set_synchronous_launches(bool on);
 
 // Devices that the driver offers, 0 without a driver. Never fails.
 int device_count();
-// Multiprocessors of the device of this call.
+// Multiprocessors of the device of this call, which is asked once.
 int multiprocessors();
+void forget_multiprocessors();  // asks again: those of tests change
 
 }  // namespace arraynn::cuda

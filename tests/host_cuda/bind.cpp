@@ -6,6 +6,7 @@
 
 #include "bind/call.hpp"
 #include "bind/module_parts.hpp"
+#include "core/cuda_call.hpp"
 #include "kernels.hpp"
 #include "ptx.hpp"
 #include "runtime.hpp"
@@ -65,7 +66,10 @@ void bind_host_cuda(py::module_& m) {
     const auto copies = late ? host_cuda::Copies::kLate : host_cuda::Copies::kEarly;
     host_cuda::set_schedule({order_from(order), copies, seed});
   });
-  m.def("set_multiprocessors", &host_cuda::set_multiprocessors);
+  m.def("set_multiprocessors", [](int count) {
+    host_cuda::set_multiprocessors(count);
+    cuda::forget_multiprocessors();
+  });
   m.def("set_last_blocks", &host_cuda::set_last_blocks);
   m.def("stream_create", [] {
     cudaStream_t stream = nullptr;
