@@ -192,3 +192,72 @@ def eps_of(name: str, dtype: Any) -> float:
 
 def widen_all(arrays: Any) -> list[Any]:
     return [None if a is None else widen(a) for a in arrays]
+
+
+def check_constant_data(kernels: Any, dtype: Any, layout: str) -> None:
+    """Equal numbers are their own mean: nothing but its rounding is left."""
+    x = np.full((3, 4, 37), 0.1, dtype)
+    if layout == "channels_last":
+        x = np.ascontiguousarray(np.moveaxis(x, 1, -1))
+    for y in (
+        kernels.layer_norm(x, x.shape[-1]),
+        kernels.batch_norm(x, training=True, layout=layout),
+        kernels.group_norm(x, 2, layout=layout),
+        kernels.instance_norm(x, layout=layout),
+    ):
+        # The mean's own rounding, times rstd = 1 / sqrt(eps).
+        assert np.abs(y).max() <= np.finfo(dtype).eps * 0.1 * 317
+
+
+def check_specials(kernels: Any, dtype: Any) -> None:
+    """NaN and infinity stay in the statistic that they belong to."""
+    x = np.arange(2 * 4 * 40, dtype=dtype).reshape(2, 4, 40)
+    for bad in (np.nan, np.inf):
+        y = x.copy()
+        y[0, 1, 35] = bad
+        got = kernels.layer_norm(y, 40)
+        assert np.isnan(got[0, 1]).any()
+        assert np.isfinite(got[0, 0]).all()
+        assert np.isfinite(got[1]).all()
+        got = kernels.batch_norm(y, training=True)
+        assert np.isnan(got[0, 1, 35])
+        assert np.isnan(kernels.batch_norm(y, training=True, activation="relu")[0, 1, 35])
+        assert np.isfinite(got[:, [0, 2, 3]]).all()
+        got = kernels.group_norm(y, 2)
+        assert np.isnan(got[0, 1, 35])
+        assert np.isfinite(got[0, 2:]).all()
+        assert np.isfinite(got[1]).all()
+    # Fixed statistics: a gradient does not look at x.
+    y = np.full_like(x, np.inf)
+    zero, one = np.zeros(4, dtype), np.ones(4, dtype)
+    for layout in ("channels_first", "channels_last"):
+        at = y if layout == "channels_first" else np.ascontiguousarray(np.moveaxis(y, 1, -1))
+        dx = kernels.batch_norm_backward(np.ones_like(at), at, zero, one, layout=layout)[0]
+        np.testing.assert_allclose(dx, 1, rtol=1e-5)
+
+
+def check_nothing(kernels: Any, shape: Any, dtype: Any, layout: str) -> None:
+    """Empty arrays give empty results, statistics that do not move and gradients of 0."""
+    x = np.zeros(shape, dtype)
+    channels = shape[-1 if layout == "channels_last" else 1]
+    mean, var = np.ones(channels, dtype), np.ones(channels, dtype)
+    assert kernels.batch_norm(x, mean, var, training=True, layout=layout).shape == shape
+    np.testing.assert_array_equal(mean, 1)
+    np.testing.assert_array_equal(var, 1)
+    assert kernels.group_norm(x, 1, layout=layout).shape == shape
+    assert kernels.instance_norm(x, layout=layout).shape == shape
+    for grads in (
+        kernels.batch_norm_backward(x, x, training=True, layout=layout),
+        kernels.group_norm_backward(x, x, 1, layout=layout),
+        kernels.instance_norm_backward(x, x, layout=layout),
+    ):
+        np.testing.assert_array_equal(grads[0], x)
+        np.testing.assert_array_equal(grads[1], np.zeros(channels))
+        np.testing.assert_array_equal(grads[2], np.zeros(channels))
+    for name in ROW_NORMS:
+        y, *stats = getattr(kernels, name)(x, shape[-1], return_stats=True)
+        assert y.shape == shape
+        assert all(np.isfinite(s).all() for s in stats)
+        grads = getattr(kernels, f"{name}_backward")(x, x, shape[-1])
+        assert grads[0].shape == shape
+        np.testing.assert_array_equal(grads[1], np.zeros(shape[-1]))

@@ -11,7 +11,16 @@ import pytest
 
 from arraynn import kernels
 from kernels.problems import normal
-from norm_checks import IMAGES, ROW_NORMS, Problem, check, check_rows
+from norm_checks import (
+    IMAGES,
+    ROW_NORMS,
+    Problem,
+    check,
+    check_constant_data,
+    check_nothing,
+    check_rows,
+    check_specials,
+)
 from tolerances import assert_same_bits
 
 CHANNEL_NORMS = ("batch_norm", "group_norm", "instance_norm")
@@ -70,71 +79,16 @@ def test_a_large_mean_costs_no_precision(
 
 
 def test_constant_data(dtype: Any, layout: str, device: Any) -> None:
-    k, x = device.kernels, np.full((3, 4, 37), 0.1, dtype)
-    if layout == "channels_last":
-        x = np.ascontiguousarray(np.moveaxis(x, 1, -1))
-    for y in (
-        k.layer_norm(x, x.shape[-1]),
-        k.batch_norm(x, training=True, layout=layout),
-        k.group_norm(x, 2, layout=layout),
-        k.instance_norm(x, layout=layout),
-    ):
-        # The mean's own rounding, times rstd = 1 / sqrt(eps).
-        assert np.abs(y).max() <= np.finfo(dtype).eps * 0.1 * 317
+    check_constant_data(device.kernels, dtype, layout)
 
 
 def test_nan_and_infinity_stay_in_their_statistic(dtype: Any, device: Any) -> None:
-    k = device.kernels
-    x = np.arange(2 * 4 * 40, dtype=dtype).reshape(2, 4, 40)
-    for bad in (np.nan, np.inf):
-        y = x.copy()
-        y[0, 1, 35] = bad
-        got = k.layer_norm(y, 40)
-        assert np.isnan(got[0, 1]).any()
-        assert np.isfinite(got[0, 0]).all()
-        assert np.isfinite(got[1]).all()
-        got = k.batch_norm(y, training=True)
-        assert np.isnan(got[0, 1, 35])
-        assert np.isnan(k.batch_norm(y, training=True, activation="relu")[0, 1, 35])
-        assert np.isfinite(got[:, [0, 2, 3]]).all()
-        got = k.group_norm(y, 2)
-        assert np.isnan(got[0, 1, 35])
-        assert np.isfinite(got[0, 2:]).all()
-        assert np.isfinite(got[1]).all()
-    # Fixed statistics: a gradient does not look at x.
-    y = np.full_like(x, np.inf)
-    zero, one = np.zeros(4, dtype), np.ones(4, dtype)
-    for layout in ("channels_first", "channels_last"):
-        at = y if layout == "channels_first" else np.ascontiguousarray(np.moveaxis(y, 1, -1))
-        dx = k.batch_norm_backward(np.ones_like(at), at, zero, one, layout=layout)[0]
-        np.testing.assert_allclose(dx, 1, rtol=1e-5)
+    check_specials(device.kernels, dtype)
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 4), (2, 0, 4), (2, 3, 0)], ids=str)
 def test_nothing_in_nothing_out(dtype: Any, shape: Any, layout: str, device: Any) -> None:
-    k, x = device.kernels, np.zeros(shape, dtype)
-    channels = shape[-1 if layout == "channels_last" else 1]
-    mean, var = np.ones(channels, dtype), np.ones(channels, dtype)
-    assert k.batch_norm(x, mean, var, training=True, layout=layout).shape == shape
-    np.testing.assert_array_equal(mean, 1)
-    np.testing.assert_array_equal(var, 1)
-    assert k.group_norm(x, 1, layout=layout).shape == shape
-    assert k.instance_norm(x, layout=layout).shape == shape
-    for grads in (
-        k.batch_norm_backward(x, x, training=True, layout=layout),
-        k.group_norm_backward(x, x, 1, layout=layout),
-        k.instance_norm_backward(x, x, layout=layout),
-    ):
-        np.testing.assert_array_equal(grads[0], x)
-        np.testing.assert_array_equal(grads[1], np.zeros(channels))
-        np.testing.assert_array_equal(grads[2], np.zeros(channels))
-    for name in ROW_NORMS:
-        y, *stats = getattr(k, name)(x, shape[-1], return_stats=True)
-        assert y.shape == shape
-        assert all(np.isfinite(s).all() for s in stats)
-        grads = getattr(k, f"{name}_backward")(x, x, shape[-1])
-        assert grads[0].shape == shape
-        np.testing.assert_array_equal(grads[1], np.zeros(shape[-1]))
+    check_nothing(device.kernels, shape, dtype, layout)
 
 
 def test_same_bits_at_every_schedule_and_in_any_batch(

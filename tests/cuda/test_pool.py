@@ -40,29 +40,9 @@ def names(x: Any, kind: str) -> str:
     return f"{kind}_pool{x.ndim - 2}d"
 
 
-class OnDevice:
-    """`arraynn.kernels` for NumPy arrays: they go to the device, and the results come back."""
-
-    def __init__(self, device: Any) -> None:
-        self.device = device
-
-    def __getattr__(self, name: str) -> Any:
-        put, get = self.device.put, self.device.get
-
-        def there(value: Any) -> Any:
-            return put(value) if isinstance(value, np.ndarray) else value
-
-        def call(*args: Any, **options: Any) -> Any:
-            options = {key: there(value) for key, value in options.items()}
-            result = getattr(kernels, name)(*(there(a) for a in args), **options)
-            return tuple(get(r) for r in result) if isinstance(result, tuple) else get(result)
-
-        return call
-
-
 def pools(device: Any, kind: str, call: Call) -> tuple[Any, Any, Any, Any]:
     """Return kernel and reference, each with its backward."""
-    name, on = call[0].format(kind), OnDevice(device)
+    name, on = call[0].format(kind), device.kernels
     back = f"{name}_backward"
     found = (on, name), (reference, name), (on, back), (reference, back)
     return tuple(getattr(*f) for f in found)  # type: ignore[return-value]
@@ -197,7 +177,7 @@ def test_lanes_find_the_first_nan_and_the_first_maximum(
     x = np.zeros((1, 2, 1003), dtype)
     x[0, 0, position:] = 1
     x[0, 1, position::7] = np.nan
-    on = OnDevice(device)
+    on = device.kernels
     for _ in device.schedules():
         y, indices = on.global_max_pool(arranged(x, layout), True, layout=layout)
         np.testing.assert_array_equal(y.ravel(), np.array([1, np.nan], dtype))
@@ -206,7 +186,7 @@ def test_lanes_find_the_first_nan_and_the_first_maximum(
 
 def test_empty_windows(dtype: Any, layout: str, device: Any) -> None:
     """A dilated window can miss the input altogether: the average is 0 and no gradient flows."""
-    on, x = OnDevice(device), arranged(np.full((1, 17, 1, 1), 5, dtype), layout)
+    on, x = device.kernels, arranged(np.full((1, 17, 1, 1), 5, dtype), layout)
     args, options = (2, 1, ((2, 2), (2, 2))), {"dilation": 3, "layout": layout}
     y = on.avg_pool2d(x, *args, count_include_pad=False, **options)
     np.testing.assert_array_equal(y, np.zeros_like(y))
@@ -258,7 +238,7 @@ def test_lp(
 
 def test_lp_of_signs_zeros_and_infinities(dtype: Any, layout: str, device: Any) -> None:
     rows = [[-2, -1], [2, -1], [0, 0], [np.nan, 1], [np.inf, 1], [-np.inf, 1]]
-    x, on = arranged(np.array(rows, dtype).reshape(1, 1, 12), layout), OnDevice(device)
+    x, on = arranged(np.array(rows, dtype).reshape(1, 1, 12), layout), device.kernels
     expected = {
         1: [-3, 1, 0, np.nan, np.inf, -np.inf],
         2: [5**0.5, 5**0.5, 0, np.nan, np.inf, np.inf],
@@ -308,14 +288,14 @@ def test_of_equal_indices_the_last_element_wins(
         x = arranged(normal(rng, dtype, *shape), layout)
         name, indices = f"max_unpool{x.ndim - 2}d", rng.integers(0, 6, x.shape)
         for schedule in device.schedules():
-            got = getattr(OnDevice(device), name)(x, indices, 3, 2, 1, layout=layout)
+            got = getattr(device.kernels, name)(x, indices, 3, 2, 1, layout=layout)
             expected = getattr(reference, name)(x, indices, 3, 2, 1, layout=layout)
             assert_same_bits(got, expected, schedule)
 
 
 def test_indices_outside_move_nothing(dtype: Any, layout: str, device: Any) -> None:
     """On a device their check would have to be waited for."""
-    on, x = OnDevice(device), arranged(np.ones((2, 3, 8, 8), dtype), layout)
+    on, x = device.kernels, arranged(np.ones((2, 3, 8, 8), dtype), layout)
     y, indices = on.max_pool2d(x, 2, return_indices=True, layout=layout)
     for wrong in (-1, 64, 1 << 40, -(1 << 40)):
         bad = np.full_like(indices, wrong)
@@ -339,7 +319,7 @@ def test_integers(
     device: Any,
     rng: np.random.Generator,
 ) -> None:
-    kernel, ref = getattr(OnDevice(device), name), getattr(reference, name)
+    kernel, ref = getattr(device.kernels, name), getattr(reference, name)
     options = {**options, "layout": layout}
     for channels in (shape[1], 16):
         for numbers in values(rng, kind, (shape[0], channels, *shape[2:])):
@@ -510,7 +490,7 @@ def test_property(data: st.DataObject, device: Any) -> None:
         getattr(reference, names(x, "max"))(x, **options)
     except ValueError:
         with pytest.raises(ValueError, match=r"^\[max_pool"):
-            getattr(OnDevice(device), names(x, "max"))(x, **options)
+            getattr(device.kernels, names(x, "max"))(x, **options)
         assume(False)
     check_max(device, x, call, rng)
     divisor = draw(st.sampled_from(DIVISORS), "divisor")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from arraynn import kernels as K
 from arraynn.autograd.tape import (
@@ -70,29 +70,49 @@ def _refuse_gradients(op: str, of: str, target: Any, weight: Any) -> None:
             )
 
 
-class CrossEntropyNode(Node):
-    """Cross entropy of logits against targets; saves (logits, target, weight)."""
+class ClassLossNode(Node):
+    """Loss of scores against their classes; saves (scores, target, weight)."""
 
-    __slots__ = ("ignore_index", "label_smoothing", "reduction")
+    __slots__ = ("options",)
     fresh = True
 
-    ignore_index: int
-    label_smoothing: float
-    reduction: str
+    op: ClassVar[str]
+    reads_scores: ClassVar[bool] = True  # or only their shape, in backward
+    options: dict[str, Any]
 
     def backward(self, grad: Array) -> tuple[Array | None, ...]:
-        logits, target, weight = self.saved
-        return (
-            K.cross_entropy_backward(
-                grad,
-                logits,
-                target,
-                weight=weight,
-                ignore_index=self.ignore_index,
-                label_smoothing=self.label_smoothing,
-                reduction=self.reduction,
-            ),
-        )
+        scores, target, weight = self.saved
+        gradient = getattr(K, f"{self.op}_backward")
+        return (gradient(grad, scores, target, weight=weight, **self.options),)
+
+
+class CrossEntropyNode(ClassLossNode):
+    """Cross entropy of logits."""
+
+    __slots__ = ()
+    op = "cross_entropy"
+
+
+class NllLossNode(ClassLossNode):
+    """Negative log-likelihood of log-probabilities."""
+
+    __slots__ = ()
+    op = "nll_loss"
+    reads_scores = False
+
+
+def _class_loss(
+    node_type: type[ClassLossNode], scores: Any, target: Any, weight: Any, **options: Any
+) -> Tensor:
+    plain_target, plain_weight = array_of(target), array_of(weight)
+    kernel = getattr(K, node_type.op)
+    out = kernel(array_of(scores), plain_target, weight=plain_weight, **options)
+    if not recording(scores):
+        return make(out, None)
+    guards = guard(scores, target) if node_type.reads_scores else guard(target)
+    node = node_type((edge_of(scores),), (scores.data, plain_target, plain_weight), guards)
+    node.options = options
+    return make(out, node)
 
 
 def cross_entropy(
@@ -111,47 +131,15 @@ def cross_entropy(
         If the target or the weight needs a gradient.
     """
     _refuse_gradients("cross_entropy", "logits", target, weight)
-    plain_target, plain_weight = array_of(target), array_of(weight)
-    out = K.cross_entropy(
-        array_of(logits),
-        plain_target,
-        weight=plain_weight,
+    return _class_loss(
+        CrossEntropyNode,
+        logits,
+        target,
+        weight,
         ignore_index=ignore_index,
         label_smoothing=label_smoothing,
         reduction=reduction,
     )
-    if not recording(logits):
-        return make(out, None)
-    node = CrossEntropyNode(
-        (edge_of(logits),), (logits.data, plain_target, plain_weight), guard(logits, target)
-    )
-    node.ignore_index = ignore_index
-    node.label_smoothing = label_smoothing
-    node.reduction = reduction
-    return make(out, node)
-
-
-class NllLossNode(Node):
-    """Loss of log-probabilities against class indices; saves (log_probs, target, weight)."""
-
-    __slots__ = ("ignore_index", "reduction")
-    fresh = True
-
-    ignore_index: int
-    reduction: str
-
-    def backward(self, grad: Array) -> tuple[Array | None, ...]:
-        log_probs, target, weight = self.saved
-        return (
-            K.nll_loss_backward(
-                grad,
-                log_probs,
-                target,
-                weight=weight,
-                ignore_index=self.ignore_index,
-                reduction=self.reduction,
-            ),
-        )
 
 
 def nll_loss(
@@ -169,21 +157,9 @@ def nll_loss(
         If the target or the weight needs a gradient.
     """
     _refuse_gradients("nll_loss", "log-probabilities", target, weight)
-    plain_target, plain_weight = array_of(target), array_of(weight)
-    out = K.nll_loss(
-        array_of(log_probs),
-        plain_target,
-        weight=plain_weight,
-        ignore_index=ignore_index,
-        reduction=reduction,
+    return _class_loss(
+        NllLossNode, log_probs, target, weight, ignore_index=ignore_index, reduction=reduction
     )
-    if not recording(log_probs):
-        return make(out, None)
-    saved = (log_probs.data, plain_target, plain_weight)
-    node = NllLossNode((edge_of(log_probs),), saved, guard(target))
-    node.ignore_index = ignore_index
-    node.reduction = reduction
-    return make(out, node)
 
 
 class MseLossNode(Node):
