@@ -13,16 +13,28 @@ from arraynn import kernels, reference
 from kernels.problems import arranged, normal
 from kernels.test_pool import CASES as IMAGES
 from kernels.test_pool import DIVISORS
-from kernels.test_pool_family import ADAPTIVE, GLOBAL, SIGNALS
+from kernels.test_pool_family import (
+    ADAPTIVE,
+    GLOBAL,
+    SIGNALS,
+    Call,
+    check_average,
+    check_max,
+    pools,
+)
 from kernels.test_pool_integers import CALLS as INTEGERS
 from kernels.test_pool_integers import DTYPES, values
-from kernels.test_pool_unpool import LP, NORMS, UNPOOL, sizes_of
+from kernels.test_pool_unpool import (
+    LP,
+    NORMS,
+    UNPOOL,
+    check_lp,
+    check_lp_of_signs,
+    check_unpool,
+)
 from kernels.test_pool_volume import ADAPTIVE as ADAPTIVE_VOLUMES
 from kernels.test_pool_volume import WINDOWS as VOLUMES
-from tolerances import assert_close_to_reference, assert_same_bits, widen
-
-#: A pooling by its name with max or avg in the braces, positional arguments, and keywords.
-Call = tuple[str, tuple[Any, ...], dict[str, Any]]
+from tolerances import assert_same_bits
 
 #: Windows that lanes share: of 32 taps and more, along rows and across them, cut by padding.
 LONG: list[tuple[tuple[int, ...], dict[str, Any]]] = [
@@ -40,64 +52,6 @@ def names(x: Any, kind: str) -> str:
     return f"{kind}_pool{x.ndim - 2}d"
 
 
-def pools(device: Any, kind: str, call: Call) -> tuple[Any, Any, Any, Any]:
-    """Return kernel and reference, each with its backward."""
-    name, on = call[0].format(kind), device.kernels
-    back = f"{name}_backward"
-    found = (on, name), (reference, name), (on, back), (reference, back)
-    return tuple(getattr(*f) for f in found)  # type: ignore[return-value]
-
-
-def check_max(device: Any, x: Any, call: Call, rng: np.random.Generator) -> None:
-    """Values and indices are exact; the gradient is a sum."""
-    kernel, ref, kernel_back, ref_back = pools(device, "max", call)
-    _, args, options = call
-    y, indices = ref(x, *args, return_indices=True, **options)
-    got = kernel(x, *args, **options)
-    assert got.dtype == x.dtype
-    np.testing.assert_array_equal(got, y)
-    got, got_indices = kernel(x, *args, return_indices=True, **options)
-    np.testing.assert_array_equal(got, y)
-    assert got_indices.dtype == np.int64
-    np.testing.assert_array_equal(got_indices, indices)
-    grad = normal(rng, x.dtype, *y.shape)
-    wide, native = ref_back(widen(grad), x, *args, **options), ref_back(grad, x, *args, **options)
-    scale = ref_back(np.abs(widen(grad)), x, *args, **options)
-    for given_indices in (None, indices):
-        grad_x = kernel_back(grad, x, *args, indices=given_indices, **options)
-        assert_close_to_reference(grad_x, wide, native, scale=scale, label="grad_x of max")
-
-
-def check_average(device: Any, x: Any, call: Call, rng: np.random.Generator) -> None:
-    kernel, ref, kernel_back, ref_back = pools(device, "avg", call)
-    _, args, options = call
-    got = kernel(x, *args, **options)
-    wide, native = (ref(v, *args, **options) for v in (widen(x), x))
-    scale = ref(np.abs(widen(x)), *args, **options)
-    assert_close_to_reference(got, wide, native, scale=scale, label="mean")
-    grad = normal(rng, x.dtype, *got.shape)
-    grad_x = kernel_back(grad, x.shape, *args, **options)
-    wide, native = (ref_back(v, x.shape, *args, **options) for v in (widen(grad), grad))
-    scale = ref_back(np.abs(widen(grad)), x.shape, *args, **options)
-    assert_close_to_reference(grad_x, wide, native, scale=scale, label="grad_x of mean")
-
-
-def check_lp(device: Any, x: Any, norm: float, rng: np.random.Generator, **options: Any) -> None:
-    """Forward, and backward from the same y for kernel and references."""
-    name = names(x, "lp")
-    kernel, ref, kernel_back, ref_back = pools(device, "lp", (name, (), {}))
-    got = kernel(x, norm, **options)
-    wide, native = (ref(v, norm, **options) for v in (widen(x), x))
-    scale = ref(np.abs(widen(x)), norm, **options)
-    assert_close_to_reference(got, wide, native, scale=scale, label=f"{name} {norm}")
-    grad = normal(rng, x.dtype, *got.shape)
-    grad_x = kernel_back(grad, x, native, norm, **options)
-    wide = ref_back(*widen(grad, x, native), norm, **options)
-    alone = ref_back(grad, x, native, norm, **options)
-    scale = np.abs(ref_back(*widen(np.abs(grad), np.abs(x), np.abs(native)), norm, **options))
-    assert_close_to_reference(grad_x, wide, alone, scale=scale, label=f"grad_x of {name} {norm}")
-
-
 @pytest.mark.parametrize(("shape", "options"), [*SIGNALS, *IMAGES, *VOLUMES, *LONG], ids=str)
 def test_windows(
     dtype: Any,
@@ -111,9 +65,9 @@ def test_windows(
     equal = arranged(rng.integers(0, 3, shape).astype(dtype), layout)
     call: Call = (names(distinct, "{}"), (), {**options, "layout": layout})
     for x in (distinct, equal, -np.abs(distinct)):
-        check_max(device, x, call, rng)
+        check_max(x, call, rng, device.kernels)
     for divisor in DIVISORS:
-        check_average(device, distinct, (call[0], (), {**call[2], **divisor}), rng)
+        check_average(distinct, (call[0], (), {**call[2], **divisor}), rng, device.kernels)
 
 
 @pytest.mark.parametrize(("shape", "size"), [*ADAPTIVE, *ADAPTIVE_VOLUMES], ids=str)
@@ -129,8 +83,8 @@ def test_adaptive(
     equal = arranged(rng.integers(0, 3, shape).astype(dtype), layout)
     call: Call = ("adaptive_" + names(distinct, "{}"), (size,), {"layout": layout})
     for x in (distinct, equal):
-        check_max(device, x, call, rng)
-    check_average(device, distinct, call, rng)
+        check_max(x, call, rng, device.kernels)
+    check_average(distinct, call, rng, device.kernels)
 
 
 @pytest.mark.parametrize("shape", [*GLOBAL, (2, 3, 1, 1, 1), (1, 19, 3, 4, 5), (1, 2, 5, 9, 34)])
@@ -139,8 +93,8 @@ def test_global(
 ) -> None:
     x = arranged(normal(rng, dtype, *shape), layout)
     call: Call = ("global_{}_pool", (), {"layout": layout})
-    check_max(device, x, call, rng)
-    check_average(device, x, call, rng)
+    check_max(x, call, rng, device.kernels)
+    check_average(x, call, rng, device.kernels)
 
 
 def every_kernel(dtype: Any, layout: str) -> list[tuple[tuple[int, ...], Call]]:
@@ -162,11 +116,11 @@ def test_nan_and_infinities(dtype: Any, layout: str, device: Any, rng: np.random
     for shape, call in every_kernel(dtype, layout):
         for choice in (special, special[2:], special[2:3]):
             x = arranged(rng.choice(choice, shape), layout)
-            check_max(device, x, call, rng)
+            check_max(x, call, rng, device.kernels)
         x = np.ones(shape, dtype)
         x[0, 0, 1, 1], x[0, 1, 4, 4], x[0, 1, 5, 5] = np.nan, np.inf, -np.inf
         x = arranged(x, layout)
-        mean, ref, *_ = pools(device, "avg", call)
+        mean, ref, *_ = pools("avg", call, device.kernels)
         np.testing.assert_allclose(mean(x, *call[1], **call[2]), ref(x, *call[1], **call[2]), 1e-6)
 
 
@@ -205,10 +159,10 @@ def test_positions_of_64_bits(
         options = {"stride": tuple(stride), "padding": tuple(padding), "layout": layout}
         for shape in ((2, 4, 7, 6, 21), (1, 3, 6, 5, 20)):
             x = arranged(normal(rng, dtype, *shape), layout)
-            check_max(device, x, ("{}_pool3d", (kernel,), options), rng)
-            check_average(device, x, ("{}_pool3d", (kernel,), options), rng)
+            check_max(x, ("{}_pool3d", (kernel,), options), rng, device.kernels)
+            check_average(x, ("{}_pool3d", (kernel,), options), rng, device.kernels)
             more = {"stride": tuple(stride), "layout": layout, "kernel_size": kernel}
-            check_lp(device, x, 2, rng, **more)
+            check_lp(x, 2, rng, device.kernels, **more)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -233,22 +187,11 @@ def test_lp(
 ) -> None:
     x = arranged(normal(rng, dtype, *shape), layout)
     x = x if norm in (1, 2) else np.abs(x) + np.asarray(0.01, dtype)
-    check_lp(device, x, norm, rng, **options, layout=layout)
+    check_lp(x, norm, rng, device.kernels, **options, layout=layout)
 
 
 def test_lp_of_signs_zeros_and_infinities(dtype: Any, layout: str, device: Any) -> None:
-    rows = [[-2, -1], [2, -1], [0, 0], [np.nan, 1], [np.inf, 1], [-np.inf, 1]]
-    x, on = arranged(np.array(rows, dtype).reshape(1, 1, 12), layout), device.kernels
-    expected = {
-        1: [-3, 1, 0, np.nan, np.inf, -np.inf],
-        2: [5**0.5, 5**0.5, 0, np.nan, np.inf, np.inf],
-        3: [np.nan, 7 ** (1 / 3), 0, np.nan, np.inf, np.inf],
-    }
-    for norm, want in expected.items():
-        y = on.lp_pool1d(x, norm, 2, layout=layout)
-        np.testing.assert_allclose(y.ravel(), want, rtol=4 * np.finfo(dtype).eps)
-        back = on.lp_pool1d_backward(np.ones_like(y), x, y, norm, 2, layout=layout)
-        np.testing.assert_array_equal(back.ravel()[4:6], [norm == 1] * 2)
+    check_lp_of_signs(dtype, layout, device.kernels)
 
 
 @pytest.mark.parametrize(
@@ -268,17 +211,8 @@ def test_unpool(
     device: Any,
     rng: np.random.Generator,
 ) -> None:
-    """Numbers move: every bit is the reference's."""
     x = arranged(normal(rng, dtype, *shape), layout)
-    y, indices = getattr(reference, names(x, "max"))(
-        x, **options, return_indices=True, layout=layout
-    )
-    unpool, ref, back, ref_back = pools(device, "max_un", (names(x, "{}").replace("_", ""), (), {}))
-    sizes = sizes_of(x, layout)
-    got = unpool(y, indices, **options, output_size=sizes, layout=layout)
-    assert_same_bits(got, ref(y, indices, **options, output_size=sizes, layout=layout))
-    grad = normal(rng, dtype, *x.shape)
-    assert_same_bits(back(grad, indices, layout=layout), ref_back(grad, indices, layout=layout))
+    check_unpool(x, layout, rng, device.kernels, **options)
 
 
 def test_of_equal_indices_the_last_element_wins(
@@ -492,6 +426,6 @@ def test_property(data: st.DataObject, device: Any) -> None:
         with pytest.raises(ValueError, match=r"^\[max_pool"):
             getattr(device.kernels, names(x, "max"))(x, **options)
         assume(False)
-    check_max(device, x, call, rng)
+    check_max(x, call, rng, device.kernels)
     divisor = draw(st.sampled_from(DIVISORS), "divisor")
-    check_average(device, x, (call[0], (), {**options, **divisor}), rng)
+    check_average(x, (call[0], (), {**options, **divisor}), rng, device.kernels)

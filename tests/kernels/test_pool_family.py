@@ -81,17 +81,17 @@ def all_calls() -> Iterator[tuple[tuple[int, ...], Call]]:
     yield (2, 5, 9, 17), ("global_{}_pool", (), {})
 
 
-def pools(kind: str, call: Call) -> tuple[Any, Any, Any, Any]:
+def pools(kind: str, call: Call, on: Any = kernels) -> tuple[Any, Any, Any, Any]:
     """Return kernel and reference, each with its backward."""
     name = call[0].format(kind)
     back = f"{name}_backward"
-    found = (kernels, name), (reference, name), (kernels, back), (reference, back)
+    found = (on, name), (reference, name), (on, back), (reference, back)
     return tuple(getattr(*f) for f in found)  # type: ignore[return-value]
 
 
-def check_max(x: Any, call: Call, rng: np.random.Generator) -> None:
+def check_max(x: Any, call: Call, rng: np.random.Generator, on: Any = kernels) -> None:
     """Values and indices are exact; the gradient is a sum."""
-    kernel, ref, kernel_back, ref_back = pools("max", call)
+    kernel, ref, kernel_back, ref_back = pools("max", call, on)
     _, args, options = call
     y, indices = ref(x, *args, return_indices=True, **options)
     got = kernel(x, *args, **options)
@@ -110,8 +110,8 @@ def check_max(x: Any, call: Call, rng: np.random.Generator) -> None:
         assert_close_to_reference(grad_x, wide, native, scale=scale, label="grad_x of max")
 
 
-def check_average(x: Any, call: Call, rng: np.random.Generator) -> None:
-    kernel, ref, kernel_back, ref_back = pools("avg", call)
+def check_average(x: Any, call: Call, rng: np.random.Generator, on: Any = kernels) -> None:
+    kernel, ref, kernel_back, ref_back = pools("avg", call, on)
     _, args, options = call
     got = kernel(x, *args, **options)
     assert got.flags.c_contiguous

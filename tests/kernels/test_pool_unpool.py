@@ -48,17 +48,19 @@ UNPOOL: list[tuple[tuple[int, ...], dict[str, Any]]] = [
 ]
 
 
-def named(name: str, x: Any) -> tuple[Any, Any, Any, Any]:
+def named(name: str, x: Any, on: Any = kernels) -> tuple[Any, Any, Any, Any]:
     """Return kernel and reference of lp_pool or max_unpool for x, each with its backward."""
     name = f"{name}{x.ndim - 2}d"
     back = f"{name}_backward"
-    found = (kernels, name), (reference, name), (kernels, back), (reference, back)
+    found = (on, name), (reference, name), (on, back), (reference, back)
     return tuple(getattr(*f) for f in found)  # type: ignore[return-value]
 
 
-def check_lp(x: Any, norm: float, rng: np.random.Generator, **options: Any) -> None:
+def check_lp(
+    x: Any, norm: float, rng: np.random.Generator, on: Any = kernels, **options: Any
+) -> None:
     """Forward, and backward from the same y for kernel and references."""
-    kernel, ref, kernel_back, ref_back = named("lp_pool", x)
+    kernel, ref, kernel_back, ref_back = named("lp_pool", x, on)
     got = kernel(x, norm, **options)
     assert got.flags.c_contiguous
     wide, native = (ref(v, norm, **options) for v in (widen(x), x))
@@ -75,6 +77,41 @@ def check_lp(x: Any, norm: float, rng: np.random.Generator, **options: Any) -> N
 
 def sizes_of(x: Any, layout: str) -> Any:
     return x.shape[1:-1] if layout == "channels_last" else x.shape[2:]
+
+
+def check_lp_of_signs(dtype: Any, layout: str, on: Any = kernels) -> None:
+    """Powers are of x itself: an odd norm of a negative sum is NaN, as in PyTorch."""
+    rows = [[-2, -1], [2, -1], [0, 0], [np.nan, 1], [np.inf, 1], [-np.inf, 1]]
+    x = arranged(np.array(rows, dtype).reshape(1, 1, 12), layout)
+    expected = {
+        1: [-3, 1, 0, np.nan, np.inf, -np.inf],
+        2: [5**0.5, 5**0.5, 0, np.nan, np.inf, np.inf],
+        3: [np.nan, 7 ** (1 / 3), 0, np.nan, np.inf, np.inf],
+    }
+    for norm, want in expected.items():
+        y = on.lp_pool1d(x, norm, 2, layout=layout)
+        np.testing.assert_allclose(y.ravel(), want, rtol=4 * np.finfo(dtype).eps)
+        grad_x = on.lp_pool1d_backward(np.ones_like(y), x, y, norm, 2, layout=layout)
+        # A window of nothing but zeros has no slope, unless it is a plain sum.
+        np.testing.assert_array_equal(grad_x.ravel()[4:6], [norm == 1] * 2)
+
+
+def check_unpool(
+    x: Any, layout: str, rng: np.random.Generator, on: Any = kernels, **options: Any
+) -> None:
+    """Numbers move: every bit is the reference's."""
+    pool = getattr(on, f"max_pool{x.ndim - 2}d")
+    y, indices = pool(x, **options, return_indices=True, layout=layout)
+    kernel, ref, kernel_back, ref_back = named("max_unpool", x, on)
+    more = {**options, "output_size": sizes_of(x, layout), "layout": layout}
+    got = kernel(y, indices, **more)
+    assert got.shape == x.shape
+    assert got.flags.c_contiguous
+    assert_same_bits(got, ref(y, indices, **more))
+    np.testing.assert_array_equal(got[got != 0], x[got != 0])
+    grad = normal(rng, x.dtype, *x.shape)
+    grad_y = kernel_back(grad, indices, layout=layout)
+    assert_same_bits(grad_y, ref_back(grad, indices, layout=layout))
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -94,20 +131,7 @@ def test_lp(
 
 
 def test_lp_of_signs_zeros_and_infinities(dtype: Any, layout: str) -> None:
-    """Powers are of x itself: an odd norm of a negative sum is NaN, as in PyTorch."""
-    rows = [[-2, -1], [2, -1], [0, 0], [np.nan, 1], [np.inf, 1], [-np.inf, 1]]
-    x = arranged(np.array(rows, dtype).reshape(1, 1, 12), layout)
-    expected = {
-        1: [-3, 1, 0, np.nan, np.inf, -np.inf],
-        2: [5**0.5, 5**0.5, 0, np.nan, np.inf, np.inf],
-        3: [np.nan, 7 ** (1 / 3), 0, np.nan, np.inf, np.inf],
-    }
-    for norm, want in expected.items():
-        y = kernels.lp_pool1d(x, norm, 2, layout=layout)
-        np.testing.assert_allclose(y.ravel(), want, rtol=4 * np.finfo(dtype).eps)
-        grad_x = kernels.lp_pool1d_backward(np.ones_like(y), x, y, norm, 2, layout=layout)
-        # A window of nothing but zeros has no slope, unless it is a plain sum.
-        np.testing.assert_array_equal(grad_x.ravel()[4:6], [norm == 1] * 2)
+    check_lp_of_signs(dtype, layout)
 
 
 @pytest.mark.parametrize(("shape", "options"), UNPOOL, ids=str)
@@ -118,21 +142,8 @@ def test_unpool(
     options: dict[str, Any],
     rng: np.random.Generator,
 ) -> None:
-    """max_unpool1d and max_unpool2d move numbers: every bit is the reference's."""
-    x = arranged(normal(rng, dtype, *shape), layout)
-    options = {**options, "layout": layout}
-    pool = kernels.max_pool1d if len(shape) == 3 else kernels.max_pool2d
-    y, indices = pool(x, **options, return_indices=True)
-    kernel, ref, kernel_back, ref_back = named("max_unpool", x)
-    sizes = sizes_of(x, layout)
-    got = kernel(y, indices, **options, output_size=sizes)
-    assert got.shape == x.shape
-    assert got.flags.c_contiguous
-    assert_same_bits(got, ref(y, indices, **options, output_size=sizes))
-    np.testing.assert_array_equal(got[got != 0], x[got != 0])
-    grad = normal(rng, dtype, *x.shape)
-    grad_y = kernel_back(grad, indices, layout=layout)
-    assert_same_bits(grad_y, ref_back(grad, indices, layout=layout))
+    """max_unpool1d and max_unpool2d."""
+    check_unpool(arranged(normal(rng, dtype, *shape), layout), layout, rng, **options)
 
 
 def test_unpool_without_a_size_and_with_equal_indices(
