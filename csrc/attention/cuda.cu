@@ -44,14 +44,8 @@ __global__ void __launch_bounds__(kAttentionThreads, kBlocks)
   constexpr C kHidden = -C(__builtin_inf());
   auto& shared = shared_storage<AttentionStorage<T>>();
   const Thread t = Thread::here();
-  std::int64_t rest = blockIdx.x;
-  const std::int64_t column = rest % columns * S::kSide;
-  rest /= columns;
-  TilePlace at{};
-  at.query = rest % tiles * S::kSide;
-  rest /= tiles;
-  at.h = rest % p.heads;
-  at.b = rest / p.heads;
+  const auto [column, query, head, b] = block_place<S::kSide>(columns, tiles, p.heads);
+  TilePlace at{b, head, query, 0, {}};
   at.seq = sequence_of(p, at.b);
   const std::int64_t count = min_i(S::kSide, at.seq.queries - at.query);
   if (count <= 0) return;  // the same for all threads
@@ -229,14 +223,8 @@ __global__ void __launch_bounds__(kAttentionThreads, kBlocks)
   const AttentionProblem<T>& p = call.p;
   auto& shared = shared_storage<AttentionStorage<T>>();
   const Thread t = Thread::here();
-  std::int64_t rest = blockIdx.x;
-  const std::int64_t column = rest % call.columns * S::kSide;
-  rest /= call.columns;
-  TilePlace at{};
-  at.query = rest % call.tiles * S::kSide;
-  rest /= call.tiles;
-  at.h = rest % p.heads;
-  at.b = rest / p.heads;
+  const auto [column, query, head, b] = block_place<S::kSide>(call.columns, call.tiles, p.heads);
+  TilePlace at{b, head, query, 0, {}};
   at.seq = sequence_of(p, at.b);
   const std::int64_t count = min_i(S::kSide, at.seq.queries - at.query);
   if (count <= 0) return;
@@ -272,14 +260,10 @@ __global__ void __launch_bounds__(kAttentionThreads, kBlocks)
   const AttentionProblem<T>& p = call.p;
   auto& shared = shared_storage<AttentionStorage<T>>();
   const Thread t = Thread::here();
-  std::int64_t rest = blockIdx.x;
-  const std::int64_t column = rest % call.columns * S::kSide;
-  rest /= call.columns;
-  TilePlace at{};
-  at.key = rest % call.tiles * S::kSide;
-  rest /= call.tiles;
-  const std::int64_t kv_head = rest % p.kv_heads, group = p.heads / p.kv_heads;
-  at.b = rest / p.kv_heads;
+  const auto [column, key, kv_head, b] =
+      block_place<S::kSide>(call.columns, call.tiles, p.kv_heads);
+  const std::int64_t group = p.heads / p.kv_heads;
+  TilePlace at{b, 0, 0, key, {}};
   at.seq = sequence_of(p, at.b);
   // Keys beyond kv_lengths, which packed sequences do not have, get zeros.
   const std::int64_t keys = p.k_begin != nullptr ? at.seq.keys : p.seqlen_k;

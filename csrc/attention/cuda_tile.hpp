@@ -144,6 +144,17 @@ struct TilePlace {
   AttentionSequence seq;
 };
 
+// Which block of a grid over columns, tiles, heads and samples this is.
+struct BlockPlace {
+  std::int64_t column, tile, head, b;  // column and tile: of their first element
+};
+template <int kSide>
+__device__ __forceinline__ BlockPlace block_place(std::int64_t columns, std::int64_t tiles,
+                                                  std::int64_t heads) {
+  const std::int64_t i = blockIdx.x, outer = i / columns, row = outer / tiles;
+  return {i % columns * kSide, outer % tiles * kSide, row % heads, row / heads};
+}
+
 // Whether every query of the tile sees every key: no pair needs a look.
 template <class T>
 __device__ __forceinline__ bool sees_all(const AttentionProblem<T>& p, const TilePlace& at) {
