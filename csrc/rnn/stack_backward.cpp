@@ -1,12 +1,15 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/parallel.hpp"
 #include "gemm/gemm.hpp"
 #include "norm/norm.hpp"
 #include "rnn/stack.hpp"
 
 namespace arraynn {
 namespace {
+
+constexpr double kElementsPerThread = 1 << 16;  // of an outer product
 
 // A[k, m]' B[k, n] into C[m, n], rows of A, B and C that far apart.
 template <class T>
@@ -15,10 +18,30 @@ struct Operand {
   std::int64_t row;
 };
 
+// The same of one row: writes, and a tile of gemm's would write to too many pages at a time.
+template <class T>
+void outer_product(const T* a, std::int64_t m, const T* b, std::int64_t n, T* c, bool accumulate) {
+  const int threads =
+      threads_for(static_cast<double>(m) * static_cast<double>(n), kElementsPerThread);
+  parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
+    const Range part = split_range(m, nthreads, tid);
+    for (std::int64_t i = part.begin; i < part.end; ++i) {
+      T* row = c + i * n;
+      const T first = a[i];
+      if (accumulate) {
+        for (std::int64_t j = 0; j < n; ++j) row[j] += first * b[j];
+      } else {
+        for (std::int64_t j = 0; j < n; ++j) row[j] = T(0) + first * b[j];
+      }
+    }
+  });
+}
+
 template <class T>
 void product_over_rows(const char* op, Operand<T> a, std::int64_t m, Operand<T> b, std::int64_t n,
                        std::int64_t rows, T* c, bool accumulate) {
   const std::int64_t k = max_i(0, rows);
+  if (k == 1) return outer_product(a.data, m, b.data, n, c, accumulate);
   // The left operand is copied transposed, so it is the narrow one, where that outweighs turning
   // the product. Neither order of the factors can be seen in the bits.
   const bool turned = !accumulate && (m - n) * k > 8 * m * n;
