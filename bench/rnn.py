@@ -78,6 +78,11 @@ class Problem:
         return once * (3 if self.training else 1)
 
     @property
+    def part(self) -> str:
+        """What has geometric means of its own."""
+        return f"{self.kind} {'training' if self.training else 'inference'}"
+
+    @property
     def name(self) -> str:
         """What the tables call it."""
         name = f"{self.kind} T{self.steps} B{self.batch} H{self.hidden} I{self.size}"
@@ -327,7 +332,8 @@ def _problems(sizes: Sequence[tuple[int, int, int, int]], dtype: str) -> list[Pr
 
 def _cases(problems: Sequence[Problem], family: str = "rnn") -> list[Case]:
     return [
-        Case(family, p.name, p.dtype, partial(prepare, p), p.flops, 0.0, "fma") for p in problems
+        Case(family, p.name, p.dtype, partial(prepare, p), p.flops, 0.0, "fma", p.part)
+        for p in problems
     ]
 
 
