@@ -220,8 +220,8 @@ def line(cells: Sequence[str]) -> str:
 def geometric_mean(values: Sequence[float]) -> float:
     """Return the geometric mean of positive numbers.
 
-    >>> geometric_mean([0.5, 8.0])
-    2.0
+    >>> f"{geometric_mean([0.5, 8.0]):.3f}"
+    '2.000'
     """
     return math.exp(sum(math.log(value) for value in values) / len(values))
 
