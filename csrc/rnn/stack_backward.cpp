@@ -1,12 +1,15 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/parallel.hpp"
 #include "gemm/gemm.hpp"
 #include "norm/norm.hpp"
 #include "rnn/stack.hpp"
 
 namespace arraynn {
 namespace {
+
+constexpr double kElementsPerThread = 1 << 16;  // of an outer product
 
 // A[k, m]' B[k, n] into C[m, n], rows of A, B and C that far apart.
 template <class T>
@@ -15,10 +18,30 @@ struct Operand {
   std::int64_t row;
 };
 
+// The same of one row: writes, and a tile of gemm's would write to too many pages at a time.
+template <class T>
+void outer_product(const T* a, std::int64_t m, const T* b, std::int64_t n, T* c, bool accumulate) {
+  const int threads =
+      threads_for(static_cast<double>(m) * static_cast<double>(n), kElementsPerThread);
+  parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
+    const Range part = split_range(m, nthreads, tid);
+    for (std::int64_t i = part.begin; i < part.end; ++i) {
+      T* row = c + i * n;
+      const T first = a[i];
+      if (accumulate) {
+        for (std::int64_t j = 0; j < n; ++j) row[j] += first * b[j];
+      } else {
+        for (std::int64_t j = 0; j < n; ++j) row[j] = T(0) + first * b[j];
+      }
+    }
+  });
+}
+
 template <class T>
 void product_over_rows(const char* op, Operand<T> a, std::int64_t m, Operand<T> b, std::int64_t n,
                        std::int64_t rows, T* c, bool accumulate) {
   const std::int64_t k = max_i(0, rows);
+  if (k == 1) return outer_product(a.data, m, b.data, n, c, accumulate);
   // The left operand is copied transposed, so it is the narrow one, where that outweighs turning
   // the product. Neither order of the factors can be seen in the bits.
   const bool turned = !accumulate && (m - n) * k > 8 * m * n;
@@ -131,9 +154,12 @@ struct LayersBackward {
     const T* late = scan.reverse ? dz : dz + shift * width;
     const T* early = scan.reverse && s.steps > 1 ? scan.y + shift * scan.y_row : scan.y;
     const Operand<T> h{early, scan.y_row};
-    product_over_rows(stack.op, Operand<T>{late, width}, columns, h, s.out, (s.steps - 1) * s.batch,
-                      dw, false);
-    if (first_is_zero || s.steps == 0) return;
+    const bool begins = !first_is_zero && s.steps > 0, goes_on = s.steps > 1;
+    if (goes_on || !begins) {
+      product_over_rows(stack.op, Operand<T>{late, width}, columns, h, s.out,
+                        (s.steps - 1) * s.batch, dw, false);
+    }
+    if (!begins) return;
     const T* start = scan.reverse ? dz + (s.steps - 1) * s.batch * width : dz;
     RnnMemory memory(stack.op);
     if (scan.reverse && s.padded()) {
@@ -145,7 +171,25 @@ struct LayersBackward {
       start = rows;
     }
     product_over_rows(stack.op, Operand<T>{start, width}, columns, Operand<T>{scan.h0, s.out},
-                      s.out, s.batch, dw, true);
+                      s.out, s.batch, dw, goes_on);
+  }
+
+  // Adds the product that a scan of one step leaves to the gradient of its first state.
+  void first_state(const RnnScanBackward<T>& back) const {
+    const RnnScan<T>& s = back.scan;
+    const bool before = s.cell.kind == RnnKind::kGru && !s.cell.reset_after;
+    const std::int64_t width = s.cell.gates() * s.hidden;
+    const Operand<T> dz{back.dproduct != nullptr ? back.dproduct : back.dz, width};
+    RnnMemory memory(stack.op);
+    T* product = memory.take<T>(s.batch * s.out);
+    product_with(stack.op, dz, s.batch, s.w_hh, before ? 2 * s.hidden : width, s.out, product,
+                 false);
+    for (std::int64_t b = 0; b < s.batch; ++b) {
+      if (!s.active(0, b)) continue;
+      for (std::int64_t j = b * s.out; j < (b + 1) * s.out; ++j) {
+        back.dh[j] += s.factors != nullptr ? product[j] * s.factors[j] : product[j];
+      }
+    }
   }
 
   // Gradients of the gains, and dz, of the norm's results, becomes that of x W_ih'.
@@ -252,11 +296,13 @@ struct LayersBackward {
       back.dnormed = take(rows * s.hidden);
       back.dcell = memory.template take<T>(s.batch * s.hidden);
     }
+    back.leaves_product = s.steps == 1;
     back.dpeephole = to.peephole;
     if (to.peephole != nullptr) std::fill_n(to.peephole, 3 * s.hidden, T(0));
     const int threads = rnn_threads(back.scan);
     void* scratch = memory.take<char>(rnn_table<T>().scratch_backward(back, threads));
     rnn_table<T>().backward(back, threads, scratch);
+    if (back.leaves_product) first_state(back);
     const T* w = stack.groups[group].w_ih;
     biases(back, to);
     if (normed) through_norms(back, back.dz, to, stack.groups[group].norm_ih);
