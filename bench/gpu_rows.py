@@ -99,7 +99,7 @@ def row_cases(
             2,
             lambda i: K.cross_entropy_backward(one, x[i], target, reduction="sum"),
             lambda a, t: torch.softmax(a, -1).index_put_(
-                (torch.arange(rows, device=a.device), t), -torch.ones((), device=a.device), True
+                (torch.arange(rows, device=a.device), t), -torch.ones_like(a[0, 0]), True
             ),
             lambda i: (there(x[i]), there(target)),
             lambda: reference.cross_entropy_backward(1.0, hx, ht, reduction="sum"),
