@@ -71,6 +71,12 @@ def sixteen_bits(cupy: Any) -> list[Any]:
     return [np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)]
 
 
+def normal(random: Any, dtype: Any, *shape: int) -> Any:
+    """Draw standard normal numbers; CuPy draws none of 16 bits."""
+    drawn = dtype if np.dtype(dtype).itemsize > 2 else np.float32
+    return random.standard_normal(shape, dtype=drawn).astype(dtype)
+
+
 def buffer_sets(cupy: Any, bytes_of_a_call: int) -> int:
     """Count the sets that together are more than three times the L2 cache."""
     cache = cupy.cuda.Device().attributes.get("L2CacheSize", 60 << 20)
@@ -82,9 +88,7 @@ def elementwise_cases(cupy: Any, torch: Any, dtype: Any, n: int) -> list[Case]:
     size = np.dtype(dtype).itemsize
     sets = buffer_sets(cupy, 2 * n * size)
     random = cupy.random.default_rng(1)
-    drawn = dtype if size > 2 else np.float32
-    x = [random.standard_normal(n, dtype=drawn).astype(dtype) for _ in range(sets)]
-    grad = [random.standard_normal(n, dtype=drawn).astype(dtype) for _ in range(sets)]
+    x, grad = ([normal(random, dtype, n) for _ in range(sets)] for _ in range(2))
     out = [cupy.empty(n, dtype) for _ in range(sets)]
     cases = []
     for name in ("relu", "gelu", "silu", "dropout", "gelu_backward", "silu_backward"):
@@ -137,8 +141,8 @@ def glu_cases(cupy: Any, torch: Any, dtype: Any, rows: int, n: int) -> list[Case
     size = np.dtype(dtype).itemsize
     sets = buffer_sets(cupy, 3 * rows * n * size)
     random = cupy.random.default_rng(3)
-    x = [random.standard_normal((rows, 2 * n), dtype=np.float32).astype(dtype) for _ in range(sets)]
-    grad = [random.standard_normal((rows, n), dtype=np.float32).astype(dtype) for _ in range(sets)]
+    x = [normal(random, dtype, rows, 2 * n) for _ in range(sets)]
+    grad = [normal(random, dtype, rows, n) for _ in range(sets)]
     y, dx = [cupy.empty_like(g) for g in grad], [cupy.empty_like(a) for a in x]
     how = {"activation": "silu"}
     forward: dict[str, Callable[[int], Any]] = {
@@ -178,7 +182,7 @@ def lookup_cases(cupy: Any, torch: Any, dtype: Any) -> list[Case]:
     random, sets = cupy.random.default_rng(4), buffer_sets(cupy, 2 * words * columns * size)
     host = np.minimum(np.random.default_rng(4).zipf(1.2, (sets, words)) - 1, rows - 1)
     indices = [cupy.asarray(i) for i in host]
-    weight = random.standard_normal((rows, columns), dtype=np.float32).astype(dtype)
+    weight = normal(random, dtype, rows, columns)
     # Not negative: long sums do not cancel.
     grad = [random.random((words, columns), dtype=np.float32).astype(dtype) for _ in range(sets)]
     y = [cupy.empty_like(g) for g in grad]
@@ -479,6 +483,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             lambda half=half: glu_cases(cupy, torch, half, 8192, 8192),
             lambda half=half: lookup_cases(cupy, torch, half),
             lambda half=half: [adam_case(cupy, torch, [1 << 27], "1 tensor of 134M", half)],
+            lambda half=half: gpu_rows.row_cases(cupy, torch, half, 16_384, 4096),
+            *gpu_products.makers_of(cupy, torch, half),
         ]
     properties = cupy.cuda.runtime.getDeviceProperties(0)
     found: dict[str, Any] = {
