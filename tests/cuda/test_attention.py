@@ -106,10 +106,19 @@ def test_sizes_around_the_tiles(
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_options(
-    storage: Any, options: dict[str, Any], device: Any, rng: np.random.Generator
+    dtype: Any, options: dict[str, Any], device: Any, rng: np.random.Generator
 ) -> None:
     length = 37 if options.get("causal") is True else 70
-    q, k, v, options = fill(rng, storage, (2, 4, 2, 37, length, 9, 11), options)
+    q, k, v, options = fill(rng, dtype, (2, 4, 2, 37, length, 9, 11), options)
+    check(device, rng, q, k, v, options)
+
+
+@pytest.mark.parametrize("options", [*OPTIONS[2:8], *OPTIONS[-6::3]], ids=str)
+def test_options_in_sixteen_bits(
+    options: dict[str, Any], half: Any, device: Any, rng: np.random.Generator
+) -> None:
+    length = 20 if options.get("causal") is True else 70
+    q, k, v, options = fill(rng, half, (2, 4, 2, 20, length, 9, 11), options)
     check(device, rng, q, k, v, options)
 
 

@@ -20,7 +20,6 @@ from norm_checks import (
     check_nothing,
     check_rows,
     check_specials,
-    smooth,
 )
 from tolerances import assert_same_bits
 
@@ -29,28 +28,44 @@ CHANNEL_NORMS = ("batch_norm", "group_norm", "instance_norm")
 
 @pytest.mark.parametrize("name", ROW_NORMS)
 @pytest.mark.parametrize("n", [1, 7, 8, 33, 64, 130, 260, 513, 1028, 2051, 4100])
-def test_rows(name: str, n: int, storage: Any, device: Any, rng: np.random.Generator) -> None:
+def test_rows(name: str, n: int, dtype: Any, device: Any, rng: np.random.Generator) -> None:
     """Around groups of 8 threads, warps and blocks of a row, whole packs and not."""
-    check_rows(device.kernels, name, n, storage, rng, rows=19 if n < 500 else 3)
+    check_rows(device.kernels, name, n, dtype, rng, rows=19 if n < 500 else 3)
 
 
 @pytest.mark.parametrize("name", ROW_NORMS)
 @pytest.mark.parametrize("n", [9001, 16_400])
-def test_long_rows(name: str, n: int, storage: Any, device: Any, rng: np.random.Generator) -> None:
-    check_rows(device.kernels, name, n, storage, rng, rows=2)
+def test_long_rows(name: str, n: int, dtype: Any, device: Any, rng: np.random.Generator) -> None:
+    check_rows(device.kernels, name, n, dtype, rng, rows=2)
+
+
+@pytest.mark.parametrize("name", ROW_NORMS)
+@pytest.mark.parametrize("n", [8, 33, 264, 1026, 8200])
+def test_rows_in_sixteen_bits(
+    name: str, n: int, half: Any, device: Any, rng: np.random.Generator
+) -> None:
+    check_rows(device.kernels, name, n, half, rng, rows=2 if n > 500 else 19)
 
 
 @pytest.mark.parametrize("shape", [*IMAGES, (3, 6, (4, 130)), (2, 40, (600,))], ids=str)
 @pytest.mark.parametrize("name", CHANNEL_NORMS)
 def test_channels(
-    name: str, shape: Any, layout: str, storage: Any, device: Any, rng: np.random.Generator
+    name: str, shape: Any, layout: str, dtype: Any, device: Any, rng: np.random.Generator
 ) -> None:
     if name == "instance_norm" and not shape[2]:
         shape = (*shape[:2], (2,))
-    activation = smooth("silu", storage)
-    check(device.kernels, Problem(name, shape, layout, rng, storage), activation)
+    check(device.kernels, Problem(name, shape, layout, rng, dtype), "silu")
     if name != "group_norm":
-        check(device.kernels, Problem(name, shape, layout, rng, storage, fixed=True), "relu")
+        check(device.kernels, Problem(name, shape, layout, rng, dtype, fixed=True), "relu")
+
+
+@pytest.mark.parametrize("shape", [(3, 6, (2,)), (2, 8, (40,)), (1, 12, (65,))], ids=str)
+@pytest.mark.parametrize("name", CHANNEL_NORMS)
+def test_channels_in_sixteen_bits(
+    name: str, shape: Any, layout: str, half: Any, device: Any, rng: np.random.Generator
+) -> None:
+    for fixed in (False, True) if name != "group_norm" else (False,):
+        check(device.kernels, Problem(name, shape, layout, rng, half, fixed=fixed), "relu")
 
 
 def test_an_activation_of_what_was_rounded(
