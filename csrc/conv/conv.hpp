@@ -9,8 +9,8 @@
 //             [row][column][channel] with its zero border (this is also where channels_first is
 //             transposed), and gemm's row microkernel walks it: the MR rows of a tile are MR output
 //             pixels, k runs over (kernel row, kernel column, channel) of the staged strip in
-//             place. No patch is ever materialised. By x: one such convolution of dy for every
-//             residue of the input position modulo the stride, with the taps that hit it.
+//             place. No patch is ever materialised. Rows longer than a strip are cut. By x: one
+//             such convolution of dy for every residue of the position modulo the stride.
 //   direct    by W: sum over pixels of x (ic rows) times dy (oc columns), tile by tile over the
 //             staged strips, strips in fixed order.
 //   first     few source channels in channels_first: lanes are columns of a row (cpu_first.cpp), with the

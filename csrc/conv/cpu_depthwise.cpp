@@ -211,6 +211,10 @@ void run_rows(const DepthwiseResidues<T>& d, const PixelRows<T>& s, Range rows) 
   r.bias = s.bias;
   r.activation = &d.activation;
   r.weight_step = round_up(s.channels, kLanes<T>);
+  const auto inside = [&](const DirectAxis& w) {
+    return w.taps == 0 ? Segment{} : inside_positions(w);
+  };
+  r.inside = inside(d.w_at(0));
   for (std::int64_t row = rows.begin; row < rows.end; ++row) {
     const std::int64_t residue = row % d.h_count, a = row / d.h_count;
     const DirectAxis& h = d.h_at(residue);
@@ -219,6 +223,7 @@ void run_rows(const DepthwiseResidues<T>& d, const PixelRows<T>& s, Range rows) 
     for (std::int64_t i = 0; i < d.w_count; ++i) {
       const DirectAxis& w = d.w_at(i);
       r.w = &w;
+      if (d.w_count > 1) r.inside = inside(w);
       r.count = seen.taps();
       for (std::int64_t t = 0; t < r.count; ++t) {
         const std::int64_t tap = seen.tap_begin + t;
@@ -273,8 +278,8 @@ struct BandLayout {
   std::int64_t bytes;           // of a member
 };
 
-// Bytes of a band and its results.
-constexpr std::int64_t kBandBytes = std::int64_t{96} << 10;
+// Bytes of a band and its results: in an L2 of 512 KiB, since neighbours read their border twice.
+constexpr std::int64_t kBandBytes = std::int64_t{192} << 10;
 
 // Rows of the source that rows [begin, end) of the result read.
 template <class T>
@@ -345,9 +350,10 @@ void run_bands(const DepthwiseResidues<T>& d, int threads, void* scratch) {
     T* packed = bias + kL;
     T* staged = packed + packed_taps(d, d.h_count) * kL;
     std::int64_t known = -1;
-    const Range units = split_range(d.n * l.blocks * l.strips, nthreads, tid);
+    const std::int64_t bands = d.n * l.strips;  // of a block, one after the other for its weights
+    const Range units = split_range(bands * l.blocks, nthreads, tid);
     for (std::int64_t u = units.begin; u < units.end; ++u) {
-      const std::int64_t block = u / l.strips % l.blocks;
+      const std::int64_t block = u / bands, sample = u % bands / l.strips;
       const Range planes{block * kL, min_i(d.channels, (block + 1) * kL)};
       const std::int64_t count = planes.end - planes.begin;
       if (block != known) {
@@ -360,8 +366,7 @@ void run_bands(const DepthwiseResidues<T>& d, int threads, void* scratch) {
         });
         if (d.bias != nullptr) load_n(d.bias + planes.begin, count).store(bias);
       }
-      run_band(d, l, u / (l.strips * l.blocks), planes,
-               split_range(d.rows(), l.strips, u % l.strips), packed,
+      run_band(d, l, sample, planes, split_range(d.rows(), l.strips, u % l.strips), packed,
                d.bias != nullptr ? bias : nullptr, staged);
     }
   });

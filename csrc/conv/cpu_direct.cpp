@@ -9,9 +9,10 @@
 namespace ARRAYNN_ISA_NAMESPACE {
 namespace {
 
-// Packed weights of the team: a few of them are packed, used by all strips and replaced by the next. To
-// stage the strips again for every 4 MiB of weights is little beside the products.
-constexpr std::int64_t kPackedBytes = std::int64_t{4} << 20;
+// Packed weights of the team: a few panels are packed, used by all strips and replaced by the next. To
+// stage the strips again for that many weights is little beside the products, and with the longest
+// strips of two members it is less than 8 MiB.
+constexpr std::int64_t kPackedBytes = std::int64_t{15} << 18;
 
 template <class T>
 struct Plan {
@@ -115,14 +116,6 @@ Plan<T> make_plan(const DirectConv<T>& d, int threads) {
   Plan<T> p{};
   p.units = make_units<T>(d.h, d.w, d.channels);
   const bool units = p.units.count > 1;
-  p.strip = make_strip_layout(source_of(d), d.n, units ? kUnitStripLimits : kStripLimits);
-  p.runs = make_runs<T>(d.h, d.w, p.units, p.strip.pixel);
-  p.k = p.runs.taps * p.runs.run;
-  // Columns are cut where every block of k has all taps.
-  p.rows = make_segments(d.h);
-  p.cut_columns = units || p.k <= kKC<T>;
-  p.columns = p.cut_columns ? make_column_segments(d.w) : one_segment(d.w);
-  p.blocks = block_count(p);
   p.panels = ceil_div(d.columns, kNR<T>);
   // Rows are split while every member gets a strip's worth; a short image splits the panels.
   const std::int64_t pixels = d.n * d.h.count * d.w.count;
@@ -135,18 +128,30 @@ Plan<T> make_plan(const DirectConv<T>& d, int threads) {
       break;
     }
   }
+  const StripLimits& limits = units ? kUnitStripLimits : kStripLimits;
+  const StripSource<T> source = source_of(d);
+  const std::int64_t cuts = d.pool != nullptr ? 1 : column_cuts(source, d.n, limits, p.row_parts);
+  p.strip = make_strip_layout(source, d.n, limits, cuts);
+  p.runs = make_runs<T>(d.h, d.w, p.units, p.strip.pixel);
+  p.k = p.runs.taps * p.runs.run;
+  // Columns are cut where every block of k has all taps.
+  p.rows = make_segments(d.h);
+  p.cut_columns = units || p.k <= kKC<T>;
+  p.columns = p.cut_columns ? make_column_segments(d.w) : one_segment(d.w);
+  p.blocks = block_count(p);
   p.pack_at_use = d.prepared == nullptr && (units || p.k <= kKC<T>) && p.row_parts == 1 &&
-                  d.n * d.h.count <= 2 * p.strip.rows;
+                  d.n * d.h.count * cuts <= 2 * p.strip.rows;
   p.packed_elements = p.panels * p.k * kNR<T>;
   const std::int64_t panel_bytes = max_i(1, p.k * kNR<T> * static_cast<std::int64_t>(sizeof(T)));
-  const bool once = d.prepared != nullptr || p.pack_at_use || d.pool != nullptr;
-  p.chunk = once ? p.panels : min_i(p.panels, max_i(p.panel_parts, kPackedBytes / panel_bytes));
+  const bool once = d.prepared != nullptr || p.pack_at_use;
+  const std::int64_t together = max_i(p.panel_parts, kPackedBytes / panel_bytes);
+  p.chunk = once ? p.panels : ceil_div(p.panels, ceil_div(p.panels, together));
   p.weight_elements = p.pack_at_use ? kKC<T> * kNR<T> : p.chunk * p.k * kNR<T>;
   if (d.prepared != nullptr) p.weight_elements = 0;
   if (d.pool != nullptr) {
     p.output_elements = pooled_sizes(d, p.strip.rows).all(p.panels);
   } else {
-    p.output_elements = d.channels_last ? 0 : p.strip.rows * d.w.count * kOutputStep<T>;
+    p.output_elements = d.channels_last ? 0 : p.strip.rows * p.strip.width * kOutputStep<T>;
   }
   const std::int64_t classes = p.rows.count * p.columns.count;
   p.table_entries =
@@ -339,8 +344,10 @@ void run_direct(const DirectConv<T>& d, int threads, void* scratch) {
     std::int64_t* row_offset = tap_row + d.kernel_h * d.kernel_w;
     fill_tap_rows(d.h, d.w, d.kernel_h, d.kernel_w, tap_row);
     const int row_part = tid % p.row_parts, panel_part = tid / p.row_parts;
-    const StripSource<T> source = source_of(d);
-    const Range rows = split_range(d.n * d.h.count, p.row_parts, row_part);
+    const std::int64_t cuts = p.strip.cuts;
+    StripSource<T> source = source_of(d);
+    DirectConv<T> seen = d;  // of a strip: its columns
+    const Range rows = split_range(d.n * d.h.count * cuts, p.row_parts, row_part);
     const std::int64_t strips = ceil_div(rows.end - rows.begin, p.strip.rows);
     StripTask<T> task{};
     for (std::int64_t first = 0; first < p.panels; first += p.chunk) {
@@ -353,20 +360,27 @@ void run_direct(const DirectConv<T>& d, int threads, void* scratch) {
       const Range mine = split_range(chunk.end - chunk.begin, p.panel_parts, panel_part);
       const Range panels{first + mine.begin, first + mine.end};
       const auto strip = [&](Range part, const PooledStrip* pooled) {
-        if (first == 0 || strips > 1) {  // a single strip is still there
-          task = {nullptr, row_offset, part.begin, part.end, {}, pooled, 0};
+        if (first == 0 || strips > 1 || pooled != nullptr) {  // a single strip is still there
+          task = {nullptr, row_offset, part.begin / cuts, ceil_div(part.end, cuts), {}, pooled, 0};
+          if (cuts > 1) {
+            const Range columns = split_range(d.w.count, cuts, part.begin % cuts);
+            source.column = columns.begin;
+            seen.w.count = columns.end - columns.begin;
+            seen.w.out_begin = d.w.out_begin + columns.begin * d.w.out_step;
+            for (int c = 0; c < count; ++c) classes[c].columns.end = seen.w.count;
+          }
           task.base =
               stage_strip(source, p.strip, task.g0, task.g1, parts.staged, row_offset, 0, 1);
           sort_rows(p, d.h.count, task, row_offset + p.strip.rows);
         }
         task.first_panel = first;
-        run_strip(d, p, task, classes, tap_row, parts, panels);
+        run_strip(seen, p, task, classes, tap_row, parts, panels);
       };
-      if (d.pool != nullptr) {  // in one chunk
+      if (d.pool != nullptr) {
         const PoolAxis& h = d.pool->p.h;
         for_pooled_strips(h, split_range(d.n * h.out, p.row_parts, row_part), 1, p.strip.rows,
                           [&](const PooledStrip& s) { strip(s.rows, &s); });
-        return;
+        continue;
       }
       for (std::int64_t i = 0; i < strips; ++i) {
         const Range part = split_range(rows.end - rows.begin, strips, i);

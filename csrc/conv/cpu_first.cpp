@@ -25,6 +25,7 @@ constexpr std::int64_t kStagedBytes = std::int64_t{192} << 10;
 template <class T>
 struct Layout {
   std::int64_t phases, pitch, row;  // pitch: of a phase of a channel; row: of all channels
+  std::int64_t cuts, width;         // parts of an output row, each a strip; their columns
   std::int64_t rows, staged;        // output rows of a strip; elements
   std::int64_t taps, tap_row;       // all, and those of a kernel row
   std::int64_t tiles, packed;       // of channels; elements
@@ -32,16 +33,22 @@ struct Layout {
 };
 
 template <class T>
-Layout<T> make_layout(const DirectConv<T>& d) {
+Layout<T> make_layout(const DirectConv<T>& d, int threads) {
   Layout<T> l{};
   l.phases = d.w.step;
   const std::int64_t span = d.w.offset[d.w.taps - 1] - d.w.offset[0];
-  l.pitch = round_up(d.w.count, kNR<T>) + round_up(span / l.phases + 1, kLanes<T>);
-  l.row = d.channels * l.phases * l.pitch;
   const std::int64_t height = d.h.offset[d.h.taps - 1] - d.h.offset[0] + 1;
   const auto item = static_cast<std::int64_t>(sizeof(T));
+  // Rows that are too long, or fewer than the team, are cut at whole tiles.
+  const std::int64_t bytes = height * d.channels * l.phases * d.w.count * item;
+  const std::int64_t parts =
+      max_i(ceil_div(bytes, kStagedBytes), ceil_div(threads, d.n * d.h.count));
+  l.width = round_up(ceil_div(d.w.count, parts), kNR<T>);
+  l.cuts = ceil_div(d.w.count, l.width);
+  l.pitch = l.width + round_up(span / l.phases + 1, kLanes<T>);
+  l.row = d.channels * l.phases * l.pitch;
   const std::int64_t fitting = (kStagedBytes / (l.row * item) - height) / d.h.step + 1;
-  l.rows = min_i(d.h.count, max_i(1, fitting));
+  l.rows = l.cuts > 1 ? 1 : min_i(d.h.count, max_i(1, fitting));
   l.staged = ((l.rows - 1) * d.h.step + height) * l.row;
   l.tap_row = d.w.taps * d.channels;
   l.taps = d.h.taps * l.tap_row;
@@ -58,18 +65,19 @@ std::int64_t packed_bytes(const Layout<T>& l) {
 
 template <class T>
 std::int64_t first_scratch(const DirectConv<T>& d, int threads) {
-  const Layout<T> l = make_layout(d);
+  const Layout<T> l = make_layout(d, threads);
   return packed_bytes(l) + threads * l.bytes;
 }
 
-// One source row of one channel, phase by phase.
+// One source row of one channel, phase by phase, as the results from `column` on read it.
 template <class T>
-void stage_row(const DirectConv<T>& d, const Layout<T>& l, const T* src, T* dst) {
+void stage_row(const DirectConv<T>& d, const Layout<T>& l, const T* src, std::int64_t column,
+               T* dst) {
   constexpr int kL = kLanes<T>;
   const std::int64_t step = l.phases;
   for (std::int64_t f = 0; f < step; ++f, dst += l.pitch) {
     // Element q is source column first + q step; those in [begin, end) exist.
-    const std::int64_t first = d.w.offset[0] + f;
+    const std::int64_t first = d.w.offset[0] + column * step + f;
     const std::int64_t begin = min_i(l.pitch, first < 0 ? ceil_div(-first, step) : 0);
     const std::int64_t room = d.w.size - first;
     const std::int64_t end = max_i(begin, min_i(l.pitch, room > 0 ? ceil_div(room, step) : 0));
@@ -178,17 +186,17 @@ void fill_offsets(const DirectConv<T>& d, const Layout<T>& l, std::int64_t* offs
   }
 }
 
-// Rows [rows.begin, rows.end) of the result of one sample.
+// Rows and columns of the result of one sample.
 template <class T>
 void run_strip(const DirectConv<T>& d, const Layout<T>& l, std::int64_t sample, Range rows,
-               const T* packed, const std::int64_t* offset, T* staged) {
+               Range columns, const T* packed, const std::int64_t* offset, T* staged) {
   const std::int64_t in = d.h.size * d.w.size, plane = d.out_h * d.out_w;
   const T* src = d.src + (sample * d.src_channels + d.src_channel) * in;
   const std::int64_t top = rows.begin * d.h.step + d.h.offset[0];
   const std::int64_t bottom = (rows.end - 1) * d.h.step + d.h.offset[d.h.taps - 1];
   for (std::int64_t r = max_i(0, top); r < min_i(d.h.size, bottom + 1); ++r) {
     for (std::int64_t c = 0; c < d.channels; ++c) {
-      stage_row(d, l, src + c * in + r * d.w.size,
+      stage_row(d, l, src + c * in + r * d.w.size, columns.begin,
                 staged + (r - top) * l.row + c * l.phases * l.pitch);
     }
   }
@@ -200,13 +208,13 @@ void run_strip(const DirectConv<T>& d, const Layout<T>& l, std::int64_t sample, 
       const Segment seen = taps_at(d.h, a);
       const std::int64_t tap = seen.tap_begin * l.tap_row;
       const T* w = packed + j.begin * l.taps + tap * (j.end - j.begin);
-      for (std::int64_t b = 0; b < d.w.count; b += kNR<T>) {
-        const std::int64_t at = first + a * d.out_w + b, columns = d.w.count - b;
+      for (std::int64_t b = columns.begin; b < columns.end; b += kNR<T>) {
+        const std::int64_t at = first + a * d.out_w + b, count = columns.end - b;
+        const T* row = staged + (a - rows.begin) * d.h.step * l.row + b - columns.begin;
         const TileTarget<T> target{
             d.out + at, d.residual != nullptr ? d.residual + at : nullptr, plane,
-            columns,    d.bias != nullptr ? d.bias + j.begin : nullptr,    &d.activation};
-        ukernels[columns > kLanes<T> ? 1 : 0](staged + (a - rows.begin) * d.h.step * l.row + b,
-                                              offset + tap, seen.taps() * l.tap_row, w, target);
+            count,      d.bias != nullptr ? d.bias + j.begin : nullptr,    &d.activation};
+        ukernels[count > kLanes<T> ? 1 : 0](row, offset + tap, seen.taps() * l.tap_row, w, target);
       }
     }
   }
@@ -215,7 +223,7 @@ void run_strip(const DirectConv<T>& d, const Layout<T>& l, std::int64_t sample, 
 template <class T>
 void run_first(const DirectConv<T>& d, int threads, void* scratch) {
   parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
-    const Layout<T> l = make_layout(d);
+    const Layout<T> l = make_layout(d, nthreads);
     T* packed = static_cast<T*>(scratch);
     const Range tiles = split_range(l.tiles, nthreads, tid);
     for (std::int64_t t = tiles.begin; t < tiles.end; ++t) {
@@ -227,12 +235,13 @@ void run_first(const DirectConv<T>& d, int threads, void* scratch) {
     fill_offsets(d, l, offset);
     T* staged = reinterpret_cast<T*>(base + round_up(l.taps * 8, 64));
     team_barrier(nthreads);
-    const Range rows = split_range(d.n * d.h.count, nthreads, tid);
-    for (std::int64_t g = rows.begin; g < rows.end;) {
-      const std::int64_t sample = g / d.h.count, a = g % d.h.count;
-      const std::int64_t count = min_i(l.rows, min_i(d.h.count - a, rows.end - g));
-      run_strip(d, l, sample, {a, a + count}, packed, offset, staged);
-      g += count;
+    const Range units = split_range(d.n * d.h.count * l.cuts, nthreads, tid);
+    for (std::int64_t u = units.begin; u < units.end;) {
+      const std::int64_t row = u / l.cuts, begin = u % l.cuts * l.width, a = row % d.h.count;
+      const std::int64_t count = min_i(l.rows, min_i(d.h.count - a, units.end - u));
+      run_strip(d, l, row / d.h.count, {a, a + count}, {begin, min_i(d.w.count, begin + l.width)},
+                packed, offset, staged);
+      u += count;
     }
   });
 }

@@ -12,6 +12,7 @@ inline constexpr int kPixels = 8;
 template <class T>
 struct PixelRow {
   const DirectAxis* w;
+  Segment inside;         // its pixels that read nothing but the source
   std::int64_t channels;  // elements from pixel to pixel, in and out
   const T* bias;          // [channels] or null
   const Activation* activation;
@@ -72,10 +73,10 @@ ARRAYNN_INLINE void pixel_sums(const PixelRow<T>& r, std::int64_t b, std::int64_
 }
 
 template <class T, int kU, int kTaps, int kStep, bool kWhole>
-ARRAYNN_INLINE void pixel_tile(const PixelRow<T>& r, std::int64_t b, const Segment& inside,
-                               std::int64_t c, std::int64_t lanes) {
+ARRAYNN_INLINE void pixel_tile(const PixelRow<T>& r, std::int64_t b, std::int64_t c,
+                               std::int64_t lanes) {
   Vec<T> sum[kU];
-  if (b >= inside.begin && b + kU <= inside.end) {
+  if (b >= r.inside.begin && b + kU <= r.inside.end) {
     pixel_sums<T, kU, kTaps, kStep, kWhole, false>(r, b, c, lanes, sum);
   } else {
     pixel_sums<T, kU, kTaps, kStep, kWhole, true>(r, b, c, lanes, sum);
@@ -100,48 +101,53 @@ ARRAYNN_INLINE void pixel_tile(const PixelRow<T>& r, std::int64_t b, const Segme
   }
 }
 
+// A remainder of kN pixels or less: as one tile of taps that are neighbours, which share its loads, else
+// in halves.
+template <class T, int kN, int kTaps, int kStep, bool kWhole>
+ARRAYNN_INLINE void pixel_rest(const PixelRow<T>& r, std::int64_t b, std::int64_t c,
+                               std::int64_t lanes) {
+  if constexpr (kN > 0) {
+    constexpr int kNext = kTaps == 3 ? kN - 1 : kN / 2;
+    if (b + kN <= r.w->count) {
+      pixel_tile<T, kN, kTaps, kStep, kWhole>(r, b, c, lanes);
+      b += kN;
+    }
+    pixel_rest<T, kNext, kTaps, kStep, kWhole>(r, b, c, lanes);
+  }
+}
+
 template <class T, int kTaps, int kStep, bool kWhole>
-ARRAYNN_INLINE void pixel_tiles(const PixelRow<T>& r, const Segment& inside, std::int64_t c,
-                                std::int64_t lanes) {
+ARRAYNN_INLINE void pixel_tiles(const PixelRow<T>& r, std::int64_t c, std::int64_t lanes) {
   std::int64_t b = 0;
   for (; b + kPixels <= r.w->count; b += kPixels) {
-    pixel_tile<T, kPixels, kTaps, kStep, kWhole>(r, b, inside, c, lanes);
+    pixel_tile<T, kPixels, kTaps, kStep, kWhole>(r, b, c, lanes);
   }
-  if (b + 4 <= r.w->count) {
-    pixel_tile<T, 4, kTaps, kStep, kWhole>(r, b, inside, c, lanes);
-    b += 4;
-  }
-  if (b + 2 <= r.w->count) {
-    pixel_tile<T, 2, kTaps, kStep, kWhole>(r, b, inside, c, lanes);
-    b += 2;
-  }
-  if (b < r.w->count) pixel_tile<T, 1, kTaps, kStep, kWhole>(r, b, inside, c, lanes);
+  pixel_rest<T, kTaps == 3 ? kPixels - 1 : kPixels / 2, kTaps, kStep, kWhole>(r, b, c, lanes);
 }
 
 template <class T, int kTaps, int kStep>
-static void pixel_row(const PixelRow<T>& r, const Segment& inside) {
+static void pixel_row(const PixelRow<T>& r) {
   std::int64_t c = 0;
   for (; c + kLanes<T> <= r.channels; c += kLanes<T>) {
-    pixel_tiles<T, kTaps, kStep, true>(r, inside, c, kLanes<T>);
+    pixel_tiles<T, kTaps, kStep, true>(r, c, kLanes<T>);
   }
-  if (c < r.channels) pixel_tiles<T, kTaps, kStep, false>(r, inside, c, r.channels - c);
+  if (c < r.channels) pixel_tiles<T, kTaps, kStep, false>(r, c, r.channels - c);
 }
 
 // Where the taps are neighbours, as they mostly are, a pixel of the source is read once for all of them.
 template <class T>
 static void pixel_row(const PixelRow<T>& r) {
-  const Segment inside = r.w->taps == 0 ? Segment{} : inside_positions(*r.w);
   const std::int64_t step = r.w->step;
   if (neighbours(*r.w, 3) && step == 1) {
-    pixel_row<T, 3, 1>(r, inside);
+    pixel_row<T, 3, 1>(r);
   } else if (neighbours(*r.w, 3) && step == 2) {
-    pixel_row<T, 3, 2>(r, inside);
+    pixel_row<T, 3, 2>(r);
   } else if (neighbours(*r.w, 5) && step == 1) {
-    pixel_row<T, 5, 1>(r, inside);
+    pixel_row<T, 5, 1>(r);
   } else if (neighbours(*r.w, 7) && step == 1) {
-    pixel_row<T, 7, 1>(r, inside);
+    pixel_row<T, 7, 1>(r);
   } else {
-    pixel_row<T, 0, 0>(r, inside);
+    pixel_row<T, 0, 0>(r);
   }
 }
 

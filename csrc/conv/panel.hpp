@@ -121,8 +121,8 @@ template <class T>
 static void store_planes(const DirectConv<T>& d, T* panel, std::int64_t g0, std::int64_t g1,
                          std::int64_t j0, std::int64_t columns) {
   const std::int64_t plane = d.depth.out_size * d.out_h * d.out_w, width = d.w.count;
-  const bool neighbours = d.w.out_step == 1 && d.w.out_begin == 0 && width == d.out_w;
-  const bool dense = neighbours && d.h.out_step == 1;
+  const bool neighbours = d.w.out_step == 1;
+  const bool dense = neighbours && width == d.out_w && d.h.out_step == 1;
   for (std::int64_t g = g0; g < g1;) {
     // Rows of one sample are contiguous in the plane when every position is written.
     const std::int64_t rows = dense ? min_i(g1 - g, d.h.count - g % d.h.count) : 1;

@@ -1,5 +1,6 @@
 // Strips: the input of a run of output rows, staged as [row][column][channel] with its zero border.
 #pragma once
+#include "conv/border.hpp"
 #include "conv/conv.hpp"
 #include "gemm/pack.hpp"
 #include "simd/transpose.hpp"
@@ -14,6 +15,7 @@ struct StripSource {
   const DirectAxis *h, *w;
   bool channels_last;
   DirectDepth depth = {};
+  std::int64_t column = 0;  // of the result, that staged rows begin with
 };
 
 // Geometry shared by all strips of a convolution. Output rows are counted over the whole batch:
@@ -25,6 +27,7 @@ struct StripLayout {
   std::int64_t columns;         // staged columns
   std::int64_t pixel;           // elements between staged pixels
   std::int64_t rows;            // output rows of a strip, at most
+  std::int64_t cuts, width;  // parts of an output row, each with strips of its own; their columns
   std::int64_t plane_elements;  // from one plane of the kernel's depth to the next
   std::int64_t staged_elements;
 };
@@ -79,9 +82,11 @@ ARRAYNN_INLINE bool is_one_image(const DirectDepth& d) {
 
 template <class T>
 static StripLayout make_strip_layout(const StripSource<T>& s, std::int64_t n,
-                                     const StripLimits& limits) {
+                                     const StripLimits& limits, std::int64_t cuts = 1) {
   const DirectAxis &h = *s.h, &w = *s.w;
   StripLayout l{};
+  l.cuts = cuts;
+  l.width = ceil_div(w.count, cuts);
   // A single tap needs only the rows and columns that it hits.
   l.step_h = h.taps == 1 ? 1 : h.step;
   l.step_w = w.taps == 1 ? 1 : w.step;
@@ -95,20 +100,40 @@ static StripLayout make_strip_layout(const StripSource<T>& s, std::int64_t n,
     l.columns = w.size;
     l.pixel = s.channels_all;
   } else {
-    l.columns = (w.count - 1) * l.step_w + l.span_w;
+    l.columns = (l.width - 1) * l.step_w + l.span_w;
     l.pixel = s.channels;
     if (rows_alias<T>(l.step_w * l.pixel)) l.pixel += kLanes<T>;
   }
-  const std::int64_t row_bytes = max_i(
-      1, s.depth.taps * l.step_h * l.columns * l.pixel * static_cast<std::int64_t>(sizeof(T)));
-  const std::int64_t fitting = min_i(ceil_div(limits.pixels, w.count), limits.bytes / row_bytes);
-  l.rows = min_i(n * h.count, max_i(1, fitting));
+  const std::int64_t pixel_bytes = l.pixel * static_cast<std::int64_t>(sizeof(T));
+  const std::int64_t row_bytes = max_i(1, s.depth.taps * l.step_h * l.columns * pixel_bytes);
+  // Samples in one strip have borders of their own.
+  const std::int64_t border = max_i(0, l.span_h - l.step_h);
+  const std::int64_t image_bytes =
+      h.count * row_bytes + ceil_div(border * row_bytes, max_i(1, l.step_h));
+  const std::int64_t room =
+      limits.bytes / image_bytes * h.count + min_i(h.count, limits.bytes % image_bytes / row_bytes);
+  const std::int64_t fitting = min_i(ceil_div(limits.pixels, w.count), room);
+  l.rows = cuts > 1 ? 1 : min_i(n * h.count, max_i(1, fitting));
   // The samples that a strip can touch, each with rows of its own at the border.
   const std::int64_t samples = min_i(n, (l.rows + h.count - 2) / h.count + 1);
-  const std::int64_t staged = l.rows * l.step_h + samples * max_i(0, l.span_h - l.step_h);
+  const std::int64_t staged = l.rows * l.step_h + samples * border;
   l.plane_elements = l.in_place ? 0 : staged * l.columns * l.pixel;
   l.staged_elements = s.depth.taps * l.plane_elements;
   return l;
+}
+
+// Parts that output rows are cut into: as many as make strips of one row about what the limits say, and
+// fewer rows than members serve them all. Narrow rows stay whole, with their border (border.hpp).
+template <class T>
+static std::int64_t column_cuts(const StripSource<T>& s, std::int64_t n, const StripLimits& limits,
+                                std::int64_t members) {
+  if (s.w->count <= kNarrow) return 1;
+  const StripLayout l = make_strip_layout(s, n, limits);
+  const std::int64_t columns = l.width * l.step_w, rows = s.depth.taps * l.step_h;
+  const std::int64_t bytes = rows * columns * l.pixel * static_cast<std::int64_t>(sizeof(T));
+  const auto rounded = [](std::int64_t a, std::int64_t b) { return (a + b / 2) / b; };
+  const std::int64_t cuts = max_i(rounded(bytes, limits.bytes), rounded(s.w->count, limits.pixels));
+  return min_i(max_i(cuts, ceil_div(members, n * s.h->count)), ceil_div(s.w->count, kNarrow));
 }
 
 // One staged row: source row `row` of plane `image`, from source column `first` on, every `step`-th
@@ -159,21 +184,21 @@ static void stage_row(const StripSource<T>& s, const StripLayout& l, std::int64_
 }
 
 // Stages output rows [g0, g1) (this member's share of the staged rows) and fills row_offset[g - g0]
-// with where the first tap of column 0 of each output row lies.
+// with where the first tap of the first column of each output row lies.
 template <class T>
 static const T* stage_strip(const StripSource<T>& s, const StripLayout& l, std::int64_t g0,
                             std::int64_t g1, T* staged, std::int64_t* row_offset, int part,
                             int parts) {
   const DirectAxis &h = *s.h, &w = *s.w;
   const std::int64_t staged_row = l.columns * l.pixel;
+  const std::int64_t left = w.taps == 0 ? 0 : w.offset[0] + s.column * w.step;
   std::int64_t used = 0;  // staged rows of the samples before
   for (std::int64_t g = g0; g < g1;) {
     const std::int64_t sample = g / h.count, a0 = g % h.count;
     const std::int64_t rows = min_i(g1 - g, h.count - a0);
     if (l.in_place) {
-      const std::int64_t first =
-          ((sample * h.size + a0 * h.step + h.offset[0]) * w.size + w.offset[0]) * s.channels_all +
-          s.channel;
+      const std::int64_t top = sample * h.size + a0 * h.step + h.offset[0];
+      const std::int64_t first = (top * w.size + left) * s.channels_all + s.channel;
       for (std::int64_t r = 0; r < rows; ++r) {
         row_offset[g - g0 + r] = first + r * l.step_h * staged_row;
       }
@@ -193,7 +218,7 @@ static const T* stage_strip(const StripSource<T>& s, const StripLayout& l, std::
         T* plane = staged + k * l.plane_elements;
         for (std::int64_t r = mine.begin; r < mine.end; ++r) {
           const std::int64_t row = image < 0 ? -1 : a0 * h.step + h.offset[0] + r * row_step;
-          stage_row(s, l, image, row, w.offset[0], column_step, plane + (used + r) * staged_row);
+          stage_row(s, l, image, row, left, column_step, plane + (used + r) * staged_row);
         }
       }
       used += count;

@@ -85,6 +85,65 @@ def test_forward_and_backward(
     check(rng, dtype, x, weight, **options, layout=layout)
 
 
+@pytest.mark.parametrize(
+    ("x_shape", "w_shape", "options"),
+    [
+        ((1, 5, 1501), (7, 5, 3), {"padding": 1}),
+        ((2, 5, 1501), (35, 5, 4), {"stride": 3, "padding": ((0, 5),), "dilation": 2}),
+        ((1, 260, 331), (9, 260, 2), {"padding": 1}),
+        ((1, 6, 4001), (4, 3, 1), {"stride": 2, "groups": 2}),
+        ((1, 2, 30001), (3, 2, 9), {"stride": 2, "padding": 4}),
+    ],
+    ids=str,
+)
+def test_rows_cut_into_strips(
+    dtype: Any,
+    layout: str,
+    x_shape: Any,
+    w_shape: Any,
+    options: dict[str, Any],
+    rng: np.random.Generator,
+) -> None:
+    """Rows too long for a strip, and a single row for a team: the same bits from every cut."""
+    x, weight = arranged(normal(rng, dtype, *x_shape), layout), normal(rng, dtype, *w_shape)
+    bias, more = normal(rng, dtype, len(weight)), {**options, "layout": layout}
+    y = kernels.conv1d(x, weight, bias, **more)
+    k = weight[0].size + 1
+    ref = reference.conv1d(*widen(x, weight, bias), **more)
+    scale = reference.conv1d(*absolute(x, weight, bias), **more)
+    assert_within(y, ref, dot_bound(k, x.dtype, scale))
+    residual = normal(rng, dtype, *y.shape)
+    guard = Guarded(y.shape, dtype)
+    total = kernels.conv1d(x, weight, bias, **more, residual=residual)
+    assert_within(total, ref + residual, dot_bound(k + 1, x.dtype, scale + np.abs(residual)))
+    for n in thread_counts():
+        assert_same_bits(kernels.conv1d(x, weight, bias, **more), y, f"{n} threads")
+        packed = kernels.pack(weight, "conv1d")
+        assert_same_bits(kernels.conv1d(x, packed, bias, **more), y, f"{n} threads, packed")
+        kernels.conv1d(x, weight, bias, **more, residual=residual, out=guard.out)
+        assert_same_bits(guard.out, total, f"{n} threads, residual")
+        guard.check()
+
+
+def test_a_long_row_by_x(dtype: Any, layout: str, rng: np.random.Generator) -> None:
+    """Its results lie a stride apart."""
+    for ic, stride in ((5, 1), (5, 2), (40, 3)):
+        x = arranged(normal(rng, dtype, 1, ic, 1400), layout)
+        weight = normal(rng, dtype, ic, 6, 4)
+        more: dict[str, Any] = {"stride": stride, "padding": 1, "layout": layout}
+        y = kernels.conv_transpose1d(x, weight, **more)
+        residual = normal(rng, dtype, *y.shape)
+        total = kernels.conv_transpose1d(x, weight, **more, residual=residual)
+        ref = reference.conv_transpose1d(*widen(x, weight), **more)
+        scale = reference.conv_transpose1d(*absolute(x, weight), **more)
+        assert_within(y, ref, dot_bound(4 * ic, x.dtype, scale))
+        bound = dot_bound(4 * ic + 1, x.dtype, scale + np.abs(residual))
+        assert_within(total, ref + residual, bound)
+        for n in thread_counts():
+            again = kernels.conv_transpose1d(x, weight, **more, residual=residual)
+            assert_same_bits(again, total, f"{n} threads")
+
+
 def test_channels_and_length_around_the_register_tile(
     isa: str, dtype: Any, layout: str, rng: np.random.Generator
 ) -> None:

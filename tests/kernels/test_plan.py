@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import arraynn as ann
-from arraynn import kernels
+from arraynn import _core, kernels
+from arraynn.cli import _benchmarks
 
 pytestmark = pytest.mark.usefixtures("isa")
 
@@ -48,22 +49,61 @@ def test_other_axes_and_float64() -> None:
     assert kernels.plan("conv2d", *wide, padding=1).algorithm == "direct"
 
 
-def test_scratch_of_other_algorithms_is_bounded() -> None:
-    """Under 8 MiB for a team of two, at 1x1 and strided 3x3 shapes of ResNet-50."""
-    with ann.threads(2):
-        for n in (1, 8):
-            for ic, oc, kernel, stride, size in (
-                (64, 256, 1, 1, 56),
-                (256, 512, 1, 2, 56),
-                (128, 128, 3, 2, 56),
-                (512, 128, 1, 1, 28),
-                (256, 256, 3, 2, 28),
-                (1024, 256, 1, 1, 14),
-            ):
-                pair = arrays((n, ic, size, size), (oc, ic, kernel, kernel))
-                got = kernels.plan("conv2d", *pair, stride=stride, padding=kernel // 2)
-                assert got.algorithm != "winograd"
-                assert got.scratch_bytes < 8 << 20, got
+def forward_cases() -> list[Any]:
+    """Every forward convolution of the benchmarks."""
+    families = [_benchmarks.load(name) for name in ("conv", "conv_other")]
+    found = [case.prepare.args[0] for f in families for case in f.cases("float32")]
+    return [p for p in found if not p.backward and "transpose" not in getattr(p, "op", "")]
+
+
+def test_scratch_of_other_algorithms_is_bounded(dtype: Any, layout: str) -> None:
+    """Under 8 MiB, for one and for two, at all shapes of the benchmarks."""
+    algorithms = set()
+    for p in forward_cases():
+        op, groups = getattr(p, "op", "conv2d"), getattr(p, "groups", 1)
+        sizes = (p.size,) * int(op[-2])
+        shape = (p.n, *sizes, p.ic) if layout == "channels_last" else (p.n, p.ic, *sizes)
+        weight = (p.oc, p.ic // groups, *(p.kernel for _ in sizes))
+        pair = [np.broadcast_to(np.zeros((), dtype), s) for s in (shape, weight)]
+        more: dict[str, Any] = {"padding": p.padding, "groups": groups, "layout": layout}
+        for n in (1, 2):
+            with ann.threads(n):
+                got = kernels.plan(op, *pair, stride=p.stride, **more)
+            algorithms.add(got.algorithm)
+            assert got.algorithm == "winograd" or got.scratch_bytes < 8 << 20, (p.name, got)
+    assert {"direct", "gemm", "depthwise"} <= algorithms
+
+
+@pytest.mark.parametrize(
+    ("op", "x", "weight", "options"),
+    [
+        ("conv1d", (1, 512, 1599), (512, 512, 3), {"stride": 2}),
+        ("conv2d", (8, 256, 14, 14), (512, 256, 3, 3), {"padding": 1, "stride": 2}),
+        ("conv2d", (8, 256, 14, 14), (256, 256, 3, 3), {"padding": 1}),
+        ("conv3d", (8, 512, 4, 4, 4), (512, 512, 3, 3, 3), {"padding": 1}),
+    ],
+    ids=str,
+)
+def test_scratch_is_what_the_call_takes(
+    op: str, x: Any, weight: Any, options: dict[str, Any], layout: str
+) -> None:
+    """The one block that a call leaves in the cache; blocks are up to an eighth larger."""
+    pair = arrays(np.moveaxis(np.empty(x), 1, -1).shape if layout == "channels_last" else x, weight)
+    run = getattr(kernels, op)
+    before = _core.block_cache()["limit_bytes"]
+    for n in (1, 2):
+        with ann.threads(n):
+            planned = kernels.plan(op, *pair, **options, layout=layout).scratch_bytes
+            out = run(*pair, **options, layout=layout)
+            try:
+                _core.set_block_cache_limit(0)
+                _core.set_block_cache_limit(before)
+                run(*pair, **options, layout=layout, out=out)
+                left = _core.block_cache()
+            finally:
+                _core.set_block_cache_limit(before)
+        assert left["cached_blocks"] == 1
+        assert planned <= left["cached_bytes"] <= planned * 9 // 8
 
 
 def test_threads_are_those_of_the_limit() -> None:
