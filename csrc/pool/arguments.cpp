@@ -34,7 +34,6 @@ void finish_axis(const char* op, const char* axis, const WindowNames& names, Pad
 }
 
 // The axis that one spatial axis leaves unused.
-constexpr PoolAxis kUnitAxis = {1, 1, 1, 1, 0, 0, 1};
 
 const char* axis_name(int axes, int i) {
   constexpr const char* kNames[] = {"depth", "height", "width"};
@@ -84,11 +83,12 @@ void finish_arguments(const char* op, const PoolAxis* axis, PoolArguments* a) {
 }
 
 // Offsets inside a window are kept in integers of the element's width.
-void require_narrow_window(const char* op, const PoolProblem& p, Dtype dtype) {
+void require_narrow_window(const char* op, const PoolArguments& a, Dtype dtype) {
   constexpr std::int64_t kLimit = std::numeric_limits<std::int32_t>::max();
   if (dtype == Dtype::kF64) return;
-  const std::int64_t rows = std::min(window_span(p.h), p.h.size + p.h.begin);
-  std::int64_t offsets = 0;
+  const PoolProblem& p = a.problem;
+  std::int64_t rows = std::min(window_span(p.h), p.h.size + p.h.begin), offsets = 0;
+  if (a.volume) rows += std::min(window_span(a.depth), a.depth.size + a.depth.begin) * p.h.size;
   if (__builtin_mul_overflow(rows, p.w.size, &offsets) || offsets > kLimit - window_span(p.w)) {
     fail<NotImplemented>(op, "kernel_size",
                          "supported are float32 windows over fewer than 2**31 elements, got ", rows,
@@ -227,10 +227,10 @@ py::object run_max(const char* op, const PoolArguments& a, const Array& x,
                    py::handle return_indices, py::handle out_in) {
   const bool with_indices = take_bool(op, "return_indices", return_indices);
   Output out(op, out_in, x->dtype, a.y_shape, a.axes + 2, {&x});
-  const bool integers = x->dtype != Dtype::kF32 && x->dtype != Dtype::kF64;
+  const bool integers = !is_storage(x->dtype);
   const auto run = [&](std::int64_t* indices) {
     if (integers) return run_integers(a, x, out, indices);
-    dispatch_float(x->dtype, [&](auto tag) {
+    dispatch_storage(x->dtype, [&](auto tag) {
       using T = decltype(tag);
       const py::gil_scoped_release nogil;
       a.visit([&](const auto& p) { max_pool(op, p, x->as<const T>(), out.data<T>(), indices); });
@@ -240,7 +240,7 @@ py::object run_max(const char* op, const PoolArguments& a, const Array& x,
     run(nullptr);
     return out.finish(x);
   }
-  if (!integers) require_narrow_window(op, a.problem, x->dtype);
+  if (!integers) require_narrow_window(op, a, x->dtype);
   Output indices(op, py::none(), Dtype::kI64, a.y_shape, a.axes + 2);
   run(indices.data<std::int64_t>());
   return py::make_tuple(out.finish(x), indices.finish(x));
@@ -256,7 +256,7 @@ py::object run_max_backward(const char* op, const PoolArguments& a, const Array&
     }
     require_y_shape(op, "indices", indices, a);
   }
-  require_narrow_window(op, a.problem, x->dtype);
+  require_narrow_window(op, a, x->dtype);
   Output dx(op, py::none(), x->dtype, x->shape, x->ndim);
   const std::int64_t* winners = indices ? indices->as<const std::int64_t>() : nullptr;
 #if defined(ARRAYNN_CUDA)
@@ -265,7 +265,7 @@ py::object run_max_backward(const char* op, const PoolArguments& a, const Array&
   if (!indices) {
     found.emplace(op, py::none(), Dtype::kI64, a.y_shape, a.axes + 2);
     winners = found->data<std::int64_t>();
-    dispatch_float(x->dtype, [&](auto tag) {
+    dispatch_storage(x->dtype, [&](auto tag) {
       using T = decltype(tag);
       a.visit([&](const auto& p) {
         max_pool(op, p, x->as<const T>(), static_cast<T*>(nullptr), found->data<std::int64_t>());
@@ -273,7 +273,7 @@ py::object run_max_backward(const char* op, const PoolArguments& a, const Array&
     });
   }
 #endif
-  const bool good = dispatch_float(x->dtype, [&](auto tag) {
+  const bool good = dispatch_storage(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     return a.visit([&](const auto& p) {
@@ -282,7 +282,7 @@ py::object run_max_backward(const char* op, const PoolArguments& a, const Array&
   });
   if (!good) {
     fail<ValueError>(op, "indices",
-                     "expected positions inside their windows, as the forward call returns them, "
+                     "expected positions in the planes of x, as the forward call returns them, "
                      "got one outside");
   }
   return dx.finish(dy);
@@ -291,7 +291,7 @@ py::object run_max_backward(const char* op, const PoolArguments& a, const Array&
 py::object run_average(const char* op, const PoolArguments& a, const AverageDivisor& d,
                        const Array& x, py::handle out_in) {
   Output out(op, out_in, x->dtype, a.y_shape, a.axes + 2, {&x});
-  dispatch_float(x->dtype, [&](auto tag) {
+  dispatch_storage(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     a.visit([&](const auto& p) { avg_pool(op, p, d, x->as<const T>(), out.data<T>()); });
@@ -303,7 +303,7 @@ py::object run_average_backward(const char* op, const PoolArguments& a, const Av
                                 const Array& dy, const std::int64_t* x_shape) {
   require_y_shape(op, "grad_out", dy, a);
   Output dx(op, py::none(), dy->dtype, x_shape, a.axes + 2);
-  dispatch_float(dy->dtype, [&](auto tag) {
+  dispatch_storage(dy->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     a.visit([&](const auto& p) { avg_pool_backward(op, p, d, dy->as<const T>(), dx.data<T>()); });
