@@ -35,6 +35,8 @@ REGISTERS = {
     "column_sums_kernel": 64,
     "conv_kernel": 255,  # 1 block of 256, or 4 of 64
     "stencil_kernel": 64,  # 4 blocks of 256
+    "unfold_kernel": 32,  # 8 blocks of 256
+    "fold_kernel": 32,
     "plane_sums_kernel": 64,
     "activation_kernel": 64,  # 4 blocks of 256
     "activation_backward_kernel": 64,
@@ -62,6 +64,13 @@ REGISTERS = {
     "unpool_mark_kernel": 48,
     "unpool_kernel": 48,
     "unpool_backward_kernel": 48,
+    "rnn_step_kernel": 128,  # 2 blocks of 256
+    "rnn_back_kernel": 128,
+    "rnn_peephole_kernel": 128,
+    "rnn_move_kernel": 32,  # 8 blocks of 256
+    "rnn_ends_kernel": 32,
+    "hold_lengths_kernel": 32,
+    "put_lengths_kernel": 32,
     # Rows: 1024 threads a multiprocessor; 512 in double, which takes two registers an element.
     **dict.fromkeys(
         (
