@@ -9,8 +9,9 @@ namespace cuda {
 namespace {
 
 constexpr int kThreads = 256;
-// A pack of results in flight a thread: 32 KiB a multiprocessor.
-constexpr int kBlocksPerMultiprocessor = 8;
+// A pack of results in flight a thread, 16 KiB a multiprocessor; each has indices of its own, in 64
+// registers.
+constexpr int kBlocksPerMultiprocessor = 4;
 
 // Calls element(i) for every element of an array of n and stores what it gives, a pack at a time.
 template <class T, class F>

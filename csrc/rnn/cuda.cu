@@ -6,7 +6,7 @@
 //
 // What the product reads are rows that lie evenly: `dropped` has the h of every sample for the next step,
 // also where lengths differ. Rows of samples that are not active are formed and not used.
-#include "core/cuda_launch.hpp"
+#include "core/cuda_elements.hpp"
 #include "core/cuda_pack.hpp"
 #include "gemm/gemm.hpp"
 #include "norm/norm.hpp"
@@ -18,25 +18,20 @@ namespace arraynn {
 namespace cuda {
 namespace {
 
-constexpr int kThreads = 256;
 // A step's arithmetic waits for its loads: 512 threads hide them, with 128 registers each.
 constexpr int kBlocksPerMultiprocessor = 2;
 // Gates of a part of the steps: enough rows for the product over all of them to fill the device.
 constexpr std::int64_t kGateBytes = std::int64_t{64} << 20;
 
-Grid grid_of(std::int64_t n) {
-  return {persistent_blocks(ceil_div(n, kThreads), kBlocksPerMultiprocessor), kThreads};
-}
+Grid grid_of(std::int64_t n) { return element_grid(n, kBlocksPerMultiprocessor); }
 
 // f(b, unit) for all units of all samples, in steps of the grid.
 template <class F>
 __device__ __forceinline__ void for_units_of(std::int64_t batch, std::int64_t units, const F& f) {
-  const std::int64_t step = std::int64_t{gridDim.x} * kThreads;
-  for (std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x; i < batch * units;
-       i += step) {
+  for_elements(batch * units, [&f, units](std::int64_t i) {
     const Quotient at = divide(i, units);
     f(at.quotient, at.remainder);
-  }
+  });
 }
 
 __device__ __forceinline__ Range one_of(std::int64_t unit, std::int64_t units) {
@@ -73,7 +68,7 @@ constexpr bool comes_first(StepPart part) {
 
 // sums: [batch, gates, units], null for zeros.
 template <class T, StepPart kPart>
-__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
+__global__ void __launch_bounds__(kElementThreads, kBlocksPerMultiprocessor)
     rnn_step_kernel(const __grid_constant__ RnnScan<T> s, std::int64_t t, const T* sums) {
   constexpr int kSums = sums_of(kPart);
   const Step<T> step{s, t, Bounds<T>(s.cell)};
@@ -199,7 +194,7 @@ enum class BackPart : std::uint8_t {
 // sums: dz of the step `after` times W_hh, or with `second` the product of this step, null for zeros;
 // [batch, out or hidden]. t = -1 is before the first step.
 template <class T, BackPart kPart>
-__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
+__global__ void __launch_bounds__(kElementThreads, kBlocksPerMultiprocessor)
     rnn_back_kernel(const __grid_constant__ RnnScanBackward<T> g, std::int64_t t,
                     std::int64_t after, const T* sums, bool second) {
   const RnnScan<T>& s = g.scan;
@@ -236,7 +231,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
 
 // Gradients of peepholes by a step, added to: a thread has a unit and goes through the samples in order.
 template <class T>
-__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
+__global__ void __launch_bounds__(kElementThreads, kBlocksPerMultiprocessor)
     rnn_peephole_kernel(const __grid_constant__ RnnScanBackward<T> g, std::int64_t t, T* sums) {
   using V = Vec<T>;
   const RnnScan<T>& s = g.scan;

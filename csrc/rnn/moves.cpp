@@ -9,18 +9,19 @@ namespace arraynn {
 
 template <class T>
 void move_rows(const RnnMove<T>& m) {
-  const bool plain = m.factors == nullptr && m.addend == nullptr && m.from.data != nullptr;
-  const bool everywhere = m.active.lengths == nullptr && m.active.mask == nullptr;
+  const bool plain = m.factors == nullptr && m.addend == nullptr;
   const std::int64_t rows = m.steps * m.batch;
-  const bool constant = m.factors == nullptr && m.addend == nullptr && m.from.data == nullptr;
   const auto one = [&](std::int64_t t, std::int64_t b) {
     T* to = m.to.data + t * m.to.step + b * m.to.row;
-    if (plain && everywhere) {
-      std::copy_n(m.from.data + t * m.from.step + b * m.from.row, m.n, to);
-    } else if (constant && everywhere) {
+    const T* from = m.from.data + t * m.from.step + b * m.from.row;
+    if (!m.is_active(t, b)) {
+      std::fill_n(to, m.n, T(0));
+    } else if (plain && m.from.data == nullptr) {
       std::fill_n(to, m.n, m.fill);
-    } else {
+    } else if (!plain) {
       for (std::int64_t j = 0; j < m.n; ++j) to[j] = m.value(t, b, j);
+    } else if (from != to) {
+      std::copy_n(from, m.n, to);
     }
   };
   const int threads = threads_for(static_cast<double>(rows * m.n), kElementwiseGrain);

@@ -33,10 +33,13 @@ struct RnnMove {
   std::int64_t addends = 0;
   RnnActive active{};
 
+  ARRAYNN_HOST_DEVICE [[gnu::always_inline]] bool is_active(std::int64_t t, std::int64_t b) const {
+    if (active.lengths != nullptr && t >= active.lengths[b]) return false;
+    return active.mask == nullptr || active.mask[t * batch + b] != 0;
+  }
+  // Where a sample is active.
   ARRAYNN_HOST_DEVICE [[gnu::always_inline]] T value(std::int64_t t, std::int64_t b,
                                                      std::int64_t j) const {
-    if (active.lengths != nullptr && t >= active.lengths[b]) return T(0);
-    if (active.mask != nullptr && active.mask[t * batch + b] == 0) return T(0);
     T v = from.data == nullptr ? fill : from.data[t * from.step + b * from.row + j];
     if (j < addends) v = static_cast<T>(v + addend[j]);
     return factors == nullptr ? v : static_cast<T>(v * factors[b * n + j]);
