@@ -118,17 +118,23 @@ def our_call(p: Problem, d: Data, module: Any, last: bool = False) -> Any:
 
 
 def run_arraynn(p: Problem, d: Data, threads: int) -> list[Candidate]:
-    """Our kernels in both layouts."""
+    """Our kernels in both layouts; the gradient of a maximum from x, and from given indices."""
     del threads
-    return [
-        Candidate(
-            "arraynn",
-            our_call(p, d, kernels(), last),
-            "channels_last" if last else "channels_first",
-            arrays=(lambda y: (from_last(y),)) if last else (lambda y: (np.asarray(y),)),
-        )
-        for last in (False, True)
-    ]
+    found = []
+    for last in (False, True):
+        call = our_call(p, d, kernels(), last)
+        layout = "channels_last" if last else "channels_first"
+        arrays = (lambda y: (from_last(y),)) if last else (lambda y: (np.asarray(y),))
+        one = partial(Candidate, "arraynn", variant=layout, arrays=arrays)
+        found.append(one(call=call))
+        if p.backward and "max_pool" in p.op:
+            x = to_last(d.x) if last else d.x
+            forward = getattr(kernels(), p.op)
+            indices = forward(x, *p.args, return_indices=True, layout=layout)[1]
+            moved = nbytes(p) + indices.nbytes - x.nbytes
+            call = partial(call, indices=indices)
+            found.append(one(call=call, variant=f"{layout} indices", nbytes=moved))
+    return found
 
 
 def run_numpy(p: Problem, d: Data, threads: int) -> list[Candidate]:

@@ -177,7 +177,7 @@ def adaptive_pool() -> Iterator[Case]:
         rows += [
             (op.format("max"), (x, 3), {"return_indices": 1}, T, "return_indices"),
             (back, (y, x, 3), {"indices": indices[:1]}, V, "indices"),
-            (back, (y, x, 3), {"indices": indices}, V, "indices"),
+            (back, (y, x, 3), {"indices": indices - 1}, V, "indices"),
             (back, (y, x, 3), {"indices": y}, T, "indices"),
             (f"{op.format('avg')}_backward", (y, x.shape[1:], 3), {}, V, "x_shape"),
         ]

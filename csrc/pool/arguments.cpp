@@ -34,7 +34,6 @@ void finish_axis(const char* op, const char* axis, const WindowNames& names, Pad
 }
 
 // The axis that one spatial axis leaves unused.
-constexpr PoolAxis kUnitAxis = {1, 1, 1, 1, 0, 0, 1};
 
 const char* axis_name(int axes, int i) {
   constexpr const char* kNames[] = {"depth", "height", "width"};
@@ -84,11 +83,12 @@ void finish_arguments(const char* op, const PoolAxis* axis, PoolArguments* a) {
 }
 
 // Offsets inside a window are kept in integers of the element's width.
-void require_narrow_window(const char* op, const PoolProblem& p, Dtype dtype) {
+void require_narrow_window(const char* op, const PoolArguments& a, Dtype dtype) {
   constexpr std::int64_t kLimit = std::numeric_limits<std::int32_t>::max();
   if (dtype == Dtype::kF64) return;
-  const std::int64_t rows = std::min(window_span(p.h), p.h.size + p.h.begin);
-  std::int64_t offsets = 0;
+  const PoolProblem& p = a.problem;
+  std::int64_t rows = std::min(window_span(p.h), p.h.size + p.h.begin), offsets = 0;
+  if (a.volume) rows += std::min(window_span(a.depth), a.depth.size + a.depth.begin) * p.h.size;
   if (__builtin_mul_overflow(rows, p.w.size, &offsets) || offsets > kLimit - window_span(p.w)) {
     fail<NotImplemented>(op, "kernel_size",
                          "supported are float32 windows over fewer than 2**31 elements, got ", rows,
@@ -240,7 +240,7 @@ py::object run_max(const char* op, const PoolArguments& a, const Array& x,
     run(nullptr);
     return out.finish(x);
   }
-  if (!integers) require_narrow_window(op, a.problem, x->dtype);
+  if (!integers) require_narrow_window(op, a, x->dtype);
   Output indices(op, py::none(), Dtype::kI64, a.y_shape, a.axes + 2);
   run(indices.data<std::int64_t>());
   return py::make_tuple(out.finish(x), indices.finish(x));
@@ -256,7 +256,7 @@ py::object run_max_backward(const char* op, const PoolArguments& a, const Array&
     }
     require_y_shape(op, "indices", indices, a);
   }
-  require_narrow_window(op, a.problem, x->dtype);
+  require_narrow_window(op, a, x->dtype);
   Output dx(op, py::none(), x->dtype, x->shape, x->ndim);
   const std::int64_t* winners = indices ? indices->as<const std::int64_t>() : nullptr;
 #if defined(ARRAYNN_CUDA)
@@ -282,7 +282,7 @@ py::object run_max_backward(const char* op, const PoolArguments& a, const Array&
   });
   if (!good) {
     fail<ValueError>(op, "indices",
-                     "expected positions inside their windows, as the forward call returns them, "
+                     "expected positions in the planes of x, as the forward call returns them, "
                      "got one outside");
   }
   return dx.finish(dy);

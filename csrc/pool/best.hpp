@@ -66,6 +66,12 @@ struct Hits {
     if constexpr (sizeof(T) == 4) return {_mm512_cmpeq_epi32_mask((__m512i)a, (__m512i)b)};
     if constexpr (sizeof(T) == 8) return {_mm512_cmpeq_epi64_mask((__m512i)a, (__m512i)b)};
   }
+  ARRAYNN_MEMBER static Hits above(Vec<T> a, Vec<T> b) {
+    if constexpr (sizeof(T) == 4) return {_mm512_cmp_ps_mask((__m512)a.v, (__m512)b.v, _CMP_GT_OQ)};
+    if constexpr (sizeof(T) == 8) {
+      return {_mm512_cmp_pd_mask((__m512d)a.v, (__m512d)b.v, _CMP_GT_OQ)};
+    }
+  }
   // Where b takes the place of a: the first NaN wins, then the first of equal values.
   ARRAYNN_MEMBER static Hits larger(Vec<T> b, Vec<T> a) {
     if constexpr (sizeof(T) == 4) {
@@ -99,6 +105,7 @@ struct Hits {
   ARRAYNN_MEMBER static Hits none() { return {Ints<T>{}}; }
   ARRAYNN_MEMBER static Hits of(Vec<T> a, Vec<T> b) { return {(a == b).v}; }
   ARRAYNN_MEMBER static Hits of(Ints<T> a, Ints<T> b) { return {a == b}; }
+  ARRAYNN_MEMBER static Hits above(Vec<T> a, Vec<T> b) { return {(a > b).v}; }
   // Where b takes the place of a: the first NaN wins, then the first of equal values.
   ARRAYNN_MEMBER static Hits larger(Vec<T> b, Vec<T> a) { return {~((a >= b) | (a != a)).v}; }
   ARRAYNN_MEMBER Hits operator|(Hits b) const { return {lanes | b.lanes}; }
@@ -119,7 +126,48 @@ struct Best {
     value = taken.choose(v, value);
     offset = taken.choose(at, offset);
   }
+  // Where there is no NaN: half the comparisons.
+  ARRAYNN_MEMBER void take_ordered(Vec<T> v, Ints<T> at) {
+    const Hits<T> taken = Hits<T>::above(v, value);
+    value = taken.choose(v, value);
+    offset = taken.choose(at, offset);
+  }
 };
+
+// The best of kV vectors of taps each, and the offsets `first` where all are -inf. `visit` calls its
+// argument with the index of a vector, a value and an offset, for every tap in order.
+template <int kV, class T, class Visit>
+ARRAYNN_INLINE void find_best(const Ints<T> (&first)[kV], Best<T> (&b)[kV], const Visit& visit) {
+  Vec<T> sum[kV];
+  for (int v = 0; v < kV; ++v) {
+    b[v] = {Vec<T>::set1(-T(__builtin_inf())), first[v]};
+    sum[v] = Vec<T>::zero();
+  }
+  visit([&](int v, Vec<T> value, Ints<T> at) __attribute__((always_inline)) {
+    b[v].take_ordered(value, at);
+    sum[v] = sum[v] + value;
+  });
+  bool ordered = true;  // a NaN makes the sum one; infinities may
+  for (int v = 0; v < kV; ++v) ordered &= Hits<T>::of(sum[v], sum[v]).all();
+  if (ordered) return;
+  for (int v = 0; v < kV; ++v) b[v] = {Vec<T>::set1(-T(__builtin_inf())), first[v]};
+  visit([&](int v, Vec<T> value, Ints<T> at)
+            __attribute__((always_inline)) { b[v].take(value, at); });
+}
+
+// base + offset of n <= kSize lanes.
+template <class T>
+ARRAYNN_INLINE void store_positions(std::int64_t base, Ints<T> offset, std::int64_t n,
+                                    std::int64_t* to) {
+  constexpr std::int64_t kL = kLanes<T>;
+  Int<T> lanes[kL];
+  store_ints<T>(offset, lanes);
+  if (n == kL) {
+    for (std::int64_t l = 0; l < kL; ++l) to[l] = base + lanes[l];
+  } else {
+    for (std::int64_t l = 0; l < n; ++l) to[l] = base + lanes[l];
+  }
+}
 
 }  // namespace
 }  // namespace ARRAYNN_ISA_NAMESPACE

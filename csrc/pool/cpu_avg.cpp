@@ -94,46 +94,43 @@ ARRAYNN_INLINE void backward_channels_last(const PoolProblem p, Average<T> op, c
   constexpr std::int64_t kL = kLanes<T>;
   const bool dense = is_dense(p.h) && is_dense(p.w);
   const std::int64_t row_step = p.w.size * p.c;
-  for_windows(p.h, dx, row_step, rows, dense,
-              [&](std::int64_t sample, std::int64_t oh, Range mine) {
-                op.set_row(p, oh);
-                const Range h = window_taps(p.h, oh);
-                const std::int64_t top = window_first(p.h, oh), fresh_row = first_reached(p.h, oh);
-                T* plane = dx + sample * p.h.size * row_step;
-                if (dense) zero_behind_windows(p, plane, oh, mine);
-                for (std::int64_t ow = 0; ow < p.w.out; ++ow) {
-                  const Range w = window_taps(p.w, ow);
-                  const std::int64_t left = window_first(p.w, ow), fresh = first_reached(p.w, ow);
-                  op.set_pixel(p, ow);
-                  const T* g = dy + ((sample * p.h.out + oh) * p.w.out + ow) * p.c;
-                  const auto some = [&](auto vectors, std::int64_t c,
-                                        std::int64_t n) __attribute__((always_inline)) {
-                    constexpr int kV = decltype(vectors)::value;
-                    Vec<T> share[kV];
-                    for (int v = 0; v < kV; ++v) share[v] = op.finish(load_some(g + c + v * kL, n));
-                    for (std::int64_t i = h.begin; i < h.end; ++i) {
-                      const std::int64_t ih = top + i * p.h.dilation;
-                      if (ih < mine.begin || ih >= mine.end) continue;
-                      const std::int64_t stored = dense && ih >= fresh_row ? fresh : p.w.size;
-                      for (std::int64_t j = w.begin; j < w.end; ++j) {
-                        const std::int64_t iw = left + j * p.w.dilation;
-                        T* d = plane + ih * row_step + iw * p.c + c;
-                        if (iw >= stored) {
-                          for (int v = 0; v < kV; ++v) store_some(share[v], d + v * kL, n);
-                        } else {
-                          for (int v = 0; v < kV; ++v) {
-                            store_some(load_some(d + v * kL, n) + share[v], d + v * kL, n);
-                          }
-                        }
+  for_windows(
+      p.h, dx, row_step, rows, dense, [&](std::int64_t sample, std::int64_t oh, Range mine) {
+        op.set_row(p, oh);
+        const Range h = window_taps(p.h, oh);
+        const std::int64_t top = window_first(p.h, oh), fresh_row = first_reached(p.h, oh);
+        T* plane = dx + sample * p.h.size * row_step;
+        if (dense) zero_behind_windows(p, plane, oh, mine);
+        for (std::int64_t ow = 0; ow < p.w.out; ++ow) {
+          const Range w = window_taps(p.w, ow);
+          const std::int64_t left = window_first(p.w, ow), fresh = first_reached(p.w, ow);
+          op.set_pixel(p, ow);
+          const T* g = dy + ((sample * p.h.out + oh) * p.w.out + ow) * p.c;
+          for_channels<T>(
+              0, p.c,
+              [&](auto vectors, std::int64_t c, std::int64_t n) __attribute__((always_inline)) {
+                constexpr int kV = decltype(vectors)::value;
+                Vec<T> share[kV];
+                for (int v = 0; v < kV; ++v) share[v] = op.finish(load_some(g + c + v * kL, n));
+                for (std::int64_t i = h.begin; i < h.end; ++i) {
+                  const std::int64_t ih = top + i * p.h.dilation;
+                  if (ih < mine.begin || ih >= mine.end) continue;
+                  const std::int64_t stored = dense && ih >= fresh_row ? fresh : p.w.size;
+                  for (std::int64_t j = w.begin; j < w.end; ++j) {
+                    const std::int64_t iw = left + j * p.w.dilation;
+                    T* d = plane + ih * row_step + iw * p.c + c;
+                    if (iw >= stored) {
+                      for (int v = 0; v < kV; ++v) store_some(share[v], d + v * kL, n);
+                    } else {
+                      for (int v = 0; v < kV; ++v) {
+                        store_some(load_some(d + v * kL, n) + share[v], d + v * kL, n);
                       }
                     }
-                  };
-                  std::int64_t c = 0;
-                  for (; c + 4 * kL <= p.c; c += 4 * kL) some(Count<4>{}, c, kL);
-                  for (; c + kL <= p.c; c += kL) some(Count<1>{}, c, kL);
-                  if (c < p.c) some(Count<1>{}, c, p.c - c);
+                  }
                 }
               });
+        }
+      });
 }
 
 // dx of windows over whole planes. Rows of dx are shares of a team: a plane may begin or end in one.
@@ -177,12 +174,10 @@ void average_backward(const PoolProblem& p, const AverageDivisor& d, const T* dy
   } else if (is_whole(p, PoolTask::kSumBackward)) {
     spread_planes(p, op, dy, dx, rows);
   } else if (is_staged(p, PoolTask::kSumBackward)) {
-    pool_staged_backward(
-        p, dy, static_cast<const T*>(nullptr), nullptr, dx, rows, scratch,
-        [&](const PoolProblem& b, const T* g, const T*, const std::int64_t*, T* out, Range own) {
-          backward_channels_last(b, op, g, out, own);
-          return true;
-        });
+    pool_staged_backward(p, dy, dx, rows, scratch,
+                         [&](const PoolProblem& b, const T* g, T* out, Range own) {
+                           backward_channels_last(b, op, g, out, own);
+                         });
   } else if (p.w.stride <= kMaxPhases) {
     backward_channels_first<false>(p, op, dy, dx, rows, scratch);
   } else {

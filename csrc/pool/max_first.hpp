@@ -1,93 +1,201 @@
 // Indices of max pooling, channels_first.
+//
+// Every input row that a window reaches is put into a padded row (rows.hpp) once, a row of windows
+// ahead of its use; windows then take all of their taps into registers. The padded rows are a ring:
+// rows of a plane, or the planes of a volume.
 #pragma once
 #include "pool/reduce.hpp"
 
 namespace ARRAYNN_ISA_NAMESPACE {
 namespace {
 
-// row.out: [0] the largest values of an output row, [1] their offsets, [2] the offset of each
-// window's first tap inside the row, -1 where there is none.
 template <class T>
-struct FirstRows {
-  Row<T> row;
-  Range full;  // outputs whose windows lie wholly inside the row
+struct Ring {
+  Row<T>
+      row;  // out[0]: the offset of every window's first tap inside the row, -1 where it has none
+  T* data;
+  RingPlan plan;
+  std::int64_t elements;
+  Int<T>* first;
   bool any_empty;
-  Int<T>*offset, *first;
+
+  // Row ih of plane id.
+  ARRAYNN_MEMBER T* at(std::int64_t id, std::int64_t ih) const {
+    return data + ((id & plan.plane_mask) * plan.rows + (ih & plan.row_mask)) * elements;
+  }
 };
 
 template <class T>
-ARRAYNN_INLINE FirstRows<T> make_first_rows(const PoolAxis& w, void* scratch, T fill) {
-  FirstRows<T> f{make_row(w, scratch, fill), {}, false, nullptr, nullptr};
-  f.offset = reinterpret_cast<Int<T>*>(f.row.out[1]);
-  f.first = reinterpret_cast<Int<T>*>(f.row.out[2]);
+ARRAYNN_INLINE Ring<T> make_ring(const VolumeProblem& v, void* scratch) {
+  const PoolAxis& w = v.plane.w;
+  const T lowest = -T(__builtin_inf());
+  char* rows = static_cast<char*>(scratch) + row_scratch_bytes(w, sizeof(T));
+  Ring<T> r{make_row(w, scratch, lowest),
+            reinterpret_cast<T*>(rows),
+            ring_plan(v),
+            row_elements(w),
+            nullptr,
+            false};
+  r.first = reinterpret_cast<Int<T>*>(r.row.out[0]);
   for (std::int64_t o = 0; o < w.out; ++o) {
     const Range taps = window_taps(w, o);
     const bool empty = taps.begin == taps.end;
-    f.first[o] = static_cast<Int<T>>(empty ? -1 : taps.begin * w.dilation);
-    f.any_empty |= empty;
+    r.first[o] = static_cast<Int<T>>(empty ? -1 : taps.begin * w.dilation);
+    r.any_empty |= empty;
   }
-  const std::int64_t room = w.size + w.begin - window_span(w);
-  f.full.begin = min_i(w.out, ceil_div(w.begin, w.stride));
-  f.full.end = max_i(f.full.begin, room < 0 ? 0 : min_i(w.out, room / w.stride + 1));
-  return f;
+  const std::int64_t all = r.plan.slots() * r.elements;
+  for (std::int64_t i = 0; i < all; ++i) r.data[i] = lowest;
+  return r;
 }
 
-// Largest values and offsets of output row oh of a plane.
-template <bool kStrided, class T>
-ARRAYNN_INLINE void best_of_row(const PoolProblem p, const FirstRows<T>& f, const T* plane,
-                                std::int64_t oh) {
-  constexpr std::int64_t kL = kLanes<T>;
-  const Range taps = window_taps(p.h, oh);
-  const std::int64_t top = oh * p.h.stride - p.h.begin;
-  T* best = f.row.out[0];
-  if (taps.begin == taps.end) {
-    for (std::int64_t o = 0; o < p.w.out; ++o) {
-      best[o] = -T(__builtin_inf());
-      f.offset[o] = -1;
-    }
-    return;
-  }
-  for (std::int64_t i = taps.begin; i < taps.end; ++i) {
-    const T* in = plane + (top + i * p.h.dilation) * p.w.size;
-    put_row(f.row, [&](std::int64_t col, std::int64_t n)
-                       __attribute__((always_inline)) { return load_some(in + col, n); });
-    const std::int64_t down = i * p.h.dilation * p.w.size;
-    for (std::int64_t o = 0; o < p.w.out; o += kL) {
-      Best<T> b;
-      if (i == taps.begin) {
-        b = {Vec<T>::set1(-T(__builtin_inf())), load_ints<T>(f.first + o) + set_ints<T>(down)};
-      } else {
-        b = {Vec<T>::load(best + o), load_ints<T>(f.offset + o)};
-      }
-      for (std::int64_t j = 0; j < p.w.kernel; ++j) {
-        b.take(load_tap<kStrided>(f.row, j, o, min_i(kL, p.w.out - o)),
-               set_ints<T>(down + j * p.w.dilation));
-      }
-      b.value.store(best + o);
-      store_ints<T>(b.offset, f.offset + o);
-    }
-  }
-  if (!f.any_empty) return;
-  for (std::int64_t o = 0; o < p.w.out; ++o) {
-    if (f.first[o] < 0) f.offset[o] = -1;
-  }
+// Row ih of plane id of the volume x, into its place.
+template <class T>
+ARRAYNN_INLINE void put_into(const Ring<T>& ring, const VolumeProblem& v, const T* x,
+                             std::int64_t id, std::int64_t ih) {
+  const T* in = x + (id * v.plane.h.size + ih) * v.plane.w.size;
+  Row<T> row = ring.row;
+  row.data = ring.at(id, ih);
+  put_row(row, [&](std::int64_t col, std::int64_t n)
+                   __attribute__((always_inline)) { return load_some(in + col, n); });
 }
 
-template <bool kStrided, class T>
-ARRAYNN_INLINE void indices_channels_first(const PoolProblem p, const T* x, T* y,
+template <bool kStrided, int kKernel, class T>
+ARRAYNN_INLINE void indices_channels_first(const VolumeProblem v, const T* x, T* y,
                                            std::int64_t* indices, Range rows, void* scratch) {
-  const FirstRows<T> f = make_first_rows(p.w, scratch, -T(__builtin_inf()));
+  constexpr std::int64_t kL = kLanes<T>;
+  const PoolProblem& p = v.plane;
+  const std::int64_t kernel = kKernel > 0 ? kKernel : p.w.kernel, plane = v.in_plane();
+  const Ring<T> ring = make_ring<T>(v, scratch);
+  const std::int64_t step = kStrided ? ring.row.step : 1;
+  const bool flat = is_flat(v);
+  const PoolAxis& slabs = flat ? p.h : v.d;  // what the ring goes along
+  Int<T> lane_steps[kL];
+  for (std::int64_t l = 0; l < kL; ++l) lane_steps[l] = static_cast<Int<T>>(l * p.w.stride);
+  const Ints<T> steps = load_ints<T>(lane_steps);
+  std::int64_t volume = -1, ready = 0;
   for (std::int64_t r = rows.begin; r < rows.end; ++r) {
-    const std::int64_t plane = r / p.h.out, oh = r % p.h.out;
-    best_of_row<kStrided>(p, f, x + plane * p.h.size * p.w.size, oh);
-    const T* best = f.row.out[0];
+    const std::int64_t q = r / p.h.out, oh = r - q * p.h.out, od = q % v.d.out;
+    const T* in = x + q / v.d.out * v.in();
+    if (volume != q / v.d.out) {
+      volume = q / v.d.out;
+      ready = 0;
+    }
+    const std::int64_t slab = flat ? oh : od, ahead = min_i(slabs.out - 1, slab + (flat ? 1 : 0));
+    ready = max_i(ready, window_first(slabs, slab));
+    for (const std::int64_t end = min_i(slabs.size, window_end(slabs, ahead)); ready < end;
+         ++ready) {
+      if (flat) {
+        put_into(ring, v, in, 0, ready);
+      } else {
+        for (std::int64_t ih = 0; ih < p.h.size; ++ih) put_into(ring, v, in, ready, ih);
+      }
+    }
+    const Range d = window_taps(v.d, od), h = window_taps(p.h, oh);
+    const std::int64_t deep = window_first(v.d, od), top = window_first(p.h, oh);
+    const std::int64_t base = deep * plane + top * p.w.size - p.w.begin;
+    const std::int64_t before = d.begin * v.d.dilation * plane + h.begin * p.h.dilation * p.w.size;
     T* out = y + r * p.w.out;
     std::int64_t* where = indices + r * p.w.out;
-    const std::int64_t base = (oh * p.h.stride - p.h.begin) * p.w.size - p.w.begin;
-    for (std::int64_t o = 0; o < p.w.out; ++o) out[o] = best[o];
+    const bool none = d.begin == d.end || h.begin == h.end;
+    const auto some = [&](auto count, std::int64_t o) __attribute__((always_inline)) {
+      constexpr int kV = decltype(count)::value;
+      Best<T> best[kV];
+      Ints<T> at[kV];
+      for (int l = 0; l < kV; ++l) {
+        at[l] = load_ints<T>(ring.first + o + l * kL) + set_ints<T>(before);
+      }
+      find_best(at, best, [&](const auto& take) __attribute__((always_inline)) {
+        for (std::int64_t k = d.begin; k < d.end; ++k) {
+          for (std::int64_t i = h.begin; i < h.end; ++i) {
+            const T* row = ring.at(deep + k * v.d.dilation, top + i * p.h.dilation) + o * step;
+            std::int64_t offset = k * v.d.dilation * plane + i * p.h.dilation * p.w.size;
+            for (std::int64_t j = 0; j < kernel; ++j, offset += p.w.dilation) {
+              const T* from = row + ring.row.taps[j];
+              for (int l = 0; l < kV; ++l) {
+                const std::int64_t left = p.w.out - o - l * kL;
+                take(l, load_lanes<kStrided>(from + l * kL * step, step, min_i(kL, left)),
+                     set_ints<T>(offset));
+              }
+            }
+          }
+        }
+      });
+      for (int l = 0; l < kV; ++l) {
+        const std::int64_t c = o + l * kL, n = min_i(kL, p.w.out - c);
+        if (l > 0 && n <= 0) continue;
+        store_some(best[l].value, out + c, n);
+        store_positions<T>(base + c * p.w.stride, best[l].offset + steps, n, where + c);
+      }
+    };
+    for (std::int64_t o = 0; o < p.w.out; o += 4 * kL) {
+      if (p.w.out - o > 2 * kL) {
+        some(Count<4>{}, o);
+      } else if (p.w.out - o > kL) {
+        some(Count<2>{}, o);
+      } else {
+        some(Count<1>{}, o);
+      }
+    }
+    for (std::int64_t o = 0; o < p.w.out && (none || ring.any_empty); ++o) {
+      if (none || ring.first[o] < 0) where[o] = -1;
+    }
+  }
+}
+
+// Adaptive windows along the row have no common stride: columns are reduced first, whose first
+// maxima lie in their first rows; of equal ones the window's first is the one that comes first.
+template <class T>
+ARRAYNN_INLINE void indices_of_columns(const VolumeProblem v, const T* x, T* y,
+                                       std::int64_t* indices, Range rows, void* scratch) {
+  constexpr std::int64_t kL = kLanes<T>;
+  const PoolProblem& p = v.plane;
+  const std::int64_t plane = v.in_plane(), width = p.w.size;
+  T* largest = static_cast<T*>(scratch);
+  auto* offsets = reinterpret_cast<Int<T>*>(largest + round_up(width, kL));
+  for (std::int64_t r = rows.begin; r < rows.end; ++r) {
+    const std::int64_t q = r / p.h.out, oh = r - q * p.h.out, volume = q / v.d.out;
+    const std::int64_t od = q - volume * v.d.out;
+    const Range d = window_taps(v.d, od), h = window_taps(p.h, oh);
+    const std::int64_t base = window_first(v.d, od) * plane + window_first(p.h, oh) * width;
+    const T* in = x + volume * v.in() + base;
+    if (d.begin == d.end || h.begin == h.end) {
+      for (std::int64_t o = r * p.w.out; o < (r + 1) * p.w.out; ++o) {
+        y[o] = -T(__builtin_inf());
+        indices[o] = -1;
+      }
+      continue;
+    }
+    for (std::int64_t c = 0; c < width; c += kL) {
+      const std::int64_t n = min_i(kL, width - c);
+      const Ints<T> first[1] = {
+          set_ints<T>(d.begin * v.d.dilation * plane + h.begin * p.h.dilation * width)};
+      Best<T> best[1];
+      find_best(first, best, [&](const auto& take) __attribute__((always_inline)) {
+        for (std::int64_t k = d.begin; k < d.end; ++k) {
+          for (std::int64_t i = h.begin; i < h.end; ++i) {
+            const std::int64_t offset = k * v.d.dilation * plane + i * p.h.dilation * width;
+            take(0, load_some(in + offset + c, n), set_ints<T>(offset));
+          }
+        }
+      });
+      best[0].value.store(largest + c);
+      store_ints<T>(best[0].offset, offsets + c);
+    }
     for (std::int64_t o = 0; o < p.w.out; ++o) {
-      const std::int64_t at = f.offset[o];
-      where[o] = at < 0 ? -1 : base + o * p.w.stride + at;
+      const std::int64_t left = window_first(p.w, o), right = window_end(p.w, o);
+      T value = largest[left];
+      std::int64_t at = offsets[left] + left;
+      for (std::int64_t c = left + 1; c < right; ++c) {
+        const std::int64_t here = offsets[c] + c;
+        const bool both = largest[c] == value || (largest[c] != largest[c] && value != value);
+        const bool above = !(largest[c] <= value) && value == value;
+        if (both ? here < at : above) {
+          value = largest[c];
+          at = here;
+        }
+      }
+      y[r * p.w.out + o] = value;
+      indices[r * p.w.out + o] = base + at;
     }
   }
 }

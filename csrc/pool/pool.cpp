@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstring>
 
 #include "core/arena.hpp"
 #include "core/parallel.hpp"
@@ -58,27 +59,101 @@ void max_pool(const char* op, const PoolProblem& p, const T* x, T* y, std::int64
     if (indices == nullptr) {
       k.max(p, x, y, part, scratch);
     } else {
-      k.max_indices(p, x, y, indices, part, scratch);
+      k.max_indices(flat_volume(p), x, y, indices, part, scratch);
     }
   });
+}
+
+// Adds dy where the maxima of blocks of planes are.
+template <class T>
+void add_to_maxima_of_blocks(const PoolProblem& p, const T* dy, const T* x, T* dx, Range blocks,
+                             char* scratch) {
+  const PoolTable<T>& k = pool_table<T>();
+  const FoundBytes found = found_bytes(p, sizeof(T));
+  T* largest = reinterpret_cast<T*>(scratch);
+  auto* indices = reinterpret_cast<std::int64_t*>(scratch + found.values);
+  const std::int64_t in = p.h.size * p.w.size, out = p.h.out * p.w.out;
+  for (std::int64_t i = blocks.begin; i < blocks.end; ++i) {
+    const PoolProblem block = found_block(p, i);
+    const std::int64_t first = i * kStagedPlanes;
+    const Range all = {0, pool_shares(block, sizeof(T), PoolTask::kIndices)};
+    k.max_indices(flat_volume(block), x + first * in, largest, indices, all,
+                  scratch + found.values + found.indices);
+    const UnpoolProblem planes{1, block.c, out, in, false};
+    k.scatter(planes, dy + first * out, indices, dx + first * in, {0, block.c});
+  }
+}
+
+// Adds dy where the maxima are that lie in rows `rows` of dx, band by band. Windows that reach the
+// rows of two threads are looked at by both.
+template <class T>
+void add_to_maxima(const PoolProblem& p, const T* dy, const T* x, T* dx, Range rows,
+                   char* scratch) {
+  const PoolTable<T>& k = pool_table<T>();
+  const FoundBytes found = found_bytes(p, sizeof(T));
+  T* largest = reinterpret_cast<T*>(scratch);
+  auto* indices = reinterpret_cast<std::int64_t*>(scratch + found.values);
+  const std::int64_t channels = p.channels_last ? p.c : 1, row = p.w.size * channels;
+  const std::int64_t band_rows = found_rows(p, sizeof(T));
+  for (std::int64_t r = rows.begin; r < rows.end;) {
+    const std::int64_t plane = r / p.h.size, first = r - plane * p.h.size;
+    const Range mine = {first, min_i(p.h.size, first + rows.end - r)};
+    T* to = dx + plane * p.h.size * row;
+    std::int64_t zeroed = mine.begin;
+    const auto zero_until = [&](std::int64_t end) {
+      if (end > zeroed) {
+        std::memset(to + zeroed * row, 0,
+                    static_cast<std::size_t>((end - zeroed) * row) * sizeof(T));
+      }
+      zeroed = std::max(zeroed, end);
+    };
+    const Range windows = windows_touching(p.h, mine.begin, mine.end);
+    for (std::int64_t o = windows.begin; o < windows.end; o += band_rows) {
+      const Range out = {o, min_i(windows.end, o + band_rows)};
+      std::int64_t in = 0;
+      const PoolProblem band = found_band(p, out, &in);
+      zero_until(min_i(mine.end, in + band.h.size));
+      k.max_indices(flat_volume(band), x + (plane * p.h.size + in) * row, largest, indices,
+                    {0, band.h.out}, scratch + found.values + found.indices);
+      UnpoolProblem part{
+          1,     band.c, band.h.out * p.w.out, (mine.end - mine.begin) * p.w.size, p.channels_last,
+          band.c};
+      part.zeroed = true;
+      part.first = (mine.begin - in) * p.w.size;
+      k.scatter(part, dy + (plane * p.h.out + o) * found_row(p), indices, to + mine.begin * row,
+                {0, 1});
+    }
+    zero_until(mine.end);
+    r += mine.end - mine.begin;
+  }
 }
 
 template <class T>
 bool max_pool_backward(const char* op, const PoolProblem& p, const T* dy, const T* x,
                        const std::int64_t* indices, T* dx) {
+  const std::int64_t in = p.h.size * p.w.size, out = p.h.out * p.w.out;
   if (is_empty(p)) {
-    std::fill_n(dx, p.n * p.c * p.h.size * p.w.size, T(0));
+    std::fill_n(dx, p.n * p.c * in, T(0));
     return true;
   }
-  const PoolTable<T>& k = pool_table<T>();
-  std::atomic<bool> good{true};
-  const PoolTask task = indices == nullptr ? PoolTask::kMaxBackward : PoolTask::kScatter;
-  for_parts<T>(op, p, task, Denormals::kKeep, [&](Range part, void* scratch) {
-    if (!k.max_backward(p, dy, x, indices, dx, part, scratch)) {
-      good.store(false, std::memory_order_relaxed);
+  if (indices != nullptr) {
+    UnpoolProblem u{p.n, p.c, out, in, p.channels_last};
+    u.has_empty = has_empty_windows(p.h) || has_empty_windows(p.w);
+    return scatter(u, dy, indices, dx);
+  }
+  constexpr PoolTask kTask = PoolTask::kMaxBackward;
+  for_parts<T>(op, p, kTask, Denormals::kKeep, [&](Range part, char* scratch) {
+    if (is_tiled(p, kTask)) {
+      pool_table<T>().max_of_tiles_backward(p, dy, x, dx, part);
+    } else if (is_walked(p)) {
+      pool_table<T>().max_backward(p, dy, x, dx, part);
+    } else if (is_staged(p, kTask)) {
+      add_to_maxima_of_blocks(p, dy, x, dx, part, scratch);
+    } else {
+      add_to_maxima(p, dy, x, dx, part, scratch);
     }
   });
-  return good.load();
+  return true;
 }
 
 template <class T>
@@ -136,6 +211,14 @@ void lp_pool_backward(const char* op, const PoolProblem& p, double norm, const T
 }
 
 template <class T>
+bool scatter(const UnpoolProblem& p, const T* x, const std::int64_t* indices, T* y) {
+  const PoolTable<T>& k = pool_table<T>();
+  return for_units(p, [&](const UnpoolProblem& blocks, Range units) {
+    return k.scatter(blocks, x, indices, y, units);
+  });
+}
+
+template <class T>
 bool max_unpool(const UnpoolProblem& p, const T* x, const std::int64_t* indices, T* y) {
   const PoolTable<T>& k = pool_table<T>();
   return for_units(p, [&](const UnpoolProblem& blocks, Range units) {
@@ -161,6 +244,7 @@ bool max_unpool_backward(const UnpoolProblem& p, const T* dy, const std::int64_t
   template void lp_pool<T>(const char*, const PoolProblem&, double, const T*, T*);                 \
   template void lp_pool_backward<T>(const char*, const PoolProblem&, double, const T*, const T*,   \
                                     const T*, T*);                                                 \
+  template bool scatter<T>(const UnpoolProblem&, const T*, const std::int64_t*, T*);               \
   template bool max_unpool<T>(const UnpoolProblem&, const T*, const std::int64_t*, T*);            \
   template bool max_unpool_backward<T>(const UnpoolProblem&, const T*, const std::int64_t*, T*);
 ARRAYNN_INSTANTIATE(float)

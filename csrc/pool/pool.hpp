@@ -17,10 +17,10 @@
 //                   without border cases. 2 x 2 tiles and whole planes go along their memory.
 //   staged          channels_first with short rows and enough planes for the vectors: bands of 16
 //                   planes transposed to channels_last in cache and back (staged.hpp)
-//   gradients       a thread owns rows of dx and writes each just ahead of its first window, or when
-//                   its windows are done (routes.hpp). Windows across two threads' rows are looked
-//                   at by both: no two threads touch one element, and every element sums in one
-//                   order for every team.
+//   gradients       a thread owns rows of dx and writes each just ahead of its first window.
+//                   Windows across two threads' rows are looked at by both: no two threads touch one
+//                   element, and every element sums in one order for every team. Given indices are
+//                   added to by threads that own planes, or channels of a sample.
 // Where a window holds +0 and -0 alone, the sign of the maximum may be either.
 #pragma once
 #include <cstdint>
@@ -46,6 +46,23 @@ struct PoolProblem {
   PoolAxis h, w;
   bool channels_last;
 };
+
+// `plane` are the windows of one plane over n samples and c channels.
+struct VolumeProblem {
+  PoolProblem plane;
+  PoolAxis d;
+
+  std::int64_t in_plane() const { return plane.h.size * plane.w.size; }
+  std::int64_t out_plane() const { return plane.h.out * plane.w.out; }
+  std::int64_t in() const { return d.size * in_plane(); }
+  std::int64_t out() const { return d.out * out_plane(); }
+};
+
+inline constexpr PoolAxis kUnitAxis = {1, 1, 1, 1, 0, 0, 1};
+
+// Planes as volumes that are one plane deep.
+ARRAYNN_INLINE VolumeProblem flat_volume(const PoolProblem& p) { return {p, kUnitAxis}; }
+ARRAYNN_INLINE bool is_flat(const VolumeProblem& v) { return v.d.size == 1 && v.d.out == 1; }
 
 struct AverageDivisor {
   bool include_pad;
@@ -92,22 +109,27 @@ ARRAYNN_INLINE Range windows_touching(const PoolAxis& a, std::int64_t begin, std
   return {first, min_i(a.out, (end - 1 + a.begin) / a.stride + 1)};
 }
 
-// Whether position `at` of an axis is a tap of output position o.
-ARRAYNN_INLINE bool is_tap(const PoolAxis& a, std::int64_t o, std::int64_t at) {
-  const std::int64_t first = window_first(a, o);
-  return at >= first && at < window_end(a, o) &&
-         (a.dilation == 1 || (at - first) % a.dilation == 0);
+// The part of an axis that output positions `out` read; *in is where it begins.
+ARRAYNN_INLINE PoolAxis band_of(const PoolAxis& a, Range out, std::int64_t* in) {
+  PoolAxis b = a;
+  *in = min_i(a.size, max_i(0, window_first(a, out.begin)));
+  const std::int64_t end = max_i(*in, min_i(a.size, window_end(a, out.end - 1)));
+  b.out = out.end - out.begin;
+  b.size = end - *in;
+  b.begin = a.begin + *in - (a.to > 0 ? 0 : out.begin * a.stride);
+  b.end = a.end + a.size - end;
+  b.first = a.first + out.begin;
+  return b;
 }
 
-// Quotients by one number, of 0 <= x < 2^50: half a step off keeps them clear of rounding.
-struct Divider {
-  double inverse;
-
-  explicit Divider(std::int64_t by) : inverse(1.0 / static_cast<double>(by)) {}
-  std::int64_t quotient(std::int64_t x) const {
-    return static_cast<std::int64_t>((static_cast<double>(x) + 0.5) * inverse);
+// Whether some window holds padding alone.
+ARRAYNN_INLINE bool has_empty_windows(const PoolAxis& a) {
+  for (std::int64_t o = 0; o < a.out; ++o) {
+    const Range taps = window_taps(a, o);
+    if (taps.begin == taps.end) return true;
   }
-};
+  return false;
+}
 
 // Taps of output position o that the divisor counts.
 ARRAYNN_INLINE std::int64_t counted_taps(const PoolAxis& a, std::int64_t o, bool include_pad) {
@@ -155,27 +177,39 @@ ARRAYNN_INLINE std::int64_t row_scratch_bytes(const PoolAxis& w, std::int64_t it
   return round_up(w.kernel * 8, 64) + round_up((row_elements(w) + 3 * out_elements(w)) * item, 64);
 }
 
-// Gradient of maxima along rows: of every input row that a window reaches, its windows' largest
-// values, the taps they are at, and their gradient. Rows live in a ring of a power of two.
-ARRAYNN_INLINE std::int64_t route_rows(const PoolAxis& h) {
-  std::int64_t rows = 1;
-  while (rows < min_i(h.size, window_span(h))) rows *= 2;
-  return rows;
-}
-ARRAYNN_INLINE std::int64_t route_bytes(const PoolProblem& p, std::int64_t item) {
-  return round_up(route_rows(p.h) * 3 * out_elements(p.w) * item, 64);
-}
+// The padded rows that indices are found in: a ring of rows of a plane, two rows of windows high, or
+// of planes of a volume, one box deep. Sizes of rings are powers of two.
+struct RingPlan {
+  std::int64_t rows, row_mask, planes, plane_mask;
 
-// First column and number of columns of every window, for gradients by index.
-ARRAYNN_INLINE std::int64_t column_scratch_bytes(const PoolAxis& w) {
-  return round_up(2 * w.out * 8, 64);
+  std::int64_t slots() const { return rows * planes; }
+};
+ARRAYNN_INLINE std::int64_t ring_size(std::int64_t wanted) {
+  std::int64_t size = 1;
+  while (size < wanted) size *= 2;
+  return size;
+}
+ARRAYNN_INLINE RingPlan ring_plan(const VolumeProblem& v) {
+  const PoolAxis& h = v.plane.h;
+  if (is_flat(v)) {
+    const std::int64_t rows = ring_size(min_i(h.size, window_span(h) + h.stride));
+    return {rows, rows - 1, 1, 0};
+  }
+  const std::int64_t planes = ring_size(min_i(v.d.size, window_span(v.d)));
+  return {h.size, ~std::int64_t{0}, planes, planes - 1};
+}
+// Of a thread that finds indices: the ring, or a row of maxima and their offsets.
+ARRAYNN_INLINE std::int64_t find_bytes(const VolumeProblem& v, std::int64_t item) {
+  if (v.plane.w.to > 0) return round_up(2 * round_up(v.plane.w.size, 16) * item, 64);
+  const std::int64_t rows = ring_plan(v).slots() * row_elements(v.plane.w) * item;
+  return row_scratch_bytes(v.plane.w, item) + round_up(rows, 64);
 }
 
 // What is asked of the kernels.
-enum class PoolTask { kMax, kIndices, kSum, kMaxBackward, kScatter, kSumBackward };
+enum class PoolTask { kMax, kIndices, kSum, kMaxBackward, kSumBackward };
 
 ARRAYNN_INLINE bool is_backward(PoolTask t) {
-  return t == PoolTask::kMaxBackward || t == PoolTask::kScatter || t == PoolTask::kSumBackward;
+  return t == PoolTask::kMaxBackward || t == PoolTask::kSumBackward;
 }
 
 // Windows of 2 x 2 that tile planes of even size: pairs of a row are pairs of memory (tiles.hpp).
@@ -184,8 +218,7 @@ ARRAYNN_INLINE bool is_tiled(const PoolAxis& a) {
          a.size == 2 * a.out;
 }
 ARRAYNN_INLINE bool is_tiled(const PoolProblem& p, PoolTask t) {
-  return t != PoolTask::kIndices && t != PoolTask::kScatter && !p.channels_last && is_tiled(p.h) &&
-         is_tiled(p.w);
+  return t != PoolTask::kIndices && !p.channels_last && is_tiled(p.h) && is_tiled(p.w);
 }
 
 // One window over a whole plane: its memory in order (reduce.hpp).
@@ -206,24 +239,24 @@ inline constexpr std::int64_t kStagedBytes = std::int64_t{128} << 10;
 inline constexpr std::int64_t kStagedWindow = std::int64_t{1} << 16;
 
 // Rows of fewer outputs are staged.
-ARRAYNN_INLINE std::int64_t staged_width(PoolTask t) {
-  if (t == PoolTask::kScatter) return kStagedPlanes / 2;
-  return t == PoolTask::kMaxBackward ? kStagedPlanes : 2 * kStagedPlanes;
-}
+inline constexpr std::int64_t kStagedWidth = 2 * kStagedPlanes;
 
 // Long rows are faster as they are; adaptive windows have no common stride to keep apart in a row.
 // Sums of the two ways differ in their last bits: the number of samples must not choose.
 ARRAYNN_INLINE bool is_staged(const PoolProblem& p, PoolTask t) {
   if (p.channels_last || is_tiled(p, t) || is_whole(p, t)) return false;
-  if (t != PoolTask::kScatter && (p.h.to > 0 || p.w.to > 0)) return true;
-  return p.c >= kStagedPlanes / 2 && p.w.out < staged_width(t) &&
+  if (p.h.to > 0 || p.w.to > 0) return true;
+  return p.c >= kStagedPlanes / 2 && p.w.out < kStagedWidth &&
          min_i(p.h.size, window_span(p.h)) * p.w.size <= kStagedWindow;
 }
-ARRAYNN_INLINE std::int64_t staged_bands(const PoolProblem& p, std::int64_t item, bool backward) {
+// Rows of dx of a band, or of y.
+ARRAYNN_INLINE std::int64_t staged_rows(const PoolProblem& p, std::int64_t item, bool backward) {
   const std::int64_t row_bytes = max_i(1, p.w.size * kStagedPlanes * item);
   const std::int64_t rows = max_i(window_span(p.h), kStagedBytes / row_bytes);  // of the input
-  return backward ? ceil_div(p.h.size, rows)
-                  : ceil_div(p.h.out, (rows - window_span(p.h)) / p.h.stride + 1);
+  return backward ? rows : (rows - window_span(p.h)) / p.h.stride + 1;
+}
+ARRAYNN_INLINE std::int64_t staged_bands(const PoolProblem& p, std::int64_t item, bool backward) {
+  return ceil_div(backward ? p.h.size : p.h.out, staged_rows(p, item, backward));
 }
 ARRAYNN_INLINE std::int64_t staged_units(const PoolProblem& p, std::int64_t item, bool backward) {
   return ceil_div(p.n * p.c, kStagedPlanes) * staged_bands(p, item, backward);
@@ -248,31 +281,80 @@ ARRAYNN_INLINE StagedSizes staged_sizes(const PoolProblem& p, std::int64_t item,
   return {in * p.w.size * kStagedPlanes, out * p.w.out * kStagedPlanes};
 }
 
-// Of a thread. Along rows max_backward reads one row and spreads another.
-ARRAYNN_INLINE std::int64_t thread_scratch_bytes(const PoolProblem& p, std::int64_t item,
-                                                 PoolTask t) {
-  if (p.channels_last || is_tiled(p, t) || is_whole(p, t)) return 0;
-  if (!is_staged(p, t)) {
-    if (t == PoolTask::kScatter) return column_scratch_bytes(p.w);
-    const std::int64_t routes = t == PoolTask::kMaxBackward ? route_bytes(p, item) : 0;
-    return 2 * row_scratch_bytes(p.w, item) + routes;
-  }
-  const StagedSizes s = staged_sizes(p, item, is_backward(t));
-  return round_up((2 * s.in + s.out) * item, 64) + s.out * 8;
+// The gradient of maxima, channels_last: small windows are looked through again.
+ARRAYNN_INLINE bool is_walked(const PoolProblem& p) {
+  return p.channels_last && p.h.kernel * p.w.kernel <= 9;
+}
+// Of others that are not tiles the positions are found for a band of windows, whose
+// gradients are then added there. A band is a block of planes where those are staged, else rows of y
+// of a plane or sample whose positions stay in L2.
+inline constexpr std::int64_t kFoundBytes = std::int64_t{128} << 10;
+
+ARRAYNN_INLINE std::int64_t found_row(const PoolProblem& p) {
+  return p.w.out * (p.channels_last ? p.c : 1);
+}
+ARRAYNN_INLINE std::int64_t found_rows(const PoolProblem& p, std::int64_t item) {
+  return min_i(p.h.out, max_i(1, kFoundBytes / (found_row(p) * (item + 8))));
+}
+// The problem of rows `out` of y of one plane or sample; *in is the row of the input where it begins.
+ARRAYNN_INLINE PoolProblem found_band(const PoolProblem& p, Range out, std::int64_t* in) {
+  return {1, p.channels_last ? p.c : 1, band_of(p.h, out, in), p.w, p.channels_last};
+}
+// And of a block of planes.
+ARRAYNN_INLINE PoolProblem found_block(const PoolProblem& p, std::int64_t block) {
+  const std::int64_t left = p.n * p.c - block * kStagedPlanes;
+  return {1, min_i(kStagedPlanes, left), p.h, p.w, false};
+}
+// The largest values of a band, then their positions.
+struct FoundBytes {
+  std::int64_t values, indices;
+};
+ARRAYNN_INLINE FoundBytes found_bytes(const PoolProblem& p, std::int64_t item) {
+  const std::int64_t elements = is_staged(p, PoolTask::kIndices)
+                                    ? kStagedPlanes * p.h.out * p.w.out
+                                    : found_rows(p, item) * found_row(p);
+  return {round_up(elements * item, 64), round_up(elements * 8, 64)};
 }
 
-// What a team shares: units of a staged task, else rows of y or dx.
+// Of a thread.
+ARRAYNN_INLINE std::int64_t thread_scratch_bytes(const PoolProblem& p, std::int64_t item,
+                                                 PoolTask t) {
+  if (is_tiled(p, t) || is_whole(p, t)) return 0;
+  if (t == PoolTask::kMaxBackward && is_walked(p)) return 0;
+  if (t == PoolTask::kMaxBackward) {
+    const FoundBytes found = found_bytes(p, item);
+    const std::int64_t staged = thread_scratch_bytes(p, item, PoolTask::kIndices);
+    // A last block of few planes goes by rows.
+    return found.values + found.indices + max_i(staged, find_bytes(flat_volume(p), item));
+  }
+  if (p.channels_last) return 0;
+  if (!is_staged(p, t)) {
+    return t == PoolTask::kIndices ? find_bytes(flat_volume(p), item)
+                                   : row_scratch_bytes(p.w, item);
+  }
+  const StagedSizes s = staged_sizes(p, item, is_backward(t));
+  return round_up((s.in + s.out) * item, 64) + (t == PoolTask::kIndices ? s.out * 8 : 0);
+}
+
+// What a team shares: units of a staged task, blocks of planes whose maxima are looked for, or rows
+// of y or dx.
 ARRAYNN_INLINE std::int64_t pool_shares(const PoolProblem& p, std::int64_t item, PoolTask t) {
+  if (t == PoolTask::kMaxBackward && is_staged(p, t)) return ceil_div(p.n * p.c, kStagedPlanes);
   if (is_staged(p, t)) return staged_units(p, item, is_backward(t));
   return (p.channels_last ? p.n : p.n * p.c) * (is_backward(t) ? p.h.size : p.h.out);
 }
 
-// Moves `in` elements of every plane to positions out of `out`. A thread owns planes, or `block`
-// channels of a sample (channels_last), so that of equal indices the last one wins for every team.
+// Moves `in` elements of every plane to positions out of `out`, or adds them there. A thread owns
+// planes, or `block` channels of a sample (channels_last), so that of equal indices the last one
+// wins, and sums have one order, for every team.
 struct UnpoolProblem {
   std::int64_t n, c, in, out;
   bool channels_last;
   std::int64_t block = 1;
+  // Of sums:
+  bool has_empty = false;  // windows without elements, whose index is -1
+  bool zeroed = false;     // the planes are
+  std::int64_t first = 0;  // position of the first of the `out`: the others move nothing
 };
 
 ARRAYNN_INLINE std::int64_t unpool_units(const UnpoolProblem& p) {
@@ -291,13 +373,14 @@ struct PoolTable {
   // [begin, end) are rows of y, over all planes (channels_first) or samples (channels_last), or
   // units of a staged task.
   void (*max)(const PoolProblem& p, const T* x, T* y, Range rows, void* scratch);
-  void (*max_indices)(const PoolProblem& p, const T* x, T* y, std::int64_t* indices, Range rows,
+  // Of volumes rows of y as well.
+  void (*max_indices)(const VolumeProblem& v, const T* x, T* y, std::int64_t* indices, Range rows,
                       void* scratch);
   void (*average)(const PoolProblem& p, const AverageDivisor& d, const T* x, T* y, Range rows,
                   void* scratch);
-  // Likewise rows of dx. False when an index lies outside its window.
-  bool (*max_backward)(const PoolProblem& p, const T* dy, const T* x, const std::int64_t* indices,
-                       T* dx, Range rows, void* scratch);
+  // Likewise rows of dx; of maxima tiles, and channels_last.
+  void (*max_of_tiles_backward)(const PoolProblem& p, const T* dy, const T* x, T* dx, Range rows);
+  void (*max_backward)(const PoolProblem& p, const T* dy, const T* x, T* dx, Range rows);
   void (*average_backward)(const PoolProblem& p, const AverageDivisor& d, const T* dy, T* dx,
                            Range rows, void* scratch);
   // Without `root` the sums of the powers alone.
@@ -308,12 +391,13 @@ struct PoolTable {
                     Range rows);
   void (*lp_slopes)(double norm, const T* x, T* dx, Range elements);
   // False when an index lies outside its plane.
+  bool (*scatter)(const UnpoolProblem& p, const T* x, const std::int64_t* indices, T* y,
+                  Range units);
   bool (*unpool)(const UnpoolProblem& p, const T* x, const std::int64_t* indices, T* y,
                  Range units);
   bool (*unpool_backward)(const UnpoolProblem& p, const T* dy, const std::int64_t* indices, T* dx,
                           Range units);
 };
-struct VolumeProblem;
 // Max pooling of integers: rows of y, over all planes.
 template <class T>
 using MaxInteger = void (*)(const VolumeProblem& v, const T* x, T* y, std::int64_t* indices,
@@ -358,6 +442,9 @@ void lp_pool(const char* op, const PoolProblem& p, double norm, const T* x, T* y
 template <class T>
 void lp_pool_backward(const char* op, const PoolProblem& p, double norm, const T* dy, const T* x,
                       const T* y, T* dx);
+// Adds the elements of x at their positions.
+template <class T>
+bool scatter(const UnpoolProblem& p, const T* x, const std::int64_t* indices, T* y);
 template <class T>
 bool max_unpool(const UnpoolProblem& p, const T* x, const std::int64_t* indices, T* y);
 template <class T>

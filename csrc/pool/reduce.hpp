@@ -21,6 +21,15 @@ inline constexpr int kReduceVectors = 16;
 inline constexpr int kReduceVectors = 8;
 #endif
 
+// some(Count, channel, n) from channel c on: four vectors, then one, then the n channels left.
+template <class T, class F>
+ARRAYNN_INLINE void for_channels(std::int64_t c, std::int64_t channels, const F& some) {
+  constexpr std::int64_t kL = kLanes<T>;
+  for (; c + 4 * kL <= channels; c += 4 * kL) some(Count<4>{}, c, kL);
+  for (; c + kL <= channels; c += kL) some(Count<1>{}, c, kL);
+  if (c < channels) some(Count<1>{}, c, channels - c);
+}
+
 template <bool kStrided, class T, class Op>
 ARRAYNN_INLINE void reduce_channels_first(const PoolProblem p, Op& op, const T* x, T* y, Range rows,
                                           void* scratch) {

@@ -200,18 +200,22 @@ ARRAYNN_INLINE void take_row(const Row<T>& row, T* dst) {
   }
 }
 
+// A vector of elements side by side, or the first n of one whose elements are `step` apart.
+template <bool kStrided, class T>
+ARRAYNN_INLINE Vec<T> load_lanes(const T* p, std::int64_t step, std::int64_t n) {
+  if constexpr (!kStrided) {
+    (void)step, (void)n;
+    return Vec<T>::load(p);
+  } else {
+    T lanes[kLanes<T>] = {};
+    for (std::int64_t l = 0; l < n; ++l) lanes[l] = p[l * step];
+    return Vec<T>::load(lanes);
+  }
+}
 // Tap j of outputs [o, o + kSize); of a strided row only the first n.
 template <bool kStrided, class T>
 ARRAYNN_INLINE Vec<T> load_tap(const Row<T>& row, std::int64_t j, std::int64_t o, std::int64_t n) {
-  const T* p = row.data + row.taps[j];
-  if constexpr (!kStrided) {
-    (void)n;
-    return Vec<T>::load(p + o);
-  } else {
-    T lanes[kLanes<T>] = {};
-    for (std::int64_t l = 0; l < n; ++l) lanes[l] = p[(o + l) * row.step];
-    return Vec<T>::load(lanes);
-  }
+  return load_lanes<kStrided>(row.data + row.taps[j] + o * row.step, row.step, n);
 }
 
 // Sums value(j, o, n), the share of tap j of outputs [o, o + kSize), into the row. Lanes from n on

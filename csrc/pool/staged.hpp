@@ -55,7 +55,7 @@ inline Band backward_band(const PoolProblem& p, std::int64_t unit, std::int64_t 
 
 template <class T>
 struct StagedScratch {
-  T *in, *grad, *out;
+  T *in, *out;
   std::int64_t* indices;
 };
 template <class T>
@@ -63,8 +63,7 @@ StagedScratch<T> staged_scratch(const PoolProblem& p, bool backward, void* scrat
   const StagedSizes s = staged_sizes(p, sizeof(T), backward);
   StagedScratch<T> r;
   r.in = static_cast<T*>(scratch);
-  r.grad = r.in + s.in;
-  r.out = r.grad + s.in;
+  r.out = r.in + s.in;
   r.indices = reinterpret_cast<std::int64_t*>(r.out + s.out);
   return r;
 }
@@ -103,31 +102,19 @@ void pool_staged(const PoolProblem& p, const T* x, T* y, std::int64_t* indices, 
   }
 }
 
-// backward(problem, dy, x, indices, dx, own rows) for every unit; x and indices may be null.
+// backward(problem, dy, dx, own rows) for every unit.
 template <class T, class Backward>
-bool pool_staged_backward(const PoolProblem& p, const T* dy, const T* x,
-                          const std::int64_t* indices, T* dx, Range units, void* scratch,
+void pool_staged_backward(const PoolProblem& p, const T* dy, T* dx, Range units, void* scratch,
                           const Backward& backward) {
   const StagedScratch<T> s = staged_scratch<T>(p, true, scratch);
   const std::int64_t bands = staged_bands(p, sizeof(T), true);
-  bool good = true;
   for (std::int64_t u = units.begin; u < units.end; ++u) {
     const Band b = backward_band(p, u, bands);
-    const std::int64_t rows = b.own.end - b.own.begin;
     stage_in(b, dy, p.h.out, p.w.out, b.out_row, b.p.h.out, s.out);
-    if (indices != nullptr) {
-      stage_in(b, reinterpret_cast<const double*>(indices), p.h.out, p.w.out, b.out_row, b.p.h.out,
-               reinterpret_cast<double*>(s.indices));
-      const std::int64_t count = b.p.h.out * p.w.out * b.p.c, shift = b.shift();
-      for (std::int64_t i = 0; i < count; ++i) s.indices[i] -= s.indices[i] < 0 ? 0 : shift;
-    } else if (x != nullptr) {
-      stage_in(b, x, p.h.size, p.w.size, b.in_row, b.p.h.size, s.in);
-    }
-    good &= backward(b.p, s.out, s.in, indices != nullptr ? s.indices : nullptr, s.grad, b.own);
-    stage_out(b, s.grad + b.own.begin * p.w.size * b.p.c, dx, p.h.size, p.w.size,
-              b.in_row + b.own.begin, rows);
+    backward(b.p, s.out, s.in, b.own);
+    stage_out(b, s.in + b.own.begin * p.w.size * b.p.c, dx, p.h.size, p.w.size,
+              b.in_row + b.own.begin, b.own.end - b.own.begin);
   }
-  return good;
 }
 
 }  // namespace

@@ -25,6 +25,8 @@ ARRAYNN_LP(double, f64)
 #undef ARRAYNN_LP
 
 #define ARRAYNN_UNPOOL(T, suffix)                                                                 \
+  bool scatter_##suffix(const UnpoolProblem& p, const T* x, const std::int64_t* indices, T* y,    \
+                        Range units);                                                             \
   bool unpool_##suffix(const UnpoolProblem& p, const T* x, const std::int64_t* indices, T* y,     \
                        Range units);                                                              \
   bool unpool_backward_##suffix(const UnpoolProblem& p, const T* dy, const std::int64_t* indices, \

@@ -117,8 +117,7 @@ ARRAYNN_INLINE void reduce_tiles(const PoolProblem p, Op op, const T* x, T* y, R
 
 // `rows` are rows of dx; a window belongs to whoever owns its first row.
 template <class T>
-ARRAYNN_INLINE void max_of_tiles_backward(const PoolProblem p, const T* dy, const T* x, T* dx,
-                                          Range rows) {
+void max_of_tiles_backward(const PoolProblem& p, const T* dy, const T* x, T* dx, Range rows) {
   constexpr std::int64_t kL = kLanes<T>;
   const std::int64_t out = p.w.out;
   const Range mine = {ceil_div(rows.begin, 2), ceil_div(rows.end, 2)};

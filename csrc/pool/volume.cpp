@@ -16,7 +16,8 @@ constexpr std::int64_t kUnitBytes = std::int64_t{128} << 10;
 // Long rows of channels_first are reduced plane by plane anyway; its volumes are cut later.
 constexpr std::int64_t kVolumeBytes = std::int64_t{1} << 20;
 
-constexpr PoolAxis kUnitAxis = {1, 1, 1, 1, 0, 0, 1};
+// Positions of maxima that wait for their gradients, a thread's.
+constexpr std::int64_t kFoundVolumeBytes = std::int64_t{256} << 10;
 
 bool is_empty(const VolumeProblem& v) { return v.plane.n * v.plane.c == 0 || v.out() == 0; }
 
@@ -41,19 +42,6 @@ VolumeProblem cut_depth(const VolumeProblem& v) {
   (v.plane.channels_last ? parts.plane.n : parts.plane.c) *= d.out;
   parts.d = {d.kernel, d.kernel, d.kernel, 1, 0, 0, 1};
   return parts;
-}
-
-// The part of an axis that output positions `out` read; *in is where it begins.
-PoolAxis band_of(const PoolAxis& a, Range out, std::int64_t* in) {
-  PoolAxis b = a;
-  *in = min_i(a.size, max_i(0, window_first(a, out.begin)));
-  const std::int64_t end = max_i(*in, min_i(a.size, window_end(a, out.end - 1)));
-  b.out = out.end - out.begin;
-  b.size = end - *in;
-  b.begin = a.begin + *in - (a.to > 0 ? 0 : out.begin * a.stride);
-  b.end = a.end + a.size - end;
-  b.first = a.first + out.begin;
-  return b;
 }
 
 // A block of volumes (channels_first) or a sample (channels_last), and its output rows.
@@ -153,54 +141,46 @@ int team_of(const VolumeProblem& v, std::int64_t units) {
   return static_cast<int>(min_i(threads_for(work, kPoolGrain), max_i(units, 1)));
 }
 
-// plane(problem, x, z, z_indices, scratch) for the planes of every unit, depth(problem, z, y,
-// indices) for the boxes, then finish(unit, od, y, indices, z_indices) for every output plane's rows
-// of the unit, all of one volume: `y` and `indices` are its part of the output.
+// plane(problem, x, z, scratch) for the planes of every unit, depth(problem, z, y) for the boxes,
+// then finish(unit, od, y) for every output plane's rows of the unit, all of one volume: `y` is its
+// part of the output.
 template <class T, class Plane, class Depth, class Finish>
 void pool_boxes(const char* op, const VolumeProblem& v, Denormals mode, const T* x, T* y,
-                std::int64_t* indices, const Plane& plane, const Depth& depth,
-                const Finish& finish) {
+                const Plane& plane, const Depth& depth, const Finish& finish) {
   const PoolProblem& p = v.plane;
   const std::int64_t item = sizeof(T), channels = p.channels_last ? p.c : 1;
   const std::int64_t in_plane = v.in_plane() * channels, out_plane = v.out_plane() * channels;
   const Units units = forward_units(v, item);
-  const Sizes sizes =
-      largest(v, units, item, indices == nullptr ? PoolTask::kSum : PoolTask::kIndices,
-              [&](std::int64_t i) { return forward_unit(v, units, i); });
+  const Sizes sizes = largest(v, units, item, PoolTask::kSum,
+                              [&](std::int64_t i) { return forward_unit(v, units, i); });
   const std::int64_t z_bytes = round_up(sizes.z * item, 64);
-  const std::int64_t where_bytes = indices != nullptr ? round_up(sizes.z * 8, 64) : 0;
-  const std::int64_t bytes = z_bytes + where_bytes + round_up(sizes.scratch, 64);
+  const std::int64_t bytes = z_bytes + round_up(sizes.scratch, 64);
   const int threads = team_of(v, units.count);
   const Scratch scratch(op, static_cast<std::size_t>(bytes * threads));
   parallel(threads, mode, [&](int tid, int nthreads) {
     char* base = static_cast<char*>(scratch.data()) + bytes * tid;
     T* z = reinterpret_cast<T*>(base);
-    auto* where = indices != nullptr ? reinterpret_cast<std::int64_t*>(base + z_bytes) : nullptr;
-    void* rest = base + z_bytes + where_bytes;
+    void* rest = base + z_bytes;
     const Range mine = split_range(units.count, nthreads, tid);
     for (std::int64_t i = mine.begin; i < mine.end; ++i) {
       const Unit u = forward_unit(v, units, i);
       const T* in = x + u.first * v.d.size * in_plane + u.in_row * p.w.size * channels;
       T* out = y + u.first * v.d.out * out_plane + u.rows.begin * u.width;
-      std::int64_t* at = indices == nullptr ? nullptr : indices + (out - y);
       const std::int64_t calls = u.whole ? 1 : v.d.size;
       for (std::int64_t d = 0; d < calls; ++d) {
-        plane(u.plane, in + d * in_plane, z + d * u.z_plane,
-              where != nullptr ? where + d * u.z_plane : nullptr, rest);
+        plane(u.plane, in + d * in_plane, z + d * u.z_plane, rest);
       }
       if (u.whole) {
-        depth(depth_problem(v.d, u.volumes, u.z_plane), z, out, at, 0);
+        depth(depth_problem(v.d, u.volumes, u.z_plane), z, out);
       } else {
         for (std::int64_t od = 0; od < v.d.out; ++od) {
           std::int64_t first = 0;
           const PoolAxis d = band_of(v.d, {od, od + 1}, &first);
-          depth(depth_problem(d, 1, u.z_plane), z + first * u.z_plane, out + od * out_plane,
-                at != nullptr ? at + od * out_plane : nullptr, first);
+          depth(depth_problem(d, 1, u.z_plane), z + first * u.z_plane, out + od * out_plane);
         }
       }
       for (std::int64_t q = 0; q < u.volumes * v.d.out; ++q) {
-        finish(u, q % v.d.out, out + q * out_plane, at != nullptr ? at + q * out_plane : nullptr,
-               where != nullptr ? where + q / v.d.out * v.d.size * u.z_plane : nullptr);
+        finish(u, q % v.d.out, out + q * out_plane);
       }
     }
   });
@@ -274,14 +254,14 @@ T full_over_taps(const VolumeProblem& v, std::int64_t taps) {
 
 constexpr AverageDivisor kSum = {false, 1};
 
-// dx by way of the gradient of z: of maxima, whose windows' values z are found again, or of sums
-// (x null). share(od, rows, dy, out) writes what rows of output plane od pass on.
+// dx of sums by way of the gradient of z. share(od, rows, dy, out) writes what rows of output plane
+// od pass on.
 template <class T, class Share>
-void spread_boxes(const char* op, const VolumeProblem& v, const T* dy, const T* x, T* dx,
+void spread_boxes(const char* op, const VolumeProblem& v, const T* dy, T* dx,
                   const Share& share_rows) {
   const PoolProblem& p = v.plane;
   const PoolTable<T>& k = pool_table<T>();
-  const PoolTask task = x != nullptr ? PoolTask::kMaxBackward : PoolTask::kSumBackward;
+  constexpr PoolTask task = PoolTask::kSumBackward;
   const std::int64_t item = sizeof(T), channels = p.channels_last ? p.c : 1;
   const std::int64_t in_plane = v.in_plane() * channels, out_plane = v.out_plane() * channels;
   // Bands are rows of dx from one window's first to another's; a staged plane is not cut.
@@ -306,23 +286,17 @@ void spread_boxes(const char* op, const VolumeProblem& v, const T* dy, const T* 
     set_planes(u.whole ? u.volumes * v.d.size : 1, &u);
     return u;
   };
-  Sizes sizes = largest(v, units, item, task, make);
-  if (x != nullptr) {
-    sizes.scratch = max_i(sizes.scratch, largest(v, units, item, PoolTask::kMax, make).scratch);
-  }
+  const Sizes sizes = largest(v, units, item, task, make);
   const std::int64_t z_bytes = round_up(sizes.z * item, 64);
   const std::int64_t share_bytes = round_up(ceil_div(sizes.z, v.d.size) * v.d.out * item, 64);
-  const std::int64_t bytes =
-      (x != nullptr ? 2 : 1) * z_bytes + share_bytes + round_up(sizes.scratch, 64);
+  const std::int64_t bytes = z_bytes + share_bytes + round_up(sizes.scratch, 64);
   const int threads = team_of(v, units.count);
   const Scratch scratch(op, static_cast<std::size_t>(bytes * threads));
-  const Denormals mode = x != nullptr ? Denormals::kKeep : Denormals::kFlush;
-  parallel(threads, mode, [&](int tid, int nthreads) {
+  parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
     char* base = static_cast<char*>(scratch.data()) + bytes * tid;
     T* dz = reinterpret_cast<T*>(base);
     T* share = reinterpret_cast<T*>(base + z_bytes);
-    T* z = reinterpret_cast<T*>(base + z_bytes + share_bytes);  // of maxima
-    void* rest = base + bytes - round_up(sizes.scratch, 64);
+    void* rest = base + z_bytes + share_bytes;
     const Range mine = split_range(units.count, nthreads, tid);
     for (std::int64_t i = mine.begin; i < mine.end; ++i) {
       Unit u = make(i);
@@ -352,142 +326,86 @@ void spread_boxes(const char* op, const VolumeProblem& v, const T* dy, const T* 
       }
       const std::int64_t at = volume + in_row * p.w.size * channels;
       const std::int64_t calls = u.whole ? 1 : v.d.size;
-      const Range all = {0, pool_shares(u.plane, item, PoolTask::kMax)};
-      for (std::int64_t d = 0; x != nullptr && d < calls; ++d) {
-        k.max(u.plane, x + at + d * in_plane, z + d * u.z_plane, all, rest);
-      }
       const T* g = dy + u.first * v.d.out * out_plane + u.rows.begin * u.width;
       for (std::int64_t q = 0; q < u.volumes * v.d.out; ++q) {
         share_rows(q % v.d.out, u.rows, g + q * out_plane, share + q * u.z_plane);
       }
       const PoolProblem deep = depth_problem(v.d, u.volumes, u.z_plane);
-      const Range deep_rows = {0, pool_shares(deep, item, task)};
-      if (x != nullptr) {
-        k.max_backward(deep, share, z, nullptr, dz, deep_rows, nullptr);
-      } else {
-        k.average_backward(deep, kSum, share, dz, deep_rows, nullptr);
-      }
+      k.average_backward(deep, kSum, share, dz, {0, pool_shares(deep, item, task)}, nullptr);
       const Range rows = u.whole ? Range{0, pool_shares(u.plane, item, task)} : own;
       for (std::int64_t d = 0; d < calls; ++d) {
-        const T* from = dz + d * u.z_plane;
-        T* to = dx + at + d * in_plane;
-        if (x != nullptr) {
-          k.max_backward(u.plane, from, x + at + d * in_plane, nullptr, to, rows, rest);
-        } else {
-          k.average_backward(u.plane, kSum, from, to, rows, rest);
-        }
+        k.average_backward(u.plane, kSum, dz + d * u.z_plane, dx + at + d * in_plane, rows, rest);
       }
     }
   });
-}
-
-// dx of a block of `width` channels, or of one volume: `step` elements from position to position.
-template <class T>
-bool scatter(const VolumeProblem& v, const T* dy, const std::int64_t* indices, T* dx,
-             std::int64_t step, std::int64_t width) {
-  const std::int64_t in = v.in(), plane = v.in_plane(), row = v.plane.w.size;
-  for (std::int64_t i = 0; i < in; ++i) std::fill_n(dx + i * step, width, T(0));
-  const Divider by_plane(plane), by_row(row);
-  bool good = true;
-  std::int64_t at = 0;
-  for (std::int64_t od = 0; od < v.d.out; ++od) {
-    const Range d = window_taps(v.d, od);
-    for (std::int64_t oh = 0; oh < v.plane.h.out; ++oh) {
-      const Range h = window_taps(v.plane.h, oh);
-      for (std::int64_t ow = 0; ow < v.plane.w.out; ++ow, at += step) {
-        const Range w = window_taps(v.plane.w, ow);
-        const bool empty = d.begin == d.end || h.begin == h.end || w.begin == w.end;
-        for (std::int64_t l = 0; l < width; ++l) {
-          const std::int64_t index = indices[at + l];
-          if (empty || index < 0 || index >= in) {
-            good &= empty && index == -1;
-            continue;
-          }
-          const std::int64_t id = by_plane.quotient(index), in_plane = index - id * plane;
-          const std::int64_t ih = by_row.quotient(in_plane);
-          good &= is_tap(v.d, od, id) && is_tap(v.plane.h, oh, ih) &&
-                  is_tap(v.plane.w, ow, in_plane - ih * row);
-          dx[index * step + l] += dy[at + l];
-        }
-      }
-    }
-  }
-  return good;
 }
 
 }  // namespace
 
 template <class T>
-void max_pool(const char* op, const VolumeProblem& whole, const T* x, T* y, std::int64_t* indices) {
-  if (is_empty(whole)) return;
-  if (indices == nullptr && keeps_positions(whole.d)) {
-    return max_pool(op, as_planes(whole), x, y, indices);
-  }
-  const VolumeProblem v = indices == nullptr ? cut_depth(whole) : whole;
-  const PoolTable<T>& k = pool_table<T>();
-  const auto reduce = [&](const PoolProblem& p, const T* in, T* out, std::int64_t* at,
-                          void* scratch) {
-    const PoolTask task = at == nullptr ? PoolTask::kMax : PoolTask::kIndices;
-    const Range all = {0, pool_shares(p, sizeof(T), task)};
-    if (at == nullptr) {
-      k.max(p, in, out, all, scratch);
-    } else {
-      k.max_indices(p, in, out, at, all, scratch);
-    }
-  };
-  const auto deep = [&](const PoolProblem& p, const T* in, T* out, std::int64_t* at,
-                        std::int64_t first) {
-    reduce(p, in, out, at, nullptr);
-    const std::int64_t count = at != nullptr && first > 0 ? p.c : 0;
-    for (std::int64_t i = 0; i < count; ++i) at[i] += at[i] < 0 ? 0 : first;
-  };
-  const auto positions = [&](const Unit& u, std::int64_t, T*, std::int64_t* at,
-                             const std::int64_t* where) {
-    if (at == nullptr) return;
-    const std::int64_t shift = u.in_row * v.plane.w.size;
-    for (std::int64_t i = 0; i < u.z_plane; ++i) {
-      const std::int64_t in_plane = at[i] < 0 ? -1 : where[at[i] * u.z_plane + i];
-      at[i] = in_plane < 0 ? -1 : at[i] * v.in_plane() + in_plane + shift;
-    }
-  };
-  pool_boxes(op, v, Denormals::kKeep, x, y, indices, reduce, deep, positions);
+void find_maxima(const char* op, const VolumeProblem& v, const T* x, T* y, std::int64_t* indices) {
+  const PoolProblem& p = v.plane;
+  const std::int64_t rows = (p.channels_last ? p.n : p.n * p.c) * v.d.out * p.h.out;
+  const std::int64_t bytes = p.channels_last ? 0 : find_bytes(v, sizeof(T));
+  const int threads = team_of(v, rows);
+  const Scratch scratch(op, static_cast<std::size_t>(bytes * threads));
+  parallel(threads, Denormals::kKeep, [&](int tid, int nthreads) {
+    pool_table<T>().max_indices(v, x, y, indices, split_range(rows, nthreads, tid),
+                                static_cast<char*>(scratch.data()) + bytes * tid);
+  });
 }
 
 template <class T>
-bool max_pool_backward(const char* op, const VolumeProblem& v, const T* dy, const T* x,
+void max_pool(const char* op, const VolumeProblem& whole, const T* x, T* y, std::int64_t* indices) {
+  if (is_empty(whole)) return;
+  if (indices != nullptr) return find_maxima(op, whole, x, y, indices);
+  if (keeps_positions(whole.d)) return max_pool(op, as_planes(whole), x, y, indices);
+  const PoolTable<T>& k = pool_table<T>();
+  pool_boxes(
+      op, cut_depth(whole), Denormals::kKeep, x, y,
+      [&](const PoolProblem& p, const T* in, T* out, void* scratch) {
+        k.max(p, in, out, {0, pool_shares(p, sizeof(T), PoolTask::kMax)}, scratch);
+      },
+      [&](const PoolProblem& p, const T* in, T* out) {
+        k.max(p, in, out, {0, pool_shares(p, sizeof(T), PoolTask::kMax)}, nullptr);
+      },
+      [](const Unit&, std::int64_t, T*) {});
+}
+
+template <class T>
+bool max_pool_backward(const char* op, const VolumeProblem& whole, const T* dy, const T* x,
                        const std::int64_t* indices, T* dx) {
-  const PoolProblem& p = v.plane;
-  if (is_empty(v)) {
-    std::fill_n(dx, p.n * p.c * v.in(), T(0));
+  const PoolProblem& p = whole.plane;
+  if (is_empty(whole)) {
+    std::fill_n(dx, p.n * p.c * whole.in(), T(0));
     return true;
   }
-  if (indices == nullptr) {
-    if (keeps_positions(v.d)) return max_pool_backward(op, as_planes(v), dy, x, indices, dx);
-    const VolumeProblem parts = cut_depth(v);
-    spread_boxes(op, parts, dy, x, dx, [&](std::int64_t, Range rows, const T* g, T* share) {
-      std::copy_n(g, (rows.end - rows.begin) * row_elements(parts), share);
-    });
-    return true;
+  UnpoolProblem u{p.n, p.c, whole.out(), whole.in(), p.channels_last};
+  if (indices != nullptr) {
+    u.has_empty = has_empty_windows(whole.d) || has_empty_windows(p.h) || has_empty_windows(p.w);
+    return scatter(u, dy, indices, dx);
   }
-  // A thread owns volumes, or blocks of channels: sums have the order of the output.
-  const std::int64_t block =
-      p.channels_last ? channels_of_unit(p.n, p.c, team_of(v, p.n * p.c)) : 1;
-  const std::int64_t blocks = ceil_div(p.c, block);
-  std::atomic<bool> good{true};
-  parallel(team_of(v, p.n * blocks), Denormals::kKeep, [&](int tid, int nthreads) {
-    const Range mine = split_range(p.n * blocks, nthreads, tid);
-    for (std::int64_t i = mine.begin; i < mine.end; ++i) {
-      const std::int64_t sample = i / blocks, first = i % blocks * block;
-      const std::int64_t spread = p.channels_last ? 1 : v.in(), gap = p.channels_last ? 1 : v.out();
-      const std::int64_t large = sample * v.in() * p.c + first * spread;
-      const std::int64_t small = sample * v.out() * p.c + first * gap;
-      const std::int64_t width = min_i(block, p.c - first);
-      if (!scatter(v, dy + small, indices + small, dx + large, p.channels_last ? p.c : 1, width)) {
-        good.store(false, std::memory_order_relaxed);
-      }
-    }
-  });
-  return good.load();
+  if (keeps_positions(whole.d)) return max_pool_backward(op, as_planes(whole), dy, x, indices, dx);
+  // Some volumes, or a sample, after another: their positions are found, then added to.
+  VolumeProblem v = cut_depth(whole);
+  const std::int64_t all = v.plane.channels_last ? v.plane.n : v.plane.n * v.plane.c;
+  const std::int64_t channels = v.plane.channels_last ? v.plane.c : 1;
+  const std::int64_t in = v.in() * channels, out = v.out() * channels;
+  const std::int64_t bytes = round_up(out * static_cast<std::int64_t>(sizeof(T)), 64) + out * 8;
+  const std::int64_t team = team_of(v, all);
+  const std::int64_t some = min_i(all, max_i(1, kFoundVolumeBytes / bytes) * team);
+  const Scratch scratch(op, static_cast<std::size_t>(some * bytes));
+  auto* found = static_cast<std::int64_t*>(scratch.data());
+  T* largest = reinterpret_cast<T*>(found + some * out);
+  for (std::int64_t i = 0; i < all; i += some) {
+    const std::int64_t count = min_i(some, all - i);
+    v.plane.n = v.plane.channels_last ? count : 1;
+    if (!v.plane.channels_last) v.plane.c = count;
+    find_maxima(op, v, x + i * in, largest, found);
+    const UnpoolProblem part{v.plane.n, v.plane.c, v.out(), v.in(), v.plane.channels_last};
+    scatter(part, dy + i * out, found, dx + i * in);
+  }
+  return true;
 }
 
 template <class T>
@@ -504,14 +422,14 @@ void avg_pool(const char* op, const VolumeProblem& whole, const AverageDivisor& 
                                       : uniform    ? counts.taps(0, 0, 0)
                                                    : kSum.fixed};
   pool_boxes(
-      op, v, Denormals::kFlush, x, y, nullptr,
-      [&](const PoolProblem& p, const T* in, T* out, std::int64_t*, void* scratch) {
+      op, v, Denormals::kFlush, x, y,
+      [&](const PoolProblem& p, const T* in, T* out, void* scratch) {
         k.average(p, kSum, in, out, {0, pool_shares(p, sizeof(T), PoolTask::kSum)}, scratch);
       },
-      [&](const PoolProblem& p, const T* in, T* out, std::int64_t*, std::int64_t) {
+      [&](const PoolProblem& p, const T* in, T* out) {
         k.average(p, last, in, out, {0, pool_shares(p, sizeof(T), PoolTask::kSum)}, nullptr);
       },
-      [&](const Unit& u, std::int64_t od, T* out, std::int64_t*, const std::int64_t*) {
+      [&](const Unit& u, std::int64_t od, T* out) {
         if (!uniform) divide(v, counts, d, od, u.rows, out, out);
       });
 }
@@ -526,10 +444,9 @@ void avg_pool_backward(const char* op, const VolumeProblem& v, const AverageDivi
   if (keeps_positions(v.d)) return avg_pool_backward(op, as_planes(v), d, dy, dx);
   const VolumeProblem parts = cut_depth(v);
   const BoxCounts counts(parts, d.include_pad);
-  spread_boxes<T>(op, parts, dy, nullptr, dx,
-                  [&](std::int64_t od, Range rows, const T* g, T* share) {
-                    divide(parts, counts, d, od, rows, g, share);
-                  });
+  spread_boxes<T>(op, parts, dy, dx, [&](std::int64_t od, Range rows, const T* g, T* share) {
+    divide(parts, counts, d, od, rows, g, share);
+  });
 }
 
 template <class T>
@@ -540,14 +457,14 @@ void lp_pool(const char* op, const VolumeProblem& whole, double norm, const T* x
   const PoolTable<T>& k = pool_table<T>();
   const BoxCounts counts(v, false);
   pool_boxes(
-      op, v, Denormals::kFlush, x, y, nullptr,
-      [&](const PoolProblem& p, const T* in, T* out, std::int64_t*, void* scratch) {
+      op, v, Denormals::kFlush, x, y,
+      [&](const PoolProblem& p, const T* in, T* out, void* scratch) {
         k.lp(p, norm, false, in, out, {0, pool_shares(p, sizeof(T), PoolTask::kSum)}, scratch);
       },
-      [&](const PoolProblem& p, const T* in, T* out, std::int64_t*, std::int64_t) {
+      [&](const PoolProblem& p, const T* in, T* out) {
         k.average(p, kSum, in, out, {0, pool_shares(p, sizeof(T), PoolTask::kSum)}, nullptr);
       },
-      [&](const Unit& u, std::int64_t od, T* out, std::int64_t*, const std::int64_t*) {
+      [&](const Unit& u, std::int64_t od, T* out) {
         for_counts(v, counts, od, u.rows, [&](std::int64_t taps, std::int64_t at, std::int64_t n) {
           const T scale = full_over_taps<T>(v, taps);
           for (std::int64_t i = at; i < at + n; ++i) {

@@ -8,25 +8,14 @@
 // plane is reduced once, whatever the depth of the window, and z stays in cache: a unit of work is a
 // block of volumes, or a band of output rows through the whole depth of one. No z of two units
 // overlap. The first NaN, then the first of equal maxima of a box is the first of its first plane
-// that has one. Units depend on the shape of a sample alone.
-//
-// Gradients go back the same way, by z, whose maxima are found again. Only that of a maximum whose
-// indices are given is scattered.
+// that has one. Units
+// depend on the shape of a sample alone. Gradients of sums go back the same way, by z. Positions of
+// maxima are looked for in the boxes themselves (max_first.hpp, max_last.hpp), and their gradients
+// added there.
 #pragma once
 #include "pool/pool.hpp"
 
 namespace arraynn {
-
-// `plane` are the windows of one plane over n samples and c channels.
-struct VolumeProblem {
-  PoolProblem plane;
-  PoolAxis d;
-
-  std::int64_t in_plane() const { return plane.h.size * plane.w.size; }
-  std::int64_t out_plane() const { return plane.h.out * plane.w.out; }
-  std::int64_t in() const { return d.size * in_plane(); }
-  std::int64_t out() const { return d.out * out_plane(); }
-};
 
 // As the functions of pool.hpp; positions are (d H + h) W + w.
 template <class T>

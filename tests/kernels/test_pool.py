@@ -403,19 +403,39 @@ def test_wide_strides(
                 check_average(arranged(x, layout), lambda s: normal(rng, dtype, *s), **options)
 
 
-def test_indices_of_other_windows_are_refused(
+def test_indices_outside_of_planes_are_refused(
     dtype: Any, layout: str, rng: np.random.Generator
 ) -> None:
-    for shape in ((1, 16, 6, 8), (1, 16, 6, 80), (1, 3, 6, 8)):
+    for shape in ((1, 16, 6, 8), (1, 16, 6, 80), (1, 3, 6, 8), (2, 3, 96, 64)):
         x = arranged(normal(rng, dtype, *shape), layout)
         y, indices = kernels.max_pool2d(x, 2, return_indices=True, layout=layout)
-        for wrong in (0, -1, 3, 1 << 40, -(1 << 40)):
-            bad = indices.copy()
-            bad[..., -1, -1] = wrong
-            if np.array_equal(bad, indices):
-                continue
-            with pytest.raises(ValueError, match="indices"):
-                kernels.max_pool2d_backward(np.ones_like(y), x, 2, indices=bad, layout=layout)
+        for wrong in (-1, shape[2] * shape[3], 1 << 40, -(1 << 40)):
+            for place in (0, -1):
+                bad = indices.copy()
+                bad.reshape(-1)[place] = wrong
+                with pytest.raises(ValueError, match="indices"):
+                    kernels.max_pool2d_backward(np.ones_like(y), x, 2, indices=bad, layout=layout)
+
+
+def test_gradients_go_where_indices_say(dtype: Any, layout: str, rng: np.random.Generator) -> None:
+    """Any positions of the planes, in any order, some of them many times."""
+    for shape in ((2, 3, 6, 8), (1, 33, 96, 64), (1, 1, 2, 2)):
+        n, c, h, w = shape
+        x = normal(rng, dtype, *shape)
+        grad = rng.integers(-8, 9, (n, c, h // 2, w // 2)).astype(dtype)  # sums are exact
+        indices = rng.integers(0, h * w, grad.shape)
+        expected = np.zeros((n * c, h * w), dtype)
+        planes = np.arange(n * c)[:, None]
+        np.add.at(expected, (planes, indices.reshape(n * c, -1)), grad.reshape(n * c, -1))
+        for _ in thread_counts():
+            got = kernels.max_pool2d_backward(
+                arranged(grad, layout),
+                arranged(x, layout),
+                2,
+                indices=arranged(indices, layout),
+                layout=layout,
+            )
+            assert_same_bits(got, arranged(expected.reshape(shape), layout), f"{shape}")
 
 
 def test_gradient_of_a_maximum_beside_nan_and_infinities(

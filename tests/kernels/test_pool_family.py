@@ -312,7 +312,7 @@ def test_same_bits_for_every_thread_count_and_batch(
                     assert_same_bits(got, expected, f"{call[0]}, {n} threads, run {run}")
 
 
-def test_indices_of_other_windows_are_refused(
+def test_indices_outside_of_planes_are_refused(
     dtype: Any, layout: str, rng: np.random.Generator
 ) -> None:
     for shape, call in all_calls():

@@ -145,8 +145,8 @@ def max_pool2d_backward(
     Raises
     ------
     ValueError, TypeError, MemoryError, NotImplementedError
-        As :func:`max_pool2d`; ValueError also for an index outside of its window (on a
-        GPU it moves nothing).
+        As :func:`max_pool2d`; ValueError also for an index outside of its plane. On a GPU
+        an index outside of its window moves nothing.
 
     Examples
     --------

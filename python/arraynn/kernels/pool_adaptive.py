@@ -109,8 +109,8 @@ def adaptive_max_pool1d_backward(
     Raises
     ------
     ValueError, TypeError, MemoryError, NotImplementedError
-        As the forward call; ValueError also for an index outside of its window (on a
-        GPU it moves nothing).
+        As the forward call; ValueError also for an index outside of its plane. On a GPU
+        an index outside of its window moves nothing.
 
     Examples
     --------
@@ -265,8 +265,8 @@ def adaptive_max_pool2d_backward(
     Raises
     ------
     ValueError, TypeError, MemoryError, NotImplementedError
-        As the forward call; ValueError also for an index outside of its window (on a
-        GPU it moves nothing).
+        As the forward call; ValueError also for an index outside of its plane. On a GPU
+        an index outside of its window moves nothing.
 
     Examples
     --------

@@ -119,8 +119,8 @@ def max_pool3d_backward(
     Raises
     ------
     ValueError, TypeError, MemoryError, NotImplementedError
-        As :func:`max_pool3d`; ValueError also for an index outside of its window (on a
-        GPU it moves nothing).
+        As :func:`max_pool3d`; ValueError also for an index outside of its plane. On a GPU
+        an index outside of its window moves nothing.
 
     Examples
     --------
@@ -306,8 +306,8 @@ def adaptive_max_pool3d_backward(
     Raises
     ------
     ValueError, TypeError, MemoryError, NotImplementedError
-        As the forward call; ValueError also for an index outside of its window (on a
-        GPU it moves nothing).
+        As the forward call; ValueError also for an index outside of its plane. On a GPU
+        an index outside of its window moves nothing.
 
     Examples
     --------
