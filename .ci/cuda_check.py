@@ -60,6 +60,8 @@ REGISTERS = {
     "rope_kernel": 64,  # 4 blocks of 256
     "adam_kernel": 128,  # 2 to 4 blocks of 256: kStepBlocks
     "sgd_kernel": 80,  # 3 or 4
+    "adagrad_kernel": 80,
+    "rmsprop_kernel": 128,
     "square_sum_kernel": 64,
     "clip_kernel": 64,
     # Poolings: 4 blocks of 256; 2 with positions of 64 bits, and for 16 bytes at a time.
