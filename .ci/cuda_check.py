@@ -60,7 +60,7 @@ REGISTERS = {
     "rope_kernel": 64,  # 4 blocks of 256
     "adam_kernel": 128,  # 2 to 4 blocks of 256: kStepBlocks
     "sgd_kernel": 80,  # 3 or 4
-    "adagrad_kernel": 80,
+    "adagrad_kernel": 128,  # 2 to 4 blocks of 256: kRootBlocks
     "rmsprop_kernel": 128,
     "square_sum_kernel": 64,
     "clip_kernel": 64,

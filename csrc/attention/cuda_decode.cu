@@ -81,14 +81,17 @@ __global__ void __launch_bounds__(kDecodeThreads, kDecodeBlocks)
           if (g < heads) dot[g] = fused(to_compute(q[g * p.q_strides.h + d]), key, dot[g]);
         }
       }
-      at.key = begin + j;
+      C sum = 0;  // of the head that is this lane's
 #pragma unroll
       for (int g = 0; g < kDecodeHeads; ++g) {
-        const C sum = warp_reduce(dot[g], Plus{}) * static_cast<C>(p.scale);
-        if (lane != 0 || g >= heads) continue;
+        const C total = warp_reduce(dot[g], Plus{});
+        if (lane == g) sum = total;
+      }
+      if (lane < heads) {
         C slope;
-        at.h = h0 + g;
-        shared.scores[g][j] = score(p, at, 0, 0, true, sum, &slope);
+        at.key = begin + j;
+        at.h = h0 + lane;
+        shared.scores[lane][j] = score(p, at, 0, 0, true, sum * static_cast<C>(p.scale), &slope);
       }
     }
     __syncthreads();

@@ -174,6 +174,10 @@ template <class T, int kArrays, class Source>
 constexpr int kStepBlocks =
     kBlocksPerMultiprocessor<kArrays> - (requires(Source s) { s.rule; } || sizeof(T) < 8 ? 0 : 1);
 
+// A quotient of a root takes up to 110 registers in float64.
+template <class T, int kArrays, class Source>
+constexpr int kRootBlocks = sizeof(T) < 8 ? kStepBlocks<T, kArrays, Source> : 2;
+
 // f(rule): made by the host, or of numbers on the device by one thread for its block, powers and all.
 template <class Rule, class Source, class F>
 __device__ __forceinline__ void with_rule(const Source& source, const F& f) {
@@ -230,7 +234,7 @@ __global__ void __launch_bounds__(kThreads, kStepBlocks<T, kBuffer ? 3 : 2, Sour
 
 // Arrays: parameter, gradient, sums of squares.
 template <class T, class Source>
-__global__ void __launch_bounds__(kThreads, kStepBlocks<T, 3, Source>)
+__global__ void __launch_bounds__(kThreads, kRootBlocks<T, 3, Source>)
     adagrad_kernel(const __grid_constant__ Table<T, 3> table, Source source) {
   with_rule<AdagradRule<Compute<T>>>(source, [&table](const auto& rule) {
     update_table(table, 5u, [&rule](Compute<T>(&values)[3]) {
@@ -249,7 +253,7 @@ constexpr int kRmspropArrays = 3 + (kCentred ? 1 : 0) + (kMomentum ? 1 : 0);
 
 template <class T, bool kCentred, bool kMomentum, class Source>
 __global__ void __launch_bounds__(kThreads,
-                                  kStepBlocks<T, kRmspropArrays<kCentred, kMomentum>, Source>)
+                                  kRootBlocks<T, kRmspropArrays<kCentred, kMomentum>, Source>)
     rmsprop_kernel(const __grid_constant__ Table<T, kRmspropArrays<kCentred, kMomentum>> table,
                    Source source) {
   constexpr int kArrays = kRmspropArrays<kCentred, kMomentum>;
@@ -405,7 +409,7 @@ void launch_rmsprop(const std::vector<OptimTensor<T>>& tensors,
   };
   with_source<RmspropRule<Compute<T>>>(s, [&](const auto& source) {
     using Source = std::remove_cvref_t<decltype(source)>;
-    for_tables<T, kArrays, kStepBlocks<T, kArrays, Source>>(
+    for_tables<T, kArrays, kRootBlocks<T, kArrays, Source>>(
         tensors, pointers, [&](const auto& table, Grid grid) {
           ARRAYNN_LAUNCH((rmsprop_kernel<T, kCentred, kMomentum, Source>), grid, table, source);
         });
@@ -457,7 +461,7 @@ void adagrad(const std::vector<OptimTensor<T>>& tensors, const StepOptions<Adagr
   };
   with_source<AdagradRule<Compute<T>>>(s, [&](const auto& source) {
     using Source = std::remove_cvref_t<decltype(source)>;
-    for_tables<T, 3, kStepBlocks<T, 3, Source>>(
+    for_tables<T, 3, kRootBlocks<T, 3, Source>>(
         tensors, pointers, [&](const auto& table, Grid grid) {
           ARRAYNN_LAUNCH((adagrad_kernel<T, Source>), grid, table, source);
         });
