@@ -148,6 +148,10 @@ SHARED = {
 #: Kernels that may spill, with the reason.
 SPILLS = {
     "row_gradient_kernel": "8 bytes, of rows too long for one block and no multiple of 16 bytes",
+    "softmax_backward_kernel": "8 bytes, of long rows of 16 bits that are no multiple of 16 bytes",
+    "cross_entropy_kernel": "4 bytes, of the same rows",
+    "attention_keys_kernel": "8 bytes, of keys in 16 bits, once a tile of queries",
+    "move_running_kernel": "8 bytes around the divisions in float64, a thread a channel",
 }
 
 

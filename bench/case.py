@@ -108,6 +108,7 @@ class Case:
     prepare : ``prepare(libraries, threads)`` makes the data and the candidates
     flops, nbytes : work and traffic of one call, 0 where the number has no meaning
     limit : which limit of the machine the case is held against
+    part : of the family, with geometric means of its own
     """
 
     family: str
@@ -117,6 +118,7 @@ class Case:
     flops: float = 0.0
     nbytes: float = 0.0
     limit: Limit = ""
+    part: str = ""
 
 
 Runner = Callable[..., list[Candidate]]

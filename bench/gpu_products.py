@@ -13,7 +13,7 @@ import numpy as np
 
 from arraynn import kernels as K
 from arraynn import reference
-from bench.gpu import Case, buffer_sets
+from bench.gpu import Case, buffer_sets, normal
 
 #: Answers are divided by the root of the length of their sums: of the size of normal numbers, whose
 #: errors are relative to the largest of them.
@@ -33,10 +33,10 @@ def linear_cases(cupy: Any, torch: Any, dtype: Any, m: int, k: int, n: int) -> l
     moved = size * (m * k + n * k + m * n)
     sets = buffer_sets(cupy, moved)
     random = cupy.random.default_rng(3)
-    x = [random.standard_normal((m, k), dtype=dtype) for _ in range(sets)]
-    weight = [random.standard_normal((n, k), dtype=dtype) for _ in range(sets)]
-    grad = [random.standard_normal((m, n), dtype=dtype) for _ in range(sets)]
-    bias = random.standard_normal(n, dtype=dtype)
+    x = [normal(random, dtype, m, k) for _ in range(sets)]
+    weight = [normal(random, dtype, n, k) for _ in range(sets)]
+    grad = [normal(random, dtype, m, n) for _ in range(sets)]
+    bias = normal(random, dtype, n)
     label = f"{np.dtype(dtype).name} {m}x{k}x{n}"
     forward: dict[str, Callable[[int], Any]] = {
         "arraynn": lambda i: K.linear(x[i], weight[i], bias, activation="gelu")
@@ -80,22 +80,30 @@ def linear_cases(cupy: Any, torch: Any, dtype: Any, m: int, k: int, n: int) -> l
 
 
 def conv_cases(
-    cupy: Any, torch: Any, n: int, channels: int, size: int, *, groups: int, layout: str
+    cupy: Any,
+    torch: Any,
+    n: int,
+    channels: int,
+    size: int,
+    *,
+    groups: int,
+    layout: str,
+    dtype: Any = np.float32,
 ) -> list[Case]:
-    """A 3x3 float32 convolution of padding 1, and its backward."""
+    """A 3x3 convolution of padding 1, and its backward."""
     shape = (n, channels, size, size)
     last = layout == "channels_last"
     taps = channels // groups * 9
-    moved = 4 * (2 * n * channels * size * size + channels * taps)
+    moved = np.dtype(dtype).itemsize * (2 * n * channels * size * size + channels * taps)
     sets = buffer_sets(cupy, moved)
     random = cupy.random.default_rng(4)
 
     def image() -> Any:
-        a = random.standard_normal(shape, dtype=np.float32)
+        a = normal(random, dtype, *shape)
         return cupy.ascontiguousarray(cupy.moveaxis(a, 1, -1)) if last else a
 
     x, grad = ([image() for _ in range(sets)] for _ in range(2))
-    weight = random.standard_normal((channels, channels // groups, 3, 3), dtype=np.float32)
+    weight = normal(random, dtype, channels, channels // groups, 3, 3)
     options: dict[str, Any] = {"padding": 1, "groups": groups, "layout": layout}
     forward: dict[str, Callable[[int], Any]] = {
         "arraynn": lambda i: K.conv2d(x[i], weight, **options)
@@ -131,7 +139,7 @@ def conv_cases(
         return got / scale, reference.conv2d_backward(*wide, **options)[0] / scale
 
     flop = 2.0 * n * channels * size * size * taps
-    label = f"float32 {n}x{channels}x{size}x{size} groups {groups} {layout}"
+    label = f"{np.dtype(dtype).name} {n}x{channels}x{size}x{size} groups {groups} {layout}"
     return [
         Case(f"conv2d {label}", moved, sets, forward, answer, flop=flop, floor=FLOOR),
         Case(
@@ -147,16 +155,22 @@ def conv_cases(
 
 
 def attention_cases(
-    cupy: Any, torch: Any, batch: int, heads: int, length: int, dim: int, *, causal: bool
+    cupy: Any,
+    torch: Any,
+    batch: int,
+    heads: int,
+    length: int,
+    dim: int,
+    *,
+    causal: bool,
+    dtype: Any = np.float32,
 ) -> list[Case]:
-    """Float32 attention and its backward; hidden pairs are not counted."""
+    """Attention and its backward; hidden pairs are not counted."""
     shape = (batch, heads, length, dim)
-    moved = 4 * 4 * batch * heads * length * dim
+    moved = 4 * np.dtype(dtype).itemsize * batch * heads * length * dim
     sets = buffer_sets(cupy, moved)
     random = cupy.random.default_rng(5)
-    q, k, v, grad = (
-        [random.standard_normal(shape, dtype=np.float32) for _ in range(sets)] for _ in range(4)
-    )
+    q, k, v, grad = ([normal(random, dtype, *shape) for _ in range(sets)] for _ in range(4))
     results = [
         K.attention(*qkv, causal=causal, return_lse=True) for qkv in zip(q, k, v, strict=True)
     ]
@@ -186,7 +200,7 @@ def attention_cases(
         return got[0][:1, :1].get(), reference.attention_backward(*wide, causal=causal)[0]
 
     flop = 4.0 * batch * heads * length * length * dim * (0.5 if causal else 1.0)
-    label = f"float32 {batch}x{heads}x{length}x{dim}{' causal' if causal else ''}"
+    label = f"{np.dtype(dtype).name} {batch}x{heads}x{length}x{dim}{' causal' if causal else ''}"
     return [
         Case(f"attention {label}", moved, sets, forward, answer, flop=flop, floor=FLOOR),
         Case(
@@ -213,4 +227,14 @@ def makers(cupy: Any, torch: Any) -> list[Callable[[], list[Case]]]:
         lambda: conv_cases(cupy, torch, 32, 256, 28, groups=256, layout=first),
         lambda: attention_cases(cupy, torch, 4, 16, 2048, 64, causal=False),
         lambda: attention_cases(cupy, torch, 4, 16, 2048, 64, causal=True),
+    ]
+
+
+def makers_of(cupy: Any, torch: Any, half: Any) -> list[Callable[[], list[Case]]]:
+    """The same in 16 bits."""
+    last = "channels_last"
+    return [
+        lambda: linear_cases(cupy, torch, half, 4096, 4096, 4096),
+        lambda: conv_cases(cupy, torch, 32, 128, 28, groups=1, layout=last, dtype=half),
+        lambda: attention_cases(cupy, torch, 4, 16, 2048, 64, causal=True, dtype=half),
     ]

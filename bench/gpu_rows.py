@@ -10,7 +10,7 @@ import numpy as np
 
 from arraynn import kernels as K
 from arraynn import reference
-from bench.gpu import PROBE, Case, buffer_sets
+from bench.gpu import PROBE, Case, buffer_sets, normal
 
 
 def candidates(
@@ -40,25 +40,21 @@ def row_cases(
     size = rows * n * np.dtype(dtype).itemsize
     sets = buffer_sets(cupy, 2 * size)
     random = cupy.random.default_rng(3)
-
-    def normal(*shape: int) -> Any:
-        return random.standard_normal(shape, dtype=dtype)
-
-    x, grad = ([normal(rows, n) for _ in range(sets)] for _ in range(2))
+    x, grad = ([normal(random, dtype, rows, n) for _ in range(sets)] for _ in range(2))
     out = [cupy.empty((rows, n), dtype) for _ in range(sets)]
-    w, b, one = normal(n), normal(n), cupy.ones((), dtype)
+    w, b, one = normal(random, dtype, n), normal(random, dtype, n), cupy.ones((), dtype)
     target = random.integers(0, n, rows)
     y = [K.softmax(a) for a in x]
     stats = [K.layer_norm(a, n, w, b, return_stats=True)[1:] for a in x]
     few = max(1, PROBE // n)
-    hx, hg = (a[0][:few].get().astype(np.float64) for a in (x, grad))
+    hx, hg, hy = (a[0][:few].get().astype(np.float64) for a in (x, grad, y))
     hw, hb, ht = w.get().astype(np.float64), b.get().astype(np.float64), target[:few].get()
-    eps = float(np.finfo(dtype).eps)
+    eps, computed = 1e-6, np.float64 if dtype == np.float64 else np.float32
     there, functional = (None, None) if torch is None else (torch.from_dlpack, torch.nn.functional)
     given = []
     if torch is not None:
         for i in range(sets):
-            moments = (there(s.astype(dtype).reshape(rows, 1)) for s in stats[i])
+            moments = (there(s.astype(computed).reshape(rows, 1)) for s in stats[i])
             given.append((there(grad[i]), there(x[i]), *moments, there(w), there(b)))
 
     def layer_norm_backward(g: Any, a: Any, mean: Any, rstd: Any, v: Any, u: Any) -> Any:
@@ -82,7 +78,7 @@ def row_cases(
             lambda i: K.softmax_backward(grad[i], y[i], out=out[i]),
             lambda g, a: torch.ops.aten._softmax_backward_data(g, a, -1, a.dtype),
             lambda i: (there(grad[i]), there(y[i])),
-            lambda: reference.softmax_backward(hg, reference.softmax(hx)),
+            lambda: reference.softmax_backward(hg, hy),
             1e-3,
         ),
         (
@@ -99,7 +95,7 @@ def row_cases(
             2,
             lambda i: K.cross_entropy_backward(one, x[i], target, reduction="sum"),
             lambda a, t: torch.softmax(a, -1).index_put_(
-                (torch.arange(rows, device=a.device), t), -torch.ones((), device=a.device), True
+                (torch.arange(rows, device=a.device), t), -torch.ones_like(a[0, 0]), True
             ),
             lambda i: (there(x[i]), there(target)),
             lambda: reference.cross_entropy_backward(1.0, hx, ht, reduction="sum"),
@@ -117,8 +113,8 @@ def row_cases(
         (
             "rms_norm",
             2,
-            lambda i: K.rms_norm(x[i], n, w, out=out[i]),
-            lambda a, v: functional.rms_norm(a, (n,), v),
+            lambda i: K.rms_norm(x[i], n, w, eps, out=out[i]),
+            lambda a, v: functional.rms_norm(a, (n,), v, eps),
             lambda i: (there(x[i]), there(w)),
             lambda: reference.rms_norm(hx, n, hw, eps),
             1.0,

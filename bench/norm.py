@@ -175,6 +175,41 @@ def run_torch(p: Problem, d: Data, threads: int) -> list[Candidate]:
     return found
 
 
+def run_jax(p: Problem, d: Data, threads: int) -> list[Candidate]:
+    """JAX, jitted, channels first; a backward is the pullback of the forward, which it repeats."""
+    del threads
+    jax = peers.load("jax")
+    jnp = jax.numpy
+    x, grad, w, b, mean, var = (jnp.asarray(a) for a in vars(d).values())
+    column = (p.shape[1],) + (1,) * (len(p.shape) - 2)
+
+    def scaled(x: Any, axes: tuple[int, ...], centred: bool = True) -> Any:
+        shifted = x - x.mean(axes, keepdims=True) if centred else x
+        return shifted * jax.lax.rsqrt((shifted**2).mean(axes, keepdims=True) + EPS)
+
+    def forward(x: Any, w: Any, *b: Any) -> Any:
+        if p.rows:
+            y = scaled(x, (1,), p.kind == "layer_norm")
+        elif p.kind == "batch_norm fixed":
+            y = (x - mean.reshape(column)) * jax.lax.rsqrt(var.reshape(column) + EPS)
+        elif p.kind == "batch_norm":
+            y = scaled(x, (0, 2, 3))
+        elif p.kind == "instance_norm":
+            y = scaled(x, (2, 3))
+        else:
+            parts = x.reshape(p.shape[0], p.groups, -1)
+            y = scaled(parts, (2,)).reshape(p.shape)
+        y = y * w.reshape(column)
+        return y + b[0].reshape(column) if b else y
+
+    args = (x, w) if p.kind == "rms_norm" else (x, w, b)
+    if not p.backward:
+        compiled = jax.jit(forward)
+        return [Candidate("jax", lambda: jax.block_until_ready(compiled(*args)), group="fresh")]
+    pull = jax.jit(lambda grad, *args: jax.vjp(forward, *args)[1](grad))
+    return [Candidate("jax", lambda: jax.block_until_ready(pull(grad, *args)), group="fresh")]
+
+
 def run_onnxruntime(p: Problem, d: Data, threads: int) -> list[Candidate]:
     """ONNX Runtime, forward only."""
     operators = {
@@ -207,6 +242,7 @@ RUNNERS = {
     "arraynn": run_arraynn,
     "numpy": run_numpy,
     "torch": run_torch,
+    "jax": run_jax,
     "onnxruntime": run_onnxruntime,
 }
 

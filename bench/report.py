@@ -54,6 +54,38 @@ class Row:
     share: float | None
     limit: str
     others: list[Measured] = field(default_factory=list)
+    part: str = ""
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """Every peer's fastest time over ours; that of the best peer as paired in its rounds."""
+        found: dict[str, float] = {}
+        for peer in self.others:
+            ratio = peer.median / self.ours.median
+            found[peer.library] = min(ratio, found.get(peer.library, ratio))
+        if self.peer and self.ratio:
+            found[self.peer.library] = self.ratio
+        return found
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Geometric means of the ratios of a part of a family, over rows that are held alike.
+
+    `best` is over the best peer of each row, `over` over each peer alone where it took part.
+    """
+
+    family: str
+    part: str
+    group: str
+    dtype: str
+    threads: int
+    rows: int
+    at_par: int
+    best: float
+    worst: float
+    worst_name: str
+    over: dict[str, float]
 
 
 def rows_of(
@@ -106,6 +138,7 @@ def rows_of(
                 share=rate / limit_rate if rate and limit_rate else None,
                 limit=case.limit,
                 others=[figures[j] for j in peers if j != best],
+                part=case.part,
             )
         )
     return rows
@@ -184,27 +217,83 @@ def line(cells: Sequence[str]) -> str:
     ).rstrip()
 
 
+def geometric_mean(values: Sequence[float]) -> float:
+    """Return the geometric mean of positive numbers.
+
+    >>> f"{geometric_mean([0.5, 8.0]):.3f}"
+    '2.000'
+    """
+    return math.exp(sum(math.log(value) for value in values) / len(values))
+
+
+def means(rows: Sequence[Row]) -> list[Mean]:
+    """Geometric means of every part, for each group, dtype and number of threads."""
+    parts: dict[tuple[str, str, str, str, int], list[Row]] = {}
+    for row in rows:
+        if row.part and row.peer and row.ratio:
+            key = (row.family, row.part, row.peer.group, row.dtype, row.threads)
+            parts.setdefault(key, []).append(row)
+    found = []
+    for key, rated in parts.items():
+        best = [row.ratio or 0.0 for row in rated]
+        libraries = sorted({name for row in rated for name in row.ratios})
+        over = {
+            name: geometric_mean([row.ratios[name] for row in rated if name in row.ratios])
+            for name in libraries
+        }
+        worst = min(rated, key=lambda row: row.ratio or 0.0)
+        found.append(
+            Mean(
+                *key,
+                rows=len(rated),
+                at_par=sum(ratio >= 1 for ratio in best),
+                best=geometric_mean(best),
+                worst=min(best),
+                worst_name=worst.name,
+                over=over,
+            )
+        )
+    return found
+
+
+def mean_text(mean: Mean) -> str:
+    """One line of the summary."""
+    over = ", ".join(f"{name} {ratio:.2f}x" for name, ratio in mean.over.items())
+    where = " ".join(part for part in (mean.part, mean.group and f"[{mean.group}]") if part)
+    return (
+        f"  {where} {mean.threads} thr: {mean.at_par} of {mean.rows} rows at 1.00x or better, "
+        f"geometric mean over the best peer {mean.best:.2f}x, {over}; "
+        f"worst {mean.worst:.2f}x ({mean.worst_name})"
+    )
+
+
 def summary(rows: Sequence[Row]) -> list[str]:
-    """Per family: rows at 1.0x or better, geometric mean, and the worst row."""
+    """Per family: rows at 1.0x or better, geometric mean, and the worst row; then its parts."""
     lines = []
     for family in dict.fromkeys(row.family for row in rows):
         rated = [row for row in rows if row.family == family and row.ratio]
         if not rated:
             continue
         found = [row.ratio for row in rated if row.ratio]
-        mean = math.exp(sum(math.log(r) for r in found) / len(found))
+        mean = geometric_mean(found)
         worst = min(rated, key=lambda row: row.ratio or 0.0)
         lines.append(
             f"{family}: {sum(r >= 1 for r in found)} of {len(found)} rows at 1.00x or better, "
             f"geometric mean {mean:.2f}x, worst {worst.ratio:.2f}x "
             f"({worst.name} {worst.ours.variant} {worst.threads} thr)".replace("  ", " ")
         )
+        lines += [mean_text(mean) for mean in means(rated)]
     return lines
 
 
 def to_json(machine: dict[str, Any], limits: list[dict[str, Any]], rows: Sequence[Row]) -> str:
     """The run as JSON text."""
-    body = {"machine": machine, "limits": limits, "rows": [asdict(row) for row in rows]}
+    body = {
+        "machine": machine,
+        "limits": limits,
+        "means": [asdict(mean) for mean in means(rows)],
+        "rows": [asdict(row) for row in rows],
+    }
     return json.dumps(body, indent=1) + "\n"
 
 

@@ -1,7 +1,8 @@
 """Recurrent networks over whole sequences: one layer in one direction, inference and training.
 
 Work: a step multiplies the input by G H x I weights and the state by G H x H, G being the gates;
-the backward pass does twice as much. Every call begins with a state, as a step in a loop does.
+the backward pass does twice as much. Every call begins with a state, as a step in a loop does, and
+training gives its gradient as well.
 Traffic has no meaning: the weights stay in cache. Training rows tell what the forward call keeps
 for the backward one.
 
@@ -77,6 +78,11 @@ class Problem:
         return once * (3 if self.training else 1)
 
     @property
+    def part(self) -> str:
+        """What has geometric means of its own."""
+        return f"{self.kind} {'training' if self.training else 'inference'}"
+
+    @property
     def name(self) -> str:
         """What the tables call it."""
         name = f"{self.kind} T{self.steps} B{self.batch} H{self.hidden} I{self.size}"
@@ -100,13 +106,14 @@ class Data:
 
 
 def _call(module: Any, p: Problem, d: Data) -> Any:
-    """y, or all gradients, of our function or of the reference's."""
+    """y, or the gradients of x, state and weights, of our function or of the reference's."""
     forward = getattr(module, p.kind)
     if not p.training:
         return forward(d.x, d.weights, d.state, **d.how)[0]
     *_, kept = forward(d.x, d.weights, d.state, **d.how, return_workspace=True)
     found = getattr(module, f"{p.kind}_backward")(d.grad, None, kept)
-    return found[0], found[2]
+    states = found[1] if len(d.states) > 1 else (found[1],)
+    return found[0], *states, *found[2]
 
 
 def run_arraynn(p: Problem, d: Data, threads: int) -> list[Candidate]:
@@ -167,13 +174,14 @@ def run_torch(p: Problem, d: Data, threads: int) -> list[Candidate]:
     states = tuple(torch.from_numpy(s) for s in d.states)
     state = states if len(states) > 1 else states[0]
     if p.training:
-        leaf = x.clone().requires_grad_()
+        leaves = [x.clone().requires_grad_(), *(s.clone().requires_grad_() for s in states)]
+        first = tuple(leaves[1:]) if len(states) > 1 else leaves[1]
 
         def train() -> Any:
-            y, _ = module(leaf, state)
-            return torch.autograd.grad(y, [leaf, *module._flat_weights], grad)
+            y, _ = module(leaves[0], first)
+            return torch.autograd.grad(y, [*leaves, *module._flat_weights], grad)
 
-        return [Candidate("torch", train, group="fresh", kept=torch_kept(module, leaf, state))]
+        return [Candidate("torch", train, group="fresh", kept=torch_kept(module, leaves[0], first))]
 
     def infer() -> Any:
         with torch.inference_mode():
@@ -206,13 +214,14 @@ def run_jax(p: Problem, d: Data, threads: int) -> list[Candidate]:
         return (h, c), h
 
     def forward(state: Any, x: Any, w: Any) -> Any:
-        return jax.lax.scan(partial(step, w), (state[0], state[-1]), x)[1]
+        return jax.lax.scan(partial(step, w), (state[0][0], state[-1][0]), x)[1]
 
     def train(state: Any, x: Any, w: Any, grad: Any) -> Any:
-        return jax.vjp(partial(forward, state), x, w)[1](grad)
+        of_state, of_x, of_w = jax.vjp(forward, state, x, w)[1](grad)
+        return of_x, *of_state, *of_w
 
     x, grad = np_.asarray(d.x), np_.asarray(d.grad)
-    weights, state = [np_.asarray(w) for w in d.weights], [np_.asarray(s[0]) for s in d.states]
+    weights, state = [np_.asarray(w) for w in d.weights], [np_.asarray(s) for s in d.states]
     compiled, args = jax.jit(forward), (state, x, weights)
     if p.training:
         compiled, args = jax.jit(train), (state, x, weights, grad)
@@ -300,7 +309,7 @@ def prepare(p: Problem, libraries: Sequence[str], threads: int) -> Prepared:
         {k: [a.astype(np.float64) for a in v] if k in of_arrays else v for k, v in how.items()},
     )
     found = _call(reference(), p, wide)
-    expected = (found[0], *found[1]) if p.training else (found,)
+    expected = found if p.training else (found,)
     # A step adds the rounding of a sum over input and state and of some 16 operations; slopes are
     # at most 1, and a gradient by a weight sums such errors over the steps of all samples.
     top = 1 + max(float(np.abs(a).max()) for a in expected)
@@ -323,7 +332,8 @@ def _problems(sizes: Sequence[tuple[int, int, int, int]], dtype: str) -> list[Pr
 
 def _cases(problems: Sequence[Problem], family: str = "rnn") -> list[Case]:
     return [
-        Case(family, p.name, p.dtype, partial(prepare, p), p.flops, 0.0, "fma") for p in problems
+        Case(family, p.name, p.dtype, partial(prepare, p), p.flops, 0.0, "fma", p.part)
+        for p in problems
     ]
 
 

@@ -82,7 +82,8 @@ Every answer is proved against arraynn.reference before it is timed. The table g
 of our candidates, the median time of a call, its rate as a share of the machine's limit (FMA
 rate, copy or read bandwidth, measured in this run), the fastest peer, and the median over rounds of
 peer's time / our time: above 1 ours is faster. "fresh" outputs are allocated by the call,
-"reused" ones given by out=; "prepacked" weights were packed before the timing. --memory adds what
+"reused" ones given by out=; "prepacked" weights were packed before the timing. Families of several
+parts have geometric means of each, over the best peer and over every peer alone. --memory adds what
 the first calls of a candidate add to the peak of a process of its own: some 2 s a candidate.
 
 examples:

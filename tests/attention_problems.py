@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from arraynn import reference
-from tolerances import widen
+from tolerances import compute_dtype, native, widen
 
 #: Of the mask, of the bias: what it is broadcast along.
 SHAPES = ("full", "heads", "batch", "keys", "queries", "plane")
@@ -29,7 +29,12 @@ def to_layout(x: Any, layout: str) -> Any:
 
 
 def widened(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: widen(v) if isinstance(v, np.ndarray) else v for name, v in options.items()}
+    return {name: widen(v) for name, v in options.items()}
+
+
+def computed(options: dict[str, Any]) -> dict[str, Any]:
+    """Arrays in the dtype that kernels compute in."""
+    return {name: native(v) for name, v in options.items()}
 
 
 class Sizes:
@@ -54,7 +59,7 @@ class Sizes:
             scores = scores + np.where(np.isfinite(bias), np.abs(widen(bias)), 0)
         slopes = options.get("alibi_slopes")
         if slopes is not None:
-            scores = scores + np.max(slopes) * (q.shape[2] + lk)
+            scores = scores + np.max(widen(slopes)) * (q.shape[2] + lk)
         sinks = options.get("sinks")
         if sinks is not None:
             finite = np.where(np.isfinite(sinks), np.abs(widen(sinks)), 0)
@@ -63,7 +68,7 @@ class Sizes:
         self.error = 1 + scores.max(axis=-1, keepdims=True, initial=0)
         self.keep = 1 / (1 - options.get("dropout", 0.0))
         # An exponential below the smallest normal number is flushed.
-        info = np.finfo(dtype)
+        info = np.finfo(compute_dtype(dtype))
         self.p_error = self.p * self.error + float(info.tiny) / float(info.eps)
 
     def out(self) -> Any:

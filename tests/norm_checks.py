@@ -12,7 +12,14 @@ import numpy as np
 
 from arraynn import reference
 from kernels.problems import normal
-from tolerances import assert_close_to_reference, assert_same_bits, widen
+from tolerances import (
+    assert_close_to_reference,
+    assert_same_bits,
+    compute_dtype,
+    finfo,
+    native,
+    widen,
+)
 
 ROW_NORMS = ("layer_norm", "rms_norm")
 #: (n, c, positions): planes and columns around vectors and blocks, one position, one channel.
@@ -79,18 +86,18 @@ class Problem:
 def check(kernels: Any, problem: Problem, activation: str | None = None) -> None:
     """Hold forward and backward against the reference."""
     ours = problem.operands()
-    native = tuple(a.copy() for a in ours)
+    plain_ones = native(*(a.copy() for a in ours))
     wide = widen(*ours)
     label = f"{problem.name} of {problem.x.shape}, {problem.layout}, fixed {problem.fixed}"
     options: dict[str, Any] = {"activation": activation, "return_stats": True}
     y, mean, rstd = problem.forward(kernels, ours, **options)
     ref_y, ref_mean, ref_rstd = problem.forward(reference, wide, **options)
-    native_y, native_mean, native_rstd = problem.forward(reference, native, **options)
+    plain_y, plain_mean, plain_rstd = problem.forward(reference, plain_ones, **options)
     assert mean.dtype == rstd.dtype == np.float64, label
-    kind = problem.x.dtype
+    kind = compute_dtype(problem.x.dtype)
     # Statistics are float64 whatever the dtype: of a float32 input they are held in its units.
     size = np.abs(wide[0]).max()
-    for got, ref, plain in ((mean, ref_mean, native_mean), (rstd, ref_rstd, native_rstd)):
+    for got, ref, plain in ((mean, ref_mean, plain_mean), (rstd, ref_rstd, plain_rstd)):
         assert_close_to_reference(
             got.astype(kind), ref, plain.astype(kind), scale=np.abs(ref) + size, label=label
         )
@@ -98,15 +105,15 @@ def check(kernels: Any, problem: Problem, activation: str | None = None) -> None
     level = np.abs(wide[0]) + np.abs(problem.statistics(ref_mean))
     scale = problem.spread(np.abs(wide[2])) * problem.statistics(ref_rstd)
     terms = level * scale + problem.spread(np.abs(wide[3]))
-    assert_close_to_reference(y, ref_y, native_y, scale=1.2 * terms, label=label)
-    for got, ref, plain in zip(ours[4:], wide[4:], native[4:], strict=True):
+    assert_close_to_reference(y, ref_y, plain_y, scale=1.2 * terms, label=label)
+    for got, ref, plain in zip(ours[4:], wide[4:], plain_ones[4:], strict=True):
         limit = np.abs(ref) + size + size**2
         assert_close_to_reference(got, ref, plain, scale=limit, label=f"{label}, running")
 
     got = problem.backward(kernels, ours, stats=(mean, rstd))
     again = problem.backward(kernels, ours)
     ref = problem.backward(reference, wide)
-    plain = problem.backward(reference, native)
+    plain = problem.backward(reference, plain_ones)
     positions = tuple(
         i
         for i in range(problem.x.ndim)
@@ -145,7 +152,7 @@ def check_rows(
     for weight, bias, activation in (
         (w, b, "relu"),
         (w, None, None),
-        (None, b, "tanh"),
+        (None, b, smooth("tanh", dtype)),
         (None,) * 3,
     ):
         if not centred and bias is not None and weight is None:
@@ -155,7 +162,7 @@ def check_rows(
         options: dict[str, Any] = {"activation": activation, "return_stats": True}
         y, *stats = forward(x, n, *vectors, **options)
         ref, *ref_stats = formula(widen(x), n, *widen_all(vectors), eps_of(name, dtype), **options)
-        plain, *_ = formula(x, n, *vectors, **options)
+        plain, *_ = formula(native(x), n, *map(native, vectors), eps_of(name, dtype), **options)
         assert all(s.dtype == np.float64 and s.shape == (rows,) for s in stats)
         mean = ref_stats[0][:, None] if centred else 0
         xhat = (np.abs(widen(x)) + np.abs(mean)) * ref_stats[-1][:, None]
@@ -167,7 +174,7 @@ def check_rows(
         backward, formula = (getattr(m, f"{name}_backward") for m in (kernels, reference))
         got, again = backward(grad, x, n, weight, stats=given), backward(grad, x, n, weight)
         ref = formula(*widen(grad, x), n, widen(weight), eps_of(name, dtype))
-        plain = formula(grad, x, n, weight)
+        plain = formula(*native(grad, x), n, native(weight), eps_of(name, dtype))
         g = np.abs(widen(grad)) * (1 if weight is None else np.abs(widen(weight)))
         sizes = np.abs(widen(grad))
         scales = (
@@ -185,9 +192,14 @@ def check_rows(
         assert_same_bits(alone[1], got[1])
 
 
+def smooth(activation: str, dtype: Any) -> str:
+    """Return it, or relu for 16 bits: those are rounded once more before any other activation."""
+    return activation if compute_dtype(dtype) == dtype else "relu"
+
+
 def eps_of(name: str, dtype: Any) -> float:
     """What the kernel takes by default; the oracle is of a wider dtype."""
-    return float(np.finfo(dtype).eps) if name == "rms_norm" else 1e-5
+    return float(finfo(dtype).eps) if name == "rms_norm" else 1e-5
 
 
 def widen_all(arrays: Any) -> list[Any]:
@@ -206,12 +218,12 @@ def check_constant_data(kernels: Any, dtype: Any, layout: str) -> None:
         kernels.instance_norm(x, layout=layout),
     ):
         # The mean's own rounding, times rstd = 1 / sqrt(eps).
-        assert np.abs(y).max() <= np.finfo(dtype).eps * 0.1 * 317
+        assert np.abs(y).max() <= finfo(compute_dtype(dtype)).eps * 0.1 * 317
 
 
 def check_specials(kernels: Any, dtype: Any) -> None:
     """NaN and infinity stay in the statistic that they belong to."""
-    x = np.arange(2 * 4 * 40, dtype=dtype).reshape(2, 4, 40)
+    x = np.arange(2 * 4 * 40).astype(dtype).reshape(2, 4, 40)
     for bad in (np.nan, np.inf):
         y = x.copy()
         y[0, 1, 35] = bad
@@ -233,7 +245,7 @@ def check_specials(kernels: Any, dtype: Any) -> None:
     for layout in ("channels_first", "channels_last"):
         at = y if layout == "channels_first" else np.ascontiguousarray(np.moveaxis(y, 1, -1))
         dx = kernels.batch_norm_backward(np.ones_like(at), at, zero, one, layout=layout)[0]
-        np.testing.assert_allclose(dx, 1, rtol=1e-5)
+        np.testing.assert_allclose(dx.astype(np.float64), 1, rtol=1e-5)
 
 
 def check_nothing(kernels: Any, shape: Any, dtype: Any, layout: str) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from arraynn import reference
 from kernels.problems import normal
-from tolerances import assert_close_to_reference, widen
+from tolerances import assert_close_to_reference, native, widen
 
 #: Logits' shapes, with and without positions after the classes.
 LOGITS = [(5,), (1, 1), (7, 10), (3, 33), (4, 5, 3), (2, 17, 4, 5), (2, 3, 1, 70), (60, 1000)]
@@ -27,15 +27,15 @@ def check(kernels: Any, x: Any, grad: Any, axis: int) -> None:
     for name in ("softmax", "log_softmax"):
         label = f"{name} of {x.shape} along {axis}"
         forward, formula = getattr(kernels, name), getattr(reference, name)
-        got, ref, native = forward(x, axis), formula(wide, axis), formula(x, axis)
+        got, ref, plain = forward(x, axis), formula(wide, axis), formula(native(x), axis)
         # Rounding x - max moves the exponent of exp by eps * |x - max|.
         scale = np.abs(ref) * (1 + below_max) if name == "softmax" else below_max + 1
-        assert_close_to_reference(got, ref, native, scale=scale, label=label)
+        assert_close_to_reference(got, ref, plain, scale=scale, label=label)
 
         backward, formula = (getattr(m, f"{name}_backward") for m in (kernels, reference))
         y = got
         got = backward(grad, y, axis)
-        ref, native = formula(wide_grad, widen(y), axis), formula(grad, y, axis)
+        ref, plain = formula(wide_grad, widen(y), axis), formula(*native(grad, y), axis)
         size = np.abs(wide_grad)
         if name == "softmax":
             p = widen(y)
@@ -44,7 +44,7 @@ def check(kernels: Any, x: Any, grad: Any, axis: int) -> None:
             p = np.exp(widen(y))
             total = size.sum(axis=axis, keepdims=True)
             scale = size + p * (1 + np.abs(np.where(p > 0, widen(y), 0))) * total
-        assert_close_to_reference(got, ref, native, scale=scale, label=f"{label}, backward")
+        assert_close_to_reference(got, ref, plain, scale=scale, label=f"{label}, backward")
 
 
 def check_cross_entropy(
@@ -60,20 +60,21 @@ def check_cross_entropy(
     ):
         weight = rng.uniform(0.1, 2, classes).astype(dtype) if weighted else None
         if kind == "probabilities":
-            target = reference.softmax(normal(rng, dtype, *shape), axis)
+            target = reference.softmax(native(normal(rng, dtype, *shape)), axis).astype(dtype)
         else:
             target = np.asarray(rng.integers(0, classes, samples), dtype=kind)
             if target.size > 2:
                 target.flat[1] = -7
         options: dict[str, Any] = {"ignore_index": -7, "label_smoothing": smoothing}
         wide: dict[str, Any] = {**options, "weight": widen(weight)}
+        plainly: dict[str, Any] = {**options, "weight": native(weight)}
         options["weight"] = weight
         label = f"cross_entropy of {shape}, {kind}, {options}"
 
         got = kernels.cross_entropy(logits, target, **options, reduction=reduction)
         assert isinstance(got, np.ndarray), label
         assert got.shape == (samples if reduction == "none" else ()), label
-        native = reference.cross_entropy(logits, target, **options, reduction=reduction)
+        plain = reference.cross_entropy(*native(logits, target), **plainly, reduction=reduction)
         terms, total, mean = (
             reference.cross_entropy(*widen(logits, target), **wide, reduction=r)
             for r in ("none", "sum", "mean")
@@ -88,16 +89,16 @@ def check_cross_entropy(
         scales = {"none": np.abs(terms) + top, "sum": np.sum(np.abs(terms) + top)}
         scales["mean"] = scales["sum"] / divisor
         ref = {"none": terms, "sum": total, "mean": mean}[reduction]
-        assert_close_to_reference(got, ref, native, scale=scales[reduction], label=label)
+        assert_close_to_reference(got, ref, plain, scale=scales[reduction], label=label)
 
         grad = normal(rng, dtype, *got.shape)
-        options["reduction"] = wide["reduction"] = reduction
+        options["reduction"] = wide["reduction"] = plainly["reduction"] = reduction
         got = kernels.cross_entropy_backward(grad, logits, target, **options)
         ref = reference.cross_entropy_backward(*widen(grad, logits, target), **wide)
-        native = reference.cross_entropy_backward(grad, logits, target, **options)
+        plain = reference.cross_entropy_backward(*native(grad, logits, target), **plainly)
         size = np.abs(widen(grad)) * top / (divisor if reduction == "mean" else 1)
         scale = np.expand_dims(size, axis) if reduction == "none" else size
-        assert_close_to_reference(got, ref, native, scale=scale, label=f"{label}, backward")
+        assert_close_to_reference(got, ref, plain, scale=scale, label=f"{label}, backward")
 
 
 def targets(rng: np.random.Generator, shape: tuple[int, ...], kind: str = "int64") -> Any:
@@ -124,7 +125,7 @@ def check_nll_loss(
         got = kernels.nll_loss(z, target, weight=weight, **how)
         assert isinstance(got, np.ndarray), label
         assert got.shape == (target.shape if reduction == "none" else ()), label
-        native = reference.nll_loss(z, target, weight=weight, **how)
+        plain = reference.nll_loss(native(z), target, weight=native(weight), **how)
         ref = reference.nll_loss(widen(z), target, weight=widen(weight), **how)
         terms = reference.nll_loss(
             widen(z), target, weight=widen(weight), ignore_index=-7, reduction="none"
@@ -133,13 +134,13 @@ def check_nll_loss(
         divisor = float(counted.size if weight is None else widen(weight)[counted].sum())
         total = np.abs(terms).sum()
         scale = {"none": np.abs(terms), "sum": total, "mean": total / divisor}[reduction]
-        assert_close_to_reference(got, ref, native, scale=scale, label=label)
+        assert_close_to_reference(got, ref, plain, scale=scale, label=label)
 
         grad = normal(rng, dtype, *got.shape)
         got = kernels.nll_loss_backward(grad, z, target, weight=weight, **how)
         ref = reference.nll_loss_backward(*widen(grad, z), target, weight=widen(weight), **how)
-        native = reference.nll_loss_backward(grad, z, target, weight=weight, **how)
-        assert_close_to_reference(got, ref, native, scale=np.abs(ref), label=f"{label}, backward")
+        plain = reference.nll_loss_backward(*native(grad, z), target, weight=native(weight), **how)
+        assert_close_to_reference(got, ref, plain, scale=np.abs(ref), label=f"{label}, backward")
 
 
 def check_what_does_not_count(kernels: Any, dtype: Any) -> None:

@@ -7,33 +7,74 @@ are per element and in units of a `scale` that says how large the numbers behind
 * :func:`winograd_bound`: the same for a convolution by tiles, whose transforms round as well;
 * :func:`assert_close_to_reference`: at most twice the worst error of plain NumPy in the same dtype
   on the same input, plus a floor of a few eps for the case that NumPy happens to be exact.
+
+Arrays of 16 bits are computed in float32 and rounded once, as they are stored: their bounds are
+those of float32 (:func:`native` gives NumPy the same numbers) and half a unit of the storage dtype.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 #: What the fixtures know about the running test; printed with every failure.
 CONTEXT: dict[str, object] = {}
 
 
+def is_floating(dtype: DTypeLike) -> bool:
+    """Whether these are numbers that round; bfloat16 is no dtype of NumPy's own."""
+    dtype = np.dtype(dtype)
+    return np.issubdtype(dtype, np.floating) or dtype.name == "bfloat16"
+
+
+def compute_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    """Return the dtype that kernels compute in: float32 for storage of 16 bits."""
+    return np.dtype(np.float32) if np.dtype(dtype).itemsize == 2 else np.dtype(dtype)
+
+
 def oracle_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     """Return the dtype to compute the truth in: float64 for float32, long double for float64."""
-    return np.dtype(np.float64 if np.dtype(dtype) == np.float32 else np.longdouble)
+    return np.dtype(np.float64 if compute_dtype(dtype) == np.float32 else np.longdouble)
+
+
+def _in_dtype(arrays: tuple[Any, ...], choose: Callable[[Any], np.dtype[Any]]) -> Any:
+    """Copy floating arrays to another dtype; everything else passes through."""
+    changed = [
+        a.astype(choose(a.dtype)) if isinstance(a, np.ndarray) and is_floating(a.dtype) else a
+        for a in arrays
+    ]
+    return changed[0] if len(changed) == 1 else tuple(changed)
 
 
 def widen(*arrays: Any) -> Any:
     """Copy floating arrays to the dtype of the oracle; everything else passes through."""
-    wide = [
-        a.astype(oracle_dtype(a.dtype))
-        if isinstance(a, np.ndarray) and np.issubdtype(a.dtype, np.floating)
-        else a
-        for a in arrays
-    ]
-    return wide[0] if len(wide) == 1 else tuple(wide)
+    return _in_dtype(arrays, oracle_dtype)
+
+
+def native(*arrays: Any) -> Any:
+    """Copy floating arrays to the dtype that kernels compute in, for plain NumPy to do the same."""
+    return _in_dtype(arrays, compute_dtype)
+
+
+def finfo(dtype: DTypeLike) -> Any:
+    """``np.finfo``, also of bfloat16."""
+    if np.dtype(dtype).name == "bfloat16":
+        return pytest.importorskip("ml_dtypes").finfo("bfloat16")
+    return np.finfo(np.dtype(dtype))
+
+
+def storage_bound(ref: ArrayLike, dtype: DTypeLike) -> NDArray[Any]:
+    """Bound the rounding to a storage dtype of 16 bits; 0 for others, which are not rounded."""
+    size = np.abs(np.asarray(ref))
+    if np.dtype(dtype).itemsize != 2:
+        return np.zeros_like(size)
+    info = finfo(dtype)
+    size = np.where(np.isfinite(size), size, 0)
+    return np.asarray(float(info.eps) / 2 * size + float(info.smallest_subnormal) / 2)
 
 
 def dot_bound(k: int, dtype: DTypeLike, scale: ArrayLike) -> NDArray[Any]:
@@ -229,18 +270,19 @@ def assert_close_to_reference(
     ----------
     got : array from the kernel
     ref : array from the reference in the oracle's dtype
-    native : array from the reference in the dtype of `got`
+    native : array from the reference in the dtype that `got` was computed in
     scale : array broadcastable to got, optional
         The magnitude that rounding errors are relative to; ``|ref|`` when not given.
     floor : float
-        In eps of the dtype of `got`.
+        In eps of the dtype of `native`.
     """
     got, ref, native = np.asarray(got), np.asarray(ref), np.asarray(native)
-    assert native.dtype == got.dtype, f"{label}: dtype {got.dtype}, expected {native.dtype}"
+    expected = compute_dtype(got.dtype)
+    assert native.dtype == expected, f"{label}: dtype {native.dtype} for {got.dtype}"
     if got.shape != ref.shape or got.size == 0:
         _assert_same_shape_and_specials(got, ref, label)
         return
-    info = np.finfo(got.dtype)
+    info = np.finfo(native.dtype)
     unit = np.abs(ref) if scale is None else np.broadcast_to(np.abs(np.asarray(scale)), ref.shape)
     unit = np.where(np.isfinite(unit), unit, 0)
     with np.errstate(all="ignore"):
@@ -249,6 +291,8 @@ def assert_close_to_reference(
     usable = np.isfinite(relative) & (np.abs(ref) > float(info.tiny)) & np.isfinite(native)
     numpy_error = float(relative[usable].max()) if np.any(usable) else 0.0
     allowed = (2 * numpy_error + floor * float(info.eps)) * unit + 4 * float(info.tiny)
+    # What is rounded once more is the number that was computed.
+    allowed = allowed + storage_bound(np.abs(ref) + allowed, got.dtype)
     assert_within(got, ref, allowed, label)
 
 

@@ -11,7 +11,7 @@
 namespace arraynn {
 Array take_rows(const char* op, const char* arg, py::handle h, int ndim) {
   Array a = take(op, arg, h, Layout::kAny);
-  require_float(op, arg, a);
+  require_storage(op, arg, a);
   require_ndim(op, arg, a, ndim);
   return with_contiguous_rows(op, arg, std::move(a));
 }
@@ -289,7 +289,8 @@ AttentionProblem<T> AttentionArgs::problem() const {
   p.dropout = s.dropout;
   return p;
 }
-template AttentionProblem<float> AttentionArgs::problem<float>() const;
-template AttentionProblem<double> AttentionArgs::problem<double>() const;
+#define ARRAYNN_INSTANTIATE(T) template AttentionProblem<T> AttentionArgs::problem<T>() const;
+ARRAYNN_FOR_EACH_STORAGE(ARRAYNN_INSTANTIATE)
+#undef ARRAYNN_INSTANTIATE
 
 }  // namespace arraynn

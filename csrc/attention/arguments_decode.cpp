@@ -23,7 +23,7 @@ AttentionArgs::AttentionArgs(const char* op, py::handle q_in, py::handle k_cache
   // A copy of the cache would take what is appended to it.
   const auto cache = [&](const char* arg, py::handle h) {
     Array a = take(op, arg, h, Layout::kAny);
-    require_float(op, arg, a);
+    require_storage(op, arg, a);
     require_ndim(op, arg, a, 4);
     if (a->size() > 0 && a->shape[3] > 1 && a->strides[3] != 1) {
       fail<ValueError>(op, arg, "expected a contiguous last dimension, got a stride of ",
@@ -98,7 +98,7 @@ void AttentionArgs::turn(const char* op, const DecodeAngles& angles) {
     p.positions = positions.as<const std::int64_t>();
     p.positions_b = rows;
     py::object turned = new_array(op, from.dtype, from.shape, 4, &a->view);
-    dispatch_float(from.dtype, [&](auto tag) {
+    dispatch_storage(from.dtype, [&](auto tag) {
       using T = decltype(tag);
       run_rope(p, from.as<const T>(), cos->as<const T>(), sin->as<const T>(), false,
                a->view.as<T>());

@@ -32,6 +32,7 @@
 #include <cstdint>
 
 #include "core/dispatch.hpp"
+#include "core/dtype.hpp"
 #include "core/index.hpp"
 #include "core/philox.hpp"
 
@@ -70,7 +71,7 @@ struct AttentionProblem {
   const T *q = nullptr, *k = nullptr, *v = nullptr;
   RowStrides q_strides, k_strides, v_strides;
   T* out = nullptr;
-  T* lse = nullptr;  // may be null
+  Compute<T>* lse = nullptr;  // may be null
   RowStrides out_strides, lse_strides;
   double scale = 1, softcap = 0;  // 0: none
   const std::uint8_t* mask = nullptr;

@@ -16,14 +16,15 @@ py::object forward(const char* op, const AttentionArgs& args, py::handle return_
                    py::handle out_, std::initializer_list<const Array*> inputs) {
   const bool return_lse = take_bool(op, "return_lse", return_lse_);
   Output out(op, out_, args.q->dtype, args.out_shape, args.ndim, inputs);
-  Output lse(op, py::none(), args.q->dtype, args.lse_shape, return_lse ? args.ndim - 1 : 0);
+  Output lse(op, py::none(), compute_dtype(args.q->dtype), args.lse_shape,
+             return_lse ? args.ndim - 1 : 0);
   args.append();
-  dispatch_float(args.q->dtype, [&](auto tag) {
+  dispatch_storage(args.q->dtype, [&](auto tag) {
     using T = decltype(tag);
     AttentionProblem<T> p = args.problem<T>();
     p.out = out.data<T>();
     p.out_strides = args.strides_of(out.view);
-    p.lse = return_lse ? lse.data<T>() : nullptr;
+    p.lse = return_lse ? lse.data<Compute<T>>() : nullptr;
     const py::gil_scoped_release nogil;
     // Nothing to fill, though a batch that is broadcast may be endless.
     const bool nothing = args.empty() || (out.view.size() == 0 && !return_lse);
@@ -90,7 +91,12 @@ py::tuple backward(const char* op, const AttentionArgs& args, py::handle grad_ou
   };
   const Array grad_out = like_out("grad_out", grad_out_), out = like_out("out", out_);
   const Array lse = take(op, "lse", lse_);
-  require_same_dtype(op, "lse", lse, "q", args.q);
+  const Dtype computed = compute_dtype(args.q->dtype);
+  if (computed == args.q->dtype) {
+    require_same_dtype(op, "lse", lse, "q", args.q);
+  } else if (lse->dtype != computed) {
+    fail<TypeError>(op, "lse", "expected ", dtype_name(computed), ", got ", dtype_name(lse->dtype));
+  }
   if (lse->ndim != ndim - 1 || !std::equal(lse->shape, lse->shape + ndim - 1, args.lse_shape)) {
     fail<ValueError>(op, "lse", "expected shape ", shape_str(args.lse_shape, ndim - 1), ", got ",
                      shape_str(lse->shape, lse->ndim));
@@ -107,12 +113,12 @@ py::tuple backward(const char* op, const AttentionArgs& args, py::handle grad_ou
   if (needs_bias) grads[3] = make(args.bias, &dbias);
   const bool needs_sinks = needs.sinks && args.sinks;
   if (needs_sinks) grads[4] = make(args.sinks, &dsinks);
-  dispatch_float(args.q->dtype, [&](auto tag) {
+  dispatch_storage(args.q->dtype, [&](auto tag) {
     using T = decltype(tag);
     AttentionProblem<T> p = args.problem<T>();
     p.out = out->as<T>();
     p.out_strides = args.strides_of(out.view);
-    p.lse = lse->as<T>();
+    p.lse = lse->as<Compute<T>>();
     AttentionGradients<T> g;
     g.dout = grad_out->as<const T>();
     g.dout_strides = args.strides_of(grad_out.view);

@@ -1,6 +1,7 @@
 // One query per sequence: keys and values are read once, along their rows.
 #include "attention/attention.hpp"
 #include "attention/scores.hpp"
+#include "simd/reduce.hpp"
 
 namespace ARRAYNN_ISA_NAMESPACE {
 namespace {
@@ -8,29 +9,22 @@ namespace {
 template <class T>
 using Problem = AttentionProblem<T>;
 
-// Keys whose dot products run side by side, and keys that stay in L1 for all heads of a group.
-constexpr int kKeysAtOnce = 8;
-constexpr std::int64_t kChunk = 64;
-// Vectors of a sum of values that stay in registers.
-constexpr int kSums = 8;
-// How far ahead rows are called for: the processor's own prefetching stops at pages, and rows that
-// are read eight at a time are no stream to it (measured: 1.2x from memory).
-constexpr std::int64_t kAhead = 16;
+// Keys of a step. Memory streams at its full rate only where lines are asked for in their order
+// (measured: 2.5 times that of rows side by side), so rows go one after the other, and heads or
+// columns that do not fit registers come back while a step is in L1.
+constexpr std::int64_t kStep = 16;
+// Heads that share a pass over K and V.
+constexpr std::int64_t kHeads = 4;
+// Vectors of a pass's queries, or of its sums of values, that stay in registers, and of a row.
+constexpr int kHeld = kVecBytes == 64 ? 16 : 8, kWide = 8;
 
-template <class T>
-ARRAYNN_INLINE void prefetch_row(const T* row, std::int64_t dim) {
-  for (std::int64_t d = 0; d < dim; d += 64 / static_cast<int>(sizeof(T))) {
-    __builtin_prefetch(row + d);
-  }
-}
-
-// f(first key, count, rows) over stretches of at most kChunk keys that lie evenly in memory.
+// f(first key, count, rows) over stretches of at most kStep keys that lie evenly in memory.
 template <class T, class F>
 ARRAYNN_INLINE void for_stretches(const Problem<T>& p, const T* base, const RowStrides& strides,
                                   std::int64_t b, std::int64_t kv_head, Range keys, const F& f) {
   const T* head = base + kv_head * strides.h;
   for (std::int64_t j = keys.begin; j < keys.end;) {
-    std::int64_t n = min_i(kChunk, keys.end - j);
+    std::int64_t n = min_i(kStep, keys.end - j);
     const T* rows = head + b * strides.b + j * strides.l;
     if (p.pages != nullptr) {
       const std::int64_t in_page = j % p.page_size;
@@ -43,59 +37,137 @@ ARRAYNN_INLINE void for_stretches(const Problem<T>& p, const T* base, const RowS
   }
 }
 
-template <class T, int kKeys>
-ARRAYNN_INLINE void dots(const T* q, const T* rows, std::int64_t stride, std::int64_t dim, T scale,
-                         T* scores) {
-  Vec<T> acc[kKeys];
-  for (int r = 0; r < kKeys; ++r) acc[r] = Vec<T>::zero();
+// f<heads, vectors>(first head, first column, lanes of the last vector), heads x vectors at most kHeld.
+template <class T, class F>
+ARRAYNN_INLINE void for_slabs(std::int64_t heads, std::int64_t dim, const F& f) {
+  constexpr int kL = kLanes<T>;
   std::int64_t d = 0;
-  for (; d + kLanes<T> <= dim; d += kLanes<T>) {
-    const Vec<T> qv = Vec<T>::load(q + d);
-    for (int r = 0; r < kKeys; ++r) acc[r] = fma(qv, Vec<T>::load(rows + r * stride + d), acc[r]);
-  }
-  if (d < dim) {
-    const Vec<T> qv = load_n(q + d, dim - d);
-    for (int r = 0; r < kKeys; ++r)
-      acc[r] = fma(qv, load_n(rows + r * stride + d, dim - d), acc[r]);
-  }
-  for (int r = 0; r < kKeys; ++r) scores[r] = reduce_add(acc[r]) * scale;
+  const auto slab = [&]<int kV>(std::int64_t lanes) __attribute__((always_inline)) {
+    std::int64_t g = 0;
+    if constexpr (4 * kV <= kHeld) {
+      for (; g + 4 <= heads; g += 4) f.template operator()<4, kV>(g, d, lanes);
+    }
+    if constexpr (2 * kV <= kHeld) {
+      for (; g + 2 <= heads; g += 2) f.template operator()<2, kV>(g, d, lanes);
+    }
+    for (; g < heads; ++g) f.template operator()<1, kV>(g, d, lanes);
+    d += kV * kL;
+  };
+  while (d + kWide * kL <= dim) slab.template operator()<kWide>(kL);
+  while (d + 4 * kL <= dim) slab.template operator()<4>(kL);
+  while (d < dim) slab.template operator()<1>(min_i(kL, dim - d));
 }
 
-template <class T, int kVectors, bool kFetch>
-ARRAYNN_INLINE void add_values(const T* weights, std::int64_t n, const T* rows, std::int64_t stride,
-                               T* sums) {
+template <class T>
+ARRAYNN_INLINE Vec<T> load_lanes(const T* p, std::int64_t lanes) {
+  return lanes == kLanes<T> ? Vec<T>::load(p) : load_n(p, lanes);
+}
+
+// Products of kV vectors of columns, added to the sums of n rows, [kG][kStep] vectors.
+template <class T, int kG, int kV>
+void add_products(const T* q, std::int64_t q_stride, const T* rows, std::int64_t n,
+                  std::int64_t stride, std::int64_t lanes, bool first, T* sums) {
   constexpr int kL = kLanes<T>;
-  Vec<T> acc[kVectors];
-  for (int v = 0; v < kVectors; ++v) acc[v] = Vec<T>::load(sums + v * kL);
+  Vec<T> held[kG][kV];
+  ARRAYNN_UNROLL
+  for (int g = 0; g < kG; ++g) {
+    ARRAYNN_UNROLL
+    for (int v = 0; v < kV; ++v) held[g][v] = load_lanes(q + g * q_stride + v * kL, lanes);
+  }
+  for (std::int64_t r = 0; r < n; ++r, rows += stride, sums += kL) {
+    Vec<T> acc[kG];
+    ARRAYNN_UNROLL
+    for (int g = 0; g < kG; ++g) {
+      acc[g] = first ? Vec<T>::zero() : Vec<T>::load(sums + g * kStep * kL);
+    }
+    ARRAYNN_UNROLL
+    for (int v = 0; v < kV; ++v) {
+      const Vec<T> row = in_register(load_lanes(rows + v * kL, lanes));
+      ARRAYNN_UNROLL
+      for (int g = 0; g < kG; ++g) acc[g] = fma(held[g][v], row, acc[g]);
+    }
+    ARRAYNN_UNROLL
+    for (int g = 0; g < kG; ++g) acc[g].store(sums + g * kStep * kL);
+  }
+}
+
+// Scores of one head and a step's rows of kV vectors, whose sums do not leave registers.
+template <class T, int kV>
+void score_step(const T* q, const T* rows, std::int64_t stride, T scale, T* scores) {
+  constexpr int kL = kLanes<T>;
+  static_assert(kStep % kL == 0);
+  Vec<T> held[kV];
+  ARRAYNN_UNROLL
+  for (int v = 0; v < kV; ++v) held[v] = Vec<T>::load(q + v * kL);
+  for (std::int64_t first = 0; first < kStep; first += kL) {
+    Vec<T> acc[kL];
+    ARRAYNN_UNROLL
+    for (int r = 0; r < kL; ++r, rows += stride) {
+      acc[r] = Vec<T>::zero();
+      ARRAYNN_UNROLL
+      for (int v = 0; v < kV; ++v) acc[r] = fma(held[v], Vec<T>::load(rows + v * kL), acc[r]);
+      keep_order(acc[r]);
+    }
+    (reduce_add_rows(acc) * Vec<T>::set1(scale)).store(scores + first);
+  }
+}
+
+// scores[g * kDecodeSplit + r] = scale q_g . row r for n <= kStep rows. Every product is one chain and
+// one tree, wherever it stands.
+template <class T>
+ARRAYNN_INLINE void score_rows(const T* q, std::int64_t q_stride, std::int64_t heads, const T* rows,
+                               std::int64_t n, std::int64_t stride, std::int64_t dim, T scale,
+                               T* sums, T* scores) {
+  constexpr int kL = kLanes<T>;
+  if (heads == 1 && n == kStep) {
+    if (dim == kWide * kL) return score_step<T, kWide>(q, rows, stride, scale, scores);
+    if (dim == 4 * kL) return score_step<T, 4>(q, rows, stride, scale, scores);
+    if (dim == 2 * kL) return score_step<T, 2>(q, rows, stride, scale, scores);
+  }
+  for_slabs<T>(heads, dim, [&]<int kG, int kV>(std::int64_t g, std::int64_t d, std::int64_t lanes) {
+    add_products<T, kG, kV>(q + g * q_stride + d, q_stride, rows + d, n, stride, lanes, d == 0,
+                            sums + g * kStep * kL);
+  });
+  for (std::int64_t g = 0; g < heads; ++g) {
+    for (std::int64_t r = 0; r < n; r += kL) {
+      Vec<T> parts[kL];
+      ARRAYNN_UNROLL
+      for (int i = 0; i < kL; ++i) parts[i] = Vec<T>::load(sums + (g * kStep + r + i) * kL);
+      const Vec<T> s = reduce_add_rows(parts) * Vec<T>::set1(scale);
+      store_n(s, scores + g * kDecodeSplit + r, min_i(kL, n - r));
+    }
+  }
+}
+
+// sums of head g += its weights . rows over kV vectors of columns.
+template <class T, int kG, int kV>
+void add_values(const T* weights, std::int64_t n, const T* rows, std::int64_t stride,
+                std::int64_t lanes, T* sums, std::int64_t step) {
+  constexpr int kL = kLanes<T>;
+  Vec<T> acc[kG][kV];
+  ARRAYNN_UNROLL
+  for (int g = 0; g < kG; ++g) {
+    ARRAYNN_UNROLL
+    for (int v = 0; v < kV; ++v) acc[g][v] = load_lanes(sums + g * step + v * kL, lanes);
+  }
   for (std::int64_t r = 0; r < n; ++r) {
-    const Vec<T> w = Vec<T>::set1(weights[r]);
-    if constexpr (kFetch) prefetch_row(rows + (r + kAhead) * stride, kVectors * kL);
-    for (int v = 0; v < kVectors; ++v) {
-      acc[v] = fma(w, Vec<T>::load(rows + r * stride + v * kL), acc[v]);
+    Vec<T> w[kG];
+    ARRAYNN_UNROLL
+    for (int g = 0; g < kG; ++g) w[g] = Vec<T>::set1(weights[g * kDecodeSplit + r]);
+    ARRAYNN_UNROLL
+    for (int v = 0; v < kV; ++v) {
+      const Vec<T> row = in_register(load_lanes(rows + r * stride + v * kL, lanes));
+      ARRAYNN_UNROLL
+      for (int g = 0; g < kG; ++g) acc[g][v] = fma(w[g], row, acc[g][v]);
     }
   }
-  for (int v = 0; v < kVectors; ++v) acc[v].store(sums + v * kL);
-}
-
-// sums += weights . rows over dim columns.
-template <class T, bool kFetch>
-void add_rows(const T* weights, std::int64_t n, const T* rows, std::int64_t stride,
-              std::int64_t dim, T* sums) {
-  constexpr int kL = kLanes<T>;
-  std::int64_t d = 0;
-  for (; d + kSums * kL <= dim; d += kSums * kL) {
-    add_values<T, kSums, kFetch>(weights, n, rows + d, stride, sums + d);
-  }
-  for (; d + 4 * kL <= dim; d += 4 * kL) {
-    add_values<T, 4, kFetch>(weights, n, rows + d, stride, sums + d);
-  }
-  for (; d + kL <= dim; d += kL) add_values<T, 1, kFetch>(weights, n, rows + d, stride, sums + d);
-  if (d < dim) {
-    Vec<T> acc = load_n(sums + d, dim - d);
-    for (std::int64_t r = 0; r < n; ++r) {
-      acc = fma(Vec<T>::set1(weights[r]), load_n(rows + r * stride + d, dim - d), acc);
+  ARRAYNN_UNROLL
+  for (int g = 0; g < kG; ++g) {
+    ARRAYNN_UNROLL
+    for (int v = 0; v < kV; ++v) {
+      T* to = sums + g * step + v * kL;
+      lanes == kL ? acc[g][v].store(to) : store_n(acc[g][v], to, lanes);
     }
-    store_n(acc, sums + d, dim - d);
   }
 }
 
@@ -140,46 +212,31 @@ template <class T>
 void split(const Problem<T>& p, std::int64_t b, std::int64_t kv_head, Range keys, T* partial) {
   const AttentionSequence seq = sequence_of(p, b);
   const std::int64_t group = p.heads / p.kv_heads, step = p.head_dim_v + 2;
-  // Heads of a group in fours: their scores are 8 KiB.
-  constexpr std::int64_t kHeads = 4;
-  alignas(64) T scores[kHeads * kDecodeSplit];
+  // Scores of four heads are 8 KiB.
+  alignas(64) T scores[kHeads * kDecodeSplit], products[kHeads * kStep * kLanes<T>] = {};
   const T scale = static_cast<T>(p.scale);
   for (std::int64_t g0 = 0; g0 < group; g0 += kHeads) {
     const std::int64_t heads = min_i(kHeads, group - g0), h0 = kv_head * group + g0;
     const T* q = p.q + b * p.q_strides.b + h0 * p.q_strides.h;
     for_stretches(p, p.k, p.k_strides, b, kv_head, keys,
                   [&](std::int64_t j, std::int64_t n, const T* rows) {
-                    const std::int64_t stride = p.k_strides.l;
-                    std::int64_t r = 0;
-                    for (; r + kKeysAtOnce <= n; r += kKeysAtOnce) {
-                      for (std::int64_t i = 0; i < kKeysAtOnce; ++i) {
-                        prefetch_row(rows + (r + kAhead + i) * stride, p.head_dim);
-                      }
-                      for (std::int64_t g = 0; g < heads; ++g) {
-                        dots<T, kKeysAtOnce>(q + g * p.q_strides.h, rows + r * stride, stride,
-                                             p.head_dim, scale, scores + g * kDecodeSplit + j + r);
-                      }
-                    }
-                    for (; r < n; ++r) {
-                      for (std::int64_t g = 0; g < heads; ++g) {
-                        dots<T, 1>(q + g * p.q_strides.h, rows + r * stride, stride, p.head_dim,
-                                   scale, scores + g * kDecodeSplit + j + r);
-                      }
-                    }
+                    score_rows(q, p.q_strides.h, heads, rows, n, p.k_strides.l, p.head_dim, scale,
+                               products, scores + j);
                   });
+    T* sums = partial + g0 * step;
     for (std::int64_t g = 0; g < heads; ++g) {
-      T* sums = partial + (g0 + g) * step;
-      for (std::int64_t d = 0; d < p.head_dim_v; ++d) sums[d] = T(0);
-      weigh(p, b, h0 + g, seq, keys, scores + g * kDecodeSplit, sums + p.head_dim_v);
+      for (std::int64_t d = 0; d < p.head_dim_v; ++d) sums[g * step + d] = T(0);
+      weigh(p, b, h0 + g, seq, keys, scores + g * kDecodeSplit, sums + g * step + p.head_dim_v);
     }
-    for_stretches(p, p.v, p.v_strides, b, kv_head, keys,
-                  [&](std::int64_t j, std::int64_t n, const T* rows) {
-                    for (std::int64_t g = 0; g < heads; ++g) {
-                      const auto add = g == 0 ? &add_rows<T, true> : &add_rows<T, false>;
-                      add(scores + g * kDecodeSplit + j, n, rows, p.v_strides.l, p.head_dim_v,
-                          partial + (g0 + g) * step);
-                    }
-                  });
+    for_stretches(
+        p, p.v, p.v_strides, b, kv_head, keys, [&](std::int64_t j, std::int64_t n, const T* rows) {
+          const T* weights = scores + j;
+          for_slabs<T>(heads, p.head_dim_v,
+                       [&]<int kG, int kV>(std::int64_t g, std::int64_t d, std::int64_t lanes) {
+                         add_values<T, kG, kV>(weights + g * kDecodeSplit, n, rows + d,
+                                               p.v_strides.l, lanes, sums + g * step + d, step);
+                       });
+        });
   }
 }
 

@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(kAttentionThreads, kBlocks)
     }
     if (p.lse != nullptr && column == 0 && t.x == 0) {
       p.lse[at.b * p.lse_strides.b + at.h * p.lse_strides.h + l] =
-          from_compute<T>(nothing ? kHidden : most[i] + log(Vec<C>{sum[i]}).v);
+          nothing ? kHidden : most[i] + log(Vec<C>{sum[i]}).v;
     }
   }
 }
@@ -159,7 +159,7 @@ __device__ __forceinline__ void gradient_tile(const BackwardCall<T>& call, const
     const std::int64_t l = at.seq.q0 + at.query + row;
     const std::int64_t index = at.b * p.lse_strides.b + at.h * p.lse_strides.h + l;
     const bool there = at.query + row < at.seq.queries;
-    const C lse = there ? to_compute(p.lse[index]) : C(0);
+    const C lse = there ? p.lse[index] : C(0);
     const C delta = there && !kValues ? call.delta[index] : C(0);
 #pragma unroll
     for (int j = 0; j < S::kPer; ++j) {
@@ -364,7 +364,7 @@ __global__ void __launch_bounds__(kAttentionThreads)
     const std::int64_t b = r / p.seqlen_q;
     const std::int64_t index = b * p.lse_strides.b + h * p.lse_strides.h + (r - b * p.seqlen_q);
     if (sink == -C(__builtin_inf())) continue;
-    sum = fused(-exponential(sink - to_compute(p.lse[index])), delta[index], sum);
+    sum = fused(-exponential(sink - p.lse[index]), delta[index], sum);
   }
   const C total = block_reduce(sum, shared, Plus{});
   if (threadIdx.x == 0) dsinks[h] = from_compute<T>(total);
@@ -374,11 +374,6 @@ template <class T>
 __global__ void __launch_bounds__(kAttentionThreads) attention_clear_kernel(T* p, std::int64_t n) {
   const std::int64_t i = std::int64_t{blockIdx.x} * kAttentionThreads + threadIdx.x;
   if (i < n) p[i] = from_compute<T>(Compute<T>(0));
-}
-template <class T>
-void launch_clear(T* p, std::int64_t n) {
-  const Grid grid{ceil_div(n, kAttentionThreads), kAttentionThreads};
-  ARRAYNN_LAUNCH((attention_clear_kernel<T>), grid, p, n);
 }
 
 // Rows of lse and of delta.
@@ -401,8 +396,12 @@ std::int64_t scratch_bytes(const AttentionProblem<T>& p) {
 }  // namespace
 }  // namespace cuda
 
-void clear_gradient(float* p, std::int64_t n) { cuda::launch_clear(p, n); }
-void clear_gradient(double* p, std::int64_t n) { cuda::launch_clear(p, n); }
+template <class T>
+void clear_gradient(T* p, std::int64_t n) {
+  using namespace cuda;
+  const Grid grid{ceil_div(n, kAttentionThreads), kAttentionThreads};
+  ARRAYNN_LAUNCH((attention_clear_kernel<T>), grid, p, n);
+}
 
 template <class T>
 void run_attention(const char* op, const AttentionProblem<T>& p) {
@@ -472,13 +471,13 @@ void run_attention_sinks(const char* op, const AttentionProblem<T>& p,
 }
 
 #define ARRAYNN_INSTANTIATE(T)                                                     \
+  template void clear_gradient<T>(T*, std::int64_t);                               \
   template void run_attention<T>(const char*, const AttentionProblem<T>&);         \
   template void run_attention_backward<T>(const char*, const AttentionProblem<T>&, \
                                           const AttentionGradients<T>&);           \
   template void run_attention_sinks<T>(const char*, const AttentionProblem<T>&,    \
                                        const AttentionGradients<T>&);
-ARRAYNN_INSTANTIATE(float)
-ARRAYNN_INSTANTIATE(double)
+ARRAYNN_FOR_EACH_STORAGE(ARRAYNN_INSTANTIATE)
 #undef ARRAYNN_INSTANTIATE
 
 }  // namespace arraynn

@@ -166,7 +166,7 @@ __global__ void __launch_bounds__(kDecodeThreads, kMergeBlocks)
   }
   if (p.lse != nullptr && threadIdx.x == 0) {
     p.lse[at.b * p.lse_strides.b + at.h * p.lse_strides.h + at.i] =
-        from_compute<T>(nothing ? kHidden : most + log(Vec<C>{total}).v);
+        nothing ? kHidden : most + log(Vec<C>{total}).v;
   }
 }
 
@@ -234,8 +234,9 @@ const std::int64_t* longest_keys(const std::int64_t* k_begin, std::int64_t seque
   return most;
 }
 
-template void run_decode<float>(const char*, const AttentionProblem<float>&);
-template void run_decode<double>(const char*, const AttentionProblem<double>&);
+#define ARRAYNN_INSTANTIATE(T) template void run_decode<T>(const char*, const AttentionProblem<T>&);
+ARRAYNN_FOR_EACH_STORAGE(ARRAYNN_INSTANTIATE)
+#undef ARRAYNN_INSTANTIATE
 
 }  // namespace cuda
 

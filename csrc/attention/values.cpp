@@ -41,7 +41,11 @@ void number_by_longest(const AttentionProblem<float>& s, AttentionDropout* dropo
   }
 }
 
-void clear_gradient(float* p, std::int64_t n) { std::fill_n(p, n, 0.0f); }
-void clear_gradient(double* p, std::int64_t n) { std::fill_n(p, n, 0.0); }
+template <class T>
+void clear_gradient(T* p, std::int64_t n) {
+  std::fill_n(p, n, T(0));
+}
+template void clear_gradient<float>(float*, std::int64_t);
+template void clear_gradient<double>(double*, std::int64_t);
 
 }  // namespace arraynn

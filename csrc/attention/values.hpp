@@ -26,7 +26,7 @@ void check_square(const char* op, const AttentionProblem<float>& s);
 void number_by_longest(const AttentionProblem<float>& s, AttentionDropout* dropout);
 
 // Fills a gradient with zeros.
-void clear_gradient(float* p, std::int64_t n);
-void clear_gradient(double* p, std::int64_t n);
+template <class T>
+void clear_gradient(T* p, std::int64_t n);
 
 }  // namespace arraynn

@@ -25,7 +25,7 @@ const char* axis_name(const ConvCall& call, int axis) {
 Operands take_operands(const ConvCall& call, const Array& x, const Array& weight) {
   const char* op = call.op;
   const int axes = call.axes, skip = kMostAxes - axes;
-  require_float(op, "x", x);
+  require_storage(op, "x", x);
   require_ndim(op, "x", x, axes + 2);
   require_same_dtype(op, "weight", weight, "x", x);
   require_ndim(op, "weight", weight, axes + 2);

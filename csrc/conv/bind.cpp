@@ -3,7 +3,7 @@
 #include "bind/call.hpp"
 #include "bind/packed_weight.hpp"
 #include "conv/arguments.hpp"
-#include "conv/conv.hpp"
+#include "conv/storage.hpp"
 
 namespace arraynn {
 namespace {
@@ -28,7 +28,7 @@ py::tuple gradients(const char* op, const ConvArguments& a, const Array& x, cons
   if (needs.x) grads[0] = new_array(op, x->dtype, x->shape, a.ndim, &dx);
   if (needs.weight) grads[1] = new_array(op, x->dtype, weight->shape, a.ndim, &dw);
   if (needs.bias) grads[2] = new_array(op, x->dtype, &a.out_channels, 1, &db);
-  dispatch_float(x->dtype, [&](auto tag) {
+  dispatch_storage(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     run(ConvGradients<T>{dx.as<T>(), dw.as<T>(), db.as<T>()});
@@ -48,7 +48,7 @@ py::object conv(py::handle x_in, py::handle weight_in, py::handle bias, py::hand
   a.problem.forms = forms;
   const EpilogueArguments e(call, a, x, bias, residual, activation);
   Output out(call.op, out_in, x->dtype, a.out_shape, a.ndim, {&x, &weight, &e.bias, &e.residual});
-  dispatch_float(x->dtype, [&](auto tag) {
+  dispatch_storage(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     conv2d(a.problem, x->as<const T>(), weight->as<const T>(), e.view<T>(), out.data<T>());
@@ -67,7 +67,7 @@ py::tuple conv_plan(py::handle x_in, py::handle weight_in, py::handle stride, py
   ConvArguments a = take_conv(call, x, weight, flip_kernel);
   ConvPlan plan;
   a.problem.plan = &plan;
-  dispatch_float(x->dtype, [&](auto tag) {
+  dispatch_storage(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const T* none = nullptr;
     conv2d(a.problem, none, none, ConvEpilogue<T>{}, static_cast<T*>(nullptr));
@@ -103,7 +103,7 @@ py::object conv_transpose(py::handle x_in, py::handle weight_in, py::handle bias
   a.problem.forms = forms;
   const EpilogueArguments e(call, a, x, bias, residual, activation);
   Output out(call.op, out_in, x->dtype, a.out_shape, a.ndim, {&x, &weight, &e.bias, &e.residual});
-  dispatch_float(x->dtype, [&](auto tag) {
+  dispatch_storage(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     conv_transpose2d(a.problem, x->as<const T>(), weight->as<const T>(), e.view<T>(),

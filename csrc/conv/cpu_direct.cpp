@@ -9,6 +9,10 @@
 namespace ARRAYNN_ISA_NAMESPACE {
 namespace {
 
+// Packed weights of the team: a few of them are packed, used by all strips and replaced by the next. To
+// stage the strips again for every 4 MiB of weights is little beside the products.
+constexpr std::int64_t kPackedBytes = std::int64_t{4} << 20;
+
 template <class T>
 struct Plan {
   StripLayout strip;
@@ -20,6 +24,7 @@ struct Plan {
   std::int64_t k, panels;
   int row_parts, panel_parts;
   bool pack_at_use;              // a member packs a unit of a panel when it comes to it
+  std::int64_t chunk;            // panels that are packed together, unless all are kept
   std::int64_t packed_elements;  // all panels
   std::int64_t weight_elements;  // scratch of the team; of a member if packed at use
   std::int64_t output_elements;  // one panel of a strip, channels_first or pooled
@@ -133,7 +138,10 @@ Plan<T> make_plan(const DirectConv<T>& d, int threads) {
   p.pack_at_use = d.prepared == nullptr && (units || p.k <= kKC<T>) && p.row_parts == 1 &&
                   d.n * d.h.count <= 2 * p.strip.rows;
   p.packed_elements = p.panels * p.k * kNR<T>;
-  p.weight_elements = p.pack_at_use ? kKC<T> * kNR<T> : p.packed_elements;
+  const std::int64_t panel_bytes = max_i(1, p.k * kNR<T> * static_cast<std::int64_t>(sizeof(T)));
+  const bool once = d.prepared != nullptr || p.pack_at_use || d.pool != nullptr;
+  p.chunk = once ? p.panels : min_i(p.panels, max_i(p.panel_parts, kPackedBytes / panel_bytes));
+  p.weight_elements = p.pack_at_use ? kKC<T> * kNR<T> : p.chunk * p.k * kNR<T>;
   if (d.prepared != nullptr) p.weight_elements = 0;
   if (d.pool != nullptr) {
     p.output_elements = pooled_sizes(d, p.strip.rows).all(p.panels);
@@ -192,6 +200,7 @@ struct StripTask {
   std::int64_t g0, g1;
   const std::int64_t* rows[Segments::kMost + 1];  // by segment, up to where the next begins
   const PooledStrip* pooled;
+  std::int64_t first_panel;  // of those that are packed
 };
 
 // Output rows [g0, g1) sorted by segment.
@@ -287,7 +296,7 @@ void run_strip(const DirectConv<T>& d, const Plan<T>& p, const StripTask<T>& s,
         if (p.k > 0) pack_weights(d, tap_row, panel, c, parts.weights);
       } else {
         const std::int64_t unit = p.units.count > 1 ? unit_range(p.units, i).begin : 0;
-        w += (panel * p.k + unit * p.units.taps) * kNR<T>;
+        w += ((panel - s.first_panel) * p.k + unit * p.units.taps) * kNR<T>;
       }
       for (int c = 0; c < p.rows.count * p.columns.count; ++c) {
         const PixelClass& pixels = classes[c];
@@ -305,15 +314,17 @@ void run_strip(const DirectConv<T>& d, const Plan<T>& p, const StripTask<T>& s,
   }
 }
 
-// Member tid's share of all panels: [panel][unit] one after the other.
+// Member tid's share of some panels: [panel][unit] one after the other.
 template <class T>
-void pack_panels(const DirectConv<T>& d, const Plan<T>& p, const std::int64_t* tap_row, int tid,
-                 int nthreads, T* dst) {
-  const Range mine = split_range(p.k > 0 ? p.panels * p.units.count : 0, nthreads, tid);
+void pack_panels(const DirectConv<T>& d, const Plan<T>& p, const std::int64_t* tap_row,
+                 Range panels, int tid, int nthreads, T* dst) {
+  const std::int64_t count = (panels.end - panels.begin) * p.units.count;
+  const Range mine = split_range(p.k > 0 ? count : 0, nthreads, tid);
   for (std::int64_t i = mine.begin; i < mine.end; ++i) {
     const std::int64_t panel = i / p.units.count;
     const Range c = unit_range(p.units, i % p.units.count);
-    pack_weights(d, tap_row, panel, c, dst + (panel * p.k + c.begin * p.units.taps) * kNR<T>);
+    pack_weights(d, tap_row, panels.begin + panel, c,
+                 dst + (panel * p.k + c.begin * p.units.taps) * kNR<T>);
   }
 }
 
@@ -327,30 +338,40 @@ void run_direct(const DirectConv<T>& d, int threads, void* scratch) {
     std::int64_t* tap_row = parts.tables + count * p.runs.taps * kTapEntries;
     std::int64_t* row_offset = tap_row + d.kernel_h * d.kernel_w;
     fill_tap_rows(d.h, d.w, d.kernel_h, d.kernel_w, tap_row);
-    if (d.prepared != nullptr ? d.prepare : !p.pack_at_use) {
-      pack_panels(d, p, tap_row, tid, nthreads, parts.weights);
-      team_barrier(nthreads);
-    }
     const int row_part = tid % p.row_parts, panel_part = tid / p.row_parts;
-    const Range panels = split_range(p.panels, p.panel_parts, panel_part);
     const StripSource<T> source = source_of(d);
-    const auto strip = [&](Range rows, const PooledStrip* pooled) {
-      StripTask<T> task{nullptr, row_offset, rows.begin, rows.end, {}, pooled};
-      task.base = stage_strip(source, p.strip, task.g0, task.g1, parts.staged, row_offset, 0, 1);
-      sort_rows(p, d.h.count, task, row_offset + p.strip.rows);
-      run_strip(d, p, task, classes, tap_row, parts, panels);
-    };
-    if (d.pool != nullptr) {
-      const PoolAxis& h = d.pool->p.h;
-      for_pooled_strips(h, split_range(d.n * h.out, p.row_parts, row_part), 1, p.strip.rows,
-                        [&](const PooledStrip& s) { strip(s.rows, &s); });
-      return;
-    }
     const Range rows = split_range(d.n * d.h.count, p.row_parts, row_part);
     const std::int64_t strips = ceil_div(rows.end - rows.begin, p.strip.rows);
-    for (std::int64_t i = 0; i < strips; ++i) {
-      const Range part = split_range(rows.end - rows.begin, strips, i);
-      strip({rows.begin + part.begin, rows.begin + part.end}, nullptr);
+    StripTask<T> task{};
+    for (std::int64_t first = 0; first < p.panels; first += p.chunk) {
+      const Range chunk{first, min_i(p.panels, first + p.chunk)};
+      if (first > 0) team_barrier(nthreads);
+      if (d.prepared != nullptr ? d.prepare : !p.pack_at_use) {
+        pack_panels(d, p, tap_row, chunk, tid, nthreads, parts.weights);
+        team_barrier(nthreads);
+      }
+      const Range mine = split_range(chunk.end - chunk.begin, p.panel_parts, panel_part);
+      const Range panels{first + mine.begin, first + mine.end};
+      const auto strip = [&](Range part, const PooledStrip* pooled) {
+        if (first == 0 || strips > 1) {  // a single strip is still there
+          task = {nullptr, row_offset, part.begin, part.end, {}, pooled, 0};
+          task.base =
+              stage_strip(source, p.strip, task.g0, task.g1, parts.staged, row_offset, 0, 1);
+          sort_rows(p, d.h.count, task, row_offset + p.strip.rows);
+        }
+        task.first_panel = first;
+        run_strip(d, p, task, classes, tap_row, parts, panels);
+      };
+      if (d.pool != nullptr) {  // in one chunk
+        const PoolAxis& h = d.pool->p.h;
+        for_pooled_strips(h, split_range(d.n * h.out, p.row_parts, row_part), 1, p.strip.rows,
+                          [&](const PooledStrip& s) { strip(s.rows, &s); });
+        return;
+      }
+      for (std::int64_t i = 0; i < strips; ++i) {
+        const Range part = split_range(rows.end - rows.begin, strips, i);
+        strip({rows.begin + part.begin, rows.begin + part.end}, nullptr);
+      }
     }
   });
 }

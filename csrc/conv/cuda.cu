@@ -9,10 +9,11 @@
 //
 // A convolution with groups is one product a group. A sum of `forward` and `by x` is one chain over the taps,
 // whatever the batch.
-#include "conv/conv.hpp"
 #include "conv/cuda_gather.hpp"
+#include "conv/storage.hpp"
 #include "core/cuda_reduce.hpp"
 #include "core/cuda_scratch.hpp"
+#include "gemm/batch.hpp"
 
 namespace arraynn {
 namespace cuda {
@@ -365,6 +366,7 @@ Parts parts_of(std::int64_t m, std::int64_t n, std::int64_t groups, std::int64_t
 template <class Tile>
 constexpr bool kPartsFit = kPartUnit % Tile::kK == 0;
 static_assert(kPartsFit<TileTable<float>::Large> && kPartsFit<TileTable<float>::Small> &&
+              kPartsFit<TileTable<Half>::Large> && kPartsFit<TileTable<Half>::Small> &&
               kPartsFit<TileTable<double>::Large> && kPartsFit<TileTable<double>::Small>);
 
 template <class T>
@@ -376,9 +378,12 @@ void run_weight(const Conv2dProblem& p, const T* dy, const T* x, T* dw) {
   if (size == 0) return;
   const Parts parts = parts_of(ocg, columns, p.groups, depth);
   using Sum = Compute<T>;
-  const std::int64_t partial = parts.count > 1 ? parts.count * size : 0;
+  // Sums of 16 bits are rounded by column_sums, even of one part: no kernel more for that.
+  const bool apart = parts.count > 1 || !std::is_same_v<T, Sum>;
+  const std::int64_t partial = apart ? parts.count * size : 0;
   const Scratch scratch(p.op, partial * static_cast<std::int64_t>(sizeof(Sum)));
-  Sum* to = parts.count > 1 ? scratch.as<Sum>() : dw;
+  Sum* to = scratch.as<Sum>();
+  if constexpr (std::is_same_v<T, Sum>) to = apart ? to : dw;
   const auto fill = [&](auto& call) {
     call.m = ocg;
     call.n = columns;
@@ -411,7 +416,7 @@ void run_weight(const Conv2dProblem& p, const T* dy, const T* x, T* dw) {
     call.result = {to, nullptr, columns, 0, packed_rows<Sum>(columns, size, to, nullptr)};
     launch_conv<T>(call);
   }
-  if (parts.count > 1) column_sums(to, parts.count, size, dw);
+  if (apart) column_sums(to, parts.count, size, dw);
 }
 
 // db[c] = the sum of dy over samples and pixels.
@@ -482,8 +487,7 @@ void transpose_backward(const Conv2dProblem& p, const T* dy, const T* x, const T
                                  const ConvGradients<T>& grads) {                                  \
     cuda::transpose_backward(p, dy, x, weight, grads);                                             \
   }
-ARRAYNN_DEFINE(float)
-ARRAYNN_DEFINE(double)
+ARRAYNN_FOR_EACH_STORAGE(ARRAYNN_DEFINE)
 #undef ARRAYNN_DEFINE
 
 }  // namespace arraynn

@@ -7,6 +7,10 @@
 
 namespace ARRAYNN_ISA_NAMESPACE {
 
+// Taps up to which single elements cost less than a transpose of all, and rows from one such read to the
+// one that is on its way meanwhile.
+inline constexpr std::int64_t kFewTaps = 4, kPrefetchRows = 8;
+
 // One unit of a panel of weights, rows of NR columns in the order in which the runs meet them:
 //   dst[(tap_row * unit + c) * NR + j] = weight[j * weight_j + (begin + c) * weight_c + tap]
 template <class T>
@@ -14,6 +18,9 @@ static void pack_weights(const DirectConv<T>& d, const std::int64_t* tap_row, st
                          Range channels, T* dst) {
   constexpr int kL = kLanes<T>;
   const std::int64_t taps = d.kernel_h * d.kernel_w, unit = channels.end - channels.begin;
+  const std::int64_t line = max_i(1, 64 / (d.weight_j * static_cast<std::int64_t>(sizeof(T))));
+  std::int64_t used = 0;
+  for (std::int64_t tap = 0; tap < taps; ++tap) used += tap_row[tap] >= 0 ? 1 : 0;
   for (int v = 0; v < kNV; ++v) {
     const std::int64_t j0 = panel * kNR<T> + v * kL;
     const std::int64_t count = max_i(0, min_i(kL, d.columns - j0));
@@ -25,8 +32,24 @@ static void pack_weights(const DirectConv<T>& d, const std::int64_t* tap_row, st
       }
       continue;
     }
-    // Elements f = c * taps + tap lie together when c moves by `taps`: one long row, else one a c.
+    // A few taps of many, as by x with a stride: one by one, and long before the far rows arrive.
     const bool together = d.weight_c == taps;
+    if (!together && used <= kFewTaps) {
+      for (std::int64_t c = 0; c < unit; ++c) {
+        const T* row = w + c * d.weight_c;
+        for (std::int64_t r = 0; r < count; r += line) {
+          __builtin_prefetch(row + kPrefetchRows * d.weight_c + r * d.weight_j);
+        }
+        for (std::int64_t tap = 0; tap < taps; ++tap) {
+          if (tap_row[tap] < 0) continue;
+          T* to = out + (tap_row[tap] * unit + c) * kNR<T>;
+          for (std::int64_t r = 0; r < count; ++r) to[r] = row[r * d.weight_j + tap];
+          for (std::int64_t r = count; r < kL; ++r) to[r] = T(0);
+        }
+      }
+      continue;
+    }
+    // Elements f = c * taps + tap lie together when c moves by `taps`: one long row, else one a c.
     const std::int64_t length = together ? unit * taps : taps;
     for (std::int64_t c0 = 0; c0 < (together ? 1 : unit); ++c0) {
       std::int64_t c = c0, tap = 0;

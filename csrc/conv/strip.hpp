@@ -103,9 +103,10 @@ static StripLayout make_strip_layout(const StripSource<T>& s, std::int64_t n,
       1, s.depth.taps * l.step_h * l.columns * l.pixel * static_cast<std::int64_t>(sizeof(T)));
   const std::int64_t fitting = min_i(ceil_div(limits.pixels, w.count), limits.bytes / row_bytes);
   l.rows = min_i(n * h.count, max_i(1, fitting));
-  const std::int64_t samples = l.rows / h.count + 2;  // that a strip can touch
-  l.plane_elements =
-      l.in_place ? 0 : (l.rows * l.step_h + samples * l.span_h) * l.columns * l.pixel;
+  // The samples that a strip can touch, each with rows of its own at the border.
+  const std::int64_t samples = min_i(n, (l.rows + h.count - 2) / h.count + 1);
+  const std::int64_t staged = l.rows * l.step_h + samples * max_i(0, l.span_h - l.step_h);
+  l.plane_elements = l.in_place ? 0 : staged * l.columns * l.pixel;
   l.staged_elements = s.depth.taps * l.plane_elements;
   return l;
 }

@@ -11,26 +11,6 @@
 
 namespace arraynn::cuda {
 
-// What kernels of storage types are instantiated for.
-#define ARRAYNN_FOR_EACH_STORAGE(instantiate) \
-  instantiate(float) instantiate(double) instantiate(Half) instantiate(Bfloat16)
-
-// The type that arithmetic on a storage type is done in.
-template <class T>
-struct ComputeOf {
-  using type = T;
-};
-template <>
-struct ComputeOf<Half> {
-  using type = float;
-};
-template <>
-struct ComputeOf<Bfloat16> {
-  using type = float;
-};
-template <class T>
-using Compute = typename ComputeOf<T>::type;
-
 __device__ __forceinline__ float to_compute(float x) { return x; }
 __device__ __forceinline__ double to_compute(double x) { return x; }
 __device__ __forceinline__ float to_compute(Half x) { return ptx::cvt_f32_f16(x.bits); }

@@ -16,6 +16,26 @@ struct Bfloat16 {
   std::uint16_t bits;
 };
 
+// The type that arithmetic on a storage type is done in.
+template <class T>
+struct ComputeOf {
+  using type = T;
+};
+template <>
+struct ComputeOf<Half> {
+  using type = float;
+};
+template <>
+struct ComputeOf<Bfloat16> {
+  using type = float;
+};
+template <class T>
+using Compute = typename ComputeOf<T>::type;
+
+// What the kernels of a GPU are instantiated for.
+#define ARRAYNN_FOR_EACH_STORAGE(instantiate) \
+  instantiate(float) instantiate(double) instantiate(Half) instantiate(Bfloat16)
+
 constexpr std::size_t dtype_size(Dtype t) {
   switch (t) {
     case Dtype::kF32:
@@ -58,6 +78,19 @@ constexpr const char* dtype_name(Dtype t) {
       break;
   }
   return "unsupported";
+}
+
+// The dtype of Compute<T>.
+constexpr Dtype compute_dtype(Dtype t) {
+  return t == Dtype::kF16 || t == Dtype::kBF16 ? Dtype::kF32 : t;
+}
+
+// The distance from 1 to the next number of a floating dtype.
+constexpr double dtype_epsilon(Dtype t) {
+  return t == Dtype::kF64    ? 0x1p-52
+         : t == Dtype::kF16  ? 0x1p-10
+         : t == Dtype::kBF16 ? 0x1p-7
+                             : 0x1p-23;
 }
 
 template <class T>

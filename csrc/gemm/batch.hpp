@@ -25,6 +25,9 @@ void gemm_batch(const char* op, const GemmProblem<double>& p, const GemmBatch& b
 ARRAYNN_DECLARE(Half)
 ARRAYNN_DECLARE(Bfloat16)
 #undef ARRAYNN_DECLARE
+// Of partial sums, which are float32.
+void column_sums(const float* x, std::int64_t m, std::int64_t n, Half* out);
+void column_sums(const float* x, std::int64_t m, std::int64_t n, Bfloat16* out);
 #endif
 
 }  // namespace arraynn

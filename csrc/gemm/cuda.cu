@@ -174,5 +174,11 @@ void run_column_sums(const In* x, std::int64_t m, std::int64_t n, Out* out) {
   }
 ARRAYNN_FOR_EACH_STORAGE(ARRAYNN_DEFINE)
 #undef ARRAYNN_DEFINE
+void column_sums(const float* x, std::int64_t m, std::int64_t n, Half* out) {
+  cuda::run_column_sums(x, m, n, out);
+}
+void column_sums(const float* x, std::int64_t m, std::int64_t n, Bfloat16* out) {
+  cuda::run_column_sums(x, m, n, out);
+}
 
 }  // namespace arraynn

@@ -1,7 +1,5 @@
 #include "norm/arguments.hpp"
 
-#include <limits>
-
 #include "bind/check.hpp"
 
 namespace arraynn {
@@ -42,9 +40,7 @@ RowArguments take_rows(const char* op, const Array& x, py::handle normalized_sha
   }
   a.norm.rows = a.norm.n = 1;
   for (int i = 0; i < x->ndim; ++i) (i < a.leading ? a.norm.rows : a.norm.n) *= x->shape[i];
-  a.norm.eps = !eps.is_none()            ? take_at_least(op, "eps", eps, 0)
-               : x->dtype == Dtype::kF32 ? std::numeric_limits<float>::epsilon()
-                                         : std::numeric_limits<double>::epsilon();
+  a.norm.eps = eps.is_none() ? dtype_epsilon(x->dtype) : take_at_least(op, "eps", eps, 0);
   a.norm.centred = centred;
   a.norm.activation = take_activation(op, activation);
   return a;

@@ -65,7 +65,7 @@ py::object forward(const Call& call, py::handle x_in, py::handle running_mean,
                    py::handle out_in) {
   const char* op = call.op;
   const Array x = take(op, "x", x_in);
-  require_float(op, "x", x);
+  require_storage(op, "x", x);
   const ChannelArguments a = take_channels(op, call.kind, x, groups, eps, layout, activation);
   const Array weight = take_channel_vector(op, "weight", weight_in, a.channels, x);
   const Array bias = take_channel_vector(op, "bias", bias_in, a.channels, x);
@@ -83,7 +83,7 @@ py::object forward(const Call& call, py::handle x_in, py::handle running_mean,
   Output out(op, out_in, x->dtype, x->shape, x->ndim,
              {&x, &weight, &bias, &running.mean, &running.var});
   const Statistics stats(op, a.stats_shape, a.stats_ndim, true);
-  dispatch_float(x->dtype, [&](auto tag) {
+  dispatch_storage(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     if (fixed) running.fill<T>(stats, a);
@@ -99,7 +99,7 @@ py::tuple backward(const Call& call, py::handle grad_in, py::handle x_in, py::ha
                    py::handle eps, py::handle layout, py::handle stats_in, py::handle needs) {
   const char* op = call.op;
   const Array dy = take(op, "grad_out", grad_in);
-  require_float(op, "grad_out", dy);
+  require_storage(op, "grad_out", dy);
   const Array x = take(op, "x", x_in);
   require_like(op, "x", x, "grad_out", dy);
   const ChannelArguments a = take_channels(op, call.kind, x, groups, eps, layout, py::none());
@@ -116,7 +116,7 @@ py::tuple backward(const Call& call, py::handle grad_in, py::handle x_in, py::ha
   }
   if (!fixed && !grouped) require_values(op, a.norm);
   const NormGradients grads(op, x, needs, &a.channels, 1, true);
-  dispatch_float(x->dtype, [&](auto tag) {
+  dispatch_storage(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     if (!given && fixed) running.fill<T>(stats, a);

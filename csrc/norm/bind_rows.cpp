@@ -11,7 +11,7 @@ py::object forward(const char* op, bool centred, py::handle x_in, py::handle nor
                    py::handle weight_in, py::handle bias_in, py::handle eps, py::handle activation,
                    py::handle return_stats_in, py::handle out_in) {
   const Array x = take(op, "x", x_in);
-  require_float(op, "x", x);
+  require_storage(op, "x", x);
   const RowArguments a = take_rows(op, x, normalized_shape, eps, centred, activation);
   const Array weight = take_row_vector(op, "weight", weight_in, a, x);
   const Array bias = take_row_vector(op, "bias", bias_in, a, x);
@@ -20,7 +20,7 @@ py::object forward(const char* op, bool centred, py::handle x_in, py::handle nor
   // A row count of 0 statistics is one too many for an array of no use.
   const std::int64_t none[1] = {0};
   const Statistics stats(op, return_stats ? x->shape : none, return_stats ? a.leading : 1, centred);
-  dispatch_float(x->dtype, [&](auto tag) {
+  dispatch_storage(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     row_norm(a.norm, x->as<const T>(), weight->as<const T>(), bias->as<const T>(), out.data<T>(),
@@ -34,7 +34,7 @@ py::tuple backward(const char* op, bool centred, py::handle grad_in, py::handle 
                    py::handle normalized_shape, py::handle weight_in, py::handle eps,
                    py::handle stats_in, py::handle needs) {
   const Array dy = take(op, "grad_out", grad_in);
-  require_float(op, "grad_out", dy);
+  require_storage(op, "grad_out", dy);
   const Array x = take(op, "x", x_in);
   require_like(op, "x", x, "grad_out", dy);
   const RowArguments a = take_rows(op, x, normalized_shape, eps, centred, py::none());
@@ -42,7 +42,7 @@ py::tuple backward(const char* op, bool centred, py::handle grad_in, py::handle 
   Statistics stats(op, x->shape, a.leading, centred);
   const bool given = stats.take(op, stats_in);
   const NormGradients grads(op, x, needs, x->shape + a.leading, a.trailing, centred);
-  dispatch_float(x->dtype, [&](auto tag) {
+  dispatch_storage(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     if (!given) {

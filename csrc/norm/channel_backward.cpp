@@ -16,9 +16,9 @@ struct Backward {
   double weight(std::int64_t c) const { return w != nullptr ? static_cast<double>(w[c]) : 1.0; }
 
   void find_centres(const Box& box) const {
-    for (std::int64_t c = box.c0; c < box.c1; ++c) {
-      k.m[blocks.coefficient(box.n0, c)] = static_cast<T>(mean[blocks.statistic(box.n0, c)]);
-    }
+    blocks.for_channels(box, [&](std::int64_t c, std::int64_t at) {
+      k.m[blocks.coefficient(box.n0, c)] = static_cast<T>(mean[at]);
+    });
   }
 
   void take_sums(const Box& box, int tid, int team) const {
@@ -40,45 +40,53 @@ struct Backward {
   // Into the first block's place of every channel, of every sample where it has statistics of its
   // own; there (sum dy, sum dy xhat) in the end.
   void merge(const Box& box) const {
-    parts.for_sums(box, [&](std::int64_t n, std::int64_t c, std::int64_t block) {
-      const std::int64_t to = parts.index(box.n0, c, 0), from = parts.index(n, c, block);
-      if (to == from) return;
-      sums[to].dy += sums[from].dy;
-      sums[to].product += sums[from].product;
-    });
-    for (std::int64_t c = box.c0; c < box.c1; ++c) {
-      const std::int64_t at = blocks.statistic(box.n0, c);
+    parts.for_sums(box,
+                   [&](std::int64_t n, std::int64_t c, std::int64_t block, std::int64_t channels) {
+                     GradientSums* to = sums + parts.index(box.n0, c, 0);
+                     const GradientSums* from = sums + parts.index(n, c, block);
+                     if (to == from) return;
+                     for (std::int64_t i = 0; i < channels; ++i) {
+                       to[i].dy += from[i].dy;
+                       to[i].product += from[i].product;
+                     }
+                   });
+    blocks.for_channels(box, [&](std::int64_t c, std::int64_t at) {
       GradientSums& s = sums[parts.index(box.n0, c, 0)];
       const double rest = static_cast<double>(k.m[blocks.coefficient(box.n0, c)]) - mean[at];
       s.product = rstd[at] * (s.product + rest * s.dy);
-    }
+    });
   }
 
   void find_slopes(const Box& box, bool fixed) const {
     const double count = static_cast<double>(p.count());
-    GradientSums group{0, 0};
-    for (std::int64_t c = box.c0; c < box.c1 && p.groups != 0; ++c) {
+    const auto sums_of = [&](std::int64_t c) {
       const GradientSums s = sums[parts.index(box.n0, c, 0)];
-      group.dy += weight(c) * s.dy;
-      group.product += weight(c) * s.product;
+      return GradientSums{weight(c) * s.dy, weight(c) * s.product};
+    };
+    GradientSums means{0, 0};
+    for (std::int64_t c = box.c0; c < box.c1 && p.groups != 0; ++c) {
+      const GradientSums more = sums_of(c);
+      means.dy += more.dy;
+      means.product += more.product;
     }
-    for (std::int64_t c = box.c0; c < box.c1; ++c) {
-      const std::int64_t at = blocks.statistic(box.n0, c), to = blocks.coefficient(box.n0, c);
+    means = {means.dy / count, means.product / count};
+    blocks.for_channels(box, [&](std::int64_t c, std::int64_t at) {
+      const std::int64_t to = blocks.coefficient(box.n0, c);
       const double scale = rstd[at];
       k.a[to] = static_cast<T>(scale * weight(c));
       if (fixed) {
         k.m[to] = k.c[to] = T(0);  // applied to dy alone
-        continue;
+        return;
       }
       if (p.groups == 0) {
-        const GradientSums s = sums[parts.index(0, c, 0)];
-        group = {weight(c) * s.dy, weight(c) * s.product};
+        means = sums_of(c);
+        means = {means.dy / count, means.product / count};
       }
-      const double b = -scale * scale * (group.product / count);
+      const double b = -scale * scale * means.product;
       const double rest = static_cast<double>(k.m[to]) - mean[at];
       k.b[to] = static_cast<T>(b);
-      k.c[to] = static_cast<T>(b * rest - scale * (group.dy / count));
-    }
+      k.c[to] = static_cast<T>(b * rest - scale * means.dy);
+    });
   }
 
   void apply(const Box& box, int tid, int team, bool fixed) const {

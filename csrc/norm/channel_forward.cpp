@@ -88,14 +88,14 @@ struct Forward {
   }
 
   void find_coefficients(const Box& box) const {
-    for (std::int64_t c = box.c0; c < box.c1; ++c) {
-      const std::int64_t at = blocks.statistic(box.n0, c), to = blocks.coefficient(box.n0, c);
+    blocks.for_channels(box, [&](std::int64_t c, std::int64_t at) {
+      const std::int64_t to = blocks.coefficient(box.n0, c);
       const double scale = rstd[at] * (w != nullptr ? static_cast<double>(w[c]) : 1.0);
       k.m[to] = static_cast<T>(mean[at]);
       k.scale[to] = static_cast<T>(scale);
       k.shift[to] = static_cast<T>((b != nullptr ? static_cast<double>(b[c]) : 0.0) +
                                    (static_cast<double>(k.m[to]) - mean[at]) * scale);
-    }
+    });
   }
 
   void apply(const Box& box, int tid, int team) const {

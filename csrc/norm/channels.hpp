@@ -102,21 +102,27 @@ struct Blocks {
     }
   }
 
-  // f(n, c, block) for all blocks of a box, in the order of memory.
+  // f(n, c, block, channels) for all blocks of a box, in the order of memory: those of several
+  // channels where they lie side by side.
   template <class F>
   void for_sums(const Box& box, const F& f) const {
     const Range all = rows(box);
     for (std::int64_t n = all.begin; n < all.end; ++n) {
       if (p.channels_last) {
-        for (std::int64_t block = 0; block < count; ++block) {
-          for (std::int64_t c = box.c0; c < box.c1; ++c) f(n, c, block);
-        }
+        for (std::int64_t block = 0; block < count; ++block) f(n, box.c0, block, box.c1 - box.c0);
       } else {
         for (std::int64_t c = box.c0; c < box.c1; ++c) {
-          for (std::int64_t block = 0; block < count; ++block) f(n, c, block);
+          for (std::int64_t block = 0; block < count; ++block) f(n, c, block, std::int64_t{1});
         }
       }
     }
+  }
+
+  // f(c, statistic) for the channels of a box of for_statistics(): those of a group have one.
+  template <class F>
+  void for_channels(const Box& box, const F& f) const {
+    const std::int64_t first = statistic(box.n0, box.c0), each = p.groups == 0 ? 1 : 0;
+    for (std::int64_t c = box.c0; c < box.c1; ++c) f(c, first + each * (c - box.c0));
   }
 
   // f(box) for this member's share of the statistics: channels of the batch, or one group each.

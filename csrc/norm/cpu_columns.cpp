@@ -6,6 +6,8 @@ namespace {
 
 // Vectors of a strip of columns, whose sums stay in registers.
 constexpr int kStripVectors = 4;
+// Rows of a tile: 4 KiB of a strip.
+constexpr std::int64_t kTileRows = 16;
 
 // f<W>(first column, lanes of the last vector) over strips of W vectors.
 template <class T, class F>
@@ -107,30 +109,66 @@ void sums(const T* dy, const T* x, std::int64_t rows, std::int64_t c, const T* m
   });
 }
 
+// f<W>(first row, rows, first column, lanes) over strips of a few rows each: coefficients are loaded
+// once for those, and lines are met nearly in the order of memory.
+template <class T, class F>
+ARRAYNN_INLINE void for_tiles(std::int64_t rows, std::int64_t c, const F& f) {
+  for (std::int64_t r = 0; r < rows; r += kTileRows) {
+    const std::int64_t n = min_i(kTileRows, rows - r);
+    for_strips<T>(c, [&]<int kW>(std::int64_t j, std::int64_t lanes) __attribute__((
+                         always_inline)) { f.template operator()<kW>(r, n, j, lanes); });
+  }
+}
+
+template <int kW, class T>
+ARRAYNN_INLINE void store_strip(const Vec<T>* v, T* p, std::int64_t lanes) {
+  ARRAYNN_UNROLL
+  for (int k = 0; k < kW; ++k) store_part(v[k], p + k * kLanes<T>, lanes);
+}
+
 template <class T>
 void apply(const T* x, T* y, std::int64_t rows, std::int64_t c, const Affine<T>& k,
            const Activation& activation) {
   const Vec<T> low = floor_of<T>(activation);
-  for (std::int64_t r = 0; r < rows; ++r, x += c, y += c) {
-    for_run<T>(c, [&](std::int64_t j, std::int64_t lanes) __attribute__((always_inline)) {
-      const Vec<T> d = load_part(x + j, lanes) - load_part(k.m + j, lanes);
-      const Vec<T> v = fma(d, load_part(k.scale + j, lanes), load_part(k.shift + j, lanes));
-      store_part(max(low, v), y + j, lanes);
-    });
-    activate_run(y, c, activation);
-  }
+  for_tiles<T>(rows, c,
+               [&]<int kW>(std::int64_t r, std::int64_t n, std::int64_t j, std::int64_t lanes)
+                   __attribute__((always_inline)) {
+                     Vec<T> m[kW], scale[kW], shift[kW], v[kW];
+                     load_strip<kW>(k.m + j, lanes, m);
+                     load_strip<kW>(k.scale + j, lanes, scale);
+                     load_strip<kW>(k.shift + j, lanes, shift);
+                     for (std::int64_t i = r * c + j; i < (r + n) * c; i += c) {
+                       load_strip<kW>(x + i, lanes, v);
+                       ARRAYNN_UNROLL
+                       for (int w = 0; w < kW; ++w)
+                         v[w] = max(low, fma(v[w] - m[w], scale[w], shift[w]));
+                       store_strip<kW>(v, y + i, lanes);
+                     }
+                   });
+  activate_run(y, rows * c, activation);
 }
 
 template <class T>
 void gradient(const T* dy, const T* x, T* dx, std::int64_t rows, std::int64_t c,
               const Slope<T>& k) {
-  for (std::int64_t r = 0; r < rows; ++r, dy += c, x += c, dx += c) {
-    for_run<T>(c, [&](std::int64_t j, std::int64_t lanes) __attribute__((always_inline)) {
-      const Vec<T> d = load_part(x + j, lanes) - load_part(k.m + j, lanes);
-      const Vec<T> shifted = fma(d, load_part(k.b + j, lanes), load_part(k.c + j, lanes));
-      store_part(fma(load_part(dy + j, lanes), load_part(k.a + j, lanes), shifted), dx + j, lanes);
-    });
-  }
+  for_tiles<T>(rows, c,
+               [&]<int kW>(std::int64_t r, std::int64_t n, std::int64_t j, std::int64_t lanes)
+                   __attribute__((always_inline)) {
+                     Vec<T> m[kW], ka[kW], kb[kW], kc[kW], g[kW], v[kW];
+                     load_strip<kW>(k.m + j, lanes, m);
+                     load_strip<kW>(k.a + j, lanes, ka);
+                     load_strip<kW>(k.b + j, lanes, kb);
+                     load_strip<kW>(k.c + j, lanes, kc);
+                     for (std::int64_t i = r * c + j; i < (r + n) * c; i += c) {
+                       load_strip<kW>(dy + i, lanes, g);
+                       load_strip<kW>(x + i, lanes, v);
+                       ARRAYNN_UNROLL
+                       for (int w = 0; w < kW; ++w) {
+                         v[w] = fma(g[w], ka[w], fma(v[w] - m[w], kb[w], kc[w]));
+                       }
+                       store_strip<kW>(v, dx + i, lanes);
+                     }
+                   });
 }
 
 template <class T>

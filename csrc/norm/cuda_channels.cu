@@ -628,8 +628,7 @@ void channel_norm_backward(const char*, const ChannelNorm& p, const T* dy, const
   template void channel_norm_backward<T>(const char*, const ChannelNorm&, const T*, const T*,      \
                                          const T*, const double*, const double*, bool, T*, T*,     \
                                          T*);
-ARRAYNN_INSTANTIATE(float)
-ARRAYNN_INSTANTIATE(double)
+ARRAYNN_FOR_EACH_STORAGE(ARRAYNN_INSTANTIATE)
 #undef ARRAYNN_INSTANTIATE
 
 }  // namespace arraynn

@@ -442,8 +442,7 @@ void row_norm_backward(const char*, const RowNorm& p, const T* dy, const T* x, c
   template void row_norm<T>(const RowNorm&, const T*, const T*, const T*, T*, double*, double*); \
   template void row_norm_backward<T>(const char*, const RowNorm&, const T*, const T*, const T*,  \
                                      const double*, const double*, T*, T*, T*);
-ARRAYNN_INSTANTIATE(float)
-ARRAYNN_INSTANTIATE(double)
+ARRAYNN_FOR_EACH_STORAGE(ARRAYNN_INSTANTIATE)
 #undef ARRAYNN_INSTANTIATE
 
 }  // namespace arraynn

@@ -227,10 +227,10 @@ py::object run_max(const char* op, const PoolArguments& a, const Array& x,
                    py::handle return_indices, py::handle out_in) {
   const bool with_indices = take_bool(op, "return_indices", return_indices);
   Output out(op, out_in, x->dtype, a.y_shape, a.axes + 2, {&x});
-  const bool integers = x->dtype != Dtype::kF32 && x->dtype != Dtype::kF64;
+  const bool integers = !is_storage(x->dtype);
   const auto run = [&](std::int64_t* indices) {
     if (integers) return run_integers(a, x, out, indices);
-    dispatch_float(x->dtype, [&](auto tag) {
+    dispatch_storage(x->dtype, [&](auto tag) {
       using T = decltype(tag);
       const py::gil_scoped_release nogil;
       a.visit([&](const auto& p) { max_pool(op, p, x->as<const T>(), out.data<T>(), indices); });
@@ -265,7 +265,7 @@ py::object run_max_backward(const char* op, const PoolArguments& a, const Array&
   if (!indices) {
     found.emplace(op, py::none(), Dtype::kI64, a.y_shape, a.axes + 2);
     winners = found->data<std::int64_t>();
-    dispatch_float(x->dtype, [&](auto tag) {
+    dispatch_storage(x->dtype, [&](auto tag) {
       using T = decltype(tag);
       a.visit([&](const auto& p) {
         max_pool(op, p, x->as<const T>(), static_cast<T*>(nullptr), found->data<std::int64_t>());
@@ -273,7 +273,7 @@ py::object run_max_backward(const char* op, const PoolArguments& a, const Array&
     });
   }
 #endif
-  const bool good = dispatch_float(x->dtype, [&](auto tag) {
+  const bool good = dispatch_storage(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     return a.visit([&](const auto& p) {
@@ -291,7 +291,7 @@ py::object run_max_backward(const char* op, const PoolArguments& a, const Array&
 py::object run_average(const char* op, const PoolArguments& a, const AverageDivisor& d,
                        const Array& x, py::handle out_in) {
   Output out(op, out_in, x->dtype, a.y_shape, a.axes + 2, {&x});
-  dispatch_float(x->dtype, [&](auto tag) {
+  dispatch_storage(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     a.visit([&](const auto& p) { avg_pool(op, p, d, x->as<const T>(), out.data<T>()); });
@@ -303,7 +303,7 @@ py::object run_average_backward(const char* op, const PoolArguments& a, const Av
                                 const Array& dy, const std::int64_t* x_shape) {
   require_y_shape(op, "grad_out", dy, a);
   Output dx(op, py::none(), dy->dtype, x_shape, a.axes + 2);
-  dispatch_float(dy->dtype, [&](auto tag) {
+  dispatch_storage(dy->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     a.visit([&](const auto& p) { avg_pool_backward(op, p, d, dy->as<const T>(), dx.data<T>()); });

@@ -28,7 +28,7 @@ constexpr AverageDivisor kMean = {false, 0};
 
 Array take_x(const char* op, py::handle x_in, int* axes) {
   Array x = take(op, "x", x_in);
-  require_float(op, "x", x);
+  require_storage(op, "x", x);
   *axes = require_planes(op, x, *axes);
   return x;
 }
@@ -37,14 +37,14 @@ Array take_x(const char* op, py::handle x_in, int* axes) {
 Array take_max_x(const char* op, py::handle x_in, int* axes) {
   Array x = take(op, "x", x_in);
   const Dtype t = x->dtype;
-  if (t != Dtype::kU8 && t != Dtype::kI32 && t != Dtype::kI64) require_float(op, "x", x);
+  if (t != Dtype::kU8 && t != Dtype::kI32 && t != Dtype::kI64) require_storage(op, "x", x);
   *axes = require_planes(op, x, *axes);
   return x;
 }
 
 Array take_grad(const char* op, py::handle grad_in) {
   Array dy = take(op, "grad_out", grad_in);
-  require_float(op, "grad_out", dy);
+  require_storage(op, "grad_out", dy);
   return dy;
 }
 

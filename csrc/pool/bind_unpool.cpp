@@ -65,7 +65,7 @@ py::object unpool_forward(py::handle x_in, py::handle indices_in, py::handle ker
                           py::handle layout, py::handle out_in) {
   constexpr const char* kOp = kUnpool[kAxes];
   const Array x = take(kOp, "x", x_in);
-  require_float(kOp, "x", x);
+  require_storage(kOp, "x", x);
   require_planes(kOp, x, kAxes);
   const Array indices = take_indices(kOp, indices_in);
   if (indices->ndim != x->ndim || !std::equal(x->shape, x->shape + x->ndim, indices->shape)) {
@@ -93,7 +93,7 @@ py::object unpool_forward(py::handle x_in, py::handle indices_in, py::handle ker
   const std::int64_t bytes = cuda::unpool_scratch_bytes(p);
   const Output scratch(kOp, py::none(), Dtype::kU8, &bytes, 1);
 #endif
-  const bool good = dispatch_float(x->dtype, [&](auto tag) {
+  const bool good = dispatch_storage(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
 #if defined(ARRAYNN_CUDA)
@@ -112,7 +112,7 @@ template <int kAxes>
 py::object unpool_backward(py::handle grad_in, py::handle indices_in, py::handle layout) {
   constexpr const char* kOp = kUnpoolBackward[kAxes];
   const Array dy = take(kOp, "grad_out", grad_in);
-  require_float(kOp, "grad_out", dy);
+  require_storage(kOp, "grad_out", dy);
   require_ndim(kOp, "grad_out", dy, kAxes + 2);
   const Array indices = take_indices(kOp, indices_in);
   require_ndim(kOp, "indices", indices, kAxes + 2);
@@ -126,7 +126,7 @@ py::object unpool_backward(py::handle grad_in, py::handle indices_in, py::handle
   const UnpoolProblem p{dy->shape[0], dy->shape[channel], plane_size(indices->shape, kAxes, last),
                         plane_size(dy->shape, kAxes, last), last};
   Output dx(kOp, py::none(), dy->dtype, indices->shape, kAxes + 2);
-  const bool good = dispatch_float(dy->dtype, [&](auto tag) {
+  const bool good = dispatch_storage(dy->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     return max_unpool_backward(p, dy->as<const T>(), indices->as<const std::int64_t>(),
@@ -155,12 +155,12 @@ py::object lp_forward(py::handle x_in, py::handle norm_type, py::handle kernel_s
                       py::handle out_in) {
   constexpr const char* kOp = kLp[kAxes];
   const Array x = take(kOp, "x", x_in);
-  require_float(kOp, "x", x);
+  require_storage(kOp, "x", x);
   require_planes(kOp, x, kAxes);
   const double norm = take_norm(kOp, norm_type);
   const PoolArguments a = take_lp(kOp, kAxes, x, kernel_size, stride, ceil_mode, layout);
   Output out(kOp, out_in, x->dtype, a.y_shape, kAxes + 2, {&x});
-  dispatch_float(x->dtype, [&](auto tag) {
+  dispatch_storage(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     a.visit([&](const auto& p) { lp_pool(kOp, p, norm, x->as<const T>(), out.data<T>()); });
@@ -174,7 +174,7 @@ py::object lp_backward(py::handle grad_in, py::handle x_in, py::handle y_in, py:
                        py::handle layout) {
   constexpr const char* kOp = kLpBackward[kAxes];
   const Array dy = take(kOp, "grad_out", grad_in);
-  require_float(kOp, "grad_out", dy);
+  require_storage(kOp, "grad_out", dy);
   const Array x = take(kOp, "x", x_in), y = take(kOp, "y", y_in);
   require_same_dtype(kOp, "x", x, "grad_out", dy);
   require_same_dtype(kOp, "y", y, "grad_out", dy);
@@ -184,7 +184,7 @@ py::object lp_backward(py::handle grad_in, py::handle x_in, py::handle y_in, py:
   require_y_shape(kOp, "grad_out", dy, a);
   require_y_shape(kOp, "y", y, a);
   Output dx(kOp, py::none(), dy->dtype, x->shape, kAxes + 2);
-  dispatch_float(dy->dtype, [&](auto tag) {
+  dispatch_storage(dy->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     a.visit([&](const auto& p) {

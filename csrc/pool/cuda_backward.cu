@@ -115,7 +115,7 @@ struct LpGradient {
 };
 
 template <class T, int V, class I, class Rule>
-__global__ void __launch_bounds__(kPoolThreads, (kPoolBlocks<Rule, I>))
+__global__ void __launch_bounds__(kPoolThreads, (kPoolBlocks<Rule, I, V>))
     pool_backward_kernel(const __grid_constant__ WindowProblem<I> p,
                          const __grid_constant__ Strips<I> strips, Rule rule, T* dx) {
   using C = Compute<T>;
@@ -252,8 +252,7 @@ void lp_pool_backward(const char*, const VolumeProblem& v, double norm, const T*
 #define ARRAYNN_INSTANTIATE(T)            \
   ARRAYNN_INSTANTIATE_FOR(PoolProblem, T) \
   ARRAYNN_INSTANTIATE_FOR(VolumeProblem, T)
-ARRAYNN_INSTANTIATE(float)
-ARRAYNN_INSTANTIATE(double)
+ARRAYNN_FOR_EACH_STORAGE(ARRAYNN_INSTANTIATE)
 #undef ARRAYNN_INSTANTIATE
 #undef ARRAYNN_INSTANTIATE_FOR
 

@@ -32,8 +32,7 @@ void max_pool_integer(const VolumeProblem& v, const T* x, T* y, std::int64_t* in
 #define ARRAYNN_INSTANTIATE(T)                                                             \
   template void max_pool<T>(const char*, const PoolProblem&, const T*, T*, std::int64_t*); \
   template void max_pool<T>(const char*, const VolumeProblem&, const T*, T*, std::int64_t*);
-ARRAYNN_INSTANTIATE(float)
-ARRAYNN_INSTANTIATE(double)
+ARRAYNN_FOR_EACH_STORAGE(ARRAYNN_INSTANTIATE)
 #undef ARRAYNN_INSTANTIATE
 
 #define ARRAYNN_INSTANTIATE(T) \

@@ -41,8 +41,7 @@ void lp_pool(const char*, const VolumeProblem& v, double norm, const T* x, T* y)
                             T*);                                                                   \
   template void lp_pool<T>(const char*, const PoolProblem&, double, const T*, T*);                 \
   template void lp_pool<T>(const char*, const VolumeProblem&, double, const T*, T*);
-ARRAYNN_INSTANTIATE(float)
-ARRAYNN_INSTANTIATE(double)
+ARRAYNN_FOR_EACH_STORAGE(ARRAYNN_INSTANTIATE)
 #undef ARRAYNN_INSTANTIATE
 
 }  // namespace arraynn

@@ -11,9 +11,9 @@
 namespace arraynn::cuda {
 
 inline constexpr int kPoolThreads = 256;
-// Of 64 registers a thread; 128 with positions of 64 bits, or for 16 elements at a time.
+// Of 64 registers a thread; 128 with positions of 64 bits, or for 8 elements at a time and more.
 template <class Op, class I, int V = 1>
-inline constexpr int kPoolBlocks = sizeof(I) == 4 && V < 16 ? Op::kBlocks : 2;
+inline constexpr int kPoolBlocks = sizeof(I) == 4 && V < 8 ? Op::kBlocks : 2;
 // Blocks of a persistent grid a multiprocessor: kernels with few registers fit this many.
 inline constexpr int kPoolGridBlocks = 8;
 

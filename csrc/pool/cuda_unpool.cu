@@ -147,8 +147,7 @@ bool max_unpool_backward(const UnpoolProblem& p, const T* dy, const std::int64_t
   template void cuda::max_unpool<T>(const UnpoolProblem&, const T*, const std::int64_t*, T*, \
                                     void*);                                                  \
   template bool max_unpool_backward<T>(const UnpoolProblem&, const T*, const std::int64_t*, T*);
-ARRAYNN_INSTANTIATE(float)
-ARRAYNN_INSTANTIATE(double)
+ARRAYNN_FOR_EACH_STORAGE(ARRAYNN_INSTANTIATE)
 #undef ARRAYNN_INSTANTIATE
 
 }  // namespace arraynn

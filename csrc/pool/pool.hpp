@@ -62,7 +62,9 @@ inline constexpr PoolAxis kUnitAxis = {1, 1, 1, 1, 0, 0, 1};
 
 // Planes as volumes that are one plane deep.
 ARRAYNN_INLINE VolumeProblem flat_volume(const PoolProblem& p) { return {p, kUnitAxis}; }
-ARRAYNN_INLINE bool is_flat(const VolumeProblem& v) { return v.d.size == 1 && v.d.out == 1; }
+ARRAYNN_INLINE bool is_flat(const VolumeProblem& v) {
+  return v.d.size == 1 && v.d.out == 1 && v.d.kernel == 1;
+}
 
 struct AverageDivisor {
   bool include_pad;

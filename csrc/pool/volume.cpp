@@ -345,6 +345,7 @@ void spread_boxes(const char* op, const VolumeProblem& v, const T* dy, T* dx,
 template <class T>
 void find_maxima(const char* op, const VolumeProblem& v, const T* x, T* y, std::int64_t* indices) {
   const PoolProblem& p = v.plane;
+  if (is_flat(v)) return max_pool(op, p, x, y, indices);
   const std::int64_t rows = (p.channels_last ? p.n : p.n * p.c) * v.d.out * p.h.out;
   const std::int64_t bytes = p.channels_last ? 0 : find_bytes(v, sizeof(T));
   const int threads = team_of(v, rows);

@@ -9,28 +9,34 @@ template <class T>
 struct Matrices {
   Panels<T> first;   // of the product that gives dh: W_hh, or its part of r and z
   Panels<T> second;  // W_hr, or W_hn with the reset before the product
+  bool first_idle;   // no step multiplies it
   bool reset_before, projected;
+  std::int64_t first_size(int threads) const { return first_idle ? 0 : first.size(threads); }
   bool two() const { return reset_before || projected; }
 };
 
 template <class T>
-Matrices<T> matrices(const RnnScan<T>& s, T* scratch, int threads) {
+Matrices<T> matrices(const RnnScanBackward<T>& g, T* scratch, int threads) {
+  const RnnScan<T>& s = g.scan;
   const std::int64_t h = s.hidden;
-  const bool before = s.reset_before();
+  const bool before = s.reset_before(), once = s.steps == 1;
   const std::int64_t gates = before ? 2 : s.cell.gates();
-  Matrices<T> m{
-      row_panels(s.w_hh, s.out, gates * h, s.batch, s.steps == 1), {}, before, s.w_hr != nullptr};
-  if (before) m.second = row_panels(s.w_hh + 2 * h * h, h, h, s.batch, s.steps == 1);
-  if (m.projected) m.second = row_panels(s.w_hr, h, s.out, s.batch, s.steps == 1);
+  Matrices<T> m{row_panels(s.w_hh, s.out, gates * h, s.batch, once),
+                {},
+                g.leaves_product,
+                before,
+                s.w_hr != nullptr};
+  if (before) m.second = row_panels(s.w_hh + 2 * h * h, h, h, s.batch, once);
+  if (m.projected) m.second = row_panels(s.w_hr, h, s.out, s.batch, once);
   m.first.packed = scratch;
-  if (m.two()) m.second.packed = scratch + m.first.size(threads);
+  if (m.two()) m.second.packed = scratch + m.first_size(threads);
   return m;
 }
 
 template <class T>
 std::int64_t scratch_bytes(const RnnScanBackward<T>& g, int threads) {
-  const Matrices<T> m = matrices<T>(g.scan, nullptr, threads);
-  const std::int64_t elements = m.first.size(threads) + (m.two() ? m.second.size(threads) : 0);
+  const Matrices<T> m = matrices<T>(g, nullptr, threads);
+  const std::int64_t elements = m.first_size(threads) + (m.two() ? m.second.size(threads) : 0);
   return elements * static_cast<std::int64_t>(sizeof(T)) +
          2 * threads * round_up(g.scan.batch * static_cast<std::int64_t>(sizeof(std::int64_t)), 64);
 }
@@ -187,7 +193,7 @@ void backward(const RnnScanBackward<T>& g, int threads, void* scratch) {
   const std::int64_t row_bytes =
       round_up(s.batch * static_cast<std::int64_t>(sizeof(std::int64_t)), 64);
   char* const base = static_cast<char*>(scratch);
-  const Matrices<T> m = matrices(s, reinterpret_cast<T*>(base + 2 * threads * row_bytes), threads);
+  const Matrices<T> m = matrices(g, reinterpret_cast<T*>(base + 2 * threads * row_bytes), threads);
   parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
     auto* row = reinterpret_cast<std::int64_t*>(base + 2 * tid * row_bytes);
     auto* active = reinterpret_cast<std::int64_t*>(base + (2 * tid + 1) * row_bytes);
@@ -195,7 +201,7 @@ void backward(const RnnScanBackward<T>& g, int threads, void* scratch) {
     if (m.two()) pack_own(m.second, tid, nthreads);
     std::int64_t after = -1;
     // One more than the steps: the last product gives the gradient of the first state.
-    for (std::int64_t i = s.steps - 1; i >= -1; --i) {
+    for (std::int64_t i = s.steps - 1; i >= (g.leaves_product ? 0 : -1); --i) {
       const std::int64_t t = i < 0 ? -1 : s.time(i);
       std::int64_t count = 0, active_count = 0;
       for (std::int64_t b = 0; b < s.batch; ++b) {

@@ -127,6 +127,8 @@ ARRAYNN_INLINE Panels<T> row_panels(const T* w, std::int64_t units, std::int64_t
   return {w, 0, 1, units, units, k, 1, groups_for<T>(batch, units, 1), nullptr, one_panel};
 }
 
+inline constexpr std::int64_t kRowsAhead = 16;
+
 template <class T>
 static inline void pack_panel(const Panels<T>& w, std::int64_t panel, T* dst) {
   constexpr int kL = kLanes<T>;
@@ -146,7 +148,9 @@ static inline void pack_panel(const Panels<T>& w, std::int64_t panel, T* dst) {
         continue;
       }
       for (std::int64_t k = 0; k < w.k; ++k) {
-        load_n(from + k * w.k_stride, width).store(to + k * step);
+        // Rows may be pages apart: no other prefetcher follows.
+        __builtin_prefetch(from + (k + kRowsAhead) * w.k_stride);
+        load_lanes(from + k * w.k_stride, width).store(to + k * step);
       }
     }
   }

@@ -186,6 +186,7 @@ struct RnnScanBackward {
   const T* dcells = nullptr;  // of every c, rows of dcells_row; null: zeros
   std::int64_t dcells_row = 0;
   T *dh = nullptr, *dc = nullptr;  // gradients of the last state, of the first on return
+  bool leaves_product = false;     // of dz and W_hh, to be added to dh: where one step is all
   T* dz = nullptr;                 // [steps, batch, gates * hidden]; 0 where no sample is active
   T* dn =
       nullptr;  // [steps, batch, hidden]: GRU with reset_after, the input's share where it differs

@@ -20,7 +20,8 @@ constexpr double kCallPerThread = 7.5e5;
 // case of enough rows.
 constexpr std::int64_t kGateBytes = std::int64_t{4} << 20, kGateBytesL2 = std::int64_t{512} << 10;
 constexpr std::int64_t kGateRows = 256, kNarrowInput = 64;
-constexpr std::int64_t kPanelForm = 2;  // beside gemm's operands
+constexpr double kElementsPerThread = 1 << 16;  // of an outer product
+constexpr std::int64_t kPanelForm = 2;          // beside gemm's operands
 
 template <class T>
 const RnnTable<T>& rnn_table() {
@@ -97,7 +98,54 @@ T* drop_first(const RnnScan<T>& scan, RnnMemory* memory) {
   return dropped;
 }
 
+// Adds the product that a scan of one step leaves to the gradient of its first state.
+template <class T>
+void first_state(const char* op, const RnnScanBackward<T>& back) {
+  const RnnScan<T>& s = back.scan;
+  const std::int64_t width = s.cell.gates() * s.hidden;
+  RnnMemory memory(op);
+  T* product = memory.take<T>(s.batch * s.out);
+  GemmProblem<T> g;
+  g.m = s.batch;
+  g.n = s.out;
+  g.k = s.reset_before() ? 2 * s.hidden : width;
+  g.a = back.dproduct != nullptr ? back.dproduct : back.dz;
+  g.rs_a = width;
+  g.cs_a = 1;
+  g.b = s.w_hh;
+  g.rs_b = s.out;
+  g.cs_b = 1;
+  g.c = product;
+  g.rs_c = s.out;
+  gemm(op, g);
+  for (std::int64_t b = 0; b < s.batch; ++b) {
+    if (!s.active(0, b)) continue;
+    for (std::int64_t j = b * s.out; j < (b + 1) * s.out; ++j) {
+      back.dh[j] += s.factors != nullptr ? product[j] * s.factors[j] : product[j];
+    }
+  }
+}
+
 }  // namespace
+
+// Writes, and a tile of gemm's would write to too many pages at a time.
+template <class T>
+void outer_product(const T* a, std::int64_t m, const T* b, std::int64_t n, T* c, bool accumulate) {
+  const int threads =
+      threads_for(static_cast<double>(m) * static_cast<double>(n), kElementsPerThread);
+  parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
+    const Range part = split_range(m, nthreads, tid);
+    for (std::int64_t i = part.begin; i < part.end; ++i) {
+      T* row = c + i * n;
+      const T first = a[i];
+      if (accumulate) {
+        for (std::int64_t j = 0; j < n; ++j) row[j] += first * b[j];
+      } else {
+        for (std::int64_t j = 0; j < n; ++j) row[j] = T(0) + first * b[j];
+      }
+    }
+  });
+}
 
 std::int64_t steps_at_once(const RnnShape& s, std::int64_t input, std::int64_t gate_width,
                            std::int64_t item) {
@@ -125,15 +173,19 @@ void run_scan(const char*, const RnnScan<T>& scan, bool more, void* prepared) {
 }
 
 template <class T>
-void run_scan_backward(const char*, const RnnScanBackward<T>& back, RnnMemory* memory) {
+void run_scan_backward(const char* op, const RnnScanBackward<T>& back, RnnMemory* memory) {
   const int threads = rnn_threads(back.scan);
-  void* scratch = memory->take<char>(rnn_table<T>().scratch_backward(back, threads));
-  rnn_table<T>().backward(back, threads, scratch);
+  RnnScanBackward<T> g = back;
+  g.leaves_product = g.scan.steps == 1;
+  void* scratch = memory->take<char>(rnn_table<T>().scratch_backward(g, threads));
+  rnn_table<T>().backward(g, threads, scratch);
+  if (g.leaves_product) first_state(op, g);
 }
 
-#define ARRAYNN_INSTANTIATE(T)                                                        \
-  template void* prepare_scan(const char*, RnnScan<T>*, const RnnForms*, RnnMemory*); \
-  template void run_scan(const char*, const RnnScan<T>&, bool, void*);                \
+#define ARRAYNN_INSTANTIATE(T)                                                           \
+  template void outer_product(const T*, std::int64_t, const T*, std::int64_t, T*, bool); \
+  template void* prepare_scan(const char*, RnnScan<T>*, const RnnForms*, RnnMemory*);    \
+  template void run_scan(const char*, const RnnScan<T>&, bool, void*);                   \
   template void run_scan_backward(const char*, const RnnScanBackward<T>&, RnnMemory*);
 ARRAYNN_INSTANTIATE(float)
 ARRAYNN_INSTANTIATE(double)

@@ -154,8 +154,11 @@ template <class T>
 void run_scan(const char* op, const RnnScan<T>& scan, bool more, void* prepared);
 template <class T>
 void run_scan_backward(const char* op, const RnnScanBackward<T>& back, RnnMemory* memory);
-// Whether a product whose left operand is the wide one is better turned: it is copied transposed, which
-// the kernels of a GPU do without.
+// c = a' b, or added to c: a product over one row, on the CPU.
+template <class T>
+void outer_product(const T* a, std::int64_t m, const T* b, std::int64_t n, T* c, bool accumulate);
+// Whether a product over one row is that, and one whose left operand is the wide one is better turned: it is
+// copied transposed, which the kernels of a GPU do without.
 #if defined(ARRAYNN_CUDA)
 inline constexpr bool kTurnsProducts = false;
 #else

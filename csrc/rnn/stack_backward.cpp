@@ -18,6 +18,9 @@ template <class T>
 void product_over_rows(const char* op, Operand<T> a, std::int64_t m, Operand<T> b, std::int64_t n,
                        std::int64_t rows, T* c, bool accumulate) {
   const std::int64_t k = max_i(0, rows);
+  if constexpr (kTurnsProducts) {
+    if (k == 1) return outer_product(a.data, m, b.data, n, c, accumulate);
+  }
   // The left operand is copied transposed, so it is the narrow one, where that outweighs turning
   // the product. Neither order of the factors can be seen in the bits.
   const bool turned = kTurnsProducts && !accumulate && (m - n) * k > 8 * m * n;
@@ -131,9 +134,12 @@ struct LayersBackward {
     const T* late = scan.reverse ? dz : dz + shift * width;
     const T* early = scan.reverse && s.steps > 1 ? scan.y + shift * scan.y_row : scan.y;
     const Operand<T> h{early, scan.y_row};
-    product_over_rows(stack.op, Operand<T>{late, width}, columns, h, s.out, (s.steps - 1) * s.batch,
-                      dw, false);
-    if (first_is_zero || s.steps == 0) return;
+    const bool begins = !first_is_zero && s.steps > 0, goes_on = s.steps > 1;
+    if (goes_on || !begins) {
+      product_over_rows(stack.op, Operand<T>{late, width}, columns, h, s.out,
+                        (s.steps - 1) * s.batch, dw, false);
+    }
+    if (!begins) return;
     const T* start = scan.reverse ? dz + (s.steps - 1) * s.batch * width : dz;
     RnnMemory memory(stack.op);
     if (scan.reverse && s.padded) {
@@ -147,7 +153,7 @@ struct LayersBackward {
       start = rows;
     }
     product_over_rows(stack.op, Operand<T>{start, width}, columns, Operand<T>{scan.h0, s.out},
-                      s.out, s.batch, dw, true);
+                      s.out, s.batch, dw, goes_on);
   }
 
   // Gradients of the gains, and dz, of the norm's results, becomes that of x W_ih'.

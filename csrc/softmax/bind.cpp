@@ -24,10 +24,10 @@ SoftmaxShape shape_around(const char* op, const TensorView& v, py::handle axis_)
 py::object forward(const char* op, SoftmaxKind kind, py::handle x_, py::handle axis,
                    py::handle out_) {
   const Array x = take(op, "x", x_);
-  require_float(op, "x", x);
+  require_storage(op, "x", x);
   const SoftmaxShape shape = shape_around(op, x.view, axis);
   Output out(op, out_, x->dtype, x->shape, x->ndim, {&x});
-  dispatch_float(x->dtype, [&](auto tag) {
+  dispatch_storage(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     run_softmax(kind, shape, x->as<const T>(), out.data<T>());
@@ -38,12 +38,12 @@ py::object forward(const char* op, SoftmaxKind kind, py::handle x_, py::handle a
 py::object backward(const char* op, SoftmaxKind kind, py::handle grad_out_, py::handle y_,
                     py::handle axis, py::handle out_) {
   const Array grad_out = take(op, "grad_out", grad_out_);
-  require_float(op, "grad_out", grad_out);
+  require_storage(op, "grad_out", grad_out);
   const Array y = take(op, "y", y_);
   require_like(op, "y", y, "grad_out", grad_out);
   const SoftmaxShape shape = shape_around(op, y.view, axis);
   Output out(op, out_, y->dtype, y->shape, y->ndim, {&grad_out, &y});
-  dispatch_float(y->dtype, [&](auto tag) {
+  dispatch_storage(y->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     run_softmax_backward(kind, shape, grad_out->as<const T>(), y->as<const T>(), out.data<T>());
@@ -55,7 +55,7 @@ py::object loss(const char* op, Loss kind, const CrossEntropyArgs& args) {
   const bool none = args.reduction == Reduction::kNone;
   const Dtype dtype = args.logits->dtype;
   Output out(op, py::none(), dtype, args.sample_shape, none ? args.sample_ndim : 0);
-  dispatch_float(dtype, [&](auto tag) {
+  dispatch_storage(dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     compute_loss(kind, args, out.data<T>());
@@ -82,7 +82,7 @@ py::object loss_backward(const char* op, Loss kind, py::handle grad_out_,
   }
   const TensorView& z = args.logits.view;
   Output out(op, py::none(), z.dtype, z.shape, z.ndim);
-  dispatch_float(z.dtype, [&](auto tag) {
+  dispatch_storage(z.dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     compute_loss_gradient(kind, args, grad_out ? grad_out->as<const T>() : nullptr, scale,

@@ -29,7 +29,7 @@ CrossEntropyArgs::CrossEntropyArgs(const char* op_, NamedHandle logits_, py::han
       ignore_index(take_int(op, "ignore_index", ignore_index_)),
       smoothing(label_smoothing != nullptr ? take_finite(op, "label_smoothing", *label_smoothing)
                                            : 0) {
-  require_float(op, name, logits);
+  require_storage(op, name, logits);
   if (logits->ndim < 1) {
     fail<ValueError>(op, name, "expected (N, C, ...) or (C,), got 0 dimensions");
   }
@@ -53,7 +53,7 @@ CrossEntropyArgs::CrossEntropyArgs(const char* op_, NamedHandle logits_, py::han
     require_shape(op, "weight", weight, {shape.n});
   }
   const Dtype kind = target->dtype;
-  const bool soft = kind == Dtype::kF32 || kind == Dtype::kF64;
+  const bool soft = is_storage(kind);
   if (has_indices()) {
     if (target->ndim != sample_ndim ||
         !std::equal(sample_shape, sample_shape + sample_ndim,

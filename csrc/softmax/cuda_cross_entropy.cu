@@ -627,8 +627,7 @@ void nll_loss_backward(const LossProblem<T>& loss, const T* grad_out, double sca
   template void cross_entropy_backward<T>(const LossProblem<T>&, const T*, double, T*); \
   template void nll_loss<T>(const LossProblem<T>&, T*);                                 \
   template void nll_loss_backward<T>(const LossProblem<T>&, const T*, double, T*);
-ARRAYNN_INSTANTIATE(float)
-ARRAYNN_INSTANTIATE(double)
+ARRAYNN_FOR_EACH_STORAGE(ARRAYNN_INSTANTIATE)
 #undef ARRAYNN_INSTANTIATE
 
 }  // namespace cuda

@@ -256,8 +256,7 @@ void run_softmax_backward(SoftmaxKind kind, const SoftmaxShape& shape, const T* 
 #define ARRAYNN_INSTANTIATE(T)                                                  \
   template void run_softmax<T>(SoftmaxKind, const SoftmaxShape&, const T*, T*); \
   template void run_softmax_backward<T>(SoftmaxKind, const SoftmaxShape&, const T*, const T*, T*);
-ARRAYNN_INSTANTIATE(float)
-ARRAYNN_INSTANTIATE(double)
+ARRAYNN_FOR_EACH_STORAGE(ARRAYNN_INSTANTIATE)
 #undef ARRAYNN_INSTANTIATE
 
 }  // namespace arraynn

@@ -40,8 +40,7 @@ void compute_loss_gradient(Loss kind, const CrossEntropyArgs& args, const T* gra
 #define ARRAYNN_INSTANTIATE(T)                                      \
   template void compute_loss<T>(Loss, const CrossEntropyArgs&, T*); \
   template void compute_loss_gradient<T>(Loss, const CrossEntropyArgs&, const T*, double, T*);
-ARRAYNN_INSTANTIATE(float)
-ARRAYNN_INSTANTIATE(double)
+ARRAYNN_FOR_EACH_STORAGE(ARRAYNN_INSTANTIATE)
 #undef ARRAYNN_INSTANTIATE
 
 }  // namespace arraynn

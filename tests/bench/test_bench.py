@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -200,6 +201,36 @@ class TestReport:
         assert text.startswith("f: 1 of 2 rows at 1.00x or better, geometric mean 1.00x")
         assert "worst 0.50x (n b 2 thr)" in text
 
+    def test_means_of_the_parts(self) -> None:
+        def row(name: str, part: str, ours: float, **peers: float) -> Any:
+            made = rows(
+                measured("arraynn", "", "fresh", [ours]),
+                *(measured(library, "", "fresh", [time]) for library, time in peers.items()),
+            )
+            return dataclasses.replace(made[0], name=name, part=part)
+
+        found = [
+            row("a", "inference", 1.0, torch=2.0, jax=4.0),
+            row("b", "inference", 2.0, torch=16.0, jax=1.0),
+            row("c", "inference", 1.0, torch=2.0),
+            row("a", "training", 1.0, jax=3.0),
+            row("b", "training", 1.0),
+            row("d", "", 1.0, torch=5.0),
+        ]
+        inference, training = report.means(found)
+        assert (inference.part, inference.group, inference.threads) == ("inference", "fresh", 2)
+        assert (inference.rows, inference.at_par) == (3, 2)
+        assert (inference.worst, inference.worst_name) == (0.5, "b")
+        assert inference.best == pytest.approx(2 ** (1 / 3))
+        assert inference.over == pytest.approx({"jax": 2**0.5, "torch": 32 ** (1 / 3)})
+        assert training.rows == 1
+        assert training.over == pytest.approx({"jax": 3.0})
+        assert report.summary(found)[1] == (
+            "  inference [fresh] 2 thr: 2 of 3 rows at 1.00x or better, geometric mean over the "
+            "best peer 1.26x, jax 1.41x, torch 3.17x; worst 0.50x (b)"
+        )
+        assert len(json.loads(report.to_json({}, [], found))["means"]) == 2
+
     def test_json_round_trip(self) -> None:
         found = rows(measured("arraynn", "", "", [1.0]), measured("torch", "", "", [2.0]))
         body = json.loads(report.to_json({"cpu": "x"}, [], found))
@@ -276,7 +307,7 @@ class TestPeak:
         row = report.Row("f", "n", "float32", 1, ours, peer, *[None] * 5, limit="")
         assert report.bytes_text(row) == "3 MiB, -"
         assert report.row_text(row).endswith("3 MiB, -")
-        assert report.row_from_dict(json.loads(json.dumps(run.dataclasses.asdict(row)))) == row
+        assert report.row_from_dict(json.loads(json.dumps(dataclasses.asdict(row)))) == row
 
 
 class TestFormulas:

@@ -104,7 +104,12 @@ class CuPy:
         self.ndarray = cupy.ndarray
 
     def put(self, a: Any) -> Any:
-        return self.cupy.asarray(np.ascontiguousarray(a)).reshape(np.shape(a))
+        try:
+            return self.cupy.asarray(np.ascontiguousarray(a)).reshape(np.shape(a))
+        except (TypeError, ValueError, NotImplementedError) as error:
+            if np.asarray(a).dtype.name == "bfloat16":
+                pytest.skip(f"this CuPy has no bfloat16: {error}")
+            raise
 
     def get(self, a: Any) -> Any:
         assert type(a) is self.cupy.ndarray

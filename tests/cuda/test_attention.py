@@ -8,8 +8,15 @@ import numpy as np
 import pytest
 
 from arraynn import kernels, reference
-from attention_problems import SHAPES, Sizes, fill, normal, to_layout, widened
-from tolerances import assert_close_to_reference, assert_gradient, assert_same_bits, widen
+from attention_problems import SHAPES, Sizes, computed, fill, normal, to_layout, widened
+from halves import RoundedOnce
+from tolerances import (
+    assert_close_to_reference,
+    assert_gradient,
+    assert_same_bits,
+    native,
+    widen,
+)
 
 #: (batch, heads, kv_heads, Lq, Lk, D, Dv) around the tiles of 64 (float64: 32), their depth of 16.
 SIZES = [
@@ -46,13 +53,14 @@ def check(device: Any, rng: Any, q: Any, k: Any, v: Any, options: dict[str, Any]
     """Hold output, lse and every gradient against the reference."""
     layout = options.get("layout", "bhld")
     label = f"q {q.shape} k {k.shape} v {v.shape} {options}"
-    sizes, wide, given = Sizes(q, k, v, options), widened(options), put_all(device, options)
+    sizes, given = Sizes(q, k, v, options), put_all(device, options)
+    wide, plain = widened(options), computed(options)
     qkv = [to_layout(x, layout) for x in (q, k, v)]
     there_qkv = [device.put(x) for x in qkv]
     there_y, there_lse = kernels.attention(*there_qkv, **given, return_lse=True)
     y, lse = device.get(there_y), device.get(there_lse)
     ref_y, ref_lse = reference.attention(*widen(*qkv), **wide, return_lse=True)
-    own_y, own_lse = reference.attention(*qkv, **options, return_lse=True)
+    own_y, own_lse = reference.attention(*native(*qkv), **plain, return_lse=True)
     scale = to_layout(sizes.out(), layout)
     assert_close_to_reference(y, ref_y, own_y, scale=scale, label=f"out of {label}")
     scale = np.broadcast_to(sizes.error[..., 0], lse.shape)
@@ -66,7 +74,7 @@ def check(device: Any, rng: Any, q: Any, k: Any, v: Any, options: dict[str, Any]
     got = [None if g is None else device.get(g) for g in got]
     # The oracle starts from the rounded output and lse: they are the backward's inputs.
     ref = reference.attention_backward(*widen(grad, *qkv, y, lse), **wide, needs=needs)
-    own = reference.attention_backward(grad, *qkv, y, lse, **options, needs=needs)
+    own = reference.attention_backward(*native(grad, *qkv, y, lse), **plain, needs=needs)
     *scales, ds = sizes.backward(to_layout(grad, layout))
     for name, g, r, o, s in zip("qkv", got, ref, own, scales, strict=False):
         s = to_layout(s, layout)
@@ -90,9 +98,9 @@ def check(device: Any, rng: Any, q: Any, k: Any, v: Any, options: dict[str, Any]
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 @pytest.mark.parametrize("causal", [False, "bottom_right"])
 def test_sizes_around_the_tiles(
-    dtype: Any, sizes: Any, causal: Any, device: Any, rng: np.random.Generator
+    storage: Any, sizes: Any, causal: Any, device: Any, rng: np.random.Generator
 ) -> None:
-    q, k, v, options = fill(rng, dtype, sizes, {"causal": causal})
+    q, k, v, options = fill(rng, storage, sizes, {"causal": causal})
     check(device, rng, q, k, v, options)
 
 
@@ -103,6 +111,28 @@ def test_options(
     length = 37 if options.get("causal") is True else 70
     q, k, v, options = fill(rng, dtype, (2, 4, 2, 37, length, 9, 11), options)
     check(device, rng, q, k, v, options)
+
+
+@pytest.mark.parametrize("options", [*OPTIONS[2:8], *OPTIONS[-6::3]], ids=str)
+def test_options_in_sixteen_bits(
+    options: dict[str, Any], half: Any, device: Any, rng: np.random.Generator
+) -> None:
+    length = 20 if options.get("causal") is True else 70
+    q, k, v, options = fill(rng, half, (2, 4, 2, 20, length, 9, 11), options)
+    check(device, rng, q, k, v, options)
+
+
+def test_sixteen_bits_are_rounded_once(half: Any, device: Any, rng: np.random.Generator) -> None:
+    """lse is float32: what a gradient takes back from it must not be rounded."""
+    on = RoundedOnce(device.kernels, half)
+    for options in ({"causal": True}, {"bias": "plane", "softcap": 3.0}, {"dropout": 0.3}):
+        q, k, v, given = fill(rng, np.float32, (2, 2, 1, 67, 67, 24, 17), options)
+        on.compare("attention", q, k, v, **given)
+    q, k, v = (normal(rng, half, 1, 1, 5, 8) for _ in range(3))
+    y, lse = device.kernels.attention(q, k, v, return_lse=True)
+    assert (y.dtype, lse.dtype) == (half, np.float32)
+    with pytest.raises(TypeError, match=rf"lse: expected float32, got {half.name}"):
+        device.kernels.attention_backward(y, q, k, v, y, lse.astype(half))
 
 
 def test_the_mask_of_dropout_is_that_of_the_cpu(
@@ -117,12 +147,12 @@ def test_the_mask_of_dropout_is_that_of_the_cpu(
 
 
 def test_the_same_bits_at_every_schedule_and_alone(
-    dtype: Any, device: Any, rng: np.random.Generator
+    storage: Any, device: Any, rng: np.random.Generator
 ) -> None:
     q, k, v, options = fill(
-        rng, dtype, (3, 2, 1, 70, 70, 17, 20), {"causal": True, "mask": "full", "bias": "plane"}
+        rng, storage, (3, 2, 1, 70, 70, 17, 20), {"causal": True, "mask": "full", "bias": "plane"}
     )
-    grad = device.put(normal(rng, dtype, 3, 2, 70, 20))
+    grad = device.put(normal(rng, storage, 3, 2, 70, 20))
     given, qkv = put_all(device, options), [device.put(a) for a in (q, k, v)]
 
     def run(*arrays: Any, **given: Any) -> list[Any]:
@@ -230,8 +260,8 @@ def test_finite_differences(device: Any, rng: np.random.Generator) -> None:
 @pytest.mark.parametrize(
     "sizes", [(0, 1, 1, 3, 4, 2, 2), (1, 2, 1, 0, 4, 2, 2), (1, 2, 1, 3, 0, 2, 2)]
 )
-def test_nothing_to_see(dtype: Any, sizes: Any, device: Any, rng: np.random.Generator) -> None:
-    q, k, v, options = fill(rng, dtype, sizes, {"sinks": False, "bias": "plane"})
+def test_nothing_to_see(storage: Any, sizes: Any, device: Any, rng: np.random.Generator) -> None:
+    q, k, v, options = fill(rng, storage, sizes, {"sinks": False, "bias": "plane"})
     check(device, rng, q, k, v, options)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from arraynn import kernels, reference
+from halves import RoundedOnce
 from tolerances import (
     assert_close_to_reference,
     assert_gradient,
@@ -136,6 +137,38 @@ def test_conv_transpose(
 
 
 @pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+@pytest.mark.parametrize(("x_shape", "w_shape", "options"), [*CASES[1::3], CASES[19]], ids=str)
+def test_sixteen_bits_are_rounded_once(
+    half: Any,
+    layout: str,
+    x_shape: Any,
+    w_shape: Any,
+    options: dict[str, Any],
+    device: Any,
+    rng: np.random.Generator,
+) -> None:
+    x = arranged(normal(rng, np.float32, *x_shape), layout)
+    weight, bias = normal(rng, np.float32, *w_shape), normal(rng, np.float32, w_shape[0])
+    on, name = RoundedOnce(device.kernels, half), f"conv{axes_of(x_shape)}d"
+    options = {**options, "layout": layout}
+    y = getattr(on, name)(x, weight, bias, **options)
+    on.compare(name, x, weight, bias, **options, activation="gelu", residual=y)
+    on.compare(f"{name}_backward", y, x, weight, **options)
+
+
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+def test_transposed_sixteen_bits_are_rounded_once(
+    half: Any, layout: str, device: Any, rng: np.random.Generator
+) -> None:
+    on = RoundedOnce(device.kernels, half)
+    for x_shape, w_shape, options in TRANSPOSED[1:]:
+        x = arranged(normal(rng, np.float32, *x_shape), layout)
+        weight, name = normal(rng, np.float32, *w_shape), f"conv_transpose{axes_of(x_shape)}d"
+        y = getattr(on, name)(x, weight, **options, layout=layout)
+        on.compare(f"{name}_backward", y, x, weight, **options, layout=layout)
+
+
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
 @pytest.mark.parametrize("groups", [1, 8])
 def test_epilogues(
     dtype: Any, layout: str, groups: int, device: Any, rng: np.random.Generator
@@ -168,10 +201,10 @@ def test_epilogues(
 @pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
 @pytest.mark.parametrize("channels", [3, 8])
 def test_the_same_bits_at_every_schedule(
-    dtype: Any, layout: str, channels: int, device: Any, rng: np.random.Generator
+    storage: Any, layout: str, channels: int, device: Any, rng: np.random.Generator
 ) -> None:
-    x = arranged(normal(rng, dtype, 3, channels, 21, 20), layout)
-    weight = normal(rng, dtype, 6, channels, 3, 3)
+    x = arranged(normal(rng, storage, 3, channels, 21, 20), layout)
+    weight = normal(rng, storage, 6, channels, 3, 3)
     options = {"padding": 1, "layout": layout}
     dx, dweight = device.put(x), device.put(weight)
     y = kernels.conv2d(dx, dweight, **options)
@@ -188,14 +221,14 @@ def test_the_same_bits_at_every_schedule(
 @pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
 @pytest.mark.parametrize("groups", [1, 5])
 def test_a_sample_alone_has_the_bits_of_the_batch(
-    dtype: Any, layout: str, groups: int, device: Any, rng: np.random.Generator
+    storage: Any, layout: str, groups: int, device: Any, rng: np.random.Generator
 ) -> None:
-    x = arranged(normal(rng, dtype, 5, 5, 9, 11), layout)
-    weight = normal(rng, dtype, 70, 5 // groups, 3, 3)
+    x = arranged(normal(rng, storage, 5, 5, 9, 11), layout)
+    weight = normal(rng, storage, 70, 5 // groups, 3, 3)
     options = {"stride": 2, "groups": groups, "layout": layout}
     dx, dweight = device.put(x), device.put(weight)
     y = device.get(kernels.conv2d(dx, dweight, **options))
-    grad = device.put(normal(rng, dtype, *y.shape))
+    grad = device.put(normal(rng, storage, *y.shape))
     by_x = device.get(kernels.conv2d_backward(grad, dx, dweight, **options, needs=("x",))[0])
     for i in range(5):
         alone = device.get(kernels.conv2d(dx[i : i + 1], dweight, **options))

@@ -39,6 +39,14 @@ def test_long_rows(name: str, n: int, dtype: Any, device: Any, rng: np.random.Ge
     check_rows(device.kernels, name, n, dtype, rng, rows=2)
 
 
+@pytest.mark.parametrize("name", ROW_NORMS)
+@pytest.mark.parametrize("n", [8, 33, 264, 1026, 8200])
+def test_rows_in_sixteen_bits(
+    name: str, n: int, half: Any, device: Any, rng: np.random.Generator
+) -> None:
+    check_rows(device.kernels, name, n, half, rng, rows=2 if n > 500 else 19)
+
+
 @pytest.mark.parametrize("shape", [*IMAGES, (3, 6, (4, 130)), (2, 40, (600,))], ids=str)
 @pytest.mark.parametrize("name", CHANNEL_NORMS)
 def test_channels(
@@ -49,6 +57,25 @@ def test_channels(
     check(device.kernels, Problem(name, shape, layout, rng, dtype), "silu")
     if name != "group_norm":
         check(device.kernels, Problem(name, shape, layout, rng, dtype, fixed=True), "relu")
+
+
+@pytest.mark.parametrize("shape", [(3, 6, (2,)), (2, 8, (40,)), (1, 12, (65,))], ids=str)
+@pytest.mark.parametrize("name", CHANNEL_NORMS)
+def test_channels_in_sixteen_bits(
+    name: str, shape: Any, layout: str, half: Any, device: Any, rng: np.random.Generator
+) -> None:
+    for fixed in (False, True) if name != "group_norm" else (False,):
+        check(device.kernels, Problem(name, shape, layout, rng, half, fixed=fixed), "relu")
+
+
+def test_an_activation_of_what_was_rounded(
+    layout: str, half: Any, device: Any, rng: np.random.Generator
+) -> None:
+    on, x = device.kernels, normal(rng, half, 3, 8, 34)
+    calls = [(on.layer_norm, (34,), {}), (on.rms_norm, (34,), {})]
+    for norm, args, options in [*calls, (on.group_norm, (2,), {"layout": layout})]:
+        y = norm(x, *args, activation="silu", **options)
+        assert_same_bits(y, on.silu(norm(x, *args, **options)))
 
 
 def test_a_large_mean_costs_no_precision(
@@ -78,24 +105,24 @@ def test_a_large_mean_costs_no_precision(
         assert error.max() < (64 + rounded) * np.finfo(dtype).eps, name
 
 
-def test_constant_data(dtype: Any, layout: str, device: Any) -> None:
-    check_constant_data(device.kernels, dtype, layout)
+def test_constant_data(storage: Any, layout: str, device: Any) -> None:
+    check_constant_data(device.kernels, storage, layout)
 
 
-def test_nan_and_infinity_stay_in_their_statistic(dtype: Any, device: Any) -> None:
-    check_specials(device.kernels, dtype)
+def test_nan_and_infinity_stay_in_their_statistic(storage: Any, device: Any) -> None:
+    check_specials(device.kernels, storage)
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 4), (2, 0, 4), (2, 3, 0)], ids=str)
-def test_nothing_in_nothing_out(dtype: Any, shape: Any, layout: str, device: Any) -> None:
-    check_nothing(device.kernels, shape, dtype, layout)
+def test_nothing_in_nothing_out(storage: Any, shape: Any, layout: str, device: Any) -> None:
+    check_nothing(device.kernels, shape, storage, layout)
 
 
 def test_same_bits_at_every_schedule_and_in_any_batch(
-    dtype: Any, layout: str, device: Any, rng: np.random.Generator
+    storage: Any, layout: str, device: Any, rng: np.random.Generator
 ) -> None:
     for name, shape in itertools.product(CHANNEL_NORMS, [(3, 8, (5, 7)), (2, 6, (700,))]):
-        problem = Problem(name, shape, layout, rng, dtype)
+        problem = Problem(name, shape, layout, rng, storage)
         there = tuple(map(device.put, problem.operands()))
         first: Any = None
         for schedule in device.schedules():
@@ -111,11 +138,11 @@ def test_same_bits_at_every_schedule_and_in_any_batch(
 
 @pytest.mark.parametrize("name", ROW_NORMS)
 def test_rows_have_the_same_bits_at_every_schedule_and_in_any_batch(
-    name: str, dtype: Any, device: Any, rng: np.random.Generator
+    name: str, storage: Any, device: Any, rng: np.random.Generator
 ) -> None:
     forward, backward = getattr(kernels, name), getattr(kernels, f"{name}_backward")
     for rows, n in ((70, 12), (40, 65), (20, 300), (3, 8500)):
-        x, grad, w = (device.put(normal(rng, dtype, *s)) for s in ((rows, n), (rows, n), (n,)))
+        x, grad, w = (device.put(normal(rng, storage, *s)) for s in ((rows, n), (rows, n), (n,)))
         first: Any = None
         for schedule in device.schedules():
             results = [device.get(a) for a in (forward(x, n, w), *backward(grad, x, n, w))]
@@ -127,9 +154,9 @@ def test_rows_have_the_same_bits_at_every_schedule_and_in_any_batch(
         assert_same_bits(device.get(dx), first[1][1:2], f"{name}_backward of one row")
 
 
-def test_slices_strides_and_out(dtype: Any, layout: str, device: Any, rng: Any) -> None:
+def test_slices_strides_and_out(storage: Any, layout: str, device: Any, rng: Any) -> None:
     """Strided operands and results, and arrays that begin beside 16 bytes."""
-    x, w = normal(rng, dtype, 3, 8, 8), normal(rng, dtype, 8)
+    x, w = normal(rng, storage, 3, 8, 8), normal(rng, storage, 8)
     expected = {
         "layer_norm": device.kernels.layer_norm(x, 8, w),
         "batch_norm": device.kernels.batch_norm(x, None, None, w, None, True, layout=layout),
@@ -138,10 +165,10 @@ def test_slices_strides_and_out(dtype: Any, layout: str, device: Any, rng: Any) 
 
     def window(a: Any, step: int) -> tuple[Any, Any]:
         if step == 1:
-            flat = np.full(a.size + 3, 7, dtype)
+            flat = np.full(a.size + 3, 7, storage)
             flat[1 : 1 + a.size] = a.reshape(-1)
             return flat, slice(1, 1 + a.size)
-        big = np.full([step * n + 3 for n in a.shape], 7, dtype)
+        big = np.full([step * n + 3 for n in a.shape], 7, storage)
         inside = tuple(slice(1, step * n + 1, step) for n in a.shape)
         big[inside] = a
         return big, inside
@@ -166,12 +193,12 @@ def test_slices_strides_and_out(dtype: Any, layout: str, device: Any, rng: Any) 
     assert_same_bits(device.get(one), expected["layer_norm"][0, 0], "one row beside 16 bytes")
 
 
-def test_running_statistics_in_any_memory(dtype: Any, device: Any, rng: Any) -> None:
-    x = normal(rng, dtype, 4, 5, 3)
+def test_running_statistics_in_any_memory(storage: Any, device: Any, rng: Any) -> None:
+    x = normal(rng, storage, 4, 5, 3)
     for name in ("batch_norm", "instance_norm"):
-        plain = np.zeros(5, dtype), np.ones(5, dtype)
+        plain = np.zeros(5, storage), np.ones(5, storage)
         getattr(device.kernels, name)(x, *plain, None, None, True)
-        host = np.full((2, 16), 7, dtype)
+        host = np.full((2, 16), 7, storage)
         host[0, 1:11:2], host[1, 4:14:2] = 0, 1
         big = device.put(host)
         getattr(kernels, name)(device.put(x), big[0, 1:11:2], big[1, 4:14:2], None, None, True)

@@ -10,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from arraynn import kernels, reference
+from halves import RoundedOnce
 from kernels.problems import arranged, normal
 from kernels.test_pool import CASES as IMAGES
 from kernels.test_pool import DIVISORS
@@ -34,7 +35,7 @@ from kernels.test_pool_unpool import (
 )
 from kernels.test_pool_volume import ADAPTIVE as ADAPTIVE_VOLUMES
 from kernels.test_pool_volume import WINDOWS as VOLUMES
-from tolerances import assert_same_bits
+from tolerances import assert_same_bits, native
 
 #: Windows that lanes share: of 32 taps and more, along rows and across them, cut by padding.
 LONG: list[tuple[tuple[int, ...], dict[str, Any]]] = [
@@ -215,6 +216,25 @@ def test_unpool(
     check_unpool(x, layout, rng, device.kernels, **options)
 
 
+def test_sixteen_bits_are_rounded_once(
+    half: Any, layout: str, device: Any, rng: np.random.Generator
+) -> None:
+    on = RoundedOnce(device.kernels, half)
+    special = np.array([np.nan, np.inf, -np.inf, 0.0, -1.0], np.float32)
+    for shape, call in every_kernel(half, layout):
+        x = arranged(normal(rng, np.float32, *shape), layout)
+        check_average(x, call, rng, on)
+        for numbers in (x, arranged(rng.choice(special, shape), layout)):
+            check_max(numbers, call, rng, on)
+    for shape, options in ((2, 16, 9, 8), {"kernel_size": 3}), ((1, 3, 40), {"kernel_size": 35}):
+        x = np.abs(arranged(normal(rng, np.float32, *shape), layout)) + np.float32(0.01)
+        for norm in NORMS:
+            check_lp(x, norm, rng, on, **options, layout=layout)
+    for shape in ((2, 9, 8, 6), (1, 16, 4, 6, 8)):
+        x = arranged(normal(rng, np.float32, *shape), layout)
+        check_unpool(x, layout, rng, on, kernel_size=2)
+
+
 def test_of_equal_indices_the_last_element_wins(
     dtype: Any, layout: str, device: Any, rng: np.random.Generator
 ) -> None:
@@ -284,13 +304,12 @@ def results(x: Any, grad: Any, call: Call) -> dict[str, Any]:
 
 
 def test_same_bits_at_every_schedule_and_in_any_memory(
-    dtype: Any, layout: str, device: Any, rng: np.random.Generator
+    storage: Any, layout: str, device: Any, rng: np.random.Generator
 ) -> None:
-    for shape, call in every_kernel(dtype, layout):
-        x = arranged(normal(rng, dtype, *shape), layout)
-        grad = normal(
-            rng, dtype, *getattr(reference, call[0].format("max"))(x, *call[1], **call[2]).shape
-        )
+    for shape, call in every_kernel(storage, layout):
+        x = arranged(normal(rng, storage, *shape), layout)
+        y = getattr(reference, call[0].format("max"))(native(x), *call[1], **call[2])
+        grad = normal(rng, storage, *y.shape)
         there, grad_there = device.put(x), device.put(grad)
         first = {k: device.get(v) for k, v in results(there, grad_there, call).items()}
         for schedule in device.schedules():
@@ -298,7 +317,7 @@ def test_same_bits_at_every_schedule_and_in_any_memory(
                 assert_same_bits(device.get(v), first[k], f"{k}, {schedule}")
         for step in (1, 2):  # beside 16 bytes; strided
             beside, grad_beside = (
-                device.put(np.zeros(step * a.size + 1, dtype))[1::step] for a in (x, grad)
+                device.put(np.zeros(step * a.size + 1, storage))[1::step] for a in (x, grad)
             )
             for a, flat in ((x, beside), (grad, grad_beside)):
                 flat[...] = device.put(a.ravel())
@@ -320,15 +339,15 @@ def reshaped(device: Any, flat: Any, shape: tuple[int, ...]) -> Any:
 
 @pytest.mark.parametrize("strided", [False, True])
 def test_out_is_filled_and_nothing_beside_it(
-    dtype: Any, layout: str, strided: bool, device: Any, rng: np.random.Generator
+    storage: Any, layout: str, strided: bool, device: Any, rng: np.random.Generator
 ) -> None:
-    for shape, (name, args, options) in every_kernel(dtype, layout):
-        x = device.put(arranged(normal(rng, dtype, *shape), layout))
+    for shape, (name, args, options) in every_kernel(storage, layout):
+        x = device.put(arranged(normal(rng, storage, *shape), layout))
         for kind in ("max", "avg"):
             pool = getattr(kernels, name.format(kind))
             expected = device.get(pool(x, *args, **options))
             step = 2 if strided else 1
-            host = np.full((*expected.shape[:-1], step * expected.shape[-1]), 7, dtype)
+            host = np.full((*expected.shape[:-1], step * expected.shape[-1]), 7, storage)
             whole = device.put(np.stack([host, host, host]))
             out = whole[1][..., ::step]
             assert pool(x, *args, **options, out=out) is out
@@ -338,12 +357,12 @@ def test_out_is_filled_and_nothing_beside_it(
             assert step == 1 or (got[1][..., 1::step] == 7).all()
 
 
-def test_a_sample_alone(dtype: Any, layout: str, device: Any, rng: np.random.Generator) -> None:
+def test_a_sample_alone(storage: Any, layout: str, device: Any, rng: np.random.Generator) -> None:
     """Samples of one launch, of several, and alone."""
-    for shape, call in every_kernel(dtype, layout):
-        x = arranged(normal(rng, dtype, 7, *shape[1:]), layout)
-        y = getattr(reference, call[0].format("max"))(x, *call[1], **call[2])
-        grad = normal(rng, dtype, *y.shape)
+    for shape, call in every_kernel(storage, layout):
+        x = arranged(normal(rng, storage, 7, *shape[1:]), layout)
+        y = getattr(reference, call[0].format("max"))(native(x), *call[1], **call[2])
+        grad = normal(rng, storage, *y.shape)
         whole = results(device.put(x), device.put(grad), call)
         for samples in (slice(1), slice(2, 5)):
             alone = results(device.put(x[samples]), device.put(grad[samples]), call)

@@ -19,7 +19,7 @@ from softmax_checks import (
     check_nll_loss,
     check_what_does_not_count,
 )
-from tolerances import assert_same_bits
+from tolerances import assert_same_bits, finfo, native
 
 #: Around groups of 8 threads, warps and blocks of a row, whole packs and not; chunks of long rows.
 CLASSES = [1, 3, 8, 33, 64, 127, 260, 513, 1030, 2048, 4099, 8200]
@@ -27,23 +27,23 @@ LONG = [16_388, 20_001]
 
 
 @pytest.mark.parametrize("classes", [*CLASSES, *LONG])
-def test_rows(dtype: Any, classes: int, device: Any, rng: np.random.Generator) -> None:
+def test_rows(storage: Any, classes: int, device: Any, rng: np.random.Generator) -> None:
     rows = 5 if classes < 5000 else 2
-    x, grad = (4 * normal(rng, dtype, rows, classes) for _ in range(2))
+    x, grad = (4 * normal(rng, storage, rows, classes) for _ in range(2))
     check(device.kernels, x, grad, -1)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("shape", [(3, 5, 7), (17, 1, 33), (1, 1, 1), (2, 130, 9), (260, 2, 3)])
 def test_any_axis(
-    dtype: Any, shape: tuple[int, ...], axis: int, device: Any, rng: np.random.Generator
+    storage: Any, shape: tuple[int, ...], axis: int, device: Any, rng: np.random.Generator
 ) -> None:
-    check(device.kernels, normal(rng, dtype, *shape), normal(rng, dtype, *shape), axis)
+    check(device.kernels, normal(rng, storage, *shape), normal(rng, storage, *shape), axis)
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0), (2, 0, 4)])
-def test_nothing_in_nothing_out(dtype: Any, shape: tuple[int, ...], device: Any) -> None:
-    x = np.zeros(shape, dtype)
+def test_nothing_in_nothing_out(storage: Any, shape: tuple[int, ...], device: Any) -> None:
+    x = np.zeros(shape, storage)
     for axis in range(len(shape)):
         for name in ("softmax", "log_softmax"):
             assert getattr(device.kernels, name)(x, axis).shape == shape
@@ -62,9 +62,9 @@ def test_large_logits(dtype: Any, device: Any, rng: np.random.Generator) -> None
 
 
 @pytest.mark.parametrize("width", [1, 5, 40, 200, 17_000])
-def test_infinities_and_nan(dtype: Any, width: int, device: Any) -> None:
+def test_infinities_and_nan(storage: Any, width: int, device: Any) -> None:
     inf, nan = np.inf, np.nan
-    rows = np.zeros((6, width), dtype)
+    rows = np.zeros((6, width), storage)
     rows[0, 1:] = -inf
     rows[1] = -inf
     rows[2, width // 2] = inf
@@ -74,18 +74,19 @@ def test_infinities_and_nan(dtype: Any, width: int, device: Any) -> None:
     for x, axis in ((rows, 1), (np.ascontiguousarray(rows.T), 0)):
         for name in ("softmax", "log_softmax"):
             got = getattr(device.kernels, name)(x, axis)
-            expected = getattr(reference, name)(x, axis)
-            np.testing.assert_allclose(got, expected, rtol=1e-6, err_msg=name)
+            expected = getattr(reference, name)(native(x), axis)
+            rtol = max(1e-6, float(finfo(storage).eps))
+            np.testing.assert_allclose(native(got), expected, rtol=rtol, err_msg=name)
 
 
 SHAPES = [((9, 30), -1), ((9, 128), -1), ((5, 1003), -1), ((300, 3), 0), ((3, 12, 5), 1)]
 
 
 def test_same_bits_at_every_schedule_and_in_any_batch(
-    dtype: Any, device: Any, rng: np.random.Generator
+    storage: Any, device: Any, rng: np.random.Generator
 ) -> None:
     for shape, axis in [*SHAPES, ((2, 16_500), -1)]:
-        x, grad = device.put(normal(rng, dtype, *shape)), device.put(normal(rng, dtype, *shape))
+        x, grad = device.put(normal(rng, storage, *shape)), device.put(normal(rng, storage, *shape))
         for name in ("softmax", "log_softmax"):
             forward, backward = getattr(kernels, name), getattr(kernels, f"{name}_backward")
             y = forward(x, axis)
@@ -99,19 +100,19 @@ def test_same_bits_at_every_schedule_and_in_any_batch(
                 assert_same_bits(alone, there[1:2], f"{name} of one row of {shape}")
 
 
-def test_slices_and_strides(dtype: Any, device: Any, rng: np.random.Generator) -> None:
+def test_slices_and_strides(storage: Any, device: Any, rng: np.random.Generator) -> None:
     """Rows that begin beside 16 bytes are read in place, strided arrays through a copy."""
     for shape, axis in SHAPES:
-        x, grad = normal(rng, dtype, *shape), normal(rng, dtype, *shape)
+        x, grad = normal(rng, storage, *shape), normal(rng, storage, *shape)
         expected = device.kernels.softmax(x, axis)
         dx = device.kernels.softmax_backward(grad, expected, axis)
         for step in (1, 2):
             views = []
             for a in (x, grad, expected):
-                big = np.full((*shape[:-1], step * shape[-1] + 3), 7, dtype)
+                big = np.full((*shape[:-1], step * shape[-1] + 3), 7, storage)
                 inside = (..., slice(1, 1 + step * shape[-1], step))
                 if step == 1:  # contiguous, beside 16 bytes
-                    big = np.full(a.size + 3, 7, dtype)
+                    big = np.full(a.size + 3, 7, storage)
                     inside = (slice(1, 1 + a.size),)
                 big[inside] = a.reshape(-1) if step == 1 else a
                 views.append((device.put(big), inside))
@@ -129,27 +130,27 @@ def test_slices_and_strides(dtype: Any, device: Any, rng: np.random.Generator) -
 
 
 def test_out_is_filled_and_nothing_beside_it(
-    dtype: Any, device: Any, rng: np.random.Generator
+    storage: Any, device: Any, rng: np.random.Generator
 ) -> None:
     for shape, axis in SHAPES:
-        x, size = normal(rng, dtype, *shape), int(np.prod(shape))
+        x, size = normal(rng, storage, *shape), int(np.prod(shape))
         dx = device.put(x)
         for name in ("softmax", "log_softmax"):
             expected = getattr(device.kernels, name)(x, axis)
             for offset in (0, 1, 4):
                 if len(shape) != 2:
                     continue
-                host = np.full((shape[0], shape[1] + 8), 7, dtype)
+                host = np.full((shape[0], shape[1] + 8), 7, storage)
                 inside = (slice(None), slice(offset, offset + shape[1]))
                 whole = device.put(host)
                 assert getattr(kernels, name)(dx, axis, out=whole[inside]) is not None
                 host[inside] = expected
                 assert_same_bits(device.get(whole), host, f"{name} of {shape}, offset {offset}")
-            flat = device.put(np.full(size + 9, 7, dtype))
+            flat = device.put(np.full(size + 9, 7, storage))
             if len(shape) == 2 and axis == -1:
                 row = flat[1 : 1 + shape[1]]
                 getattr(kernels, name)(dx[0], out=row)
-                host = np.full(size + 9, 7, dtype)
+                host = np.full(size + 9, 7, storage)
                 host[1 : 1 + shape[1]] = expected[0]
                 assert_same_bits(device.get(flat), host, f"{name} of a row of {shape}")
 
@@ -160,6 +161,15 @@ def test_cross_entropy(
     dtype: Any, shape: tuple[int, ...], reduction: str, device: Any, rng: np.random.Generator
 ) -> None:
     check_cross_entropy(device.kernels, dtype, shape, reduction, rng)
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 5, 3), (2, 140, 3), (3, 700), (2, 9001)], ids=str)
+def test_losses_in_sixteen_bits(
+    half: Any, shape: tuple[int, ...], device: Any, rng: np.random.Generator
+) -> None:
+    for reduction in ("none", "mean"):
+        check_cross_entropy(device.kernels, half, shape, reduction, rng)
+        check_nll_loss(device.kernels, half, shape, reduction, rng)
 
 
 def test_cross_entropy_of_many_samples(dtype: Any, device: Any, rng: np.random.Generator) -> None:
@@ -192,16 +202,16 @@ def test_cross_entropy_extremes(dtype: Any, device: Any) -> None:
     np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-7)
 
 
-def test_cross_entropy_of_nothing(dtype: Any, device: Any) -> None:
+def test_cross_entropy_of_nothing(storage: Any, device: Any) -> None:
     k = device.kernels
-    logits, target = np.zeros((0, 3), dtype), np.zeros(0, np.int64)
+    logits, target = np.zeros((0, 3), storage), np.zeros(0, np.int64)
     assert k.cross_entropy(logits, target, reduction="none").shape == (0,)
     assert k.cross_entropy(logits, target, reduction="sum") == 0
     assert np.isnan(k.cross_entropy(logits, target))
-    one = np.ones((), dtype)
+    one = np.ones((), storage)
     assert k.cross_entropy_backward(one, logits, target).shape == (0, 3)
     ignored = np.full(4, -100)
-    logits = np.ones((4, 3), dtype)
+    logits = np.ones((4, 3), storage)
     assert np.isnan(k.cross_entropy(logits, ignored))
     assert k.cross_entropy(logits, ignored, reduction="sum") == 0
     for reduction in ("sum", "mean"):
@@ -217,14 +227,14 @@ def test_nll_loss(
     check_nll_loss(device.kernels, dtype, shape, reduction, rng)
 
 
-def test_what_does_not_count_in_an_nll_loss(dtype: Any, device: Any) -> None:
-    check_what_does_not_count(device.kernels, dtype)
+def test_what_does_not_count_in_an_nll_loss(storage: Any, device: Any) -> None:
+    check_what_does_not_count(device.kernels, storage)
 
 
-def test_wrong_class_indices_give_nan(dtype: Any, device: Any, rng: np.random.Generator) -> None:
+def test_wrong_class_indices_give_nan(storage: Any, device: Any, rng: np.random.Generator) -> None:
     """They are not waited for; nothing is read beside the logits."""
     for shape in ((4, 5), (4, 5, 3), (4, 9001)):
-        logits = normal(rng, dtype, *shape)
+        logits = normal(rng, storage, *shape)
         target = rng.integers(0, 5, (shape[0], *shape[2:]))
         target[1], target[2] = -1, shape[1]
         loss = device.kernels.cross_entropy(logits, target, reduction="none")
@@ -235,7 +245,7 @@ def test_wrong_class_indices_give_nan(dtype: Any, device: Any, rng: np.random.Ge
         assert np.isfinite(loss[~wrong]).all()
         assert np.isnan(grad[wrong]).all()
         grad = device.kernels.cross_entropy_backward(
-            np.ones((), dtype), logits, target, reduction="sum"
+            np.ones((), storage), logits, target, reduction="sum"
         )
         assert np.isfinite(grad[~wrong]).all()
         loss = device.kernels.nll_loss(logits, target, reduction="none")
@@ -247,15 +257,16 @@ def test_wrong_class_indices_give_nan(dtype: Any, device: Any, rng: np.random.Ge
 
 
 def test_cross_entropy_has_the_same_bits_at_every_schedule(
-    dtype: Any, device: Any, rng: np.random.Generator
+    storage: Any, device: Any, rng: np.random.Generator
 ) -> None:
     for shape in ((40, 70), (6, 9, 5), (2, 150, 3), (2, 8500)):
-        logits, weight = normal(rng, dtype, *shape), rng.random(shape[1]).astype(dtype)
-        hard, soft = rng.integers(0, shape[1], (shape[0], *shape[2:])), reference.softmax(logits, 1)
+        logits, weight = normal(rng, storage, *shape), rng.random(shape[1]).astype(storage)
+        hard = rng.integers(0, shape[1], (shape[0], *shape[2:]))
+        soft = reference.softmax(native(logits), 1).astype(storage)
         for target, smoothing in itertools.product((hard, soft), (0.0, 0.2)):
             arguments = device.put(logits), device.put(target)
             options: dict[str, Any] = {"weight": device.put(weight), "label_smoothing": smoothing}
-            grad = device.put(np.array(0.7, dtype))
+            grad = device.put(np.array(0.7, storage))
             first: Any = None
             for schedule in device.schedules():
                 loss = device.get(kernels.cross_entropy(*arguments, **options))
@@ -264,7 +275,7 @@ def test_cross_entropy_has_the_same_bits_at_every_schedule(
                 assert_same_bits(loss, first[0], f"{shape}, {schedule}")
                 assert_same_bits(dx, first[1], f"{shape}, {schedule}, backward")
             by_number = device.get(kernels.cross_entropy_backward(1.0, *arguments, **options))
-            one = device.put(np.ones((), dtype))
+            one = device.put(np.ones((), storage))
             by_array = device.get(kernels.cross_entropy_backward(one, *arguments, **options))
             assert_same_bits(by_number, by_array)
 

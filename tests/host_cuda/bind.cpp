@@ -7,6 +7,7 @@
 #include "bind/call.hpp"
 #include "bind/module_parts.hpp"
 #include "core/cuda_call.hpp"
+#include "golden.hpp"
 #include "kernels.hpp"
 #include "ptx.hpp"
 #include "runtime.hpp"
@@ -58,6 +59,24 @@ void run_kernel(const std::string& name, const Floats& x, Floats& y) {
   call.check("run_kernel", {x, y});
 }
 
+using Items = py::array_t<std::uint32_t, py::array::c_style>;
+
+// Results of a kernel of golden.cu for operands (items, words).
+Items golden(const std::string& name, const Items& given) {
+  int count = 0;
+  const cuda::GoldenKernel* kernels = cuda::golden_kernels(&count);
+  for (int i = 0; i < count; ++i) {
+    if (name != kernels[i].name) continue;
+    const auto items = given.shape(0);
+    Items out({items, static_cast<py::ssize_t>(kernels[i].out)});
+    const DeviceCall call;
+    cuda::run_golden(kernels[i], given.data(), out.mutable_data(), static_cast<int>(items));
+    call.check("golden", {});
+    return out;
+  }
+  throw std::out_of_range(name);
+}
+
 }  // namespace
 
 void bind_host_cuda(py::module_& m) {
@@ -90,6 +109,7 @@ void bind_host_cuda(py::module_& m) {
     return row;
   });
   m.def("run_kernel", &run_kernel);
+  m.def("golden", &golden);
   m.def("mma_16bit", [](bool bf16, const Words& a, const Words& b, Floats& d) {
     const DeviceCall call;
     cuda::mma_16bit(bf16, a.data(), b.data(), d.mutable_data());

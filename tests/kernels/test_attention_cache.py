@@ -325,12 +325,16 @@ def test_decode_turns_queries_and_new_keys(
     check_turned(dtype, new, interleaved, layout, rng)
 
 
-def test_decode_bits(dtype: Any, rng: np.random.Generator) -> None:
-    k, v = (normal(rng, dtype, 2, 2, 3000, 32) for _ in range(2))
-    q, lengths = normal(rng, dtype, 2, 4, 1, 32), np.array([3000, 1700])
+@pytest.mark.parametrize(
+    ("heads", "dim", "page"), [(4, 32, 64), (2, 64, 7), (14, 80, 16), (2, 128, 64), (6, 37, 5)]
+)
+def test_decode_bits(dtype: Any, heads: int, dim: int, page: int, rng: np.random.Generator) -> None:
+    k, v = (normal(rng, dtype, 2, 2, 3000, dim) for _ in range(2))
+    q, lengths = normal(rng, dtype, 2, heads, 1, dim), np.array([3000, 1700])
     y = kernels.attention_decode(q, k, v, lengths)
-    pages, table = pages_of(k, 64, "bhld", rng)
-    paged = (pages, pages_of(v, 64, "bhld", rng, table)[0])
+    # Pages of other lengths than those of the kernel's steps cut these elsewhere.
+    pages, table = pages_of(k, page, "bhld", rng)
+    paged = (pages, pages_of(v, page, "bhld", rng, table)[0])
     for n in thread_counts():
         guard = Guarded(y.shape, dtype, strided=True)
         kernels.attention_decode(q, k, v, lengths, out=guard.out)

@@ -331,6 +331,26 @@ def test_same_bits_for_every_thread_count_and_batch(
                     assert_same_bits(got, expected[samples], f"{name}, {n} threads, {samples}")
 
 
+def test_volumes_of_one_plane(dtype: Any, layout: str, rng: np.random.Generator) -> None:
+    """They are images, where windows are one plane deep and where they reach beyond it."""
+    for shape, kernel, padding in (
+        ((1, 33, 1, 20, 20), (1, 3, 3), 0),
+        ((2, 16, 1, 9, 7), (3, 3, 3), 1),
+        ((1, 3, 1, 5, 70), (1, 2, 5), 0),
+    ):
+        x = normal(rng, dtype, *shape)
+        for stride in (1, 2):
+            deep = {"stride": stride, "padding": padding, "layout": layout}
+            y, indices = kernels.max_pool3d(
+                arranged(x, layout), kernel, return_indices=True, **deep
+            )
+            flat, where = reference.max_pool2d(
+                x[:, :, 0], kernel[1:], stride, padding, return_indices=True
+            )
+            assert_same_bits(y, arranged(flat[:, :, None], layout), f"{shape}, {stride}")
+            assert_same_bits(indices, arranged(where[:, :, None], layout), f"{shape}, {stride}")
+
+
 def test_indices_outside_of_volumes_are_refused(
     dtype: Any, layout: str, rng: np.random.Generator
 ) -> None:

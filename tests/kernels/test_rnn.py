@@ -139,6 +139,9 @@ def check(
     ("steps", "batch", "size", "hidden"),
     [
         (1, 1, 1, 1),
+        (1, 1, 40, 37),
+        (1, 5, 3, 530),
+        (2, 1, 7, 20),
         (3, 2, 5, 7),
         (4, 1, 3, 16),
         (2, 13, 8, 33),
@@ -223,6 +226,11 @@ def check_combination(kind: str, data: st.DataObject, *on: Any) -> None:
         how["mask"] = rng.random((batch, steps) if how["batch_first"] else (steps, batch)) < 0.6
     for name in ("recurrent_dropout", "weight_dropout", "zoneout"):
         how[name] = draw(st.sampled_from([0.0, 0.4, 1.0]))
+    how["clip"] = draw(st.sampled_from([None, 0.7]))
+    names = ["nonlinearity"] if kind == "rnn" else ["activation", "recurrent_activation"]
+    for name in names + ["output_activation"] * (kind == "lstm"):
+        if draw(st.booleans()):
+            how[name] = draw(st.sampled_from(["relu", "sigmoid", "softplus", "hardsigmoid"]))
     project = 0
     if kind == "lstm":
         project = draw(st.sampled_from([0, 3]))
@@ -369,18 +377,22 @@ def variants(kind: str) -> Iterator[dict[str, Any]]:
     if kind == "gru":
         yield {"reset_after": False}
     yield {"layer_norm": True}
+    if kind == "lstm":
+        yield {"peepholes": True, "project": 11, "clip": 1.5, "cell_clip": 0.7, "zoneout": 0.3}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_same_bits_for_every_thread_count(dtype: Any, kind: str, rng: np.random.Generator) -> None:
     for how in variants(kind):
         directions = 2 if "bidirectional" in how else 1
-        project = 40 if kind == "lstm" and directions == 2 else 0
+        project = how.pop("project", 40 if kind == "lstm" and directions == 2 else 0)
         x, weights, state = cast(
             make(rng, kind, 3, 30, 20, 150, directions=directions, project=project), dtype
         )
         if how.get("layer_norm"):
             how["layer_norm"] = gains(rng, kind, 150, directions, dtype)
+        if how.get("peepholes"):
+            how["peepholes"] = [rng.uniform(-1, 1, (3, 150)).astype(dtype)]
         how |= {"lengths": rng.integers(0, 4, 30), "mask": rng.random((3, 30)) < 0.7, "seed": 5}
         how |= {"recurrent_dropout": 0.3, "weight_dropout": 0.2, "zoneout": 0.4}
 
@@ -401,9 +413,12 @@ def test_a_sample_alone_and_a_sequence_in_pieces(
     for how in variants(kind):
         if how.get("bidirectional"):
             continue
-        x, weights, state = cast(make(rng, kind, 6, 29, 9, 37), dtype)
+        project = how.pop("project", 0)
+        x, weights, state = cast(make(rng, kind, 6, 29, 9, 37, project=project), dtype)
         if how.get("layer_norm"):
             how["layer_norm"] = gains(rng, kind, 37, 1, dtype)
+        if how.get("peepholes"):
+            how["peepholes"] = [rng.uniform(-1, 1, (3, 37)).astype(dtype)]
         forward = getattr(kernels, kind)
         y, last = forward(x, weights, state, **how)
         kept = forward(x, weights, state, **how, return_workspace=True)

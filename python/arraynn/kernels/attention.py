@@ -95,7 +95,8 @@ def attention(
     layout : {"bhld", "blhd"}
         Order of the dimensions of q, k, v and the result.
     return_lse : bool
-        Also return the logarithm of the sums of exponentials, (B, H, Lq).
+        Also return the logarithm of the sums of exponentials, (B, H, Lq); float32 where the arrays
+        have 16 bits.
     out : array of the result's shape and dtype, optional
         Where the result goes. Must not overlap an input.
 

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from arraynn.autograd.tape import array_of
-from arraynn.nn import _random, init
+from arraynn.nn import _random
 from arraynn.nn import functional as F
 from arraynn.nn.module import Parameter, check_floating, check_positive
-from arraynn.nn.packing import PackableNetwork
-from arraynn.nn.rnn_cell import check_activations, check_clip, fill
+from arraynn.nn.rnn_cell import ElmanOptions, GRUOptions, LSTMOptions, Recurrent
 
 __all__ = ["GRU", "LSTM", "RNN"]
 
 
-class _Recurrent(PackableNetwork):
+class _Layer(Recurrent):
     """What the three sequence layers share."""
-
-    _kernel: ClassVar[str]
 
     def _build(
         self,
@@ -96,19 +93,10 @@ class _Recurrent(PackableNetwork):
                     name = "weight_peephole" + suffix
                     setattr(self, name, Parameter(np.empty((3, hidden_size), kind)))
                     self._peephole_names.append(name)
-                norms = {"norm_ih": rows, "norm_hh": rows}
-                if self._gates == 4:
-                    norms |= {"norm_cell": hidden_size, "norm_cell_bias": hidden_size}
-                for name, size in norms.items() if layer_norm else ():
+                for name, size in self._norm_sizes().items():
                     setattr(self, name + suffix, Parameter(np.empty(size, kind)))
                     self._norm_names.append(name + suffix)
         self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw all parameters anew; gains of layer norms become 1, their biases 0."""
-        fill(self, self.hidden_size)
-        for name in self._norm_names:
-            init.constant_(getattr(self, name), 0.0 if "bias" in name else 1.0)
 
     def flatten_parameters(self) -> None:
         """Do nothing: the kernels take the parameters where they are."""
@@ -119,10 +107,6 @@ class _Recurrent(PackableNetwork):
 
     def _to_pack(self) -> Sequence[Parameter]:
         return [getattr(self, name) for name in self._weight_names]
-
-    def _options(self) -> dict[str, Any]:
-        """Options of the kernel beyond those all three have."""
-        raise NotImplementedError
 
     def _drawn(self) -> dict[str, Any]:
         """Probabilities and seed: all of them in training, the mean of zoneout otherwise."""
@@ -153,12 +137,6 @@ class _Recurrent(PackableNetwork):
         return self._call(input, hx, lengths, mask)
 
     def _call(self, input: Any, hx: Any, lengths: Any, mask: Any, **more: Any) -> Any:
-        norms: dict[str, Any] = {}
-        if self.layer_norm:
-            norms = {
-                "layer_norm": [getattr(self, name) for name in self._norm_names],
-                "layer_norm_eps": self.layer_norm_eps,
-            }
         if hx is None and self.stateful:
             hx = self._state
         output, last, *cells = getattr(F, self._kernel)(
@@ -171,7 +149,7 @@ class _Recurrent(PackableNetwork):
             reverse=self.reverse,
             lengths=None if lengths is None else np.asarray(array_of(lengths)),
             mask=None if mask is None else np.asarray(array_of(mask)),
-            **norms,
+            **self._norms(),
             **self._drawn(),
             **self._options(),
             **more,
@@ -203,7 +181,7 @@ class _Recurrent(PackableNetwork):
         return text
 
 
-class RNN(_Recurrent):
+class RNN(ElmanOptions, _Layer):
     """Elman network: h_t = f(W_ih x_t + b_ih + W_hh h_(t-1) + b_hh) (Elman, 1990).
 
     Parameters
@@ -261,9 +239,6 @@ class RNN(_Recurrent):
     ((5, 3, 40), (4, 3, 20))
     """
 
-    _kernel = "rnn"
-    _gates = 1
-
     def __init__(
         self,
         input_size: int,
@@ -286,10 +261,7 @@ class RNN(_Recurrent):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        check_activations("RNN", nonlinearity=nonlinearity)
-        check_clip("RNN", clip=clip)
-        self.nonlinearity = nonlinearity
-        self.clip = clip
+        self._set_options(nonlinearity=nonlinearity, clip=clip)
         random = {
             "recurrent_dropout": recurrent_dropout,
             "weight_dropout": weight_dropout,
@@ -300,11 +272,8 @@ class RNN(_Recurrent):
             reverse, dtype, random, stateful, layer_norm, layer_norm_eps,
         )  # fmt: skip
 
-    def _options(self) -> dict[str, Any]:
-        return {"nonlinearity": self.nonlinearity, "clip": self.clip}
 
-
-class LSTM(_Recurrent):
+class LSTM(LSTMOptions, _Layer):
     """Long short-term memory (Hochreiter and Schmidhuber, 1997; Gers et al., 2000).
 
     The equations are in :func:`arraynn.kernels.lstm`; the state is the pair (h, c).
@@ -345,9 +314,6 @@ class LSTM(_Recurrent):
     ((3, 5, 20), (2, 3, 20), (2, 3, 20))
     """
 
-    _kernel = "lstm"
-    _gates = 4
-
     def __init__(
         self,
         input_size: int,
@@ -377,19 +343,15 @@ class LSTM(_Recurrent):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        check_activations(
-            "LSTM",
+        self._set_options(
             activation=activation,
             recurrent_activation=recurrent_activation,
             output_activation=output_activation,
+            input_forget=input_forget,
+            clip=clip,
+            cell_clip=cell_clip,
         )
-        check_clip("LSTM", clip=clip, cell_clip=cell_clip)
-        self.activation = activation
-        self.recurrent_activation = recurrent_activation
-        self.output_activation = output_activation
-        self.input_forget = input_forget
-        self.clip = clip
-        self.cell_clip = cell_clip
+        self.peepholes = peepholes
         random = {
             "recurrent_dropout": recurrent_dropout,
             "weight_dropout": weight_dropout,
@@ -402,16 +364,9 @@ class LSTM(_Recurrent):
         )  # fmt: skip
 
     def _options(self) -> dict[str, Any]:
+        """Return the options of the kernel."""
         peepholes = [getattr(self, name) for name in self._peephole_names]
-        return {
-            "activation": self.activation,
-            "recurrent_activation": self.recurrent_activation,
-            "output_activation": self.output_activation,
-            "peepholes": peepholes or None,
-            "input_forget": self.input_forget,
-            "clip": self.clip,
-            "cell_clip": self.cell_clip,
-        }
+        return super()._options() | {"peepholes": peepholes or None}
 
     def forward(
         self,
@@ -435,7 +390,7 @@ class LSTM(_Recurrent):
         return self._call(input, hx, lengths, mask, return_cells=return_cells)
 
 
-class GRU(_Recurrent):
+class GRU(GRUOptions, _Layer):
     """Gated recurrent unit (Cho et al., 2014); the equations are in :func:`arraynn.kernels.gru`.
 
     Parameters
@@ -464,9 +419,6 @@ dtype
     ((5, 3, 20), (1, 3, 20))
     """
 
-    _kernel = "gru"
-    _gates = 3
-
     def __init__(
         self,
         input_size: int,
@@ -491,14 +443,13 @@ dtype
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        check_activations("GRU", activation=activation, recurrent_activation=recurrent_activation)
-        check_clip("GRU", clip=clip)
-        if layer_norm and not reset_after:
-            raise ValueError("[GRU] layer_norm: expected reset_after=True with layer norms")
-        self.activation = activation
-        self.recurrent_activation = recurrent_activation
-        self.reset_after = reset_after
-        self.clip = clip
+        self._check_reset(layer_norm, reset_after)
+        self._set_options(
+            activation=activation,
+            recurrent_activation=recurrent_activation,
+            reset_after=reset_after,
+            clip=clip,
+        )
         random = {
             "recurrent_dropout": recurrent_dropout,
             "weight_dropout": weight_dropout,
@@ -508,11 +459,3 @@ dtype
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
             reverse, dtype, random, stateful, layer_norm, layer_norm_eps,
         )  # fmt: skip
-
-    def _options(self) -> dict[str, Any]:
-        return {
-            "activation": self.activation,
-            "recurrent_activation": self.recurrent_activation,
-            "reset_after": self.reset_after,
-            "clip": self.clip,
-        }

@@ -11,39 +11,107 @@ import numpy as np
 from arraynn.autograd.elementwise import ACTIVATIONS
 from arraynn.nn import functional as F
 from arraynn.nn import init
-from arraynn.nn.module import Module, Parameter, check_floating, check_positive
+from arraynn.nn.module import Parameter, check_floating, check_positive
 from arraynn.nn.packing import PackableNetwork
 
 __all__ = ["GRUCell", "LSTMCell", "RNNCell"]
 
 
-def check_activations(op: str, **names: str | None) -> None:
-    """Raise unless every name is that of an activation."""
-    for name, value in names.items():
-        if value is not None and value not in ACTIVATIONS:
-            raise ValueError(
-                f"[{op}] {name}: expected one of {' '.join(ACTIVATIONS)}, got {value!r}"
-            )
+class Recurrent(PackableNetwork):
+    """What layers and cells share: options of the kernel, layer norms, the first parameters."""
+
+    _kernel: ClassVar[str]  # of the whole sequence
+    hidden_size: int
+    layer_norm: bool
+    layer_norm_eps: float
+    _option_names: tuple[str, ...]
+    _norm_names: list[str]
+
+    def _set_options(self, **options: Any) -> None:
+        """Check the options of the kernel and keep each as the attribute of its name."""
+        op = type(self).__name__
+        for name, value in options.items():
+            if value is not None and name.endswith("clip") and not 0 < value < math.inf:
+                raise ValueError(
+                    f"[{op}] {name}: expected a finite number > 0 or None, got {value}"
+                )
+            named = name.endswith(("activation", "nonlinearity"))
+            if value is not None and named and value not in ACTIVATIONS:
+                raise ValueError(
+                    f"[{op}] {name}: expected one of {' '.join(ACTIVATIONS)}, got {value!r}"
+                )
+            setattr(self, name, value)
+        self._option_names = tuple(options)
+
+    def _options(self) -> dict[str, Any]:
+        """Return the options of the kernel."""
+        return {name: getattr(self, name) for name in self._option_names}
+
+    def _norm_sizes(self) -> dict[str, int]:
+        """Return the lengths of the layer norms' arrays, none without these."""
+        rows = self._gates * self.hidden_size
+        sizes = {"norm_ih": rows, "norm_hh": rows}
+        if self._gates == 4:
+            sizes |= {"norm_cell": self.hidden_size, "norm_cell_bias": self.hidden_size}
+        return sizes if self.layer_norm else {}
+
+    def _norms(self) -> dict[str, Any]:
+        """Return the options of the kernel that are the layer norms."""
+        if not self.layer_norm:
+            return {}
+        arrays = [getattr(self, name) for name in self._norm_names]
+        return {"layer_norm": arrays, "layer_norm_eps": self.layer_norm_eps}
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew; gains of layer norms become 1, their biases 0."""
+        bound = 1 / math.sqrt(self.hidden_size)
+        for parameter in self.parameters():
+            init.uniform_(parameter, -bound, bound)
+        for name in self._norm_names:
+            init.constant_(getattr(self, name), 0.0 if "bias" in name else 1.0)
 
 
-def check_clip(op: str, **limits: float | None) -> None:
-    """Raise unless every bound is None or a positive number."""
-    for name, value in limits.items():
-        if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"[{op}] {name}: expected a finite number > 0 or None, got {value}")
+class ElmanOptions(Recurrent):
+    """Of :class:`RNN` and :class:`RNNCell`."""
+
+    _kernel = "rnn"
+    _gates = 1
+    nonlinearity: str
+    clip: float | None
 
 
-def fill(module: Module, hidden_size: int) -> None:
-    """Draw every parameter from U(-1/sqrt(hidden), 1/sqrt(hidden)), as PyTorch does."""
-    bound = 1 / math.sqrt(hidden_size)
-    for parameter in module.parameters():
-        init.uniform_(parameter, -bound, bound)
+class LSTMOptions(Recurrent):
+    """Of :class:`LSTM` and :class:`LSTMCell`."""
+
+    _kernel = "lstm"
+    _gates = 4
+    activation: str
+    recurrent_activation: str
+    output_activation: str | None
+    peepholes: bool
+    input_forget: bool
+    clip: float | None
+    cell_clip: float | None
 
 
-class _Cell(PackableNetwork):
+class GRUOptions(Recurrent):
+    """Of :class:`GRU` and :class:`GRUCell`."""
+
+    _kernel = "gru"
+    _gates = 3
+    activation: str
+    recurrent_activation: str
+    reset_after: bool
+    clip: float | None
+
+    def _check_reset(self, layer_norm: bool, reset_after: bool) -> None:
+        if layer_norm and not reset_after:
+            op = type(self).__name__
+            raise ValueError(f"[{op}] layer_norm: expected reset_after=True with layer norms")
+
+
+class _Cell(Recurrent):
     """One step of a recurrent layer."""
-
-    _kernel: ClassVar[str]
 
     def _build(
         self,
@@ -70,23 +138,11 @@ class _Cell(PackableNetwork):
         self.bias_hh = Parameter(np.empty(rows, kind)) if bias else None
         if peepholes:
             self.weight_peephole = Parameter(np.empty((3, hidden_size), kind))
-        norms = {"norm_ih": rows, "norm_hh": rows}
-        if self._gates == 4:
-            norms |= {"norm_cell": hidden_size, "norm_cell_bias": hidden_size}
-        self._norm_names = list(norms) if layer_norm else []
-        for name in self._norm_names:
-            setattr(self, name, Parameter(np.empty(norms[name], kind)))
+        sizes = self._norm_sizes()
+        self._norm_names = list(sizes)
+        for name, size in sizes.items():
+            setattr(self, name, Parameter(np.empty(size, kind)))
         self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw all parameters anew; gains of layer norms become 1, their biases 0."""
-        fill(self, self.hidden_size)
-        for name in self._norm_names:
-            init.constant_(getattr(self, name), 0.0 if "bias" in name else 1.0)
-
-    def _options(self) -> dict[str, Any]:
-        """Options of the kernel beyond the layer norms."""
-        raise NotImplementedError
 
     def _to_pack(self) -> Sequence[Parameter]:
         weights = [self.weight_ih, self.weight_hh]
@@ -96,14 +152,8 @@ class _Cell(PackableNetwork):
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         """Return the new state for (B, input_size) or (input_size,); zeros stand for None."""
-        norms: dict[str, Any] = {}
-        if self.layer_norm:
-            norms = {
-                "layer_norm": [getattr(self, name) for name in self._norm_names],
-                "layer_norm_eps": self.layer_norm_eps,
-            }
-        weights = self.packed_weights()
-        return getattr(F, self._kernel)(input, weights, hx, **norms, **self._options())
+        cell = getattr(F, f"{self._kernel}_cell")
+        return cell(input, self.packed_weights(), hx, **self._norms(), **self._options())
 
     def extra_repr(self) -> str:
         """Return the sizes and the options that differ from their defaults."""
@@ -113,7 +163,7 @@ class _Cell(PackableNetwork):
         return text + ", layer_norm=True" if self.layer_norm else text
 
 
-class RNNCell(_Cell):
+class RNNCell(ElmanOptions, _Cell):
     """One step of an Elman network.
 
     Parameters
@@ -141,9 +191,6 @@ class RNNCell(_Cell):
     (3, 20)
     """
 
-    _kernel = "rnn_cell"
-    _gates = 1
-
     def __init__(
         self,
         input_size: int,
@@ -157,17 +204,11 @@ class RNNCell(_Cell):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        check_activations("RNNCell", nonlinearity=nonlinearity)
-        check_clip("RNNCell", clip=clip)
-        self.nonlinearity = nonlinearity
-        self.clip = clip
+        self._set_options(nonlinearity=nonlinearity, clip=clip)
         self._build(input_size, hidden_size, bias, layer_norm, layer_norm_eps, dtype)
 
-    def _options(self) -> dict[str, Any]:
-        return {"nonlinearity": self.nonlinearity, "clip": self.clip}
 
-
-class LSTMCell(_Cell):
+class LSTMCell(LSTMOptions, _Cell):
     """One step of an LSTM: takes and returns the pair (h, c).
 
     Parameters
@@ -193,9 +234,6 @@ class LSTMCell(_Cell):
     ((3, 20), (3, 20))
     """
 
-    _kernel = "lstm_cell"
-    _gates = 4
-
     def __init__(
         self,
         input_size: int,
@@ -214,35 +252,23 @@ class LSTMCell(_Cell):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        check_activations(
-            "LSTMCell",
+        self._set_options(
             activation=activation,
             recurrent_activation=recurrent_activation,
             output_activation=output_activation,
+            input_forget=input_forget,
+            clip=clip,
+            cell_clip=cell_clip,
         )
-        check_clip("LSTMCell", clip=clip, cell_clip=cell_clip)
-        self.activation = activation
-        self.recurrent_activation = recurrent_activation
-        self.output_activation = output_activation
         self.peepholes = peepholes
-        self.input_forget = input_forget
-        self.clip = clip
-        self.cell_clip = cell_clip
         self._build(input_size, hidden_size, bias, layer_norm, layer_norm_eps, dtype, peepholes)
 
     def _options(self) -> dict[str, Any]:
-        return {
-            "activation": self.activation,
-            "recurrent_activation": self.recurrent_activation,
-            "output_activation": self.output_activation,
-            "peepholes": self.weight_peephole if self.peepholes else None,
-            "input_forget": self.input_forget,
-            "clip": self.clip,
-            "cell_clip": self.cell_clip,
-        }
+        """Return the options of the kernel."""
+        return super()._options() | {"peepholes": self.weight_peephole if self.peepholes else None}
 
 
-class GRUCell(_Cell):
+class GRUCell(GRUOptions, _Cell):
     """One step of a GRU.
 
     Parameters
@@ -264,9 +290,6 @@ class GRUCell(_Cell):
     (20,)
     """
 
-    _kernel = "gru_cell"
-    _gates = 3
-
     def __init__(
         self,
         input_size: int,
@@ -282,22 +305,11 @@ class GRUCell(_Cell):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        check_activations(
-            "GRUCell", activation=activation, recurrent_activation=recurrent_activation
+        self._check_reset(layer_norm, reset_after)
+        self._set_options(
+            activation=activation,
+            recurrent_activation=recurrent_activation,
+            reset_after=reset_after,
+            clip=clip,
         )
-        check_clip("GRUCell", clip=clip)
-        if layer_norm and not reset_after:
-            raise ValueError("[GRUCell] layer_norm: expected reset_after=True with layer norms")
-        self.activation = activation
-        self.recurrent_activation = recurrent_activation
-        self.reset_after = reset_after
-        self.clip = clip
         self._build(input_size, hidden_size, bias, layer_norm, layer_norm_eps, dtype)
-
-    def _options(self) -> dict[str, Any]:
-        return {
-            "activation": self.activation,
-            "recurrent_activation": self.recurrent_activation,
-            "reset_after": self.reset_after,
-            "clip": self.clip,
-        }

@@ -1,0 +1,305 @@
+// planted PROBLEM FAULT: a kernel of csrc with one fault of planted.py, under every schedule. Prints a line
+// for each: "right" (the bits of the kernel without a fault), "wrong", or what the runtime reports.
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "attention/attention.hpp"
+#include "conv/conv.hpp"
+#include "core/cuda_call.hpp"
+#include "core/cuda_scratch.hpp"
+#include "gemm/gemm.hpp"
+#include "norm/norm.hpp"
+#include "planted.hpp"
+#include "pool/pool.hpp"
+#include "runtime.hpp"
+#include "softmax/softmax.hpp"
+
+namespace arraynn::cuda {
+
+// As device memory comes: full of NaN.
+Scratch::Scratch(const char*, std::int64_t bytes)
+    : data_(std::malloc(static_cast<std::size_t>(bytes) + 64)) {
+  std::memset(data_, 0xFF, static_cast<std::size_t>(bytes) + 64);
+}
+Scratch::~Scratch() { std::free(data_); }
+
+}  // namespace arraynn::cuda
+
+namespace {
+
+using namespace arraynn;
+using Floats = std::vector<float>;
+
+constexpr const char* kOp = "planted";
+
+Floats result(std::int64_t n) { return Floats(static_cast<std::size_t>(n), -1.0f); }
+
+// Numbers in [-2, 2), and some behind them: a fault may read there.
+Floats numbers(std::int64_t n, std::uint32_t seed = 1) {
+  Floats x(static_cast<std::size_t>(n) + 64);
+  for (float& v : x) {
+    seed = seed * 1664525u + 1013904223u;
+    v = static_cast<float>(seed >> 8) * 0x1p-22f - 2.0f;
+  }
+  return x;
+}
+
+void append(Floats& all, const Floats& more) { all.insert(all.end(), more.begin(), more.end()); }
+
+Floats run_gemm() {
+  constexpr std::int64_t kM = 37, kN = 70, kK = 100;
+  const Floats a = numbers(kM * kK), b = numbers(kK * kN, 2);
+  Floats c = result(kM * kN);
+  GemmProblem<float> p;
+  p.m = kM;
+  p.n = kN;
+  p.k = kK;
+  p.a = a.data();
+  p.rs_a = kK;
+  p.cs_a = 1;
+  p.b = b.data();
+  p.rs_b = 1;
+  p.cs_b = kK;
+  p.c = c.data();
+  p.rs_c = kN;
+  gemm(kOp, p);
+  return c;
+}
+
+Floats run_column_sums() {
+  const Floats x = numbers(1100 * 40);
+  Floats sums = result(40);
+  column_sums(x.data(), 1100, 40, sums.data());
+  return sums;
+}
+
+// 3 x 3 windows with a border of 1.
+Conv2dProblem conv_problem(std::int64_t n, std::int64_t channels, std::int64_t size) {
+  Conv2dProblem p{};
+  p.op = kOp;
+  p.n = n;
+  p.ic = channels;
+  p.oc = 5;
+  p.ih = p.iw = p.oh = p.ow = size;
+  p.kh = p.kw = 3;
+  p.stride_h = p.stride_w = p.pad_h = p.pad_w = p.dilation_h = p.dilation_w = p.groups = 1;
+  p.id = p.od = p.kd = p.stride_d = p.dilation_d = 1;
+  return p;
+}
+
+Floats run_conv() {
+  const Conv2dProblem p = conv_problem(2, 3, 11);
+  const Floats x = numbers(p.x_size()), weight = numbers(p.oc * p.ic * p.taps(), 2);
+  Floats y = result(p.y_size());
+  conv2d(p, x.data(), weight.data(), ConvEpilogue<float>{}, y.data());
+  return y;
+}
+
+Floats run_conv_by_weight() {  // in two parts of the pixels
+  const Conv2dProblem p = conv_problem(3, 2, 27);
+  const Floats x = numbers(p.x_size()), dy = numbers(p.y_size(), 2);
+  Floats dw = result(p.oc * p.ic * p.taps());
+  conv2d_backward(p, dy.data(), x.data(), x.data(), {nullptr, dw.data(), nullptr});
+  return dw;
+}
+
+struct Attention {
+  static constexpr std::int64_t kHeads = 2, kLength = 70, kDim = 20;
+  static constexpr std::int64_t kSize = kHeads * kLength * kDim;
+  Floats q = numbers(kSize), k = numbers(kSize, 2), v = numbers(kSize, 3);
+  Floats out = result(kSize), lse = result(kHeads * kLength);
+  RowStrides rows;
+  AttentionProblem<float> p;
+
+  Attention() {
+    rows.b = kSize;
+    rows.h = kLength * kDim;
+    rows.l = kDim;
+    p.batch = 1;
+    p.heads = p.kv_heads = kHeads;
+    p.seqlen_q = p.seqlen_k = kLength;
+    p.head_dim = p.head_dim_v = kDim;
+    p.q = q.data();
+    p.k = k.data();
+    p.v = v.data();
+    p.out = out.data();
+    p.lse = lse.data();
+    p.q_strides = p.k_strides = p.v_strides = p.out_strides = rows;
+    p.lse_strides.b = kHeads * kLength;
+    p.lse_strides.h = kLength;
+    p.lse_strides.l = 1;
+    p.right = 0;  // causal
+    run_attention(kOp, p);
+  }
+};
+
+Floats run_attention_forward() {
+  Attention a;
+  append(a.out, a.lse);
+  return a.out;
+}
+
+Floats run_attention_by_k() {
+  const Attention a;
+  const Floats dout = numbers(Attention::kSize, 4);
+  Floats dk = result(Attention::kSize);
+  AttentionGradients<float> g;
+  g.dout = dout.data();
+  g.dout_strides = g.dk_strides = a.rows;
+  g.dk = dk.data();
+  run_attention_backward(kOp, a.p, g);
+  return dk;
+}
+
+constexpr std::int64_t kRows = 20;
+
+Floats run_row_norm(bool centred, std::int64_t n) {
+  const RowNorm p{kRows, n, 1e-5, centred, {}};
+  const Floats x = numbers(kRows * n), w = numbers(n, 2);
+  Floats y = result(kRows * n);
+  row_norm<float>(p, x.data(), w.data(), nullptr, y.data(), nullptr, nullptr);
+  return y;
+}
+Floats run_layer_norm() { return run_row_norm(true, 300); }
+Floats run_rms_norm() { return run_row_norm(false, 300); }
+
+Floats run_layer_norm_by_weight() {
+  Floats all;
+  for (const std::int64_t n : {12, 300}) {  // several rows of a block, and one
+    const RowNorm p{kRows, n, 1e-5, true, {}};
+    const Floats x = numbers(kRows * n), dy = numbers(kRows * n, 2);
+    std::vector<double> mean(kRows), rstd(kRows);
+    row_norm<float>(p, x.data(), nullptr, nullptr, nullptr, mean.data(), rstd.data());
+    Floats dw = result(n), db = result(n);
+    row_norm_backward<float>(kOp, p, dy.data(), x.data(), nullptr, mean.data(), rstd.data(),
+                             nullptr, dw.data(), db.data());
+    append(all, dw);
+    append(all, db);
+  }
+  return all;
+}
+
+Floats run_batch_norm(bool backward) {
+  constexpr std::int64_t kChannels = 40, kPositions = 150;
+  const ChannelNorm p{1, kChannels, kPositions, 0, true, 1e-5, {}};
+  const Floats x = numbers(kChannels * kPositions), dy = numbers(kChannels * kPositions, 2);
+  std::vector<double> mean(kChannels), rstd(kChannels);
+  Floats y = result(kChannels * kPositions), dw = result(kChannels);
+  channel_norm<float>(kOp, p, x.data(), nullptr, nullptr, y.data(), mean.data(), rstd.data(), false,
+                      {nullptr, nullptr, 0, 0, 0.0});
+  if (!backward) return y;
+  channel_norm_backward<float>(kOp, p, dy.data(), x.data(), nullptr, mean.data(), rstd.data(),
+                               false, y.data(), dw.data(), nullptr);
+  append(y, dw);
+  return y;
+}
+Floats run_batch_norm_forward() { return run_batch_norm(false); }
+Floats run_batch_norm_backward() { return run_batch_norm(true); }
+
+Floats run_softmax_of(const SoftmaxShape& shape) {
+  const Floats x = numbers(shape.outer * shape.n * shape.inner);
+  Floats y = result(shape.outer * shape.n * shape.inner);
+  run_softmax(SoftmaxKind::kSoftmax, shape, x.data(), y.data());
+  return y;
+}
+Floats run_softmax_of_rows() { return run_softmax_of({5, 40, 1}); }
+// More tiles of columns than blocks: some take two.
+Floats run_softmax_of_columns() { return run_softmax_of({2, 140, 80}); }
+
+constexpr PoolProblem kImages{2, 3, {9, 3, 2, 1, 1, 1, 5}, {10, 3, 2, 1, 1, 1, 5}, false};
+
+Floats run_max_pool() {
+  const Floats x = numbers(2 * 3 * 9 * 10);
+  Floats y = result(2 * 3 * 5 * 5);
+  max_pool(kOp, kImages, x.data(), y.data(), nullptr);
+  return y;
+}
+
+Floats run_max_pool_backward() {
+  const Floats x = numbers(2 * 3 * 9 * 10), dy = numbers(2 * 3 * 5 * 5, 2);
+  Floats y = result(2 * 3 * 5 * 5), dx = result(2 * 3 * 9 * 10);
+  std::vector<std::int64_t> indices(y.size());
+  max_pool(kOp, kImages, x.data(), y.data(), indices.data());
+  max_pool_backward(kOp, kImages, dy.data(), x.data(), indices.data(), dx.data());
+  return dx;
+}
+
+// Lanes share a window; positions of 64 bits, which take one launch, and more tiles than blocks.
+Floats run_long_max_pool() {
+  constexpr std::int64_t kPlanes = 600, kWindow = 40, kLength = 41, kStride = std::int64_t{1} << 40;
+  const PoolAxis across{kLength, kWindow, kStride, 1, 0, 0, 1};
+  const PoolProblem p{kPlanes, 1, {1, 1, 1, 1, 0, 0, 1}, across, false};
+  const Floats x = numbers(kPlanes * kLength);
+  Floats y = result(kPlanes);
+  max_pool(kOp, p, x.data(), y.data(), nullptr);
+  return y;
+}
+
+const std::map<std::string, Floats (*)()>& problems() {
+  static const std::map<std::string, Floats (*)()> kProblems = {
+      {"gemm", &run_gemm},
+      {"column sums", &run_column_sums},
+      {"conv", &run_conv},
+      {"conv by weight", &run_conv_by_weight},
+      {"attention", &run_attention_forward},
+      {"attention by k", &run_attention_by_k},
+      {"layer norm", &run_layer_norm},
+      {"rms norm", &run_rms_norm},
+      {"layer norm by weight", &run_layer_norm_by_weight},
+      {"batch norm", &run_batch_norm_forward},
+      {"batch norm backward", &run_batch_norm_backward},
+      {"softmax", &run_softmax_of_rows},
+      {"softmax of columns", &run_softmax_of_columns},
+      {"max pool", &run_max_pool},
+      {"max pool backward", &run_max_pool_backward},
+      {"long max pool", &run_long_max_pool},
+  };
+  return kProblems;
+}
+
+// Memory of a call, given back at the end of it.
+std::vector<void*> held;
+void* allocate(std::size_t bytes) {
+  held.push_back(std::malloc(bytes + 64));
+  std::memset(held.back(), 0xFF, bytes + 64);
+  return held.back();
+}
+
+std::string outcome(Floats (*run)(), const Floats& expected) {
+  std::string text;
+  try {
+    const Floats got = run();
+    const bool same = got.size() == expected.size() &&
+                      std::memcmp(got.data(), expected.data(), got.size() * sizeof(float)) == 0;
+    text = same ? "right" : "wrong";
+  } catch (const host_cuda::Fault& fault) {
+    text = fault.what();
+    text = text.substr(0, text.find('\n'));
+  }
+  for (void* p : held) std::free(p);
+  held.clear();
+  return text;
+}
+
+}  // namespace
+
+int main(int, char** argv) {
+  using host_cuda::Copies;
+  using host_cuda::Order;
+  host_cuda::set_multiprocessors(1);
+  cuda::call_state().allocate = &allocate;
+  const auto run = problems().at(argv[1]);
+  const Floats expected = run();
+  host_cuda::planted_fault = std::atoi(argv[2]);
+  for (const Order order : {Order::kOldest, Order::kNewest, Order::kRandom, Order::kStarve}) {
+    for (const Copies copies : {Copies::kEarly, Copies::kLate}) {
+      host_cuda::set_schedule({order, copies, 7});
+      std::puts(outcome(run, expected).c_str());
+    }
+  }
+  return cuda::call_state().error == cudaSuccess ? 0 : 1;
+}

@@ -1,0 +1,277 @@
+"""Faults to be planted in the kernels of csrc, each of them to be caught under some schedule.
+
+``python planted.py DIRECTORY``, a step of the build of ``planted``, writes copies of the sources
+there in which fault number k, counted from 1, is made where ``host_cuda::planted(k)``. A text that
+is not exactly once in its file is an error: the list goes with the kernels. Kernels are made for
+float32 alone, so that compiling them takes less.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+CSRC = Path(__file__).parents[2] / "csrc"
+#: What is compiled: the kernels that have a fault, or are called by those.
+KERNELS = [
+    "attention/cuda.cu",
+    "conv/cuda.cu",
+    "elementwise/cuda.cu",
+    "gemm/cuda.cu",
+    "norm/cuda_channels.cu",
+    "norm/cuda_rows.cu",
+    "pool/cuda_backward.cu",
+    "pool/cuda_max.cu",
+    "softmax/cuda_softmax.cu",
+]
+BARRIER = "__syncthreads();"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A change of one file; PLANTED in `wrong` is whether the fault is wanted."""
+
+    name: str
+    problem: str  # of planted.cpp
+    file: str
+    right: str
+    wrong: str
+
+
+def no_barrier(name: str, problem: str, file: str, around: str) -> Fault:
+    """Remove the first barrier in a text that tells which one it is."""
+    return Fault(
+        name, problem, file, around, around.replace(BARRIER, f"if (!PLANTED) {BARRIER}", 1)
+    )
+
+
+TILE, GATHER = "core/cuda_tile.hpp", "conv/cuda_gather.hpp"
+ROWS, SQUARE = "core/cuda_rows.hpp", "attention/cuda_tile.hpp"
+REDUCE, WINDOWS, STATS = "pool/cuda_reduce.hpp", "pool/cuda_windows.hpp", "softmax/cuda_stats.hpp"
+
+FAULTS = [
+    # The tiles of products: two stages, filled asynchronously.
+    Fault(
+        "a stage is read before it is there",
+        "gemm",
+        TILE,
+        "    ptx::cp_async_wait_group<1>();\n",
+        "    if (PLANTED) ptx::cp_async_wait_group<2>(); else ptx::cp_async_wait_group<1>();\n",
+    ),
+    no_barrier(
+        "a stage is read before others have filled it",
+        "gemm",
+        TILE,
+        f"    {BARRIER}\n    const auto& now = shared.stages[stage];",
+    ),
+    no_barrier(
+        "a stage is filled while others read it",
+        "gemm",
+        TILE,
+        f"{BARRIER}  // the stage is filled again, or the sums take its place",
+    ),
+    no_barrier(
+        "sums are stored before all are there",
+        "gemm",
+        TILE,
+        f"    {BARRIER}\n#pragma unroll 1\n    for (int at = thread; at < kPartRows",
+    ),
+    Fault(
+        "the column beside is stored",
+        "gemm",
+        TILE,
+        "store_sums(shared.sums + r * Tile::kSumStride + c, count",
+        "store_sums(shared.sums + r * Tile::kSumStride + c + (PLANTED ? 1 : 0), count",
+    ),
+    no_barrier(
+        "sums of columns are added before all are there",
+        "column sums",
+        "gemm/cuda.cu",
+        f"  {BARRIER}\n  if (r == 0 && column < n) {{",
+    ),
+    # What convolutions gather.
+    Fault(
+        "a patch reaches one beyond the image",
+        "conv",
+        GATHER,
+        "    return whole < size && whole",
+        "    return whole < size + (PLANTED ? 1 : 0) && whole",
+    ),
+    Fault(
+        "a row of pixels begins at its second",
+        "conv",
+        GATHER,
+        "    p->w = 0;\n",
+        "    p->w = PLANTED ? 1 : 0;\n",
+    ),
+    Fault(
+        "parts of a gradient by weight take each other's place",
+        "conv by weight",
+        "conv/cuda.cu",
+        "group * call.move_result + part * call.move_part;",
+        "group * call.move_result + (PLANTED ? 0 : part) * call.move_part;",
+    ),
+    # Tiles of scores.
+    no_barrier(
+        "vectors are replaced while others read them",
+        "attention",
+        SQUARE,
+        f"{BARRIER}  // what was there has been read",
+    ),
+    no_barrier(
+        "vectors are read before they are there",
+        "attention",
+        SQUARE,
+        f"    {BARRIER}\n#pragma unroll\n    for (int d = 0; d < S::kDepth; ++d) {{",
+    ),
+    no_barrier(
+        "exponentials are read before they are there",
+        "attention",
+        SQUARE,
+        f"{BARRIER}  // m is written, or the rows before these have been read",
+    ),
+    Fault(
+        "a query sees one key too many",
+        "attention",
+        SQUARE,
+        "j >= seen.end) return kHidden;",
+        "j >= seen.end + (PLANTED ? 1 : 0)) return kHidden;",
+    ),
+    Fault(
+        "sums are not scaled to the new maximum",
+        "attention",
+        "attention/cuda.cu",
+        "        out[i][j] = out[i][j] * shrink;",
+        "        out[i][j] = out[i][j] * (PLANTED ? C(1) : shrink);",
+    ),
+    no_barrier(
+        "flags are turned while others read them",
+        "attention by k",
+        "attention/cuda.cu",
+        f"{BARRIER}  // all have read what they hid",
+    ),
+    # Rows in registers.
+    no_barrier(
+        "partial results of warps are read before they are there",
+        "layer norm",
+        ROWS,
+        f"      {BARRIER}\n#pragma unroll\n"
+        "      for (int k = 0; k < kCount; ++k) values[k] = partial",
+    ),
+    Fault(
+        "one buffer of partial results for two reductions",
+        "rms norm",
+        ROWS,
+        "      turn_ ^= 1;",
+        "      turn_ ^= PLANTED ? 0 : 1;",
+    ),
+    Fault(
+        "lanes of a shuffle that are not in its mask",
+        "softmax",
+        ROWS,
+        "__shfl_xor_sync(kWholeWarp, values[k], step)",
+        "__shfl_xor_sync(PLANTED ? 0xFFFFu : kWholeWarp, values[k], step)",
+    ),
+    no_barrier(
+        "rows of a part are added up before all are done",
+        "layer norm by weight",
+        "norm/cuda_rows.cu",
+        f"    {BARRIER}\n    const C* all = dynamic_shared<C>();",
+    ),
+    Fault(
+        "the rows of a part are counted twice at its end",
+        "layer norm by weight",
+        "norm/cuda_rows.cu",
+        "        if (!inside) return;",
+        "        if (!inside && !PLANTED) return;",
+    ),
+    no_barrier(
+        "moments of a column are merged before all are there",
+        "batch norm",
+        "norm/cuda_channels.cu",
+        f"    storage.m2[down][across] = all.m2;\n    {BARRIER}",
+    ),
+    no_barrier(
+        "sums of a column are added before all are there",
+        "batch norm backward",
+        "norm/cuda_channels.cu",
+        f"    storage.product[down][across] = second;\n    {BARRIER}",
+    ),
+    no_barrier(
+        "what a column has is replaced while others read it",
+        "softmax of columns",
+        STATS,
+        f"{BARRIER}  // the storage is used again",
+    ),
+    no_barrier(
+        "what a column has is read before it is there",
+        "softmax of columns",
+        STATS,
+        f"  {BARRIER}\n#pragma unroll\n  for (int k = 0; k < kCount; ++k) values[k] = storage",
+    ),
+    # Windows.
+    no_barrier(
+        "lanes of a window are merged before they are done",
+        "long max pool",
+        REDUCE,
+        f"      {BARRIER}\n      if (lane < half) {{",
+    ),
+    no_barrier(
+        "lanes of the next window begin while others merge",
+        "long max pool",
+        REDUCE,
+        f"{BARRIER}  // the storage is used again",
+    ),
+    Fault(
+        "a window lacks its last tap",
+        "max pool",
+        WINDOWS,
+        "      return {first + low, high > low ? high - low : 0};",
+        "      return {first + low, high > low ? high - low - (PLANTED ? 1 : 0) : 0};",
+    ),
+    Fault(
+        "a gradient lacks the last window",
+        "max pool backward",
+        WINDOWS,
+        "last >= first ? last - first + 1 : 0}",
+        "last >= first ? last - first + (PLANTED ? 0 : 1) : 0}",
+    ),
+]
+
+
+def planted_text(text: str, right: str, wrong: str, where: str) -> str:
+    """Change the one place that holds a text."""
+    if text.count(right) != 1:
+        raise SystemExit(f"{where}: {text.count(right)} times, expected once:\n{right}")
+    return text.replace(right, wrong)
+
+
+def main(directory: Path) -> None:
+    """Write the changed sources, and the kernels that include them."""
+    texts: dict[str, str] = {}
+
+    def change(file: str, right: str, wrong: str) -> None:
+        text = texts.get(file) or (CSRC / file).read_text(encoding="utf-8")
+        texts[file] = planted_text(text, right, wrong, file)
+
+    for number, fault in enumerate(FAULTS, 1):
+        wrong = fault.wrong.replace("PLANTED", f"host_cuda::planted({number})")
+        change(fault.file, fault.right, wrong)
+    storage = "instantiate(float) instantiate(double) instantiate(Half) instantiate(Bfloat16)"
+    change("core/dtype.hpp", storage, "instantiate(float)")
+    for kernel in KERNELS:
+        texts.setdefault(kernel, (CSRC / kernel).read_text(encoding="utf-8"))
+    for file, plain in texts.items():
+        text = f'#include "planted.hpp"\n{plain}' if "planted(" in plain else plain
+        path = directory / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--list":  # for CMake
+        print(";".join(KERNELS), end="")
+    else:
+        main(Path(sys.argv[1]))
