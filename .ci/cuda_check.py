@@ -31,10 +31,18 @@ REGISTERS = {
     "attention_bias_kernel": 128,
     "attention_sinks_kernel": 64,
     "attention_clear_kernel": 64,
+    "attention_split_kernel": 128,  # 4 blocks of 128
+    "attention_merge_kernel": 64,  # 8
+    "extend_lengths_kernel": 32,  # 8 blocks of 256
+    "last_positions_kernel": 32,
+    "append_rows_kernel": 32,
+    "longest_keys_kernel": 64,
     "gemm_kernel": 128,  # 2 blocks of 256, or 8 of 64
     "column_sums_kernel": 64,
     "conv_kernel": 255,  # 1 block of 256, or 4 of 64
     "stencil_kernel": 64,  # 4 blocks of 256
+    "unfold_kernel": 64,
+    "fold_kernel": 64,
     "plane_sums_kernel": 64,
     "activation_kernel": 64,  # 4 blocks of 256
     "activation_backward_kernel": 64,
@@ -52,6 +60,8 @@ REGISTERS = {
     "rope_kernel": 64,  # 4 blocks of 256
     "adam_kernel": 128,  # 2 to 4 blocks of 256: kStepBlocks
     "sgd_kernel": 80,  # 3 or 4
+    "adagrad_kernel": 128,  # 2 to 4 blocks of 256: kRootBlocks
+    "rmsprop_kernel": 128,
     "square_sum_kernel": 64,
     "clip_kernel": 64,
     # Poolings: 4 blocks of 256; 2 with positions of 64 bits, and for 16 bytes at a time.
@@ -62,6 +72,13 @@ REGISTERS = {
     "unpool_mark_kernel": 48,
     "unpool_kernel": 48,
     "unpool_backward_kernel": 48,
+    "rnn_step_kernel": 128,  # 2 blocks of 256
+    "rnn_back_kernel": 128,
+    "rnn_peephole_kernel": 128,
+    "rnn_move_kernel": 32,  # 8 blocks of 256
+    "rnn_ends_kernel": 32,
+    "hold_lengths_kernel": 32,
+    "put_lengths_kernel": 32,
     # Rows: 1024 threads a multiprocessor; 512 in double, which takes two registers an element.
     **dict.fromkeys(
         (
@@ -122,6 +139,7 @@ SHARED = {
     "attention_queries_kernel": 29440,
     "attention_keys_kernel": 29440,
     "attention_bias_kernel": 29440,
+    "attention_split_kernel": 20544,  # scores of 512 keys by 4 heads, and where the values are
     "scatter_kernel": 9248,  # counts of 256 digits by each of 8 warps, and their bases
     # What 16 threads know of each of 16 columns, in double.
     "cross_entropy_columns_kernel": 6144,

@@ -459,7 +459,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not ann.cuda.is_available():
         print("no GPU, no CuPy, or no CUDA kernels in this build", file=sys.stderr)
         return 1
-    from bench import gpu_products, gpu_rows
+    from bench import gpu_products, gpu_rows, gpu_sequences
 
     cupy, torch = libraries()
     rate = copy_rate(cupy)
@@ -474,6 +474,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lambda: [adam_case(cupy, torch, [1009] * 700, "700 tensors of 1009")],
         *gpu_products.makers(cupy, torch),
         *gpu_rows.makers(cupy, torch),
+        *gpu_sequences.makers(cupy, torch),
         lambda: pool_cases(cupy, torch, "channels_first"),
         lambda: pool_cases(cupy, torch, "channels_last"),
     ]

@@ -14,10 +14,12 @@ PYBIND11_MODULE(ARRAYNN_CUDA_MODULE, m, py::mod_gil_not_used()) {
   arraynn::bind_channel_norms(m);
   arraynn::bind_elementwise(m);
   arraynn::bind_embedding(m);
+  arraynn::bind_fold(m);
   arraynn::bind_gemm(m);
   arraynn::bind_glu(m);
   arraynn::bind_optim(m);
   arraynn::bind_pool(m);
+  arraynn::bind_rnn(m);
   arraynn::bind_rope(m);
   arraynn::bind_row_norms(m);
   arraynn::bind_softmax(m);

@@ -59,8 +59,30 @@ class State:
     def sgd(self, module: Any, step: int, **options: Any) -> Any:
         return module.sgd_step(self.params, self.grads, self.first, step, **options)
 
+    def adagrad(self, module: Any, step: int, **options: Any) -> Any:
+        return module.adagrad_step(self.params, self.grads, self.second, step, **options)
+
+    def rmsprop(self, module: Any, centred: bool, momentum: float, **options: Any) -> Any:
+        return module.rmsprop_step(
+            self.params,
+            self.grads,
+            self.largest,
+            momentum=momentum,
+            grad_avgs=self.second if centred else None,
+            momentum_buffers=self.first,
+            **options,
+        )
+
     def arrays(self) -> list[tuple[str, Any]]:
         return [(f"{name}[{i}]", a) for name, v in vars(self).items() for i, a in enumerate(v)]
+
+
+def rmsprop_state(rng: np.random.Generator, dtype: Any, shapes: Any = SHAPES) -> State:
+    """Mean squares well above the squares of the means: what is under the root loses no digits."""
+    state = State(rng, dtype, shapes)
+    state.second = [np.array(a / 4, dtype) for a in state.second]
+    state.largest = [np.array(a + 1, dtype) for a in state.largest]
+    return state
 
 
 def assert_same_state(got: State, expected: State, label: str) -> None:

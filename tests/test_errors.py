@@ -512,7 +512,10 @@ def optim() -> Iterator[Case]:
     for op, n, lists in (
         ("adam_step", 4, ("params", "grads", "exp_avgs", "exp_avg_sqs")),
         ("sgd_step", 3, ("params", "grads", "momentum_buffers")),
+        ("adagrad_step", 3, ("params", "grads", "state_sums")),
+        ("rmsprop_step", 3, ("params", "grads", "square_avgs")),
     ):
+        last = () if op == "rmsprop_step" else (1,)
         base: dict[str, Any] = {"momentum": 0.9} if op == "sgd_step" else {}
         for i, name in enumerate(lists):
             for change, exception in (
@@ -530,7 +533,7 @@ def optim() -> Iterator[Case]:
                 # A list that differs from params may be blamed on either.
                 yield Case(
                     op,
-                    (*arrays, 1),
+                    (*arrays, *last),
                     base,
                     exception,
                     f"{name}|{'|'.join(lists)}" if i == 0 else name,
@@ -538,7 +541,7 @@ def optim() -> Iterator[Case]:
             if name != "grads":
                 arrays = state(n)
                 read_only(arrays[i][2])
-                yield Case(op, (*arrays, 1), base, V, name)
+                yield Case(op, (*arrays, *last), base, V, name)
         rows: list[tuple[dict[str, Any], Any, str]] = [
             *(({"lr": v}, V, "lr") for v in (NAN, INF, -INF, -1.0)),
             ({"lr": "1"}, T, "lr"),
@@ -561,6 +564,21 @@ def optim() -> Iterator[Case]:
                 ({"max_exp_avg_sqs": [f32(3), f32(2, 2), f64(5)]}, T, "max_exp_avg_sqs"),
                 ({"max_exp_avg_sqs": 1.0}, T, "max_exp_avg_sqs"),
             ]
+        elif op == "adagrad_step":
+            rows += [
+                *(({"lr_decay": v}, V, "lr_decay") for v in (-0.1, NAN, INF)),
+                *(({"eps": v}, V, "eps") for v in (-1e-8, NAN, INF)),
+            ]
+        elif op == "rmsprop_step":
+            rows += [
+                *(({"alpha": v}, V, "alpha") for v in (-0.1, 1.5, NAN, INF)),
+                *(({"eps": v}, V, "eps") for v in (-1e-8, NAN, INF)),
+                *(({"momentum": v}, V, "momentum") for v in (NAN, INF, -0.5)),
+                ({"momentum": 0.5}, V, "momentum_buffers"),
+                ({"grad_avgs": [f32(3)]}, V, "grad_avgs"),
+                ({"grad_avgs": [f32(3), f32(2, 2), f64(5)]}, T, "grad_avgs"),
+                ({"momentum_buffers": 1.0}, T, "momentum_buffers"),
+            ]
         else:
             rows += [
                 *(({"momentum": v}, V, "momentum") for v in (NAN, INF, -0.5)),
@@ -570,8 +588,8 @@ def optim() -> Iterator[Case]:
                 ({"nesterov": 1.0}, T, "nesterov"),
             ]
         for kwargs, exception, argument in rows:
-            yield Case(op, (*state(n), 1), base | kwargs, exception, argument)
-        for step, exception in ((0, V), (-1, V), (1.5, T), (None, T), ("1", T)):
+            yield Case(op, (*state(n), *last), base | kwargs, exception, argument)
+        for step, exception in () if not last else ((0, V), (-1, V), (1.5, T), (None, T), ("1", T)):
             yield Case(op, (*state(n), step), base, exception, "step")
     params, grads = state(2)
     yield Case("sgd_step", (params, grads), {"momentum": 0.9}, V, "momentum_buffers")

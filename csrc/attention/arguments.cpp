@@ -189,7 +189,8 @@ void AttentionArgs::take_dropout(const char* op, const AttentionOptions& o) {
   d.threshold = static_cast<std::uint64_t>(rate * 4294967296.0);
   d.scale = rate < 1 ? 1 / (1 - rate) : 0.0;
   d.key = philox_key(take_seed(op, o.seed));
-  d.row = sizes_.q_begin != nullptr ? longest_keys(op, sizes_) : sizes_.seqlen_k;
+  d.row = sizes_.seqlen_k;
+  if (sizes_.q_begin != nullptr) number_by_longest(sizes_, &d);
   d.h = sizes_.seqlen_q;
   d.b = ndim == 4 ? sizes_.heads * sizes_.seqlen_q : 0;
 }
@@ -284,6 +285,7 @@ AttentionProblem<T> AttentionArgs::problem() const {
   p.pages = s.pages;
   p.pages_per_sequence = s.pages_per_sequence;
   p.page_size = s.page_size;
+  p.page_count = s.page_count;
   p.dropout = s.dropout;
   return p;
 }

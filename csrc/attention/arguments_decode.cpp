@@ -1,9 +1,8 @@
-// The arguments of attention against a cache, whose lengths and pages are read on the host.
+// The arguments of attention against a cache.
 #include <algorithm>
-#include <cstring>
-#include <vector>
 
 #include "attention/arguments.hpp"
+#include "attention/cache.hpp"
 #include "attention/values.hpp"
 #include "bind/check.hpp"
 #include "rope/rope.hpp"
@@ -24,7 +23,7 @@ AttentionArgs::AttentionArgs(const char* op, py::handle q_in, py::handle k_cache
   // A copy of the cache would take what is appended to it.
   const auto cache = [&](const char* arg, py::handle h) {
     Array a = take(op, arg, h, Layout::kAny);
-    require_float(op, arg, a);
+    require_storage(op, arg, a);
     require_ndim(op, arg, a, 4);
     if (a->size() > 0 && a->shape[3] > 1 && a->strides[3] != 1) {
       fail<ValueError>(op, arg, "expected a contiguous last dimension, got a stride of ",
@@ -48,6 +47,7 @@ AttentionArgs::AttentionArgs(const char* op, py::handle q_in, py::handle k_cache
     s.pages = integers(pages_);
     s.pages_per_sequence = pages_->shape[1];
     s.page_size = s.seqlen_k;
+    s.page_count = k->shape[0];
     s.seqlen_k = checked_mul(op, "block_table", s.page_size, s.pages_per_sequence);
   } else if (k->shape[0] != s.batch) {
     fail<ValueError>(op, "k_cache", "expected a batch of ", s.batch, " (that of q), got ",
@@ -77,12 +77,7 @@ void AttentionArgs::turn(const char* op, const DecodeAngles& angles) {
     fail<ValueError>(op, "cos", "expected at most ", s.head_dim / 2, " columns (q has ", s.head_dim,
                      " elements in a vector), got ", cos->shape[1]);
   }
-  for (std::int64_t b = 0; b < s.batch; ++b) {
-    if (s.kv_lengths[b] > cos->shape[0]) {
-      fail<ValueError>(op, "cos", "expected a row for each of ", s.kv_lengths[b],
-                       " positions, got ", cos->shape[0]);
-    }
-  }
+  check_angles(op, s, cos->shape[0]);
   if (cos->shape[0] == 0) return;  // and nothing to turn
   for (Array* a : {&q, &new_k_}) {
     if (!*a) continue;
@@ -93,18 +88,17 @@ void AttentionArgs::turn(const char* op, const DecodeAngles& angles) {
     p.along = heads_first_ ? 2 : 1;
     p.dim = s.head_dim;
     p.half = cos->shape[1];
+    p.rows = cos->shape[0];
     p.interleaved = interleaved;
     const std::int64_t rows = p.size[p.along];
-    std::vector<std::int64_t> positions(static_cast<std::size_t>(s.batch * rows));
-    for (std::int64_t i = 0; i < s.batch * rows; ++i) {
-      // Queries before the first position see nothing, however they are turned.
-      const std::int64_t at = s.kv_lengths[i / rows] - rows + i % rows;
-      positions[static_cast<std::size_t>(i)] = std::max<std::int64_t>(0, at);
-    }
-    p.positions = positions.data();
+    const std::int64_t count = s.batch * rows;
+    TensorView positions;
+    const py::object owner = new_array(op, Dtype::kI64, &count, 1, &positions);
+    last_positions(s, rows, positions.as<std::int64_t>());
+    p.positions = positions.as<const std::int64_t>();
     p.positions_b = rows;
     py::object turned = new_array(op, from.dtype, from.shape, 4, &a->view);
-    dispatch_float(from.dtype, [&](auto tag) {
+    dispatch_storage(from.dtype, [&](auto tag) {
       using T = decltype(tag);
       run_rope(p, from.as<const T>(), cos->as<const T>(), sin->as<const T>(), false,
                a->view.as<T>());
@@ -139,48 +133,21 @@ void AttentionArgs::take_new_rows(const char* op, py::handle new_k, py::handle n
     fail<ValueError>(op, "lengths", "expected ", s.batch, " elements (the batch of q), got ",
                      before->shape[0]);
   }
-  lengths_ = take(op, "lengths", before.owner.attr("__add__")(more));
+  lengths_.owner = new_array(op, Dtype::kI64, &s.batch, 1, &lengths_.view);
   s.kv_lengths = integers(lengths_);
-  for (std::int64_t b = 0; b < s.batch; ++b) {
-    if (s.kv_lengths[b] < more || s.kv_lengths[b] > s.seqlen_k) {
-      fail<ValueError>(op, "lengths", "expected values in [0, ", s.seqlen_k - more, "], got ",
-                       s.kv_lengths[b] - more);
-    }
-    if (s.pages == nullptr) continue;
-    const std::int64_t used = s.page_size == 0 ? 0 : ceil_div(s.kv_lengths[b], s.page_size);
-    for (std::int64_t i = 0; i < used; ++i) {
-      const std::int64_t page = s.pages[b * s.pages_per_sequence + i];
-      if (page < 0 || page >= k->shape[0]) {
-        fail<ValueError>(op, "block_table", "expected pages in [0, ", k->shape[0], "), got ", page);
-      }
-    }
-  }
+  extend_lengths(op, s, integers(before), more, lengths_->as<std::int64_t>());
 }
 
 void AttentionArgs::append() const {
   if (!new_k_) return;
-  const AttentionProblem<float>& s = sizes_;
   const auto item = static_cast<std::int64_t>(dtype_size(q->dtype));
   const std::int64_t more = new_k_->shape[heads_first_ ? 2 : 1];
-  const auto copy = [&](const Array& from, const Array& to, std::int64_t dim) {
-    const RowStrides source = strides_of(from.view), target = strides_of(to.view);
-    for (std::int64_t b = 0; b < s.batch; ++b) {
-      for (std::int64_t t = 0; t < more; ++t) {
-        const std::int64_t j = s.kv_lengths[b] - more + t;
-        const std::int64_t row =
-            s.pages == nullptr ? b * target.b + j * target.l
-                               : s.pages[b * s.pages_per_sequence + j / s.page_size] * target.b +
-                                     j % s.page_size * target.l;
-        for (std::int64_t h = 0; h < s.kv_heads; ++h) {
-          std::memmove(to->as<char>() + (row + h * target.h) * item,
-                       from->as<const char>() + (b * source.b + t * source.l + h * source.h) * item,
-                       static_cast<std::size_t>(dim * item));
-        }
-      }
-    }
+  const auto to = [&](const Array& cache, const Array& from, std::int64_t dim) {
+    append_rows(sizes_, {from->data, cache->data, strides_of(from.view), strides_of(cache.view),
+                         more, dim, item});
   };
-  copy(new_k_, k, s.head_dim);
-  copy(new_v_, v, s.head_dim_v);
+  to(k, new_k_, sizes_.head_dim);
+  to(v, new_v_, sizes_.head_dim_v);
 }
 
 }  // namespace arraynn

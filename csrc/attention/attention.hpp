@@ -59,6 +59,7 @@ struct AttentionDropout {
   double scale = 1;
   PhiloxKey key{};
   std::int64_t b = 0, h = 0, row = 0;
+  const std::int64_t* device_row = nullptr;  // where a GPU finds `row` as the call runs
 };
 
 enum class Alignment : std::uint8_t { kTopLeft, kArrayEnd, kLengthEnd };
@@ -87,7 +88,7 @@ struct AttentionProblem {
   const std::int64_t *q_begin = nullptr, *k_begin = nullptr;  // packed sequences: (batch + 1,)
   // Pages of the cache: row j of sequence b is row j % page_size of page pages[b, j / page_size].
   const std::int64_t* pages = nullptr;
-  std::int64_t pages_per_sequence = 0, page_size = 0;
+  std::int64_t pages_per_sequence = 0, page_size = 0, page_count = 0;
   AttentionDropout dropout;
 
   bool hides_keys() const {
@@ -121,6 +122,15 @@ template <class T>
 ARRAYNN_INLINE constexpr Range visible_keys(const AttentionProblem<T>& p,
                                             const AttentionSequence& s, std::int64_t i) {
   return {max_i(0, i + s.offset - p.left), min_i(s.keys, i + s.offset + p.right + 1)};
+}
+
+// Key j of sequence b of a cache, in elements from its first. Within the pages whatever the table says.
+template <class T>
+ARRAYNN_INLINE constexpr std::int64_t cache_row(const AttentionProblem<T>& p, const RowStrides& s,
+                                                std::int64_t b, std::int64_t j) {
+  if (p.pages == nullptr) return b * s.b + j * s.l;
+  const std::int64_t page = p.pages[b * p.pages_per_sequence + j / p.page_size];
+  return max_i(0, min_i(page, p.page_count - 1)) * s.b + j % p.page_size * s.l;
 }
 
 template <class T>

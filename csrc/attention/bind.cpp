@@ -18,9 +18,7 @@ py::object forward(const char* op, const AttentionArgs& args, py::handle return_
   Output out(op, out_, args.q->dtype, args.out_shape, args.ndim, inputs);
   Output lse(op, py::none(), compute_dtype(args.q->dtype), args.lse_shape,
              return_lse ? args.ndim - 1 : 0);
-#if !defined(ARRAYNN_CUDA)
   args.append();
-#endif
   dispatch_storage(args.q->dtype, [&](auto tag) {
     using T = decltype(tag);
     AttentionProblem<T> p = args.problem<T>();
@@ -196,7 +194,6 @@ py::tuple attention_varlen_backward(py::handle grad_out, py::handle q, py::handl
   return py::make_tuple(grads[0], grads[1], grads[2], grads[4]);
 }
 
-#if !defined(ARRAYNN_CUDA)  // the lengths of a cache are read on the host
 py::object attention_decode(py::handle q, py::handle k_cache, py::handle v_cache,
                             py::handle lengths, py::handle block_table, py::handle k, py::handle v,
                             py::handle scale, py::handle window, py::handle softcap,
@@ -210,7 +207,6 @@ py::object attention_decode(py::handle q, py::handle k_cache, py::handle v_cache
   return forward(kOp, args, return_lse, out,
                  {&args.q, &args.k, &args.v, &args.slopes, &args.sinks});
 }
-#endif
 
 }  // namespace
 
@@ -219,9 +215,7 @@ void bind_attention(py::module_& m) {
   def(m, "attention_backward", &attention_backward);
   def(m, "attention_varlen", &attention_varlen);
   def(m, "attention_varlen_backward", &attention_varlen_backward);
-#if !defined(ARRAYNN_CUDA)
   def(m, "attention_decode", &attention_decode);
-#endif
 }
 
 }  // namespace arraynn

@@ -4,6 +4,7 @@
 //
 // Bits. Tiles of keys begin at multiples of kSide and are taken in order, so a query's result depends
 // neither on the other queries nor on the batch.
+#include "attention/cuda.hpp"
 #include "attention/cuda_tile.hpp"
 #include "core/cuda_scratch.hpp"
 
@@ -14,24 +15,6 @@ namespace {
 // The scores, the sums and the operands of a step of float32 are 60 registers; 128 hold indices as well.
 constexpr int kBlocks = 2;
 
-struct Larger {
-  template <class C>
-  __device__ __forceinline__ C operator()(C a, C b) const {
-    return a > b ? a : b;
-  }
-};
-struct Plus {
-  template <class C>
-  __device__ __forceinline__ C operator()(C a, C b) const {
-    return a + b;
-  }
-};
-
-template <class C>
-__device__ __forceinline__ C exponential(C x) {
-  return exp(Vec<C>{x}).v;
-}
-
 // ---- forward ----------------------------------------------------------------------------------------
 
 template <class T>
@@ -40,7 +23,6 @@ __global__ void __launch_bounds__(kAttentionThreads, kBlocks)
                      std::int64_t columns) {
   using S = Square<T>;
   using C = Compute<T>;
-  constexpr C kLowest = sizeof(C) == 4 ? C(-3.402823466385288598e38) : C(-1.7976931348623157e308);
   constexpr C kHidden = -C(__builtin_inf());
   auto& shared = shared_storage<AttentionStorage<T>>();
   const Thread t = Thread::here();
@@ -57,7 +39,7 @@ __global__ void __launch_bounds__(kAttentionThreads, kBlocks)
   C most[S::kPer], sum[S::kPer];
 #pragma unroll
   for (int i = 0; i < S::kPer; ++i) {
-    most[i] = sink == kHidden ? kLowest : sink;
+    most[i] = sink == kHidden ? kLowest<C> : sink;
     sum[i] = sink == kHidden ? C(0) : C(1);
   }
   const Range first = visible_keys(p, at.seq, at.query);
@@ -422,8 +404,9 @@ void clear_gradient(T* p, std::int64_t n) {
 }
 
 template <class T>
-void run_attention(const char*, const AttentionProblem<T>& p) {
+void run_attention(const char* op, const AttentionProblem<T>& p) {
   using namespace cuda;
+  if (has_decode_plan(p)) return run_decode(op, p);
   constexpr int kSide = Square<T>::kSide;
   const std::int64_t tiles = ceil_div(p.seqlen_q, kSide);
   const std::int64_t columns = max_i(1, ceil_div(p.head_dim_v, kSide));

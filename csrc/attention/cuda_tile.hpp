@@ -61,6 +61,28 @@ __device__ __forceinline__ void clear(typename Square<T>::Sums& s) {
 __device__ __forceinline__ float fused(float a, float b, float c) { return ::fmaf(a, b, c); }
 __device__ __forceinline__ double fused(double a, double b, double c) { return ::fma(a, b, c); }
 
+struct Larger {
+  template <class C>
+  __device__ __forceinline__ C operator()(C a, C b) const {
+    return a > b ? a : b;
+  }
+};
+struct Plus {
+  template <class C>
+  __device__ __forceinline__ C operator()(C a, C b) const {
+    return a + b;
+  }
+};
+
+template <class C>
+__device__ __forceinline__ C exponential(C x) {
+  return exp(Vec<C>{x}).v;
+}
+
+// What a maximum begins with: the largest score may be -inf.
+template <class C>
+constexpr C kLowest = sizeof(C) == 4 ? C(-3.402823466385288598e38) : C(-1.7976931348623157e308);
+
 // s[i][j] = sum_d (factor a[i, d]) b[j, d], d ascending.
 template <class T>
 __device__ __forceinline__ void dot_tile(const Vectors<T>& a, const Vectors<T>& b,
@@ -215,8 +237,9 @@ template <class T>
 __device__ __forceinline__ Compute<T> keep(const AttentionProblem<T>& p, const TilePlace& at,
                                            int row, int column) {
   const AttentionDropout& d = p.dropout;
+  const std::int64_t length = d.device_row != nullptr ? *d.device_row : d.row;
   const auto index = static_cast<std::uint64_t>(
-      (at.b * d.b + at.h * d.h + at.seq.q0 + at.query + row) * d.row + at.key + column);
+      (at.b * d.b + at.h * d.h + at.seq.q0 + at.query + row) * length + at.key + column);
   const std::uint32_t word = philox_block(index / 4, d.key).word[index % 4];
   return word >= d.threshold ? static_cast<Compute<T>>(d.scale) : Compute<T>(0);
 }

@@ -34,12 +34,11 @@ void check_square(const char* op, const AttentionProblem<float>& s) {
   }
 }
 
-std::int64_t longest_keys(const char*, const AttentionProblem<float>& s) {
-  std::int64_t most = 0;
+void number_by_longest(const AttentionProblem<float>& s, AttentionDropout* dropout) {
+  dropout->row = 0;
   for (std::int64_t b = 0; b < s.batch; ++b) {
-    most = std::max(most, s.k_begin[b + 1] - s.k_begin[b]);
+    dropout->row = std::max(dropout->row, s.k_begin[b + 1] - s.k_begin[b]);
   }
-  return most;
 }
 
 template <class T>

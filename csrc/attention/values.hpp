@@ -22,8 +22,8 @@ void check_cumulative(const char* op, const char* arg, const Array& a, std::int6
 void check_lengths(const char* op, const AttentionProblem<float>& s);
 // As many queries as keys in every packed sequence.
 void check_square(const char* op, const AttentionProblem<float>& s);
-// The most keys of a packed sequence.
-std::int64_t longest_keys(const char* op, const AttentionProblem<float>& s);
+// Rows of the mask of packed sequences are as long as the most keys of one.
+void number_by_longest(const AttentionProblem<float>& s, AttentionDropout* dropout);
 
 // Fills a gradient with zeros.
 template <class T>

@@ -13,7 +13,8 @@ PyTypeObject* ndarray_type = nullptr;
 
 namespace {
 
-// An array type all of whose arrays are a device's, and that device's module. Held for good.
+// A type all of whose objects are a device's, arrays or what its kernels keep for backward, and that
+// device's module. Held for good.
 struct Device {
   PyTypeObject* type;
   PyObject* module;
@@ -34,8 +35,11 @@ PyObject* find_device(std::initializer_list<py::handle> arguments) {
   for (py::handle h : arguments) {
     if (is_scalar(h)) continue;
     if (PyList_Check(h.ptr()) || PyTuple_Check(h.ptr())) {
-      if (PySequence_Fast_GET_SIZE(h.ptr()) == 0) continue;
-      h = PySequence_Fast_GET_ITEM(h.ptr(), 0);
+      const Py_ssize_t size = PySequence_Fast_GET_SIZE(h.ptr());
+      Py_ssize_t i = 0;
+      while (i < size && is_scalar(PySequence_Fast_GET_ITEM(h.ptr(), i))) ++i;
+      if (i == size) continue;
+      h = PySequence_Fast_GET_ITEM(h.ptr(), i);
     }
     if (PyObject_TypeCheck(h.ptr(), ndarray_type)) return nullptr;
     for (const Device& device : devices()) {

@@ -3,23 +3,11 @@
 
 #include "bind/array.hpp"
 #include "bind/binders.hpp"
+#include "bind/call.hpp"
 #include "conv/fold.hpp"
-#include "core/parallel.hpp"
 
 namespace arraynn {
 namespace {
-
-// Elements that one thread should move at least.
-constexpr double kFoldGrain = 32768;
-
-template <class T>
-const FoldTable<T>& table() {
-  if constexpr (sizeof(T) == 4) {
-    return fold_kernels().f32;
-  } else {
-    return fold_kernels().f64;
-  }
-}
 
 // The windows over an image of `size`.
 FoldProblem take_problem(const char* op, const std::int64_t* size, py::handle kernel_size,
@@ -58,18 +46,11 @@ FoldProblem take_problem(const char* op, const std::int64_t* size, py::handle ke
   return p;
 }
 
-int team(const FoldProblem& p, std::int64_t shares) {
-  const double work =
-      static_cast<double>(p.n * p.c) * static_cast<double>(p.image() + p.taps() * p.windows());
-  return static_cast<int>(
-      std::min<std::int64_t>(threads_for(work, kFoldGrain), std::max<std::int64_t>(shares, 1)));
-}
-
 py::object unfold(py::handle x_in, py::handle kernel_size, py::handle dilation, py::handle padding,
                   py::handle stride, py::handle out_in) {
   constexpr const char* kOp = "unfold";
   const Array x = take(kOp, "x", x_in);
-  require_float(kOp, "x", x);
+  require_storage(kOp, "x", x);
   require_ndim(kOp, "x", x, 4);
   FoldProblem p = take_problem(kOp, x->shape + 2, kernel_size, dilation, padding, stride);
   p.n = x->shape[0];
@@ -78,13 +59,10 @@ py::object unfold(py::handle x_in, py::handle kernel_size, py::handle dilation, 
                                 checked_mul(kOp, "output", p.h.out, p.w.out)};
   checked_size(kOp, "output", shape, 3, 8);
   Output out(kOp, out_in, x->dtype, shape, 3, {&x});
-  dispatch_float(x->dtype, [&](auto tag) {
+  dispatch_storage(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
-    const std::int64_t rows = p.n * p.c * p.taps();
-    parallel(team(p, rows), Denormals::kKeep, [&](int tid, int nthreads) {
-      table<T>().unfold(p, x->as<const T>(), out.data<T>(), split_range(rows, nthreads, tid));
-    });
+    run_unfold(p, x->as<const T>(), out.data<T>());
   });
   return out.finish(x);
 }
@@ -93,7 +71,7 @@ py::object fold(py::handle x_in, py::handle output_size, py::handle kernel_size,
                 py::handle dilation, py::handle padding, py::handle stride, py::handle out_in) {
   constexpr const char* kOp = "fold";
   const Array x = take(kOp, "x", x_in);
-  require_float(kOp, "x", x);
+  require_storage(kOp, "x", x);
   require_ndim(kOp, "x", x, 3);
   std::int64_t size[2];
   take_ints(kOp, "output_size", output_size, 2, size);
@@ -118,13 +96,10 @@ py::object fold(py::handle x_in, py::handle output_size, py::handle kernel_size,
   const std::int64_t shape[] = {p.n, p.c, size[0], size[1]};
   checked_size(kOp, "output", shape, 4, 8);
   Output out(kOp, out_in, x->dtype, shape, 4, {&x});
-  dispatch_float(x->dtype, [&](auto tag) {
+  dispatch_storage(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
-    const std::int64_t planes = p.n * p.c;
-    parallel(team(p, planes), Denormals::kFlush, [&](int tid, int nthreads) {
-      table<T>().fold(p, x->as<const T>(), out.data<T>(), split_range(planes, nthreads, tid));
-    });
+    run_fold(p, x->as<const T>(), out.data<T>());
   });
   return out.finish(x);
 }
@@ -132,8 +107,8 @@ py::object fold(py::handle x_in, py::handle output_size, py::handle kernel_size,
 }  // namespace
 
 void bind_fold(py::module_& m) {
-  m.def("unfold", &unfold);
-  m.def("fold", &fold);
+  def(m, "unfold", &unfold);
+  def(m, "fold", &fold);
 }
 
 }  // namespace arraynn

@@ -18,9 +18,9 @@ struct FoldProblem {
   std::int64_t n, c;
   FoldAxis h, w;
 
-  std::int64_t taps() const { return h.kernel * w.kernel; }
-  std::int64_t windows() const { return h.out * w.out; }
-  std::int64_t image() const { return h.size * w.size; }
+  constexpr std::int64_t taps() const { return h.kernel * w.kernel; }
+  constexpr std::int64_t windows() const { return h.out * w.out; }
+  constexpr std::int64_t image() const { return h.size * w.size; }
 };
 
 template <class T>
@@ -35,5 +35,10 @@ struct FoldKernels {
 };
 
 ARRAYNN_KERNEL_TABLE(FoldKernels, fold_kernels)
+
+template <class T>
+void run_unfold(const FoldProblem& p, const T* x, T* y);
+template <class T>
+void run_fold(const FoldProblem& p, const T* y, T* x);
 
 }  // namespace arraynn

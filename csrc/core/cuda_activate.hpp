@@ -4,41 +4,50 @@
 
 namespace arraynn::cuda {
 
-// visit_activation() for device code. Out of line: one copy in a kernel's file, not one in each kernel.
-template <class T>
-[[gnu::noinline]] static __device__ T activate_out_of_line(Activation a, T x) {
-  const Vec<T> v{x};
+// visit_activation() for device code: f(formula) of one that is known at run time.
+template <class T, class F>
+__device__ __forceinline__ T visit_on_device(const Activation& a, const F& f) {
   switch (a.kind) {
     case ActivationKind::kNone:
-      return x;
+      break;
     case ActivationKind::kRelu:
-      return Relu<T>(a).forward(v).v;
+      return f(Relu<T>(a));
     case ActivationKind::kLeakyRelu:
-      return LeakyRelu<T>(a).forward(v).v;
+      return f(LeakyRelu<T>(a));
     case ActivationKind::kElu:
-      return Elu<T>(a).forward(v).v;
+      return f(Elu<T>(a));
     case ActivationKind::kSelu:
-      return Selu<T>(a).forward(v).v;
+      return f(Selu<T>(a));
     case ActivationKind::kSigmoid:
-      return Sigmoid<T>(a).forward(v).v;
+      return f(Sigmoid<T>(a));
     case ActivationKind::kTanh:
-      return Tanh<T>(a).forward(v).v;
+      return f(Tanh<T>(a));
     case ActivationKind::kHardsigmoid:
-      return Hardsigmoid<T>(a).forward(v).v;
+      return f(Hardsigmoid<T>(a));
     case ActivationKind::kHardswish:
-      return Hardswish<T>(a).forward(v).v;
+      return f(Hardswish<T>(a));
     case ActivationKind::kSilu:
-      return Silu<T>(a).forward(v).v;
+      return f(Silu<T>(a));
     case ActivationKind::kGelu:
-      return Gelu<T>(a).forward(v).v;
+      return f(Gelu<T>(a));
     case ActivationKind::kGeluTanh:
-      return GeluTanh<T>(a).forward(v).v;
+      return f(GeluTanh<T>(a));
     case ActivationKind::kMish:
-      return Mish<T>(a).forward(v).v;
+      return f(Mish<T>(a));
     case ActivationKind::kSoftplus:
-      return Softplus<T>(a).forward(v).v;
+      return f(Softplus<T>(a));
   }
-  return x;
+  return f(Identity<T>(a));
+}
+
+// Out of line: one copy in a kernel's file, not one in each kernel.
+template <class T>
+[[gnu::noinline]] static __device__ T activate_out_of_line(Activation a, T x) {
+  return visit_on_device<T>(a, [x](const auto& f) { return f.forward(Vec<T>{x}).v; });
+}
+template <class T>
+[[gnu::noinline]] static __device__ T slope_out_of_line(Activation a, T x) {
+  return visit_on_device<T>(a, [x](const auto& f) { return f.derivative(Vec<T>{x}).v; });
 }
 
 template <class T>
@@ -46,6 +55,13 @@ __device__ __forceinline__ T activate(const Activation& a, T x) {
   if (a.kind == ActivationKind::kNone) return x;
   if (a.kind == ActivationKind::kRelu) return Relu<T>(a).forward(Vec<T>{x}).v;
   return activate_out_of_line(a, x);
+}
+
+// The factor of a gradient that passes the activation of x.
+template <class T>
+__device__ __forceinline__ T activation_slope(const Activation& a, T x) {
+  if (a.kind == ActivationKind::kNone) return T(1);
+  return slope_out_of_line(a, x);
 }
 
 }  // namespace arraynn::cuda

@@ -16,6 +16,7 @@ class Scratch {
   T* as() const {
     return static_cast<T*>(data_);
   }
+  void* data() const { return data_; }
 
  private:
   void* data_ = nullptr;

@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(kThreads, kDropoutBlocks)
     dropout_kernel(Dropout d, const T* x, T* y, std::int64_t n) {
   using C = Compute<T>;
   const auto scale = static_cast<C>(d.scale);
-  const bool packed = is_packed(x) && is_packed(y);
+  const bool packed = is_packed(x) && is_packed(y), in_place = x == y;
   constexpr int kGroup = kDropoutGroup<T>;
   const std::int64_t groups = ceil_div(n, kGroup);
   const std::int64_t step = std::int64_t{gridDim.x} * kThreads;
@@ -105,7 +105,9 @@ __global__ void __launch_bounds__(kThreads, kDropoutBlocks)
     if (whole) {
 #pragma unroll
       for (int i = 0; i < kGroup; i += kPack<T>) {
-        const Pack<T> p = load_pack(x + begin + i, packed);
+        // In place: what a kernel writes may not be read as constant.
+        const Pack<T> p = in_place ? load_pack<Access::kInPlace>(x + begin + i, packed)
+                                   : load_pack(x + begin + i, packed);
         memcpy(in + i, &p, sizeof p);
       }
     } else {

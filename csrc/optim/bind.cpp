@@ -123,6 +123,75 @@ py::object sgd_step(py::handle params_, py::handle grads_, py::handle momentum_b
   return run_sgd({&params, &grads, buffers.get(), nullptr, nullptr}, gradient, s, step, lr);
 }
 
+// A list of the state of a step, apart from those before it.
+std::unique_ptr<List> take_state(const char* op, const char* arg, py::handle h,
+                                 std::initializer_list<std::pair<const char*, const List*>> others,
+                                 const List& params) {
+  if (h.is_none()) return nullptr;
+  auto state = std::make_unique<List>(take_list(op, arg, h, true, &params));
+  for (const auto& [name, list] : others) {
+    if (list != nullptr) require_apart(op, arg, *state, name, *list);
+  }
+  return state;
+}
+
+py::object adagrad_step(py::handle params_, py::handle grads_, py::handle state_sums_,
+                        py::handle step_, py::handle lr_, py::handle lr_decay_, py::handle eps_,
+                        py::handle weight_decay_, py::handle maximize_, py::handle grad_scale_,
+                        py::handle max_norm_) {
+  constexpr const char* kOp = "adagrad_step";
+  const List params = take_list(kOp, "params", params_, true, nullptr);
+  const List grads = take_list(kOp, "grads", grads_, false, &params);
+  const List sums = take_list(kOp, "state_sums", state_sums_, true, &params);
+  require_apart(kOp, "grads", grads, "params", params);
+  require_apart(kOp, "state_sums", sums, "params", params);
+  require_apart(kOp, "state_sums", sums, "grads", grads);
+  const Number step = take_step(kOp, step_), lr = take_rate(kOp, lr_);
+  const AdagradOptions options{take_at_least(kOp, "lr_decay", lr_decay_, 0.0),
+                               take_at_least(kOp, "eps", eps_, 0.0),
+                               take_at_least(kOp, "weight_decay", weight_decay_, 0.0)};
+  const Gradient gradient = take_gradient(kOp, maximize_, grad_scale_, max_norm_);
+  return run_adagrad({&params, &grads, &sums, nullptr, nullptr}, gradient, options, step, lr);
+}
+
+py::object rmsprop_step(py::handle params_, py::handle grads_, py::handle square_avgs_,
+                        py::handle lr_, py::handle alpha_, py::handle eps_,
+                        py::handle weight_decay_, py::handle momentum_, py::handle grad_avgs_,
+                        py::handle momentum_buffers_, py::handle maximize_, py::handle grad_scale_,
+                        py::handle max_norm_) {
+  constexpr const char* kOp = "rmsprop_step";
+  const List params = take_list(kOp, "params", params_, true, nullptr);
+  const List grads = take_list(kOp, "grads", grads_, false, &params);
+  const List squares = take_list(kOp, "square_avgs", square_avgs_, true, &params);
+  require_apart(kOp, "grads", grads, "params", params);
+  require_apart(kOp, "square_avgs", squares, "params", params);
+  require_apart(kOp, "square_avgs", squares, "grads", grads);
+  const auto means =
+      take_state(kOp, "grad_avgs", grad_avgs_,
+                 {{"params", &params}, {"grads", &grads}, {"square_avgs", &squares}}, params);
+  const auto buffers = take_state(kOp, "momentum_buffers", momentum_buffers_,
+                                  {{"params", &params},
+                                   {"grads", &grads},
+                                   {"square_avgs", &squares},
+                                   {"grad_avgs", means.get()}},
+                                  params);
+  const Number lr = take_rate(kOp, lr_);
+  RmspropOptions o{};
+  o.alpha = take_at_least(kOp, "alpha", alpha_, 0.0);
+  if (o.alpha > 1) fail<ValueError>(kOp, "alpha", "expected a value <= 1, got ", o.alpha);
+  o.eps = take_at_least(kOp, "eps", eps_, 0.0);
+  o.weight_decay = take_at_least(kOp, "weight_decay", weight_decay_, 0.0);
+  o.momentum = take_at_least(kOp, "momentum", momentum_, 0.0);
+  if (o.momentum != 0.0 && buffers == nullptr) {
+    fail<ValueError>(kOp, "momentum_buffers", "expected a list of arrays (momentum is ", o.momentum,
+                     "), got None");
+  }
+  const Gradient gradient = take_gradient(kOp, maximize_, grad_scale_, max_norm_);
+  // Without momentum the buffers are left alone.
+  const List* used = o.momentum != 0.0 ? buffers.get() : nullptr;
+  return run_rmsprop({&params, &grads, &squares, means.get(), used}, gradient, o, lr);
+}
+
 }  // namespace
 
 void bind_optim(py::module_& m) {
@@ -133,6 +202,13 @@ void bind_optim(py::module_& m) {
   def(m, "sgd_step", &sgd_step, py::arg("params"), py::arg("grads"), py::arg("momentum_buffers"),
       py::arg("step"), py::arg("lr"), py::arg("momentum"), py::arg("dampening"),
       py::arg("weight_decay"), py::arg("nesterov"), py::arg("maximize"), py::arg("grad_scale"),
+      py::arg("max_norm"));
+  def(m, "adagrad_step", &adagrad_step, py::arg("params"), py::arg("grads"), py::arg("state_sums"),
+      py::arg("step"), py::arg("lr"), py::arg("lr_decay"), py::arg("eps"), py::arg("weight_decay"),
+      py::arg("maximize"), py::arg("grad_scale"), py::arg("max_norm"));
+  def(m, "rmsprop_step", &rmsprop_step, py::arg("params"), py::arg("grads"), py::arg("square_avgs"),
+      py::arg("lr"), py::arg("alpha"), py::arg("eps"), py::arg("weight_decay"), py::arg("momentum"),
+      py::arg("grad_avgs"), py::arg("momentum_buffers"), py::arg("maximize"), py::arg("grad_scale"),
       py::arg("max_norm"));
 }
 

@@ -69,6 +69,58 @@ struct Sgd {
   }
 };
 
+template <class T>
+struct Adagrad {
+  using V = Vec<T>;
+  AdagradRule<T> rule;
+
+  explicit Adagrad(const AdagradScalars& s) : rule(s) {}
+
+  void run(const OptimTensor<T>& t, std::int64_t begin, std::int64_t end) const {
+    for (std::int64_t i = begin; i < end; i += kLanes<T>) {
+      const std::int64_t n = end - i;
+      V p = fetch(t.param + i, n), sum = fetch(t.first + i, n);
+      rule.apply(p, fetch(t.grad + i, n), sum);
+      put(sum, t.first + i, n);
+      put(p, t.param + i, n);
+    }
+  }
+};
+
+template <class T>
+struct Rmsprop {
+  using V = Vec<T>;
+  RmspropRule<T> rule;
+
+  explicit Rmsprop(const RmspropScalars& s) : rule(s) {}
+
+  template <bool kCentred, bool kMomentum>
+  void run_part(const OptimTensor<T>& t, std::int64_t begin, std::int64_t end) const {
+    for (std::int64_t i = begin; i < end; i += kLanes<T>) {
+      const std::int64_t n = end - i;
+      V p = fetch(t.param + i, n), square = fetch(t.first + i, n);
+      V mean = V::zero(), buffer = V::zero();
+      if constexpr (kCentred) mean = fetch(t.second + i, n);
+      if constexpr (kMomentum) buffer = fetch(t.largest + i, n);
+      rule.template apply<kCentred, kMomentum>(p, fetch(t.grad + i, n), square, mean, buffer);
+      put(square, t.first + i, n);
+      if constexpr (kCentred) put(mean, t.second + i, n);
+      if constexpr (kMomentum) put(buffer, t.largest + i, n);
+      put(p, t.param + i, n);
+    }
+  }
+
+  void run(const OptimTensor<T>& t, std::int64_t begin, std::int64_t end) const {
+    if (t.second != nullptr) {
+      t.largest != nullptr ? run_part<true, true>(t, begin, end)
+                           : run_part<true, false>(t, begin, end);
+    } else {
+      t.largest != nullptr ? run_part<false, true>(t, begin, end)
+                           : run_part<false, false>(t, begin, end);
+    }
+  }
+};
+
 // Calls run(tensor, begin, end) for this member's part of the flat run.
 template <class T, class Step>
 void run_flat(const OptimTensor<T>* tensors, std::int64_t count, const Step& step, int threads) {
@@ -89,6 +141,17 @@ void adam(const OptimTensor<T>* tensors, std::int64_t count, const AdamScalars& 
 template <class T>
 void sgd(const OptimTensor<T>* tensors, std::int64_t count, const SgdScalars& s, int threads) {
   run_flat(tensors, count, Sgd<T>(s), threads);
+}
+
+template <class T>
+void adagrad(const OptimTensor<T>* tensors, std::int64_t count, const AdagradScalars& s,
+             int threads) {
+  run_flat(tensors, count, Adagrad<T>(s), threads);
+}
+template <class T>
+void rmsprop(const OptimTensor<T>* tensors, std::int64_t count, const RmspropScalars& s,
+             int threads) {
+  run_flat(tensors, count, Rmsprop<T>(s), threads);
 }
 
 template <class T>
@@ -129,8 +192,8 @@ void square_sums(const OptimTensor<T>* tensors, std::int64_t count, int threads,
 }  // namespace
 
 extern const OptimKernels optim_kernels = {
-    &adam<float>, &adam<double>,       &sgd<float>,
-    &sgd<double>, &square_sums<float>, &square_sums<double>,
+    &adam<float>,         &adam<double>,   &sgd<float>,      &sgd<double>,    &square_sums<float>,
+    &square_sums<double>, &adagrad<float>, &adagrad<double>, &rmsprop<float>, &rmsprop<double>,
 };
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

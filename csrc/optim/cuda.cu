@@ -148,6 +148,15 @@ ARRAYNN_HOST_DEVICE SgdScalars scalars_of(const StepOptions<SgdOptions>& s, doub
   return sgd_scalars(s.options, step, lr, s.gradient_factor);
 }
 
+ARRAYNN_HOST_DEVICE AdagradScalars scalars_of(const StepOptions<AdagradOptions>& s, double step,
+                                              double lr) {
+  return adagrad_scalars(s.options, step, lr, s.gradient_factor);
+}
+ARRAYNN_HOST_DEVICE RmspropScalars scalars_of(const StepOptions<RmspropOptions>& s, double,
+                                              double lr) {
+  return rmsprop_scalars(s.options, lr, s.gradient_factor);
+}
+
 template <class Rule>
 __device__ __forceinline__ void apply_clipping(Rule& rule, double gradient_factor,
                                                const double* clip_factor) {
@@ -164,6 +173,10 @@ struct RuleStorage {
 template <class T, int kArrays, class Source>
 constexpr int kStepBlocks =
     kBlocksPerMultiprocessor<kArrays> - (requires(Source s) { s.rule; } || sizeof(T) < 8 ? 0 : 1);
+
+// A quotient of a root takes up to 110 registers in float64.
+template <class T, int kArrays, class Source>
+constexpr int kRootBlocks = sizeof(T) < 8 ? kStepBlocks<T, kArrays, Source> : 2;
 
 // f(rule): made by the host, or of numbers on the device by one thread for its block, powers and all.
 template <class Rule, class Source, class F>
@@ -215,6 +228,46 @@ __global__ void __launch_bounds__(kThreads, kStepBlocks<T, kBuffer ? 3 : 2, Sour
       rule.apply(p, V{values[1]}, b);
       values[0] = p.v;
       if constexpr (kBuffer) values[2] = b.v;
+    });
+  });
+}
+
+// Arrays: parameter, gradient, sums of squares.
+template <class T, class Source>
+__global__ void __launch_bounds__(kThreads, kRootBlocks<T, 3, Source>)
+    adagrad_kernel(const __grid_constant__ Table<T, 3> table, Source source) {
+  with_rule<AdagradRule<Compute<T>>>(source, [&table](const auto& rule) {
+    update_table(table, 5u, [&rule](Compute<T>(&values)[3]) {
+      using V = Vec<Compute<T>>;
+      V p{values[0]}, sum{values[2]};
+      rule.apply(p, V{values[1]}, sum);
+      values[0] = p.v;
+      values[2] = sum.v;
+    });
+  });
+}
+
+// Arrays: parameter, gradient, mean squares, then means with kCentred and momentum buffers with kMomentum.
+template <bool kCentred, bool kMomentum>
+constexpr int kRmspropArrays = 3 + (kCentred ? 1 : 0) + (kMomentum ? 1 : 0);
+
+template <class T, bool kCentred, bool kMomentum, class Source>
+__global__ void __launch_bounds__(kThreads,
+                                  kRootBlocks<T, kRmspropArrays<kCentred, kMomentum>, Source>)
+    rmsprop_kernel(const __grid_constant__ Table<T, kRmspropArrays<kCentred, kMomentum>> table,
+                   Source source) {
+  constexpr int kArrays = kRmspropArrays<kCentred, kMomentum>;
+  with_rule<RmspropRule<Compute<T>>>(source, [&table](const auto& rule) {
+    constexpr unsigned kAllButGradients = ((1u << kArrays) - 1) & ~2u;
+    update_table(table, kAllButGradients, [&rule](Compute<T>(&values)[kArrays]) {
+      using V = Vec<Compute<T>>;
+      V p{values[0]}, square{values[2]}, mean{values[kCentred ? 3 : 2]},
+          buffer{values[kArrays - 1]};
+      rule.template apply<kCentred, kMomentum>(p, V{values[1]}, square, mean, buffer);
+      values[0] = p.v;
+      values[2] = square.v;
+      if constexpr (kCentred) values[3] = mean.v;
+      if constexpr (kMomentum) values[kArrays - 1] = buffer.v;
     });
   });
 }
@@ -344,6 +397,25 @@ void launch_sgd(const std::vector<OptimTensor<T>>& tensors, const StepOptions<Sg
   });
 }
 
+template <class T, bool kCentred, bool kMomentum>
+void launch_rmsprop(const std::vector<OptimTensor<T>>& tensors,
+                    const StepOptions<RmspropOptions>& s) {
+  constexpr int kArrays = kRmspropArrays<kCentred, kMomentum>;
+  const auto pointers = [](const OptimTensor<T>& t) {
+    std::array<T*, kArrays> arrays{t.param, gradient_of(t), t.first};
+    if constexpr (kCentred) arrays[3] = t.second;
+    if constexpr (kMomentum) arrays[kArrays - 1] = t.largest;
+    return arrays;
+  };
+  with_source<RmspropRule<Compute<T>>>(s, [&](const auto& source) {
+    using Source = std::remove_cvref_t<decltype(source)>;
+    for_tables<T, kArrays, kRootBlocks<T, kArrays, Source>>(
+        tensors, pointers, [&](const auto& table, Grid grid) {
+          ARRAYNN_LAUNCH((rmsprop_kernel<T, kCentred, kMomentum, Source>), grid, table, source);
+        });
+  });
+}
+
 }  // namespace
 
 template <class T>
@@ -382,11 +454,38 @@ void sgd(const std::vector<OptimTensor<T>>& tensors, const StepOptions<SgdOption
   }
 }
 
+template <class T>
+void adagrad(const std::vector<OptimTensor<T>>& tensors, const StepOptions<AdagradOptions>& s) {
+  const auto pointers = [](const OptimTensor<T>& t) {
+    return std::array<T*, 3>{t.param, gradient_of(t), t.first};
+  };
+  with_source<AdagradRule<Compute<T>>>(s, [&](const auto& source) {
+    using Source = std::remove_cvref_t<decltype(source)>;
+    for_tables<T, 3, kRootBlocks<T, 3, Source>>(
+        tensors, pointers, [&](const auto& table, Grid grid) {
+          ARRAYNN_LAUNCH((adagrad_kernel<T, Source>), grid, table, source);
+        });
+  });
+}
+
+template <class T>
+void rmsprop(const std::vector<OptimTensor<T>>& tensors, const StepOptions<RmspropOptions>& s) {
+  if (tensors.empty()) return;
+  const bool centred = tensors[0].second != nullptr, momentum = tensors[0].largest != nullptr;
+  if (centred && momentum) return launch_rmsprop<T, true, true>(tensors, s);
+  if (centred) return launch_rmsprop<T, true, false>(tensors, s);
+  if (momentum) return launch_rmsprop<T, false, true>(tensors, s);
+  launch_rmsprop<T, false, false>(tensors, s);
+}
+
 #define ARRAYNN_INSTANTIATE(T)                                                                \
   template std::int64_t chunk_count<T>(const std::vector<OptimTensor<T>>&);                   \
   template void clip<T>(const std::vector<OptimTensor<T>>&, const Clipping&);                 \
   template void adam<T>(const std::vector<OptimTensor<T>>&, const StepOptions<AdamOptions>&); \
-  template void sgd<T>(const std::vector<OptimTensor<T>>&, const StepOptions<SgdOptions>&);
+  template void sgd<T>(const std::vector<OptimTensor<T>>&, const StepOptions<SgdOptions>&);   \
+  template void adagrad<T>(const std::vector<OptimTensor<T>>&,                                \
+                           const StepOptions<AdagradOptions>&);                               \
+  template void rmsprop<T>(const std::vector<OptimTensor<T>>&, const StepOptions<RmspropOptions>&);
 ARRAYNN_FOR_EACH_STORAGE(ARRAYNN_INSTANTIATE)
 #undef ARRAYNN_INSTANTIATE
 

@@ -44,4 +44,9 @@ void adam(const std::vector<OptimTensor<T>>& tensors, const StepOptions<AdamOpti
 template <class T>
 void sgd(const std::vector<OptimTensor<T>>& tensors, const StepOptions<SgdOptions>& step);
 
+template <class T>
+void adagrad(const std::vector<OptimTensor<T>>& tensors, const StepOptions<AdagradOptions>& step);
+template <class T>
+void rmsprop(const std::vector<OptimTensor<T>>& tensors, const StepOptions<RmspropOptions>& step);
+
 }  // namespace arraynn::cuda

@@ -7,6 +7,10 @@
 //         with step_size = lr / (1 - beta1^t), inv_correction2 = 1 / sqrt(1 - beta2^t); "hat" moves
 //         the second correction into step_size (Kingma and Ba 2014, section 2)
 //   sgd   b = mu b + (1 - dampening) g, or g at step 1;  p -= lr (b, or g + mu b, or g)
+//   adagrad  s += g^2;  p -= lr / (1 + (t - 1) lr_decay) g / (sqrt(s) + eps)
+//   rmsprop  v = alpha v + (1 - alpha) g^2,  a = alpha a + (1 - alpha) g
+//            u = v, or centred max(0, v - a^2);  d = g / (sqrt(u) + eps)
+//            p -= lr (d, or b = mu b + d)
 //
 // Plan. The tensors form one flat run of elements, cut into as many equal parts as there are
 // threads. Every element is on its own, so the cut does not show in the bits. The norm is summed in
@@ -28,9 +32,9 @@ template <class T>
 struct OptimTensor {
   T* param;
   const T* grad;
-  T* first;                 // exp_avg, momentum buffer
-  T* second;                // exp_avg_sq
-  T* largest;               // max_exp_avg_sq
+  T* first;                 // exp_avg, momentum buffer, state_sum, square_avg
+  T* second;                // exp_avg_sq, grad_avg
+  T* largest;               // max_exp_avg_sq, RMSprop's momentum buffer
   std::int64_t begin, end;  // its place in the flat run
 };
 
@@ -74,6 +78,34 @@ ARRAYNN_HOST_DEVICE ARRAYNN_INLINE SgdScalars sgd_scalars(const SgdOptions& o, d
           o.nesterov, step == 1,  o.momentum != 0};
 }
 
+struct AdagradOptions {
+  double lr_decay, eps, weight_decay;
+};
+
+struct AdagradScalars {
+  double step_size, eps, weight_decay, gradient_factor;
+};
+
+ARRAYNN_HOST_DEVICE ARRAYNN_INLINE AdagradScalars adagrad_scalars(const AdagradOptions& o,
+                                                                  double step, double lr,
+                                                                  double gradient_factor) {
+  return {lr / (1 + (step - 1) * o.lr_decay), o.eps, o.weight_decay, gradient_factor};
+}
+
+struct RmspropOptions {
+  double alpha, eps, weight_decay, momentum;
+};
+
+struct RmspropScalars {
+  double lr, alpha, eps, weight_decay, momentum, gradient_factor;
+};
+
+ARRAYNN_HOST_DEVICE ARRAYNN_INLINE RmspropScalars rmsprop_scalars(const RmspropOptions& o,
+                                                                  double lr,
+                                                                  double gradient_factor) {
+  return {lr, o.alpha, o.eps, o.weight_decay, o.momentum, gradient_factor};
+}
+
 struct OptimKernels {
   void (*adam_f32)(const OptimTensor<float>* tensors, std::int64_t count, const AdamScalars& s,
                    int threads);
@@ -88,6 +120,14 @@ struct OptimKernels {
                           double* sums);
   void (*square_sums_f64)(const OptimTensor<double>* tensors, std::int64_t count, int threads,
                           double* sums);
+  void (*adagrad_f32)(const OptimTensor<float>* tensors, std::int64_t count,
+                      const AdagradScalars& s, int threads);
+  void (*adagrad_f64)(const OptimTensor<double>* tensors, std::int64_t count,
+                      const AdagradScalars& s, int threads);
+  void (*rmsprop_f32)(const OptimTensor<float>* tensors, std::int64_t count,
+                      const RmspropScalars& s, int threads);
+  void (*rmsprop_f64)(const OptimTensor<double>* tensors, std::int64_t count,
+                      const RmspropScalars& s, int threads);
 };
 
 ARRAYNN_KERNEL_TABLE(OptimKernels, optim_kernels)

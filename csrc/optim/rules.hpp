@@ -69,4 +69,56 @@ struct SgdRule {
   }
 };
 
+template <class T>
+struct AdagradRule {
+  using V = Vec<T>;
+  V step_size, eps, weight_decay, factor;
+
+  constexpr explicit AdagradRule(const AdagradScalars& s)
+      : step_size(V::set1(static_cast<T>(s.step_size))),
+        eps(V::set1(static_cast<T>(s.eps))),
+        weight_decay(V::set1(static_cast<T>(s.weight_decay))),
+        factor(V::set1(static_cast<T>(s.gradient_factor))) {}
+
+  // Updates parameters and sums of squares.
+  ARRAYNN_MEMBER void apply(V& p, V grad, V& sum) const {
+    const V g = fma(weight_decay, p, factor * grad);
+    sum = fma(g, g, sum);
+    p = p - step_size * (g / (sqrt(sum) + eps));
+  }
+};
+
+template <class T>
+struct RmspropRule {
+  using V = Vec<T>;
+  V lr, alpha, rest, eps, weight_decay, momentum, factor;
+
+  constexpr explicit RmspropRule(const RmspropScalars& s)
+      : lr(V::set1(static_cast<T>(s.lr))),
+        alpha(V::set1(static_cast<T>(s.alpha))),
+        rest(V::set1(static_cast<T>(1 - s.alpha))),
+        eps(V::set1(static_cast<T>(s.eps))),
+        weight_decay(V::set1(static_cast<T>(s.weight_decay))),
+        momentum(V::set1(static_cast<T>(s.momentum))),
+        factor(V::set1(static_cast<T>(s.gradient_factor))) {}
+
+  // Updates parameters, mean squares and, with kCentred and kMomentum, means and momentum buffers.
+  template <bool kCentred, bool kMomentum>
+  ARRAYNN_MEMBER void apply(V& p, V grad, V& square, V& mean, V& buffer) const {
+    const V g = fma(weight_decay, p, factor * grad);
+    square = fma(alpha, square, rest * (g * g));
+    V u = square;
+    if constexpr (kCentred) {
+      mean = fma(alpha, mean, rest * g);
+      u = max(V::zero(), fma(-mean, mean, u));  // rounding may leave less than nothing
+    }
+    V step = g / (sqrt(u) + eps);
+    if constexpr (kMomentum) {
+      buffer = fma(momentum, buffer, step);
+      step = buffer;
+    }
+    p = p - lr * step;
+  }
+};
+
 }  // namespace ARRAYNN_ISA_NAMESPACE

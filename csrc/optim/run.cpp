@@ -104,4 +104,30 @@ py::object run_sgd(const StepLists& lists, const Gradient& gradient, const SgdOp
              });
 }
 
+py::object run_adagrad(const StepLists& lists, const Gradient& gradient,
+                       const AdagradOptions& options, const Number& step, const Number& lr) {
+  return run(lists, gradient,
+             [&](const auto* tensors, std::int64_t count, double factor, int threads) {
+               const AdagradScalars s = adagrad_scalars(options, step.value, lr.value, factor);
+               if constexpr (sizeof(*tensors->param) == 4) {
+                 optim_kernels().adagrad_f32(tensors, count, s, threads);
+               } else {
+                 optim_kernels().adagrad_f64(tensors, count, s, threads);
+               }
+             });
+}
+
+py::object run_rmsprop(const StepLists& lists, const Gradient& gradient,
+                       const RmspropOptions& options, const Number& lr) {
+  return run(lists, gradient,
+             [&](const auto* tensors, std::int64_t count, double factor, int threads) {
+               const RmspropScalars s = rmsprop_scalars(options, lr.value, factor);
+               if constexpr (sizeof(*tensors->param) == 4) {
+                 optim_kernels().rmsprop_f32(tensors, count, s, threads);
+               } else {
+                 optim_kernels().rmsprop_f64(tensors, count, s, threads);
+               }
+             });
+}
+
 }  // namespace arraynn

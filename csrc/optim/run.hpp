@@ -34,4 +34,9 @@ py::object run_adam(const StepLists& lists, const Gradient& gradient, const Adam
 py::object run_sgd(const StepLists& lists, const Gradient& gradient, const SgdOptions& options,
                    const Number& step, const Number& lr);
 
+py::object run_adagrad(const StepLists& lists, const Gradient& gradient,
+                       const AdagradOptions& options, const Number& step, const Number& lr);
+py::object run_rmsprop(const StepLists& lists, const Gradient& gradient,
+                       const RmspropOptions& options, const Number& lr);
+
 }  // namespace arraynn

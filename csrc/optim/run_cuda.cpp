@@ -84,4 +84,16 @@ py::object run_sgd(const StepLists& lists, const Gradient& gradient, const SgdOp
              [](const auto&... arguments) { cuda::sgd(arguments...); });
 }
 
+py::object run_adagrad(const StepLists& lists, const Gradient& gradient,
+                       const AdagradOptions& options, const Number& step, const Number& lr) {
+  return run(lists, gradient, options, step, lr,
+             [](const auto&... arguments) { cuda::adagrad(arguments...); });
+}
+
+py::object run_rmsprop(const StepLists& lists, const Gradient& gradient,
+                       const RmspropOptions& options, const Number& lr) {
+  return run(lists, gradient, options, Number{1, {}}, lr,
+             [](const auto&... arguments) { cuda::rmsprop(arguments...); });
+}
+
 }  // namespace arraynn

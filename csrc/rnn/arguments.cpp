@@ -172,27 +172,6 @@ void take_groups(RnnArguments* a, const PackedWeights* packed) {
   }
 }
 
-void take_lengths(const char* op, py::handle h, RnnShape* s) {
-  if (h.is_none()) return;
-  const py::object given = PyList_Check(h.ptr()) || PyTuple_Check(h.ptr())
-                               ? py::module_::import("numpy").attr("asarray")(h)
-                               : py::reinterpret_borrow<py::object>(h);
-  const Array lengths = take(op, "lengths", given);
-  const bool wide = lengths->dtype == Dtype::kI64;
-  if (!wide && lengths->dtype != Dtype::kI32) {
-    fail<TypeError>(op, "lengths", "expected int32 or int64");
-  }
-  require_shape(op, "lengths", lengths, {s->batch});
-  for (std::int64_t b = 0; b < s->batch; ++b) {
-    const std::int64_t n =
-        wide ? lengths->as<const std::int64_t>()[b] : lengths->as<const std::int32_t>()[b];
-    if (n < 0 || n > s->steps) {
-      fail<ValueError>(op, "lengths", "expected values in [0, ", s->steps, "], got ", n);
-    }
-    s->lengths.push_back(n);
-  }
-}
-
 // A copy, time first.
 void take_mask(const RnnCall& call, RnnArguments* a) {
   if (call.mask.is_none()) return;
@@ -203,14 +182,16 @@ void take_mask(const RnnCall& call, RnnArguments* a) {
   if (!a->batched) shape.pop_back();
   if (a->batched && s.batch_first) std::swap(shape[0], shape[1]);
   require_shape_of(call.op, "mask", mask, shape);
-  const auto* given = mask->as<const std::uint8_t>();
-  s.mask.resize(static_cast<std::size_t>(s.rows()));
-  for (std::int64_t t = 0; t < s.steps; ++t) {
-    for (std::int64_t b = 0; b < s.batch; ++b) {
-      const std::int64_t at = s.batch_first ? b * s.steps + t : t * s.batch + b;
-      s.mask[static_cast<std::size_t>(t * s.batch + b)] = given[at];
-    }
+  a->mask.owner = rnn_array(call.op, Dtype::kBool, {s.steps, s.batch}, &a->mask.view);
+  auto* to = a->mask->as<std::uint8_t>();
+  const auto* from = mask->as<const std::uint8_t>();
+  if (s.batch_first) {
+    swap_axes(from, to, s.batch, s.steps, 1);
+  } else {
+    copy(from, to, s.rows());
   }
+  s.active.mask = to;
+  s.padded = s.padded || hides_steps(to, s.rows());
 }
 
 void take_state(const RnnCall& call, RnnArguments* a) {
@@ -346,10 +327,17 @@ RnnArguments take_rnn(const RnnCall& call) {
   const std::int64_t width = a.cell.gates() * s.hidden;
   const std::int64_t gates[3] = {s.steps, s.batch, max_i(width, s.width())};
   checked_size(call.op, "x", gates, 3, static_cast<std::int64_t>(dtype_size(a.dtype)));
-  take_lengths(call.op, call.lengths, &s);
+  if (!call.lengths.is_none()) set_lengths(call.op, call.lengths, &a);
   take_mask(call, &a);
   take_state(call, &a);
   return a;
+}
+
+void require_lengths(const char* op, const Array& lengths, std::int64_t batch) {
+  if (lengths->dtype != Dtype::kI64 && lengths->dtype != Dtype::kI32) {
+    fail<TypeError>(op, "lengths", "expected int32 or int64");
+  }
+  require_shape(op, "lengths", lengths, {batch});
 }
 
 py::object rnn_array(const char* op, Dtype dtype, const std::vector<std::int64_t>& shape,

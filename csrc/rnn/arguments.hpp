@@ -35,6 +35,7 @@ struct RnnArguments {
   bool batched, one_step;
   RnnRandom random;
   Array x, h0, c0;
+  Array lengths, mask;  // copies for shape.active: int64, and time first
   std::vector<RnnGroup<const void>> groups;
   std::vector<RnnForms> forms;                   // one a group
   py::object packed;                             // whose they are, or none
@@ -71,6 +72,13 @@ struct RnnArguments {
 };
 
 RnnArguments take_rnn(const RnnCall& call);
+
+// Values of lengths and mask, once per device. On a GPU nothing is waited for: lengths of an array are
+// held to [0, steps], nobody complains of them, and any mask may hide steps.
+void set_lengths(const char* op, py::handle given, RnnArguments* a);
+bool hides_steps(const std::uint8_t* mask, std::int64_t n);
+// int32 or int64, one a sample.
+void require_lengths(const char* op, const Array& lengths, std::int64_t batch);
 
 // A new array of a shape; `data` as T* by view.
 py::object rnn_array(const char* op, Dtype dtype, const std::vector<std::int64_t>& shape,

@@ -1,6 +1,7 @@
 #include <memory>
 
 #include "bind/binders.hpp"
+#include "bind/call.hpp"
 #include "rnn/workspace.hpp"
 
 namespace arraynn {
@@ -66,19 +67,25 @@ using HandleOf = py::handle;
 // The function `op` of the module, whose arguments, by position, are those fields of the call.
 template <auto... kFields>
 void def(py::module_& m, const char* op, RnnKind kind, bool one_step) {
-  m.def(op, [op, kind, one_step](HandleOf<kFields>... values) {
+  using Signature = py::object (*)(HandleOf<kFields>...);
+  const auto function = [op, kind, one_step](HandleOf<kFields>... values) {
     RnnCall call{.op = op, .kind = kind, .one_step = one_step};
     ((call.*kFields = values), ...);
     return one_step ? step(call) : sequence(call);
-  });
+  };
+  def_call(m, op, function, static_cast<Signature>(nullptr));
 }
 
 }  // namespace
 
 void bind_rnn(py::module_& m) {
-  // Of no module: only the kernels make one.
-  py::class_<RnnWorkspace, std::shared_ptr<RnnWorkspace>>(py::handle(), "RnnWorkspace")
-      .def_property_readonly("nbytes", &RnnWorkspace::nbytes);
+  // Only the kernels make one. That of a device sends a backward call there.
+  const py::object type = py::class_<RnnWorkspace, std::shared_ptr<RnnWorkspace>>(
+                              py::handle(), "RnnWorkspace", py::module_local())
+                              .def_property_readonly("nbytes", &RnnWorkspace::nbytes);
+#if defined(ARRAYNN_CUDA)
+  m.attr("RnnWorkspace") = type;
+#endif
   using C = RnnCall;
   def<&C::x, &C::weights, &C::state, &C::activation, &C::num_layers, &C::bidirectional,
       &C::batch_first, &C::lengths, &C::mask, &C::reverse, &C::dropout, &C::recurrent_dropout,

@@ -1,5 +1,4 @@
-#include <cstring>
-
+#include "bind/call.hpp"
 #include "rnn/workspace.hpp"
 
 namespace arraynn {
@@ -15,13 +14,15 @@ py::object start_gradient(const RnnArguments& a, const char* op, const char* arg
     require_shape_of(op, arg, given, shape);
   }
   py::object result = rnn_array(op, a.dtype, shape, view);
-  const auto bytes = static_cast<std::size_t>(view->size()) * dtype_size(a.dtype);
-  if (bytes == 0) return result;
-  if (given) {
-    std::memcpy(view->data, given->data, bytes);
-  } else {
-    std::memset(view->data, 0, bytes);
-  }
+  if (view->size() == 0) return result;
+  dispatch_float(a.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    if (given) {
+      copy(given->as<const T>(), view->as<T>(), view->size());
+    } else {
+      fill(view->as<T>(), view->size(), T(0));
+    }
+  });
   return result;
 }
 
@@ -40,6 +41,7 @@ py::tuple backward(py::handle grad_y, py::handle grad_state, py::handle workspac
   if (a.cell.kind != kKind || a.one_step != kOneStep) {
     fail<ValueError>(op, "workspace", "expected that of the same operation, got that of ", a.op);
   }
+  take(op, "workspace", a.x.owner);  // the device of the call is its
   constexpr bool kLstm = kKind == RnnKind::kLstm;
   const RnnShape& s = a.shape;
   py::object parts[2] = {py::reinterpret_borrow<py::object>(grad_state), py::none()};
@@ -140,12 +142,12 @@ py::tuple sequence_backward(py::handle grad_y, py::handle grad_state, py::handle
 }  // namespace
 
 void bind_rnn_backward(py::module_& m) {
-  m.def("rnn_backward", &sequence_backward<RnnKind::kRnn>);
-  m.def("lstm_backward", &backward<RnnKind::kLstm, false>);
-  m.def("gru_backward", &sequence_backward<RnnKind::kGru>);
-  m.def("rnn_cell_backward", &cell_backward<RnnKind::kRnn>);
-  m.def("lstm_cell_backward", &cell_backward<RnnKind::kLstm>);
-  m.def("gru_cell_backward", &cell_backward<RnnKind::kGru>);
+  def(m, "rnn_backward", &sequence_backward<RnnKind::kRnn>);
+  def(m, "lstm_backward", &backward<RnnKind::kLstm, false>);
+  def(m, "gru_backward", &sequence_backward<RnnKind::kGru>);
+  def(m, "rnn_cell_backward", &cell_backward<RnnKind::kRnn>);
+  def(m, "lstm_cell_backward", &cell_backward<RnnKind::kLstm>);
+  def(m, "gru_cell_backward", &cell_backward<RnnKind::kGru>);
 }
 
 }  // namespace arraynn

@@ -2,16 +2,23 @@
 #pragma once
 #include "rnn/rnn.hpp"
 #include "simd/activation.hpp"
+#if defined(ARRAYNN_CUDA)
+#include "core/cuda_activate.hpp"
+// A thread has one element: there is nothing to keep apart, and its values stay in registers.
+#define ARRAYNN_RNN_APART ARRAYNN_MEMBER
+#else
+#define ARRAYNN_RNN_APART [[gnu::noinline]] static
+#endif
 
 namespace ARRAYNN_ISA_NAMESPACE {
 
 // The first `n` lanes; all of them but at the last units.
 template <class T>
-ARRAYNN_INLINE Vec<T> load_lanes(const T* p, std::int64_t n) {
+ARRAYNN_MEMBER Vec<T> load_lanes(const T* p, std::int64_t n) {
   return n == kLanes<T> ? Vec<T>::load(p) : load_n(p, n);
 }
 template <class T>
-ARRAYNN_INLINE void store_lanes(Vec<T> v, T* p, std::int64_t n) {
+ARRAYNN_MEMBER void store_lanes(Vec<T> v, T* p, std::int64_t n) {
   if (n == kLanes<T>) {
     v.store(p);
   } else {
@@ -21,7 +28,10 @@ ARRAYNN_INLINE void store_lanes(Vec<T> v, T* p, std::int64_t n) {
 
 // v[i] = f(v[i]), i < count vectors. One choice of f for a whole tile.
 template <class T>
-[[gnu::noinline]] static void activate_vectors(const Activation& f, T* v, std::int64_t count) {
+ARRAYNN_RNN_APART void activate_vectors(const Activation& f, T* v, std::int64_t count) {
+#if defined(ARRAYNN_CUDA)
+  for (std::int64_t i = 0; i < count; ++i) v[i] = activate(f, v[i]);
+#else
   constexpr int kL = kLanes<T>;
   visit_activation<T>(f, [&](const auto& a) {
     std::int64_t i = 0;
@@ -33,21 +43,25 @@ template <class T>
     }
     if (i < count) a.forward(Vec<T>::load(v + i * kL)).store(v + i * kL);
   });
+#endif
 }
 
 // d[i] *= f'(x[i]).
 template <class T>
-[[gnu::noinline]] static void times_derivative(const Activation& f, const T* x, T* d,
-                                               std::int64_t count) {
+ARRAYNN_RNN_APART void times_derivative(const Activation& f, const T* x, T* d, std::int64_t count) {
+#if defined(ARRAYNN_CUDA)
+  for (std::int64_t i = 0; i < count; ++i) d[i] = d[i] * activation_slope(f, x[i]);
+#else
   visit_activation<T>(f, [&](const auto& a) {
     for (std::int64_t i = 0; i < count * kLanes<T>; i += kLanes<T>) {
       (Vec<T>::load(d + i) * a.derivative(Vec<T>::load(x + i))).store(d + i);
     }
   });
+#endif
 }
 
 template <class T>
-ARRAYNN_INLINE Vec<T> clamp(Vec<T> x, T bound) {
+ARRAYNN_MEMBER Vec<T> clamp(Vec<T> x, T bound) {
   return min(Vec<T>::set1(bound), max(Vec<T>::set1(-bound), x));
 }
 
@@ -55,15 +69,15 @@ ARRAYNN_INLINE Vec<T> clamp(Vec<T> x, T bound) {
 template <class T>
 struct Bounds {
   T z, c;
-  explicit Bounds(const RnnCell& cell)
+  ARRAYNN_MEMBER explicit Bounds(const RnnCell& cell)
       : z(cell.clips ? static_cast<T>(cell.clip) : static_cast<T>(__builtin_inf())),
         c(cell.clips_cell ? static_cast<T>(cell.cell_clip) : static_cast<T>(__builtin_inf())) {}
 };
 
 // d[i] *= f'(x[i]) from y = f(x), for those of derivative_from_value().
 template <class T>
-[[gnu::noinline]] static void times_derivative_of_value(const Activation& f, const T* y, T* d,
-                                                        std::int64_t count) {
+ARRAYNN_RNN_APART void times_derivative_of_value(const Activation& f, const T* y, T* d,
+                                                 std::int64_t count) {
   using V = Vec<T>;
   const auto each = [&](const auto& of) {
     for (std::int64_t i = 0; i < count * kLanes<T>; i += kLanes<T>) {

@@ -3,23 +3,11 @@
 #include "core/parallel.hpp"
 #include "gemm/blocking.hpp"
 #include "rnn/gates.hpp"
-#include "rnn/rnn.hpp"
+#include "rnn/tile.hpp"
 #include "simd/transpose.hpp"
 
 namespace ARRAYNN_ISA_NAMESPACE {
 
-// Rows of a tile whose panel has `vectors` vectors: sums, the vectors and one broadcast fill the
-// registers (generic: one more for the product).
-constexpr int tile_rows(int vectors) {
-#if defined(__AVX512F__)
-  return vectors == 2 ? 12 : vectors == 3 ? 8 : 6;  // 24 + 4 + 1 of 32
-#elif defined(__AVX2__)
-  return vectors == 2 ? 6 : vectors == 3 ? 4 : 2;  // 12 + 3 + 1 of 16
-#else
-  return vectors == 2 ? 4 : vectors == 3 ? 3 : 2;  // 9 + 3 + 2 of 16
-#endif
-}
-inline constexpr int kMaxTileRows = tile_rows(2);
 inline constexpr int kMaxTileVectors =
     4 * tile_rows(4) > 3 * tile_rows(3)
         ? (4 * tile_rows(4) > 2 * tile_rows(2) ? 4 * tile_rows(4) : 2 * tile_rows(2))
@@ -177,15 +165,6 @@ static inline void pack_own(const Panels<T>& w, int tid, int nthreads) {
     pack_panel(w, p, w.packed + p * w.panel_size());
   }
 }
-
-// The sums of a tile: v-th vector of row r at sums + (v * rows + r) kLanes.
-template <class T>
-struct Tile {
-  const std::int64_t* row;  // samples
-  std::int64_t rows;
-  std::int64_t unit;  // first of the panel
-  T* sums;
-};
 
 // Calls for what the arithmetic of a tile will read, while its sums are formed: `units` of each of
 // `arrays`; at(b, p) is the row of sample b in the p-th.

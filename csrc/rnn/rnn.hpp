@@ -34,6 +34,7 @@
 #include <cstdint>
 
 #include "core/dispatch.hpp"
+#include "core/host_device.hpp"
 #include "core/index.hpp"
 #include "elementwise/activation.hpp"
 #include "norm/norm.hpp"
@@ -41,7 +42,7 @@
 namespace arraynn {
 
 // Units of different levels include this: no copy of a member function may be shared.
-#define ARRAYNN_RNN_MEMBER [[gnu::always_inline]] inline
+#define ARRAYNN_RNN_MEMBER ARRAYNN_HOST_DEVICE [[gnu::always_inline]] inline
 
 enum class RnnKind : std::uint8_t { kRnn, kLstm, kGru };
 
@@ -76,7 +77,8 @@ ARRAYNN_INLINE constexpr bool derivative_from_value(ActivationKind kind) {
 // steps if backward follows (`step` is 1), else with one (0).
 template <class T>
 struct RnnNorm {
-  const NormRowTable<T>* rows = nullptr;  // null: none
+  bool on = false;
+  const NormRowTable<T>* rows = nullptr;  // the CPU's kernels
   double eps = 0;
   std::int64_t step = 0;
   const T* gain = nullptr;                              // [gates * hidden], of W_hh h
@@ -101,7 +103,8 @@ struct RnnScan {
   const std::int64_t* lengths = nullptr;  // [batch] or null
   const std::uint8_t* mask = nullptr;     // [steps, batch] or null: at 0 the state passes through
   const T* factors = nullptr;             // [batch, out] or null: of h where W_hh meets it
-  T* dropped = nullptr;                   // [2, batch, out]: h times these, for every other step
+  T* dropped = nullptr;                   // [2, batch, out]: h times these, for every other step;
+                                          // on a GPU always, as the product reads even rows
   const T* fresh = nullptr;               // [steps, batch, out]: 1 a new h, 0 the former;
   const T* fresh_cell = nullptr;          // [.., hidden] likewise; null: the mean of both
   const T* w_hh = nullptr;                // [gates * hidden, out]
@@ -152,6 +155,25 @@ struct RnnScan {
   ARRAYNN_RNN_MEMBER const T* c_before(std::int64_t t, std::int64_t b) const {
     if (cells_step != 0 && first_of(t, b)) return c0 + b * hidden;
     return cells + before(t) * cells_step + b * hidden;
+  }
+  ARRAYNN_RNN_MEMBER T* inner_at(std::int64_t t, std::int64_t b) const {
+    return inner + t * inner_step + b * hidden;
+  }
+  ARRAYNN_RNN_MEMBER T* wide_at(std::int64_t t, std::int64_t b) const {
+    return wide + t * wide_step + b * hidden;
+  }
+  ARRAYNN_RNN_MEMBER T* norm_product(std::int64_t t) const {
+    return norm.product + t * norm.step * batch * cell.gates() * hidden;
+  }
+  ARRAYNN_RNN_MEMBER T* norm_cells(std::int64_t t) const {
+    return norm.cell + t * norm.step * batch * hidden;
+  }
+  // Of the product with h: the first step of a direction is the first of all its samples.
+  ARRAYNN_RNN_MEMBER std::int64_t depth(std::int64_t t) const {
+    return from_zero && t == time(0) ? 0 : out;
+  }
+  ARRAYNN_RNN_MEMBER bool reset_before() const {
+    return cell.kind == RnnKind::kGru && !cell.reset_after;
   }
 };
 

@@ -1,32 +1,16 @@
 #include "rnn/stack.hpp"
 
-#include <algorithm>
-#include <type_traits>
-
-#include "core/parallel.hpp"
 #include "gemm/gemm.hpp"
-#include "norm/channels.hpp"
+#include "norm/norm.hpp"
 
 namespace arraynn {
 namespace {
 
-// Multiply-adds of a step that are worth a thread of their own: some 2 us, several barriers. Few
-// rows wait for the weights, which take L2 as long as so many multiply-adds.
-constexpr double kStepPerThread = 8e4, kProductsPerWeight = 2.6;
-// Of a whole call: what waking a team is worth.
-constexpr double kCallPerThread = 7.5e5;
-// Gates of a part of the steps: they stay in cache between the product that writes them and the step
-// that reads them. Every part packs W_ih anew: in L2 where that is little, else in L3, and in either
-// case of enough rows.
-constexpr std::int64_t kGateBytes = std::int64_t{4} << 20, kGateBytesL2 = std::int64_t{512} << 10;
-constexpr std::int64_t kGateRows = 256, kNarrowInput = 64;
-constexpr std::int64_t kPanelForm = 2;  // beside gemm's operands
-
-std::int64_t steps_at_once(const RnnShape& s, std::int64_t input, std::int64_t gate_width,
-                           std::int64_t item) {
-  const std::int64_t bytes = input <= kNarrowInput ? kGateBytesL2 : kGateBytes;
-  const std::int64_t rows = max_i(kGateRows, bytes / max_i(1, gate_width * item));
-  return min_i(s.steps, max_i(1, rows / max_i(1, s.batch)));
+// Ones after dropout.
+template <class T>
+void draw_ones(const Dropout& d, T* to, std::int64_t n) {
+  fill(to, n, T(1));
+  run_dropout(d, to, to, n);
 }
 
 // What is added to x W_ih': both biases, but for that of a GRU's n within the reset.
@@ -37,9 +21,11 @@ const T* input_bias(const RnnCell& cell, const RnnGroup<const T>& g, std::int64_
   const std::int64_t size = cell.gates() * hidden;
   const bool within = cell.kind == RnnKind::kGru && cell.reset_after;
   T* sum = memory->take<T>(size);
-  for (std::int64_t j = 0; j < size; ++j) {
-    sum[j] = within && j >= 2 * hidden ? g.b_ih[j] : g.b_ih[j] + g.b_hh[j];
-  }
+  move_rows(RnnMove<T>{.n = size,
+                       .to = {sum, 0, 0},
+                       .from = {g.b_ih, 0, 0},
+                       .addend = g.b_hh,
+                       .addends = within ? 2 * hidden : size});
   return sum;
 }
 
@@ -59,9 +45,8 @@ struct Layers {
     const std::int64_t index = layer * s.directions + direction;
     const auto& group = stack.groups[static_cast<std::size_t>(index)];
     const std::int64_t rows = s.rows(), state = s.batch * s.hidden;
-    const bool padded = s.padded();
     const auto take = [&](RnnMemory& memory, std::int64_t count) {
-      return padded ? memory.zeros<T>(count) : memory.take<T>(count);
+      return s.padded ? memory.zeros<T>(count) : memory.take<T>(count);
     };
     RnnScan<T> scan;
     scan.cell = cell;
@@ -70,8 +55,8 @@ struct Layers {
     scan.hidden = s.hidden;
     scan.out = s.out;
     scan.reverse = s.backwards(direction);
-    scan.lengths = s.lengths.empty() ? nullptr : s.lengths.data();
-    scan.mask = s.mask.empty() ? nullptr : s.mask.data();
+    scan.lengths = s.active.lengths;
+    scan.mask = s.active.mask;
     scan.w_hh = recurrent_weights(group, index);
     scan.w_hr = group.w_hr;
     scan.peephole = group.peephole;
@@ -98,7 +83,7 @@ struct Layers {
       const bool all = keeps() || (out.cells != nullptr && layer + 1 == s.layers);
       scan.cells_step = all ? state : 0;
       scan.cells = all ? take(kept(), rows * s.hidden) : own.take<T>(state);
-      if (!all) std::copy_n(scan.c0, state, scan.cells);
+      if (!all) copy(scan.c0, scan.cells, state);
       if (group.w_hr != nullptr) {
         scan.wide_step = keeps() ? state : 0;
         scan.wide = take(kept(), keeps() ? rows * s.hidden : state);
@@ -126,7 +111,7 @@ struct Layers {
       return kept().template zeros<double>(count);
     };
     RnnNorm<T> norm;
-    norm.rows = &norm_table<T>(norm_row_kernels());
+    norm.on = true;
     norm.eps = stack.norm_eps;
     norm.step = keeps() ? 1 : 0;
     norm.gain = group.norm_hh;
@@ -158,16 +143,22 @@ struct Layers {
     const RnnNorm<T>& norm = scan.norm;
     row_norm(p, norm.input != nullptr ? norm.input : scan.gates, group.norm_ih, bias, scan.gates,
              norm.input_mean, norm.input_rstd);
-    if (norm.input == nullptr || !s.padded()) return;
+    if (norm.input == nullptr || !s.padded) return;
     // Backward takes all rows together: what padding held must not reach its sums.
-    for (std::int64_t t = 0; t < s.steps; ++t) {
-      for (std::int64_t b = 0; b < s.batch; ++b) {
-        if (s.active(t, b)) continue;
-        const std::int64_t row = t * s.batch + b;
-        std::fill_n(norm.input + row * width, width, T(0));
-        norm.input_mean[row] = norm.input_rstd[row] = 0;
-      }
-    }
+    clear_padding(norm.input, width);
+    clear_padding(norm.input_mean, 1);
+    clear_padding(norm.input_rstd, 1);
+  }
+
+  template <class Element>
+  void clear_padding(Element* rows, std::int64_t n) const {
+    const RnnShape& s = stack.shape;
+    move_rows(RnnMove<Element>{.steps = s.steps,
+                               .batch = s.batch,
+                               .n = n,
+                               .to = {rows, s.batch * n, n},
+                               .from = {rows, s.batch * n, n},
+                               .active = s.active});
   }
 
   const T* recurrent_weights(const RnnGroup<const T>& group, std::int64_t index) {
@@ -179,36 +170,22 @@ struct Layers {
     return dropped;
   }
 
-  // h0 times the factors, in both halves.
-  T* drop_first(const RnnScan<T>& scan, RnnMemory* memory) const {
-    const std::int64_t size = scan.batch * scan.out;
-    T* dropped = memory->take<T>(2 * size);
-    for (std::int64_t i = 0; i < size; ++i) {
-      dropped[i] = dropped[size + i] = scan.h0[i] * scan.factors[i];
-    }
-    return dropped;
-  }
-
-  void run_scan(RnnScan<T>* scan, std::int64_t layer, std::int64_t direction, const T* x) {
+  void run_direction(RnnScan<T>* scan, std::int64_t layer, std::int64_t direction, const T* x) {
     const RnnShape& s = stack.shape;
     const auto& group = stack.groups[static_cast<std::size_t>(layer * s.directions + direction)];
     const std::int64_t width = scan->cell.gates() * s.hidden, input = s.input_of(layer);
     RnnMemory scratch(stack.op);
-    const bool keep = scan->gates_kept(), norms = scan->norm.rows != nullptr;
+    const bool keep = scan->gates_kept(), norms = scan->norm.on;
     const std::int64_t part =
         keeps() && norms ? s.steps : steps_at_once(s, input, width, sizeof(T));
     scan->gates =
         (keep ? kept() : scratch).template take<T>((keep ? s.steps : part) * s.batch * width);
     const T* bias = input_bias(scan->cell, group, s.hidden, &scratch);
-    const int threads = rnn_threads(*scan);
-    use_panels(scan, layer * s.directions + direction);
-    void* panels = scratch.take<char>(rnn_table<T>().scratch(*scan, threads));
-    if (scan->factors != nullptr) scan->dropped = drop_first(*scan, &scratch);
-    draw_zones(stack, layer * s.directions + direction, &scratch, scan);
     const RnnForms& forms = stack.forms[static_cast<std::size_t>(layer * s.directions + direction)];
-    if (s.steps == 1 && scan->panels[0] == nullptr && !scan->from_zero) {
-      scan->product = product_of_one_step(*scan, &scratch);
-    }
+    // Elements of w_hh that are dropped make others of it.
+    void* prepared =
+        prepare_scan(stack.op, scan, stack.random.weights > 0 ? nullptr : &forms, &scratch);
+    draw_zones(stack, layer * s.directions + direction, &scratch, scan);
     for (std::int64_t i = 0; i < s.steps; i += part) {
       scan->first = i;
       scan->last = min_i(s.steps, i + part);
@@ -234,82 +211,44 @@ struct Layers {
       if (forms.w_ih != nullptr) use_packed(stack.op, forms.w_ih, Operand::kB, &g);
       gemm(stack.op, g);
       if (norms) norm_input(*scan, group, bias, g.m);
-      rnn_table<T>().forward(*scan, threads, i > 0, panels);
+      run_scan(stack.op, *scan, i > 0, prepared);
     }
     scan->product = scan->dropped = nullptr;
     scan->fresh = scan->fresh_cell = nullptr;
     if (!keep) scan->gates = nullptr;
   }
 
-  // Those of packed weights; elements of w_hh dropped in the call are others.
-  void use_panels(RnnScan<T>* scan, std::int64_t index) const {
-    const RnnForms& forms = stack.forms[static_cast<std::size_t>(index)];
-    if (forms.w_hh == nullptr || stack.random.weights > 0) return;
-    const bool before = scan->cell.kind == RnnKind::kGru && !scan->cell.reset_after;
-    const auto panels = [&](RnnMatrix matrix, PreparedWeight* weight) {
-      const auto pack = rnn_table<T>().pack;
-      T* const none = nullptr;
-      const std::int64_t elements = pack(*scan, matrix, 1, none);
-      const int threads = threads_for(static_cast<double>(elements), kElementwiseGrain);
-      // Others of the weight: gemm's, and those of other groups or gates.
-      const FormKey key{static_cast<std::int64_t>(current_isa()), kPanelForm,
-                        rnn_table<T>().panel_groups(*scan, matrix), before ? 1 : 0,
-                        static_cast<std::int64_t>(matrix)};
-      const void* form =
-          weight->form(stack.op, key, elements * static_cast<std::int64_t>(sizeof(T)),
-                       [&](void* dst) { pack(*scan, matrix, threads, static_cast<T*>(dst)); });
-      return static_cast<const T*>(form);
-    };
-    const T* first = panels(RnnMatrix::kFirst, forms.w_hh);
-    if (before) scan->panels[1] = panels(RnnMatrix::kSecond, forms.w_hh);
-    if (scan->w_hr != nullptr) scan->panels[1] = panels(RnnMatrix::kSecond, forms.w_hr);
-    scan->panels[0] = first;
-  }
-
-  // h0 W_hh' of the gates that read h itself: with the reset before the product not n.
-  T* product_of_one_step(const RnnScan<T>& scan, RnnMemory* memory) const {
-    const bool before = scan.cell.kind == RnnKind::kGru && !scan.cell.reset_after;
-    GemmProblem<T> g;
-    g.m = scan.batch;
-    g.n = (before ? 2 : scan.cell.gates()) * scan.hidden;
-    g.k = scan.out;
-    g.a = scan.factors == nullptr ? scan.h0 : scan.dropped;
-    g.rs_a = scan.out;
-    g.cs_a = 1;
-    g.b = scan.w_hh;
-    g.rs_b = 1;
-    g.cs_b = scan.out;
-    T* product = scan.norm.product != nullptr ? scan.norm.product : memory->take<T>(g.m * g.n);
-    g.c = product;
-    g.rs_c = g.n;
-    gemm(stack.op, g);
-    return product;
-  }
-
   void final_states(const RnnScan<T>& scan, std::int64_t index) {
     const RnnShape& s = stack.shape;
-    for (std::int64_t b = 0; b < s.batch; ++b) {
-      const std::int64_t length = s.length(b), t = scan.reverse ? 0 : length - 1;
-      const T* h = length == 0 ? scan.h0 + b * s.out : scan.y + t * scan.y_step + b * scan.y_row;
-      std::copy_n(h, s.out, out.h_n + (index * s.batch + b) * s.out);
-      if (scan.cell.kind != RnnKind::kLstm) continue;
-      const bool first = length == 0 && scan.cells_step != 0;
-      const T* c = first ? scan.c0 + b * s.hidden : scan.cells + t * scan.cells_step + b * s.hidden;
-      std::copy_n(c, s.hidden, out.c_n + (index * s.batch + b) * s.hidden);
-    }
+    RnnEnds<T> ends{.steps = s.steps,
+                    .batch = s.batch,
+                    .n = s.out,
+                    .lengths = s.active.lengths,
+                    .first = scan.reverse};
+    ends.to = {out.h_n + index * s.batch * s.out, 0, s.out};
+    ends.from = {scan.y, scan.y_step, scan.y_row};
+    ends.none = {scan.h0, 0, s.out};
+    take_ends(ends);
+    if (scan.cell.kind != RnnKind::kLstm) return;
+    ends.n = s.hidden;
+    ends.to = {out.c_n + index * s.batch * s.hidden, 0, s.hidden};
+    ends.from = {scan.cells, scan.cells_step, s.hidden};
+    // Where one c is all there is, it is that of the last step of each sample.
+    ends.none = {scan.cells_step != 0 ? scan.c0 : scan.cells, 0, s.hidden};
+    take_ends(ends);
   }
 
   // Every c of a direction of the last layer, beside those of the other.
   void copy_cells(const RnnScan<T>& scan, std::int64_t direction) {
     const RnnShape& s = stack.shape;
     const std::int64_t width = s.directions * s.hidden;
-    for (std::int64_t t = 0; t < s.steps; ++t) {
-      for (std::int64_t b = 0; b < s.batch; ++b) {
-        const std::int64_t row = s.batch_first ? b * s.steps + t : t * s.batch + b;
-        std::copy_n(scan.cells + t * scan.cells_step + b * s.hidden, s.hidden,
-                    out.cells + row * width + direction * s.hidden);
-      }
-    }
+    const std::int64_t step = s.batch_first ? width : s.batch * width;
+    const std::int64_t row = s.batch_first ? s.steps * width : width;
+    move_rows(RnnMove<T>{.steps = s.steps,
+                         .batch = s.batch,
+                         .n = s.hidden,
+                         .to = {out.cells + direction * s.hidden, step, row},
+                         .from = {scan.cells, scan.cells_step, s.hidden}});
   }
 
   void run() {
@@ -325,7 +264,7 @@ struct Layers {
       const bool direct = last && s.transposed() && !keeps();
       T* y = last && (direct || !s.transposed()) ? out.y
                                                  : kept().template take<T>(s.rows() * s.width());
-      if (s.padded()) std::fill_n(y, s.rows() * s.width(), T(0));
+      if (s.padded) fill(y, s.rows() * s.width(), T(0));
       if (keeps()) saved->inputs.push_back(x);
       const T* input = x;
       std::unique_ptr<RnnMemory> dropped;
@@ -339,7 +278,7 @@ struct Layers {
       }
       for (std::int64_t d = 0; d < s.directions; ++d) {
         RnnScan<T> scan = scan_of(layer, d, y, direct);
-        run_scan(&scan, layer, d, input);
+        run_direction(&scan, layer, d, input);
         final_states(scan, layer * s.directions + d);
         if (last && out.cells != nullptr) copy_cells(scan, d);
         if (keeps()) saved->scans.push_back(scan);
@@ -352,47 +291,10 @@ struct Layers {
 
 }  // namespace
 
-bool RnnShape::padded() const {
-  if (std::find(mask.begin(), mask.end(), 0) != mask.end()) return true;
-  return std::any_of(lengths.begin(), lengths.end(), [this](std::int64_t n) { return n < steps; });
-}
-
 void* RnnMemory::block(std::size_t bytes) {
-  blocks_.push_back(std::make_unique<Scratch>(op_, bytes));
+  blocks_.push_back(std::make_unique<RnnBlock>(op_, bytes));
   bytes_ += static_cast<std::int64_t>(bytes);
   return blocks_.back()->data();
-}
-
-template <class T>
-const RnnTable<T>& rnn_table() {
-  if constexpr (std::is_same_v<T, float>) {
-    return rnn_kernels().f32;
-  } else {
-    return rnn_kernels().f64;
-  }
-}
-
-template <class T>
-int rnn_threads(const RnnScan<T>& s) {
-  const double width = static_cast<double>(s.cell.gates() * s.hidden);
-  const double lanes = static_cast<double>(sizeof(T)) / 4;
-  const double rows = std::max(static_cast<double>(s.batch), kProductsPerWeight);
-  const double step = rows * width * static_cast<double>(s.out) * lanes;
-  const int of_call = threads_for(step * static_cast<double>(s.steps), kCallPerThread);
-  return std::min(of_call, threads_for(step, kStepPerThread));
-}
-
-template <class T>
-void swap_axes(const T* from, T* to, std::int64_t i, std::int64_t j, std::int64_t row) {
-  const int threads = threads_for(static_cast<double>(i * j * row), kElementwiseGrain);
-  parallel(threads, Denormals::kKeep, [&](int tid, int nthreads) {
-    const Range part = split_range(j, nthreads, tid);
-    for (std::int64_t q = part.begin; q < part.end; ++q) {
-      for (std::int64_t p = 0; p < i; ++p) {
-        std::copy_n(from + (p * j + q) * row, row, to + (q * i + p) * row);
-      }
-    }
-  });
 }
 
 Dropout RnnRandom::draw(double p, bool scaled, RnnStream stream, std::int64_t place) const {
@@ -400,12 +302,6 @@ Dropout RnnRandom::draw(double p, bool scaled, RnnStream stream, std::int64_t pl
   const double scale = !scaled ? 1.0 : p < 1 ? 1 / (1 - p) : 0.0;
   return {static_cast<std::uint64_t>(p * 4294967296.0), scale,
           philox_key(at + static_cast<std::uint64_t>(place))};
-}
-
-template <class T>
-void draw_ones(const Dropout& d, T* to, std::int64_t n) {
-  std::fill_n(to, n, T(1));
-  run_dropout(d, to, to, n);
 }
 
 template <class T>
@@ -427,10 +323,6 @@ void run_rnn(const RnnStack<T>& stack, const RnnOutputs<T>& out, RnnSaved<T>* sa
 }
 
 #define ARRAYNN_INSTANTIATE(T)                                                         \
-  template const RnnTable<T>& rnn_table<T>();                                          \
-  template int rnn_threads(const RnnScan<T>&);                                         \
-  template void swap_axes(const T*, T*, std::int64_t, std::int64_t, std::int64_t);     \
-  template void draw_ones(const Dropout&, T*, std::int64_t);                           \
   template void draw_zones(const RnnStack<T>&, std::int64_t, RnnMemory*, RnnScan<T>*); \
   template void run_rnn(const RnnStack<T>&, const RnnOutputs<T>&, RnnSaved<T>*);
 ARRAYNN_INSTANTIATE(float)

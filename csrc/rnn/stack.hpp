@@ -7,10 +7,15 @@
 #include <memory>
 #include <vector>
 
-#include "core/arena.hpp"
 #include "core/prepared.hpp"
 #include "elementwise/elementwise.hpp"
+#include "rnn/moves.hpp"
 #include "rnn/rnn.hpp"
+#if defined(ARRAYNN_CUDA)
+#include "core/cuda_scratch.hpp"
+#else
+#include "core/arena.hpp"
+#endif
 
 namespace arraynn {
 
@@ -31,25 +36,24 @@ struct RnnForms {
 struct RnnShape {
   std::int64_t steps = 0, batch = 0, input = 0, hidden = 0, out = 0;
   std::int64_t layers = 1, directions = 1;
-  bool reverse = false;               // the one direction
-  bool batch_first = false;           // of x, y, cells
-  std::vector<std::int64_t> lengths;  // empty: all steps of all samples
-  std::vector<std::uint8_t> mask;     // [steps, batch]; empty: likewise
+  bool reverse = false;      // the one direction
+  bool batch_first = false;  // of x, y, cells
+  RnnActive active;          // on the device of x
+  bool padded = false;       // a sample misses a step; on a GPU it may
 
   std::int64_t rows() const { return steps * batch; }
   std::int64_t width() const { return directions * out; }  // of y
   std::int64_t input_of(std::int64_t layer) const { return layer == 0 ? input : width(); }
-  std::int64_t length(std::int64_t b) const {
-    return lengths.empty() ? steps : lengths[static_cast<std::size_t>(b)];
-  }
-  bool active(std::int64_t t, std::int64_t b) const {
-    return t < length(b) && (mask.empty() || mask[static_cast<std::size_t>(t * batch + b)] != 0);
-  }
-  bool padded() const;  // a sample misses a step
   bool backwards(std::int64_t direction) const { return reverse || direction == 1; }
   // The two orders of x and y differ in memory.
   bool transposed() const { return batch_first && steps > 1 && batch > 1; }
 };
+
+#if defined(ARRAYNN_CUDA)
+using RnnBlock = cuda::Scratch;
+#else
+using RnnBlock = Scratch;
+#endif
 
 // Memory of one call.
 class RnnMemory {
@@ -62,7 +66,7 @@ class RnnMemory {
   template <class T>
   T* zeros(std::int64_t count) {
     T* p = take<T>(count);
-    if (count > 0) __builtin_memset(p, 0, static_cast<std::size_t>(count) * sizeof(T));
+    fill(p, count, T(0));
     return p;
   }
   std::int64_t bytes() const { return bytes_; }
@@ -71,7 +75,7 @@ class RnnMemory {
   void* block(std::size_t bytes);
 
   const char* op_;
-  std::vector<std::unique_ptr<Scratch>> blocks_;
+  std::vector<std::unique_ptr<RnnBlock>> blocks_;
   std::int64_t bytes_ = 0;
 };
 
@@ -133,19 +137,32 @@ template <class T>
 void run_rnn_backward(const RnnStack<T>& stack, const RnnSaved<T>& saved,
                       const RnnGradients<T>& grads);
 
-// Shared by both directions.
-template <class T>
-const RnnTable<T>& rnn_table();
-template <class T>
-int rnn_threads(const RnnScan<T>& scan);
-// The other order of the first two axes: to[j][i] = from[i][j], rows of `row` elements.
-template <class T>
-void swap_axes(const T* from, T* to, std::int64_t i, std::int64_t j, std::int64_t row);
-// Ones after dropout.
-template <class T>
-void draw_ones(const Dropout& d, T* to, std::int64_t n);
 // What zoneout of a group draws.
 template <class T>
 void draw_zones(const RnnStack<T>& stack, std::int64_t group, RnnMemory* memory, RnnScan<T>* scan);
+
+// ---- once per device: scan.cpp, cuda.cu -------------------------------------------------------------
+
+// Steps whose gates exist at a time where no backward follows.
+std::int64_t steps_at_once(const RnnShape& s, std::int64_t input, std::int64_t gate_width,
+                           std::int64_t item);
+// Before the first part of a scan; what run_scan() takes of `memory`. `forms` may be null.
+template <class T>
+void* prepare_scan(const char* op, RnnScan<T>* scan, const RnnForms* forms, RnnMemory* memory);
+// Steps [first, last); not the first part of the scan if `more`.
+template <class T>
+void run_scan(const char* op, const RnnScan<T>& scan, bool more, void* prepared);
+template <class T>
+void run_scan_backward(const char* op, const RnnScanBackward<T>& back, RnnMemory* memory);
+// c = a' b, or added to c: a product over one row, on the CPU.
+template <class T>
+void outer_product(const T* a, std::int64_t m, const T* b, std::int64_t n, T* c, bool accumulate);
+// Whether a product over one row is that, and one whose left operand is the wide one is better turned: it is
+// copied transposed, which the kernels of a GPU do without.
+#if defined(ARRAYNN_CUDA)
+inline constexpr bool kTurnsProducts = false;
+#else
+inline constexpr bool kTurnsProducts = true;
+#endif
 
 }  // namespace arraynn

@@ -1,15 +1,11 @@
-#include <algorithm>
 #include <utility>
 
-#include "core/parallel.hpp"
 #include "gemm/gemm.hpp"
 #include "norm/norm.hpp"
 #include "rnn/stack.hpp"
 
 namespace arraynn {
 namespace {
-
-constexpr double kElementsPerThread = 1 << 16;  // of an outer product
 
 // A[k, m]' B[k, n] into C[m, n], rows of A, B and C that far apart.
 template <class T>
@@ -18,33 +14,16 @@ struct Operand {
   std::int64_t row;
 };
 
-// The same of one row: writes, and a tile of gemm's would write to too many pages at a time.
-template <class T>
-void outer_product(const T* a, std::int64_t m, const T* b, std::int64_t n, T* c, bool accumulate) {
-  const int threads =
-      threads_for(static_cast<double>(m) * static_cast<double>(n), kElementsPerThread);
-  parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
-    const Range part = split_range(m, nthreads, tid);
-    for (std::int64_t i = part.begin; i < part.end; ++i) {
-      T* row = c + i * n;
-      const T first = a[i];
-      if (accumulate) {
-        for (std::int64_t j = 0; j < n; ++j) row[j] += first * b[j];
-      } else {
-        for (std::int64_t j = 0; j < n; ++j) row[j] = T(0) + first * b[j];
-      }
-    }
-  });
-}
-
 template <class T>
 void product_over_rows(const char* op, Operand<T> a, std::int64_t m, Operand<T> b, std::int64_t n,
                        std::int64_t rows, T* c, bool accumulate) {
   const std::int64_t k = max_i(0, rows);
-  if (k == 1) return outer_product(a.data, m, b.data, n, c, accumulate);
+  if constexpr (kTurnsProducts) {
+    if (k == 1) return outer_product(a.data, m, b.data, n, c, accumulate);
+  }
   // The left operand is copied transposed, so it is the narrow one, where that outweighs turning
   // the product. Neither order of the factors can be seen in the bits.
-  const bool turned = !accumulate && (m - n) * k > 8 * m * n;
+  const bool turned = kTurnsProducts && !accumulate && (m - n) * k > 8 * m * n;
   if (turned) {
     std::swap(a, b);
     std::swap(m, n);
@@ -114,14 +93,14 @@ struct LayersBackward {
       run_dropout(between(layer), x, to, size);
       return to;
     }
-    if (layer > 0 || !s.padded()) return x;
-    T* to = memory->zeros<T>(size);
-    for (std::int64_t b = 0; b < s.batch; ++b) {
-      for (std::int64_t t = 0; t < s.steps; ++t) {
-        if (!s.active(t, b)) continue;
-        std::copy_n(x + (t * s.batch + b) * width, width, to + (t * s.batch + b) * width);
-      }
-    }
+    if (layer > 0 || !s.padded) return x;
+    T* to = memory->take<T>(size);
+    move_rows(RnnMove<T>{.steps = s.steps,
+                         .batch = s.batch,
+                         .n = width,
+                         .to = {to, s.batch * width, width},
+                         .from = {x, s.batch * width, width},
+                         .active = s.active});
     return to;
   }
 
@@ -130,15 +109,16 @@ struct LayersBackward {
     const RnnShape& s = stack.shape;
     T* y = memory->take<T>(s.rows() * s.out);
     T* h0 = memory->take<T>(s.batch * s.out);
-    const auto times = [&](const T* h, std::int64_t b, T* to) {
-      for (std::int64_t j = 0; j < s.out; ++j) to[j] = h[j] * scan.factors[b * s.out + j];
-    };
-    for (std::int64_t b = 0; b < s.batch; ++b) times(scan.h0 + b * s.out, b, h0 + b * s.out);
-    for (std::int64_t t = 0; t < s.steps; ++t) {
-      for (std::int64_t b = 0; b < s.batch; ++b) {
-        times(scan.y + t * scan.y_step + b * scan.y_row, b, y + (t * s.batch + b) * s.out);
-      }
-    }
+    RnnMove<T> move{.batch = s.batch,
+                    .n = s.out,
+                    .to = {h0, 0, s.out},
+                    .from = {scan.h0, 0, s.out},
+                    .factors = scan.factors};
+    move_rows(move);
+    move.steps = s.steps;
+    move.to = {y, s.batch * s.out, s.out};
+    move.from = {scan.y, scan.y_step, scan.y_row};
+    move_rows(move);
     scan.y = y;
     scan.y_row = s.out;
     scan.y_step = s.batch * s.out;
@@ -162,34 +142,18 @@ struct LayersBackward {
     if (!begins) return;
     const T* start = scan.reverse ? dz + (s.steps - 1) * s.batch * width : dz;
     RnnMemory memory(stack.op);
-    if (scan.reverse && s.padded()) {
-      T* rows = memory.zeros<T>(s.batch * width);
-      for (std::int64_t b = 0; b < s.batch; ++b) {
-        if (s.length(b) == 0) continue;
-        std::copy_n(dz + ((s.length(b) - 1) * s.batch + b) * width, width, rows + b * width);
-      }
+    if (scan.reverse && s.padded) {
+      T* rows = memory.take<T>(s.batch * width);
+      take_ends(RnnEnds<T>{.steps = s.steps,
+                           .batch = s.batch,
+                           .n = width,
+                           .lengths = s.active.lengths,
+                           .to = {rows, 0, width},
+                           .from = {dz, s.batch * width, width}});
       start = rows;
     }
     product_over_rows(stack.op, Operand<T>{start, width}, columns, Operand<T>{scan.h0, s.out},
                       s.out, s.batch, dw, goes_on);
-  }
-
-  // Adds the product that a scan of one step leaves to the gradient of its first state.
-  void first_state(const RnnScanBackward<T>& back) const {
-    const RnnScan<T>& s = back.scan;
-    const bool before = s.cell.kind == RnnKind::kGru && !s.cell.reset_after;
-    const std::int64_t width = s.cell.gates() * s.hidden;
-    const Operand<T> dz{back.dproduct != nullptr ? back.dproduct : back.dz, width};
-    RnnMemory memory(stack.op);
-    T* product = memory.take<T>(s.batch * s.out);
-    product_with(stack.op, dz, s.batch, s.w_hh, before ? 2 * s.hidden : width, s.out, product,
-                 false);
-    for (std::int64_t b = 0; b < s.batch; ++b) {
-      if (!s.active(0, b)) continue;
-      for (std::int64_t j = b * s.out; j < (b + 1) * s.out; ++j) {
-        back.dh[j] += s.factors != nullptr ? product[j] * s.factors[j] : product[j];
-      }
-    }
   }
 
   // Gradients of the gains, and dz, of the norm's results, becomes that of x W_ih'.
@@ -205,15 +169,14 @@ struct LayersBackward {
         row_norm_backward(stack.op, rows, dy, x, w, mean, rstd, dx, dw, db);
         return;
       }
-      if (dw != nullptr) std::fill_n(dw, rows.n, T(0));
-      if (db != nullptr) std::fill_n(db, rows.n, T(0));
+      if (dw != nullptr) fill(dw, rows.n, T(0));
+      if (db != nullptr) fill(db, rows.n, T(0));
     };
     T* const none = nullptr;
     backward(p, back.dz, norm.product, norm.gain, norm.mean, norm.rstd, none, to.norm_hh, none);
     if (back.dn != nullptr) {  // n's other side
-      for (std::int64_t row = 0; row < s.rows(); ++row) {
-        std::copy_n(back.dn + row * h, h, dz + row * width + 2 * h);
-      }
+      move_rows(RnnMove<T>{
+          .batch = s.rows(), .n = h, .to = {dz + 2 * h, 0, width}, .from = {back.dn, 0, h}});
     }
     backward(p, dz, norm.input, gain_ih, norm.input_mean, norm.input_rstd, dz, to.norm_ih, none);
     if (norm.cell_gain == nullptr) return;
@@ -227,7 +190,7 @@ struct LayersBackward {
     const std::int64_t rows = stack.shape.rows(), h = stack.shape.hidden;
     const std::int64_t width = back.scan.cell.gates() * h;
     column_sums(back.dz, rows, width, to.b_ih);
-    if (to.b_hh != nullptr) std::copy_n(to.b_ih, width, to.b_hh);
+    if (to.b_hh != nullptr) copy(to.b_ih, to.b_hh, width);
     if (back.dn != nullptr) column_sums(back.dn, rows, h, to.b_ih + 2 * h);
   }
 
@@ -248,7 +211,7 @@ struct LayersBackward {
                         to.w_ih + same * input, false);
     }
     const bool zero = stack.h0 == nullptr;
-    if (scan.cell.kind == RnnKind::kGru && !scan.cell.reset_after) {
+    if (scan.reset_before()) {
       hidden_weights(scan, back.dz, 2 * h, to.w_hh, zero);
       product_over_rows(stack.op, Operand<T>{back.dz + 2 * h, width}, h, Operand<T>{scan.inner, h},
                         h, rows, to.w_hh + 2 * h * h, false);
@@ -273,7 +236,7 @@ struct LayersBackward {
     const RnnGroup<T>& to = grads.groups[group];
     RnnMemory memory(stack.op);
     const auto take = [&](std::int64_t count) {
-      return s.padded() ? memory.zeros<T>(count) : memory.take<T>(count);
+      return s.padded ? memory.zeros<T>(count) : memory.take<T>(count);
     };
     RnnScanBackward<T> back;
     back.scan = saved.scans[group];
@@ -290,19 +253,15 @@ struct LayersBackward {
       back.dn = take(rows * s.hidden);
     }
     if (back.scan.w_hr != nullptr) back.dout = take(rows * s.out);
-    const bool normed = back.scan.norm.rows != nullptr;
+    const bool normed = back.scan.norm.on;
     if (normed) back.dproduct = take(rows * width);
     if (back.scan.norm.cell != nullptr) {
       back.dnormed = take(rows * s.hidden);
       back.dcell = memory.template take<T>(s.batch * s.hidden);
     }
-    back.leaves_product = s.steps == 1;
     back.dpeephole = to.peephole;
-    if (to.peephole != nullptr) std::fill_n(to.peephole, 3 * s.hidden, T(0));
-    const int threads = rnn_threads(back.scan);
-    void* scratch = memory.take<char>(rnn_table<T>().scratch_backward(back, threads));
-    rnn_table<T>().backward(back, threads, scratch);
-    if (back.leaves_product) first_state(back);
+    if (to.peephole != nullptr) fill(to.peephole, 3 * s.hidden, T(0));
+    run_scan_backward(stack.op, back, &memory);
     const T* w = stack.groups[group].w_ih;
     biases(back, to);
     if (normed) through_norms(back, back.dz, to, stack.groups[group].norm_ih);

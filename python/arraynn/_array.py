@@ -81,6 +81,7 @@ def register(library: DeviceLibrary) -> None:
         wrap,
     )
     _core.register_device(library.ndarray, library.module)
+    _core.register_device(library.module.RnnWorkspace, library.module)
 
 
 _cuda: ModuleType | None = None

@@ -831,6 +831,34 @@ def sgd_step(
     grad_scale: float | None,
     max_norm: float | None,
 ) -> float | None: ...
+def adagrad_step(
+    params: _Arrays,
+    grads: _Arrays,
+    state_sums: _Arrays,
+    step: int | _Array,
+    lr: float | _Array,
+    lr_decay: float,
+    eps: float,
+    weight_decay: float,
+    maximize: bool,
+    grad_scale: float | None,
+    max_norm: float | None,
+) -> float | None: ...
+def rmsprop_step(
+    params: _Arrays,
+    grads: _Arrays,
+    square_avgs: _Arrays,
+    lr: float | _Array,
+    alpha: float,
+    eps: float,
+    weight_decay: float,
+    momentum: float,
+    grad_avgs: _Arrays | None,
+    momentum_buffers: _Arrays | None,
+    maximize: bool,
+    grad_scale: float | None,
+    max_norm: float | None,
+) -> float | None: ...
 def attention(
     q: _Array,
     k: _Array,

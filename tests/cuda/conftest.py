@@ -40,7 +40,7 @@ class Kernels:
                 if isinstance(a, np.ndarray):
                     copies.append((a, self.device.put(a)))
                     return copies[-1][1]
-                return tuple(map(put, a)) if type(a) is tuple else a
+                return type(a)(map(put, a)) if type(a) in (tuple, list) else a
 
             result = function(*map(put, arguments), **{k: put(v) for k, v in options.items()})
             for host, there in copies:
@@ -51,8 +51,8 @@ class Kernels:
 
     def get(self, result: Any) -> Any:
         """Copy arrays from the device; None and strings are what they are."""
-        if type(result) is tuple:
-            return tuple(map(self.get, result))
+        if type(result) in (tuple, list):
+            return type(result)(map(self.get, result))
         return self.device.get(result) if type(result) is self.device.ndarray else result
 
 

@@ -203,8 +203,9 @@ def test_wrong_calls(case: str, device: Any) -> None:
 
 
 def test_an_operation_without_a_kernel_says_so(device: Any) -> None:
-    with pytest.raises((TypeError, NotImplementedError), match=r"\[fold\].*kernels"):
-        K.fold(device.put(np.zeros((1, 4, 4), np.float32)), (3, 3), 2)
+    x, weight = device.put(np.zeros((1, 2, 6, 6), np.float32)), np.zeros((3, 2, 3, 3), np.float32)
+    with pytest.raises((TypeError, NotImplementedError), match=r"\[conv2d_pool\].*kernels"):
+        K.conv2d_pool(x, weight)
 
 
 def test_debugging_waits_and_changes_nothing(device: Any) -> None:

@@ -190,13 +190,17 @@ def test_nan_of_hidden_keys_does_not_show(
         assert (g[:, :, 71:] == 0).all()
 
 
-def test_packed_sequences(dtype: Any, device: Any, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_packed_sequences(
+    dtype: Any, dropout: float, device: Any, rng: np.random.Generator
+) -> None:
     lengths_q, lengths_k = [5, 0, 70, 1], [9, 3, 66, 2]
     cu_q, cu_k = (np.concatenate([[0], np.cumsum(n)]) for n in (lengths_q, lengths_k))
     q = normal(rng, dtype, cu_q[-1], 4, 12)
     k, v = normal(rng, dtype, cu_k[-1], 2, 12), normal(rng, dtype, cu_k[-1], 2, 10)
     given = [device.put(a) for a in (q, k, v, cu_q, cu_k)]
     options: dict[str, Any] = {"causal": "bottom_right", "softcap": 4.0}
+    options |= {"dropout": dropout, "seed": 3}
     y, lse = kernels.attention_varlen(*given, **options, return_lse=True)
     ref = reference.attention_varlen(*widen(q, k, v), cu_q, cu_k, **options)
     np.testing.assert_allclose(device.get(y), ref, rtol=1e-4, atol=1e-5)
@@ -207,8 +211,6 @@ def test_packed_sequences(dtype: Any, device: Any, rng: np.random.Generator) -> 
     expected = reference.attention_varlen_backward(*args, **options)
     for name, g, e in zip("qkv", got, expected, strict=False):
         np.testing.assert_allclose(device.get(g), e, rtol=1e-4, atol=1e-5, err_msg=name)
-    with pytest.raises(NotImplementedError, match=r"\[attention_varlen\] dropout"):
-        kernels.attention_varlen(*given, dropout=0.5, seed=1)
 
 
 def test_sequences_stay_within_the_arrays(device: Any, rng: np.random.Generator) -> None:
@@ -271,5 +273,3 @@ def test_errors(device: Any) -> None:
         kernels.attention(q, q, q, mask=q)
     with pytest.raises(TypeError, match=r"\[attention\] k"):
         kernels.attention(q, np.zeros((1, 2, 4, 8), np.float32), q)
-    with pytest.raises(NotImplementedError, match="attention_decode"):
-        kernels.attention_decode(q[:, :, :1], q, q, device.put(np.array([2])))

@@ -1,4 +1,4 @@
-"""adam_step and sgd_step on a device, against the reference and in any list."""
+"""Optimizer steps on a device, against the reference and in any list."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from optimizer_state import (
     assert_same_state,
     check_state,
     combinations,
+    rmsprop_state,
 )
 from tolerances import assert_same_bits, widen
 
@@ -94,6 +95,36 @@ def test_sgd(
             assert snapshot(got.first) == snapshot(before.first)
 
 
+@pytest.mark.parametrize("lr_decay", [0.0, 0.3])
+def test_adagrad(dtype: Any, lr_decay: float, device: Any, rng: np.random.Generator) -> None:
+    before = State(rng, dtype, SHAPES)
+    for options in combinations(**COMMON, step=(1, 3)):
+        options |= {"lr": 0.05, "lr_decay": lr_decay, "eps": 1e-3}
+        there, ref, native = on(device, before), before.mapped(widen), before.copy()
+        norm = there.adagrad(kernels, **options)
+        check_norm(device, norm, ref.adagrad(reference, **options), dtype)
+        native.adagrad(reference, **options)
+        check_state(back(device, there), ref, native, before, **options)
+
+
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_rmsprop(
+    dtype: Any, centred: bool, momentum: float, device: Any, rng: np.random.Generator
+) -> None:
+    before = rmsprop_state(rng, dtype, SHAPES)
+    for options in combinations(**COMMON):
+        options |= {"lr": 0.05, "alpha": 0.8, "eps": 1e-3}
+        there, ref, native = on(device, before), before.mapped(widen), before.copy()
+        norm = there.rmsprop(kernels, centred, momentum, **options)
+        check_norm(device, norm, ref.rmsprop(reference, centred, momentum, **options), dtype)
+        native.rmsprop(reference, centred, momentum, **options)
+        got = back(device, there)
+        check_state(got, ref, native, before, **options)
+        if momentum == 0:
+            assert snapshot(got.first) == snapshot(before.first)
+
+
 def test_same_bits_in_any_list_and_at_every_schedule(
     storage: Any, device: Any, rng: np.random.Generator
 ) -> None:
@@ -104,6 +135,8 @@ def test_same_bits_in_any_list_and_at_every_schedule(
             state = on(device, start)
             norm = state.adam(kernels, 5, True, max_norm=max_norm, weight_decay=0.1)
             again = state.sgd(kernels, 5, momentum=0.9, max_norm=max_norm)
+            state.adagrad(kernels, 5, max_norm=max_norm)
+            state.rmsprop(kernels, True, 0.9, max_norm=max_norm)
             got = back(device, state)
             norms = [None if n is None else float(device.get(n)) for n in (norm, again)]
             if first is None:
@@ -140,6 +173,8 @@ def test_slices_and_strides(storage: Any, device: Any, rng: np.random.Generator)
     expected = on(device, start)
     expected.adam(kernels, 2, True, weight_decay=0.1, max_norm=0.5)
     expected.sgd(kernels, 2, momentum=0.9, nesterov=True)
+    expected.adagrad(kernels, 2)
+    expected.rmsprop(kernels, False, 0.9)
 
     def window(a: Any) -> Any:
         big = np.full([2 * n + 3 for n in a.shape], 7, a.dtype)
@@ -153,6 +188,8 @@ def test_slices_and_strides(storage: Any, device: Any, rng: np.random.Generator)
     views = start.mapped(window)
     views.adam(kernels, 2, True, weight_decay=0.1, max_norm=0.5)
     views.sgd(kernels, 2, momentum=0.9, nesterov=True)
+    views.adagrad(kernels, 2)
+    views.rmsprop(kernels, False, 0.9)
     assert_same_state(back(device, views), back(device, expected), "views")
 
 
@@ -197,6 +234,10 @@ def test_step_and_rate_on_the_device(
             read.sgd(kernels, device.put(np.array(t, numbers)), lr=lr, momentum=0.9, **options)
         known.sgd(kernels, 4, lr=rate, **options)
         read.sgd(kernels, 4, lr=lr, **options)
+        known.adagrad(kernels, 3, lr=rate, lr_decay=0.25, **options)
+        read.adagrad(kernels, step, lr=lr, lr_decay=0.25, **options)
+        known.rmsprop(kernels, True, 0.9, lr=rate, **options)
+        read.rmsprop(kernels, True, 0.9, lr=lr, **options)
         if device.name == "host_cuda":
             assert_same_state(back(device, read), back(device, known), str(options))
         else:  # powers of a GPU and of the host may differ in their last bit

@@ -159,21 +159,27 @@ def to_layout(x: Any, layout: str) -> Any:
     return x if layout == "bhld" else np.ascontiguousarray(np.swapaxes(x, 1, 2))
 
 
-@pytest.mark.parametrize(
-    ("heads", "new", "page", "layout"),
-    [
-        ((6, 2), 0, None, "bhld"),
-        ((9, 1), 3, None, "blhd"),
-        ((1, 1), 1, 1, "bhld"),
-        ((6, 2), 1, 16, "blhd"),
-        ((9, 1), 0, 100, "bhld"),
-        ((2, 2), 3, 100, "blhd"),
-    ],
-    ids=str,
-)
-def test_decode(
-    dtype: Any, heads: Any, new: int, page: Any, layout: str, rng: np.random.Generator
+#: Heads, new positions, positions of a page, layout.
+CACHES: list[tuple[Any, int, Any, str]] = [
+    ((6, 2), 0, None, "bhld"),
+    ((9, 1), 3, None, "blhd"),
+    ((1, 1), 1, 1, "bhld"),
+    ((6, 2), 1, 16, "blhd"),
+    ((9, 1), 0, 100, "bhld"),
+    ((2, 2), 3, 100, "blhd"),
+]
+
+
+def check_decode(
+    dtype: Any,
+    heads: Any,
+    new: int,
+    page: Any,
+    layout: str,
+    rng: np.random.Generator,
+    kernels: Any = kernels,
 ) -> None:
+    """Hold decoding against the reference, and the cache as it leaves it."""
     (h, hkv), b, longest, d, dv = heads, 3, 600, 20, 33
     k, v = normal(rng, dtype, b, hkv, longest, d), normal(rng, dtype, b, hkv, longest, dv)
     lengths = np.array([longest - new, 0, 513])
@@ -219,7 +225,15 @@ def test_decode(
             )
 
 
-def test_decode_reads_nothing_past_the_end(dtype: Any, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize(("heads", "new", "page", "layout"), CACHES, ids=str)
+def test_decode(
+    dtype: Any, heads: Any, new: int, page: Any, layout: str, rng: np.random.Generator
+) -> None:
+    check_decode(dtype, heads, new, page, layout, rng)
+
+
+def check_the_end(dtype: Any, rng: np.random.Generator, kernels: Any = kernels) -> None:
+    """What is past the end of a sequence is not looked at."""
     k, v = normal(rng, dtype, 2, 1, 64, 8), normal(rng, dtype, 2, 1, 64, 8)
     q, lengths = normal(rng, dtype, 2, 2, 1, 8), np.array([40, 0])
     clean = kernels.attention_decode(q, k, v, lengths)
@@ -230,6 +244,10 @@ def test_decode_reads_nothing_past_the_end(dtype: Any, rng: np.random.Generator)
     y = kernels.attention_decode(q, k, v, np.array([40, 2]))
     assert np.isfinite(y[0]).all()
     assert (y[1, :, :3] == 0).all()
+
+
+def test_decode_reads_nothing_past_the_end(dtype: Any, rng: np.random.Generator) -> None:
+    check_the_end(dtype, rng)
 
 
 def test_steps_are_the_rows_of_causal_attention(dtype: Any, rng: np.random.Generator) -> None:
@@ -245,12 +263,15 @@ def test_steps_are_the_rows_of_causal_attention(dtype: Any, rng: np.random.Gener
     assert_same_bits(caches[0], k)
 
 
-@pytest.mark.parametrize("layout", ["bhld", "blhd"])
-@pytest.mark.parametrize("interleaved", [False, True])
-@pytest.mark.parametrize("new", [0, 1, 3])
-def test_decode_turns_queries_and_new_keys(
-    dtype: Any, new: int, interleaved: bool, layout: str, rng: np.random.Generator
+def check_turned(
+    dtype: Any,
+    new: int,
+    interleaved: bool,
+    layout: str,
+    rng: np.random.Generator,
+    kernels: Any = kernels,
 ) -> None:
+    """Queries and new keys are turned by the angles of their positions."""
     b, h, d, half, longest = 3, 2, 14, 5, 40
     angles = np.arange(longest)[:, None] * 10.0 ** -np.arange(half)
     how: dict[str, Any] = {"interleaved": interleaved}
@@ -293,6 +314,15 @@ def test_decode_turns_queries_and_new_keys(
     )
     np.testing.assert_allclose(got, ref, rtol=0, atol=2e3 * np.finfo(dtype).eps)
     assert (to_layout(got, layout)[1, :, : lq - new] == 0).all()
+
+
+@pytest.mark.parametrize("layout", ["bhld", "blhd"])
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("new", [0, 1, 3])
+def test_decode_turns_queries_and_new_keys(
+    dtype: Any, new: int, interleaved: bool, layout: str, rng: np.random.Generator
+) -> None:
+    check_turned(dtype, new, interleaved, layout, rng)
 
 
 @pytest.mark.parametrize(

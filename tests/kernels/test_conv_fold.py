@@ -28,8 +28,10 @@ CASES: list[tuple[tuple[int, ...], dict[str, Any]]] = [
 ]
 
 
-def check(x: Any, rng: np.random.Generator, **options: Any) -> None:
-    """Unfold moves numbers; fold adds them."""
+def check(
+    x: Any, rng: np.random.Generator, kernels: Any = kernels, **options: Any
+) -> tuple[Any, Any]:
+    """Unfold moves numbers; fold adds them: both results, the second one of other numbers."""
     y = kernels.unfold(x, **options)
     assert y.flags.c_contiguous
     assert_same_bits(y, reference.unfold(x, **options))
@@ -38,6 +40,7 @@ def check(x: Any, rng: np.random.Generator, **options: Any) -> None:
     wide, native = (reference.fold(v, sizes, **options) for v in (widen(columns), columns))
     scale = reference.fold(np.abs(widen(columns)), sizes, **options)
     assert_close_to_reference(got, wide, native, scale=scale, label="fold")
+    return y, got
 
 
 @pytest.mark.parametrize(("shape", "options"), CASES, ids=str)

@@ -1,4 +1,4 @@
-"""adam_step and sgd_step against the reference, at every ISA."""
+"""Optimizer steps against the reference, at every ISA."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from optimizer_state import (
     check_norm,
     check_state,
     combinations,
+    rmsprop_state,
 )
 from tolerances import assert_same_bits, widen
 
@@ -61,6 +62,85 @@ def test_sgd(
         assert snapshot(got.grads) == snapshot(before.grads)
         if momentum == 0:
             assert snapshot(got.first) == snapshot(before.first)
+
+
+@pytest.mark.parametrize("lr_decay", [0.0, 0.3])
+def test_adagrad(dtype: Any, lr_decay: float, rng: np.random.Generator) -> None:
+    # adagrad_step
+    before = State(rng, dtype)
+    for options in combinations(**COMMON, step=(1, 3)):
+        options |= {"lr": 0.05, "lr_decay": lr_decay, "eps": 1e-3}
+        got, ref, native = before.copy(), before.mapped(widen), before.copy()
+        check_norm(got.adagrad(kernels, **options), ref.adagrad(reference, **options), dtype)
+        native.adagrad(reference, **options)
+        check_state(got, ref, native, before, **options)
+        assert snapshot(got.grads) == snapshot(before.grads)
+
+
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_rmsprop(dtype: Any, centred: bool, momentum: float, rng: np.random.Generator) -> None:
+    # rmsprop_step
+    before = rmsprop_state(rng, dtype)
+    for options in combinations(**COMMON):
+        options |= {"lr": 0.05, "alpha": 0.8, "eps": 1e-3}
+        got, ref, native = before.copy(), before.mapped(widen), before.copy()
+        norm = got.rmsprop(kernels, centred, momentum, **options)
+        check_norm(norm, ref.rmsprop(reference, centred, momentum, **options), dtype)
+        native.rmsprop(reference, centred, momentum, **options)
+        check_state(got, ref, native, before, **options)
+        assert snapshot(got.grads) == snapshot(before.grads)
+        if momentum == 0:
+            assert snapshot(got.first) == snapshot(before.first)
+
+
+def test_rmsprop_of_a_constant_gradient_stays_finite(dtype: Any) -> None:
+    """Centred, the spread of gradients that do not change is 0, and rounding not below."""
+    params, grads = [np.ones(33, dtype)], [np.full(33, 0.1, dtype)]
+    squares, means = [np.zeros(33, dtype)], [np.zeros(33, dtype)]
+    for _ in range(300):
+        kernels.rmsprop_step(params, grads, squares, lr=1e-9, alpha=0.9, grad_avgs=means)
+    assert np.isfinite(params[0]).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"lr_decay": 0.1, "weight_decay": 0.1}])
+def test_pytorch_agrees_on_adagrad(dtype: Any, options: Any, rng: np.random.Generator) -> None:
+    torch = pytest.importorskip("torch")
+    state = State(rng, dtype, [(40,), (3, 5)])
+    state.second = [np.zeros_like(a) for a in state.params]
+    leaves = [torch.tensor(p, requires_grad=True) for p in state.params]
+    theirs = torch.optim.Adagrad(leaves, lr=0.1, **options)
+    for step in (1, 2, 3):
+        state.grads = [normal(rng, dtype, *g.shape) for g in state.grads]
+        state.adagrad(kernels, step, lr=0.1, **options)
+        for leaf, grad in zip(leaves, state.grads, strict=True):
+            leaf.grad = torch.tensor(grad)
+        theirs.step()
+    for got, leaf in zip(state.params, leaves, strict=True):
+        np.testing.assert_allclose(got, leaf.detach().numpy(), 64 * np.finfo(dtype).eps, 1e-6)
+
+
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_pytorch_agrees_on_rmsprop(
+    dtype: Any, centred: bool, momentum: float, rng: np.random.Generator
+) -> None:
+    torch = pytest.importorskip("torch")
+    state = State(rng, dtype, [(40,), (3, 5)])
+    for name in ("first", "second", "largest"):
+        setattr(state, name, [np.zeros_like(a) for a in state.params])
+    leaves = [torch.tensor(p, requires_grad=True) for p in state.params]
+    theirs = torch.optim.RMSprop(leaves, lr=0.01, momentum=momentum, centered=centred)
+    for _ in range(3):
+        state.grads = [normal(rng, dtype, *g.shape) for g in state.grads]
+        state.rmsprop(kernels, centred, momentum, lr=0.01)
+        for leaf, grad in zip(leaves, state.grads, strict=True):
+            leaf.grad = torch.tensor(grad)
+        theirs.step()
+    # Centred, the difference under the root loses digits.
+    near = (2000 if centred else 64) * np.finfo(dtype).eps
+    for got, leaf in zip(state.params, leaves, strict=True):
+        np.testing.assert_allclose(got, leaf.detach().numpy(), near, near)
 
 
 def test_sgd_ignores_the_buffer_at_step_1(dtype: Any) -> None:
@@ -112,6 +192,8 @@ def test_any_memory(dtype: Any, memory: str, rng: np.random.Generator) -> None:
     for state in (expected, views):
         state.adam(kernels, 2, True, weight_decay=0.1, max_norm=0.5)
         state.sgd(kernels, 2, momentum=0.9, nesterov=True)
+        state.adagrad(kernels, 2)
+        state.rmsprop(kernels, True, 0.9)
     assert_same_state(views, expected, memory)
 
 
@@ -131,6 +213,8 @@ def test_nothing_beside_the_arrays_changes(
     for state in (expected, views):
         state.adam(kernels, 2, True, decoupled=True, weight_decay=0.1)
         state.sgd(kernels, 2, momentum=0.9)
+        state.adagrad(kernels, 2)
+        state.rmsprop(kernels, True, 0.9)
     assert_same_state(views, expected, "guarded")
     for guard in guards:
         guard.check()
@@ -148,6 +232,8 @@ def test_same_bits_for_every_thread_count_and_grouping(
                 state = start.copy()
                 norm = state.adam(kernels, 5, True, max_norm=max_norm, weight_decay=0.1)
                 again = state.sgd(kernels, 5, momentum=0.9, max_norm=max_norm)
+                state.adagrad(kernels, 5, max_norm=max_norm)
+                state.rmsprop(kernels, False, 0.9, max_norm=max_norm)
                 if first is None:
                     first, norms = state, (norm, again)
                 assert (norm, again) == norms

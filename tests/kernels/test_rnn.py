@@ -84,7 +84,16 @@ def run(module: Any, kind: str, x: Any, weights: Any, state: Any, grads: Any, ho
     return flat(results), flat(back)
 
 
-def check(kind: str, x: Any, weights: Any, state: Any, how: Any, dtype: Any, seed: int) -> None:
+def check(
+    kind: str,
+    x: Any,
+    weights: Any,
+    state: Any,
+    how: Any,
+    dtype: Any,
+    seed: int,
+    kernels: Any = kernels,
+) -> None:
     """Hold forward and backward against the reference in the oracle's dtype.
 
     Errors grow with the steps, so they are measured against the largest value of an array and
@@ -170,27 +179,32 @@ CELLS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "options"), CELLS, ids=str)
-@pytest.mark.parametrize("biases", [0, 1, 2])
-def test_options_of_the_cells(
-    dtype: Any, kind: str, options: dict[str, Any], biases: int, rng: np.random.Generator
+def check_options(
+    kind: str, options: dict[str, Any], biases: int, sizes: Any, dtype: Any, rng: Any, *on: Any
 ) -> None:
+    """Hold a cell with options against the reference; ``sizes`` are hidden ones."""
     how = dict(options)
     project = how.pop("project", 0)
-    for hidden in (9, 40):
+    for hidden in sizes:
         x, weights, state = make(rng, kind, 4, 6, 3, hidden, biases=biases, project=project)
         if how.get("peepholes"):
             how["peepholes"] = [rng.uniform(-1, 1, (3, hidden)).astype(np.float32)]
         if how.get("layer_norm"):
             how["layer_norm"] = gains(rng, kind, hidden, 1, np.float32)
             how["layer_norm_eps"] = 1e-2
-        check(kind, x, weights, state, how, dtype, hidden)
+        check(kind, x, weights, state, how, dtype, hidden, *on)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@given(data=st.data())
-@settings(max_examples=25)
-def test_any_combination(kind: str, data: st.DataObject) -> None:
+@pytest.mark.parametrize(("kind", "options"), CELLS, ids=str)
+@pytest.mark.parametrize("biases", [0, 1, 2])
+def test_options_of_the_cells(
+    dtype: Any, kind: str, options: dict[str, Any], biases: int, rng: np.random.Generator
+) -> None:
+    check_options(kind, options, biases, (9, 40), dtype, rng)
+
+
+def check_combination(kind: str, data: st.DataObject, *on: Any) -> None:
+    """Hold any combination of options against the reference."""
     draw = data.draw
     bidirectional, layers = draw(st.booleans()), draw(st.integers(1, 3))
     steps, batch = draw(st.integers(0, 5)), draw(st.integers(0, 9))
@@ -240,7 +254,14 @@ def test_any_combination(kind: str, data: st.DataObject) -> None:
         x = x.swapaxes(0, 1).copy()
     given_state = state if draw(st.booleans()) else None
     # In float64: where a bound takes hold, or a relu turns, may hang on one rounding of float32.
-    check(kind, x, weights, given_state, how, np.dtype(np.float64), 3)
+    check(kind, x, weights, given_state, how, np.dtype(np.float64), 3, *on)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(data=st.data())
+@settings(max_examples=25)
+def test_any_combination(kind: str, data: st.DataObject) -> None:
+    check_combination(kind, data)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -260,9 +281,8 @@ CELL_OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_cell_is_one_step(dtype: Any, kind: str, rng: np.random.Generator) -> None:
-    # rnn_cell, lstm_cell, gru_cell and rnn_cell_backward, lstm_cell_backward, gru_cell_backward.
+def check_cell(kind: str, dtype: Any, rng: np.random.Generator, kernels: Any = kernels) -> None:
+    """Hold a cell and its gradients against a sequence of one step, and against a sample alone."""
     cell, back = (getattr(kernels, f"{kind}_cell{end}") for end in ("", "_backward"))
     whole_back = getattr(kernels, f"{kind}_backward")
     x, weights, state = cast(make(rng, kind, 1, 9, 6, 21), dtype)
@@ -290,6 +310,12 @@ def test_a_cell_is_one_step(dtype: Any, kind: str, rng: np.random.Generator) -> 
         peepholes = rng.uniform(-1, 1, (3, 21)).astype(dtype)
         new, kept = cell(x[0], weights, first, peepholes=peepholes, return_workspace=True)
         assert back(new, kept)[3].shape == (3, 21)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_cell_is_one_step(dtype: Any, kind: str, rng: np.random.Generator) -> None:
+    # rnn_cell, lstm_cell, gru_cell and rnn_cell_backward, lstm_cell_backward, gru_cell_backward.
+    check_cell(kind, dtype, rng)
 
 
 def cast_row(state: Any, row: int) -> Any:
@@ -439,8 +465,8 @@ def test_gates_of_a_part_of_the_steps_at_a_time(rng: np.random.Generator) -> Non
             assert_same_bits(a, b)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_padding_is_not_looked_at(dtype: Any, kind: str, rng: np.random.Generator) -> None:
+def check_padding(kind: str, dtype: Any, rng: np.random.Generator, kernels: Any = kernels) -> None:
+    """What is past the end of a sample is not looked at, and is 0 in results."""
     x, weights, state = cast(make(rng, kind, 5, 6, 4, 20, layers=2, directions=2), dtype)
     lengths = np.array([5, 0, 3, 1, 4, 2])
     beyond = np.arange(5)[:, None] >= lengths
@@ -461,10 +487,14 @@ def test_padding_is_not_looked_at(dtype: Any, kind: str, rng: np.random.Generato
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("reverse", [False, True])
-def test_masked_steps_are_not_there(
-    dtype: Any, kind: str, reverse: bool, rng: np.random.Generator
+def test_padding_is_not_looked_at(dtype: Any, kind: str, rng: np.random.Generator) -> None:
+    check_padding(kind, dtype, rng)
+
+
+def check_masks(
+    kind: str, reverse: bool, dtype: Any, rng: np.random.Generator, kernels: Any = kernels
 ) -> None:
+    """A sample goes on as if the steps that a mask hides were not there."""
     x, weights, state = cast(make(rng, kind, 7, 5, 4, 20), dtype)
     mask = rng.random((7, 5)) < 0.6
     mask[:, 3] = False
@@ -490,6 +520,14 @@ def test_masked_steps_are_not_there(
         mask=mask[:, 2], **how,
     )  # fmt: skip
     assert_same_bits(alone[0], found[0][0][:, 2], "one sample without its axis")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_masked_steps_are_not_there(
+    dtype: Any, kind: str, reverse: bool, rng: np.random.Generator
+) -> None:
+    check_masks(kind, reverse, dtype, rng)
 
 
 def test_a_mask_at_the_end_is_a_length(dtype: Any, rng: np.random.Generator) -> None:
@@ -522,24 +560,30 @@ def test_any_memory(dtype: Any, kind: str, rng: np.random.Generator) -> None:
         assert_same_bits(a, b, "inputs are not touched")
 
 
+NOTHING = [(0, 2, 3, 4), (3, 0, 3, 4), (3, 2, 0, 4), (3, 2, 3, 0)]
+
+
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    ("steps", "batch", "size", "hidden"), [(0, 2, 3, 4), (3, 0, 3, 4), (3, 2, 0, 4), (3, 2, 3, 0)]
-)
+@pytest.mark.parametrize(("steps", "batch", "size", "hidden"), NOTHING)
 def test_nothing_in(
     dtype: Any, kind: str, steps: int, batch: int, size: int, hidden: int, rng: Any
 ) -> None:
     check(kind, *make(rng, kind, steps, batch, size, hidden), {}, dtype, 1)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_special_values(dtype: Any, kind: str, rng: np.random.Generator) -> None:
+def check_specials(kind: str, dtype: Any, rng: np.random.Generator, kernels: Any = kernels) -> None:
+    """NaN stays with its sample, and large inputs saturate the gates."""
     x, weights, state = cast(make(rng, kind, 3, 4, 2, 5), dtype)
     x[0, 0, 0] = np.nan
     x[0, 1, 0] = np.finfo(dtype).max / 64
     y, _ = getattr(kernels, kind)(x, weights, state)
     assert np.isnan(y[:, 0]).any(axis=-1).all(), "NaN stays with its sample"
     assert np.isfinite(y[:, 1:]).all(), "gates saturate, and no other sample sees the NaN"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_special_values(dtype: Any, kind: str, rng: np.random.Generator) -> None:
+    check_specials(kind, dtype, rng)
 
 
 def test_a_workspace_serves_twice_and_only_its_own(rng: np.random.Generator) -> None:
@@ -608,19 +652,16 @@ def test_no_state_is_a_state_of_zeros(kind: str, steps: int) -> None:
                 assert_same_bits(a, b)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(
-    "how",
-    [
-        {},
-        {"batch_first": True, "lengths": [4, 0, 2]},
-        {"mask": "some", "zoneout_cell": 0.4, "seed": 5},
-        {"bidirectional": True, "num_layers": 2, "project": 3, "mask": "some"},
-        {"reverse": True, "layer_norm": True, "mask": "some", "lengths": [3, 4, 1]},
-    ],
-    ids=lambda how: "-".join(how) or "plain",
-)
-def test_gradients_of_every_cell(dtype: Any, how: dict[str, Any]) -> None:
+EVERY_CELL: list[dict[str, Any]] = [
+    {},
+    {"batch_first": True, "lengths": [4, 0, 2]},
+    {"mask": "some", "zoneout_cell": 0.4, "seed": 5},
+    {"bidirectional": True, "num_layers": 2, "project": 3, "mask": "some"},
+    {"reverse": True, "layer_norm": True, "mask": "some", "lengths": [3, 4, 1]},
+]
+
+
+def check_every_cell(dtype: Any, how: dict[str, Any], kernels: Any = kernels) -> None:
     """Of the cells alone, beside those of y and of the states, and by finite differences."""
     how, rng = dict(how), np.random.default_rng(21)
     layers, directions = how.get("num_layers", 1), 2 if how.get("bidirectional") else 1
@@ -656,6 +697,11 @@ def test_gradients_of_every_cell(dtype: Any, how: dict[str, Any]) -> None:
     ]
     slope = ((ends[0] - ends[1]) / (2 * step) * grads[1]).sum()
     np.testing.assert_allclose((found[0][0] * direction).sum(), slope, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("how", EVERY_CELL, ids=lambda how: "-".join(how) or "plain")
+def test_gradients_of_every_cell(dtype: Any, how: dict[str, Any]) -> None:
+    check_every_cell(dtype, how)
 
 
 def test_gradients_of_every_cell_for_any_team() -> None:

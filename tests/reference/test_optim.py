@@ -88,10 +88,38 @@ def test_sgd_by_hand() -> None:
     assert sgd([1.0], maximize=True, weight_decay=0.5) == 1.25
 
 
+def test_adagrad_by_hand() -> None:
+    p, sums = [np.array([1.0])], [np.array([9.0])]
+    reference.adagrad_step(p, [np.array([4.0])], sums, 3, lr=0.6, lr_decay=0.5, eps=1.0)
+    assert sums[0] == 25
+    assert math.isclose(p[0][0], 1 - 0.6 / 2 * 4 / 6)
+    reference.adagrad_step(p, [np.array([0.0])], sums, 4, lr=0.6, weight_decay=1.0, eps=0.0)
+    assert p[0][0] < 0.8
+
+
+def test_rmsprop_by_hand() -> None:
+    def step(g: float, **options: Any) -> float:
+        p = [np.array([1.0])]
+        squares = [np.array([4.0])]
+        reference.rmsprop_step(p, [np.array([g])], squares, lr=0.5, alpha=0.5, eps=1.0, **options)
+        return float(p[0][0])
+
+    assert math.isclose(step(2.0), 1 - 0.5 * 2 / 3)  # v stays 4
+    # The mean is 1.5 of 1 and 2: the spread 4 - 2.25.
+    centred = step(2.0, grad_avgs=[np.array([1.0])])
+    assert math.isclose(centred, 1 - 0.5 * 2 / (math.sqrt(1.75) + 1))
+    moved = step(2.0, momentum=0.5, momentum_buffers=[np.array([3.0])])
+    assert math.isclose(moved, 1 - 0.5 * (1.5 + 2 / 3))
+    assert math.isclose(step(2.0, maximize=True), 2 - step(2.0))
+    assert step(0.0, grad_avgs=[np.array([9.0])]) == 1  # nothing below 0 under the root
+
+
 def test_bad_arguments() -> None:
     one = [np.ones(1)]
     with pytest.raises(ValueError, match="momentum_buffers"):
         reference.sgd_step(one, one, momentum=0.9)
+    with pytest.raises(ValueError, match="momentum_buffers"):
+        reference.rmsprop_step(one, one, one, momentum=0.9)
     with pytest.raises(ValueError, match="nesterov"):
         reference.sgd_step(one, one, nesterov=True)
     with pytest.raises(ValueError, match="eps_mode"):

@@ -14,6 +14,9 @@
 namespace ARRAYNN_ISA_NAMESPACE {
 
 template <class T>
+inline constexpr int kLanes = 1;
+
+template <class T>
 struct Mask {
   bool m;
 };
@@ -23,7 +26,18 @@ struct Vec {
   T v;
   static constexpr __host__ __device__ Vec set1(T x) { return {x}; }
   static constexpr __host__ __device__ Vec zero() { return {T(0)}; }
+  static ARRAYNN_MEMBER Vec load(const T* p) { return {*p}; }
+  ARRAYNN_MEMBER void store(T* p) const { *p = v; }
 };
+// The first n lanes of memory, 0 <= n <= 1.
+template <class T>
+ARRAYNN_MEMBER Vec<T> load_n(const T* p, std::int64_t n) {
+  return {n > 0 ? *p : T(0)};
+}
+template <class T>
+ARRAYNN_MEMBER void store_n(Vec<T> a, T* p, std::int64_t n) {
+  if (n > 0) *p = a.v;
+}
 
 template <class T>
 ARRAYNN_MEMBER Vec<T> operator+(Vec<T> a, Vec<T> b) {

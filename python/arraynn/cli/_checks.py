@@ -538,8 +538,9 @@ def _optimizer(
         wide_grads = list(_wide(*grads))
         steps = (1, 2, 3)
         for step in steps:
-            getattr(kernels, name)(ours[0], grads, *ours[1:], step, **how)
-            getattr(reference, name)(wide[0], wide_grads, *wide[1:], step, **how)
+            number = () if name == "rmsprop_step" else (step,)
+            getattr(kernels, name)(ours[0], grads, *ours[1:], *number, **how)
+            getattr(reference, name)(wide[0], wide_grads, *wide[1:], *number, **how)
         got = tuple(a for arrays in ours for a in arrays)
         want = tuple(a for arrays in wide for a in arrays)
         # A dozen roundings per step, of values that stay below 1 + steps * lr. The clipping
@@ -577,6 +578,15 @@ _SGD: list[dict[str, Any]] = [
     {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
     {"lr": 0.1, "momentum": 0.5, "dampening": 0.5, "maximize": True, "max_norm": 0.5},
 ]
+_ADAGRAD: list[dict[str, Any]] = [
+    {"lr": 0.1, "eps": 1e-3},
+    {"lr": 0.1, "eps": 1e-3, "lr_decay": 0.1, "weight_decay": 0.1, "maximize": True},
+    {"lr": 0.1, "eps": 1e-3, "grad_scale": 4.0, "max_norm": 0.5},
+]
+_RMSPROP: list[dict[str, Any]] = [
+    {"lr": 0.01, "eps": 1e-2},
+    {"lr": 0.01, "eps": 1e-2, "alpha": 0.9, "weight_decay": 0.1, "max_norm": 0.5},
+]
 
 CHECKS: dict[str, Check] = {
     "linear": _linear,
@@ -605,6 +615,8 @@ CHECKS: dict[str, Check] = {
     "dropout_backward": partial(_dropout, "dropout_backward"),
     "adam_step": partial(_optimizer, "adam_step", 2, _ADAM),
     "sgd_step": partial(_optimizer, "sgd_step", 1, _SGD),
+    "adagrad_step": partial(_optimizer, "adagrad_step", 1, _ADAGRAD),
+    "rmsprop_step": partial(_optimizer, "rmsprop_step", 1, _RMSPROP),
     **ATTENTION_CHECKS,
     **NORM_CHECKS,
     "embedding": _embedding,

@@ -76,7 +76,7 @@ from arraynn.kernels.norm import (
     rms_norm,
     rms_norm_backward,
 )
-from arraynn.kernels.optim import adam_step, sgd_step
+from arraynn.kernels.optim import adagrad_step, adam_step, rmsprop_step, sgd_step
 from arraynn.kernels.packing import PackedWeight, PackedWeights, pack
 from arraynn.kernels.planning import plan
 from arraynn.kernels.pool import (
@@ -159,6 +159,7 @@ from arraynn.kernels.softmax import (
 __all__ = [
     "PackedWeight",
     "PackedWeights",
+    "adagrad_step",
     "adam_step",
     "adaptive_avg_pool1d",
     "adaptive_avg_pool1d_backward",
@@ -269,6 +270,7 @@ __all__ = [
     "relu_backward",
     "rms_norm",
     "rms_norm_backward",
+    "rmsprop_step",
     "rnn",
     "rnn_backward",
     "rnn_cell",

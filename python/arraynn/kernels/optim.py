@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from arraynn import _core
 
-__all__ = ["adam_step", "sgd_step"]
+__all__ = ["adagrad_step", "adam_step", "rmsprop_step", "sgd_step"]
 
 Arrays = Sequence[NDArray[Any]]
 
@@ -180,6 +180,153 @@ def sgd_step(
         dampening,
         weight_decay,
         nesterov,
+        maximize,
+        grad_scale,
+        max_norm,
+    )
+
+
+def adagrad_step(
+    params: Arrays,
+    grads: Arrays,
+    state_sums: Arrays,
+    step: int | NDArray[Any],
+    *,
+    lr: float | NDArray[Any] = 1e-2,
+    lr_decay: float = 0.0,
+    eps: float = 1e-10,
+    weight_decay: float = 0.0,
+    maximize: bool = False,
+    grad_scale: float | None = None,
+    max_norm: float | None = None,
+) -> float | None:
+    r"""One step of Adagrad (Duchi, Hazan and Singer 2011).
+
+    .. math::
+        s \leftarrow s + g^2, \quad
+        p \leftarrow p - \frac{\mathrm{lr}}{1 + (t - 1)\,\mathrm{lr\_decay}}
+        \frac{g}{\sqrt s + \epsilon}
+
+    Parameters
+    ----------
+    params, state_sums : lists of arrays of one dtype, float32 or float64
+        Updated in place, as in :func:`adam_step`.
+    grads : list of arrays
+        Never modified.
+    step : int
+        The number t of this step, from 1. An array as in :func:`adam_step`.
+    lr, lr_decay, eps, weight_decay : float
+        Finite and not negative. ``weight_decay * p`` is added to g.
+    maximize, grad_scale, max_norm
+        As in :func:`adam_step`.
+
+    Returns
+    -------
+    float or None
+        The global norm before clipping, when ``max_norm`` is given.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`adam_step`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from arraynn import kernels as K
+    >>> p, s = [np.zeros(1)], [np.full(1, 9.0)]
+    >>> K.adagrad_step(p, [np.full(1, 4.0)], s, 1, lr=0.5)
+    >>> p[0], s[0]
+    (array([-0.4]), array([25.]))
+    """
+    return _core.adagrad_step(
+        params,
+        grads,
+        state_sums,
+        step,
+        lr,
+        lr_decay,
+        eps,
+        weight_decay,
+        maximize,
+        grad_scale,
+        max_norm,
+    )
+
+
+def rmsprop_step(
+    params: Arrays,
+    grads: Arrays,
+    square_avgs: Arrays,
+    *,
+    lr: float | NDArray[Any] = 1e-2,
+    alpha: float = 0.99,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    momentum: float = 0.0,
+    grad_avgs: Arrays | None = None,
+    momentum_buffers: Arrays | None = None,
+    maximize: bool = False,
+    grad_scale: float | None = None,
+    max_norm: float | None = None,
+) -> float | None:
+    r"""One step of RMSprop (Tieleman and Hinton 2012), in PyTorch's formulation.
+
+    .. math::
+        v \leftarrow \alpha v + (1 - \alpha) g^2, \quad
+        b \leftarrow \mu b + g / (\sqrt v + \epsilon), \quad
+        p \leftarrow p - \mathrm{lr}\, b
+
+    Centred (Graves 2013), :math:`\max(0, v - a^2)` takes the place of v under the root, with
+    :math:`a \leftarrow \alpha a + (1 - \alpha) g`.
+
+    Parameters
+    ----------
+    params, square_avgs : lists of arrays of one dtype, float32 or float64
+        Updated in place, as in :func:`adam_step`.
+    grads : list of arrays
+        Never modified.
+    lr, eps, weight_decay, momentum : float
+        Finite and not negative. ``weight_decay * p`` is added to g. ``lr`` may be an array as in
+        :func:`adam_step`.
+    alpha : float in [0, 1]
+    grad_avgs : list of arrays, optional
+        Makes it centred; updated in place.
+    momentum_buffers : list of arrays
+        Updated in place; needed when ``momentum`` is not 0, else left alone.
+    maximize, grad_scale, max_norm
+        As in :func:`adam_step`.
+
+    Returns
+    -------
+    float or None
+        The global norm before clipping, when ``max_norm`` is given.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`adam_step`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from arraynn import kernels as K
+    >>> p, v = [np.zeros(1)], [np.zeros(1)]
+    >>> K.rmsprop_step(p, [np.full(1, 4.0)], v, lr=0.5, alpha=0.75, eps=0.0)
+    >>> p[0], v[0]
+    (array([-1.]), array([4.]))
+    """
+    return _core.rmsprop_step(
+        params,
+        grads,
+        square_avgs,
+        lr,
+        alpha,
+        eps,
+        weight_decay,
+        momentum,
+        grad_avgs,
+        momentum_buffers,
         maximize,
         grad_scale,
         max_norm,

@@ -76,7 +76,7 @@ from .norm import (
     rms_norm,
     rms_norm_backward,
 )
-from .optim import adam_step, sgd_step
+from .optim import adagrad_step, adam_step, rmsprop_step, sgd_step
 from .pool import (
     avg_pool1d,
     avg_pool1d_backward,
@@ -148,6 +148,7 @@ from .softmax import (
 
 __all__ = [
     "ACTIVATIONS",
+    "adagrad_step",
     "adam_step",
     "adaptive_avg_pool1d",
     "adaptive_avg_pool1d_backward",
@@ -257,6 +258,7 @@ __all__ = [
     "relu_backward",
     "rms_norm",
     "rms_norm_backward",
+    "rmsprop_step",
     "rnn",
     "rnn_backward",
     "rnn_cell",

@@ -160,3 +160,99 @@ def sgd_step(
             g = g + momentum * b if nesterov else b
         p -= lr * g
     return norm
+
+
+@quiet
+def adagrad_step(
+    params: Sequence[FloatArray],
+    grads: Sequence[FloatArray],
+    state_sums: Sequence[FloatArray],
+    step: int,
+    *,
+    lr: float = 1e-2,
+    lr_decay: float = 0.0,
+    eps: float = 1e-10,
+    weight_decay: float = 0.0,
+    maximize: bool = False,
+    grad_scale: float | None = None,
+    max_norm: float | None = None,
+) -> float | None:
+    r"""One step of Adagrad (Duchi, Hazan and Singer 2011), PyTorch's formulation.
+
+    .. math::
+        s &\leftarrow s + g^2 \\
+        p &\leftarrow p - \frac{\mathrm{lr}}{1 + (t - 1)\,\mathrm{lr\_decay}}
+        \frac{g}{\sqrt s + \epsilon}
+
+    Parameters are those of :func:`adam_step`.
+
+    Examples
+    --------
+    >>> p, s = [np.zeros(1)], [np.full(1, 9.0)]
+    >>> adagrad_step(p, [np.full(1, 4.0)], s, 1, lr=0.5)
+    >>> p[0]
+    array([-0.4])
+    """
+    prepared, norm = _prepared(params, grads, maximize, grad_scale, max_norm)
+    for p, g, s in zip(params, prepared, state_sums, strict=True):
+        if weight_decay:
+            g = g + weight_decay * p
+        s += g * g
+        p -= lr / (1 + (step - 1) * lr_decay) * (g / (np.sqrt(s) + eps))
+    return norm
+
+
+@quiet
+def rmsprop_step(
+    params: Sequence[FloatArray],
+    grads: Sequence[FloatArray],
+    square_avgs: Sequence[FloatArray],
+    *,
+    lr: float = 1e-2,
+    alpha: float = 0.99,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    momentum: float = 0.0,
+    grad_avgs: Sequence[FloatArray] | None = None,
+    momentum_buffers: Sequence[FloatArray] | None = None,
+    maximize: bool = False,
+    grad_scale: float | None = None,
+    max_norm: float | None = None,
+) -> float | None:
+    r"""One step of RMSprop (Tieleman and Hinton 2012), PyTorch's formulation.
+
+    .. math::
+        v &\leftarrow \alpha v + (1 - \alpha) g^2 \\
+        b &\leftarrow \mu b + g / (\sqrt v + \epsilon) \\
+        p &\leftarrow p - \mathrm{lr}\, b
+
+    With `grad_avgs` a it is centred (Graves 2013): :math:`\max(0, v - a^2)` takes the place of v
+    under the root, with :math:`a \leftarrow \alpha a + (1 - \alpha) g`. The other parameters are
+    those of :func:`adam_step`; momentum_buffers are needed when momentum is not 0.
+
+    Examples
+    --------
+    >>> p, v = [np.zeros(1)], [np.zeros(1)]
+    >>> rmsprop_step(p, [np.full(1, 4.0)], v, lr=0.5, alpha=0.75, eps=0.0)
+    >>> p[0]
+    array([-1.])
+    """
+    if momentum and momentum_buffers is None:
+        raise ValueError("[rmsprop_step] momentum_buffers: expected a list of arrays, got None")
+    prepared, norm = _prepared(params, grads, maximize, grad_scale, max_norm)
+    for i, (p, g, v) in enumerate(zip(params, prepared, square_avgs, strict=True)):
+        if weight_decay:
+            g = g + weight_decay * p
+        v[...] = alpha * v + (1 - alpha) * g * g
+        spread = v
+        if grad_avgs is not None:
+            a = grad_avgs[i]
+            a[...] = alpha * a + (1 - alpha) * g
+            spread = np.maximum(v - a * a, 0)
+        moved = g / (np.sqrt(spread) + eps)
+        if momentum and momentum_buffers is not None:
+            b = momentum_buffers[i]
+            b[...] = momentum * b + moved
+            moved = b
+        p -= lr * moved
+    return norm

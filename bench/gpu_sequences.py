@@ -1,0 +1,127 @@
+"""Cases of ``bench.gpu`` that go step by step or move windows: recurrent networks, unfold, fold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from arraynn import kernels as K
+from arraynn import reference
+from bench.gpu import Case, buffer_sets
+
+#: Samples that the reference is asked about.
+PROBE_SAMPLES = 2
+#: A sum of gradients over all steps: errors are relative to its largest elements.
+FLOOR = 1.0
+
+
+def lstm_cases(cupy: Any, torch: Any, steps: int, batch: int, size: int, hidden: int) -> list[Case]:
+    """A whole sequence, and its gradients; the multiply-adds of both products are counted."""
+    random = cupy.random.default_rng(6)
+    rows = 4 * hidden
+
+    def uniform(*shape: int) -> Any:
+        return (2 * random.random(shape, dtype=np.float32) - 1) / np.float32(hidden**0.5)
+
+    moved = 4 * (steps * batch * (size + hidden) + rows * (size + hidden))
+    sets = buffer_sets(cupy, moved)
+    weights = [uniform(rows, size), uniform(rows, hidden), uniform(rows), uniform(rows)]
+    x = [random.standard_normal((steps, batch, size), dtype=np.float32) for _ in range(sets)]
+    kept = [K.lstm(a, weights, return_workspace=True) for a in x[:2]]  # as large as many of x
+    forward: dict[str, Callable[[int], Any]] = {
+        "arraynn": lambda i: K.lstm(x[i], weights),
+        "arraynn training": lambda i: K.lstm(x[i], weights, return_workspace=True),
+    }
+    backward: dict[str, Callable[[int], Any]] = {
+        "arraynn": lambda i: K.lstm_backward(kept[i % 2][0], None, kept[i % 2][2])
+    }
+    if torch is not None:
+        torch.backends.cudnn.allow_tf32 = False
+        module = torch.nn.LSTM(size, hidden, device="cuda")
+        with torch.no_grad():
+            for p, w in zip(module.parameters(), weights, strict=True):
+                p.copy_(torch.from_dlpack(w))
+        tx = [torch.from_dlpack(a) for a in x]
+
+        def inference(i: int) -> Any:
+            with torch.no_grad():
+                return module(tx[i])
+
+        forward["torch"] = inference
+        results = [module(a.clone().requires_grad_()) for a in tx[:2]]
+        ty = [torch.from_dlpack(k[0]) for k in kept]
+        backward["torch"] = lambda i: torch.autograd.backward(
+            results[i % 2][0], ty[i % 2], retain_graph=True
+        )
+
+    def wide(*arrays: Any) -> list[Any]:
+        return [a.get().astype(np.float64) for a in arrays]
+
+    def answer(_: str) -> tuple[Any, Any]:
+        y = K.lstm(x[0], weights)[0][:, :PROBE_SAMPLES]
+        return y.get(), reference.lstm(*wide(x[0][:, :PROBE_SAMPLES]), wide(*weights))[0]
+
+    def answer_backward(_: str) -> tuple[Any, Any]:
+        grad = kept[0][0][:, :PROBE_SAMPLES].get().astype(np.float64)
+        got = K.lstm_backward(kept[0][0], None, kept[0][2])[0][:, :PROBE_SAMPLES]
+        part = wide(x[0][:, :PROBE_SAMPLES])[0]
+        *_, own = reference.lstm(part, wide(*weights), return_workspace=True)
+        return got.get(), reference.lstm_backward(grad, None, own)[0]
+
+    flop = 2.0 * steps * batch * rows * (size + hidden)
+    label = f"float32 T {steps} B {batch} {size} to {hidden}"
+    return [
+        Case(f"lstm {label}", moved, sets, forward, answer, flop=flop, floor=FLOOR),
+        Case(
+            f"lstm_backward {label}", 2 * moved, sets, backward, answer_backward,
+            flop=2 * flop, floor=FLOOR,
+        ),
+    ]  # fmt: skip
+
+
+def fold_cases(cupy: Any, torch: Any, dtype: Any, n: int, c: int, side: int) -> list[Case]:
+    """Windows of 3x3 with stride 1 and padding: nine times the image."""
+    item = np.dtype(dtype).itemsize
+    image = n * c * side * side * item
+    sets = buffer_sets(cupy, 10 * image)
+    random = cupy.random.default_rng(7)
+    drawn = dtype if item > 2 else np.float32
+    x = [random.standard_normal((n, c, side, side), dtype=drawn).astype(dtype) for _ in range(sets)]
+    y = [K.unfold(a, 3, 1, 1) for a in x]
+    unfolds: dict[str, Callable[[int], Any]] = {
+        "arraynn": lambda i: K.unfold(x[i], 3, 1, 1, out=y[i])
+    }
+    folds: dict[str, Callable[[int], Any]] = {
+        "arraynn": lambda i: K.fold(y[i], side, 3, 1, 1, out=x[i])
+    }
+    if torch is not None:
+        tx, ty = ([torch.from_dlpack(a) for a in arrays] for arrays in (x, y))
+        functional = torch.nn.functional
+        unfolds["torch"] = lambda i: functional.unfold(tx[i], 3, 1, 1)
+        folds["torch"] = lambda i: functional.fold(ty[i], (side, side), 3, 1, 1)
+
+    def answer(_: str) -> tuple[Any, Any]:
+        got = K.unfold(x[0], 3, 1, 1)[:1].get().astype(np.float64)
+        return got, reference.unfold(x[0][:1].get().astype(np.float64), 3, 1, 1)
+
+    def answer_fold(_: str) -> tuple[Any, Any]:
+        got = K.fold(y[0], side, 3, 1, 1)[:1].get().astype(np.float64)
+        return got, reference.fold(y[0][:1].get().astype(np.float64), side, 3, 1, 1)
+
+    label = f"{np.dtype(dtype).name} {n}x{c}x{side}x{side} 3x3/1"
+    return [
+        Case(f"unfold {label}", 10 * image, sets, unfolds, answer),
+        Case(f"fold {label}", 10 * image, sets, folds, answer_fold, floor=FLOOR),
+    ]
+
+
+def makers(cupy: Any, torch: Any) -> list[Callable[[], list[Case]]]:
+    """Return what makes each group of cases."""
+    return [
+        lambda: lstm_cases(cupy, torch, 100, 64, 512, 512),
+        lambda: lstm_cases(cupy, torch, 100, 16, 768, 768),
+        lambda: fold_cases(cupy, torch, np.float32, 16, 64, 56),
+        lambda: fold_cases(cupy, torch, np.float16, 16, 64, 56),
+    ]

@@ -1,0 +1,20 @@
+// Parts of attention on a GPU that have files of their own.
+#pragma once
+#include "attention/attention.hpp"
+
+namespace arraynn::cuda {
+
+// Few queries of one position each against whole caches, of rows or of pages.
+template <class T>
+bool has_decode_plan(const AttentionProblem<T>& p) {
+  if (p.pages != nullptr) return true;
+  return p.seqlen_q == 1 && p.q_begin == nullptr && p.mask == nullptr && p.bias == nullptr &&
+         !p.dropout.on;
+}
+template <class T>
+void run_decode(const char* op, const AttentionProblem<T>& p);
+
+// The most keys of a packed sequence, in memory of the call.
+const std::int64_t* longest_keys(const std::int64_t* k_begin, std::int64_t sequences);
+
+}  // namespace arraynn::cuda

@@ -1,0 +1,194 @@
+// One layer in one direction on the CPU: the team, packed panels, and the product of a single step.
+#include <algorithm>
+#include <type_traits>
+
+#include "core/parallel.hpp"
+#include "gemm/gemm.hpp"
+#include "norm/channels.hpp"
+#include "rnn/stack.hpp"
+
+namespace arraynn {
+namespace {
+
+// Multiply-adds of a step that are worth a thread of their own: some 2 us, several barriers. Few
+// rows wait for the weights, which take L2 as long as so many multiply-adds.
+constexpr double kStepPerThread = 8e4, kProductsPerWeight = 2.6;
+// Of a whole call: what waking a team is worth.
+constexpr double kCallPerThread = 7.5e5;
+// Gates of a part of the steps: they stay in cache between the product that writes them and the step
+// that reads them. Every part packs W_ih anew: in L2 where that is little, else in L3, and in either
+// case of enough rows.
+constexpr std::int64_t kGateBytes = std::int64_t{4} << 20, kGateBytesL2 = std::int64_t{512} << 10;
+constexpr std::int64_t kGateRows = 256, kNarrowInput = 64;
+constexpr double kElementsPerThread = 1 << 16;  // of an outer product
+constexpr std::int64_t kPanelForm = 2;          // beside gemm's operands
+
+template <class T>
+const RnnTable<T>& rnn_table() {
+  if constexpr (std::is_same_v<T, float>) {
+    return rnn_kernels().f32;
+  } else {
+    return rnn_kernels().f64;
+  }
+}
+
+template <class T>
+int rnn_threads(const RnnScan<T>& s) {
+  const double width = static_cast<double>(s.cell.gates() * s.hidden);
+  const double lanes = static_cast<double>(sizeof(T)) / 4;
+  const double rows = std::max(static_cast<double>(s.batch), kProductsPerWeight);
+  const double step = rows * width * static_cast<double>(s.out) * lanes;
+  const int of_call = threads_for(step * static_cast<double>(s.steps), kCallPerThread);
+  return std::min(of_call, threads_for(step, kStepPerThread));
+}
+
+// Those of packed weights.
+template <class T>
+void use_panels(const char* op, const RnnForms& forms, RnnScan<T>* scan) {
+  const bool before = scan->reset_before();
+  const auto panels = [&](RnnMatrix matrix, PreparedWeight* weight) {
+    const auto pack = rnn_table<T>().pack;
+    T* const none = nullptr;
+    const std::int64_t elements = pack(*scan, matrix, 1, none);
+    const int threads = threads_for(static_cast<double>(elements), kElementwiseGrain);
+    // Others of the weight: gemm's, and those of other groups or gates.
+    const FormKey key{static_cast<std::int64_t>(current_isa()), kPanelForm,
+                      rnn_table<T>().panel_groups(*scan, matrix), before ? 1 : 0,
+                      static_cast<std::int64_t>(matrix)};
+    const void* form =
+        weight->form(op, key, elements * static_cast<std::int64_t>(sizeof(T)),
+                     [&](void* dst) { pack(*scan, matrix, threads, static_cast<T*>(dst)); });
+    return static_cast<const T*>(form);
+  };
+  const T* first = panels(RnnMatrix::kFirst, forms.w_hh);
+  if (before) scan->panels[1] = panels(RnnMatrix::kSecond, forms.w_hh);
+  if (scan->w_hr != nullptr) scan->panels[1] = panels(RnnMatrix::kSecond, forms.w_hr);
+  scan->panels[0] = first;
+}
+
+// h0 W_hh' of the gates that read h itself: with the reset before the product not n.
+template <class T>
+T* product_of_one_step(const char* op, const RnnScan<T>& scan, RnnMemory* memory) {
+  const bool before = scan.reset_before();
+  GemmProblem<T> g;
+  g.m = scan.batch;
+  g.n = (before ? 2 : scan.cell.gates()) * scan.hidden;
+  g.k = scan.out;
+  g.a = scan.factors == nullptr ? scan.h0 : scan.dropped;
+  g.rs_a = scan.out;
+  g.cs_a = 1;
+  g.b = scan.w_hh;
+  g.rs_b = 1;
+  g.cs_b = scan.out;
+  T* product = scan.norm.product != nullptr ? scan.norm.product : memory->take<T>(g.m * g.n);
+  g.c = product;
+  g.rs_c = g.n;
+  gemm(op, g);
+  return product;
+}
+
+// h0 times the factors, in both halves.
+template <class T>
+T* drop_first(const RnnScan<T>& scan, RnnMemory* memory) {
+  const std::int64_t size = scan.batch * scan.out;
+  T* dropped = memory->take<T>(2 * size);
+  for (std::int64_t i = 0; i < size; ++i) {
+    dropped[i] = dropped[size + i] = scan.h0[i] * scan.factors[i];
+  }
+  return dropped;
+}
+
+// Adds the product that a scan of one step leaves to the gradient of its first state.
+template <class T>
+void first_state(const char* op, const RnnScanBackward<T>& back) {
+  const RnnScan<T>& s = back.scan;
+  const std::int64_t width = s.cell.gates() * s.hidden;
+  RnnMemory memory(op);
+  T* product = memory.take<T>(s.batch * s.out);
+  GemmProblem<T> g;
+  g.m = s.batch;
+  g.n = s.out;
+  g.k = s.reset_before() ? 2 * s.hidden : width;
+  g.a = back.dproduct != nullptr ? back.dproduct : back.dz;
+  g.rs_a = width;
+  g.cs_a = 1;
+  g.b = s.w_hh;
+  g.rs_b = s.out;
+  g.cs_b = 1;
+  g.c = product;
+  g.rs_c = s.out;
+  gemm(op, g);
+  for (std::int64_t b = 0; b < s.batch; ++b) {
+    if (!s.active(0, b)) continue;
+    for (std::int64_t j = b * s.out; j < (b + 1) * s.out; ++j) {
+      back.dh[j] += s.factors != nullptr ? product[j] * s.factors[j] : product[j];
+    }
+  }
+}
+
+}  // namespace
+
+// Writes, and a tile of gemm's would write to too many pages at a time.
+template <class T>
+void outer_product(const T* a, std::int64_t m, const T* b, std::int64_t n, T* c, bool accumulate) {
+  const int threads =
+      threads_for(static_cast<double>(m) * static_cast<double>(n), kElementsPerThread);
+  parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
+    const Range part = split_range(m, nthreads, tid);
+    for (std::int64_t i = part.begin; i < part.end; ++i) {
+      T* row = c + i * n;
+      const T first = a[i];
+      if (accumulate) {
+        for (std::int64_t j = 0; j < n; ++j) row[j] += first * b[j];
+      } else {
+        for (std::int64_t j = 0; j < n; ++j) row[j] = T(0) + first * b[j];
+      }
+    }
+  });
+}
+
+std::int64_t steps_at_once(const RnnShape& s, std::int64_t input, std::int64_t gate_width,
+                           std::int64_t item) {
+  const std::int64_t bytes = input <= kNarrowInput ? kGateBytesL2 : kGateBytes;
+  const std::int64_t rows = max_i(kGateRows, bytes / max_i(1, gate_width * item));
+  return min_i(s.steps, max_i(1, rows / max_i(1, s.batch)));
+}
+
+template <class T>
+void* prepare_scan(const char* op, RnnScan<T>* scan, const RnnForms* forms, RnnMemory* memory) {
+  if (scan->norm.on) scan->norm.rows = &norm_table<T>(norm_row_kernels());
+  const int threads = rnn_threads(*scan);
+  if (forms != nullptr && forms->w_hh != nullptr) use_panels(op, *forms, scan);
+  void* panels = memory->take<char>(rnn_table<T>().scratch(*scan, threads));
+  if (scan->factors != nullptr) scan->dropped = drop_first(*scan, memory);
+  if (scan->steps == 1 && scan->panels[0] == nullptr && !scan->from_zero) {
+    scan->product = product_of_one_step(op, *scan, memory);
+  }
+  return panels;
+}
+
+template <class T>
+void run_scan(const char*, const RnnScan<T>& scan, bool more, void* prepared) {
+  rnn_table<T>().forward(scan, rnn_threads(scan), more, prepared);
+}
+
+template <class T>
+void run_scan_backward(const char* op, const RnnScanBackward<T>& back, RnnMemory* memory) {
+  const int threads = rnn_threads(back.scan);
+  RnnScanBackward<T> g = back;
+  g.leaves_product = g.scan.steps == 1;
+  void* scratch = memory->take<char>(rnn_table<T>().scratch_backward(g, threads));
+  rnn_table<T>().backward(g, threads, scratch);
+  if (g.leaves_product) first_state(op, g);
+}
+
+#define ARRAYNN_INSTANTIATE(T)                                                           \
+  template void outer_product(const T*, std::int64_t, const T*, std::int64_t, T*, bool); \
+  template void* prepare_scan(const char*, RnnScan<T>*, const RnnForms*, RnnMemory*);    \
+  template void run_scan(const char*, const RnnScan<T>&, bool, void*);                   \
+  template void run_scan_backward(const char*, const RnnScanBackward<T>&, RnnMemory*);
+ARRAYNN_INSTANTIATE(float)
+ARRAYNN_INSTANTIATE(double)
+#undef ARRAYNN_INSTANTIATE
+
+}  // namespace arraynn

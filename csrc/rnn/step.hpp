@@ -1,0 +1,297 @@
+// The arithmetic of a step, over vectors: of the CPU, or of one lane in a CUDA unit, whose thread has a
+// tile of one row and one unit.
+#pragma once
+#include "rnn/gates.hpp"
+#include "rnn/tile.hpp"
+
+namespace ARRAYNN_ISA_NAMESPACE {
+
+// One step of a scan: where the rows of a sample are.
+template <class T>
+struct Step {
+  const RnnScan<T>& s;
+  std::int64_t t;
+  Bounds<T> bounds;
+
+  ARRAYNN_MEMBER T* gates(std::int64_t b) const {
+    return s.gates + ((t - s.gates_t) * s.batch + b) * s.cell.gates() * s.hidden;
+  }
+  ARRAYNN_MEMBER T* z(std::int64_t b) const {
+    return s.z + (t * s.batch + b) * s.cell.gates() * s.hidden;
+  }
+  ARRAYNN_MEMBER T* y(std::int64_t b) const { return s.y + t * s.y_step + b * s.y_row; }
+  ARRAYNN_MEMBER T* cells(std::int64_t b) const {
+    return s.cells + t * s.cells_step + b * s.hidden;
+  }
+  ARRAYNN_MEMBER T* inner(std::int64_t b) const { return s.inner_at(t, b); }
+  ARRAYNN_MEMBER T* wide(std::int64_t b) const { return s.wide_at(t, b); }
+  ARRAYNN_MEMBER T* norm_cell(std::int64_t b) const { return s.norm_cells(t) + b * s.hidden; }
+  ARRAYNN_MEMBER const T* h(std::int64_t b) const { return s.h_before(t, b); }
+  // What W_hh multiplies.
+  ARRAYNN_MEMBER const T* operand(std::int64_t b) const {
+    return s.factors == nullptr ? h(b) : s.dropped_at(t, 0, b);
+  }
+};
+
+// A new h or c, or what zoneout makes of it.
+template <class T>
+ARRAYNN_MEMBER Vec<T> zoned(double zone, const T* fresh, Vec<T> value, Vec<T> old,
+                            std::int64_t width) {
+  if (fresh == nullptr) return fma(Vec<T>::set1(static_cast<T>(zone)), old - value, value);
+  return select(load_lanes(fresh, width) > Vec<T>::zero(), value, old);
+}
+
+// Every new h, of out elements, comes here.
+template <class T>
+ARRAYNN_MEMBER void put_h(const Step<T>& step, std::int64_t b, std::int64_t unit,
+                          std::int64_t width, Vec<T> h) {
+  const RnnScan<T>& s = step.s;
+  if (s.cell.zone > 0) {
+    const T* fresh = s.fresh;
+    if (fresh != nullptr) fresh += (step.t * s.batch + b) * s.out + unit;
+    h = zoned(s.cell.zone, fresh, h, load_lanes(step.h(b) + unit, width), width);
+  }
+  store_lanes(h, step.y(b) + unit, width);
+  if (s.dropped == nullptr) return;
+  if (s.factors != nullptr) h = h * load_lanes(s.factors + b * s.out + unit, width);
+  store_lanes(h, s.dropped_at(step.t, 1, b) + unit, width);
+}
+
+// A step that a sample takes no part in: these elements of its state.
+template <class T>
+ARRAYNN_MEMBER void pass_state(const Step<T>& step, std::int64_t b, Range out, Range hidden) {
+  const RnnScan<T>& s = step.s;
+  const auto copy = [](const T* from, T* to, Range part) {
+    for (std::int64_t i = part.begin; i < part.end; ++i) to[i] = from[i];
+  };
+  copy(step.h(b), step.y(b), out);
+  if (s.cells_step != 0) copy(s.c_before(step.t, b), step.cells(b), hidden);
+  if (s.dropped != nullptr) copy(s.dropped_at(step.t, 0, b), s.dropped_at(step.t, 1, b), out);
+}
+
+// One row of a gate: its vector at `unit`, before and after the bounds.
+template <class T>
+ARRAYNN_MEMBER void bound_gate(const Step<T>& step, std::int64_t b, std::int64_t at,
+                               std::int64_t width, Vec<T> x, T* sum) {
+  if (step.s.z != nullptr) store_lanes(x, step.z(b) + at, width);
+  clamp(x, step.bounds.z).store(sum);
+}
+
+// z = x's share + sum.
+template <class T>
+ARRAYNN_MEMBER void add_gate(const Step<T>& step, std::int64_t b, std::int64_t at,
+                             std::int64_t width, T* sum) {
+  bound_gate(step, b, at, width, load_lanes(step.gates(b) + at, width) + Vec<T>::load(sum), sum);
+}
+
+// Calls f(unit, width, sums) for the vectors of units of a tile; `gates` sums belong to each.
+template <class T, class F>
+ARRAYNN_MEMBER void for_units(const Tile<T>& tile, int groups, int gates, std::int64_t units,
+                              const F& f) {
+  for (int u = 0; u < groups; ++u) {
+    const std::int64_t unit = tile.unit + u * kLanes<T>;
+    if (unit >= units) return;
+    f(unit, min_i(kLanes<T>, units - unit), tile.sums + u * gates * tile.rows * kLanes<T>);
+  }
+}
+
+template <class T>
+ARRAYNN_MEMBER void rnn_tile(const Step<T>& step, int groups, const Tile<T>& tile) {
+  constexpr int kL = kLanes<T>;
+  const RnnScan<T>& s = step.s;
+  const std::int64_t n = tile.rows;
+  for_units(tile, groups, 1, s.hidden, [&](std::int64_t unit, std::int64_t width, T* z) {
+    for (std::int64_t r = 0; r < n; ++r) add_gate(step, tile.row[r], unit, width, z + r * kL);
+  });
+  activate_vectors(s.cell.main, tile.sums, n * groups);
+  for_units(tile, groups, 1, s.hidden, [&](std::int64_t unit, std::int64_t width, T* z) {
+    for (std::int64_t r = 0; r < n; ++r) {
+      const Vec<T> h = Vec<T>::load(z + r * kL);
+      if (s.gates_kept()) store_lanes(h, step.gates(tile.row[r]) + unit, width);
+      put_h(step, tile.row[r], unit, width, h);
+    }
+  });
+}
+
+// An LSTM's output: h, or what becomes h by W_hr.
+template <class T>
+ARRAYNN_MEMBER void put_output(const Step<T>& step, std::int64_t b, std::int64_t unit,
+                               std::int64_t width, Vec<T> out) {
+  if (step.s.w_hr != nullptr) {
+    store_lanes(out, step.wide(b) + unit, width);
+  } else {
+    put_h(step, b, unit, width, out);
+  }
+}
+
+template <class T>
+ARRAYNN_MEMBER void lstm_tile(const Step<T>& step, const Tile<T>& tile) {
+  using V = Vec<T>;
+  constexpr int kL = kLanes<T>;
+  const RnnScan<T>& s = step.s;
+  const std::int64_t n = tile.rows, unit = tile.unit, width = min_i(kL, s.hidden - unit);
+  const std::int64_t h = s.hidden;
+  T *zi = tile.sums, *zf = zi + n * kL, *zg = zf + n * kL, *zo = zg + n * kL;
+  alignas(64) T state[kMaxTileRows * kL];
+  V peep[3] = {V::zero(), V::zero(), V::zero()};
+  if (s.peephole != nullptr) {
+    for (int p = 0; p < 3; ++p) peep[p] = load_lanes(s.peephole + p * h + unit, width);
+  }
+  for (std::int64_t r = 0; r < n; ++r) {
+    const std::int64_t b = tile.row[r];
+    const T* x = step.gates(b) + unit;
+    V i = load_lanes(x, width) + V::load(zi + r * kL);
+    V f = load_lanes(x + h, width) + V::load(zf + r * kL);
+    if (s.peephole != nullptr) {
+      const V c = load_lanes(s.c_before(step.t, b) + unit, width);
+      i = fma(peep[0], c, i);
+      f = fma(peep[1], c, f);
+    }
+    bound_gate(step, b, unit, width, i, zi + r * kL);
+    bound_gate(step, b, h + unit, width, f, zf + r * kL);
+    add_gate(step, b, 2 * h + unit, width, zg + r * kL);
+  }
+  activate_vectors(s.cell.gate, zi, 2 * n);
+  activate_vectors(s.cell.main, zg, n);
+  for (std::int64_t r = 0; r < n; ++r) {
+    const std::int64_t b = tile.row[r];
+    T* x = step.gates(b) + unit;
+    const V f = V::load(zf + r * kL), g = V::load(zg + r * kL);
+    const V i = s.cell.input_forget ? V::set1(T(1)) - f : V::load(zi + r * kL);
+    const V old = load_lanes(s.c_before(step.t, b) + unit, width);
+    const V c = clamp(fma(f, old, i * g), step.bounds.c);
+    c.store(state + r * kL);
+    if (s.norm.cell != nullptr) store_lanes(c, step.norm_cell(b) + unit, width);
+    if (s.cell.zone_cell > 0) {
+      const T* fresh = s.fresh_cell;
+      if (fresh != nullptr) fresh += (step.t * s.batch + b) * h + unit;
+      store_lanes(zoned(s.cell.zone_cell, fresh, c, old, width), step.cells(b) + unit, width);
+    } else {
+      store_lanes(c, step.cells(b) + unit, width);
+    }
+    const V o = load_lanes(x + 3 * h, width) + V::load(zo + r * kL);
+    bound_gate(step, b, 3 * h + unit, width, s.peephole != nullptr ? fma(peep[2], c, o) : o,
+               zo + r * kL);
+    if (s.keep_gates) {
+      store_lanes(i, x, width);
+      store_lanes(f, x + h, width);
+      store_lanes(g, x + 2 * h, width);
+    }
+  }
+  activate_vectors(s.cell.gate, zo, n);
+  if (s.norm.cell != nullptr) {  // the output waits for the whole of c
+    for (std::int64_t r = 0; r < n; ++r) {
+      store_lanes(V::load(zo + r * kL), step.gates(tile.row[r]) + 3 * h + unit, width);
+    }
+    return;
+  }
+  activate_vectors(s.cell.output, state, n);
+  for (std::int64_t r = 0; r < n; ++r) {
+    const std::int64_t b = tile.row[r];
+    const V o = V::load(zo + r * kL);
+    if (s.keep_gates) store_lanes(o, step.gates(b) + 3 * h + unit, width);
+    put_output(step, b, unit, width, o * V::load(state + r * kL));
+  }
+}
+
+// n + z (h - n) of one vector of a row; n and z lie in the tile.
+template <class T>
+ARRAYNN_MEMBER void blend(const Step<T>& step, std::int64_t b, std::int64_t unit,
+                          std::int64_t width, Vec<T> z, Vec<T> n) {
+  const Vec<T> h = load_lanes(step.h(b) + unit, width);
+  put_h(step, b, unit, width, fma(z, h - n, n));
+}
+
+template <class T>
+ARRAYNN_MEMBER void gru_tile(const Step<T>& step, const Tile<T>& tile) {
+  using V = Vec<T>;
+  constexpr int kL = kLanes<T>;
+  const RnnScan<T>& s = step.s;
+  const std::int64_t n = tile.rows, unit = tile.unit, width = min_i(kL, s.hidden - unit);
+  const std::int64_t h = s.hidden;
+  T *zr = tile.sums, *zz = zr + n * kL, *zn = zz + n * kL;
+  const V bias = s.b_hn != nullptr ? load_lanes(s.b_hn + unit, width) : V::zero();
+  for (std::int64_t r = 0; r < n; ++r) {
+    add_gate(step, tile.row[r], unit, width, zr + r * kL);
+    add_gate(step, tile.row[r], h + unit, width, zz + r * kL);
+  }
+  activate_vectors(s.cell.gate, zr, 2 * n);
+  for (std::int64_t r = 0; r < n; ++r) {
+    const std::int64_t b = tile.row[r];
+    T* x = step.gates(b) + unit;
+    const V reset = V::load(zr + r * kL), inner = V::load(zn + r * kL) + bias;
+    const V z = fma(reset, inner, load_lanes(x + 2 * h, width));
+    bound_gate(step, b, 2 * h + unit, width, z, zn + r * kL);
+    if (s.keep_gates) {
+      store_lanes(inner, step.inner(b) + unit, width);
+      store_lanes(reset, x, width);
+      store_lanes(V::load(zz + r * kL), x + h, width);
+    }
+  }
+  activate_vectors(s.cell.main, zn, n);
+  for (std::int64_t r = 0; r < n; ++r) {
+    const std::int64_t b = tile.row[r];
+    const V value = V::load(zn + r * kL);
+    if (s.keep_gates) store_lanes(value, step.gates(b) + 2 * h + unit, width);
+    blend(step, b, unit, width, V::load(zz + r * kL), value);
+  }
+}
+
+// The reset before the product: r and z first, then n from (r h) W_hn'.
+template <class T>
+ARRAYNN_MEMBER void reset_tile(const Step<T>& step, int groups, const Tile<T>& tile) {
+  constexpr int kL = kLanes<T>;
+  const RnnScan<T>& s = step.s;
+  const std::int64_t n = tile.rows, h = s.hidden;
+  for_units(tile, groups, 2, h, [&](std::int64_t unit, std::int64_t width, T* z) {
+    for (std::int64_t r = 0; r < n; ++r) {
+      add_gate(step, tile.row[r], unit, width, z + r * kL);
+      add_gate(step, tile.row[r], h + unit, width, z + (n + r) * kL);
+    }
+  });
+  activate_vectors(s.cell.gate, tile.sums, 2 * n * groups);
+  for_units(tile, groups, 2, h, [&](std::int64_t unit, std::int64_t width, T* z) {
+    for (std::int64_t r = 0; r < n; ++r) {
+      const std::int64_t b = tile.row[r];
+      const Vec<T> reset = Vec<T>::load(z + r * kL);
+      const Vec<T> old = load_lanes(step.operand(b) + unit, width);
+      store_lanes(reset * old, step.inner(b) + unit, width);
+      store_lanes(reset, step.gates(b) + unit, width);
+      store_lanes(Vec<T>::load(z + (n + r) * kL), step.gates(b) + h + unit, width);
+    }
+  });
+}
+
+template <class T>
+ARRAYNN_MEMBER void candidate_tile(const Step<T>& step, int groups, const Tile<T>& tile) {
+  constexpr int kL = kLanes<T>;
+  const RnnScan<T>& s = step.s;
+  const std::int64_t n = tile.rows, h = s.hidden;
+  for_units(tile, groups, 1, h, [&](std::int64_t unit, std::int64_t width, T* z) {
+    for (std::int64_t r = 0; r < n; ++r) {
+      add_gate(step, tile.row[r], 2 * h + unit, width, z + r * kL);
+    }
+  });
+  activate_vectors(s.cell.main, tile.sums, n * groups);
+  for_units(tile, groups, 1, h, [&](std::int64_t unit, std::int64_t width, T* z) {
+    for (std::int64_t r = 0; r < n; ++r) {
+      const std::int64_t b = tile.row[r];
+      const Vec<T> value = Vec<T>::load(z + r * kL);
+      T* gates = step.gates(b) + unit;
+      if (s.keep_gates) store_lanes(value, gates + 2 * h, width);
+      blend(step, b, unit, width, load_lanes(gates + h, width), value);
+    }
+  });
+}
+
+template <class T>
+ARRAYNN_MEMBER void project_tile(const Step<T>& step, int groups, const Tile<T>& tile) {
+  constexpr int kL = kLanes<T>;
+  for_units(tile, groups, 1, step.s.out, [&](std::int64_t unit, std::int64_t width, T* sum) {
+    for (std::int64_t r = 0; r < tile.rows; ++r) {
+      put_h(step, tile.row[r], unit, width, Vec<T>::load(sum + r * kL));
+    }
+  });
+}
+
+}  // namespace ARRAYNN_ISA_NAMESPACE
