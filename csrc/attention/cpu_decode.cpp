@@ -58,11 +58,6 @@ ARRAYNN_INLINE void for_slabs(std::int64_t heads, std::int64_t dim, const F& f) 
   while (d < dim) slab.template operator()<1>(min_i(kL, dim - d));
 }
 
-template <class T>
-ARRAYNN_INLINE Vec<T> load_lanes(const T* p, std::int64_t lanes) {
-  return lanes == kLanes<T> ? Vec<T>::load(p) : load_n(p, lanes);
-}
-
 // Products of kV vectors of columns, added to the sums of n rows, [kG][kStep] vectors.
 template <class T, int kG, int kV>
 void add_products(const T* q, std::int64_t q_stride, const T* rows, std::int64_t n,

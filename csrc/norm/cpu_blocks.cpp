@@ -16,7 +16,7 @@ ARRAYNN_INLINE void apply_plane(const T* x, T* y, std::int64_t n, T m, T scale, 
   using V = Vec<T>;
   const V mv = V::set1(m), sv = V::set1(scale), tv = V::set1(shift);
   for_run<T>(n, [&](std::int64_t i, std::int64_t lanes) __attribute__((always_inline)) {
-    store_part(max(low, fma(load_part(x + i, lanes) - mv, sv, tv)), y + i, lanes);
+    store_lanes(max(low, fma(load_lanes(x + i, lanes) - mv, sv, tv)), y + i, lanes);
   });
 }
 
@@ -60,9 +60,9 @@ ARRAYNN_INLINE GradientSums sums_of_runs(const T* dy, const T* x, std::int64_t r
   const TwoSums<T> totals = sum_runs<T>(runs, n, stride,
                                         [&](std::int64_t i, std::int64_t lanes, V& a, V& b)
                                             __attribute__((always_inline)) {
-                                              const V g = load_part(dy + i, lanes);
+                                              const V g = load_lanes(dy + i, lanes);
                                               a = a + g;
-                                              b = fma(g, load_part(x + i, lanes) - mv, b);
+                                              b = fma(g, load_lanes(x + i, lanes) - mv, b);
                                             });
   return {static_cast<double>(totals.a), static_cast<double>(totals.b)};
 }
@@ -78,8 +78,8 @@ ARRAYNN_INLINE void gradient_of_plane(const T* dy, const T* x, T* dx, std::int64
   using V = Vec<T>;
   const V mv = V::set1(m), av = V::set1(a), bv = V::set1(b), cv = V::set1(c);
   for_run<T>(n, [&](std::int64_t i, std::int64_t lanes) __attribute__((always_inline)) {
-    const V shifted = fma(load_part(x + i, lanes) - mv, bv, cv);
-    store_part(fma(load_part(dy + i, lanes), av, shifted), dx + i, lanes);
+    const V shifted = fma(load_lanes(x + i, lanes) - mv, bv, cv);
+    store_lanes(fma(load_lanes(dy + i, lanes), av, shifted), dx + i, lanes);
   });
 }
 

@@ -22,7 +22,7 @@ template <int kW, class T>
 ARRAYNN_INLINE void load_strip(const T* p, std::int64_t lanes, Vec<T>* v) {
   ARRAYNN_UNROLL
   for (int k = 0; k < kW; ++k) {
-    v[k] = kW == 1 ? load_part(p, lanes) : Vec<T>::load(p + k * kLanes<T>);
+    v[k] = kW == 1 ? load_lanes(p, lanes) : Vec<T>::load(p + k * kLanes<T>);
   }
 }
 
@@ -123,7 +123,7 @@ ARRAYNN_INLINE void for_tiles(std::int64_t rows, std::int64_t c, const F& f) {
 template <int kW, class T>
 ARRAYNN_INLINE void store_strip(const Vec<T>* v, T* p, std::int64_t lanes) {
   ARRAYNN_UNROLL
-  for (int k = 0; k < kW; ++k) store_part(v[k], p + k * kLanes<T>, lanes);
+  for (int k = 0; k < kW; ++k) store_lanes(v[k], p + k * kLanes<T>, lanes);
 }
 
 template <class T>

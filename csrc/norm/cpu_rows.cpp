@@ -17,7 +17,7 @@ ARRAYNN_INLINE RowStats row_stats(const RowNorm& p, const T* x) {
       const std::int64_t length = min_i(kNormBlock, p.n - i);
       const auto square = [&](std::int64_t j, std::int64_t lanes, Vec<T>& a, Vec<T>&)
                               __attribute__((always_inline)) {
-                                const Vec<T> v = load_part(x + i + j, lanes);
+                                const Vec<T> v = load_lanes(x + i + j, lanes);
                                 a = fma(v, v, a);
                               };
       const TwoSums<T> sums = sum_runs<T>(1, length, length, square);
@@ -44,15 +44,15 @@ ARRAYNN_INLINE void apply_row(const RowNorm& p, const T* x, const T* w, const T*
   const bool fetch = !p.centred;
   for_run<T>(p.n, [&](std::int64_t i, std::int64_t lanes) __attribute__((always_inline)) {
     if (fetch) __builtin_prefetch(x + p.n + i);
-    V v = fma(load_part(x + i, lanes) - mv, sv, tv);
+    V v = fma(load_lanes(x + i, lanes) - mv, sv, tv);
     if constexpr (kWeight && kBias) {
-      v = fma(v, load_part(w + i, lanes), load_part(b + i, lanes));
+      v = fma(v, load_lanes(w + i, lanes), load_lanes(b + i, lanes));
     } else if constexpr (kWeight) {
-      v = v * load_part(w + i, lanes);
+      v = v * load_lanes(w + i, lanes);
     } else if constexpr (kBias) {
-      v = v + load_part(b + i, lanes);
+      v = v + load_lanes(b + i, lanes);
     }
-    store_part(max(low, v), y + i, lanes);
+    store_lanes(max(low, v), y + i, lanes);
   });
   activate_run(y, p.n, p.activation);
 }
@@ -89,7 +89,7 @@ struct Row {
   T m, scale, shift;  // xhat = (x - m) scale + shift
 
   [[gnu::always_inline]] inline Vec<T> normalised(std::int64_t i, std::int64_t lanes) const {
-    const Vec<T> d = load_part(x + i, lanes) - Vec<T>::set1(m);
+    const Vec<T> d = load_lanes(x + i, lanes) - Vec<T>::set1(m);
     return fma(d, Vec<T>::set1(scale), Vec<T>::set1(shift));
   }
 };
@@ -109,13 +109,13 @@ ARRAYNN_INLINE void sweep_rows(const Row<T>* rows, std::int64_t n, T* dw, T* db,
                           V(*s)[2]) __attribute__((always_inline)) {
       V by_weight = V::zero(), by_bias = V::zero(), w = V::zero();
       if constexpr (kGradients) {
-        if (dw != nullptr) by_weight = load_part(dw + i, lanes);
-        if (db != nullptr) by_bias = load_part(db + i, lanes);
+        if (dw != nullptr) by_weight = load_lanes(dw + i, lanes);
+        if (db != nullptr) by_bias = load_lanes(db + i, lanes);
       }
-      if constexpr (kWeight) w = load_part(rows[0].w + i, lanes);
+      if constexpr (kWeight) w = load_lanes(rows[0].w + i, lanes);
       ARRAYNN_UNROLL
       for (int r = 0; r < kRows; ++r) {
-        const V dy = load_part(rows[r].dy + i, lanes), xhat = rows[r].normalised(i, lanes);
+        const V dy = load_lanes(rows[r].dy + i, lanes), xhat = rows[r].normalised(i, lanes);
         by_weight = fma(dy, xhat, by_weight);
         by_bias = by_bias + dy;
         // Lanes beyond the end have dy = 0.
@@ -124,8 +124,8 @@ ARRAYNN_INLINE void sweep_rows(const Row<T>* rows, std::int64_t n, T* dw, T* db,
         s[r][1] = fma(g, xhat, s[r][1]);
       }
       if constexpr (kGradients) {
-        if (dw != nullptr) store_part(by_weight, dw + i, lanes);
-        if (db != nullptr) store_part(by_bias, db + i, lanes);
+        if (dw != nullptr) store_lanes(by_weight, dw + i, lanes);
+        if (db != nullptr) store_lanes(by_bias, db + i, lanes);
       }
     };
     const std::int64_t end = min_i(n, first + kNormBlock);
@@ -156,10 +156,10 @@ ARRAYNN_INLINE void finish_row(const Row<T>& row, std::int64_t n, T a, T b, T c,
   for_run<T>(n, [&](std::int64_t i, std::int64_t lanes) __attribute__((always_inline)) {
     __builtin_prefetch(row.dy + ahead + i, 0, 2);
     __builtin_prefetch(row.x + ahead + i, 0, 2);
-    const V dy = load_part(row.dy + i, lanes);
-    const V g = kWeight ? dy * load_part(row.w + i, lanes) : dy;
-    const V shifted = fma(load_part(row.x + i, lanes) - mv, bv, cv);
-    store_part(fma(g, av, shifted), dx + i, lanes);
+    const V dy = load_lanes(row.dy + i, lanes);
+    const V g = kWeight ? dy * load_lanes(row.w + i, lanes) : dy;
+    const V shifted = fma(load_lanes(row.x + i, lanes) - mv, bv, cv);
+    store_lanes(fma(g, av, shifted), dx + i, lanes);
   });
 }
 

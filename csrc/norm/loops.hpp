@@ -5,19 +5,6 @@
 
 namespace ARRAYNN_ISA_NAMESPACE {
 
-template <class T>
-ARRAYNN_INLINE Vec<T> load_part(const T* p, std::int64_t lanes) {
-  return lanes == kLanes<T> ? Vec<T>::load(p) : load_n(p, lanes);
-}
-template <class T>
-ARRAYNN_INLINE void store_part(Vec<T> v, T* p, std::int64_t lanes) {
-  if (lanes == kLanes<T>) {
-    v.store(p);
-  } else {
-    store_n(v, p, lanes);
-  }
-}
-
 // Lanes [0, n).
 template <class T>
 ARRAYNN_INLINE Mask<T> part_mask(std::int64_t n) {
@@ -80,7 +67,7 @@ ARRAYNN_INLINE Moments moments_of_runs(const T* x, std::int64_t runs, std::int64
   using V = Vec<T>;
   const double inverse = 1.0 / static_cast<double>(runs * n);
   const auto add = [&](std::int64_t i, std::int64_t lanes, V& a, V&)
-                       __attribute__((always_inline)) { a = a + load_part(x + i, lanes); };
+                       __attribute__((always_inline)) { a = a + load_lanes(x + i, lanes); };
   const T sum = sum_runs<T>(runs, n, stride, add).a;
   const T pivot = static_cast<T>(static_cast<double>(sum) * inverse);
   const V p = V::set1(pivot);
@@ -89,7 +76,7 @@ ARRAYNN_INLINE Moments moments_of_runs(const T* x, std::int64_t runs, std::int64
                           __attribute__((always_inline)) {
                             // What comes next is fetched while this one is in L1.
                             if (long_run) __builtin_prefetch(x + n + i);
-                            V d = load_part(x + i, lanes) - p;
+                            V d = load_lanes(x + i, lanes) - p;
                             if (lanes != kLanes<T>) d = select(part_mask<T>(lanes), d, V::zero());
                             a = a + d;
                             b = fma(d, d, b);
@@ -112,7 +99,7 @@ ARRAYNN_INLINE void activate_run(T* y, std::int64_t n, const Activation& activat
   visit_activation<T>(activation, [&](const auto& f) __attribute__((always_inline)) {
     for (std::int64_t i = 0; i < n; i += kLanes<T>) {
       const std::int64_t lanes = min_i(kLanes<T>, n - i);
-      store_part(f.forward(load_part(y + i, lanes)), y + i, lanes);
+      store_lanes(f.forward(load_lanes(y + i, lanes)), y + i, lanes);
     }
   });
 }

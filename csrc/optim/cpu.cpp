@@ -4,20 +4,6 @@
 namespace ARRAYNN_ISA_NAMESPACE {
 namespace {
 
-// The first n lanes; whole vectors take the plain path.
-template <class T>
-ARRAYNN_INLINE Vec<T> fetch(const T* p, std::int64_t n) {
-  return n >= kLanes<T> ? Vec<T>::load(p) : load_n(p, n);
-}
-template <class T>
-ARRAYNN_INLINE void put(Vec<T> v, T* p, std::int64_t n) {
-  if (n >= kLanes<T>) {
-    v.store(p);
-  } else {
-    store_n(v, p, n);
-  }
-}
-
 template <class T>
 struct Adam {
   using V = Vec<T>;
@@ -28,15 +14,16 @@ struct Adam {
   template <bool kLargest>
   [[gnu::always_inline]] inline void update(const OptimTensor<T>& t, std::int64_t i,
                                             std::int64_t n) const {
-    V p = fetch(t.param + i, n), m = fetch(t.first + i, n), v = fetch(t.second + i, n);
-    const V g = fetch(t.grad + i, n);
+    V p = load_lanes(t.param + i, n), m = load_lanes(t.first + i, n),
+      v = load_lanes(t.second + i, n);
+    const V g = load_lanes(t.grad + i, n);
     V largest = V::zero();
-    if constexpr (kLargest) largest = fetch(t.largest + i, n);
+    if constexpr (kLargest) largest = load_lanes(t.largest + i, n);
     rule.template apply<kLargest>(p, g, m, v, largest);
-    put(m, t.first + i, n);
-    put(v, t.second + i, n);
-    if constexpr (kLargest) put(largest, t.largest + i, n);
-    put(p, t.param + i, n);
+    store_lanes(m, t.first + i, n);
+    store_lanes(v, t.second + i, n);
+    if constexpr (kLargest) store_lanes(largest, t.largest + i, n);
+    store_lanes(p, t.param + i, n);
   }
 
   void run(const OptimTensor<T>& t, std::int64_t begin, std::int64_t end) const {
@@ -60,11 +47,11 @@ struct Sgd {
   void run(const OptimTensor<T>& t, std::int64_t begin, std::int64_t end) const {
     for (std::int64_t i = begin; i < end; i += kLanes<T>) {
       const std::int64_t n = end - i;
-      V p = fetch(t.param + i, n), b = V::zero();
-      if (rule.reads_buffer()) b = fetch(t.first + i, n);
-      rule.apply(p, fetch(t.grad + i, n), b);
-      if (rule.use_buffer) put(b, t.first + i, n);
-      put(p, t.param + i, n);
+      V p = load_lanes(t.param + i, n), b = V::zero();
+      if (rule.reads_buffer()) b = load_lanes(t.first + i, n);
+      rule.apply(p, load_lanes(t.grad + i, n), b);
+      if (rule.use_buffer) store_lanes(b, t.first + i, n);
+      store_lanes(p, t.param + i, n);
     }
   }
 };
@@ -79,10 +66,10 @@ struct Adagrad {
   void run(const OptimTensor<T>& t, std::int64_t begin, std::int64_t end) const {
     for (std::int64_t i = begin; i < end; i += kLanes<T>) {
       const std::int64_t n = end - i;
-      V p = fetch(t.param + i, n), sum = fetch(t.first + i, n);
-      rule.apply(p, fetch(t.grad + i, n), sum);
-      put(sum, t.first + i, n);
-      put(p, t.param + i, n);
+      V p = load_lanes(t.param + i, n), sum = load_lanes(t.first + i, n);
+      rule.apply(p, load_lanes(t.grad + i, n), sum);
+      store_lanes(sum, t.first + i, n);
+      store_lanes(p, t.param + i, n);
     }
   }
 };
@@ -98,15 +85,15 @@ struct Rmsprop {
   void run_part(const OptimTensor<T>& t, std::int64_t begin, std::int64_t end) const {
     for (std::int64_t i = begin; i < end; i += kLanes<T>) {
       const std::int64_t n = end - i;
-      V p = fetch(t.param + i, n), square = fetch(t.first + i, n);
+      V p = load_lanes(t.param + i, n), square = load_lanes(t.first + i, n);
       V mean = V::zero(), buffer = V::zero();
-      if constexpr (kCentred) mean = fetch(t.second + i, n);
-      if constexpr (kMomentum) buffer = fetch(t.largest + i, n);
-      rule.template apply<kCentred, kMomentum>(p, fetch(t.grad + i, n), square, mean, buffer);
-      put(square, t.first + i, n);
-      if constexpr (kCentred) put(mean, t.second + i, n);
-      if constexpr (kMomentum) put(buffer, t.largest + i, n);
-      put(p, t.param + i, n);
+      if constexpr (kCentred) mean = load_lanes(t.second + i, n);
+      if constexpr (kMomentum) buffer = load_lanes(t.largest + i, n);
+      rule.template apply<kCentred, kMomentum>(p, load_lanes(t.grad + i, n), square, mean, buffer);
+      store_lanes(square, t.first + i, n);
+      if constexpr (kCentred) store_lanes(mean, t.second + i, n);
+      if constexpr (kMomentum) store_lanes(buffer, t.largest + i, n);
+      store_lanes(p, t.param + i, n);
     }
   }
 

@@ -61,7 +61,7 @@ ARRAYNN_INLINE void backward_channels_first(const PoolProblem p, Average<T> op, 
     const T* g = dy + (plane * p.h.out + oh) * p.w.out;
     for (std::int64_t o = 0; o < p.w.out; o += kL) {
       const std::int64_t n = p.w.out - o;
-      const Vec<T> all = op.finish_columns(load_some(g + o, n), o);
+      const Vec<T> all = op.finish_columns(load_lanes(g + o, n), o);
       all.store(share + o);
     }
     for (std::int64_t o = p.w.out; o < round_up(p.w.out, kL); ++o) share[o] = T(0);
@@ -111,7 +111,7 @@ ARRAYNN_INLINE void backward_channels_last(const PoolProblem p, Average<T> op, c
               [&](auto vectors, std::int64_t c, std::int64_t n) __attribute__((always_inline)) {
                 constexpr int kV = decltype(vectors)::value;
                 Vec<T> share[kV];
-                for (int v = 0; v < kV; ++v) share[v] = op.finish(load_some(g + c + v * kL, n));
+                for (int v = 0; v < kV; ++v) share[v] = op.finish(load_lanes(g + c + v * kL, n));
                 for (std::int64_t i = h.begin; i < h.end; ++i) {
                   const std::int64_t ih = top + i * p.h.dilation;
                   if (ih < mine.begin || ih >= mine.end) continue;
@@ -120,10 +120,10 @@ ARRAYNN_INLINE void backward_channels_last(const PoolProblem p, Average<T> op, c
                     const std::int64_t iw = left + j * p.w.dilation;
                     T* d = plane + ih * row_step + iw * p.c + c;
                     if (iw >= stored) {
-                      for (int v = 0; v < kV; ++v) store_some(share[v], d + v * kL, n);
+                      for (int v = 0; v < kV; ++v) store_lanes(share[v], d + v * kL, n);
                     } else {
                       for (int v = 0; v < kV; ++v) {
-                        store_some(load_some(d + v * kL, n) + share[v], d + v * kL, n);
+                        store_lanes(load_lanes(d + v * kL, n) + share[v], d + v * kL, n);
                       }
                     }
                   }
@@ -144,7 +144,7 @@ ARRAYNN_INLINE void spread_planes(const PoolProblem p, Average<T> op, const T* d
     const Vec<T> share = op.finish(Vec<T>::set1(dy[plane]));
     for_vectors<T>((end - r) * p.w.size,
                    [&](std::int64_t i, std::int64_t n) __attribute__((always_inline)) {
-                     store_some(share, dx + r * p.w.size + i, n);
+                     store_lanes(share, dx + r * p.w.size + i, n);
                    });
     r = end;
   }

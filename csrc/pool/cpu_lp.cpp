@@ -93,8 +93,8 @@ void lp_shares(const PoolProblem& p, double norm, const T* dy, const T* y, T* sh
     const auto some = [&](std::int64_t i, std::int64_t n,
                           Vec<T> scale) __attribute__((always_inline)) {
       const Vec<T> share =
-          lp_share(load_some(dy + at + i, n), load_some(y + at + i, n), scale, norm);
-      store_some(share, shares + at + i, n);
+          lp_share(load_lanes(dy + at + i, n), load_lanes(y + at + i, n), scale, norm);
+      store_lanes(share, shares + at + i, n);
     };
     for (std::int64_t ow = 0; p.channels_last && ow < p.w.out; ++ow) {
       const Vec<T> scale = Vec<T>::set1(kernel_over_taps<T>(p, oh, ow));
@@ -115,7 +115,7 @@ template <class T>
 void lp_slopes(double norm, const T* x, T* dx, Range elements) {
   for (std::int64_t i = elements.begin; i < elements.end; i += kLanes<T>) {
     const std::int64_t n = elements.end - i;
-    store_some(load_some(dx + i, n) * power(load_some(x + i, n), norm - 1), dx + i, n);
+    store_lanes(load_lanes(dx + i, n) * power(load_lanes(x + i, n), norm - 1), dx + i, n);
   }
 }
 

@@ -56,7 +56,7 @@ ARRAYNN_INLINE void put_into(const Ring<T>& ring, const VolumeProblem& v, const 
   Row<T> row = ring.row;
   row.data = ring.at(id, ih);
   put_row(row, [&](std::int64_t col, std::int64_t n)
-                   __attribute__((always_inline)) { return load_some(in + col, n); });
+                   __attribute__((always_inline)) { return load_lanes(in + col, n); });
 }
 
 template <bool kStrided, int kKernel, class T>
@@ -113,7 +113,7 @@ ARRAYNN_INLINE void indices_channels_first(const VolumeProblem v, const T* x, T*
               const T* from = row + ring.row.taps[j];
               for (int l = 0; l < kV; ++l) {
                 const std::int64_t left = p.w.out - o - l * kL;
-                take(l, load_lanes<kStrided>(from + l * kL * step, step, min_i(kL, left)),
+                take(l, load_strided<kStrided>(from + l * kL * step, step, min_i(kL, left)),
                      set_ints<T>(offset));
               }
             }
@@ -123,7 +123,7 @@ ARRAYNN_INLINE void indices_channels_first(const VolumeProblem v, const T* x, T*
       for (int l = 0; l < kV; ++l) {
         const std::int64_t c = o + l * kL, n = min_i(kL, p.w.out - c);
         if (l > 0 && n <= 0) continue;
-        store_some(best[l].value, out + c, n);
+        store_lanes(best[l].value, out + c, n);
         store_positions<T>(base + c * p.w.stride, best[l].offset + steps, n, where + c);
       }
     };
@@ -174,7 +174,7 @@ ARRAYNN_INLINE void indices_of_columns(const VolumeProblem v, const T* x, T* y,
         for (std::int64_t k = d.begin; k < d.end; ++k) {
           for (std::int64_t i = h.begin; i < h.end; ++i) {
             const std::int64_t offset = k * v.d.dilation * plane + i * p.h.dilation * width;
-            take(0, load_some(in + offset + c, n), set_ints<T>(offset));
+            take(0, load_lanes(in + offset + c, n), set_ints<T>(offset));
           }
         }
       });

@@ -54,7 +54,7 @@ ARRAYNN_INLINE void best_of_window(const Window& k, const T* x, std::int64_t c, 
       const T* in = x + offset * c;
       const Ints<T> at = set_ints<T>(offset);
       for (int v = 0; v < kV; ++v) {
-        take(v, kV == 1 ? load_some(in, n) : Vec<T>::load(in + v * kLanes<T>), at);
+        take(v, kV == 1 ? load_lanes(in, n) : Vec<T>::load(in + v * kLanes<T>), at);
       }
     });
   });
@@ -86,7 +86,7 @@ ARRAYNN_INLINE void indices_channels_last(const VolumeProblem v, const T* x, T* 
                               best_of_window(k, in + c, p.c, n, best);
                               for (int i = 0; i < kV; ++i) {
                                 const std::int64_t to = at + c + i * kLanes<T>;
-                                store_some(best[i].value, y + to, n);
+                                store_lanes(best[i].value, y + to, n);
                                 store_positions<T>(k.base, best[i].offset, n, indices + to);
                               }
                             };
@@ -121,9 +121,9 @@ ARRAYNN_INLINE void spread_window(const PoolProblem p, const Window& k, std::int
       for (int v = 0; v < kV; ++v) part[v] = share(v, offset).choose(g[v], Vec<T>::zero());
       if (!own) continue;
       if (!first) {
-        for (int v = 0; v < kV; ++v) part[v] = load_some(d + v * kLanes<T>, m) + part[v];
+        for (int v = 0; v < kV; ++v) part[v] = load_lanes(d + v * kLanes<T>, m) + part[v];
       }
-      for (int v = 0; v < kV; ++v) store_some(part[v], d + v * kLanes<T>, m);
+      for (int v = 0; v < kV; ++v) store_lanes(part[v], d + v * kLanes<T>, m);
     }
   }
 }
@@ -147,7 +147,7 @@ void max_backward(const PoolProblem& p, const T* dy, const T* x, T* dx, Range ro
               [&](auto count, std::int64_t c, std::int64_t n) __attribute__((always_inline)) {
                 constexpr int kV = decltype(count)::value;
                 const auto load = [&](const T* at) __attribute__((always_inline)) {
-                  return kV == 1 ? load_some(at, n) : Vec<T>::load(at);
+                  return kV == 1 ? load_lanes(at, n) : Vec<T>::load(at);
                 };
                 const T* in = x + plane + k.base * p.c + c;
                 Vec<T> g[kV], best[kV], sum[kV];

@@ -46,9 +46,9 @@ ARRAYNN_INLINE void reduce_channels_first(const PoolProblem p, Op& op, const T* 
     op.set_row(p, oh);
     put_row(row, [&](std::int64_t col, std::int64_t n) __attribute__((always_inline)) {
       if (count == 0) return op.identity();
-      Vec<T> acc = op.map(load_some(in + col, n));
+      Vec<T> acc = op.map(load_lanes(in + col, n));
       for (std::int64_t i = 1; i < count; ++i) {
-        acc = op.combine(acc, op.map(load_some(in + i * step + col, n)));
+        acc = op.combine(acc, op.map(load_lanes(in + i * step + col, n)));
       }
       return acc;
     });
@@ -110,10 +110,10 @@ ARRAYNN_INLINE void reduce_channels_last(const PoolProblem p, Op& op, const T* x
         for (std::int64_t i = 0; i < height; ++i) {
           const T* q = in + i * row_step + first;
           for (std::int64_t j = 0; j < width; ++j, q += col_step) {
-            acc = op.combine(acc, op.map(load_some(q, n)));
+            acc = op.combine(acc, op.map(load_lanes(q, n)));
           }
         }
-        store_some(op.finish(acc), out + first, n);
+        store_lanes(op.finish(acc), out + first, n);
       };
       for (; c + kL <= p.c; c += kL) one(c, kL);
       if (c < p.c) {
@@ -177,7 +177,7 @@ ARRAYNN_INLINE void reduce_planes(const PoolProblem p, Op op, const T* x, T* y, 
     for (int half = kL / 2; half > 0; half /= 2) {
       for (int k = 0; k < half; ++k) all[k] = op.combine(all[k], all[k + half]);
     }
-    store_some(op.finish(all[0]), y + r, count);
+    store_lanes(op.finish(all[0]), y + r, count);
   }
 }
 

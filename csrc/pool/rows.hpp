@@ -41,19 +41,6 @@ ARRAYNN_INLINE Row<T> make_row(const PoolAxis& w, void* scratch, T value) {
   return row;
 }
 
-template <class T>
-ARRAYNN_INLINE Vec<T> load_some(const T* p, std::int64_t n) {
-  return n >= kLanes<T> ? Vec<T>::load(p) : load_n(p, n);
-}
-template <class T>
-ARRAYNN_INLINE void store_some(Vec<T> v, T* p, std::int64_t n) {
-  if (n >= kLanes<T>) {
-    v.store(p);
-  } else {
-    store_n(v, p, n);
-  }
-}
-
 // Where input position k of a row of a power of two of phases lies; k + phases is one behind it.
 template <class T>
 ARRAYNN_INLINE T* phase_of(const Row<T>& row, std::int64_t k) {
@@ -111,7 +98,7 @@ ARRAYNN_INLINE void put_row(const Row<T>& row, const Load& load) {
       split_pair(in[2], in[3], &even[1], &odd[1]);
       split_pair(even[0], even[1], &v[0], &v[2]);
       split_pair(odd[0], odd[1], &v[1], &v[3]);
-      for (std::int64_t k = 0; k < 4; ++k) store_some(v[k], to[k] + (x >> 2), (left + 3 - k) >> 2);
+      for (std::int64_t k = 0; k < 4; ++k) store_lanes(v[k], to[k] + (x >> 2), (left + 3 - k) >> 2);
     };
     std::int64_t x = 0;
     for (; x + 4 * kL <= row.size; x += 4 * kL) four(x, 4 * kL);
@@ -142,7 +129,7 @@ template <bool kAdd, class T>
 ARRAYNN_INLINE void take_row(const Row<T>& row, T* dst) {
   constexpr std::int64_t kL = kLanes<T>;
   const auto write = [](Vec<T> v, T* p, std::int64_t n) __attribute__((always_inline)) {
-    store_some(kAdd ? load_some(p, n) + v : v, p, n);
+    store_lanes(kAdd ? load_lanes(p, n) + v : v, p, n);
   };
   if (row.phases == 1) {
     const T* from = row.data + row.begin;
@@ -202,7 +189,7 @@ ARRAYNN_INLINE void take_row(const Row<T>& row, T* dst) {
 
 // A vector of elements side by side, or the first n of one whose elements are `step` apart.
 template <bool kStrided, class T>
-ARRAYNN_INLINE Vec<T> load_lanes(const T* p, std::int64_t step, std::int64_t n) {
+ARRAYNN_INLINE Vec<T> load_strided(const T* p, std::int64_t step, std::int64_t n) {
   if constexpr (!kStrided) {
     (void)step, (void)n;
     return Vec<T>::load(p);
@@ -215,7 +202,7 @@ ARRAYNN_INLINE Vec<T> load_lanes(const T* p, std::int64_t step, std::int64_t n) 
 // Tap j of outputs [o, o + kSize); of a strided row only the first n.
 template <bool kStrided, class T>
 ARRAYNN_INLINE Vec<T> load_tap(const Row<T>& row, std::int64_t j, std::int64_t o, std::int64_t n) {
-  return load_lanes<kStrided>(row.data + row.taps[j] + o * row.step, row.step, n);
+  return load_strided<kStrided>(row.data + row.taps[j] + o * row.step, row.step, n);
 }
 
 // Sums value(j, o, n), the share of tap j of outputs [o, o + kSize), into the row. Lanes from n on
@@ -274,7 +261,7 @@ template <bool kAdd, int kKernel = 0, class T, class Value>
 ARRAYNN_INLINE void gather_row(const PoolAxis& w, T* dst, const Value& value) {
   constexpr std::int64_t kL = kLanes<T>;
   const auto write = [](Vec<T> v, T* p, std::int64_t n) __attribute__((always_inline)) {
-    store_some(kAdd ? load_some(p, n) + v : v, p, n);
+    store_lanes(kAdd ? load_lanes(p, n) + v : v, p, n);
   };
   if (w.stride == 1) {
     for (std::int64_t x = 0; x < w.size; x += kL) {

@@ -62,15 +62,15 @@ template <class T>
 ARRAYNN_INLINE void load_pairs(const T* x, std::int64_t n, Vec<T>* even, Vec<T>* odd) {
   constexpr std::int64_t kL = kLanes<T>;
   if (n == kL) return split_pair(Vec<T>::load(x), Vec<T>::load(x + kL), even, odd);
-  split_pair(load_some(x, 2 * n), load_some(x + kL, max_i(0, 2 * n - kL)), even, odd);
+  split_pair(load_lanes(x, 2 * n), load_lanes(x + kL, max_i(0, 2 * n - kL)), even, odd);
 }
 template <class T>
 ARRAYNN_INLINE void store_pairs(Vec<T> even, Vec<T> odd, T* y, std::int64_t n) {
   constexpr std::int64_t kL = kLanes<T>;
   Vec<T> low, high;
   merge_pair(even, odd, &low, &high);
-  store_some(low, y, 2 * n);
-  if (2 * n > kL) store_some(high, y + kL, 2 * n - kL);
+  store_lanes(low, y, 2 * n);
+  if (2 * n > kL) store_lanes(high, y + kL, 2 * n - kL);
 }
 
 // Pairs of the block's input rows into `half`, row by row.
@@ -106,7 +106,7 @@ ARRAYNN_INLINE void reduce_tiles(const PoolProblem p, Op op, const T* x, T* y, R
       T* to = y + r * out + b.columns.begin;
       if (width < kL) {  // what is behind the row is written next
         const std::int64_t left = (rows.end - r) * out - b.columns.begin;
-        store_some(some(0), to, left >= kL ? kL : width);
+        store_lanes(some(0), to, left >= kL ? kL : width);
         continue;
       }
       for_vectors<T>(width, [&](std::int64_t o, std::int64_t)
@@ -136,7 +136,7 @@ void max_of_tiles_backward(const PoolProblem& p, const T* dy, const T* x, T* dx,
       };
       if (width < kL) {  // what is behind the rows is written next
         const std::int64_t left = (mine.end - r) * out - b.columns.begin;
-        some(0, load_some(from, left >= kL ? kL : width));
+        some(0, load_lanes(from, left >= kL ? kL : width));
         continue;
       }
       for_vectors<T>(width, [&](std::int64_t o, std::int64_t) __attribute__((always_inline)) {
@@ -170,7 +170,7 @@ ARRAYNN_INLINE void spread_tiles(const PoolProblem p, Op op, const T* dy, T* dx,
     T* to = dx + 4 * r * out;
     if (out < kL) {  // what is behind a row is written next
       const bool inside = (last - r) * out >= kL;
-      const Vec<T> share = op.finish(load_some(from, inside ? kL : out));
+      const Vec<T> share = op.finish(load_lanes(from, inside ? kL : out));
       store_pairs(share, share, to, (last - r) * 4 * out >= 2 * kL ? kL : out);
       store_pairs(share, share, to + 2 * out, ((last - r) * 4 - 2) * out >= 2 * kL ? kL : out);
       continue;

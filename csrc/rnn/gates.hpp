@@ -12,20 +12,6 @@
 
 namespace ARRAYNN_ISA_NAMESPACE {
 
-// The first `n` lanes; all of them but at the last units.
-template <class T>
-ARRAYNN_MEMBER Vec<T> load_lanes(const T* p, std::int64_t n) {
-  return n == kLanes<T> ? Vec<T>::load(p) : load_n(p, n);
-}
-template <class T>
-ARRAYNN_MEMBER void store_lanes(Vec<T> v, T* p, std::int64_t n) {
-  if (n == kLanes<T>) {
-    v.store(p);
-  } else {
-    store_n(v, p, n);
-  }
-}
-
 // v[i] = f(v[i]), i < count vectors. One choice of f for a whole tile.
 template <class T>
 ARRAYNN_RNN_APART void activate_vectors(const Activation& f, T* v, std::int64_t count) {

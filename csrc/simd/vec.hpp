@@ -303,6 +303,20 @@ ARRAYNN_INLINE void store_n(Vec<T> a, T* p, std::int64_t n) {
 #endif
 }
 
+// Whole vectors take the plain path, others the first n lanes.
+template <class T>
+ARRAYNN_INLINE Vec<T> load_lanes(const T* p, std::int64_t n) {
+  return n >= kLanes<T> ? Vec<T>::load(p) : load_n(p, n);
+}
+template <class T>
+ARRAYNN_INLINE void store_lanes(Vec<T> v, T* p, std::int64_t n) {
+  if (n >= kLanes<T>) {
+    v.store(p);
+  } else {
+    store_n(v, p, n);
+  }
+}
+
 // Lane i of the result is lane (i + kBy) mod kSize of a.
 template <int kBy, class T>
 ARRAYNN_INLINE Vec<T> rotate_lanes(Vec<T> a) {

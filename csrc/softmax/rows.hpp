@@ -158,18 +158,6 @@ ARRAYNN_INLINE void for_vectors(std::int64_t width, const F& f) {
   for (; j + kL <= width; j += kL) f(j, std::int64_t{kL});
   if (j < width) f(j, width - j);
 }
-template <class T>
-ARRAYNN_INLINE Vec<T> load_lanes(const T* p, std::int64_t lanes) {
-  return lanes == kLanes<T> ? Vec<T>::load(p) : load_n(p, lanes);
-}
-template <class T>
-ARRAYNN_INLINE void store_lanes(Vec<T> v, T* p, std::int64_t lanes) {
-  if (lanes == kLanes<T>) {
-    v.store(p);
-  } else {
-    store_n(v, p, lanes);
-  }
-}
 
 // max and sum of every column of a strip; the arrays hold kStrip elements, whole vectors.
 template <class T>

@@ -31,11 +31,11 @@ struct Vec {
 };
 // The first n lanes of memory, 0 <= n <= 1.
 template <class T>
-ARRAYNN_MEMBER Vec<T> load_n(const T* p, std::int64_t n) {
+ARRAYNN_MEMBER Vec<T> load_lanes(const T* p, std::int64_t n) {
   return {n > 0 ? *p : T(0)};
 }
 template <class T>
-ARRAYNN_MEMBER void store_n(Vec<T> a, T* p, std::int64_t n) {
+ARRAYNN_MEMBER void store_lanes(Vec<T> a, T* p, std::int64_t n) {
   if (n > 0) *p = a.v;
 }
 
