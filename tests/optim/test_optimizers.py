@@ -8,7 +8,7 @@ import pytest
 
 import arraynn as ann
 from arraynn import Tensor, kernels, nn
-from arraynn.optim import SGD, Adam, AdamW
+from arraynn.optim import SGD, Adagrad, Adam, AdamW, RMSprop
 
 
 def parameters(dtype=np.float64, seed=0):
@@ -37,6 +37,13 @@ CASES = [
     (AdamW, {}),
     (AdamW, {"weight_decay": 0.3, "amsgrad": True}),
     (AdamW, {"maximize": True}),
+    (Adagrad, {}),
+    (Adagrad, {"lr_decay": 0.1, "weight_decay": 0.1, "initial_accumulator_value": 0.5, "eps": 0.1}),
+    (Adagrad, {"maximize": True}),
+    (RMSprop, {}),
+    (RMSprop, {"alpha": 0.8, "eps": 0.1, "weight_decay": 0.1}),
+    (RMSprop, {"momentum": 0.7, "centered": True}),
+    (RMSprop, {"centered": True, "maximize": True}),
 ]
 
 
@@ -61,7 +68,7 @@ def test_trajectory_against_torch(kind, options):
             np.testing.assert_allclose(param.data, twin.detach().numpy(), rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.parametrize("kind", [SGD, Adam, AdamW])
+@pytest.mark.parametrize("kind", [SGD, Adagrad, Adam, AdamW, RMSprop])
 def test_defaults_are_torchs(kind):
     torch = pytest.importorskip("torch")
     ours = kind(parameters()).param_groups[0]
@@ -282,6 +289,15 @@ BAD = [
     (Adam, {"eps": -1e-8}, ValueError, r"\[Adam\] eps: expected a finite number"),
     (AdamW, {"weight_decay": -1}, ValueError, r"\[AdamW\] weight_decay: expected a finite number"),
     (AdamW, {"max_norm": -1}, ValueError, r"\[AdamW\] max_norm: expected a finite number"),
+    (Adagrad, {"lr_decay": -1}, ValueError, r"\[Adagrad\] lr_decay: expected a finite number"),
+    (
+        Adagrad,
+        {"initial_accumulator_value": math.nan},
+        ValueError,
+        r"\[Adagrad\] initial_accumulator_value: expected a finite number",
+    ),
+    (RMSprop, {"alpha": 1.0}, ValueError, r"\[RMSprop\] alpha: expected a finite number in"),
+    (RMSprop, {"momentum": -1}, ValueError, r"\[RMSprop\] momentum: expected a finite number"),
     (SGD, {"momentum": -0.1}, ValueError, r"\[SGD\] momentum: expected a finite number"),
     (SGD, {"dampening": math.inf}, ValueError, r"\[SGD\] dampening: expected a finite number"),
     (SGD, {"nesterov": True}, ValueError, r"\[SGD\] nesterov: expected a momentum above 0"),

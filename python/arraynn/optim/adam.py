@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-
 from arraynn import kernels as K
 from arraynn.autograd.tape import Array
 from arraynn.autograd.tensor import Tensor
@@ -103,18 +101,8 @@ class Adam(Optimizer):
         max_norm: float | None,
     ) -> None:
         amsgrad = group["amsgrad"]
-        states = []
-        for param in params:
-            state = self.state.get(param)
-            if state is None:
-                state = self.state[param] = {
-                    "step": 0,
-                    "exp_avg": np.zeros_like(param.data),
-                    "exp_avg_sq": np.zeros_like(param.data),
-                }
-            if amsgrad and "max_exp_avg_sq" not in state:
-                state["max_exp_avg_sq"] = np.zeros_like(param.data)
-            states.append(state)
+        names = ["exp_avg", "exp_avg_sq"] + (["max_exp_avg_sq"] if amsgrad else [])
+        states = self._states(params, dict.fromkeys(names, 0.0))
         step = states[0]["step"] + 1
         K.adam_step(
             [p.data for p in params],

@@ -189,6 +189,17 @@ class Optimizer:
             batches.setdefault(key, []).append(param)
         return batches.values()
 
+    def _states(self, params: list[Tensor], fills: Mapping[str, float]) -> list[dict[str, Any]]:
+        """Return the state of each parameter; arrays that are missing begin at their number."""
+        states = []
+        for param in params:
+            state = self.state.setdefault(param, {"step": 0})
+            for name, value in fills.items():
+                if name not in state:
+                    state[name] = np.full_like(param.data, value)
+            states.append(state)
+        return states
+
     def _update(
         self,
         group: Group,

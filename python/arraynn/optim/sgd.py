@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-
 from arraynn import kernels as K
 from arraynn.autograd.tape import Array
 from arraynn.autograd.tensor import Tensor
@@ -99,10 +97,7 @@ class SGD(Optimizer):
         step = 1
         buffers = None
         if momentum:
-            for param in params:
-                if param not in self.state:
-                    self.state[param] = {"step": 0, "momentum_buffer": np.zeros_like(param.data)}
-            states = [self.state[param] for param in params]
+            states = self._states(params, {"momentum_buffer": 0.0})
             step = states[0]["step"] + 1
             buffers = [state["momentum_buffer"] for state in states]
         K.sgd_step(

@@ -249,10 +249,11 @@ def rmsprop_step(
             a = grad_avgs[i]
             a[...] = alpha * a + (1 - alpha) * g
             spread = np.maximum(v - a * a, 0)
-        moved = g / (np.sqrt(spread) + eps)
+        scaled = g / (np.sqrt(spread) + eps)
         if momentum and momentum_buffers is not None:
             b = momentum_buffers[i]
-            b[...] = momentum * b + moved
-            moved = b
-        p -= lr * moved
+            b[...] = momentum * b + scaled
+            p -= lr * b
+        else:
+            p -= lr * scaled
     return norm

@@ -1,0 +1,120 @@
+"""RMSprop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from arraynn import kernels as K
+from arraynn.autograd.tape import Array
+from arraynn.autograd.tensor import Tensor
+from arraynn.optim.optimizer import Group, Optimizer, check_number
+
+__all__ = ["RMSprop"]
+
+
+class RMSprop(Optimizer):
+    """RMSprop (Tieleman and Hinton, 2012, in PyTorch's form).
+
+    With g the gradient (plus ``weight_decay * p``)::
+
+        v = alpha v + (1 - alpha) g^2;    b = momentum * b + g / (sqrt(v) + eps);    p = p - lr b
+
+    Centred (Graves, 2013), ``max(0, v - a^2)`` takes the place of v under the root, with
+    ``a = alpha a + (1 - alpha) g``.
+
+    Parameters
+    ----------
+    params : iterable of Tensor, or of dict
+    lr : float
+    alpha : float in [0, 1)
+        Decay of the running means.
+    eps : float
+        Added to the root, outside of it.
+    weight_decay : float
+        Added to the gradient as ``weight_decay * p``.
+    momentum : float
+    centered : bool
+    maximize : bool
+        Step up the gradient.
+    max_norm : float, optional
+        Scale gradients down so that their norm over all parameters is at most this.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a hyperparameter is out of range, not finite or no number.
+
+    Examples
+    --------
+    >>> import arraynn as ann
+    >>> w = ann.Tensor([1.0, -1.0], requires_grad=True)
+    >>> optimizer = ann.optim.RMSprop([w], lr=0.25, alpha=0.75)
+    >>> (w * w).sum().backward()
+    >>> optimizer.step()
+    >>> w.data
+    array([ 0.5, -0.5], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        momentum: float = 0.0,
+        centered: bool = False,
+        *,
+        maximize: bool = False,
+        max_norm: float | None = None,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "alpha": alpha,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "centered": centered,
+            "maximize": maximize,
+            "max_norm": max_norm,
+        }
+        super().__init__(params, defaults)
+
+    def _check_group(self, group: Group) -> None:
+        for name in ("lr", "eps", "weight_decay", "momentum"):
+            check_number(self._op, name, group[name], 0.0)
+        check_number(self._op, "alpha", group["alpha"], 0.0, 1.0)
+        if group["max_norm"] is not None:
+            check_number(self._op, "max_norm", group["max_norm"], 0.0)
+
+    def _update(
+        self,
+        group: Group,
+        params: list[Tensor],
+        grads: list[Array],
+        grad_scale: float | None,
+        max_norm: float | None,
+    ) -> None:
+        centered, momentum = group["centered"], group["momentum"]
+        names = ["square_avg"]
+        names += ["momentum_buffer"] if momentum else []
+        names += ["grad_avg"] if centered else []
+        states = self._states(params, dict.fromkeys(names, 0.0))
+        K.rmsprop_step(
+            [p.data for p in params],
+            grads,
+            [s["square_avg"] for s in states],
+            lr=group["lr"],
+            alpha=group["alpha"],
+            eps=group["eps"],
+            weight_decay=group["weight_decay"],
+            momentum=momentum,
+            grad_avgs=[s["grad_avg"] for s in states] if centered else None,
+            momentum_buffers=[s["momentum_buffer"] for s in states] if momentum else None,
+            maximize=group["maximize"],
+            grad_scale=grad_scale,
+            max_norm=max_norm,
+        )
+        for state in states:
+            state["step"] += 1
