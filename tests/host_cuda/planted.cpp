@@ -115,13 +115,14 @@ struct Attention {
   RowStrides rows;
   AttentionProblem<float> p;
 
-  Attention() {
+  explicit Attention(std::int64_t queries = kLength) {
     rows.b = kSize;
     rows.h = kLength * kDim;
     rows.l = kDim;
     p.batch = 1;
     p.heads = p.kv_heads = kHeads;
-    p.seqlen_q = p.seqlen_k = kLength;
+    p.seqlen_q = queries;
+    p.seqlen_k = kLength;
     p.head_dim = p.head_dim_v = kDim;
     p.q = q.data();
     p.k = k.data();
@@ -132,7 +133,7 @@ struct Attention {
     p.lse_strides.b = kHeads * kLength;
     p.lse_strides.h = kLength;
     p.lse_strides.l = 1;
-    p.right = 0;  // causal
+    if (queries > 1) p.right = 0;  // causal
     run_attention(kOp, p);
   }
 };
@@ -142,6 +143,8 @@ Floats run_attention_forward() {
   append(a.out, a.lse);
   return a.out;
 }
+
+Floats run_attention_of_one_query() { return Attention(1).out; }
 
 Floats run_attention_by_k() {
   const Attention a;
@@ -246,6 +249,7 @@ const std::map<std::string, Floats (*)()>& problems() {
       {"conv", &run_conv},
       {"conv by weight", &run_conv_by_weight},
       {"attention", &run_attention_forward},
+      {"attention of one query", &run_attention_of_one_query},
       {"attention by k", &run_attention_by_k},
       {"layer norm", &run_layer_norm},
       {"rms norm", &run_rms_norm},

@@ -16,6 +16,7 @@ CSRC = Path(__file__).parents[2] / "csrc"
 #: What is compiled: the kernels that have a fault, or are called by those.
 KERNELS = [
     "attention/cuda.cu",
+    "attention/cuda_decode.cu",
     "conv/cuda.cu",
     "elementwise/cuda.cu",
     "gemm/cuda.cu",
@@ -48,6 +49,7 @@ def no_barrier(name: str, problem: str, file: str, around: str) -> Fault:
 
 TILE, GATHER = "core/cuda_tile.hpp", "conv/cuda_gather.hpp"
 ROWS, SQUARE = "core/cuda_rows.hpp", "attention/cuda_tile.hpp"
+DECODE = "attention/cuda_decode.cu"
 REDUCE, WINDOWS, STATS = "pool/cuda_reduce.hpp", "pool/cuda_windows.hpp", "softmax/cuda_stats.hpp"
 
 FAULTS = [
@@ -150,6 +152,19 @@ FAULTS = [
         "attention by k",
         "attention/cuda.cu",
         f"{BARRIER}  // all have read what they hid",
+    ),
+    no_barrier(
+        "scores are read before they are there",
+        "attention of one query",
+        DECODE,
+        f"    {BARRIER}\n    for (int g = 0; g < heads; ++g) {{\n      C most",
+    ),
+    Fault(
+        "a split misses its last key",
+        "attention of one query",
+        DECODE,
+        "min_i(seen.end, (split + 1) * kDecodeSplit) - begin);",
+        "min_i(seen.end, (split + 1) * kDecodeSplit) - begin - (PLANTED ? 1 : 0));",
     ),
     # Rows in registers.
     no_barrier(
