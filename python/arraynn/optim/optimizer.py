@@ -193,11 +193,14 @@ class Optimizer:
         """Return the state of each parameter; arrays that are missing begin at their number."""
         states = []
         for param in params:
-            state = self.state.setdefault(param, {"step": 0})
-            for name, value in fills.items():
+            state = self.state.get(param)
+            if state is None:
+                state = self.state[param] = {"step": 0}
+            states.append(state)
+        for name, value in fills.items():
+            for param, state in zip(params, states, strict=True):
                 if name not in state:
                     state[name] = np.full_like(param.data, value)
-            states.append(state)
         return states
 
     def _update(
