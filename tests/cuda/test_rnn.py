@@ -12,14 +12,12 @@ from hypothesis import strategies as st
 from arraynn import kernels
 from kernels.test_rnn import (
     CELLS,
-    EVERY_CELL,
     KINDS,
     NOTHING,
     cast,
     check,
     check_cell,
     check_combination,
-    check_every_cell,
     check_masks,
     check_options,
     check_padding,
@@ -28,6 +26,7 @@ from kernels.test_rnn import (
     make,
     run,
 )
+from kernels.test_rnn_cells import EVERY_CELL, check_every_cell
 from tolerances import assert_same_bits
 
 

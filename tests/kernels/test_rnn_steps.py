@@ -33,6 +33,14 @@ def test_same_bits_of_one_step_for_every_thread_count(
                 assert_same_bits(a, b, f"{kind}, {batch} samples")
 
 
+def test_long_sequence() -> None:
+    x = np.ones((10_000, 1, 4), np.float32)
+    weights = [np.full((32, n), 0.01, np.float32) for n in (4, 8)]
+    y, (h_n, _) = kernels.lstm(x, weights)
+    assert_same_bits(y[-1:], h_n)
+    assert_same_bits(y[5000], y[-1], "settles")
+
+
 def test_memory_of_a_long_sequence() -> None:
     rng = np.random.default_rng(2)
     x, weights, _ = cast(make(rng, "lstm", 10_000, 4, 4, 64), np.float32)

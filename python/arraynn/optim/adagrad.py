@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from arraynn import kernels as K
 from arraynn.autograd.tape import Array
 from arraynn.autograd.tensor import Tensor
-from arraynn.optim.optimizer import Group, Optimizer, check_number
+from arraynn.optim.optimizer import NOT_NEGATIVE, Group, Optimizer
 
 __all__ = ["Adagrad"]
 
@@ -52,6 +52,10 @@ class Adagrad(Optimizer):
     array([ 0.5, -0.5], dtype=float32)
     """
 
+    _ranges: ClassVar = dict.fromkeys(
+        ("lr", "lr_decay", "weight_decay", "initial_accumulator_value", "eps"), NOT_NEGATIVE
+    )
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -75,34 +79,19 @@ class Adagrad(Optimizer):
         }
         super().__init__(params, defaults)
 
-    def _check_group(self, group: Group) -> None:
-        for name in ("lr", "lr_decay", "weight_decay", "initial_accumulator_value", "eps"):
-            check_number(self._op, name, group[name], 0.0)
-        if group["max_norm"] is not None:
-            check_number(self._op, "max_norm", group["max_norm"], 0.0)
-
     def _update(
-        self,
-        group: Group,
-        params: list[Tensor],
-        grads: list[Array],
-        grad_scale: float | None,
-        max_norm: float | None,
-    ) -> None:
+        self, group: Group, params: list[Tensor], grads: list[Array], scaling: dict[str, Any]
+    ) -> list[dict[str, Any]]:
         states = self._states(params, {"sum": group["initial_accumulator_value"]})
-        step = states[0]["step"] + 1
         K.adagrad_step(
             [p.data for p in params],
             grads,
             [s["sum"] for s in states],
-            step,
+            states[0]["step"] + 1,
             lr=group["lr"],
             lr_decay=group["lr_decay"],
             eps=group["eps"],
             weight_decay=group["weight_decay"],
-            maximize=group["maximize"],
-            grad_scale=grad_scale,
-            max_norm=max_norm,
+            **scaling,
         )
-        for state in states:
-            state["step"] = step
+        return states

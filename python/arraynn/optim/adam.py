@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from arraynn import kernels as K
 from arraynn.autograd.tape import Array
 from arraynn.autograd.tensor import Tensor
-from arraynn.optim.optimizer import Group, Optimizer, check_number
+from arraynn.optim.optimizer import NOT_NEGATIVE, Group, Optimizer, check_number
 
 __all__ = ["Adam", "AdamW"]
 
@@ -54,6 +54,7 @@ class Adam(Optimizer):
     array([ 0.9, -0.9], dtype=float32)
     """
 
+    _ranges: ClassVar = dict.fromkeys(("lr", "eps", "weight_decay"), NOT_NEGATIVE)
     _decoupled = False
 
     def __init__(
@@ -80,48 +81,34 @@ class Adam(Optimizer):
         super().__init__(params, defaults)
 
     def _check_group(self, group: Group) -> None:
-        op = self._op
-        check_number(op, "lr", group["lr"], 0.0)
-        check_number(op, "eps", group["eps"], 0.0)
-        check_number(op, "weight_decay", group["weight_decay"], 0.0)
-        betas = group["betas"]
+        super()._check_group(group)
+        op, betas = self._op, group["betas"]
         if not isinstance(betas, tuple | list) or len(betas) != 2:
             raise ValueError(f"[{op}] betas: expected a pair of numbers, got {betas!r}")
-        check_number(op, "betas[0]", betas[0], 0.0, 1.0)
-        check_number(op, "betas[1]", betas[1], 0.0, 1.0)
-        if group["max_norm"] is not None:
-            check_number(op, "max_norm", group["max_norm"], 0.0)
+        for i, beta in enumerate(betas):
+            check_number(op, f"betas[{i}]", beta, 0.0, 1.0)
 
     def _update(
-        self,
-        group: Group,
-        params: list[Tensor],
-        grads: list[Array],
-        grad_scale: float | None,
-        max_norm: float | None,
-    ) -> None:
+        self, group: Group, params: list[Tensor], grads: list[Array], scaling: dict[str, Any]
+    ) -> list[dict[str, Any]]:
         amsgrad = group["amsgrad"]
         names = ["exp_avg", "exp_avg_sq"] + (["max_exp_avg_sq"] if amsgrad else [])
         states = self._states(params, dict.fromkeys(names, 0.0))
-        step = states[0]["step"] + 1
         K.adam_step(
             [p.data for p in params],
             grads,
             [s["exp_avg"] for s in states],
             [s["exp_avg_sq"] for s in states],
-            step,
+            states[0]["step"] + 1,
             lr=group["lr"],
             betas=tuple(group["betas"]),
             eps=group["eps"],
             weight_decay=group["weight_decay"],
             decoupled=self._decoupled,
             max_exp_avg_sqs=[s["max_exp_avg_sq"] for s in states] if amsgrad else None,
-            maximize=group["maximize"],
-            grad_scale=grad_scale,
-            max_norm=max_norm,
+            **scaling,
         )
-        for state in states:
-            state["step"] = step
+        return states
 
 
 class AdamW(Adam):

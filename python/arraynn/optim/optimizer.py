@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from arraynn.autograd.tensor import Tensor
 __all__ = ["Optimizer"]
 
 Group: TypeAlias = dict[str, Any]
+NOT_NEGATIVE = (0.0, math.inf)
 
 
 def check_number(op: str, name: str, value: Any, low: float, high: float = math.inf) -> None:
@@ -44,6 +45,9 @@ class Optimizer:
         Arrays kept per parameter.
     """
 
+    #: The options that are numbers, and the ranges [low, high) they lie in.
+    _ranges: ClassVar[Mapping[str, tuple[float, float]]] = {}
+
     def __init__(self, params: Iterable[Any], defaults: Group) -> None:
         self.defaults = defaults
         self.param_groups: list[Group] = []
@@ -66,8 +70,11 @@ class Optimizer:
         return type(self).__name__
 
     def _check_group(self, group: Group) -> None:
-        """Raise if an option of the group is not valid; each optimizer defines it."""
-        raise NotImplementedError(type(self).__name__)
+        """Raise if an option of the group is not valid."""
+        for name, (low, high) in self._ranges.items():
+            check_number(self._op, name, group[name], low, high)
+        if group["max_norm"] is not None:
+            check_number(self._op, "max_norm", group["max_norm"], 0.0)
 
     def add_param_group(self, param_group: Mapping[str, Any]) -> None:
         """Add a group of parameters with options of its own.
@@ -174,8 +181,13 @@ class Optimizer:
             factor = min(1.0, max_norm.pop() / (norm + 1e-6))
             scale = (scale or 1.0) / factor if factor else math.inf
         for group, params in calls:
-            limit = group["max_norm"] if clip_in_kernel else None
-            self._update(group, params, [p.grad for p in params], scale, limit)
+            scaling = {
+                "maximize": group["maximize"],
+                "grad_scale": scale,
+                "max_norm": group["max_norm"] if clip_in_kernel else None,
+            }
+            for state in self._update(group, params, [p.grad for p in params], scaling):
+                state["step"] += 1
             for param in params:
                 param.version[0] += 1
         return loss
@@ -204,14 +216,9 @@ class Optimizer:
         return states
 
     def _update(
-        self,
-        group: Group,
-        params: list[Tensor],
-        grads: list[Array],
-        grad_scale: float | None,
-        max_norm: float | None,
-    ) -> None:
-        """Run the kernel on parameters that have taken the same number of steps."""
+        self, group: Group, params: list[Tensor], grads: list[Array], scaling: dict[str, Any]
+    ) -> list[dict[str, Any]]:
+        """Run the kernel on parameters that have taken the same number of steps; their states."""
         raise NotImplementedError(type(self).__name__)
 
     # ---- state ---------------------------------------------------------------------------

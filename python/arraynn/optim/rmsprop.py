@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from arraynn import kernels as K
 from arraynn.autograd.tape import Array
 from arraynn.autograd.tensor import Tensor
-from arraynn.optim.optimizer import Group, Optimizer, check_number
+from arraynn.optim.optimizer import NOT_NEGATIVE, Group, Optimizer
 
 __all__ = ["RMSprop"]
 
@@ -56,6 +56,11 @@ class RMSprop(Optimizer):
     array([ 0.5, -0.5], dtype=float32)
     """
 
+    _ranges: ClassVar = {
+        **dict.fromkeys(("lr", "eps", "weight_decay", "momentum"), NOT_NEGATIVE),
+        "alpha": (0.0, 1.0),
+    }
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -81,21 +86,9 @@ class RMSprop(Optimizer):
         }
         super().__init__(params, defaults)
 
-    def _check_group(self, group: Group) -> None:
-        for name in ("lr", "eps", "weight_decay", "momentum"):
-            check_number(self._op, name, group[name], 0.0)
-        check_number(self._op, "alpha", group["alpha"], 0.0, 1.0)
-        if group["max_norm"] is not None:
-            check_number(self._op, "max_norm", group["max_norm"], 0.0)
-
     def _update(
-        self,
-        group: Group,
-        params: list[Tensor],
-        grads: list[Array],
-        grad_scale: float | None,
-        max_norm: float | None,
-    ) -> None:
+        self, group: Group, params: list[Tensor], grads: list[Array], scaling: dict[str, Any]
+    ) -> list[dict[str, Any]]:
         centered, momentum = group["centered"], group["momentum"]
         names = ["square_avg"]
         names += ["momentum_buffer"] if momentum else []
@@ -112,9 +105,6 @@ class RMSprop(Optimizer):
             momentum=momentum,
             grad_avgs=[s["grad_avg"] for s in states] if centered else None,
             momentum_buffers=[s["momentum_buffer"] for s in states] if momentum else None,
-            maximize=group["maximize"],
-            grad_scale=grad_scale,
-            max_norm=max_norm,
+            **scaling,
         )
-        for state in states:
-            state["step"] += 1
+        return states

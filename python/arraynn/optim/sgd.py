@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from arraynn import kernels as K
 from arraynn.autograd.tape import Array
 from arraynn.autograd.tensor import Tensor
-from arraynn.optim.optimizer import Group, Optimizer, check_number
+from arraynn.optim.optimizer import NOT_NEGATIVE, Group, Optimizer
 
 __all__ = ["SGD"]
 
@@ -49,6 +50,11 @@ class SGD(Optimizer):
     array([ 0.5, -0.5], dtype=float32)
     """
 
+    _ranges: ClassVar = {
+        **dict.fromkeys(("lr", "momentum", "weight_decay"), NOT_NEGATIVE),
+        "dampening": (-1e308, math.inf),
+    }
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -73,47 +79,28 @@ class SGD(Optimizer):
         super().__init__(params, defaults)
 
     def _check_group(self, group: Group) -> None:
-        op = self._op
-        for name in ("lr", "momentum", "weight_decay"):
-            check_number(op, name, group[name], 0.0)
-        check_number(op, "dampening", group["dampening"], -1e308)
+        super()._check_group(group)
         if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
             raise ValueError(
-                f"[{op}] nesterov: expected a momentum above 0 and no dampening, got momentum "
-                f"{group['momentum']} and dampening {group['dampening']}"
+                f"[{self._op}] nesterov: expected a momentum above 0 and no dampening, got "
+                f"momentum {group['momentum']} and dampening {group['dampening']}"
             )
-        if group["max_norm"] is not None:
-            check_number(op, "max_norm", group["max_norm"], 0.0)
 
     def _update(
-        self,
-        group: Group,
-        params: list[Tensor],
-        grads: list[Array],
-        grad_scale: float | None,
-        max_norm: float | None,
-    ) -> None:
+        self, group: Group, params: list[Tensor], grads: list[Array], scaling: dict[str, Any]
+    ) -> list[dict[str, Any]]:
         momentum = group["momentum"]
-        step = 1
-        buffers = None
-        if momentum:
-            states = self._states(params, {"momentum_buffer": 0.0})
-            step = states[0]["step"] + 1
-            buffers = [state["momentum_buffer"] for state in states]
+        states = self._states(params, {"momentum_buffer": 0.0}) if momentum else []
         K.sgd_step(
             [p.data for p in params],
             grads,
-            buffers,
-            step,
+            [s["momentum_buffer"] for s in states] if momentum else None,
+            states[0]["step"] + 1 if momentum else 1,
             lr=group["lr"],
             momentum=momentum,
             dampening=group["dampening"],
             weight_decay=group["weight_decay"],
             nesterov=group["nesterov"],
-            maximize=group["maximize"],
-            grad_scale=grad_scale,
-            max_norm=max_norm,
+            **scaling,
         )
-        if momentum:
-            for state in states:
-                state["step"] = step
+        return states
