@@ -108,9 +108,10 @@ struct Rmsprop {
   }
 };
 
-// Calls run(tensor, begin, end) for this member's part of the flat run.
-template <class T, class Step>
-void run_flat(const OptimTensor<T>* tensors, std::int64_t count, const Step& step, int threads) {
+// A member of the team takes its part of the flat run.
+template <class T, class Step, class Scalars>
+void run_flat(const OptimTensor<T>* tensors, std::int64_t count, const Scalars& s, int threads) {
+  const Step step(s);
   parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
     const Range part = split_range(count == 0 ? 0 : tensors[count - 1].end, nthreads, tid);
     for (std::int64_t i = 0; i < count; ++i) {
@@ -119,26 +120,6 @@ void run_flat(const OptimTensor<T>* tensors, std::int64_t count, const Step& ste
       if (begin < end) step.run(t, begin - t.begin, end - t.begin);
     }
   });
-}
-
-template <class T>
-void adam(const OptimTensor<T>* tensors, std::int64_t count, const AdamScalars& s, int threads) {
-  run_flat(tensors, count, Adam<T>(s), threads);
-}
-template <class T>
-void sgd(const OptimTensor<T>* tensors, std::int64_t count, const SgdScalars& s, int threads) {
-  run_flat(tensors, count, Sgd<T>(s), threads);
-}
-
-template <class T>
-void adagrad(const OptimTensor<T>* tensors, std::int64_t count, const AdagradScalars& s,
-             int threads) {
-  run_flat(tensors, count, Adagrad<T>(s), threads);
-}
-template <class T>
-void rmsprop(const OptimTensor<T>* tensors, std::int64_t count, const RmspropScalars& s,
-             int threads) {
-  run_flat(tensors, count, Rmsprop<T>(s), threads);
 }
 
 template <class T>
@@ -176,11 +157,15 @@ void square_sums(const OptimTensor<T>* tensors, std::int64_t count, int threads,
   });
 }
 
+template <class T>
+constexpr OptimTable<T> table() {
+  return {&run_flat<T, Adam<T>, AdamScalars>, &run_flat<T, Sgd<T>, SgdScalars>,
+          &run_flat<T, Adagrad<T>, AdagradScalars>, &run_flat<T, Rmsprop<T>, RmspropScalars>,
+          &square_sums<T>};
+}
+
 }  // namespace
 
-extern const OptimKernels optim_kernels = {
-    &adam<float>,         &adam<double>,   &sgd<float>,      &sgd<double>,    &square_sums<float>,
-    &square_sums<double>, &adagrad<float>, &adagrad<double>, &rmsprop<float>, &rmsprop<double>,
-};
+extern const OptimKernels optim_kernels = {table<float>(), table<double>()};
 
 }  // namespace ARRAYNN_ISA_NAMESPACE
