@@ -339,12 +339,16 @@ def main(directory: Path) -> None:
     change("core/dtype.hpp", storage, "instantiate(float)")
     for kernel in KERNELS:
         texts.setdefault(kernel, (CSRC / kernel).read_text(encoding="utf-8"))
-    for file, plain in texts.items():
+    # Ninja knows of the kernels alone: they are written anew after a header.
+    anew = False
+    for file in sorted(texts, key=lambda name: name.endswith(".cu")):
+        plain = texts[file]
         text = f'#include "planted.hpp"\n{plain}' if "planted(" in plain else plain
         path = directory / file
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        if anew or not path.is_file() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
+            anew = anew or not file.endswith(".cu")
 
 
 if __name__ == "__main__":
