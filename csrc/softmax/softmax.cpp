@@ -1,6 +1,5 @@
 #include "softmax/softmax.hpp"
 
-
 #include "core/arena.hpp"
 #include "core/index.hpp"
 #include "core/parallel.hpp"
