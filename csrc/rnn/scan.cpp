@@ -15,8 +15,8 @@ constexpr double kStepPerThread = 8e4, kProductsPerWeight = 2.6;
 // Of a whole call: what waking a team is worth.
 constexpr double kCallPerThread = 7.5e5;
 // Gates of a part of the steps: they stay in cache between the product that writes them and the step
-// that reads them. Every part packs W_ih anew: in L2 where that is little, else in L3, and in either
-// case of enough rows.
+// that reads them. A part passes over W_ih: in L2 where that is little, else in L3, and in either case
+// of enough rows.
 constexpr std::int64_t kGateBytes = std::int64_t{4} << 20, kGateBytesL2 = std::int64_t{512} << 10;
 constexpr std::int64_t kGateRows = 256, kNarrowInput = 64;
 constexpr double kElementsPerThread = 1 << 16;  // of an outer product

@@ -174,6 +174,8 @@ struct Layers {
     void* prepared =
         prepare_scan(stack.op, scan, stack.random.weights > 0 ? nullptr : &forms, &scratch);
     draw_zones(stack, layer * s.directions + direction, &scratch, scan);
+    PreparedWeight of_call;  // several parts of the steps: W_ih is packed for all of them
+    PreparedWeight* const w_ih = forms.w_ih == nullptr && part < s.steps ? &of_call : forms.w_ih;
     for (std::int64_t i = 0; i < s.steps; i += part) {
       scan->first = i;
       scan->last = min_i(s.steps, i + part);
@@ -187,7 +189,7 @@ struct Layers {
         g.epilogue.bias = bias;
         g.epilogue.bias_axis = BiasAxis::kColumn;
       }
-      if (forms.w_ih != nullptr) use_packed(stack.op, forms.w_ih, Operand::kB, &g);
+      if (w_ih != nullptr) use_packed(stack.op, w_ih, Operand::kB, &g);
       gemm(stack.op, g);
       if (norms) norm_input(*scan, group, bias, g.m);
       run_scan(stack.op, *scan, i > 0, prepared);
