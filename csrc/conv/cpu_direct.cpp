@@ -3,7 +3,6 @@
 #include "conv/phases.hpp"
 #include "conv/pooled.hpp"
 #include "conv/strip.hpp"
-#include "conv/tables.hpp"
 #include "core/parallel.hpp"
 #include "gemm/ukernel.hpp"
 
@@ -415,25 +414,6 @@ void run_direct(const PhasedConv<T>& d, int threads, void* scratch) {
 }
 
 }  // namespace
-
-std::int64_t direct_scratch_f32(const DirectConv<float>& d, int threads) {
-  return direct_scratch(PhasedConv<float>{d}, threads);
-}
-std::int64_t direct_scratch_f64(const DirectConv<double>& d, int threads) {
-  return direct_scratch(PhasedConv<double>{d}, threads);
-}
-std::int64_t direct_prepared_f32(const DirectConv<float>& d) {
-  return prepared_elements(PhasedConv<float>{d});
-}
-std::int64_t direct_prepared_f64(const DirectConv<double>& d) {
-  return prepared_elements(PhasedConv<double>{d});
-}
-void direct_f32(const DirectConv<float>& d, int threads, void* scratch) {
-  run_direct(PhasedConv<float>{d}, threads, scratch);
-}
-void direct_f64(const DirectConv<double>& d, int threads, void* scratch) {
-  run_direct(PhasedConv<double>{d}, threads, scratch);
-}
 
 extern const PhaseKernels phase_kernels = {
     &prepared_elements<float>, &prepared_elements<double>, &direct_scratch<float>,
