@@ -10,15 +10,6 @@ namespace {
 // Elements that one thread should move at least.
 constexpr double kFoldGrain = 32768;
 
-template <class T>
-const FoldTable<T>& table() {
-  if constexpr (sizeof(T) == 4) {
-    return fold_kernels().f32;
-  } else {
-    return fold_kernels().f64;
-  }
-}
-
 int team(const FoldProblem& p, std::int64_t shares) {
   const double work =
       static_cast<double>(p.n * p.c) * static_cast<double>(p.image() + p.taps() * p.windows());
@@ -32,7 +23,7 @@ template <class T>
 void run_unfold(const FoldProblem& p, const T* x, T* y) {
   const std::int64_t rows = p.n * p.c * p.taps();
   parallel(team(p, rows), Denormals::kKeep, [&](int tid, int nthreads) {
-    table<T>().unfold(p, x, y, split_range(rows, nthreads, tid));
+    fold_kernels().of<T>().unfold(p, x, y, split_range(rows, nthreads, tid));
   });
 }
 
@@ -40,7 +31,7 @@ template <class T>
 void run_fold(const FoldProblem& p, const T* y, T* x) {
   const std::int64_t planes = p.n * p.c;
   parallel(team(p, planes), Denormals::kFlush, [&](int tid, int nthreads) {
-    table<T>().fold(p, y, x, split_range(planes, nthreads, tid));
+    fold_kernels().of<T>().fold(p, y, x, split_range(planes, nthreads, tid));
   });
 }
 

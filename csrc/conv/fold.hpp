@@ -29,10 +29,7 @@ struct FoldTable {
   void (*unfold)(const FoldProblem& p, const T* x, T* y, Range rows);
   void (*fold)(const FoldProblem& p, const T* y, T* x, Range planes);
 };
-struct FoldKernels {
-  FoldTable<float> f32;
-  FoldTable<double> f64;
-};
+using FoldKernels = FloatKernels<FoldTable>;
 
 ARRAYNN_KERNEL_TABLE(FoldKernels, fold_kernels)
 

@@ -2,7 +2,29 @@
 // declares arraynn::<isa>::gemm_kernels, defined by the unit compiled for that ISA, and
 // arraynn::gemm_kernels(), the table of the level in force.
 #pragma once
+#include <type_traits>
+
 #include "core/cpu_isa.hpp"
+
+namespace arraynn {
+
+// The table of a family whose kernels exist for both floating types.
+template <template <class> class Table>
+struct FloatKernels {
+  Table<float> f32;
+  Table<double> f64;
+
+  template <class T>
+  const Table<T>& of() const {
+    if constexpr (std::is_same_v<T, float>) {
+      return f32;
+    } else {
+      return f64;
+    }
+  }
+};
+
+}  // namespace arraynn
 
 #if defined(__x86_64__)
 #define ARRAYNN_KERNEL_TABLE(Table, name)                    \

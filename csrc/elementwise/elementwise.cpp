@@ -1,21 +1,11 @@
 #include "elementwise/elementwise.hpp"
 
-#include <type_traits>
 
 #include "core/index.hpp"
 #include "core/parallel.hpp"
 
 namespace arraynn {
 namespace {
-
-template <class T>
-const ElementwiseTable<T>& table() {
-  if constexpr (std::is_same_v<T, float>) {
-    return elementwise_kernels().f32;
-  } else {
-    return elementwise_kernels().f64;
-  }
-}
 
 // f(begin, end) on every thread's part of [0, n), cut at whole blocks.
 template <class F>
@@ -39,7 +29,7 @@ Denormals mode_of(const Activation& f) {
 
 template <class T>
 void run_activation(const Activation& f, const T* x, T* y, std::int64_t n) {
-  const auto kernel = table<T>().activation;
+  const auto kernel = elementwise_kernels().of<T>().activation;
   for_parts(n, mode_of(f), [&](std::int64_t begin, std::int64_t end) {
     kernel(f, x + begin, y + begin, end - begin);
   });
@@ -47,7 +37,7 @@ void run_activation(const Activation& f, const T* x, T* y, std::int64_t n) {
 
 template <class T>
 void run_activation_backward(const Activation& f, const T* dy, const T* x, T* dx, std::int64_t n) {
-  const auto kernel = table<T>().activation_backward;
+  const auto kernel = elementwise_kernels().of<T>().activation_backward;
   for_parts(n, mode_of(f), [&](std::int64_t begin, std::int64_t end) {
     kernel(f, dy + begin, x + begin, dx + begin, end - begin);
   });
@@ -55,14 +45,14 @@ void run_activation_backward(const Activation& f, const T* dy, const T* x, T* dx
 
 template <class T>
 void run_dropout(const Dropout& d, const T* x, T* y, std::int64_t n) {
-  const auto kernel = table<T>().dropout;
+  const auto kernel = elementwise_kernels().of<T>().dropout;
   for_parts(n, Denormals::kFlush,
             [&](std::int64_t begin, std::int64_t end) { kernel(d, x, y, begin, end); });
 }
 
 template <class T>
 void run_math(MathFunction f, const T* x, T* y, std::int64_t n) {
-  const auto kernel = table<T>().math;
+  const auto kernel = elementwise_kernels().of<T>().math;
   for_parts(n, Denormals::kFlush, [&](std::int64_t begin, std::int64_t end) {
     kernel(f, x + begin, y + begin, end - begin);
   });

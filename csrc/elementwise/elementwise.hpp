@@ -39,10 +39,7 @@ struct ElementwiseTable {
   void (*dropout)(const Dropout& d, const T* x, T* y, std::int64_t begin, std::int64_t end);
   void (*math)(MathFunction f, const T* x, T* y, std::int64_t n);
 };
-struct ElementwiseKernels {
-  ElementwiseTable<float> f32;
-  ElementwiseTable<double> f64;
-};
+using ElementwiseKernels = FloatKernels<ElementwiseTable>;
 
 ARRAYNN_KERNEL_TABLE(ElementwiseKernels, elementwise_kernels)
 

@@ -1,6 +1,5 @@
 #include "elementwise/glu.hpp"
 
-#include <type_traits>
 
 #include "core/index.hpp"
 #include "core/parallel.hpp"
@@ -8,15 +7,6 @@
 
 namespace arraynn {
 namespace {
-
-template <class T>
-const GluTable<T>& table() {
-  if constexpr (std::is_same_v<T, float>) {
-    return glu_kernels().f32;
-  } else {
-    return glu_kernels().f64;
-  }
-}
 
 // f(begin, end) on every thread's part of y, cut at whole blocks.
 template <class F>
@@ -35,13 +25,13 @@ void for_parts(const GluShape& p, const F& f) {
 
 template <class T>
 void run_glu(const Activation& f, const GluShape& p, const T* x, T* y) {
-  const auto kernel = table<T>().forward;
+  const auto kernel = glu_kernels().of<T>().forward;
   for_parts(p, [&](std::int64_t begin, std::int64_t end) { kernel(f, p, x, y, begin, end); });
 }
 
 template <class T>
 void run_glu_backward(const Activation& f, const GluShape& p, const T* dy, const T* x, T* dx) {
-  const auto kernel = table<T>().backward;
+  const auto kernel = glu_kernels().of<T>().backward;
   for_parts(p, [&](std::int64_t begin, std::int64_t end) { kernel(f, p, dy, x, dx, begin, end); });
 }
 

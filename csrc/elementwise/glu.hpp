@@ -25,10 +25,7 @@ struct GluTable {
   void (*backward)(const Activation& f, const GluShape& p, const T* dy, const T* x, T* dx,
                    std::int64_t begin, std::int64_t end);
 };
-struct GluKernels {
-  GluTable<float> f32;
-  GluTable<double> f64;
-};
+using GluKernels = FloatKernels<GluTable>;
 
 ARRAYNN_KERNEL_TABLE(GluKernels, glu_kernels)
 

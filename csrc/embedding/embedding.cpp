@@ -1,7 +1,6 @@
 #include "embedding/embedding.hpp"
 
 #include <algorithm>
-#include <type_traits>
 
 #include "core/index.hpp"
 #include "core/parallel.hpp"
@@ -13,15 +12,6 @@ namespace {
 constexpr double kEmbeddingGrain = 32768;
 // Columns of a share: whole cache lines of either dtype, where the table begins at one.
 constexpr std::int64_t kColumnStep = 16;
-
-template <class T>
-const EmbeddingTable<T>& table() {
-  if constexpr (std::is_same_v<T, float>) {
-    return embedding_kernels().f32;
-  } else {
-    return embedding_kernels().f64;
-  }
-}
 
 int team_for(double elements, std::int64_t units) {
   const int threads = threads_for(elements, kEmbeddingGrain);
@@ -35,7 +25,7 @@ void embedding(const EmbeddingShape& p, const std::int64_t* indices, const T* w,
   const double elements = static_cast<double>(p.count) * static_cast<double>(p.columns);
   parallel(team_for(elements, p.count), Denormals::kKeep, [&](int tid, int team) {
     const Range part = split_range(p.count, team, tid);
-    table<T>().gather(p, indices, w, y, part.begin, part.end);
+    embedding_kernels().of<T>().gather(p, indices, w, y, part.begin, part.end);
   });
 }
 
@@ -56,7 +46,7 @@ void embedding_backward(const EmbeddingShape& p, const std::int64_t* indices, co
     const Range part = split_range(steps, team, tid);
     const std::int64_t end = min_i(p.columns, part.end * kColumnStep);
     if (part.begin < part.end) {
-      table<T>().scatter_add(p, indices, dy, dw, part.begin * kColumnStep, end);
+      embedding_kernels().of<T>().scatter_add(p, indices, dy, dw, part.begin * kColumnStep, end);
     }
   });
 }

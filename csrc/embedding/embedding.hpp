@@ -26,10 +26,7 @@ struct EmbeddingTable {
   void (*scatter_add)(const EmbeddingShape& p, const std::int64_t* indices, const T* dy, T* dw,
                       std::int64_t begin, std::int64_t end);
 };
-struct EmbeddingKernels {
-  EmbeddingTable<float> f32;
-  EmbeddingTable<double> f64;
-};
+using EmbeddingKernels = FloatKernels<EmbeddingTable>;
 
 ARRAYNN_KERNEL_TABLE(EmbeddingKernels, embedding_kernels)
 

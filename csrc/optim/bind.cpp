@@ -1,5 +1,6 @@
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "bind/binders.hpp"
 #include "bind/call.hpp"
@@ -41,29 +42,55 @@ Number take_rate(const char* op, py::handle h) {
   return {take_at_least(op, "lr", h, 0.0), {}};
 }
 
+// The lists of a step, each of params' shapes and apart from those before it.
+class Lists {
+ public:
+  Lists(const char* op, py::handle params, py::handle grads)
+      : op_(op),
+        params_(take("params", params, true, nullptr)),
+        grads_(take("grads", grads, false, params_)) {}
+
+  // A list of the state, or null for None.
+  const List* state(const char* arg, py::handle h) {
+    return h.is_none() ? nullptr : take(arg, h, true, params_);
+  }
+  const List* needed_state(const char* arg, py::handle h) { return take(arg, h, true, params_); }
+
+  StepLists step(const List* first = nullptr, const List* second = nullptr,
+                 const List* largest = nullptr) const {
+    return {params_, grads_, first, second, largest};
+  }
+
+ private:
+  const List* take(const char* arg, py::handle h, bool inout, const List* like) {
+    auto list = std::make_unique<List>(take_list(op_, arg, h, inout, like));
+    for (const auto& [name, other] : taken_) require_apart(op_, arg, *list, name, *other);
+    taken_.emplace_back(arg, std::move(list));
+    return taken_.back().second.get();
+  }
+
+  const char* op_;
+  std::vector<std::pair<const char*, std::unique_ptr<List>>> taken_;
+  const List *params_, *grads_;
+};
+
+void require_buffers(const char* op, double momentum, const List* buffers) {
+  if (momentum != 0.0 && buffers == nullptr) {
+    fail<ValueError>(op, "momentum_buffers", "expected a list of arrays (momentum is ", momentum,
+                     "), got None");
+  }
+}
+
 py::object adam_step(py::handle params_, py::handle grads_, py::handle exp_avgs_,
                      py::handle exp_avg_sqs_, py::handle step_, py::handle lr_, py::handle betas_,
                      py::handle eps_, py::handle weight_decay_, py::handle decoupled_,
                      py::handle max_exp_avg_sqs_, py::handle maximize_, py::handle eps_mode_,
                      py::handle grad_scale_, py::handle max_norm_) {
   constexpr const char* kOp = "adam_step";
-  const List params = take_list(kOp, "params", params_, true, nullptr);
-  const List grads = take_list(kOp, "grads", grads_, false, &params);
-  const List exp_avgs = take_list(kOp, "exp_avgs", exp_avgs_, true, &params);
-  const List exp_avg_sqs = take_list(kOp, "exp_avg_sqs", exp_avg_sqs_, true, &params);
-  std::unique_ptr<List> largest;
-  if (!max_exp_avg_sqs_.is_none()) {
-    largest =
-        std::make_unique<List>(take_list(kOp, "max_exp_avg_sqs", max_exp_avg_sqs_, true, &params));
-    require_apart(kOp, "max_exp_avg_sqs", *largest, "params", params);
-    require_apart(kOp, "max_exp_avg_sqs", *largest, "exp_avg_sqs", exp_avg_sqs);
-  }
-  require_apart(kOp, "grads", grads, "params", params);
-  require_apart(kOp, "exp_avgs", exp_avgs, "params", params);
-  require_apart(kOp, "exp_avgs", exp_avgs, "grads", grads);
-  require_apart(kOp, "exp_avg_sqs", exp_avg_sqs, "params", params);
-  require_apart(kOp, "exp_avg_sqs", exp_avg_sqs, "grads", grads);
-  require_apart(kOp, "exp_avg_sqs", exp_avg_sqs, "exp_avgs", exp_avgs);
+  Lists lists(kOp, params_, grads_);
+  const List* exp_avgs = lists.needed_state("exp_avgs", exp_avgs_);
+  const List* exp_avg_sqs = lists.needed_state("exp_avg_sqs", exp_avg_sqs_);
+  const List* largest = lists.state("max_exp_avg_sqs", max_exp_avg_sqs_);
   const Number step = take_step(kOp, step_), lr = take_rate(kOp, lr_);
   if (!PyTuple_Check(betas_.ptr()) && !PyList_Check(betas_.ptr())) {
     fail<TypeError>(kOp, "betas", "expected two floats, got ", Py_TYPE(betas_.ptr())->tp_name);
@@ -86,8 +113,7 @@ py::object adam_step(py::handle params_, py::handle grads_, py::handle exp_avgs_
   }
   const Gradient gradient = take_gradient(kOp, maximize_, grad_scale_, max_norm_);
   const AdamOptions options{beta[0], beta[1], eps, weight_decay, decoupled, eps_mode == "hat"};
-  return run_adam({&params, &grads, &exp_avgs, &exp_avg_sqs, largest.get()}, gradient, options,
-                  step, lr);
+  return run_step(lists.step(exp_avgs, exp_avg_sqs, largest), gradient, options, step, lr);
 }
 
 py::object sgd_step(py::handle params_, py::handle grads_, py::handle momentum_buffers_,
@@ -95,44 +121,21 @@ py::object sgd_step(py::handle params_, py::handle grads_, py::handle momentum_b
                     py::handle weight_decay_, py::handle nesterov_, py::handle maximize_,
                     py::handle grad_scale_, py::handle max_norm_) {
   constexpr const char* kOp = "sgd_step";
-  const List params = take_list(kOp, "params", params_, true, nullptr);
-  const List grads = take_list(kOp, "grads", grads_, false, &params);
-  require_apart(kOp, "grads", grads, "params", params);
-  std::unique_ptr<List> buffers;
-  if (!momentum_buffers_.is_none()) {
-    buffers = std::make_unique<List>(
-        take_list(kOp, "momentum_buffers", momentum_buffers_, true, &params));
-    require_apart(kOp, "momentum_buffers", *buffers, "params", params);
-    require_apart(kOp, "momentum_buffers", *buffers, "grads", grads);
-  }
+  Lists lists(kOp, params_, grads_);
+  const List* buffers = lists.state("momentum_buffers", momentum_buffers_);
   const Number step = take_step(kOp, step_), lr = take_rate(kOp, lr_);
   SgdOptions s{};
   s.momentum = take_at_least(kOp, "momentum", momentum_, 0.0);
   s.dampening = take_finite(kOp, "dampening", dampening_);
   s.weight_decay = take_at_least(kOp, "weight_decay", weight_decay_, 0.0);
   s.nesterov = take_bool(kOp, "nesterov", nesterov_);
-  if (s.momentum != 0.0 && buffers == nullptr) {
-    fail<ValueError>(kOp, "momentum_buffers", "expected a list of arrays (momentum is ", s.momentum,
-                     "), got None");
-  }
+  require_buffers(kOp, s.momentum, buffers);
   if (s.nesterov && (s.momentum <= 0 || s.dampening != 0)) {
     fail<ValueError>(kOp, "nesterov", "expected momentum > 0 and dampening 0, got ", s.momentum,
                      " and ", s.dampening);
   }
   const Gradient gradient = take_gradient(kOp, maximize_, grad_scale_, max_norm_);
-  return run_sgd({&params, &grads, buffers.get(), nullptr, nullptr}, gradient, s, step, lr);
-}
-
-// A list of the state of a step, apart from those before it.
-std::unique_ptr<List> take_state(const char* op, const char* arg, py::handle h,
-                                 std::initializer_list<std::pair<const char*, const List*>> others,
-                                 const List& params) {
-  if (h.is_none()) return nullptr;
-  auto state = std::make_unique<List>(take_list(op, arg, h, true, &params));
-  for (const auto& [name, list] : others) {
-    if (list != nullptr) require_apart(op, arg, *state, name, *list);
-  }
-  return state;
+  return run_step(lists.step(buffers), gradient, s, step, lr);
 }
 
 py::object adagrad_step(py::handle params_, py::handle grads_, py::handle state_sums_,
@@ -140,18 +143,14 @@ py::object adagrad_step(py::handle params_, py::handle grads_, py::handle state_
                         py::handle weight_decay_, py::handle maximize_, py::handle grad_scale_,
                         py::handle max_norm_) {
   constexpr const char* kOp = "adagrad_step";
-  const List params = take_list(kOp, "params", params_, true, nullptr);
-  const List grads = take_list(kOp, "grads", grads_, false, &params);
-  const List sums = take_list(kOp, "state_sums", state_sums_, true, &params);
-  require_apart(kOp, "grads", grads, "params", params);
-  require_apart(kOp, "state_sums", sums, "params", params);
-  require_apart(kOp, "state_sums", sums, "grads", grads);
+  Lists lists(kOp, params_, grads_);
+  const List* sums = lists.needed_state("state_sums", state_sums_);
   const Number step = take_step(kOp, step_), lr = take_rate(kOp, lr_);
   const AdagradOptions options{take_at_least(kOp, "lr_decay", lr_decay_, 0.0),
                                take_at_least(kOp, "eps", eps_, 0.0),
                                take_at_least(kOp, "weight_decay", weight_decay_, 0.0)};
   const Gradient gradient = take_gradient(kOp, maximize_, grad_scale_, max_norm_);
-  return run_adagrad({&params, &grads, &sums, nullptr, nullptr}, gradient, options, step, lr);
+  return run_step(lists.step(sums), gradient, options, step, lr);
 }
 
 py::object rmsprop_step(py::handle params_, py::handle grads_, py::handle square_avgs_,
@@ -160,21 +159,10 @@ py::object rmsprop_step(py::handle params_, py::handle grads_, py::handle square
                         py::handle momentum_buffers_, py::handle maximize_, py::handle grad_scale_,
                         py::handle max_norm_) {
   constexpr const char* kOp = "rmsprop_step";
-  const List params = take_list(kOp, "params", params_, true, nullptr);
-  const List grads = take_list(kOp, "grads", grads_, false, &params);
-  const List squares = take_list(kOp, "square_avgs", square_avgs_, true, &params);
-  require_apart(kOp, "grads", grads, "params", params);
-  require_apart(kOp, "square_avgs", squares, "params", params);
-  require_apart(kOp, "square_avgs", squares, "grads", grads);
-  const auto means =
-      take_state(kOp, "grad_avgs", grad_avgs_,
-                 {{"params", &params}, {"grads", &grads}, {"square_avgs", &squares}}, params);
-  const auto buffers = take_state(kOp, "momentum_buffers", momentum_buffers_,
-                                  {{"params", &params},
-                                   {"grads", &grads},
-                                   {"square_avgs", &squares},
-                                   {"grad_avgs", means.get()}},
-                                  params);
+  Lists lists(kOp, params_, grads_);
+  const List* squares = lists.needed_state("square_avgs", square_avgs_);
+  const List* means = lists.state("grad_avgs", grad_avgs_);
+  const List* buffers = lists.state("momentum_buffers", momentum_buffers_);
   const Number lr = take_rate(kOp, lr_);
   RmspropOptions o{};
   o.alpha = take_at_least(kOp, "alpha", alpha_, 0.0);
@@ -182,14 +170,11 @@ py::object rmsprop_step(py::handle params_, py::handle grads_, py::handle square
   o.eps = take_at_least(kOp, "eps", eps_, 0.0);
   o.weight_decay = take_at_least(kOp, "weight_decay", weight_decay_, 0.0);
   o.momentum = take_at_least(kOp, "momentum", momentum_, 0.0);
-  if (o.momentum != 0.0 && buffers == nullptr) {
-    fail<ValueError>(kOp, "momentum_buffers", "expected a list of arrays (momentum is ", o.momentum,
-                     "), got None");
-  }
+  require_buffers(kOp, o.momentum, buffers);
   const Gradient gradient = take_gradient(kOp, maximize_, grad_scale_, max_norm_);
   // Without momentum the buffers are left alone.
-  const List* used = o.momentum != 0.0 ? buffers.get() : nullptr;
-  return run_rmsprop({&params, &grads, &squares, means.get(), used}, gradient, o, lr);
+  const List* used = o.momentum != 0.0 ? buffers : nullptr;
+  return run_step(lists.step(squares, means, used), gradient, o, Number{1, {}}, lr);
 }
 
 }  // namespace

@@ -139,24 +139,6 @@ __device__ __forceinline__ double read_number(const StepNumber& n) {
       return *static_cast<const double*>(n.device);
   }
 }
-ARRAYNN_HOST_DEVICE AdamScalars scalars_of(const StepOptions<AdamOptions>& s, double step,
-                                           double lr) {
-  return adam_scalars(s.options, step, lr, s.gradient_factor);
-}
-ARRAYNN_HOST_DEVICE SgdScalars scalars_of(const StepOptions<SgdOptions>& s, double step,
-                                          double lr) {
-  return sgd_scalars(s.options, step, lr, s.gradient_factor);
-}
-
-ARRAYNN_HOST_DEVICE AdagradScalars scalars_of(const StepOptions<AdagradOptions>& s, double step,
-                                              double lr) {
-  return adagrad_scalars(s.options, step, lr, s.gradient_factor);
-}
-ARRAYNN_HOST_DEVICE RmspropScalars scalars_of(const StepOptions<RmspropOptions>& s, double,
-                                              double lr) {
-  return rmsprop_scalars(s.options, lr, s.gradient_factor);
-}
-
 template <class Rule>
 __device__ __forceinline__ void apply_clipping(Rule& rule, double gradient_factor,
                                                const double* clip_factor) {
@@ -188,7 +170,8 @@ __device__ __forceinline__ void with_rule(const Source& source, const F& f) {
   } else {
     auto& shared = shared_storage<RuleStorage<Rule>>();
     if (threadIdx.x == 0) {
-      Rule rule(scalars_of(source, read_number(source.step), read_number(source.lr)));
+      Rule rule(step_scalars(source.options, read_number(source.step), read_number(source.lr),
+                             source.gradient_factor));
       apply_clipping(rule, source.gradient_factor, source.clip_factor);
       shared.rule = rule;
     }
@@ -355,8 +338,8 @@ T* gradient_of(const OptimTensor<T>& t) {
 template <class Rule, class Options, class F>
 void with_source(const StepOptions<Options>& s, const F& launch) {
   if (s.step.device != nullptr || s.lr.device != nullptr) return launch(s);
-  launch(
-      Known<Rule>{Rule(scalars_of(s, s.step.value, s.lr.value)), s.gradient_factor, s.clip_factor});
+  launch(Known<Rule>{Rule(step_scalars(s.options, s.step.value, s.lr.value, s.gradient_factor)),
+                     s.gradient_factor, s.clip_factor});
 }
 
 template <class T, bool kLargest>
@@ -437,25 +420,25 @@ void clip(const std::vector<OptimTensor<T>>& tensors, const Clipping& clipping) 
 }
 
 template <class T>
-void adam(const std::vector<OptimTensor<T>>& tensors, const StepOptions<AdamOptions>& step) {
+void step(const std::vector<OptimTensor<T>>& tensors, const StepOptions<AdamOptions>& s) {
   if (!tensors.empty() && tensors[0].largest != nullptr) {
-    launch_adam<T, true>(tensors, step);
+    launch_adam<T, true>(tensors, s);
   } else {
-    launch_adam<T, false>(tensors, step);
+    launch_adam<T, false>(tensors, s);
   }
 }
 
 template <class T>
-void sgd(const std::vector<OptimTensor<T>>& tensors, const StepOptions<SgdOptions>& step) {
-  if (step.options.momentum != 0) {
-    launch_sgd<T, true>(tensors, step);
+void step(const std::vector<OptimTensor<T>>& tensors, const StepOptions<SgdOptions>& s) {
+  if (s.options.momentum != 0) {
+    launch_sgd<T, true>(tensors, s);
   } else {
-    launch_sgd<T, false>(tensors, step);
+    launch_sgd<T, false>(tensors, s);
   }
 }
 
 template <class T>
-void adagrad(const std::vector<OptimTensor<T>>& tensors, const StepOptions<AdagradOptions>& s) {
+void step(const std::vector<OptimTensor<T>>& tensors, const StepOptions<AdagradOptions>& s) {
   const auto pointers = [](const OptimTensor<T>& t) {
     return std::array<T*, 3>{t.param, gradient_of(t), t.first};
   };
@@ -469,7 +452,7 @@ void adagrad(const std::vector<OptimTensor<T>>& tensors, const StepOptions<Adagr
 }
 
 template <class T>
-void rmsprop(const std::vector<OptimTensor<T>>& tensors, const StepOptions<RmspropOptions>& s) {
+void step(const std::vector<OptimTensor<T>>& tensors, const StepOptions<RmspropOptions>& s) {
   if (tensors.empty()) return;
   const bool centred = tensors[0].second != nullptr, momentum = tensors[0].largest != nullptr;
   if (centred && momentum) return launch_rmsprop<T, true, true>(tensors, s);
@@ -478,14 +461,13 @@ void rmsprop(const std::vector<OptimTensor<T>>& tensors, const StepOptions<Rmspr
   launch_rmsprop<T, false, false>(tensors, s);
 }
 
-#define ARRAYNN_INSTANTIATE(T)                                                                \
-  template std::int64_t chunk_count<T>(const std::vector<OptimTensor<T>>&);                   \
-  template void clip<T>(const std::vector<OptimTensor<T>>&, const Clipping&);                 \
-  template void adam<T>(const std::vector<OptimTensor<T>>&, const StepOptions<AdamOptions>&); \
-  template void sgd<T>(const std::vector<OptimTensor<T>>&, const StepOptions<SgdOptions>&);   \
-  template void adagrad<T>(const std::vector<OptimTensor<T>>&,                                \
-                           const StepOptions<AdagradOptions>&);                               \
-  template void rmsprop<T>(const std::vector<OptimTensor<T>>&, const StepOptions<RmspropOptions>&);
+#define ARRAYNN_INSTANTIATE(T)                                                                   \
+  template std::int64_t chunk_count<T>(const std::vector<OptimTensor<T>>&);                      \
+  template void clip<T>(const std::vector<OptimTensor<T>>&, const Clipping&);                    \
+  template void step<T>(const std::vector<OptimTensor<T>>&, const StepOptions<AdamOptions>&);    \
+  template void step<T>(const std::vector<OptimTensor<T>>&, const StepOptions<SgdOptions>&);     \
+  template void step<T>(const std::vector<OptimTensor<T>>&, const StepOptions<AdagradOptions>&); \
+  template void step<T>(const std::vector<OptimTensor<T>>&, const StepOptions<RmspropOptions>&);
 ARRAYNN_FOR_EACH_STORAGE(ARRAYNN_INSTANTIATE)
 #undef ARRAYNN_INSTANTIATE
 

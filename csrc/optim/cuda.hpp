@@ -40,13 +40,12 @@ std::int64_t chunk_count(const std::vector<OptimTensor<T>>& tensors);
 template <class T>
 void clip(const std::vector<OptimTensor<T>>& tensors, const Clipping& clipping);
 template <class T>
-void adam(const std::vector<OptimTensor<T>>& tensors, const StepOptions<AdamOptions>& step);
+void step(const std::vector<OptimTensor<T>>& tensors, const StepOptions<AdamOptions>& s);
 template <class T>
-void sgd(const std::vector<OptimTensor<T>>& tensors, const StepOptions<SgdOptions>& step);
-
+void step(const std::vector<OptimTensor<T>>& tensors, const StepOptions<SgdOptions>& s);
 template <class T>
-void adagrad(const std::vector<OptimTensor<T>>& tensors, const StepOptions<AdagradOptions>& step);
+void step(const std::vector<OptimTensor<T>>& tensors, const StepOptions<AdagradOptions>& s);
 template <class T>
-void rmsprop(const std::vector<OptimTensor<T>>& tensors, const StepOptions<RmspropOptions>& step);
+void step(const std::vector<OptimTensor<T>>& tensors, const StepOptions<RmspropOptions>& s);
 
 }  // namespace arraynn::cuda

@@ -48,7 +48,7 @@ struct AdamOptions {
   bool decoupled, hat;
 };
 
-ARRAYNN_HOST_DEVICE ARRAYNN_INLINE AdamScalars adam_scalars(const AdamOptions& o, double step,
+ARRAYNN_HOST_DEVICE ARRAYNN_INLINE AdamScalars step_scalars(const AdamOptions& o, double step,
                                                             double lr, double gradient_factor) {
   const double correction1 = 1 - std::pow(o.beta1, step);
   const double root2 = std::sqrt(1 - std::pow(o.beta2, step));
@@ -72,8 +72,8 @@ struct SgdScalars {
   bool nesterov, first_step, use_buffer;
 };
 
-ARRAYNN_HOST_DEVICE ARRAYNN_INLINE SgdScalars sgd_scalars(const SgdOptions& o, double step,
-                                                          double lr, double gradient_factor) {
+ARRAYNN_HOST_DEVICE ARRAYNN_INLINE SgdScalars step_scalars(const SgdOptions& o, double step,
+                                                           double lr, double gradient_factor) {
   return {lr,         o.momentum, o.dampening,    o.weight_decay, gradient_factor,
           o.nesterov, step == 1,  o.momentum != 0};
 }
@@ -86,9 +86,8 @@ struct AdagradScalars {
   double step_size, eps, weight_decay, gradient_factor;
 };
 
-ARRAYNN_HOST_DEVICE ARRAYNN_INLINE AdagradScalars adagrad_scalars(const AdagradOptions& o,
-                                                                  double step, double lr,
-                                                                  double gradient_factor) {
+ARRAYNN_HOST_DEVICE ARRAYNN_INLINE AdagradScalars step_scalars(const AdagradOptions& o, double step,
+                                                               double lr, double gradient_factor) {
   return {lr / (1 + (step - 1) * o.lr_decay), o.eps, o.weight_decay, gradient_factor};
 }
 
@@ -100,35 +99,24 @@ struct RmspropScalars {
   double lr, alpha, eps, weight_decay, momentum, gradient_factor;
 };
 
-ARRAYNN_HOST_DEVICE ARRAYNN_INLINE RmspropScalars rmsprop_scalars(const RmspropOptions& o,
-                                                                  double lr,
-                                                                  double gradient_factor) {
+ARRAYNN_HOST_DEVICE ARRAYNN_INLINE RmspropScalars step_scalars(const RmspropOptions& o, double,
+                                                               double lr, double gradient_factor) {
   return {lr, o.alpha, o.eps, o.weight_decay, o.momentum, gradient_factor};
 }
 
-struct OptimKernels {
-  void (*adam_f32)(const OptimTensor<float>* tensors, std::int64_t count, const AdamScalars& s,
-                   int threads);
-  void (*adam_f64)(const OptimTensor<double>* tensors, std::int64_t count, const AdamScalars& s,
-                   int threads);
-  void (*sgd_f32)(const OptimTensor<float>* tensors, std::int64_t count, const SgdScalars& s,
-                  int threads);
-  void (*sgd_f64)(const OptimTensor<double>* tensors, std::int64_t count, const SgdScalars& s,
-                  int threads);
+template <class T, class Scalars>
+using OptimStep = void (*)(const OptimTensor<T>* tensors, std::int64_t count, const Scalars& s,
+                           int threads);
+template <class T>
+struct OptimTable {
+  OptimStep<T, AdamScalars> adam;
+  OptimStep<T, SgdScalars> sgd;
+  OptimStep<T, AdagradScalars> adagrad;
+  OptimStep<T, RmspropScalars> rmsprop;
   // sums[i] = sum of squares of chunk i; chunks are those of the tensors in order.
-  void (*square_sums_f32)(const OptimTensor<float>* tensors, std::int64_t count, int threads,
-                          double* sums);
-  void (*square_sums_f64)(const OptimTensor<double>* tensors, std::int64_t count, int threads,
-                          double* sums);
-  void (*adagrad_f32)(const OptimTensor<float>* tensors, std::int64_t count,
-                      const AdagradScalars& s, int threads);
-  void (*adagrad_f64)(const OptimTensor<double>* tensors, std::int64_t count,
-                      const AdagradScalars& s, int threads);
-  void (*rmsprop_f32)(const OptimTensor<float>* tensors, std::int64_t count,
-                      const RmspropScalars& s, int threads);
-  void (*rmsprop_f64)(const OptimTensor<double>* tensors, std::int64_t count,
-                      const RmspropScalars& s, int threads);
+  void (*square_sums)(const OptimTensor<T>* tensors, std::int64_t count, int threads, double* sums);
 };
+using OptimKernels = FloatKernels<OptimTable>;
 
 ARRAYNN_KERNEL_TABLE(OptimKernels, optim_kernels)
 

@@ -1,6 +1,5 @@
 #include "rope/rope.hpp"
 
-#include <type_traits>
 
 #include "core/index.hpp"
 #include "core/parallel.hpp"
@@ -11,22 +10,13 @@ namespace {
 // Elements that one thread should have at least: about 10 us of memory traffic.
 constexpr double kRopeGrain = 32768;
 
-template <class T>
-const RopeTable<T>& table() {
-  if constexpr (std::is_same_v<T, float>) {
-    return rope_kernels().f32;
-  } else {
-    return rope_kernels().f64;
-  }
-}
-
 }  // namespace
 
 template <class T>
 void run_rope(const RopeShape& p, const T* x, const T* cos, const T* sin, bool back, T* y) {
   const std::int64_t rows = p.size[0] * p.size[1] * p.size[2];
   if (rows == 0) return;
-  const auto kernel = back ? table<T>().turn_back : table<T>().turn;
+  const auto kernel = back ? rope_kernels().of<T>().turn_back : rope_kernels().of<T>().turn;
   const double elements = static_cast<double>(rows) * static_cast<double>(p.dim);
   parallel(threads_for(elements, kRopeGrain), Denormals::kFlush, [&](int tid, int team) {
     const Range part = split_range(rows, team, tid);

@@ -36,10 +36,7 @@ struct RopeTable {
   void (*turn_back)(const RopeShape& p, const T* x, const T* cos, const T* sin, T* y,
                     std::int64_t begin, std::int64_t end);
 };
-struct RopeKernels {
-  RopeTable<float> f32;
-  RopeTable<double> f64;
-};
+using RopeKernels = FloatKernels<RopeTable>;
 
 ARRAYNN_KERNEL_TABLE(RopeKernels, rope_kernels)
 

@@ -1,6 +1,5 @@
 #include "softmax/softmax.hpp"
 
-#include <type_traits>
 
 #include "core/arena.hpp"
 #include "core/index.hpp"
@@ -8,15 +7,6 @@
 
 namespace arraynn {
 namespace {
-
-template <class T, class Kernels>
-const auto& table(const Kernels& kernels) {
-  if constexpr (std::is_same_v<T, float>) {
-    return kernels.f32;
-  } else {
-    return kernels.f64;
-  }
-}
 
 double work_of(const SoftmaxShape& s) {
   return static_cast<double>(s.outer) * static_cast<double>(s.n) * static_cast<double>(s.inner);
@@ -47,7 +37,7 @@ void for_strips(const SoftmaxShape& shape, const F& f) {
 // Fewer rows than threads, each longer than a few blocks: threads share the blocks.
 template <class T>
 void run_long_rows(SoftmaxKind kind, const SoftmaxShape& shape, const T* x, T* y) {
-  const auto& k = table<T>(softmax_kernels());
+  const auto& k = softmax_kernels().of<T>();
   const std::int64_t blocks = ceil_div(shape.n, kRowBlock), units = shape.outer * blocks;
   const Scratch scratch("softmax", static_cast<std::size_t>(units) * sizeof(SoftmaxStats<T>));
   auto* stats = static_cast<SoftmaxStats<T>*>(scratch.data());
@@ -83,7 +73,7 @@ std::int64_t cross_entropy_units(const CrossEntropy<T>& p) {
 
 template <class T>
 const CrossEntropyTable<T>& loss_table(Loss loss) {
-  return loss == Loss::kNll ? table<T>(nll_loss_kernels()) : table<T>(cross_entropy_kernels());
+  return loss == Loss::kNll ? nll_loss_kernels().of<T>() : cross_entropy_kernels().of<T>();
 }
 
 // The work of a loss that reads one class of a sample.
@@ -95,7 +85,7 @@ SoftmaxShape one_class(const SoftmaxShape& shape) {
 
 template <class T>
 void run_softmax(SoftmaxKind kind, const SoftmaxShape& shape, const T* x, T* y) {
-  const auto& k = table<T>(softmax_kernels());
+  const auto& k = softmax_kernels().of<T>();
   if (shape.inner != 1) {
     for_strips(shape, [&](std::int64_t at, std::int64_t width) {
       k.strip(kind, x + at, y + at, shape.n, shape.inner, width);
@@ -112,7 +102,7 @@ void run_softmax(SoftmaxKind kind, const SoftmaxShape& shape, const T* x, T* y) 
 template <class T>
 void run_softmax_backward(SoftmaxKind kind, const SoftmaxShape& shape, const T* dy, const T* y,
                           T* dx) {
-  const auto& k = table<T>(softmax_kernels());
+  const auto& k = softmax_kernels().of<T>();
   if (shape.inner != 1) {
     for_strips(shape, [&](std::int64_t at, std::int64_t width) {
       k.strip_backward(kind, dy + at, y + at, dx + at, shape.n, shape.inner, width);

@@ -73,10 +73,7 @@ struct SoftmaxTable {
   void (*strip_backward)(SoftmaxKind kind, const T* dy, const T* y, T* dx, std::int64_t n,
                          std::int64_t inner, std::int64_t width);
 };
-struct SoftmaxKernels {
-  SoftmaxTable<float> f32;
-  SoftmaxTable<double> f64;
-};
+using SoftmaxKernels = FloatKernels<SoftmaxTable>;
 
 // Units [begin, end) are rows, or strips when inner > 1: see cross_entropy_units.
 template <class T>
@@ -86,14 +83,8 @@ struct CrossEntropyTable {
   void (*backward)(const CrossEntropy<T>& p, const T* g, T scale, T* dx, std::int64_t begin,
                    std::int64_t end);
 };
-struct CrossEntropyKernels {
-  CrossEntropyTable<float> f32;
-  CrossEntropyTable<double> f64;
-};
-struct NllLossKernels {
-  CrossEntropyTable<float> f32;
-  CrossEntropyTable<double> f64;
-};
+using CrossEntropyKernels = FloatKernels<CrossEntropyTable>;
+using NllLossKernels = FloatKernels<CrossEntropyTable>;
 
 ARRAYNN_KERNEL_TABLE(SoftmaxKernels, softmax_kernels)
 ARRAYNN_KERNEL_TABLE(CrossEntropyKernels, cross_entropy_kernels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -180,6 +181,18 @@ def test_no_arrays_and_empty_arrays(dtype: Any) -> None:
     assert kernels.sgd_step([], [], max_norm=1.0) == 0.0
     empty = [np.zeros((0, 3), dtype) for _ in range(4)]
     assert kernels.adam_step(*([e] for e in empty), 1, max_norm=1.0) == 0.0
+
+
+@pytest.mark.parametrize(("first", "second"), list(itertools.combinations(range(5), 2)))
+def test_every_list_has_memory_of_its_own(first: int, second: int) -> None:
+    names = ["params", "grads", "exp_avgs", "exp_avg_sqs", "max_exp_avg_sqs"]
+    arrays, memory = [np.ones(6) for _ in names], np.ones(8)
+    arrays[first], arrays[second] = memory[:6], memory[2:]
+    *lists, largest = ([a] for a in arrays)
+    message = rf"\[adam_step\] {names[second]}: .* overlapping {names[first]} at index 0"
+    with pytest.raises(ValueError, match=message):
+        kernels.adam_step(*lists, 1, max_exp_avg_sqs=largest)
+    assert_same_bits(memory, np.ones(8))
 
 
 @pytest.mark.parametrize("memory", list(LAYOUTS))
