@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Compile every .cu file for one architecture, warnings as errors, and read what ptxas reports.
+"""Compile every .cu file, with its host code, for one architecture, and read what ptxas reports.
 
-A kernel may not spill, and may not use more registers or shared memory than its blocks per
-multiprocessor allow: a persistent grid would no longer be resident at once.
+Warnings are errors. A kernel may not spill, and may not use more registers or shared memory than
+its blocks per multiprocessor allow: a persistent grid would no longer be resident at once.
 `python3 .ci/cuda_check.py [DIRECTORY]` keeps the reports in DIRECTORY. Exits with 1 when a file or
 a kernel fails, with 0 where there is no nvcc.
 """
@@ -158,7 +158,7 @@ SPILLS = {
 def compile_file(path: Path, logs: Path) -> tuple[Path, int, str]:
     """Return the file, nvcc's exit code and all it said."""
     name = f"{path.parent.name}_{path.stem}"
-    command = ["nvcc", *FLAGS, "-cubin", "-o", str(logs / f"{name}.cubin"), str(path)]
+    command = ["nvcc", *FLAGS, "-c", "-o", str(logs / f"{name}.o"), str(path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     (logs / f"{name}.txt").write_text(done.stdout + done.stderr, encoding="utf-8")
     return path, done.returncode, done.stdout + done.stderr

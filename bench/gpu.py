@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -176,9 +177,11 @@ def glu_cases(cupy: Any, torch: Any, dtype: Any, rows: int, n: int) -> list[Case
     ]
 
 
-def lookup_cases(cupy: Any, torch: Any, dtype: Any) -> list[Case]:
-    """Embedding of 16384 words, Zipf's, in a table of 50257 x 1024, both ways; rope of 32 heads."""
-    size, words, rows, columns = np.dtype(dtype).itemsize, 16_384, 50_257, 1024
+def lookup_cases(
+    cupy: Any, torch: Any, dtype: Any, words: int = 16_384, rows: int = 50_257
+) -> list[Case]:
+    """Embedding of words, Zipf's, in a table of 1024 columns, both ways; rope of 32 heads."""
+    size, columns = np.dtype(dtype).itemsize, 1024
     random, sets = cupy.random.default_rng(4), buffer_sets(cupy, 2 * words * columns * size)
     host = np.minimum(np.random.default_rng(4).zipf(1.2, (sets, words)) - 1, rows - 1)
     indices = [cupy.asarray(i) for i in host]
@@ -188,7 +191,7 @@ def lookup_cases(cupy: Any, torch: Any, dtype: Any) -> list[Case]:
     y = [cupy.empty_like(g) for g in grad]
     angles = np.arange(4096)[:, None] * 10000.0 ** (-np.arange(64) / 64)
     cos, sin = (cupy.asarray(f(angles).astype(np.float32)).astype(dtype) for f in (np.cos, np.sin))
-    x = [g.reshape(4, 4096 * columns // (32 * 128), 32, 128) for g in grad]
+    x = [g.reshape(4, words * columns // (4 * 32 * 128), 32, 128) for g in grad]
     turned = [a.reshape(x[0].shape) for a in y]
     forward: dict[str, Callable[[int], Any]] = {
         "arraynn": lambda i: K.embedding(indices[i], weight, out=y[i])
@@ -275,9 +278,50 @@ def adam_case(
     return Case(name, 7 * size * total, sets, calls, answer)
 
 
-def pool_cases(cupy: Any, torch: Any, layout: str) -> list[Case]:
+def simple_step_cases(cupy: Any, torch: Any, n: int, dtype: Any = np.float32) -> list[Case]:
+    """One step of SGD with momentum, Adagrad and RMSprop on a single tensor."""
+    size, random = np.dtype(dtype).itemsize, cupy.random.default_rng(9)
+    sets = buffer_sets(cupy, 5 * size * n)
+    cases = []
+    for name, peer, how, last in (
+        ("sgd", "SGD", {"momentum": 0.9}, (3,)),
+        ("adagrad", "Adagrad", {}, (3,)),
+        ("rmsprop", "RMSprop", {}, ()),
+    ):
+        state = [
+            [[random.random(n, dtype=np.float32).astype(dtype)] for _ in range(3)]
+            for _ in range(sets)
+        ]
+        before = [[a[0][:PROBE].get().astype(np.float64)] for a in state[0]]
+        step, formula = (
+            partial(getattr(module, f"{name}_step"), lr=0.01, **how) for module in (K, reference)
+        )
+        calls: dict[str, Callable[[int], Any]] = {
+            "arraynn": lambda i, f=step, s=state, last=last: f(*s[i], *last)
+        }
+        if torch is not None:
+            optimizers = []
+            for p, g, _ in state:
+                leaf = torch.from_dlpack(p[0]).detach().requires_grad_()
+                leaf.grad = torch.from_dlpack(g[0])
+                optimizers.append(getattr(torch.optim, peer)([leaf], lr=0.01, foreach=True, **how))
+            calls["torch"] = lambda i, optimizers=optimizers: optimizers[i].step()
+
+        def answer(
+            _: str, f: Any = formula, state: Any = state, before: Any = before, last: Any = last
+        ) -> tuple[Any, Any]:
+            f(*([a] for (a,) in before), *last)
+            return state[0][0][0][:PROBE].get(), before[0][0]
+
+        label = f"{name} {np.dtype(dtype).name} 1 tensor of {n}"
+        cases.append(Case(label, 5 * size * n, sets, calls, answer))
+    return cases
+
+
+def pool_cases(
+    cupy: Any, torch: Any, layout: str, n: int = 64, c: int = 64, size: int = 112
+) -> list[Case]:
     """Poolings of a convolutional network, float32, forward and backward."""
-    n, c, size = 64, 64, 112
     images = (n, c, size, size) if layout == "channels_first" else (n, size, size, c)
     elements = n * c * size * size
     sets = buffer_sets(cupy, 5 * elements)
@@ -459,7 +503,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not ann.cuda.is_available():
         print("no GPU, no CuPy, or no CUDA kernels in this build", file=sys.stderr)
         return 1
-    from bench import gpu_products, gpu_rows, gpu_sequences
+    from . import gpu_products, gpu_rows, gpu_sequences
 
     cupy, torch = libraries()
     rate = copy_rate(cupy)
@@ -472,6 +516,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lambda: [adam_case(cupy, torch, [1 << 26], "1 tensor of 67M")],
         lambda: [adam_case(cupy, torch, [100_003] * 700, "700 tensors of 100003")],
         lambda: [adam_case(cupy, torch, [1009] * 700, "700 tensors of 1009")],
+        lambda: simple_step_cases(cupy, torch, 1 << 26),
         *gpu_products.makers(cupy, torch),
         *gpu_rows.makers(cupy, torch),
         *gpu_sequences.makers(cupy, torch),

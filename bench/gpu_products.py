@@ -13,7 +13,8 @@ import numpy as np
 
 from arraynn import kernels as K
 from arraynn import reference
-from bench.gpu import Case, buffer_sets, normal
+
+from .gpu import Case, buffer_sets, normal
 
 #: Answers are divided by the root of the length of their sums: of the size of normal numbers, whose
 #: errors are relative to the largest of them.
@@ -56,13 +57,13 @@ def linear_cases(cupy: Any, torch: Any, dtype: Any, m: int, k: int, n: int) -> l
         got = K.linear(x[0], weight[0], bias, activation="gelu")[:PROBE_ROWS].get()
         wide = [a.get().astype(np.float64) for a in (rows, weight[0], bias)]
         scale = float(np.sqrt(k))
-        return got / scale, reference.linear(*wide, activation="gelu") / scale
+        return got / got.dtype.type(scale), reference.linear(*wide, activation="gelu") / scale
 
     def answer_backward(_: str) -> tuple[Any, Any]:
         got = K.linear_backward(grad[0], x[0], weight[0], needs=("x",))[0][:PROBE_ROWS].get()
         wide = [a.get().astype(np.float64) for a in (grad[0][:PROBE_ROWS], weight[0])]
         scale = float(np.sqrt(n))
-        return got / scale, wide[0] @ wide[1] / scale
+        return got / got.dtype.type(scale), wide[0] @ wide[1] / scale
 
     flop = 2.0 * m * k * n
     return [
@@ -130,13 +131,13 @@ def conv_cases(
         got = K.conv2d(x[0], weight, **options)[:1].get()
         wide = (a.get().astype(np.float64) for a in (x[0][:1], weight))
         scale = float(np.sqrt(taps))
-        return got / scale, reference.conv2d(*wide, **options) / scale
+        return got / got.dtype.type(scale), reference.conv2d(*wide, **options) / scale
 
     def answer_backward(_: str) -> tuple[Any, Any]:
         got = K.conv2d_backward(grad[0], x[0], weight, **options, needs=("x",))[0][:1].get()
         wide = (a.get().astype(np.float64) for a in (grad[0][:1], x[0][:1], weight))
         scale = float(np.sqrt(taps))
-        return got / scale, reference.conv2d_backward(*wide, **options)[0] / scale
+        return got / got.dtype.type(scale), reference.conv2d_backward(*wide, **options)[0] / scale
 
     flop = 2.0 * n * channels * size * size * taps
     label = f"{np.dtype(dtype).name} {n}x{channels}x{size}x{size} groups {groups} {layout}"

@@ -10,7 +10,8 @@ import numpy as np
 
 from arraynn import kernels as K
 from arraynn import reference
-from bench.gpu import PROBE, Case, buffer_sets, normal
+
+from .gpu import PROBE, Case, buffer_sets, normal
 
 
 def candidates(

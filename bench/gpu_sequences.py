@@ -1,4 +1,7 @@
-"""Cases of ``bench.gpu`` that go step by step or move windows: recurrent networks, unfold, fold."""
+"""Cases of ``bench.gpu`` that go step by step or move windows.
+
+Recurrent networks, attention of one query to a cache, unfold and fold.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ import numpy as np
 
 from arraynn import kernels as K
 from arraynn import reference
-from bench.gpu import Case, buffer_sets
+
+from .gpu import Case, buffer_sets, normal
 
 #: Samples that the reference is asked about.
 PROBE_SAMPLES = 2
@@ -81,6 +85,33 @@ def lstm_cases(cupy: Any, torch: Any, steps: int, batch: int, size: int, hidden:
     ]  # fmt: skip
 
 
+def decode_cases(
+    cupy: Any, torch: Any, dtype: Any, batch: int, heads: int, groups: int, length: int, dim: int
+) -> list[Case]:
+    """One query of every sequence to a cache of ``groups`` heads, which must be read."""
+    moved = 2 * np.dtype(dtype).itemsize * batch * groups * length * dim
+    sets = buffer_sets(cupy, moved)
+    random = cupy.random.default_rng(8)
+    q = normal(random, dtype, batch, heads, 1, dim)
+    k, v = ([normal(random, dtype, batch, groups, length, dim) for _ in range(sets)] for _ in "kv")
+    lengths = cupy.asarray(np.full(batch, length))
+    out = cupy.empty(q.shape, dtype)
+    calls: dict[str, Callable[[int], Any]] = {
+        "arraynn": lambda i: K.attention_decode(q, k[i], v[i], lengths, out=out)
+    }
+    if torch is not None:
+        tq, tk, tv = torch.from_dlpack(q), *([torch.from_dlpack(a) for a in kv] for kv in (k, v))
+        attend = torch.nn.functional.scaled_dot_product_attention
+        calls["torch"] = lambda i: attend(tq, tk[i], tv[i], enable_gqa=heads != groups)
+
+    def answer(_: str) -> tuple[Any, Any]:
+        wide = [a[:1].get().astype(np.float64) for a in (q, k[0], v[0])]
+        return out[:1].get(), reference.attention_decode(*wide, np.array([length]))
+
+    name = f"attention_decode {np.dtype(dtype).name} {batch}x{heads}:{groups}x{length}x{dim}"
+    return [Case(name, moved, sets, calls, answer, floor=FLOOR)]
+
+
 def fold_cases(cupy: Any, torch: Any, dtype: Any, n: int, c: int, side: int) -> list[Case]:
     """Windows of 3x3 with stride 1 and padding: nine times the image."""
     item = np.dtype(dtype).itemsize
@@ -103,11 +134,11 @@ def fold_cases(cupy: Any, torch: Any, dtype: Any, n: int, c: int, side: int) -> 
         folds["torch"] = lambda i: functional.fold(ty[i], (side, side), 3, 1, 1)
 
     def answer(_: str) -> tuple[Any, Any]:
-        got = K.unfold(x[0], 3, 1, 1)[:1].get().astype(np.float64)
+        got = K.unfold(x[0], 3, 1, 1)[:1].get()
         return got, reference.unfold(x[0][:1].get().astype(np.float64), 3, 1, 1)
 
     def answer_fold(_: str) -> tuple[Any, Any]:
-        got = K.fold(y[0], side, 3, 1, 1)[:1].get().astype(np.float64)
+        got = K.fold(y[0], side, 3, 1, 1)[:1].get()
         return got, reference.fold(y[0][:1].get().astype(np.float64), side, 3, 1, 1)
 
     label = f"{np.dtype(dtype).name} {n}x{c}x{side}x{side} 3x3/1"
@@ -122,6 +153,8 @@ def makers(cupy: Any, torch: Any) -> list[Callable[[], list[Case]]]:
     return [
         lambda: lstm_cases(cupy, torch, 100, 64, 512, 512),
         lambda: lstm_cases(cupy, torch, 100, 16, 768, 768),
+        lambda: decode_cases(cupy, torch, np.float32, 8, 32, 8, 4096, 128),
+        lambda: decode_cases(cupy, torch, np.float16, 16, 32, 8, 4096, 128),
         lambda: fold_cases(cupy, torch, np.float32, 16, 64, 56),
         lambda: fold_cases(cupy, torch, np.float16, 16, 64, 56),
     ]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
 from typing import Any
 
 import numpy as np
+
+from onnx_nodes import node_cases
 
 
 def keras_lstm(x: Any, kernel: Any, recurrent: Any, bias: Any) -> Any:
@@ -37,16 +37,5 @@ def keras_gru(x: Any, kernel: Any, recurrent: Any, bias: Any) -> Any:
     return h
 
 
-@functools.cache
-def onnx_cases() -> dict[str, Any]:
-    """Published RNN, LSTM and GRU cases by name; none without the package."""
-    try:
-        from onnx.backend.test.case import node
-
-        for module in ("rnn", "lstm", "gru"):  # generating every operator's cases takes seconds
-            importlib.import_module(f"onnx.backend.test.case.node.{module}")
-    except ImportError:
-        return {}
-    kinds = ("RNN", "LSTM", "GRU")
-    cases = [c for c in node._NodeTestCases if c.model is not None]
-    return {c.name: c for c in cases if c.model.graph.node[0].op_type in kinds}
+#: Published RNN, LSTM and GRU cases by name; none without the package.
+ONNX_CASES = node_cases(rnn="RNN", lstm="LSTM", gru="GRU")

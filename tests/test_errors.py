@@ -465,9 +465,13 @@ def softmax() -> Iterator[Case]:
             rows += [((z, f32(3, 4)), {}, T, "target")]
         yield from (Case(op, (*first, *args), kw, e, n) for args, kw, e, n in rows)
         if first:
+            yield from wrong_outs(op, (f32(3), z, t), (3, 4), reduction="none")
             yield Case(op, (f32(3), z, t), {}, V, "grad_out")
             yield Case(op, (one, z, t), {"reduction": "none"}, V, "grad_out")
             yield Case(op, (np.asarray(f64()), z, t), {}, T, "grad_out")
+        else:
+            yield from wrong_outs(op, (z, t), (3,), reduction="none")
+            yield Case(op, (z, t), {"out": f32(1)}, V, "out")
 
 
 def embedding() -> Iterator[Case]:
@@ -502,6 +506,7 @@ def embedding() -> Iterator[Case]:
         *(("embedding_backward", (g, i, v), {}, T, "num_embeddings") for v in (5.0, None)),
         *(("embedding_backward", (g, i, 5, v), {}, V, "padding_idx") for v in (5, -6)),
     ]
+    yield from wrong_outs("embedding_backward", (g, i, 5), (5, 3))
     yield from (Case(*row) for row in rows)
 
 

@@ -7,7 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from wrong_calls import INF, NAN, Case, T, V, f32, f64, read_only, wrong_dtypes, wrong_outs
+from wrong_calls import (
+    INF,
+    NAN,
+    TOO_LARGE,
+    Case,
+    T,
+    V,
+    f32,
+    f64,
+    huge,
+    read_only,
+    wrong_dtypes,
+    wrong_outs,
+)
 
 Row = tuple[tuple[Any, ...], dict[str, Any], Any, str]
 
@@ -177,3 +190,4 @@ def attention() -> Iterator[Case]:
     yield from dense()
     yield from varlen()
     yield from decode()
+    yield Case("attention", (huge(1, 1, 2**43, 4),) * 3, {}, TOO_LARGE, "")

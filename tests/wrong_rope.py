@@ -7,7 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from wrong_calls import F64, Case, T, V, f32, f64, wrong_dtypes, wrong_outs
+from wrong_calls import (
+    F64,
+    TOO_LARGE,
+    Case,
+    T,
+    V,
+    f32,
+    f64,
+    huge,
+    wrong_dtypes,
+    wrong_outs,
+)
 
 
 def rope() -> Iterator[Case]:
@@ -15,6 +26,9 @@ def rope() -> Iterator[Case]:
     for op, first in (("rope", "x"), ("rope_backward", "grad_out")):
         yield from wrong_outs(op, (x, cos, sin), (2, 3, 5, 8))
         yield from wrong_dtypes(op, (x, cos, sin), (first, "cos", "sin"))
+        long = 2**43
+        many = huge(long, 4)
+        yield Case(op, (huge(1, 1, long, 8), many, many), {}, TOO_LARGE, "")
         own = f32(2, 5, 4)
         rows: list[tuple[tuple[Any, ...], dict[str, Any], Any, str]] = [
             *(((v, cos, sin), {}, V, first) for v in (f32(), f32(5, 8), f32(1, 2, 3, 5, 8))),

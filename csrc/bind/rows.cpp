@@ -8,6 +8,19 @@
 #endif
 
 namespace arraynn {
+namespace {
+
+py::object copy_of(const char* op, const char* arg, const Array& a) {
+  try {
+    return a.owner.attr("copy")();
+  } catch (const py::error_already_set& e) {
+    if (!e.matches(PyExc_MemoryError)) throw;
+    fail<OutOfMemory>(op, arg, "expected room for a contiguous copy of shape ",
+                      shape_str(a->shape, a->ndim), ", got none");
+  }
+}
+
+}  // namespace
 
 Array take_indices(const char* op, const char* arg, py::handle h) {
   Array a = take(op, arg, h);
@@ -40,7 +53,7 @@ Array with_contiguous_rows(const char* op, const char* arg, Array a, bool broadc
   const int last = a->ndim - 1;
   if (a->size() == 0 || a->shape[last] <= 1 || a->strides[last] == 1) return a;
   if (broadcast && a->strides[last] == 0) return a;
-  Array copy = take(op, arg, a.owner.attr("copy")());
+  Array copy = take(op, arg, copy_of(op, arg, a));
   copy.low = a.low;
   copy.high = a.high;
   copy.foreign = a.foreign;

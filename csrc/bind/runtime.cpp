@@ -5,6 +5,7 @@
 #include "bind/array.hpp"
 #include "bind/binders.hpp"
 #include "core/block_cache.hpp"
+#include "core/cpu_extensions.hpp"
 #include "core/cpu_isa.hpp"
 #include "core/parallel.hpp"
 #include "core/registry.hpp"
@@ -33,6 +34,14 @@ py::list available_isas() {
     levels.append(isa_name(static_cast<Isa>(i)));
   }
   return levels;
+}
+
+py::list isa_extensions() {
+  const CpuExtensions found = detected_extensions();
+  py::list names;
+  if (found.avx512_bf16) names.append("avx512_bf16");
+  if (found.amx_bf16) names.append("amx_bf16");
+  return names;
 }
 
 py::list kernels() {
@@ -71,6 +80,7 @@ void bind_runtime(py::module_& m) {
 
   m.def("isa", [] { return isa_name(current_isa()); });
   m.def("available_isas", &available_isas);
+  m.def("isa_extensions", &isa_extensions);
   m.def(
       "set_isa",
       [](const std::string& level) {

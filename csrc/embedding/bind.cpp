@@ -48,7 +48,7 @@ py::object forward(py::handle indices_in, py::handle weight_in, py::handle paddi
 }
 
 py::object backward(py::handle grad_in, py::handle indices_in, py::handle rows_in,
-                    py::handle padding) {
+                    py::handle padding, py::handle out_in) {
   const char* op = "embedding_backward";
   const Array dy = take(op, "grad_out", grad_in);
   require_storage(op, "grad_out", dy);
@@ -63,7 +63,7 @@ py::object backward(py::handle grad_in, py::handle indices_in, py::handle rows_i
   const std::int64_t shape[2] = {rows, dy->shape[dy->ndim - 1]};
   const EmbeddingShape p{at->size(), rows, shape[1], take_padding(op, padding, rows)};
   require_inside(op, "indices", at, "rows", p.rows);
-  Output dw(op, py::none(), dy->dtype, shape, 2);
+  Output dw(op, out_in, dy->dtype, shape, 2, {&dy, &at});
   dispatch_storage(dy->dtype, [&](auto tag) {
     using T = decltype(tag);
     TensorView scratch;

@@ -140,15 +140,16 @@ void run_step(const Back<T>& step, std::int64_t after, const Matrices<T>& m,
   };
   const auto ahead = [&](const Tile<T>& tile) {
     if (!is_step || m.projected) return;
-    const int gates = s.gates_kept() ? static_cast<int>(s.cell.gates()) : 0;
-    const bool lstm_cells = s.cells != nullptr, dy = g.dy != nullptr;
-    const auto at = [&](std::int64_t b, int p) -> const T* {
-      if (p < gates) return step.gates(b) + p * s.hidden;
-      if (p == gates && dy) return g.dy + step.at(b) * g.dy_row;
-      return lstm_cells ? s.c_before(step.t, b) : s.h_before(step.t, b);
-    };
-    prefetch_tile(tile, min_i(m.first.panel_units(), s.hidden - tile.unit), gates + (dy ? 2 : 1),
-                  at);
+    const std::int64_t gates = s.gates_kept() ? s.cell.gates() : 0;
+    const std::int64_t n = min_i(m.first.panel_units(), s.hidden - tile.unit);
+    for (std::int64_t r = 0; r < tile.rows; ++r) {
+      const std::int64_t b = tile.row[r];
+      const T* values = step.gates(b) + tile.unit;
+      for (std::int64_t k = 0; k < gates; ++k) prefetch_units(values + k * s.hidden, n);
+      if (g.dy != nullptr) prefetch_units(g.dy + step.at(b) * g.dy_row + tile.unit, n);
+      const T* before = s.cells != nullptr ? s.c_before(step.t, b) : s.h_before(step.t, b);
+      prefetch_units(before + tile.unit, n);
+    }
   };
   for_tiles(m.first, row, count, after >= 0 ? m.first.k : 0, tid, nthreads, dz_after, ahead,
             [&](const Tile<T>& tile) {

@@ -133,13 +133,15 @@ void run_step(const Step<T>& step, const Matrices<T>& m, const std::int64_t* row
     } else if (s.product != nullptr) {
       for_products(m.first, row, count, s.product, tid, nthreads, f);
     } else {
-      const std::int64_t units = m.first.panel_units();
+      const std::int64_t gates = s.cell.gates();
       const auto ahead = [&](const Tile<T>& tile) {
-        const int gates = static_cast<int>(s.cell.gates()), extra = s.cells != nullptr ? 1 : 0;
-        prefetch_tile(tile, min_i(units, s.hidden - tile.unit), gates + extra,
-                      [&](std::int64_t b, int p) {
-                        return p < gates ? step.gates(b) + p * s.hidden : s.c_before(step.t, b);
-                      });
+        const std::int64_t n = min_i(m.first.panel_units(), s.hidden - tile.unit);
+        for (std::int64_t r = 0; r < tile.rows; ++r) {
+          const std::int64_t b = tile.row[r];
+          const T* x = step.gates(b) + tile.unit;
+          for (std::int64_t g = 0; g < gates; ++g) prefetch_units(x + g * s.hidden, n);
+          if (s.cells != nullptr) prefetch_units(s.c_before(step.t, b) + tile.unit, n);
+        }
       };
       for_tiles(m.first, row, count, depth, tid, nthreads, h, ahead, f);
     }

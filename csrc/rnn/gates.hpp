@@ -1,5 +1,7 @@
 // Activations and their derivatives over the vectors of a tile, in L1.
 #pragma once
+#include <type_traits>
+
 #include "rnn/rnn.hpp"
 #include "simd/activation.hpp"
 #if defined(ARRAYNN_CUDA)
@@ -60,6 +62,16 @@ struct Bounds {
         c(cell.clips_cell ? static_cast<T>(cell.cell_clip) : static_cast<T>(__builtin_inf())) {}
 };
 
+// d f'(x) from y = f(x).
+template <class T>
+ARRAYNN_MEMBER Vec<T> sigmoid_back(Vec<T> y, Vec<T> d) {
+  return d * (y * (Vec<T>::set1(T(1)) - y));
+}
+template <class T>
+ARRAYNN_MEMBER Vec<T> tanh_back(Vec<T> y, Vec<T> d) {
+  return d * fma(-y, y, Vec<T>::set1(T(1)));
+}
+
 // d[i] *= f'(x[i]) from y = f(x), for those of derivative_from_value().
 template <class T>
 ARRAYNN_RNN_APART void times_derivative_of_value(const Activation& f, const T* y, T* d,
@@ -70,16 +82,59 @@ ARRAYNN_RNN_APART void times_derivative_of_value(const Activation& f, const T* y
       of(V::load(y + i), V::load(d + i)).store(d + i);
     }
   };
-  const V one = V::set1(T(1));
   switch (f.kind) {
     case ActivationKind::kSigmoid:
-      return each([one](V v, V g) { return g * (v * (one - v)); });
+      return each([](V v, V g) { return sigmoid_back(v, g); });
     case ActivationKind::kTanh:
-      return each([one](V v, V g) { return g * fma(-v, v, one); });
+      return each([](V v, V g) { return tanh_back(v, g); });
     case ActivationKind::kRelu:
       return each([](V v, V g) { return select(v <= V::zero(), V::zero(), g); });
     default:  // none: the derivative is 1
       return;
+  }
+}
+
+// f of one vector through L1.
+template <class T>
+ARRAYNN_MEMBER Vec<T> activated(const Activation& f, Vec<T> x) {
+  alignas(64) T v[kLanes<T>];
+  x.store(v);
+  activate_vectors(f, v, 1);
+  return Vec<T>::load(v);
+}
+
+// The activations of an LSTM's gates, g and output: those of kUsual stay in registers.
+enum class LstmActivations : bool { kAny, kUsual };
+template <LstmActivations kOf>
+using LstmOf = std::integral_constant<LstmActivations, kOf>;
+
+// f(LstmOf), compiled for both; the kernels of a GPU have one for all.
+template <class F>
+ARRAYNN_MEMBER void visit_lstm([[maybe_unused]] const RnnCell& cell, const F& f) {
+#if !defined(ARRAYNN_CUDA)
+  if (cell.gate.kind == ActivationKind::kSigmoid && cell.main.kind == ActivationKind::kTanh &&
+      cell.output.kind == ActivationKind::kTanh) {
+    return f(LstmOf<LstmActivations::kUsual>{});
+  }
+#endif
+  f(LstmOf<LstmActivations::kAny>{});
+}
+
+template <LstmActivations kOf, class T>
+ARRAYNN_MEMBER Vec<T> lstm_gate(const RnnCell& cell, Vec<T> x) {
+  if constexpr (kOf == LstmActivations::kUsual) {
+    return sigmoid(x);
+  } else {
+    return activated(cell.gate, x);
+  }
+}
+// Of g, or of c: f is the cell's main activation or its output's.
+template <LstmActivations kOf, class T>
+ARRAYNN_MEMBER Vec<T> lstm_main(const Activation& f, Vec<T> x) {
+  if constexpr (kOf == LstmActivations::kUsual) {
+    return tanh(x);
+  } else {
+    return activated(f, x);
   }
 }
 

@@ -166,18 +166,11 @@ static inline void pack_own(const Panels<T>& w, int tid, int nthreads) {
   }
 }
 
-// Calls for what the arithmetic of a tile will read, while its sums are formed: `units` of each of
-// `arrays`; at(b, p) is the row of sample b in the p-th.
-template <class T, class At>
-ARRAYNN_INLINE void prefetch_tile(const Tile<T>& tile, std::int64_t units, int arrays,
-                                  const At& at) {
-  for (std::int64_t r = 0; r < tile.rows; ++r) {
-    for (int p = 0; p < arrays; ++p) {
-      const T* from = at(tile.row[r], p) + tile.unit;
-      for (std::int64_t j = 0; j < units; j += 64 / static_cast<int>(sizeof(T))) {
-        __builtin_prefetch(from + j);
-      }
-    }
+// Calls for `units` elements that the arithmetic of a tile will read, while its sums are formed.
+template <class T>
+ARRAYNN_INLINE void prefetch_units(const T* from, std::int64_t units) {
+  for (std::int64_t j = 0; j < units; j += 64 / static_cast<int>(sizeof(T))) {
+    __builtin_prefetch(from + j);
   }
 }
 

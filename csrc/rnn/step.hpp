@@ -69,19 +69,20 @@ ARRAYNN_MEMBER void pass_state(const Step<T>& step, std::int64_t b, Range out, R
   if (s.dropped != nullptr) copy(s.dropped_at(step.t, 0, b), s.dropped_at(step.t, 1, b), out);
 }
 
-// One row of a gate: its vector at `unit`, before and after the bounds.
+// One row of a gate: its vector at `unit` within the bounds.
 template <class T>
-ARRAYNN_MEMBER void bound_gate(const Step<T>& step, std::int64_t b, std::int64_t at,
-                               std::int64_t width, Vec<T> x, T* sum) {
+ARRAYNN_MEMBER Vec<T> bound_gate(const Step<T>& step, std::int64_t b, std::int64_t at,
+                                 std::int64_t width, Vec<T> x) {
   if (step.s.z != nullptr) store_lanes(x, step.z(b) + at, width);
-  clamp(x, step.bounds.z).store(sum);
+  return step.s.cell.clips ? clamp(x, step.bounds.z) : x;
 }
 
 // z = x's share + sum.
 template <class T>
 ARRAYNN_MEMBER void add_gate(const Step<T>& step, std::int64_t b, std::int64_t at,
                              std::int64_t width, T* sum) {
-  bound_gate(step, b, at, width, load_lanes(step.gates(b) + at, width) + Vec<T>::load(sum), sum);
+  const Vec<T> x = load_lanes(step.gates(b) + at, width) + Vec<T>::load(sum);
+  bound_gate(step, b, at, width, x).store(sum);
 }
 
 // Calls f(unit, width, sums) for the vectors of units of a tile; `gates` sums belong to each.
@@ -124,74 +125,69 @@ ARRAYNN_MEMBER void put_output(const Step<T>& step, std::int64_t b, std::int64_t
   }
 }
 
-template <class T>
-ARRAYNN_MEMBER void lstm_tile(const Step<T>& step, const Tile<T>& tile) {
+// A row's gates stay in registers. The output, which waits for c, is a loop of its own: rows overlap.
+template <LstmActivations kOf, class T>
+ARRAYNN_RNN_APART void lstm_rows(const Step<T>& step, const Tile<T>& tile) {
   using V = Vec<T>;
   constexpr int kL = kLanes<T>;
   const RnnScan<T>& s = step.s;
+  const RnnCell& cell = s.cell;
   const std::int64_t n = tile.rows, unit = tile.unit, width = min_i(kL, s.hidden - unit);
   const std::int64_t h = s.hidden;
-  T *zi = tile.sums, *zf = zi + n * kL, *zg = zf + n * kL, *zo = zg + n * kL;
-  alignas(64) T state[kMaxTileRows * kL];
   V peep[3] = {V::zero(), V::zero(), V::zero()};
   if (s.peephole != nullptr) {
     for (int p = 0; p < 3; ++p) peep[p] = load_lanes(s.peephole + p * h + unit, width);
   }
   for (std::int64_t r = 0; r < n; ++r) {
     const std::int64_t b = tile.row[r];
-    const T* x = step.gates(b) + unit;
-    V i = load_lanes(x, width) + V::load(zi + r * kL);
-    V f = load_lanes(x + h, width) + V::load(zf + r * kL);
-    if (s.peephole != nullptr) {
-      const V c = load_lanes(s.c_before(step.t, b) + unit, width);
-      i = fma(peep[0], c, i);
-      f = fma(peep[1], c, f);
-    }
-    bound_gate(step, b, unit, width, i, zi + r * kL);
-    bound_gate(step, b, h + unit, width, f, zf + r * kL);
-    add_gate(step, b, 2 * h + unit, width, zg + r * kL);
-  }
-  activate_vectors(s.cell.gate, zi, 2 * n);
-  activate_vectors(s.cell.main, zg, n);
-  for (std::int64_t r = 0; r < n; ++r) {
-    const std::int64_t b = tile.row[r];
+    T* z = tile.sums + r * kL;
     T* x = step.gates(b) + unit;
-    const V f = V::load(zf + r * kL), g = V::load(zg + r * kL);
-    const V i = s.cell.input_forget ? V::set1(T(1)) - f : V::load(zi + r * kL);
     const V old = load_lanes(s.c_before(step.t, b) + unit, width);
-    const V c = clamp(fma(f, old, i * g), step.bounds.c);
-    c.store(state + r * kL);
+    V i = load_lanes(x, width) + V::load(z);
+    V f = load_lanes(x + h, width) + V::load(z + n * kL);
+    V g = load_lanes(x + 2 * h, width) + V::load(z + 2 * n * kL);
+    V o = load_lanes(x + 3 * h, width) + V::load(z + 3 * n * kL);
+    if (s.peephole != nullptr) {
+      i = fma(peep[0], old, i);
+      f = fma(peep[1], old, f);
+    }
+    i = lstm_gate<kOf>(cell, bound_gate(step, b, unit, width, i));
+    f = lstm_gate<kOf>(cell, bound_gate(step, b, h + unit, width, f));
+    g = lstm_main<kOf>(cell.main, bound_gate(step, b, 2 * h + unit, width, g));
+    if (cell.input_forget) i = V::set1(T(1)) - f;
+    V c = fma(f, old, i * g);
+    if (cell.clips_cell) c = clamp(c, step.bounds.c);
     if (s.norm.cell != nullptr) store_lanes(c, step.norm_cell(b) + unit, width);
-    if (s.cell.zone_cell > 0) {
+    if (cell.zone_cell > 0) {
       const T* fresh = s.fresh_cell;
       if (fresh != nullptr) fresh += (step.t * s.batch + b) * h + unit;
-      store_lanes(zoned(s.cell.zone_cell, fresh, c, old, width), step.cells(b) + unit, width);
+      store_lanes(zoned(cell.zone_cell, fresh, c, old, width), step.cells(b) + unit, width);
     } else {
       store_lanes(c, step.cells(b) + unit, width);
     }
-    const V o = load_lanes(x + 3 * h, width) + V::load(zo + r * kL);
-    bound_gate(step, b, 3 * h + unit, width, s.peephole != nullptr ? fma(peep[2], c, o) : o,
-               zo + r * kL);
+    if (s.peephole != nullptr) o = fma(peep[2], c, o);
+    o = lstm_gate<kOf>(cell, bound_gate(step, b, 3 * h + unit, width, o));
     if (s.keep_gates) {
       store_lanes(i, x, width);
       store_lanes(f, x + h, width);
       store_lanes(g, x + 2 * h, width);
     }
+    // Where c is normalised the output waits for the whole of it.
+    if (s.keep_gates || s.norm.cell != nullptr) store_lanes(o, x + 3 * h, width);
+    c.store(z);
+    o.store(z + n * kL);
   }
-  activate_vectors(s.cell.gate, zo, n);
-  if (s.norm.cell != nullptr) {  // the output waits for the whole of c
-    for (std::int64_t r = 0; r < n; ++r) {
-      store_lanes(V::load(zo + r * kL), step.gates(tile.row[r]) + 3 * h + unit, width);
-    }
-    return;
-  }
-  activate_vectors(s.cell.output, state, n);
+  if (s.norm.cell != nullptr) return;
   for (std::int64_t r = 0; r < n; ++r) {
-    const std::int64_t b = tile.row[r];
-    const V o = V::load(zo + r * kL);
-    if (s.keep_gates) store_lanes(o, step.gates(b) + 3 * h + unit, width);
-    put_output(step, b, unit, width, o * V::load(state + r * kL));
+    const T* c = tile.sums + r * kL;
+    const V out = lstm_main<kOf>(cell.output, V::load(c));
+    put_output(step, tile.row[r], unit, width, V::load(c + n * kL) * out);
   }
+}
+
+template <class T>
+ARRAYNN_MEMBER void lstm_tile(const Step<T>& step, const Tile<T>& tile) {
+  visit_lstm(step.s.cell, [&](auto of) { lstm_rows<of.value>(step, tile); });
 }
 
 // n + z (h - n) of one vector of a row; n and z lie in the tile.
@@ -221,7 +217,7 @@ ARRAYNN_MEMBER void gru_tile(const Step<T>& step, const Tile<T>& tile) {
     T* x = step.gates(b) + unit;
     const V reset = V::load(zr + r * kL), inner = V::load(zn + r * kL) + bias;
     const V z = fma(reset, inner, load_lanes(x + 2 * h, width));
-    bound_gate(step, b, 2 * h + unit, width, z, zn + r * kL);
+    bound_gate(step, b, 2 * h + unit, width, z).store(zn + r * kL);
     if (s.keep_gates) {
       store_lanes(inner, step.inner(b) + unit, width);
       store_lanes(reset, x, width);

@@ -61,20 +61,32 @@ ARRAYNN_MEMBER void scatter(const Column<T>& c, const T* values, const F& to) {
   }
 }
 
-// d, the gradient of gate `gate` with values y, becomes that of its z. Where z is kept it counts:
-// the derivative is that at the bounded z, and nothing passes where the bounds took hold.
+// Where the bounds took hold of z nothing passes.
+template <class T>
+ARRAYNN_MEMBER Vec<T> unbounded(const Back<T>& step, std::int64_t b, std::int64_t at,
+                                std::int64_t width, Vec<T> d) {
+  const Vec<T> z = load_lanes(step.z(b) + at, width);
+  return select(abs(z) <= Vec<T>::set1(step.bounds.z), d, Vec<T>::zero());
+}
+
+// d, the gradient of gate `gate` with values y, becomes that of its z: by y where that tells the
+// derivative, else by the bounded z.
 template <class T>
 ARRAYNN_RNN_APART void through(const Back<T>& step, const Activation& f, std::int64_t gate,
                                const Column<T>& c, const T* y, T* d) {
-  if (step.s.z == nullptr) return times_derivative_of_value(f, y, d, c.rows);
   using V = Vec<T>;
+  constexpr int kL = kLanes<T>;
+  const std::int64_t at = gate * step.s.hidden + c.unit;
+  if (step.s.cell.clips) {
+    for (std::int64_t r = 0; r < c.rows; ++r) {
+      unbounded(step, c.row[r], at, c.width, V::load(d + r * kL)).store(d + r * kL);
+    }
+  }
+  if (derivative_from_value(f.kind)) return times_derivative_of_value(f, y, d, c.rows);
   alignas(64) Lanes<T> z;
   std::int64_t r = 0;
   do {  // there is a row
-    const V x = load_lanes(step.z(c.row[r]) + gate * step.s.hidden + c.unit, c.width);
-    const V g = V::load(d + r * kLanes<T>);
-    clamp(x, step.bounds.z).store(z + r * kLanes<T>);
-    select(abs(x) <= V::set1(step.bounds.z), g, V::zero()).store(d + r * kLanes<T>);
+    clamp(load_lanes(step.z(c.row[r]) + at, c.width), step.bounds.z).store(z + r * kL);
   } while (++r < c.rows);
   times_derivative(f, z, d, c.rows);
 }
@@ -102,146 +114,164 @@ ARRAYNN_MEMBER void add_peepholes(Vec<T> di, Vec<T> df, Vec<T> dout, Vec<T> old,
   sums[2] = fma(dout, c, sums[2]);
 }
 
-// With a norm of c, what lstm_column() does first: gradients of o and of LN(c).
 template <class T>
-ARRAYNN_RNN_APART void output_column(const Back<T>& step, Column<T>& col) {
+ARRAYNN_MEMBER Vec<T> row_of(const Column<T>& c, std::int64_t r) {
+  return Vec<T>::load(c.dh + r * kLanes<T>);
+}
+
+// through() for one row of an LSTM.
+template <LstmActivations kOf, class T>
+ARRAYNN_MEMBER Vec<T> lstm_through(const Back<T>& step, int gate, std::int64_t b, std::int64_t unit,
+                                   std::int64_t width, Vec<T> y, Vec<T> d) {
+  const RnnCell& cell = step.s.cell;
+  if constexpr (kOf == LstmActivations::kUsual) {
+    if (cell.clips) d = unbounded(step, b, gate * step.s.hidden + unit, width, d);
+    return gate == 2 ? tanh_back(y, d) : sigmoid_back(y, d);
+  } else {
+    Column<T> row;
+    row.unit = unit;
+    row.width = width;
+    row.rows = 1;
+    row.row[0] = b;
+    alignas(64) T value[kLanes<T>], gradient[kLanes<T>];
+    y.store(value);
+    d.store(gradient);
+    through(step, gate == 2 ? cell.main : cell.gate, gate, row, value, gradient);
+    return Vec<T>::load(gradient);
+  }
+}
+
+// Gradients of o and of a_out's argument c by that of h.
+template <class T>
+struct OutputGradients {
+  Vec<T> o, c;
+};
+template <LstmActivations kOf, class T>
+ARRAYNN_MEMBER OutputGradients<T> through_output(const Back<T>& step, std::int64_t b,
+                                                 std::int64_t unit, std::int64_t width, Vec<T> c,
+                                                 Vec<T> o, Vec<T> dh) {
+  const Activation& f = step.s.cell.output;
+  const Vec<T> out = lstm_main<kOf>(f, c);
+  const Vec<T> dout = lstm_through<kOf>(step, 3, b, unit, width, o, dh * out);
+  if constexpr (kOf == LstmActivations::kUsual) {
+    return {dout, tanh_back(out, dh * o)};
+  } else {
+    alignas(64) T at[kLanes<T>], gradient[kLanes<T>];
+    (dh * o).store(gradient);
+    if (derivative_from_value(f.kind)) {
+      out.store(at);
+      times_derivative_of_value(f, at, gradient, 1);
+    } else {
+      c.store(at);
+      times_derivative(f, at, gradient, 1);
+    }
+    return {dout, Vec<T>::load(gradient)};
+  }
+}
+
+// With a norm of c, what comes before lstm_column(): gradients of o and of LN(c).
+template <LstmActivations kOf, class T>
+ARRAYNN_RNN_APART void output_rows(const Back<T>& step, const Column<T>& col) {
   using V = Vec<T>;
-  constexpr int kL = kLanes<T>;
   const RnnScan<T>& s = step.s;
   const RnnNorm<T>& norm = s.norm;
-  const std::int64_t h = s.hidden, n = col.rows;
-  alignas(64) Lanes<T> o, c, out, dout, dc;
-  gather(col, o, [&](std::int64_t b) { return step.gates(b) + 3 * h; });
-  const V gain = load_lanes(norm.cell_gain + col.unit, col.width);
-  const V bias = load_lanes(norm.cell_bias + col.unit, col.width);
-  for (std::int64_t r = 0; r < n; ++r) {
-    const std::int64_t at = step.at(col.row[r]);
+  const std::int64_t h = s.hidden, unit = col.unit, width = col.width;
+  const V gain = load_lanes(norm.cell_gain + unit, width);
+  const V bias = load_lanes(norm.cell_bias + unit, width);
+  for (std::int64_t r = 0; r < col.rows; ++r) {
+    const std::int64_t b = col.row[r], at = step.at(b);
     // As the rows were normalised in forward: the mean in two parts.
     const double mean = norm.cell_mean[at], rstd = norm.cell_rstd[at];
     const T m = static_cast<T>(mean);
     const T shift = static_cast<T>((static_cast<double>(m) - mean) * rstd);
-    const V v = load_lanes(norm.cell + at * h + col.unit, col.width) - V::set1(m);
-    fma(fma(v, V::set1(static_cast<T>(rstd)), V::set1(shift)), gain, bias).store(c + r * kL);
+    const V v = load_lanes(norm.cell + at * h + unit, width) - V::set1(m);
+    const V c = fma(fma(v, V::set1(static_cast<T>(rstd)), V::set1(shift)), gain, bias);
+    const V o = load_lanes(step.gates(b) + 3 * h + unit, width);
+    const OutputGradients<T> d = through_output<kOf>(step, b, unit, width, c, o, row_of(col, r));
+    store_lanes(d.o, step.dz(b) + 3 * h + unit, width);
+    store_lanes(d.c, step.g.dnormed + at * h + unit, width);
   }
-  for (std::int64_t j = 0; j < n * kL; j += kL) V::load(c + j).store(out + j);
-  activate_vectors(s.cell.output, out, n);
-  for (std::int64_t j = 0; j < n * kL; j += kL) {
-    const V dh = V::load(col.dh + j);
-    (dh * V::load(out + j)).store(dout + j);
-    (dh * V::load(o + j)).store(dc + j);
-  }
-  through(step, s.cell.gate, 3, col, o, dout);
-  if (derivative_from_value(s.cell.output.kind)) {
-    times_derivative_of_value(s.cell.output, out, dc, n);
-  } else {
-    times_derivative(s.cell.output, c, dc, n);
-  }
-  scatter(col, dout, [&](std::int64_t b) { return step.dz(b) + 3 * h; });
-  scatter(col, dc, [&](std::int64_t b) { return step.g.dnormed + step.at(b) * h; });
+}
+template <class T>
+ARRAYNN_MEMBER void output_column(const Back<T>& step, const Column<T>& col) {
+  visit_lstm(step.s.cell, [&](auto of) { output_rows<of.value>(step, col); });
 }
 
-template <class T>
-ARRAYNN_RNN_APART void lstm_column(const Back<T>& step, Column<T>& col) {
+// All of a row stays in registers.
+template <LstmActivations kOf, class T>
+ARRAYNN_RNN_APART void lstm_column_rows(const Back<T>& step, const Column<T>& col) {
   using V = Vec<T>;
-  constexpr int kL = kLanes<T>;
   const RnnScan<T>& s = step.s;
   const RnnCell& cell = s.cell;
-  const std::int64_t h = s.hidden, n = col.rows;
-  alignas(64) T gate[4][kMaxTileRows * kL], d[4][kMaxTileRows * kL];
-  alignas(64) Lanes<T> c, out, dc;
-  for (int k = 0; k < 4; ++k) {
-    gather(col, gate[k], [&](std::int64_t b) { return step.gates(b) + k * h; });
+  const std::int64_t h = s.hidden, unit = col.unit, width = col.width;
+  const bool sums = step.g.dpeephole != nullptr;  // a GPU's are sums of their own
+  V peep[3] = {V::zero(), V::zero(), V::zero()}, dpeep[3] = {V::zero(), V::zero(), V::zero()};
+  for (int p = 0; p < 3; ++p) {
+    if (s.peephole != nullptr) peep[p] = load_lanes(s.peephole + p * h + unit, width);
+    if (sums) dpeep[p] = load_lanes(step.g.dpeephole + p * h + unit, width);
   }
-  if (cell.zone_cell > 0) {  // h has seen c before it was blended
-    for (std::int64_t r = 0; r < n; ++r) {
-      const std::int64_t j = r * kL;
-      const V old = load_lanes(s.c_before(step.t, col.row[r]) + col.unit, col.width);
-      new_cell(step, V::load(gate[0] + j), V::load(gate[1] + j), V::load(gate[2] + j), old)
-          .store(c + j);
-    }
-  } else {
-    gather(col, c, [&](std::int64_t b) { return step.cells(b); });
-  }
-  if (s.norm.cell != nullptr) {
-    gather(col, d[3], [&](std::int64_t b) { return step.dz(b) + 3 * h; });
-    gather(col, dc, [&](std::int64_t b) { return step.g.dcell + b * h; });
-  } else {
-    for (std::int64_t j = 0; j < n * kL; j += kL) V::load(c + j).store(out + j);
-    activate_vectors(cell.output, out, n);
-    for (std::int64_t j = 0; j < n * kL; j += kL) {
-      const V dh = V::load(col.dh + j);
-      (dh * V::load(out + j)).store(d[3] + j);
-      (dh * V::load(gate[3] + j)).store(dc + j);
-    }
-    through(step, cell.gate, 3, col, gate[3], d[3]);
-    if (derivative_from_value(cell.output.kind)) {
-      times_derivative_of_value(cell.output, out, dc, n);
+  for (std::int64_t r = 0; r < col.rows; ++r) {
+    const std::int64_t b = col.row[r];
+    const T* gates = step.gates(b) + unit;
+    T* dz = step.dz(b) + unit;
+    const V i = load_lanes(gates, width), f = load_lanes(gates + h, width);
+    const V g = load_lanes(gates + 2 * h, width), o = load_lanes(gates + 3 * h, width);
+    const V old = load_lanes(s.c_before(step.t, b) + unit, width);
+    // h has seen c before zoneout blended it.
+    const V c =
+        cell.zone_cell > 0 ? new_cell(step, i, f, g, old) : load_lanes(step.cells(b) + unit, width);
+    V dout, total;
+    if (s.norm.cell != nullptr) {
+      dout = load_lanes(dz + 3 * h, width);
+      total = load_lanes(step.g.dcell + b * h + unit, width);
     } else {
-      times_derivative(cell.output, c, dc, n);
+      const OutputGradients<T> d = through_output<kOf>(step, b, unit, width, c, o, row_of(col, r));
+      dout = d.o;
+      total = d.c;
     }
-  }
-  V peep[3] = {V::zero(), V::zero(), V::zero()};
-  if (s.peephole != nullptr) {
-    for (int p = 0; p < 3; ++p) peep[p] = load_lanes(s.peephole + p * h + col.unit, col.width);
-  }
-  for (std::int64_t r = 0; r < n; ++r) {
-    const std::int64_t b = col.row[r], j = r * kL;
-    const V i = V::load(gate[0] + j), f = V::load(gate[1] + j), g = V::load(gate[2] + j);
-    const V old = load_lanes(s.c_before(step.t, b) + col.unit, col.width);
-    V carried = load_lanes(step.g.dc + b * h + col.unit, col.width);
+    T* carry = step.g.dc + b * h + unit;
+    V carried = load_lanes(carry, width), passed = V::zero();
     if (step.g.dcells != nullptr) {
-      const T* own = step.g.dcells + step.at(b) * step.g.dcells_row + col.unit;
-      carried = carried + load_lanes(own, col.width);
+      carried = carried + load_lanes(step.g.dcells + step.at(b) * step.g.dcells_row + unit, width);
     }
     if (cell.zone_cell > 0) {
-      const V passed =
-          step.passed(cell.zone_cell, s.fresh_cell, h, b, col.unit, col.width, carried);
-      store_lanes(passed, step.g.dc + b * h + col.unit, col.width);
+      passed = step.passed(cell.zone_cell, s.fresh_cell, h, b, unit, width, carried);
       carried = carried - passed;
     }
-    V total = V::load(dc + j) + carried;
-    if (s.peephole != nullptr) total = fma(peep[2], V::load(d[3] + j), total);
+    total = total + carried;
+    if (s.peephole != nullptr) total = fma(peep[2], dout, total);
     if (cell.clips_cell) {
       const Mask<T> free = abs(fma(f, old, i * g)) <= V::set1(step.bounds.c);
       total = select(free, total, V::zero());
     }
-    const V di = total * g, df = total * old;
-    (cell.input_forget ? V::zero() : di).store(d[0] + j);
-    (cell.input_forget ? df - di : df).store(d[1] + j);
-    (total * i).store(d[2] + j);
-    total.store(dc + j);
-  }
-  if (!cell.input_forget) through(step, cell.gate, 0, col, gate[0], d[0]);
-  through(step, cell.gate, 1, col, gate[1], d[1]);
-  through(step, cell.main, 2, col, gate[2], d[2]);
-  V dpeep[3] = {V::zero(), V::zero(), V::zero()};
-  const bool sums = step.g.dpeephole != nullptr;  // a GPU's are sums of their own
-  if (sums) {
-    for (int p = 0; p < 3; ++p) {
-      dpeep[p] = load_lanes(step.g.dpeephole + p * h + col.unit, col.width);
+    V di = total * g, df = total * old;
+    if (cell.input_forget) {
+      df = df - di;
+      di = V::zero();
+    } else {
+      di = lstm_through<kOf>(step, 0, b, unit, width, i, di);
     }
-  }
-  for (std::int64_t r = 0; r < n; ++r) {
-    const std::int64_t b = col.row[r], j = r * kL;
-    V before = V::load(dc + j) * V::load(gate[1] + j);
+    df = lstm_through<kOf>(step, 1, b, unit, width, f, df);
+    const V dg = lstm_through<kOf>(step, 2, b, unit, width, g, total * i);
+    V before = total * f;
     if (s.peephole != nullptr) {
-      const V old = load_lanes(s.c_before(step.t, b) + col.unit, col.width);
-      const V di = V::load(d[0] + j), df = V::load(d[1] + j);
       before = fma(peep[0], di, fma(peep[1], df, before));
-      if (sums) add_peepholes(di, df, V::load(d[3] + j), old, V::load(c + j), dpeep);
+      if (sums) add_peepholes(di, df, dout, old, c, dpeep);
     }
-    T* carry = step.g.dc + b * h + col.unit;
-    if (cell.zone_cell > 0) before = before + load_lanes(carry, col.width);
-    store_lanes(before, carry, col.width);
+    if (cell.zone_cell > 0) before = before + passed;
+    store_lanes(before, carry, width);
+    store_lanes(di, dz, width);
+    store_lanes(df, dz + h, width);
+    store_lanes(dg, dz + 2 * h, width);
+    store_lanes(dout, dz + 3 * h, width);
   }
-  if (sums) {
-    for (int p = 0; p < 3; ++p) {
-      store_lanes(dpeep[p], step.g.dpeephole + p * h + col.unit, col.width);
-    }
-  }
-  for (int k = 0; k < 4; ++k) {
-    scatter(col, d[k], [&](std::int64_t b) { return step.dz(b) + k * h; });
-  }
+  if (!sums) return;
+  for (int p = 0; p < 3; ++p) store_lanes(dpeep[p], step.g.dpeephole + p * h + unit, width);
+}
+
+template <class T>
+ARRAYNN_MEMBER void lstm_column(const Back<T>& step, const Column<T>& col) {
+  visit_lstm(step.s.cell, [&](auto of) { lstm_column_rows<of.value>(step, col); });
 }
 
 // r z n of a GRU whose product comes before the reset; z and n of one whose reset comes before.

@@ -51,10 +51,11 @@ py::object backward(const char* op, SoftmaxKind kind, py::handle grad_out_, py::
   return out.finish(grad_out);
 }
 
-py::object loss(const char* op, Loss kind, const CrossEntropyArgs& args) {
+py::object loss(const char* op, Loss kind, const CrossEntropyArgs& args, py::handle out_) {
   const bool none = args.reduction == Reduction::kNone;
   const Dtype dtype = args.logits->dtype;
-  Output out(op, py::none(), dtype, args.sample_shape, none ? args.sample_ndim : 0);
+  Output out(op, out_, dtype, args.sample_shape, none ? args.sample_ndim : 0,
+             {&args.logits, &args.target, &args.weight});
   dispatch_storage(dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
@@ -64,7 +65,7 @@ py::object loss(const char* op, Loss kind, const CrossEntropyArgs& args) {
 }
 
 py::object loss_backward(const char* op, Loss kind, py::handle grad_out_,
-                         const CrossEntropyArgs& args) {
+                         const CrossEntropyArgs& args, py::handle out_) {
   const bool none = args.reduction == Reduction::kNone;
   Array grad_out;
   double scale = 1;
@@ -81,7 +82,8 @@ py::object loss_backward(const char* op, Loss kind, py::handle grad_out_,
     }
   }
   const TensorView& z = args.logits.view;
-  Output out(op, py::none(), z.dtype, z.shape, z.ndim);
+  Output out(op, out_, z.dtype, z.shape, z.ndim,
+             {&grad_out, &args.logits, &args.target, &args.weight});
   dispatch_storage(z.dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
@@ -120,42 +122,45 @@ void bind_softmax(py::module_& m) {
       arg("grad_out"), arg("y"), arg("axis"), arg("out"));
   def(
       m, "cross_entropy",
-      [](H logits, H target, H weight, H ignore_index, H smoothing, H reduction) {
+      [](H logits, H target, H weight, H ignore_index, H smoothing, H reduction, H out) {
         const char* op = "cross_entropy";
         return loss(op, Loss::kCrossEntropy,
-                    {op, {"logits", logits}, target, weight, ignore_index, &smoothing, reduction});
+                    {op, {"logits", logits}, target, weight, ignore_index, &smoothing, reduction},
+                    out);
       },
       arg("logits"), arg("target"), arg("weight"), arg("ignore_index"), arg("label_smoothing"),
-      arg("reduction"));
+      arg("reduction"), arg("out"));
   def(
       m, "cross_entropy_backward",
-      [](H grad_out, H logits, H target, H weight, H ignore_index, H smoothing, H reduction) {
+      [](H grad_out, H logits, H target, H weight, H ignore_index, H smoothing, H reduction,
+         H out) {
         const char* op = "cross_entropy_backward";
         return loss_backward(
             op, Loss::kCrossEntropy, grad_out,
-            {op, {"logits", logits}, target, weight, ignore_index, &smoothing, reduction});
+            {op, {"logits", logits}, target, weight, ignore_index, &smoothing, reduction}, out);
       },
       arg("grad_out"), arg("logits"), arg("target"), arg("weight"), arg("ignore_index"),
-      arg("label_smoothing"), arg("reduction"));
+      arg("label_smoothing"), arg("reduction"), arg("out"));
   def(
       m, "nll_loss",
-      [](H log_probs, H target, H weight, H ignore_index, H reduction) {
+      [](H log_probs, H target, H weight, H ignore_index, H reduction, H out) {
         const char* op = "nll_loss";
         return loss(
             op, Loss::kNll,
-            {op, {"log_probs", log_probs}, target, weight, ignore_index, nullptr, reduction});
+            {op, {"log_probs", log_probs}, target, weight, ignore_index, nullptr, reduction}, out);
       },
-      arg("log_probs"), arg("target"), arg("weight"), arg("ignore_index"), arg("reduction"));
+      arg("log_probs"), arg("target"), arg("weight"), arg("ignore_index"), arg("reduction"),
+      arg("out"));
   def(
       m, "nll_loss_backward",
-      [](H grad_out, H log_probs, H target, H weight, H ignore_index, H reduction) {
+      [](H grad_out, H log_probs, H target, H weight, H ignore_index, H reduction, H out) {
         const char* op = "nll_loss_backward";
         return loss_backward(
             op, Loss::kNll, grad_out,
-            {op, {"log_probs", log_probs}, target, weight, ignore_index, nullptr, reduction});
+            {op, {"log_probs", log_probs}, target, weight, ignore_index, nullptr, reduction}, out);
       },
       arg("grad_out"), arg("log_probs"), arg("target"), arg("weight"), arg("ignore_index"),
-      arg("reduction"));
+      arg("reduction"), arg("out"));
 }
 
 }  // namespace arraynn

@@ -484,6 +484,10 @@ std::int64_t row_bytes(const LossProblem<T>& loss) {
          (loss.probabilities != nullptr ? 2 : 1);
 }
 
+// A warp a row. In a namespace: the host code that nvcc writes does not know aliases of a function.
+template <class T>
+using WarpRow = RowTile<T, 1, kWarp, 1, false>;
+
 template <class T>
 void per_sample(const Target<T>& target, const Losses<T>& losses) {
   const LossProblem<T>& loss = target.loss;
@@ -503,7 +507,6 @@ void per_sample(const Target<T>& target, const Losses<T>& losses) {
       return;
     }
     if constexpr (Tile::kLargest) {
-      using Warp = RowTile<T, 1, kWarp, 1, false>;
       const std::int64_t count = chunks_of<Tile>(n);
       auto* stats = scratch<SoftmaxStats<Compute<T>>>(rows * count);
       const bool dense = loss.probabilities != nullptr || loss.smoothing != 0;
@@ -522,8 +525,8 @@ void per_sample(const Target<T>& target, const Losses<T>& losses) {
       } else {
         slab(0, rows);
       }
-      ARRAYNN_LAUNCH((cross_entropy_finish_kernel<Warp>), row_grid<Warp>(rows), target, count,
-                     stats, sums, losses);
+      ARRAYNN_LAUNCH((cross_entropy_finish_kernel<WarpRow<T>>), row_grid<WarpRow<T>>(rows), target,
+                     count, stats, sums, losses);
     }
   });
 }

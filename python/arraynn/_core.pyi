@@ -19,6 +19,7 @@ compiler: str
 
 def isa() -> str: ...
 def available_isas() -> list[str]: ...
+def isa_extensions() -> list[str]: ...
 def set_isa(level: str) -> None: ...
 def get_num_threads() -> int: ...
 def set_num_threads(n: int) -> None: ...
@@ -744,7 +745,11 @@ def embedding(
     indices: _Array, weight: _Array, padding_idx: int | None, out: _Array | None
 ) -> _Array: ...
 def embedding_backward(
-    grad_out: _Array, indices: _Array, num_embeddings: int, padding_idx: int | None
+    grad_out: _Array,
+    indices: _Array,
+    num_embeddings: int,
+    padding_idx: int | None,
+    out: _Array | None,
 ) -> _Array: ...
 def rope(
     x: _Array,
@@ -775,6 +780,7 @@ def cross_entropy(
     ignore_index: int,
     label_smoothing: float,
     reduction: str,
+    out: _Array | None,
 ) -> _Array: ...
 def cross_entropy_backward(
     grad_out: _Array | float,
@@ -784,6 +790,7 @@ def cross_entropy_backward(
     ignore_index: int,
     label_smoothing: float,
     reduction: str,
+    out: _Array | None,
 ) -> _Array: ...
 def nll_loss(
     log_probs: _Array,
@@ -791,6 +798,7 @@ def nll_loss(
     weight: _Array | None,
     ignore_index: int,
     reduction: str,
+    out: _Array | None,
 ) -> _Array: ...
 def nll_loss_backward(
     grad_out: _Array | float,
@@ -799,6 +807,7 @@ def nll_loss_backward(
     weight: _Array | None,
     ignore_index: int,
     reduction: str,
+    out: _Array | None,
 ) -> _Array: ...
 def adam_step(
     params: _Arrays,

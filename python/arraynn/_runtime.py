@@ -89,7 +89,10 @@ def _cuda_text() -> str:
 
 
 def show_config() -> Config:
-    """Versions, instruction set in force, threads and why, caches and extras of this process.
+    """Versions, instruction set in force, threads and why, and caches of this process.
+
+    ``isa_extensions`` names what machine and operating system have beyond the levels: no kernel
+    uses it yet.
 
     Returns
     -------
@@ -112,6 +115,7 @@ def show_config() -> Config:
         isa=_core.isa(),
         isa_available=" ".join(_core.available_isas()),
         isa_limit=_isa_limit(),
+        isa_extensions=" ".join(_core.isa_extensions()) or "none",
         threads=_core.get_num_threads(),
         threads_reason=_core.default_threads_reason(),
         cuda=_cuda_text(),

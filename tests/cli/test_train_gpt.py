@@ -146,8 +146,8 @@ class TestCommand:
         assert "n-gram of order 3: " in captured.out
         assert "GPT after 8 steps" in captured.out
         assert f"saved to {target}\n\n\n\ndef " in captured.out
-        assert "\n40 characters in " in captured.out
-        assert captured.out.endswith(" a second\n")
+        assert "\n40 tokens (characters) in " in captured.out
+        assert captured.out.endswith(" tokens/s\n")
         assert captured.err.startswith("step 4/8  training ")
         again = arguments(tmp_path, "--resume", str(target), "--steps", "10")
         assert cli.main(again) == 0

@@ -233,6 +233,14 @@ class TestIsa:
         assert isa == _core.available_isas()[-1]
         assert told == f"{limit!r} is no level and was ignored"
 
+    def test_extensions_are_among_those_of_the_machine(self) -> None:
+        found = _core.isa_extensions()
+        assert ann.show_config()["isa_extensions"] == (" ".join(found) or "none")
+        flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+        assert set(found) <= flags & {"avx512_bf16", "amx_bf16"}
+        if "avx512" in _core.available_isas():
+            assert ("avx512_bf16" in found) == ("avx512_bf16" in flags)
+
     def test_set_isa_refuses_other_names(self) -> None:
         before = _core.isa()
         with pytest.raises(ValueError, match=r"^\[set_isa\] level: expected .*, got 'neon'$"):
@@ -350,7 +358,8 @@ class TestConfig:
         config = ann.show_config()
         assert set(config) == {
             "arraynn", "python", "numpy", "platform", "compiler", "isa", "isa_available",
-            "isa_limit", "threads", "threads_reason", "cuda", "kernels", "block_cache",
+            "isa_limit", "isa_extensions", "threads", "threads_reason", "cuda", "kernels",
+            "block_cache",
         }  # fmt: skip
         assert config["arraynn"] == ann.__version__
         assert config["isa"] == _core.isa()

@@ -186,6 +186,10 @@ class ndarray:  # the name that array libraries use
         return self._host.dtype
 
     @property
+    def size(self) -> int:
+        return self._host.size
+
+    @property
     def nbytes(self) -> int:
         return self._host.nbytes
 
@@ -222,7 +226,19 @@ class ndarray:  # the name that array libraries use
         return self._host.copy()
 
     def __getitem__(self, key: Any) -> ndarray:
+        key = key._host if isinstance(key, ndarray) else key
         return ndarray.of(self._host[key], self._device)
+
+    def __mul__(self, other: float) -> ndarray:
+        return ndarray.of(self._host * other, self._device)
+
+    __rmul__ = __mul__
+
+    def __sub__(self, other: float) -> ndarray:
+        return ndarray.of(self._host - other, self._device)
+
+    def __truediv__(self, other: float) -> ndarray:
+        return ndarray.of(self._host / other, self._device)
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self._host[key] = value._host if isinstance(value, ndarray) else value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 
 from arraynn import kernels, reference
 from memory import Guarded, mixed_layouts
+from onnx_nodes import node_cases
 from tolerances import assert_close_to_reference, assert_gradient, assert_same_bits, widen
 
 from .problems import LENGTHS, normal, thread_counts
@@ -154,14 +154,9 @@ def test_pytorchs_glu(dtype: Any, rng: np.random.Generator) -> None:
 
 def test_onnxs_swiglu() -> None:
     pytest.importorskip("onnx")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from onnx.backend.test.case.node import collect_testcases
-
-        cases = [c for c in collect_testcases(None) if c.name == "test_swiglu"]
-    if not cases:
+    case = node_cases(swiglu="SwiGLU").get("test_swiglu")
+    if case is None:
         pytest.skip("this onnx has no SwiGLU")
-    for case in cases:
-        ((gate, value), (expected,)) = case.data_sets[0]
-        got = kernels.glu(np.concatenate((value, gate), -1), activation="silu")
-        np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-7)
+    ((gate, value), (expected,)) = case.data_sets[0]
+    got = kernels.glu(np.concatenate((value, gate), -1), activation="silu")
+    np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-7)

@@ -64,6 +64,11 @@ def test_out_is_filled_and_nothing_beside_it(
     assert kernels.embedding(indices, weight, out=guard.out) is guard.out
     assert_same_bits(guard.out, weight[indices])
     guard.check()
+    grad = normal(rng, dtype, 4, 6, 19)
+    guard = Guarded((9, 19), dtype, strided=strided)
+    assert kernels.embedding_backward(grad, indices, 9, out=guard.out) is guard.out
+    assert_same_bits(guard.out, kernels.embedding_backward(grad, indices, 9))
+    guard.check()
 
 
 def test_same_bits_for_every_thread_count(dtype: Any, rng: np.random.Generator) -> None:

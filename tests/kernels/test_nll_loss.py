@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from arraynn import kernels
-from memory import mixed_layouts
+from memory import Guarded, mixed_layouts
 from softmax_checks import REDUCTIONS, check_nll_loss, check_what_does_not_count, targets
 from tolerances import assert_gradient, assert_same_bits
 
@@ -61,6 +61,27 @@ def test_any_memory_threads_and_batch(dtype: Any, rng: np.random.Generator) -> N
             assert_same_bits(kernels.nll_loss_backward(grad, a, b, **how), dx, memory)
         alone = kernels.nll_loss(z[1:2], target[1:2], **how, reduction="none")
         assert_same_bits(alone, terms[1:2], "a sample alone")
+
+
+@pytest.mark.parametrize("strided", [False, True])
+@pytest.mark.parametrize("name", ["cross_entropy", "nll_loss"])
+def test_out_is_filled_and_nothing_beside_it(
+    dtype: Any, name: str, strided: bool, rng: np.random.Generator
+) -> None:
+    forward, backward = getattr(kernels, name), getattr(kernels, f"{name}_backward")
+    z = normal(rng, dtype, 4, 19, 3)
+    target = targets(rng, z.shape)
+    for reduction in REDUCTIONS:
+        how: dict[str, Any] = {"ignore_index": -7, "reduction": reduction}
+        loss = forward(z, target, **how)
+        guard = Guarded(loss.shape, dtype, strided=strided and loss.ndim > 0)
+        assert forward(z, target, **how, out=guard.out) is guard.out
+        assert_same_bits(guard.out, loss)
+        guard.check()
+        guard = Guarded(z.shape, dtype, strided=strided)
+        assert backward(loss, z, target, **how, out=guard.out) is guard.out
+        assert_same_bits(guard.out, backward(loss, z, target, **how))
+        guard.check()
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)

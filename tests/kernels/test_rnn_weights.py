@@ -11,7 +11,7 @@ import pytest
 
 from arraynn import reference
 from arraynn.kernels import convert_rnn_weights
-from rnn_witnesses import keras_gru, keras_lstm, onnx_cases
+from rnn_witnesses import ONNX_CASES, keras_gru, keras_lstm
 
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
 LAYOUTS = ("torch", "keras", "onnx", "cudnn")
@@ -128,7 +128,7 @@ def test_one_bias_becomes_the_first_of_two() -> None:
 def test_onnx_cases_through_the_converter() -> None:
     pytest.importorskip("onnx")
     tried = 0
-    for name, case in onnx_cases().items():
+    for name, case in ONNX_CASES.items():
         (node,) = case.model.graph.node
         ((inputs, outputs),) = case.data_sets
         options = {a.name for a in node.attribute}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import hypothesis
@@ -12,6 +11,7 @@ import pytest
 
 from arraynn import kernels, reference
 from memory import Guarded, mixed_layouts
+from onnx_nodes import attributes_of, node_cases
 from tolerances import assert_gradient, assert_same_bits, assert_within, dot_bound, widen
 
 from .problems import normal, thread_counts
@@ -177,28 +177,13 @@ def test_pytorchs_product_of_complex_numbers(dtype: Any, rng: np.random.Generato
     assert_within(kernels.rope(x, cos, sin, interleaved=True), expected, bound)
 
 
-def onnx_cases() -> list[Any]:
-    """Return ONNX' published node cases of RotaryEmbedding, in float32 and float64."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from onnx.backend.test.case.node import collect_testcases
-
-            cases = collect_testcases("RotaryEmbedding")
-    except (ImportError, AttributeError):
-        return []
-    return [case for case in cases if case.data_sets and len(case.model.graph.node) == 1]
+ONNX_CASES = node_cases(rotaryembedding="RotaryEmbedding")
 
 
-@pytest.mark.parametrize("case", onnx_cases(), ids=lambda case: case.name)
-def test_onnx(case: Any) -> None:
-    import onnx
-
-    (node,) = case.model.graph.node
-    options = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-    ((x, cos, sin, *positions), (expected,)) = case.data_sets[0]
-    if x.dtype != np.float32:
-        pytest.skip(f"{x.dtype} is no dtype of ours")
+@pytest.mark.parametrize("name", ONNX_CASES)
+def test_onnx(name: str) -> None:
+    options = attributes_of(ONNX_CASES[name])
+    ((x, cos, sin, *positions), (expected,)) = ONNX_CASES[name].data_sets[0]
     how: dict[str, Any] = {"interleaved": bool(options.get("interleaved", 0))}
     if x.ndim == 3:
         x = x.reshape(*x.shape[:2], options["num_heads"], -1)
@@ -211,4 +196,4 @@ def test_onnx(case: Any) -> None:
 
 def test_onnx_has_cases() -> None:
     pytest.importorskip("onnx")
-    assert len(onnx_cases()) >= 8
+    assert len(ONNX_CASES) >= 8

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from arraynn import reference
-from rnn_witnesses import onnx_cases
+from arraynn import kernels, reference
+from rnn_witnesses import ONNX_CASES
 
 
 def arrays_of(value: Any) -> list[Any]:
@@ -140,11 +140,11 @@ def test_torch_packed_sequences(rng: np.random.Generator) -> None:
 ONNX_ROWS = {"RNN": [0], "LSTM": [0, 2, 3, 1], "GRU": [1, 0, 2]}
 
 
-def test_onnx_node_cases() -> None:
+@pytest.mark.parametrize("module", [kernels, reference], ids=["kernels", "reference"])
+def test_onnx_node_cases(module: Any) -> None:
     pytest.importorskip("onnx")
-    cases = onnx_cases()
-    assert len(cases) == 18
-    for name, case in cases.items():
+    assert len(ONNX_CASES) == 18
+    for name, case in ONNX_CASES.items():
         (node,) = case.model.graph.node
         options = {a.name: a.s.decode() if a.s else a.i for a in node.attribute}
         assert set(options) <= {"hidden_size", "layout", "direction"}, name
@@ -171,7 +171,7 @@ def test_onnx_node_cases() -> None:
             state = (given["initial_h"], given["initial_c"])
         if "P" in given:
             how["peepholes"] = [p.reshape(3, hidden)[[0, 2, 1]] for p in given["P"]]
-        y, last = getattr(reference, kind.lower())(given["X"], weights, state, **how)
+        y, last = getattr(module, kind.lower())(given["X"], weights, state, **how)
         states = arrays_of(last)
         found = {"Y_h": states[0], "Y_c": states[-1]}
         found["Y"] = y.reshape(*y.shape[:2], -1, hidden)

@@ -373,7 +373,6 @@ def _run_characters(args: argparse.Namespace, target: Path) -> int:
         written = model.sample(training, args.prompt, args.sample, args.temperature, settings.seed)
         seconds = time.perf_counter() - begin
         print("\n" + written)
-        print(
-            f"\n{args.sample} characters in {seconds:.2f} s: {args.sample / seconds:.0f} a second"
-        )
+        rate = args.sample / seconds
+        print(f"\n{args.sample} tokens (characters) in {seconds:.2f} s: {rate:.0f} tokens/s")
     return 0

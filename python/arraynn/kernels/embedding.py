@@ -51,7 +51,12 @@ def embedding(
 
 
 def embedding_backward(
-    grad_out: Array, indices: Array, num_embeddings: int, padding_idx: int | None = None
+    grad_out: Array,
+    indices: Array,
+    num_embeddings: int,
+    padding_idx: int | None = None,
+    *,
+    out: Array | None = None,
 ) -> Array:
     """Gradient of the table: for every row the sum of the gradients of its occurrences.
 
@@ -66,6 +71,8 @@ def embedding_backward(
         Rows of the table.
     padding_idx : int, optional
         The row whose gradient is 0.
+    out : array (num_embeddings, columns) of the dtype of ``grad_out``, optional
+        Where the result goes. Must not overlap an input.
 
     Returns
     -------
@@ -74,7 +81,8 @@ def embedding_backward(
     Raises
     ------
     ValueError
-        For shapes that do not fit, or an index outside the table (the first is named).
+        For shapes that do not fit, also of ``out``, or an index outside the table (the first is
+        named).
     TypeError
         For other dtypes.
 
@@ -85,4 +93,4 @@ def embedding_backward(
            [5.],
            [0.]])
     """
-    return _core.embedding_backward(grad_out, indices, num_embeddings, padding_idx)
+    return _core.embedding_backward(grad_out, indices, num_embeddings, padding_idx, out)

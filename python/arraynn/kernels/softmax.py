@@ -165,6 +165,7 @@ def cross_entropy(
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
     reduction: str = "mean",
+    out: Array | None = None,
 ) -> Array:
     r"""Cross entropy of ``softmax(logits)`` against ``target``, with PyTorch's semantics.
 
@@ -189,6 +190,8 @@ def cross_entropy(
     reduction : {"mean", "sum", "none"}
         ``"mean"`` divides by the sum of the weights of the targets that are not ignored (class
         indices), or by the number of samples (probabilities); over no sample it is NaN.
+    out : array of the result's shape and dtype, optional
+        Where the result goes. Must not overlap an input.
 
     Returns
     -------
@@ -199,7 +202,8 @@ def cross_entropy(
     ------
     ValueError
         For shapes that do not fit, a class index out of range (it is named; on a GPU, which is not
-        waited for, its sample gives NaN), a smoothing outside [0, 1] or an unknown reduction.
+        waited for, its sample gives NaN), a smoothing outside [0, 1], an unknown reduction or an
+        ``out`` that does not fit.
     TypeError
         For other or mixed dtypes.
 
@@ -213,7 +217,9 @@ def cross_entropy(
     >>> cross_entropy(np.zeros((1, 4)), np.array([2])).round(4)
     np.float64(1.3863)
     """
-    return _core.cross_entropy(logits, target, weight, ignore_index, label_smoothing, reduction)
+    return _core.cross_entropy(
+        logits, target, weight, ignore_index, label_smoothing, reduction, out
+    )
 
 
 def cross_entropy_backward(
@@ -225,6 +231,7 @@ def cross_entropy_backward(
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
     reduction: str = "mean",
+    out: Array | None = None,
 ) -> Array:
     """Gradient of :func:`cross_entropy`: ``g * (softmax(z) * sum_c T_c - T)``.
 
@@ -237,6 +244,8 @@ def cross_entropy_backward(
     grad_out : array of the shape and dtype of the loss, or a float for a scalar loss
     logits, target, weight, ignore_index, label_smoothing, reduction
         As given to :func:`cross_entropy`.
+    out : array of the result's shape and dtype, optional
+        Where the result goes. Must not overlap an input.
 
     Returns
     -------
@@ -253,7 +262,7 @@ def cross_entropy_backward(
     array([[ 0.25,  0.25, -0.75,  0.25]])
     """
     return _core.cross_entropy_backward(
-        grad_out, logits, target, weight, ignore_index, label_smoothing, reduction
+        grad_out, logits, target, weight, ignore_index, label_smoothing, reduction, out
     )
 
 
@@ -264,6 +273,7 @@ def nll_loss(
     weight: Array | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
+    out: Array | None = None,
 ) -> Array:
     r"""Negative log-likelihood of ``target`` under ``log_probs``, with PyTorch's semantics.
 
@@ -286,6 +296,8 @@ def nll_loss(
     reduction : {"mean", "sum", "none"}
         ``"mean"`` divides by the sum of the weights of the targets that are not ignored; over no
         sample it is NaN.
+    out : array of the result's shape and dtype, optional
+        Where the result goes. Must not overlap an input.
 
     Returns
     -------
@@ -296,7 +308,7 @@ def nll_loss(
     ------
     ValueError
         For shapes that do not fit, a class index out of range (it is named; on a GPU
-        its sample gives NaN) or an unknown reduction.
+        its sample gives NaN), an unknown reduction or an ``out`` that does not fit.
     TypeError
         For other or mixed dtypes; targets that are probabilities are for :func:`cross_entropy`.
 
@@ -305,7 +317,7 @@ def nll_loss(
     >>> nll_loss(np.array([[-1.0, -2.0], [-3.0, -0.5]]), np.array([0, 0]))
     array(2.)
     """
-    return _core.nll_loss(log_probs, target, weight, ignore_index, reduction)
+    return _core.nll_loss(log_probs, target, weight, ignore_index, reduction, out)
 
 
 def nll_loss_backward(
@@ -316,6 +328,7 @@ def nll_loss_backward(
     weight: Array | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
+    out: Array | None = None,
 ) -> Array:
     """Gradient of :func:`nll_loss`: ``-g w_y`` at the class of the target, 0 elsewhere.
 
@@ -327,6 +340,8 @@ def nll_loss_backward(
     grad_out : array of the shape and dtype of the loss, or a float for a scalar loss
     log_probs, target, weight, ignore_index, reduction
         As given to :func:`nll_loss`; the values of ``log_probs`` do not matter.
+    out : array of the result's shape and dtype, optional
+        Where the result goes. Must not overlap an input.
 
     Returns
     -------
@@ -343,4 +358,6 @@ def nll_loss_backward(
     array([[-0.5,  0. ],
            [ 0. , -0.5]])
     """
-    return _core.nll_loss_backward(grad_out, log_probs, target, weight, ignore_index, reduction)
+    return _core.nll_loss_backward(
+        grad_out, log_probs, target, weight, ignore_index, reduction, out
+    )

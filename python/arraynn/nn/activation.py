@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from arraynn.autograd import elementwise
 from arraynn.nn import functional as F
+from arraynn.nn._dropout import check_probability
 from arraynn.nn.module import Module
 
 __all__ = [
@@ -13,7 +14,12 @@ __all__ = [
     "GELU",
     "GLU",
     "SELU",
+    "AlphaDropout",
     "Dropout",
+    "Dropout1d",
+    "Dropout2d",
+    "Dropout3d",
+    "FeatureAlphaDropout",
     "Hardsigmoid",
     "Hardswish",
     "Hardtanh",
@@ -297,17 +303,48 @@ class Dropout(Module):
         If ``p`` is outside [0, 1].
     """
 
+    _apply: ClassVar[Any] = staticmethod(F.dropout)
+
     def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
         super().__init__()
-        if not 0.0 <= p <= 1.0:
-            raise ValueError(f"[Dropout] p: expected a probability in [0, 1], got {p}")
+        check_probability(type(self).__name__, p)
         self.p = p
         self.inplace = inplace
 
     def forward(self, input: Any) -> Any:
         """Apply a new mask, or nothing outside training."""
-        return F.dropout(input, self.p, self.training)
+        return self._apply(input, self.p, self.training)
 
     def extra_repr(self) -> str:
         """Return the probability."""
         return f"p={self.p}, inplace={self.inplace}"
+
+
+class Dropout1d(Dropout):
+    """Zeroes whole channels of (N, C, L) or (C, L)."""
+
+    _apply = staticmethod(F.dropout1d)
+
+
+class Dropout2d(Dropout):
+    """Zeroes whole channels of (N, C, H, W) or (N, C, L)."""
+
+    _apply = staticmethod(F.dropout2d)
+
+
+class Dropout3d(Dropout):
+    """Zeroes whole channels of (N, C, D, H, W) or (C, D, H, W)."""
+
+    _apply = staticmethod(F.dropout3d)
+
+
+class AlphaDropout(Dropout):
+    """Sets elements to the limit of SELU, keeping mean 0 and variance 1."""
+
+    _apply = staticmethod(F.alpha_dropout)
+
+
+class FeatureAlphaDropout(Dropout):
+    """Drops whole channels of (N, C, ...) as :class:`AlphaDropout` drops elements."""
+
+    _apply = staticmethod(F.feature_alpha_dropout)

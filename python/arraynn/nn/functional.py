@@ -1,7 +1,8 @@
 """Layers and losses as functions, with PyTorch's names and argument orders.
 
 Every function takes tensors or arrays: with a tensor among its arguments the result is a tensor
-and is recorded, with arrays alone it is an array straight from :mod:`arraynn.kernels`.
+and is recorded, with arrays alone it is an array straight from :mod:`arraynn.kernels`. ``inplace``
+is accepted where PyTorch has it and has no effect: the result is what is returned.
 
 >>> import numpy as np
 >>> import arraynn.nn.functional as F
@@ -29,6 +30,14 @@ from arraynn.nn._conv import (
     conv_transpose3d,
     fold,
     unfold,
+)
+from arraynn.nn._dropout import (
+    alpha_dropout,
+    check_probability,
+    dropout1d,
+    dropout2d,
+    dropout3d,
+    feature_alpha_dropout,
 )
 from arraynn.nn._loss import (
     binary_cross_entropy,
@@ -69,6 +78,7 @@ __all__ = [
     "adaptive_max_pool1d",
     "adaptive_max_pool2d",
     "adaptive_max_pool3d",
+    "alpha_dropout",
     "avg_pool1d",
     "avg_pool2d",
     "avg_pool3d",
@@ -83,8 +93,12 @@ __all__ = [
     "conv_transpose3d",
     "cross_entropy",
     "dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
     "elu",
     "embedding",
+    "feature_alpha_dropout",
     "flatten",
     "fold",
     "gelu",
@@ -198,23 +212,27 @@ def _activate(name: str, input: Any, options: dict[str, Any] | None = None) -> A
     return kind.forward(input, **(options or kind.options))
 
 
-def relu(input: Any) -> Any:
+def relu(input: Any, inplace: bool = False) -> Any:
     """Return max(x, 0); the slope at 0 is 0."""
+    del inplace
     return _activate("relu", input)
 
 
-def leaky_relu(input: Any, negative_slope: float = 0.01) -> Any:
+def leaky_relu(input: Any, negative_slope: float = 0.01, inplace: bool = False) -> Any:
     """Return x for x > 0, ``negative_slope * x`` elsewhere."""
+    del inplace
     return _activate("leaky_relu", input, {"negative_slope": negative_slope})
 
 
-def elu(input: Any, alpha: float = 1.0) -> Any:
+def elu(input: Any, alpha: float = 1.0, inplace: bool = False) -> Any:
     """Return x for x > 0, ``alpha * (exp(x) - 1)`` elsewhere (Clevert et al., 2015)."""
+    del inplace
     return _activate("elu", input, {"alpha": alpha})
 
 
-def selu(input: Any) -> Any:
+def selu(input: Any, inplace: bool = False) -> Any:
     """Return the self-normalising ELU (Klambauer et al., 2017)."""
+    del inplace
     return _activate("selu", input)
 
 
@@ -228,30 +246,35 @@ def tanh(input: Any) -> Any:
     return _activate("tanh", input)
 
 
-def hardtanh(input: Any, min_val: float = -1.0, max_val: float = 1.0) -> Any:
+def hardtanh(input: Any, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Any:
     """Return x limited to ``[min_val, max_val]``; the slope at the limits is 0."""
+    del inplace
     if isinstance(input, Variable):
         return pointwise.hardtanh(input, min_val, max_val)  # type: ignore[arg-type]
     return pointwise.hardtanh(make(input, None), min_val, max_val).data
 
 
-def relu6(input: Any) -> Any:
+def relu6(input: Any, inplace: bool = False) -> Any:
     """Return min(max(x, 0), 6)."""
+    del inplace
     return hardtanh(input, 0.0, 6.0)
 
 
-def hardsigmoid(input: Any) -> Any:
+def hardsigmoid(input: Any, inplace: bool = False) -> Any:
     """Return min(max(x + 3, 0), 6) / 6."""
+    del inplace
     return _activate("hardsigmoid", input)
 
 
-def hardswish(input: Any) -> Any:
+def hardswish(input: Any, inplace: bool = False) -> Any:
     """Return x * min(max(x + 3, 0), 6) / 6 (Howard et al., 2019)."""
+    del inplace
     return _activate("hardswish", input)
 
 
-def silu(input: Any) -> Any:
+def silu(input: Any, inplace: bool = False) -> Any:
     """Return x * sigmoid(x), also known as swish."""
+    del inplace
     return _activate("silu", input)
 
 
@@ -263,8 +286,9 @@ def gelu(input: Any, approximate: str = "none") -> Any:
     return _activate("gelu", input, {"approximate": approximate})
 
 
-def mish(input: Any) -> Any:
+def mish(input: Any, inplace: bool = False) -> Any:
     """Return x * tanh(softplus(x)) (Misra, 2019)."""
+    del inplace
     return _activate("mish", input)
 
 
@@ -311,7 +335,14 @@ def log_softmax(input: Any, dim: int = -1) -> Any:
     return K.log_softmax(input, dim)
 
 
-def dropout(input: Any, p: float = 0.5, training: bool = True, *, seed: int | None = None) -> Any:
+def dropout(
+    input: Any,
+    p: float = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+    *,
+    seed: int | None = None,
+) -> Any:
     """Zero each element with probability ``p`` and scale the others by 1 / (1 - p).
 
     Parameters
@@ -328,8 +359,8 @@ def dropout(input: Any, p: float = 0.5, training: bool = True, *, seed: int | No
     ValueError
         If ``p`` is outside [0, 1].
     """
-    if not 0.0 <= p <= 1.0:
-        raise ValueError(f"[dropout] p: expected a probability in [0, 1], got {p}")
+    del inplace
+    check_probability("dropout", p)
     if not training or p == 0.0:
         return input
     if seed is None:
@@ -339,7 +370,14 @@ def dropout(input: Any, p: float = 0.5, training: bool = True, *, seed: int | No
     return K.dropout(input, p, seed)
 
 
-def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Any:
+def embedding(
+    input: Any,
+    weight: Any,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+) -> Any:
     """Return the rows of ``weight`` that the integers of ``input`` name.
 
     Parameters
@@ -348,6 +386,12 @@ def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Any:
     weight : Tensor or array, (rows, columns)
     padding_idx : int, optional
         A row without a gradient.
+    max_norm : float, optional
+        Rows of ``input`` with a larger norm are scaled down to it first, in ``weight`` itself.
+    norm_type : float
+        p of that norm.
+    scale_grad_by_freq : bool
+        Divide the gradient of a row by the number of times that ``input`` names it.
 
     Returns
     -------
@@ -358,8 +402,10 @@ def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Any:
     ValueError, TypeError
         If an index lies outside the table, or a dtype is not supported.
     """
+    if max_norm is not None:
+        embedding_ops.renormalise(input, weight, max_norm, norm_type)
     if _any_tensor(input, weight):
-        return embedding_ops.embedding(input, weight, padding_idx)
+        return embedding_ops.embedding(input, weight, padding_idx, scale_grad_by_freq)
     return K.embedding(input, weight, padding_idx)
 
 

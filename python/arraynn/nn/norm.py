@@ -186,6 +186,11 @@ def _shape_of(module: Module, shape: int | Sequence[int]) -> tuple[int, ...]:
     return tuple(int(size) for size in found)
 
 
+def _bias_text(layer: _Norm) -> str:
+    """Return what PyTorch's text has where there is a weight alone."""
+    return ", bias=False" if layer.weight is not None and layer.bias is None else ""
+
+
 class GroupNorm(_Norm):
     """Normalises groups of channels in every sample (Wu, He, 2018).
 
@@ -197,6 +202,8 @@ class GroupNorm(_Norm):
     eps : float
     affine : bool
         Whether there are a weight and a bias.
+    bias : bool
+        Whether there is a bias beside the weight.
     layout : {"channels_first", "channels_last"}
     dtype : dtype, optional
         float32 (default) or float64.
@@ -224,6 +231,7 @@ class GroupNorm(_Norm):
         eps: float = 1e-5,
         affine: bool = True,
         *,
+        bias: bool = True,
         layout: str = "channels_first",
         dtype: Any = None,
     ) -> None:
@@ -239,7 +247,7 @@ class GroupNorm(_Norm):
         self.eps = eps
         self.affine = affine
         self.layout = check_layout("GroupNorm", layout)
-        self._make_parameters((num_channels,), affine, affine, dtype)
+        self._make_parameters((num_channels,), affine, affine and bias, dtype)
 
     def _apply(self, input: Any, activation: str | None) -> Any:
         return F.group_norm(
@@ -254,7 +262,8 @@ class GroupNorm(_Norm):
 
     def extra_repr(self) -> str:
         """Return sizes and settings."""
-        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}"
+        text = f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}"
+        return text + _bias_text(self)
 
 
 class _Running(_Norm):
@@ -274,6 +283,7 @@ class _Running(_Norm):
         momentum: float | None,
         affine: bool,
         track_running_stats: bool,
+        bias: bool,
         layout: str,
         dtype: Any,
     ) -> None:
@@ -286,7 +296,7 @@ class _Running(_Norm):
         self.affine = affine
         self.track_running_stats = track_running_stats
         self.layout = check_layout(op, layout)
-        kind = self._make_parameters((num_features,), affine, affine, dtype)
+        kind = self._make_parameters((num_features,), affine, affine and bias, dtype)
         tracked = track_running_stats
         self.register_buffer("running_mean", np.zeros(num_features, kind) if tracked else None)
         self.register_buffer("running_var", np.ones(num_features, kind) if tracked else None)
@@ -345,7 +355,8 @@ class _Running(_Norm):
         """Return size and settings."""
         return (
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, "
-            f"affine={self.affine}, track_running_stats={self.track_running_stats}"
+            f"affine={self.affine}{_bias_text(self)}, "
+            f"track_running_stats={self.track_running_stats}"
         )
 
 
@@ -363,10 +374,13 @@ class _BatchNorm(_Running):
         affine: bool = True,
         track_running_stats: bool = True,
         *,
+        bias: bool = True,
         layout: str = "channels_first",
         dtype: Any = None,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, layout, dtype)
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, bias, layout, dtype
+        )
 
     def _apply(self, input: Any, activation: str | None) -> Any:
         self._check_dimensions(input)
@@ -396,6 +410,8 @@ class BatchNorm2d(_BatchNorm):
         Whether there are a weight and a bias.
     track_running_stats : bool
         Without it the batch's own statistics are used in evaluation too.
+    bias : bool
+        Whether there is a bias beside the weight.
     layout : {"channels_first", "channels_last"}
     dtype : dtype, optional
         float32 (default) or float64.
@@ -444,10 +460,13 @@ class _InstanceNorm(_Running):
         affine: bool = False,
         track_running_stats: bool = False,
         *,
+        bias: bool = True,
         layout: str = "channels_first",
         dtype: Any = None,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, layout, dtype)
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, bias, layout, dtype
+        )
 
     def _apply(self, input: Any, activation: str | None) -> Any:
         self._check_dimensions(input)
@@ -477,6 +496,8 @@ class InstanceNorm2d(_InstanceNorm):
         Whether there are a weight and a bias.
     track_running_stats : bool
         Whether to keep running statistics and to use them in evaluation.
+    bias : bool
+        Whether there is a bias beside the weight.
     layout : {"channels_first", "channels_last"}
     dtype : dtype, optional
         float32 (default) or float64.

@@ -24,6 +24,14 @@ class Embedding(Module):
         Length of a vector.
     padding_idx : int, optional
         A row, negative from the end, that starts as zeros and has no gradient.
+    max_norm : float, optional
+        Rows with a larger norm are scaled down to it whenever they are looked up, in the table.
+    norm_type : float
+        p of that norm.
+    scale_grad_by_freq : bool
+        Divide the gradient of a row by the number of times it was looked up.
+    sparse : bool
+        False; gradients are dense arrays.
     dtype : dtype, optional
         float32 (default) or float64.
 
@@ -36,6 +44,8 @@ class Embedding(Module):
     ------
     ValueError, TypeError
         If a size or the dtype is not supported.
+    NotImplementedError
+        If ``sparse`` is True.
 
     Examples
     --------
@@ -52,6 +62,10 @@ class Embedding(Module):
         num_embeddings: int,
         embedding_dim: int,
         padding_idx: int | None = None,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        sparse: bool = False,
         *,
         dtype: Any = None,
     ) -> None:
@@ -65,9 +79,17 @@ class Embedding(Module):
                     f"got {padding_idx}"
                 )
             padding_idx %= num_embeddings
+        for name, value in (("max_norm", max_norm), ("norm_type", norm_type)):
+            if value is not None and not value > 0:
+                raise ValueError(f"[Embedding] {name}: expected a number above 0, got {value}")
+        if sparse:
+            raise NotImplementedError("[Embedding] sparse: only False is supported, got True")
         self.num_embeddings = num_embeddings
         self.embedding_dim = embedding_dim
         self.padding_idx = padding_idx
+        self.max_norm = max_norm
+        self.norm_type = norm_type
+        self.scale_grad_by_freq = scale_grad_by_freq
         self.weight = Parameter(np.empty((num_embeddings, embedding_dim), kind))
         self.reset_parameters()
 
@@ -79,9 +101,20 @@ class Embedding(Module):
 
     def forward(self, input: Any) -> Any:
         """Look up the rows of integer indices of any shape."""
-        return F.embedding(input, self.weight, self.padding_idx)
+        return F.embedding(
+            input,
+            self.weight,
+            self.padding_idx,
+            self.max_norm,
+            self.norm_type,
+            self.scale_grad_by_freq,
+        )
 
     def extra_repr(self) -> str:
-        """Return sizes and the padding row."""
+        """Return sizes and what differs from the default."""
         text = f"{self.num_embeddings}, {self.embedding_dim}"
-        return text if self.padding_idx is None else f"{text}, padding_idx={self.padding_idx}"
+        for name in ("padding_idx", "max_norm"):
+            value = getattr(self, name)
+            text += f", {name}={value}" if value is not None else ""
+        text += f", norm_type={self.norm_type}" if self.norm_type != 2 else ""
+        return text + (", scale_grad_by_freq=True" if self.scale_grad_by_freq else "")

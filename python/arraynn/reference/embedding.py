@@ -33,10 +33,12 @@ def embedding_backward(
     indices: NDArray[Any],
     num_embeddings: int,
     padding_idx: int | None = None,
+    *,
+    out: FloatArray | None = None,
 ) -> FloatArray:
     """Sum of the gradients of every row's occurrences; 0 for the row `padding_idx`."""
     grad = np.zeros((num_embeddings, grad_out.shape[-1]), grad_out.dtype)
     np.add.at(grad, indices.reshape(-1), grad_out.reshape(indices.size, grad_out.shape[-1]))
     if padding_idx is not None:
         grad[padding_idx] = 0
-    return grad
+    return store(grad, out)

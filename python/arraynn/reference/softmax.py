@@ -98,6 +98,7 @@ def cross_entropy(
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
     reduction: str = "mean",
+    out: FloatArray | None = None,
 ) -> FloatArray:
     r"""Cross entropy of softmax(logits) against `target`, with PyTorch's semantics.
 
@@ -132,11 +133,11 @@ def cross_entropy(
     terms = np.where(soft == 0, 0, soft * log_softmax(logits, axis))
     loss = -terms.sum(axis=axis)
     if reduction == "none":
-        return np.asarray(loss, dtype=logits.dtype)
+        return store(np.asarray(loss, dtype=logits.dtype), out)
     total = loss.sum()
     if reduction == "mean":
         total = total / logits.dtype.type(divisor)
-    return np.asarray(total, dtype=logits.dtype)
+    return store(np.asarray(total, dtype=logits.dtype), out)
 
 
 @quiet
@@ -149,6 +150,7 @@ def cross_entropy_backward(
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
     reduction: str = "mean",
+    out: FloatArray | None = None,
 ) -> FloatArray:
     """Gradient with respect to the logits: ``g * (softmax(z) * sum_c T_c - T)``.
 
@@ -166,7 +168,7 @@ def cross_entropy_backward(
     grad = g * (softmax(logits, axis) * soft.sum(axis=axis, keepdims=True) - soft)
     # A mean over nothing is NaN, but a sample that contributes nothing has no gradient.
     contributes = np.any(soft != 0, axis=axis, keepdims=True)
-    return np.asarray(np.where(contributes, grad, 0), dtype=logits.dtype)
+    return store(np.where(contributes, grad, 0).astype(logits.dtype), out)
 
 
 @quiet
@@ -177,6 +179,7 @@ def nll_loss(
     weight: FloatArray | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
+    out: FloatArray | None = None,
 ) -> FloatArray:
     r"""Negative log-likelihood :math:`-w_y z_y` of class indices y, with PyTorch's semantics.
 
@@ -203,11 +206,11 @@ def nll_loss(
     weights, divisor = _soft_targets(log_probs, target, weight, ignore_index, 0.0)
     loss = -np.where(weights == 0, 0, weights * log_probs).sum(axis=_class_axis(log_probs))
     if reduction == "none":
-        return np.asarray(loss, dtype=log_probs.dtype)
+        return store(np.asarray(loss, dtype=log_probs.dtype), out)
     total = loss.sum()
     if reduction == "mean":
         total = total / log_probs.dtype.type(divisor)
-    return np.asarray(total, dtype=log_probs.dtype)
+    return store(np.asarray(total, dtype=log_probs.dtype), out)
 
 
 @quiet
@@ -219,6 +222,7 @@ def nll_loss_backward(
     weight: FloatArray | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
+    out: FloatArray | None = None,
 ) -> FloatArray:
     """Gradient with respect to log_probs: ``-g w_y`` at the target's class, 0 elsewhere."""
     _check_reduction("nll_loss", reduction)
@@ -228,4 +232,4 @@ def nll_loss_backward(
         g = np.expand_dims(g, _class_axis(log_probs))
     elif reduction == "mean":
         g = g / log_probs.dtype.type(divisor)
-    return np.asarray(np.where(weights == 0, 0, -g * weights), dtype=log_probs.dtype)
+    return store(np.where(weights == 0, 0, -g * weights).astype(log_probs.dtype), out)
