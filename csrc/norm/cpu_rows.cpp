@@ -42,18 +42,19 @@ ARRAYNN_INLINE void apply_row(const RowNorm& p, const T* x, const T* w, const T*
   const V low = floor_of<T>(p.activation);
   // The statistics of layer_norm have fetched the next row in their second sweep.
   const bool fetch = !p.centred;
-  for_run<T>(p.n, [&](std::int64_t i, std::int64_t lanes) __attribute__((always_inline)) {
-    if (fetch) __builtin_prefetch(x + p.n + i);
-    V v = fma(load_lanes(x + i, lanes) - mv, sv, tv);
-    if constexpr (kWeight && kBias) {
-      v = fma(v, load_lanes(w + i, lanes), load_lanes(b + i, lanes));
-    } else if constexpr (kWeight) {
-      v = v * load_lanes(w + i, lanes);
-    } else if constexpr (kBias) {
-      v = v + load_lanes(b + i, lanes);
-    }
-    store_lanes(max(low, v), y + i, lanes);
-  });
+  write_run(y, p.n, p.stream,
+            [&](std::int64_t i, std::int64_t lanes) __attribute__((always_inline)) {
+              if (fetch) __builtin_prefetch(x + p.n + i);
+              V v = fma(load_lanes(x + i, lanes) - mv, sv, tv);
+              if constexpr (kWeight && kBias) {
+                v = fma(v, load_lanes(w + i, lanes), load_lanes(b + i, lanes));
+              } else if constexpr (kWeight) {
+                v = v * load_lanes(w + i, lanes);
+              } else if constexpr (kBias) {
+                v = v + load_lanes(b + i, lanes);
+              }
+              return max(low, v);
+            });
   activate_run(y, p.n, p.activation);
 }
 
@@ -150,16 +151,16 @@ ARRAYNN_INLINE void sweep_rows(const Row<T>* rows, std::int64_t n, T* dw, T* db,
 // together begin apart, where no stream of the hardware's prefetching leads.
 template <bool kWeight, class T>
 ARRAYNN_INLINE void finish_row(const Row<T>& row, std::int64_t n, T a, T b, T c, T* dx,
-                               std::int64_t ahead) {
+                               std::int64_t ahead, bool stream) {
   using V = Vec<T>;
   const V av = V::set1(a), bv = V::set1(b), cv = V::set1(c), mv = V::set1(row.m);
-  for_run<T>(n, [&](std::int64_t i, std::int64_t lanes) __attribute__((always_inline)) {
+  write_run(dx, n, stream, [&](std::int64_t i, std::int64_t lanes) __attribute__((always_inline)) {
     __builtin_prefetch(row.dy + ahead + i, 0, 2);
     __builtin_prefetch(row.x + ahead + i, 0, 2);
     const V dy = load_lanes(row.dy + i, lanes);
     const V g = kWeight ? dy * load_lanes(row.w + i, lanes) : dy;
     const V shifted = fma(load_lanes(row.x + i, lanes) - mv, bv, cv);
-    store_lanes(fma(g, av, shifted), dx + i, lanes);
+    return fma(g, av, shifted);
   });
 }
 
@@ -196,7 +197,7 @@ ARRAYNN_INLINE void backward_of_rows(const RowNorm& p, const T* dy, const T* x, 
     const double rest = static_cast<double>(rows[i].m) - (p.centred ? mean[r] : 0.0);
     const double c = b * rest - (p.centred ? scale * (sums[i].dy / count) : 0.0);
     finish_row<kWeight>(rows[i], p.n, static_cast<T>(scale), static_cast<T>(b), static_cast<T>(c),
-                        dx + r * p.n, kRows * p.n);
+                        dx + r * p.n, kRows * p.n, p.stream);
   }
 }
 
