@@ -221,6 +221,6 @@ constexpr NormRowTable<T> table() {
 
 }  // namespace
 
-extern const NormKernels<NormRowTable> norm_row_kernels = {table<float>(), table<double>()};
+extern const FloatKernels<NormRowTable> norm_row_kernels = {table<float>(), table<double>()};
 
 }  // namespace ARRAYNN_ISA_NAMESPACE
