@@ -3,7 +3,7 @@
 #include <type_traits>
 
 #include "core/parallel.hpp"
-#include "norm/channels.hpp"
+#include "norm/norm.hpp"
 #include "rnn/stack.hpp"
 
 namespace arraynn {
@@ -137,7 +137,7 @@ std::int64_t steps_at_once(const RnnShape& s, std::int64_t input, std::int64_t g
 
 template <class T>
 void* prepare_scan(const char* op, RnnScan<T>* scan, const RnnForms* forms, RnnMemory* memory) {
-  if (scan->norm.on) scan->norm.rows = &norm_table<T>(norm_row_kernels());
+  if (scan->norm.on) scan->norm.rows = &norm_row_kernels().of<T>();
   const int threads = rnn_threads(*scan);
   if (forms != nullptr && forms->w_hh != nullptr) use_panels(op, *forms, scan);
   void* panels = memory->take<char>(rnn_table<T>().scratch(*scan, threads));
