@@ -58,17 +58,24 @@ ARRAYNN_INLINE void for_slabs(std::int64_t heads, std::int64_t dim, const F& f) 
   while (d < dim) slab.template operator()<1>(min_i(kL, dim - d));
 }
 
+// kV vectors of kG rows.
+template <int kG, int kV, class T>
+ARRAYNN_INLINE void load_block(const T* from, std::int64_t step, std::int64_t lanes,
+                               Vec<T> (&to)[kG][kV]) {
+  ARRAYNN_UNROLL
+  for (int g = 0; g < kG; ++g) {
+    ARRAYNN_UNROLL
+    for (int v = 0; v < kV; ++v) to[g][v] = load_lanes(from + g * step + v * kLanes<T>, lanes);
+  }
+}
+
 // Products of kV vectors of columns, added to the sums of n rows, [kG][kStep] vectors.
 template <class T, int kG, int kV>
 void add_products(const T* q, std::int64_t q_stride, const T* rows, std::int64_t n,
                   std::int64_t stride, std::int64_t lanes, bool first, T* sums) {
   constexpr int kL = kLanes<T>;
   Vec<T> held[kG][kV];
-  ARRAYNN_UNROLL
-  for (int g = 0; g < kG; ++g) {
-    ARRAYNN_UNROLL
-    for (int v = 0; v < kV; ++v) held[g][v] = load_lanes(q + g * q_stride + v * kL, lanes);
-  }
+  load_block(q, q_stride, lanes, held);
   for (std::int64_t r = 0; r < n; ++r, rows += stride, sums += kL) {
     Vec<T> acc[kG];
     ARRAYNN_UNROLL
@@ -140,11 +147,7 @@ void add_values(const T* weights, std::int64_t n, const T* rows, std::int64_t st
                 std::int64_t lanes, T* sums, std::int64_t step) {
   constexpr int kL = kLanes<T>;
   Vec<T> acc[kG][kV];
-  ARRAYNN_UNROLL
-  for (int g = 0; g < kG; ++g) {
-    ARRAYNN_UNROLL
-    for (int v = 0; v < kV; ++v) acc[g][v] = load_lanes(sums + g * step + v * kL, lanes);
-  }
+  load_block(sums, step, lanes, acc);
   for (std::int64_t r = 0; r < n; ++r) {
     Vec<T> w[kG];
     ARRAYNN_UNROLL

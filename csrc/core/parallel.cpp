@@ -153,6 +153,13 @@ struct FlushScope {
 };
 #endif
 
+// What was streamed past the caches is in memory before anything that follows.
+void settle_streams() {
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
+}
+
 // The barrier of a team, on the stack of the call that made it. Libgomp's wakes its sleepers with a
 // system call every time; a recurrent step of some microseconds has one or more.
 struct Barrier {
@@ -214,6 +221,7 @@ struct Team {
   Barrier* const outer = std::exchange(t_barrier, &team->barrier);
   team->body(team->context, tid, nthreads);
   t_barrier = outer;
+  settle_streams();
   hand_over(team);
 }
 
@@ -241,6 +249,7 @@ ARRAYNN_NO_TSAN void parallel_run(int threads, bool flush_denormals, void (*body
   if (threads <= 1) {
     const FlushScope scope(flush_denormals);
     body(context, 0, 1);
+    settle_streams();
     return;
   }
   Team team{body, context, flush_denormals, {}};

@@ -95,8 +95,8 @@ struct Backward {
     blocks.for_planes(box, tid, team, [&](auto n, auto c, auto block, auto planes) {
       const Run run = blocks.run(n, c, block);
       const std::int64_t at = run.offset, size = run.size, i = blocks.coefficient(n, c);
-      const Affine<T> straight{k.m + i, k.a + i, k.c + i};
-      const Slope<T> slope{k.m + i, k.a + i, k.b + i, k.c + i};
+      const Affine<T> straight{k.m + i, k.a + i, k.c + i, k.stream};
+      const Slope<T> slope{k.m + i, k.a + i, k.b + i, k.c + i, k.stream};
       if (p.channels_last && fixed) {
         columns.apply(dy + at, dx + at, size, p.c, straight, {});
       } else if (p.channels_last) {
@@ -134,7 +134,7 @@ struct Backward {
     for (std::int64_t i = groups.begin; i < groups.end; ++i) {
       const T* own = w != nullptr ? w + i % p.groups * wide : nullptr;
       f.group_gradient(dy + i * size, x + i * size, own, dx != nullptr ? dx + i * size : nullptr,
-                       wide, p.s, mean[i], rstd[i], sums + i * wide);
+                       wide, p.s, mean[i], rstd[i], sums + i * wide, k.stream);
     }
   }
 
@@ -176,19 +176,20 @@ void channel_norm_backward(const char* op, const ChannelNorm& p, const T* dy, co
   char* at = static_cast<char*>(scratch.data());
   auto* k = reinterpret_cast<T*>(at);
   const std::int64_t step = bytes / item;
-  const Backward<T> backward{p,
-                             blocks,
-                             parts,
-                             dy,
-                             x,
-                             w,
-                             mean,
-                             rstd,
-                             dx,
-                             dw,
-                             db,
-                             reinterpret_cast<GradientSums*>(at + 4 * bytes),
-                             {k, k + step, k + 2 * step, k + 3 * step}};
+  const Backward<T> backward{
+      p,
+      blocks,
+      parts,
+      dy,
+      x,
+      w,
+      mean,
+      rstd,
+      dx,
+      dw,
+      db,
+      reinterpret_cast<GradientSums*>(at + 4 * bytes),
+      {k, k + step, k + 2 * step, k + 3 * step, streams(p.n * p.c * p.s, item)}};
   const std::int64_t groups = p.n * p.groups;
   const double work = static_cast<double>(groups) * static_cast<double>(p.count());
   const int threads = threads_for(work, kNormGrain);

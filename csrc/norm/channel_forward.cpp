@@ -104,7 +104,7 @@ struct Forward {
     blocks.for_planes(box, tid, team, [&](auto n, auto c, auto block, auto planes) {
       const Run run = blocks.run(n, c, block);
       const std::int64_t at = run.offset, i = blocks.coefficient(n, c);
-      const Affine<T> own{k.m + i, k.scale + i, k.shift + i};
+      const Affine<T> own{k.m + i, k.scale + i, k.shift + i, k.stream};
       if (p.channels_last) {
         columns.apply(x + at, y + at, run.size, p.c, own, p.activation);
       } else {
@@ -141,7 +141,7 @@ struct Forward {
       const std::int64_t c = i % p.groups * wide, at = i * size;
       const Moments all =
           f.group(x + at, w != nullptr ? w + c : nullptr, b != nullptr ? b + c : nullptr,
-                  y != nullptr ? y + at : nullptr, wide, p.s, p.eps, p.activation);
+                  y != nullptr ? y + at : nullptr, wide, p.s, p.eps, p.activation, k.stream);
       mean[i] = all.mean;
       var[i] = all.m2;
       rstd[i] = 1.0 / std::sqrt(var[i] + p.eps);
@@ -200,8 +200,10 @@ void channel_norm(const char* op, const ChannelNorm& p, const T* x, const T* w, 
   const std::int64_t step = bytes / static_cast<std::int64_t>(sizeof(T));
   auto* own_moments = reinterpret_cast<Moments*>(at + 3 * bytes);
   auto* var = reinterpret_cast<double*>(at + 3 * bytes + moments);
-  const Forward<T> forward{
-      p, blocks, sums, wide, x, w, b, y, mean, rstd, var, own_moments, {k, k + step, k + 2 * step}};
+  const bool stream = streams(p.n * p.c * p.s, sizeof(T), p.activation);
+  const Affine<T> coefficients{k, k + step, k + 2 * step, stream};
+  const Forward<T> forward{p, blocks, sums, wide, x,           w,           b,
+                           y, mean,   rstd, var,  own_moments, coefficients};
   const std::int64_t groups = p.n * p.groups;
   const int threads =
       threads_for(static_cast<double>(groups) * static_cast<double>(p.count()), kNormGrain);

@@ -187,7 +187,9 @@ void for_boxes(const ChannelNorm& p, std::int64_t item, const Body& body, const 
       const Range part = split_range(plan.count, team, tid);
       for (std::int64_t i = part.begin; i < part.end; ++i) body(plan.at(p, i), 0, 1);
     } else {
-      body(Box{0, p.n, 0, p.c}, tid, team);
+      // A sample that shares no statistics is read again before the next one takes its place.
+      const std::int64_t samples = p.groups == 0 ? p.n : 1;
+      for (std::int64_t n = 0; n < p.n; n += samples) body(Box{n, n + samples, 0, p.c}, tid, team);
     }
     team_barrier(team);
     last(tid, team);

@@ -11,12 +11,12 @@ Moments moments(const T* x, std::int64_t runs, std::int64_t n, std::int64_t stri
 
 // y = max(low, (x - m) scale + shift).
 template <class T>
-ARRAYNN_INLINE void apply_plane(const T* x, T* y, std::int64_t n, T m, T scale, T shift,
-                                Vec<T> low) {
+ARRAYNN_INLINE void apply_plane(const T* x, T* y, std::int64_t n, T m, T scale, T shift, Vec<T> low,
+                                bool stream) {
   using V = Vec<T>;
   const V mv = V::set1(m), sv = V::set1(scale), tv = V::set1(shift);
-  for_run<T>(n, [&](std::int64_t i, std::int64_t lanes) __attribute__((always_inline)) {
-    store_lanes(max(low, fma(load_lanes(x + i, lanes) - mv, sv, tv)), y + i, lanes);
+  write_run(y, n, stream, [&](std::int64_t i, std::int64_t lanes) __attribute__((always_inline)) {
+    return max(low, fma(load_lanes(x + i, lanes) - mv, sv, tv));
   });
 }
 
@@ -25,7 +25,7 @@ void apply(const T* x, T* y, std::int64_t planes, std::int64_t n, const Affine<T
            const Activation& activation) {
   const Vec<T> low = floor_of<T>(activation);
   for (std::int64_t c = 0; c < planes; ++c) {
-    apply_plane(x + c * n, y + c * n, n, k.m[c], k.scale[c], k.shift[c], low);
+    apply_plane(x + c * n, y + c * n, n, k.m[c], k.scale[c], k.shift[c], low, k.stream);
   }
   activate_run(y, planes * n, activation);
 }
@@ -34,7 +34,7 @@ void apply(const T* x, T* y, std::int64_t planes, std::int64_t n, const Affine<T
 // arithmetic is that of Forward in channel_forward.cpp, so that it cannot be seen in the bits.
 template <class T>
 Moments group(const T* x, const T* w, const T* b, T* y, std::int64_t planes, std::int64_t n,
-              double eps, const Activation& activation) {
+              double eps, const Activation& activation, bool stream) {
   Moments all = moments_of_block(x, planes * n);
   all.m2 /= static_cast<double>(planes * n);
   if (y == nullptr) return all;
@@ -45,7 +45,8 @@ Moments group(const T* x, const T* w, const T* b, T* y, std::int64_t planes, std
     const double scale = rstd * (w != nullptr ? static_cast<double>(w[c]) : 1.0);
     const double shift = (b != nullptr ? static_cast<double>(b[c]) : 0.0) +
                          (static_cast<double>(m) - all.mean) * scale;
-    apply_plane(x + c * n, y + c * n, n, m, static_cast<T>(scale), static_cast<T>(shift), low);
+    apply_plane(x + c * n, y + c * n, n, m, static_cast<T>(scale), static_cast<T>(shift), low,
+                stream);
   }
   activate_run(y, planes * n, activation);
   return all;
@@ -74,12 +75,12 @@ GradientSums sums(const T* dy, const T* x, std::int64_t runs, std::int64_t n, st
 
 template <class T>
 ARRAYNN_INLINE void gradient_of_plane(const T* dy, const T* x, T* dx, std::int64_t n, T m, T a, T b,
-                                      T c) {
+                                      T c, bool stream) {
   using V = Vec<T>;
   const V mv = V::set1(m), av = V::set1(a), bv = V::set1(b), cv = V::set1(c);
-  for_run<T>(n, [&](std::int64_t i, std::int64_t lanes) __attribute__((always_inline)) {
+  write_run(dx, n, stream, [&](std::int64_t i, std::int64_t lanes) __attribute__((always_inline)) {
     const V shifted = fma(load_lanes(x + i, lanes) - mv, bv, cv);
-    store_lanes(fma(load_lanes(dy + i, lanes), av, shifted), dx + i, lanes);
+    return fma(load_lanes(dy + i, lanes), av, shifted);
   });
 }
 
@@ -88,7 +89,7 @@ void gradient(const T* dy, const T* x, T* dx, std::int64_t planes, std::int64_t 
               const Slope<T>& k) {
   for (std::int64_t c = 0; c < planes; ++c) {
     const std::int64_t at = c * n;
-    gradient_of_plane(dy + at, x + at, dx + at, n, k.m[c], k.a[c], k.b[c], k.c[c]);
+    gradient_of_plane(dy + at, x + at, dx + at, n, k.m[c], k.a[c], k.b[c], k.c[c], k.stream);
   }
 }
 
@@ -96,7 +97,7 @@ void gradient(const T* dy, const T* x, T* dx, std::int64_t planes, std::int64_t 
 // Backward in channel_backward.cpp, so that it cannot be seen in the bits who does it.
 template <class T>
 void group_gradient(const T* dy, const T* x, const T* w, T* dx, std::int64_t planes, std::int64_t n,
-                    double mean, double rstd, GradientSums* of) {
+                    double mean, double rstd, GradientSums* of, bool stream) {
   const T m = static_cast<T>(mean);
   const double rest = static_cast<double>(m) - mean, count = static_cast<double>(planes * n);
   GradientSums group{0, 0};
@@ -114,7 +115,7 @@ void group_gradient(const T* dy, const T* x, const T* w, T* dx, std::int64_t pla
   for (std::int64_t c = 0; c < planes; ++c) {
     const double weight = w != nullptr ? static_cast<double>(w[c]) : 1.0;
     gradient_of_plane(dy + c * n, x + c * n, dx + c * n, n, m, static_cast<T>(rstd * weight), bt,
-                      ct);
+                      ct, stream);
   }
 }
 

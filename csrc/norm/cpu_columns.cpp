@@ -120,16 +120,28 @@ ARRAYNN_INLINE void for_tiles(std::int64_t rows, std::int64_t c, const F& f) {
   }
 }
 
+// Whether every strip of every row begins at an address of whole vectors.
+template <class T>
+ARRAYNN_INLINE bool rows_are_vectors(const T* p, std::int64_t c) {
+  return reinterpret_cast<std::uintptr_t>(p) % kVecBytes == 0 && c % kLanes<T> == 0;
+}
 template <int kW, class T>
-ARRAYNN_INLINE void store_strip(const Vec<T>* v, T* p, std::int64_t lanes) {
+ARRAYNN_INLINE void store_strip(const Vec<T>* v, T* p, std::int64_t lanes, bool stream) {
   ARRAYNN_UNROLL
-  for (int k = 0; k < kW; ++k) store_lanes(v[k], p + k * kLanes<T>, lanes);
+  for (int k = 0; k < kW; ++k) {
+    if (stream) {
+      stream_to(v[k], p + k * kLanes<T>);
+    } else {
+      store_lanes(v[k], p + k * kLanes<T>, lanes);
+    }
+  }
 }
 
 template <class T>
 void apply(const T* x, T* y, std::int64_t rows, std::int64_t c, const Affine<T>& k,
            const Activation& activation) {
   const Vec<T> low = floor_of<T>(activation);
+  const bool stream = k.stream && rows_are_vectors(y, c);
   for_tiles<T>(rows, c,
                [&]<int kW>(std::int64_t r, std::int64_t n, std::int64_t j, std::int64_t lanes)
                    __attribute__((always_inline)) {
@@ -142,7 +154,7 @@ void apply(const T* x, T* y, std::int64_t rows, std::int64_t c, const Affine<T>&
                        ARRAYNN_UNROLL
                        for (int w = 0; w < kW; ++w)
                          v[w] = max(low, fma(v[w] - m[w], scale[w], shift[w]));
-                       store_strip<kW>(v, y + i, lanes);
+                       store_strip<kW>(v, y + i, lanes, stream);
                      }
                    });
   activate_run(y, rows * c, activation);
@@ -151,6 +163,7 @@ void apply(const T* x, T* y, std::int64_t rows, std::int64_t c, const Affine<T>&
 template <class T>
 void gradient(const T* dy, const T* x, T* dx, std::int64_t rows, std::int64_t c,
               const Slope<T>& k) {
+  const bool stream = k.stream && rows_are_vectors(dx, c);
   for_tiles<T>(rows, c,
                [&]<int kW>(std::int64_t r, std::int64_t n, std::int64_t j, std::int64_t lanes)
                    __attribute__((always_inline)) {
@@ -166,7 +179,7 @@ void gradient(const T* dy, const T* x, T* dx, std::int64_t rows, std::int64_t c,
                        for (int w = 0; w < kW; ++w) {
                          v[w] = fma(g[w], ka[w], fma(v[w] - m[w], kb[w], kc[w]));
                        }
-                       store_strip<kW>(v, dx + i, lanes);
+                       store_strip<kW>(v, dx + i, lanes, stream);
                      }
                    });
 }

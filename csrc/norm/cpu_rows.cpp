@@ -42,18 +42,19 @@ ARRAYNN_INLINE void apply_row(const RowNorm& p, const T* x, const T* w, const T*
   const V low = floor_of<T>(p.activation);
   // The statistics of layer_norm have fetched the next row in their second sweep.
   const bool fetch = !p.centred;
-  for_run<T>(p.n, [&](std::int64_t i, std::int64_t lanes) __attribute__((always_inline)) {
-    if (fetch) __builtin_prefetch(x + p.n + i);
-    V v = fma(load_lanes(x + i, lanes) - mv, sv, tv);
-    if constexpr (kWeight && kBias) {
-      v = fma(v, load_lanes(w + i, lanes), load_lanes(b + i, lanes));
-    } else if constexpr (kWeight) {
-      v = v * load_lanes(w + i, lanes);
-    } else if constexpr (kBias) {
-      v = v + load_lanes(b + i, lanes);
-    }
-    store_lanes(max(low, v), y + i, lanes);
-  });
+  write_run(y, p.n, p.stream,
+            [&](std::int64_t i, std::int64_t lanes) __attribute__((always_inline)) {
+              if (fetch) __builtin_prefetch(x + p.n + i);
+              V v = fma(load_lanes(x + i, lanes) - mv, sv, tv);
+              if constexpr (kWeight && kBias) {
+                v = fma(v, load_lanes(w + i, lanes), load_lanes(b + i, lanes));
+              } else if constexpr (kWeight) {
+                v = v * load_lanes(w + i, lanes);
+              } else if constexpr (kBias) {
+                v = v + load_lanes(b + i, lanes);
+              }
+              return max(low, v);
+            });
   activate_run(y, p.n, p.activation);
 }
 
@@ -94,19 +95,17 @@ struct Row {
   }
 };
 
-// sum g and sum g xhat of kRows rows; dw and db are added to on the way, row by row. A row's sums
-// have two chains, however many rows pass together.
+// sum g and sum g xhat of kRows rows, in one chain each, so that four rows stay in registers; dw and
+// db are added to on the way, row by row.
 template <bool kWeight, bool kGradients, int kRows, class T>
 ARRAYNN_INLINE void sweep_rows(const Row<T>* rows, std::int64_t n, T* dw, T* db,
                                GradientSums* all) {
   using V = Vec<T>;
-  constexpr int kL = kLanes<T>;
   for (int r = 0; r < kRows; ++r) all[r] = {0, 0};
   for (std::int64_t first = 0; first < n; first += kNormBlock) {
-    V s0[kRows][2], s1[kRows][2];
-    for (int r = 0; r < kRows; ++r) s0[r][0] = s0[r][1] = s1[r][0] = s1[r][1] = V::zero();
-    const auto step = [&](std::int64_t i, std::int64_t lanes,
-                          V(*s)[2]) __attribute__((always_inline)) {
+    V sum[kRows], product[kRows];
+    for (int r = 0; r < kRows; ++r) sum[r] = product[r] = V::zero();
+    const auto step = [&](std::int64_t i, std::int64_t lanes) __attribute__((always_inline)) {
       V by_weight = V::zero(), by_bias = V::zero(), w = V::zero();
       if constexpr (kGradients) {
         if (dw != nullptr) by_weight = load_lanes(dw + i, lanes);
@@ -120,8 +119,8 @@ ARRAYNN_INLINE void sweep_rows(const Row<T>* rows, std::int64_t n, T* dw, T* db,
         by_bias = by_bias + dy;
         // Lanes beyond the end have dy = 0.
         const V g = kWeight ? dy * w : dy;
-        s[r][0] = s[r][0] + g;
-        s[r][1] = fma(g, xhat, s[r][1]);
+        sum[r] = sum[r] + g;
+        product[r] = fma(g, xhat, product[r]);
       }
       if constexpr (kGradients) {
         if (dw != nullptr) store_lanes(by_weight, dw + i, lanes);
@@ -130,18 +129,11 @@ ARRAYNN_INLINE void sweep_rows(const Row<T>* rows, std::int64_t n, T* dw, T* db,
     };
     const std::int64_t end = min_i(n, first + kNormBlock);
     std::int64_t i = first;
-    for (; i + 2 * kL <= end; i += 2 * kL) {
-      step(i, std::int64_t{kL}, s0);
-      step(i + kL, std::int64_t{kL}, s1);
-    }
-    if (i + kL <= end) {
-      step(i, std::int64_t{kL}, s0);
-      i += kL;
-    }
-    if (i < end) step(i, end - i, s1);
+    for (; i + kLanes<T> <= end; i += kLanes<T>) step(i, kLanes<T>);
+    if (i < end) step(i, end - i);
     for (int r = 0; r < kRows; ++r) {
-      all[r].dy += static_cast<double>(reduce_add(s0[r][0] + s1[r][0]));
-      all[r].product += static_cast<double>(reduce_add(s0[r][1] + s1[r][1]));
+      all[r].dy += static_cast<double>(reduce_add(sum[r]));
+      all[r].product += static_cast<double>(reduce_add(product[r]));
     }
   }
 }
@@ -150,21 +142,21 @@ ARRAYNN_INLINE void sweep_rows(const Row<T>* rows, std::int64_t n, T* dw, T* db,
 // together begin apart, where no stream of the hardware's prefetching leads.
 template <bool kWeight, class T>
 ARRAYNN_INLINE void finish_row(const Row<T>& row, std::int64_t n, T a, T b, T c, T* dx,
-                               std::int64_t ahead) {
+                               std::int64_t ahead, bool stream) {
   using V = Vec<T>;
   const V av = V::set1(a), bv = V::set1(b), cv = V::set1(c), mv = V::set1(row.m);
-  for_run<T>(n, [&](std::int64_t i, std::int64_t lanes) __attribute__((always_inline)) {
+  write_run(dx, n, stream, [&](std::int64_t i, std::int64_t lanes) __attribute__((always_inline)) {
     __builtin_prefetch(row.dy + ahead + i, 0, 2);
     __builtin_prefetch(row.x + ahead + i, 0, 2);
     const V dy = load_lanes(row.dy + i, lanes);
     const V g = kWeight ? dy * load_lanes(row.w + i, lanes) : dy;
     const V shifted = fma(load_lanes(row.x + i, lanes) - mv, bv, cv);
-    store_lanes(fma(g, av, shifted), dx + i, lanes);
+    return fma(g, av, shifted);
   });
 }
 
 // Rows whose gradients by weight and bias are added together: those are then read and written once
-// for all of them. Two chains of two sums a row have to stay in registers.
+// for all of them. Their sums and constants have to stay in registers.
 inline constexpr int kRowsAtOnce = kVecBytes == 64 ? 4 : 2;
 // Bytes of x and dy that are read again for dx: half of a small L2.
 inline constexpr std::int64_t kRowsBytes = std::int64_t{256} << 10;
@@ -196,7 +188,7 @@ ARRAYNN_INLINE void backward_of_rows(const RowNorm& p, const T* dy, const T* x, 
     const double rest = static_cast<double>(rows[i].m) - (p.centred ? mean[r] : 0.0);
     const double c = b * rest - (p.centred ? scale * (sums[i].dy / count) : 0.0);
     finish_row<kWeight>(rows[i], p.n, static_cast<T>(scale), static_cast<T>(b), static_cast<T>(c),
-                        dx + r * p.n, kRows * p.n);
+                        dx + r * p.n, kRows * p.n, p.stream);
   }
 }
 

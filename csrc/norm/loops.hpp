@@ -2,6 +2,7 @@
 #pragma once
 #include "norm/norm.hpp"
 #include "simd/activation.hpp"
+#include "simd/write.hpp"
 
 namespace ARRAYNN_ISA_NAMESPACE {
 
@@ -11,18 +12,6 @@ ARRAYNN_INLINE Mask<T> part_mask(std::int64_t n) {
   typename Vec<T>::RawInt lane{};
   for (int i = 0; i < kLanes<T>; ++i) lane[i] = i;
   return {lane < static_cast<typename Vec<T>::Int>(n)};
-}
-
-// f(i, lanes) for every vector of a run; lanes < kLanes only for the last.
-template <class T, class F>
-ARRAYNN_INLINE void for_run(std::int64_t n, const F& f) {
-  constexpr int kL = kLanes<T>;
-  std::int64_t i = 0;
-  for (; i + 2 * kL <= n; i += 2 * kL) {
-    f(i, std::int64_t{kL});
-    f(i + kL, std::int64_t{kL});
-  }
-  for (; i < n; i += kL) f(i, min_i(kL, n - i));
 }
 
 // Two sums over `runs` runs of n elements, `stride` apart: f(i, lanes, a, b) adds to both. Four chains

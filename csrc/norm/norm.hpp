@@ -25,6 +25,7 @@
 
 #include "core/dispatch.hpp"
 #include "core/index.hpp"
+#include "core/stream.hpp"
 #include "elementwise/activation.hpp"
 
 namespace arraynn {
@@ -57,15 +58,17 @@ struct GradientSums {
   double dy, product;
 };
 
-// y = f((x - m) scale + shift), per channel.
+// y = f((x - m) scale + shift), per channel; `stream`: stored past the caches.
 template <class T>
 struct Affine {
   T *m, *scale, *shift;
+  bool stream = false;
 };
 // dx = a dy + b (x - m) + c, per channel.
 template <class T>
 struct Slope {
   T *m, *a, *b, *c;
+  bool stream = false;
 };
 
 struct RowNorm {
@@ -73,6 +76,7 @@ struct RowNorm {
   double eps;
   bool centred;  // layer_norm
   Activation activation;
+  bool stream = false;  // y or dx past the caches
 };
 
 // Runs of a channel. For the sums `runs` of them, `stride` apart, at most kNormBlock elements;
@@ -89,9 +93,9 @@ struct NormBlockTable {
   // All of a group: planes of n elements that share statistics, kNormBlock elements at most, backward
   // a plane. w, b and y or dx may be null; sums takes (sum dy, sum dy xhat) of each plane.
   Moments (*group)(const T* x, const T* w, const T* b, T* y, std::int64_t planes, std::int64_t n,
-                   double eps, const Activation& activation);
+                   double eps, const Activation& activation, bool stream);
   void (*group_gradient)(const T* dy, const T* x, const T* w, T* dx, std::int64_t planes,
-                         std::int64_t n, double mean, double rstd, GradientSums* sums);
+                         std::int64_t n, double mean, double rstd, GradientSums* sums, bool stream);
 };
 // `rows` positions of `c` channels; at most kNormRows for the sums.
 template <class T>
@@ -123,6 +127,12 @@ struct NormKernels {
 ARRAYNN_KERNEL_TABLE(NormKernels<NormBlockTable>, norm_block_kernels)
 ARRAYNN_KERNEL_TABLE(NormKernels<NormColumnTable>, norm_column_kernels)
 ARRAYNN_KERNEL_TABLE(NormKernels<NormRowTable>, norm_row_kernels)
+
+// Whether a result goes past the caches. One that an activation passes over once more does not.
+ARRAYNN_INLINE bool streams(std::int64_t elements, std::int64_t item, const Activation& f) {
+  const bool one_pass = f.kind == ActivationKind::kNone || f.kind == ActivationKind::kRelu;
+  return one_pass && streams(elements, item);
+}
 
 // Statistics over a channel of the batch (groups = 0) or over c / groups channels of a sample.
 struct ChannelNorm {

@@ -11,11 +11,31 @@ int team_for(const RowNorm& p, std::int64_t units) {
   return static_cast<int>(std::min<std::int64_t>(threads_for(work, kNormGrain), units));
 }
 
+// out[j] = the sum of parts[i step + j] over i, in order: a stretch of columns at a time, since rows
+// that are a power of two apart share the sets of a cache.
+template <class T>
+void add_parts(const T* parts, std::int64_t count, std::int64_t step, const Range& columns,
+               T* out) {
+  constexpr std::int64_t kColumns = 256;
+  double sums[kColumns];
+  for (std::int64_t j = columns.begin; j < columns.end; j += kColumns) {
+    const std::int64_t n = min_i(kColumns, columns.end - j);
+    std::fill_n(sums, n, 0.0);
+    for (std::int64_t i = 0; i < count; ++i) {
+      const T* part = parts + i * step + j;
+      for (std::int64_t c = 0; c < n; ++c) sums[c] += static_cast<double>(part[c]);
+    }
+    for (std::int64_t c = 0; c < n; ++c) out[j + c] = static_cast<T>(sums[c]);
+  }
+}
+
 }  // namespace
 
 template <class T>
-void row_norm(const RowNorm& p, const T* x, const T* w, const T* b, T* y, double* mean,
+void row_norm(const RowNorm& problem, const T* x, const T* w, const T* b, T* y, double* mean,
               double* rstd) {
+  RowNorm p = problem;
+  p.stream = streams(p.rows * p.n, sizeof(T), p.activation);
   if (p.rows == 0) return;
   if (p.n == 0) {  // the variance of nothing counts as 0
     if (mean != nullptr) std::fill_n(mean, p.rows, 0.0);
@@ -30,8 +50,10 @@ void row_norm(const RowNorm& p, const T* x, const T* w, const T* b, T* y, double
 }
 
 template <class T>
-void row_norm_backward(const char* op, const RowNorm& p, const T* dy, const T* x, const T* w,
+void row_norm_backward(const char* op, const RowNorm& problem, const T* dy, const T* x, const T* w,
                        const double* mean, const double* rstd, T* dx, T* dw, T* db) {
+  RowNorm p = problem;
+  p.stream = streams(p.rows * p.n, sizeof(T));
   const auto& k = norm_table<T>(norm_row_kernels());
   // Partial sums of the gradients by weight and bias: as many as the rows say, not the team.
   const bool sums = dw != nullptr || db != nullptr;
@@ -52,15 +74,8 @@ void row_norm_backward(const char* op, const RowNorm& p, const T* dy, const T* x
              team_barrier(team);
              if (!sums) return;
              const Range columns = split_range(p.n, team, tid);
-             for (std::int64_t j = columns.begin; j < columns.end; ++j) {
-               double by_weight = 0, by_bias = 0;
-               for (std::int64_t i = 0; i < parts; ++i) {
-                 by_weight += static_cast<double>(partial[i * wide + j]);
-                 by_bias += static_cast<double>(partial[i * wide + p.n + j]);
-               }
-               if (dw != nullptr) dw[j] = static_cast<T>(by_weight);
-               if (db != nullptr) db[j] = static_cast<T>(by_bias);
-             }
+             if (dw != nullptr) add_parts(partial, parts, wide, columns, dw);
+             if (db != nullptr) add_parts(partial + p.n, parts, wide, columns, db);
            });
 }
 

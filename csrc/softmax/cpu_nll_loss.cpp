@@ -3,6 +3,9 @@
 namespace ARRAYNN_ISA_NAMESPACE {
 namespace {
 
+// Classes of a row that is filled past the caches.
+constexpr std::int64_t kLongRow = 1024;
+
 template <class T>
 ARRAYNN_INLINE T weight_of(const CrossEntropy<T>& p, std::int64_t y) {
   if (y == p.ignore_index) return T(0);
@@ -33,11 +36,13 @@ template <class T>
 void backward(const CrossEntropy<T>& p, const T* g, T scale, T* dx, std::int64_t begin,
               std::int64_t end) {
   const std::int64_t n = p.shape.n, inner = p.shape.inner;
+  // The one number of a short row would wait for its line to come back.
+  const bool stream = n >= kLongRow && streams(p.shape.outer * n * inner, sizeof(T));
   for (std::int64_t unit = begin; unit < end; ++unit) {
     const Strip strip = samples_of(p, unit);
     T* out = dx + strip.offset;
     if (inner == 1) {
-      fill_zero(out, n);
+      write_run(out, n, stream, [](std::int64_t, std::int64_t) { return Vec<T>::zero(); });
     } else {
       for (std::int64_t c = 0; c < n; ++c) fill_zero(out + c * inner, strip.width);
     }

@@ -3,20 +3,12 @@
 namespace ARRAYNN_ISA_NAMESPACE {
 namespace {
 
-// y[i] = f(v(a[i]), ...) over n elements, two vectors at a time.
+// y[i] = f(x[i]).
 template <class T, class F>
-ARRAYNN_INLINE void map_row(const T* x, T* y, std::int64_t n, const F& f) {
-  constexpr int kL = kLanes<T>;
-  std::int64_t i = 0;
-  for (; i + 2 * kL <= n; i += 2 * kL) {
-    const Vec<T> a = f(Vec<T>::load(x + i)), b = f(Vec<T>::load(x + i + kL));
-    a.store(y + i);
-    b.store(y + i + kL);
-  }
-  for (; i < n; i += kL) {
-    const std::int64_t lanes = min_i(kL, n - i);
-    store_lanes(f(load_lanes(x + i, lanes)), y + i, lanes);
-  }
+ARRAYNN_INLINE void map_row(const T* x, T* y, std::int64_t n, bool stream, const F& f) {
+  write_run(y, n, stream, [&](std::int64_t i, std::int64_t lanes) __attribute__((always_inline)) {
+    return f(load_lanes(x + i, lanes));
+  });
 }
 
 template <class T>
@@ -32,29 +24,31 @@ SoftmaxStats<T> merge(const SoftmaxStats<T>* stats, std::int64_t count) {
 }
 
 template <class T>
-void block_finish(SoftmaxKind kind, SoftmaxStats<T> stats, const T* x, T* y, std::int64_t n) {
+void block_finish(SoftmaxKind kind, SoftmaxStats<T> stats, const T* x, T* y, std::int64_t n,
+                  bool stream) {
   using V = Vec<T>;
   const V m = V::set1(stats.max);
   if (kind == SoftmaxKind::kSoftmax) {
     const V scale = V::set1(T(1) / stats.sum);
-    map_row(x, y, n, [=](V v) __attribute__((always_inline)) { return exp(v - m) * scale; });
+    map_row(x, y, n, stream,
+            [=](V v) __attribute__((always_inline)) { return exp(v - m) * scale; });
   } else {
     const V log_sum = V::set1(log_of_sum(stats.sum));
-    map_row(x, y, n, [=](V v) __attribute__((always_inline)) { return (v - m) - log_sum; });
+    map_row(x, y, n, stream, [=](V v) __attribute__((always_inline)) { return (v - m) - log_sum; });
   }
 }
 
 template <class T>
-void rows(SoftmaxKind kind, const T* x, T* y, std::int64_t count, std::int64_t n) {
+void rows(SoftmaxKind kind, const T* x, T* y, std::int64_t count, std::int64_t n, bool stream) {
   using V = Vec<T>;
   for (std::int64_t r = 0; r < count; ++r, x += n, y += n) {
     if (kind == SoftmaxKind::kLogSoftmax || n > kShortRow<T>) {
-      block_finish(kind, row_stats(x, n), x, y, n);
+      block_finish(kind, row_stats(x, n), x, y, n, stream);
       continue;
     }
     const T m = row_max(x, n);
     const V scale = V::set1(T(1) / row_exp_sum<true>(x, m, y, n));
-    map_row(y, y, n, [=](V v) __attribute__((always_inline)) { return v * scale; });
+    map_row(y, y, n, false, [=](V v) __attribute__((always_inline)) { return v * scale; });
   }
 }
 
@@ -74,17 +68,15 @@ ARRAYNN_INLINE Vec<T> gradient(SoftmaxKind kind, Vec<T> g, Vec<T> y, Vec<T> sum)
 
 template <class T>
 void rows_backward(SoftmaxKind kind, const T* dy, const T* y, T* dx, std::int64_t count,
-                   std::int64_t n) {
-  constexpr int kL = kLanes<T>;
+                   std::int64_t n, bool stream) {
   for (std::int64_t r = 0; r < count; ++r, dy += n, y += n, dx += n) {
     const T total =
         kind == SoftmaxKind::kSoftmax ? row_sum<true>(dy, y, n) : row_sum<false>(dy, y, n);
     const Vec<T> sum = Vec<T>::set1(total);
-    for (std::int64_t i = 0; i < n; i += kL) {
-      const std::int64_t lanes = min_i(kL, n - i);
-      const Vec<T> g = load_lanes(dy + i, lanes), v = load_lanes(y + i, lanes);
-      store_lanes(gradient(kind, g, v, sum), dx + i, lanes);
-    }
+    write_run(dx, n, stream,
+              [&](std::int64_t i, std::int64_t lanes) __attribute__((always_inline)) {
+                return gradient(kind, load_lanes(dy + i, lanes), load_lanes(y + i, lanes), sum);
+              });
   }
 }
 

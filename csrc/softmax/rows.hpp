@@ -1,6 +1,7 @@
 // What softmax and cross entropy share: maximum and sum of exponentials of rows and of columns.
 #pragma once
 #include "simd/math.hpp"
+#include "simd/write.hpp"
 #include "softmax/softmax.hpp"
 
 namespace ARRAYNN_ISA_NAMESPACE {

@@ -1,15 +1,20 @@
 #include "softmax/softmax.hpp"
 
-
 #include "core/arena.hpp"
 #include "core/index.hpp"
 #include "core/parallel.hpp"
+#include "core/stream.hpp"
 
 namespace arraynn {
 namespace {
 
 double work_of(const SoftmaxShape& s) {
   return static_cast<double>(s.outer) * static_cast<double>(s.n) * static_cast<double>(s.inner);
+}
+
+template <class T>
+bool stores_past(const SoftmaxShape& s) {
+  return streams(s.outer * s.n * s.inner, sizeof(T));
 }
 
 // f(begin, end) over units of one shape, on a team that fits the work.
@@ -61,7 +66,8 @@ void run_long_rows(SoftmaxKind kind, const SoftmaxShape& shape, const T* x, T* y
         whole = k.merge(stats + row * blocks, blocks);
       }
       const Range at = block_at(unit);
-      k.block_finish(kind, whole, x + at.begin, y + at.begin, at.end - at.begin);
+      k.block_finish(kind, whole, x + at.begin, y + at.begin, at.end - at.begin,
+                     stores_past<T>(shape));
     }
   });
 }
@@ -94,7 +100,8 @@ void run_softmax(SoftmaxKind kind, const SoftmaxShape& shape, const T* x, T* y) 
     run_long_rows(kind, shape, x, y);
   } else {
     for_units(shape, shape.outer, [&](std::int64_t begin, std::int64_t end) {
-      k.rows(kind, x + begin * shape.n, y + begin * shape.n, end - begin, shape.n);
+      k.rows(kind, x + begin * shape.n, y + begin * shape.n, end - begin, shape.n,
+             stores_past<T>(shape));
     });
   }
 }
@@ -110,7 +117,7 @@ void run_softmax_backward(SoftmaxKind kind, const SoftmaxShape& shape, const T* 
   } else {
     for_units(shape, shape.outer, [&](std::int64_t begin, std::int64_t end) {
       const std::int64_t at = begin * shape.n;
-      k.rows_backward(kind, dy + at, y + at, dx + at, end - begin, shape.n);
+      k.rows_backward(kind, dy + at, y + at, dx + at, end - begin, shape.n, stores_past<T>(shape));
     });
   }
 }

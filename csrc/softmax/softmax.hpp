@@ -59,14 +59,15 @@ struct CrossEntropy {
 
 template <class T>
 struct SoftmaxTable {
-  // Whole rows.
-  void (*rows)(SoftmaxKind kind, const T* x, T* y, std::int64_t rows, std::int64_t n);
+  // Whole rows. `stream`: the result goes past the caches, where it is not read again.
+  void (*rows)(SoftmaxKind kind, const T* x, T* y, std::int64_t rows, std::int64_t n, bool stream);
   void (*rows_backward)(SoftmaxKind kind, const T* dy, const T* y, T* dx, std::int64_t rows,
-                        std::int64_t n);
+                        std::int64_t n, bool stream);
   // Parts of a long row.
   SoftmaxStats<T> (*block_stats)(const T* x, std::int64_t n);
   SoftmaxStats<T> (*merge)(const SoftmaxStats<T>* stats, std::int64_t count);
-  void (*block_finish)(SoftmaxKind kind, SoftmaxStats<T> stats, const T* x, T* y, std::int64_t n);
+  void (*block_finish)(SoftmaxKind kind, SoftmaxStats<T> stats, const T* x, T* y, std::int64_t n,
+                       bool stream);
   // Columns [0, width) of an (n, inner) matrix, width <= kStrip.
   void (*strip)(SoftmaxKind kind, const T* x, T* y, std::int64_t n, std::int64_t inner,
                 std::int64_t width);
