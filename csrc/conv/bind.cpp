@@ -18,10 +18,27 @@ constexpr const char* kTranspose[] = {nullptr, "conv_transpose1d", "conv_transpo
 constexpr const char* kTransposeBackward[] = {
     nullptr, "conv_transpose1d_backward", "conv_transpose2d_backward", "conv_transpose3d_backward"};
 
+// The result of a call; `run` computes it.
+template <class F>
+py::object result(const ConvCall& call, const ConvArguments& a, const Array& x, const Array& weight,
+                  py::handle bias, py::handle residual, py::handle activation, py::handle out_in,
+                  const F& run) {
+  const EpilogueArguments e(call, a, x, bias, residual, activation);
+  Output out(call.op, out_in, x->dtype, a.out_shape, a.ndim, {&x, &weight, &e.bias, &e.residual});
+  dispatch_storage(x->dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const py::gil_scoped_release nogil;
+    run(x->as<const T>(), weight->as<const T>(), e.view<T>(), out.data<T>());
+  });
+  return out.finish(x);
+}
+
 // The gradients of a call; `run` computes those whose pointer is not null.
 template <class F>
-py::tuple gradients(const char* op, const ConvArguments& a, const Array& x, const Array& weight,
-                    py::handle needs_in, const F& run) {
+py::tuple gradients(const ConvCall& call, const ConvArguments& a, const Array& x,
+                    const Array& weight, py::handle grad_in, py::handle needs_in, const F& run) {
+  const char* const op = call.op;
+  const Array dy = take_grad_out(call, a, x, grad_in);
   const Needs needs = take_needs(op, needs_in);
   py::object grads[3] = {py::none(), py::none(), py::none()};
   TensorView dx, dw, db;
@@ -31,7 +48,8 @@ py::tuple gradients(const char* op, const ConvArguments& a, const Array& x, cons
   dispatch_storage(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
-    run(ConvGradients<T>{dx.as<T>(), dw.as<T>(), db.as<T>()});
+    run(dy->as<const T>(), x->as<const T>(), weight->as<const T>(),
+        ConvGradients<T>{dx.as<T>(), dw.as<T>(), db.as<T>()});
   });
   return py::make_tuple(grads[0], grads[1], grads[2]);
 }
@@ -46,14 +64,8 @@ py::object conv(py::handle x_in, py::handle weight_in, py::handle bias, py::hand
   const auto [weight, forms] = take_weight(call.op, "weight", weight_in);
   ConvArguments a = take_conv(call, x, weight, flip_kernel);
   a.problem.forms = forms;
-  const EpilogueArguments e(call, a, x, bias, residual, activation);
-  Output out(call.op, out_in, x->dtype, a.out_shape, a.ndim, {&x, &weight, &e.bias, &e.residual});
-  dispatch_storage(x->dtype, [&](auto tag) {
-    using T = decltype(tag);
-    const py::gil_scoped_release nogil;
-    conv2d(a.problem, x->as<const T>(), weight->as<const T>(), e.view<T>(), out.data<T>());
-  });
-  return out.finish(x);
+  return result(call, a, x, weight, bias, residual, activation, out_in,
+                [&](const auto&... arguments) { conv2d(a.problem, arguments...); });
 }
 
 // (algorithm or None, reason, scratch bytes, threads)
@@ -84,10 +96,8 @@ py::tuple conv_backward(py::handle grad_in, py::handle x_in, py::handle weight_i
       kConvBackward[kAxes], kAxes, stride, padding, dilation, groups, layout, algorithm};
   const Array x = take(call.op, "x", x_in), weight = take(call.op, "weight", weight_in);
   const ConvArguments a = take_conv(call, x, weight, flip_kernel);
-  const Array dy = take_grad_out(call, a, x, grad_in);
-  return gradients(call.op, a, x, weight, needs, [&]<class T>(const ConvGradients<T>& grads) {
-    conv2d_backward(a.problem, dy->as<const T>(), x->as<const T>(), weight->as<const T>(), grads);
-  });
+  return gradients(call, a, x, weight, grad_in, needs,
+                   [&](const auto&... arguments) { conv2d_backward(a.problem, arguments...); });
 }
 
 template <int kAxes>
@@ -101,15 +111,8 @@ py::object conv_transpose(py::handle x_in, py::handle weight_in, py::handle bias
   const auto [weight, forms] = take_weight(call.op, "weight", weight_in);
   ConvArguments a = take_conv_transpose(call, x, weight, output_padding);
   a.problem.forms = forms;
-  const EpilogueArguments e(call, a, x, bias, residual, activation);
-  Output out(call.op, out_in, x->dtype, a.out_shape, a.ndim, {&x, &weight, &e.bias, &e.residual});
-  dispatch_storage(x->dtype, [&](auto tag) {
-    using T = decltype(tag);
-    const py::gil_scoped_release nogil;
-    conv_transpose2d(a.problem, x->as<const T>(), weight->as<const T>(), e.view<T>(),
-                     out.data<T>());
-  });
-  return out.finish(x);
+  return result(call, a, x, weight, bias, residual, activation, out_in,
+                [&](const auto&... arguments) { conv_transpose2d(a.problem, arguments...); });
 }
 
 template <int kAxes>
@@ -121,10 +124,8 @@ py::tuple conv_transpose_backward(py::handle grad_in, py::handle x_in, py::handl
       kTransposeBackward[kAxes], kAxes, stride, padding, dilation, groups, layout, algorithm};
   const Array x = take(call.op, "x", x_in), weight = take(call.op, "weight", weight_in);
   const ConvArguments a = take_conv_transpose(call, x, weight, output_padding);
-  const Array dy = take_grad_out(call, a, x, grad_in);
-  return gradients(call.op, a, x, weight, needs, [&]<class T>(const ConvGradients<T>& grads) {
-    conv_transpose2d_backward(a.problem, dy->as<const T>(), x->as<const T>(), weight->as<const T>(),
-                              grads);
+  return gradients(call, a, x, weight, grad_in, needs, [&](const auto&... arguments) {
+    conv_transpose2d_backward(a.problem, arguments...);
   });
 }
 

@@ -1,9 +1,9 @@
 // Depthwise convolution: every output channel reads one source channel, so there is nothing to
 // multiply as a matrix and memory sets the pace. Forward, and backward by x as for the direct kernel.
 //
-//   channels_first  a plane at a time, rows of a strip staged with their border as lines of one pitch,
-//                   positions of one residue modulo the stride together: then a tap is an offset
-
+//   channels_first  planes as lanes: brought into a band of pixels and back. Planes too few for that, or with
+//                   several results each, one at a time: rows of a strip staged with their border as
+//                   lines of one pitch, so that a tap is an offset
 //   channels_last   lanes are channels; some neighbouring pixels at a time share a tap's weights
 // Taps are added in ascending order from 0.
 #include "conv/border.hpp"
