@@ -22,7 +22,8 @@ FLAGS = [
     *("-std=c++20", f"-arch={ARCHITECTURE}", "-O3", "-fmad=false", "--expt-relaxed-constexpr"),
     *("-DARRAYNN_CUDA", "-Icsrc/lane", "-Icsrc", "-Werror", "all-warnings", "-Xptxas", "-v"),
 ]
-#: Most registers of a thread, by kernel: 65536 registers over the threads that are to be resident.
+#: Most registers of a thread, by kernel (and by a type that it is made for): 65536 registers over
+#: the threads that are to be resident.
 REGISTERS = {
     "attention_kernel": 128,  # 2 blocks of 256
     "attention_delta_kernel": 64,
@@ -37,7 +38,8 @@ REGISTERS = {
     "last_positions_kernel": 32,
     "append_rows_kernel": 32,
     "longest_keys_kernel": 64,
-    "gemm_kernel": 128,  # 2 blocks of 256, or 8 of 64
+    "gemm_kernel": 168,  # 2 blocks of 256, or 6 (double) and 8 of 64
+    "gemm_kernel MmaTile": 255,  # 2 blocks of 128, or 3 and 4
     "column_sums_kernel": 64,
     "conv_kernel": 255,  # 1 block of 256, or 4 of 64
     "stencil_kernel": 64,  # 4 blocks of 256
@@ -147,6 +149,7 @@ SHARED = {
 }
 #: Kernels that may spill, with the reason.
 SPILLS = {
+    "gemm_kernel MmaTile": "8 bytes, of large tiles of float32 where neither operand is along k",
     "row_gradient_kernel": "8 bytes, of rows too long for one block and no multiple of 16 bytes",
     "softmax_backward_kernel": "8 bytes, of long rows of 16 bits that are no multiple of 16 bytes",
     "cross_entropy_kernel": "4 bytes, of the same rows",
@@ -171,8 +174,8 @@ def kernels(report: str) -> list[tuple[str, int, int, int]]:
     for line in report.splitlines():
         if match := re.search(r"Compiling entry function '(\w+)'", line):
             mangled = match[1]
-            names = [n for n in REGISTERS if f"{len(n)}{n}" in mangled]
-            name = names[0] if names else mangled
+            names = [n for n in REGISTERS if all(f"{len(w)}{w}" in mangled for w in n.split())]
+            name = max(names, key=len, default=mangled)
             spilt = 0
         elif match := re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", line):
             spilt += int(match[1]) + int(match[2])  # of the kernel and of what it calls

@@ -1,7 +1,7 @@
 """Cases of ``bench.gpu`` that are bound by arithmetic: linear layers, convolutions, attention.
 
-Every case counts its multiply-adds twice (`flop`). PyTorch runs with TF32 off: the same arithmetic
-as ours.
+Every case counts its multiply-adds twice (`flop`). PyTorch runs with TF32 off, but in the cases of
+TF32: of the same precision as ours.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+import arraynn as ann
 from arraynn import kernels as K
 from arraynn import reference
 
@@ -28,7 +29,26 @@ def _plain_float32(torch: Any) -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
-def linear_cases(cupy: Any, torch: Any, dtype: Any, m: int, k: int, n: int) -> list[Case]:
+def _in_tf32(torch: Any, call: Callable[[int], Any]) -> Callable[[int], Any]:
+    """Make a call with products of float32 in TF32, in both libraries."""
+
+    def changed(i: int) -> Any:
+        ann.set_float32_precision("tf32")
+        if torch is not None:
+            torch.backends.cuda.matmul.allow_tf32 = True
+        try:
+            return call(i)
+        finally:
+            ann.set_float32_precision("highest")
+            if torch is not None:
+                _plain_float32(torch)
+
+    return changed
+
+
+def linear_cases(
+    cupy: Any, torch: Any, dtype: Any, m: int, k: int, n: int, *, tf32: bool = False
+) -> list[Case]:
     """``linear`` with bias and GELU, and the two products of its backward."""
     size = np.dtype(dtype).itemsize
     moved = size * (m * k + n * k + m * n)
@@ -38,7 +58,7 @@ def linear_cases(cupy: Any, torch: Any, dtype: Any, m: int, k: int, n: int) -> l
     weight = [normal(random, dtype, n, k) for _ in range(sets)]
     grad = [normal(random, dtype, m, n) for _ in range(sets)]
     bias = normal(random, dtype, n)
-    label = f"{np.dtype(dtype).name} {m}x{k}x{n}"
+    label = f"{'tf32' if tf32 else np.dtype(dtype).name} {m}x{k}x{n}"
     forward: dict[str, Callable[[int], Any]] = {
         "arraynn": lambda i: K.linear(x[i], weight[i], bias, activation="gelu")
     }
@@ -51,23 +71,30 @@ def linear_cases(cupy: Any, torch: Any, dtype: Any, m: int, k: int, n: int) -> l
         tb, functional = torch.from_dlpack(bias), torch.nn.functional
         forward["torch"] = lambda i: functional.gelu(functional.linear(tx[i], tw[i], tb))
         backward["torch"] = lambda i: (tg[i] @ tw[i], tg[i].T @ tx[i])
+    # Operands of 11 bits instead of 24: errors 2**13 times as large, of single products.
+    floor = FLOOR * 2**7 if tf32 else FLOOR
+    if tf32:
+        forward, backward = (
+            {name: _in_tf32(torch, call) for name, call in calls.items()}
+            for calls in (forward, backward)
+        )
 
     def answer(_: str) -> tuple[Any, Any]:
         rows = x[0][:PROBE_ROWS]
-        got = K.linear(x[0], weight[0], bias, activation="gelu")[:PROBE_ROWS].get()
+        got = forward["arraynn"](0)[:PROBE_ROWS].get()
         wide = [a.get().astype(np.float64) for a in (rows, weight[0], bias)]
         scale = float(np.sqrt(k))
         return got / got.dtype.type(scale), reference.linear(*wide, activation="gelu") / scale
 
     def answer_backward(_: str) -> tuple[Any, Any]:
-        got = K.linear_backward(grad[0], x[0], weight[0], needs=("x",))[0][:PROBE_ROWS].get()
+        got = backward["arraynn"](0)[0][:PROBE_ROWS].get()
         wide = [a.get().astype(np.float64) for a in (grad[0][:PROBE_ROWS], weight[0])]
         scale = float(np.sqrt(n))
         return got / got.dtype.type(scale), wide[0] @ wide[1] / scale
 
     flop = 2.0 * m * k * n
     return [
-        Case(f"linear gelu {label}", moved, sets, forward, answer, flop=flop, floor=FLOOR),
+        Case(f"linear gelu {label}", moved, sets, forward, answer, flop=flop, floor=floor),
         Case(
             f"linear_backward {label}",
             2 * moved,
@@ -75,7 +102,7 @@ def linear_cases(cupy: Any, torch: Any, dtype: Any, m: int, k: int, n: int) -> l
             backward,
             answer_backward,
             flop=2 * flop,
-            floor=FLOOR,
+            floor=floor,
         ),
     ]
 
@@ -222,6 +249,8 @@ def makers(cupy: Any, torch: Any) -> list[Callable[[], list[Case]]]:
     return [
         lambda: linear_cases(cupy, torch, np.float32, 4096, 4096, 4096),
         lambda: linear_cases(cupy, torch, np.float32, 32, 4096, 4096),
+        lambda: linear_cases(cupy, torch, np.float32, 8192, 8192, 8192),
+        lambda: linear_cases(cupy, torch, np.float32, 4096, 4096, 4096, tf32=True),
         lambda: linear_cases(cupy, torch, np.float64, 2048, 2048, 2048),
         lambda: conv_cases(cupy, torch, 32, 128, 28, groups=1, layout=first),
         lambda: conv_cases(cupy, torch, 32, 128, 28, groups=1, layout=last),
@@ -236,6 +265,7 @@ def makers_of(cupy: Any, torch: Any, half: Any) -> list[Callable[[], list[Case]]
     last = "channels_last"
     return [
         lambda: linear_cases(cupy, torch, half, 4096, 4096, 4096),
+        lambda: linear_cases(cupy, torch, half, 8192, 8192, 8192),
         lambda: conv_cases(cupy, torch, 32, 128, 28, groups=1, layout=last, dtype=half),
         lambda: attention_cases(cupy, torch, 4, 16, 2048, 64, causal=True, dtype=half),
     ]

@@ -69,6 +69,7 @@ def gemm() -> Iterator[Case]:
         ("matmul", (x, w), {}, V, "b|a"),
         ("matmul", (f32(2, 3, 4), f32(3, 4, 5)), {}, V, "b|a"),
         ("matmul", (huge(2**50, 1), huge(1, 2**50)), {}, TOO_LARGE, ""),
+        ("matmul", (huge(2, 2**43), huge(2**43, 2)), {}, TOO_LARGE, "a|b"),
         ("matmul", (np.zeros((2**40, 0), F32), np.zeros((0, 2**40), F32)), {}, TOO_LARGE, ""),
     ]
     yield from (Case(*row) for row in rows)

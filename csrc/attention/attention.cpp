@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <atomic>
 #include <numeric>
-#include <type_traits>
 #include <vector>
 
 #include "core/arena.hpp"
@@ -21,15 +20,6 @@ constexpr std::int64_t kPanelsPerUnit = 8;
 constexpr std::int64_t kUnitsPerThread = 4;
 // Keys and queries of a unit where the backward splits heads; multiples of its blocks.
 constexpr std::int64_t kBackwardChunk = 256;
-
-template <class T, class Kernels>
-const auto& table(const Kernels& kernels) {
-  if constexpr (std::is_same_v<T, float>) {
-    return kernels.f32;
-  } else {
-    return kernels.f64;
-  }
-}
 
 // Pairs of a query and a key that see each other, about, over all heads.
 template <class T>
@@ -69,7 +59,7 @@ struct DecodeUnit {
 
 template <class T>
 void run_decode(const char* op, const AttentionProblem<T>& p) {
-  const auto& k = table<T>(decode_kernels());
+  const auto& k = decode_kernels().of<T>();
   const std::int64_t group = p.heads / p.kv_heads, step = p.head_dim_v + 2;
   std::vector<DecodeUnit> units;
   std::vector<Range> splits;  // of every (b, kv_head), in units
@@ -134,7 +124,7 @@ void add_backward_units(const AttentionProblem<T>& p, const AttentionGradients<T
 template <class T>
 void run_bias(const char* op, const AttentionProblem<T>& p, const AttentionGradients<T>& g,
               double work, std::int64_t bytes) {
-  const auto& k = table<T>(attention_backward_kernels());
+  const auto& k = attention_backward_kernels().of<T>();
   const ScoreStrides& bs = g.dbias_strides;
   const std::int64_t owners_b = bs.b != 0 ? p.batch : 1, owners_h = bs.h != 0 ? p.heads : 1;
   const std::int64_t chunk = bs.i != 0 ? kBackwardChunk : std::max<std::int64_t>(1, p.seqlen_q);
@@ -170,7 +160,7 @@ template <class T>
 void run_attention(const char* op, const AttentionProblem<T>& p) {
   const bool one = p.seqlen_q == 1 && p.q_begin == nullptr;
   if (one && p.mask == nullptr && p.bias == nullptr && !p.dropout.on) return run_decode(op, p);
-  const auto& k = table<T>(attention_kernels());
+  const auto& k = attention_kernels().of<T>();
   const double work = pairs_of(p) * static_cast<double>(p.head_dim + p.head_dim_v);
   const int threads = threads_for(work, kWorkPerThread);
   std::int64_t panels = 0;
@@ -196,7 +186,7 @@ void run_attention(const char* op, const AttentionProblem<T>& p) {
 template <class T>
 void run_attention_backward(const char* op, const AttentionProblem<T>& p,
                             const AttentionGradients<T>& g) {
-  const auto& k = table<T>(attention_backward_kernels());
+  const auto& k = attention_backward_kernels().of<T>();
   const double work = pairs_of(p) * 2.5 * static_cast<double>(p.head_dim + p.head_dim_v);
   const bool whole = p.batch * p.kv_heads >= threads_for(work, kWorkPerThread);
   std::vector<BackwardUnit> units;
@@ -214,7 +204,7 @@ void run_attention_backward(const char* op, const AttentionProblem<T>& p,
 template <class T>
 void run_attention_sinks(const char* op, const AttentionProblem<T>& p,
                          const AttentionGradients<T>& g) {
-  const auto& k = table<T>(attention_backward_kernels());
+  const auto& k = attention_backward_kernels().of<T>();
   std::vector<std::int64_t> heads(static_cast<std::size_t>(p.heads));
   std::iota(heads.begin(), heads.end(), std::int64_t{0});
   const double rows = static_cast<double>(p.batch * p.heads) * static_cast<double>(p.seqlen_q);

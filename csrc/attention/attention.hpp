@@ -162,10 +162,7 @@ struct AttentionTable {
   std::int64_t (*scratch)(const AttentionProblem<T>& p, std::int64_t queries);
   void (*forward)(const AttentionProblem<T>& p, const AttentionUnit& unit, void* scratch);
 };
-struct AttentionKernels {
-  AttentionTable<float> f32;
-  AttentionTable<double> f64;
-};
+using AttentionKernels = FloatKernels<AttentionTable>;
 
 template <class T>
 struct AttentionBackwardTable {
@@ -175,10 +172,7 @@ struct AttentionBackwardTable {
   // dsinks of one head: the share of every query times what it takes away, in order.
   void (*sinks)(const AttentionProblem<T>& p, const AttentionGradients<T>& g, std::int64_t h);
 };
-struct AttentionBackwardKernels {
-  AttentionBackwardTable<float> f32;
-  AttentionBackwardTable<double> f64;
-};
+using AttentionBackwardKernels = FloatKernels<AttentionBackwardTable>;
 
 // Keys [begin, end) against the query of every head of a group: for each head head_dim_v sums, then
 // the maximum and the sum of the exponentials.
@@ -189,10 +183,7 @@ struct DecodeTable {
   void (*merge)(const AttentionProblem<T>& p, std::int64_t b, std::int64_t h, const T* partials,
                 std::int64_t count, std::int64_t step);
 };
-struct DecodeKernels {
-  DecodeTable<float> f32;
-  DecodeTable<double> f64;
-};
+using DecodeKernels = FloatKernels<DecodeTable>;
 
 ARRAYNN_KERNEL_TABLE(AttentionKernels, attention_kernels)
 ARRAYNN_KERNEL_TABLE(AttentionBackwardKernels, attention_backward_kernels)

@@ -6,6 +6,7 @@
 #include "bind/call.hpp"
 #include "bind/module_parts.hpp"
 #include "core/cuda_call.hpp"
+#include "core/cuda_precision.hpp"
 #include "core/cuda_scratch.hpp"
 
 namespace arraynn {
@@ -91,6 +92,7 @@ void bind_cuda_library(py::module_& m) {
   m.def("device_count", &cuda::device_count);
   m.def("set_debug", &cuda::set_synchronous_launches, py::arg("on"));
   m.def("debug", &cuda::synchronous_launches);
+  m.def("set_tf32_products", &cuda::set_tf32_products, py::arg("on"));
   m.def("versions", [] {
     int runtime = 0, driver = 0;
     cudaRuntimeGetVersion(&runtime);

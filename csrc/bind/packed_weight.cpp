@@ -5,6 +5,7 @@
 
 #include "bind/binders.hpp"
 #include "bind/call.hpp"
+#include "bind/rows.hpp"
 
 namespace arraynn {
 namespace {
@@ -43,7 +44,7 @@ std::unique_ptr<PackedWeights> pack_list(py::handle weights, std::string op) {
     if (weight->ndim != 1 && weight->ndim != 2) {
       fail<ValueError>(kOp, name.c_str(), "expected 1 or 2 dimensions, got ", weight->ndim);
     }
-    packed->weights.push_back(take(kOp, name.c_str(), weight.owner.attr("copy")()));
+    packed->weights.push_back(contiguous_copy(kOp, name.c_str(), weight));
     packed->forms.push_back(std::make_unique<PreparedWeight>());
   }
   return packed;
@@ -62,7 +63,7 @@ std::unique_ptr<PackedWeight> pack_one(py::handle weight_in, std::string op) {
   require_ndim(kOp, "weight", weight, ndim);
   auto packed = std::make_unique<PackedWeight>();
   packed->op = std::move(op);
-  packed->weight = take(kOp, "weight", weight.owner.attr("copy")());
+  packed->weight = contiguous_copy(kOp, "weight", weight);
   return packed;
 }
 

@@ -8,19 +8,18 @@
 #endif
 
 namespace arraynn {
-namespace {
 
-py::object copy_of(const char* op, const char* arg, const Array& a) {
+Array contiguous_copy(const char* op, const char* arg, const Array& a) {
+  py::object copy;
   try {
-    return a.owner.attr("copy")();
+    copy = a.owner.attr("copy")();
   } catch (const py::error_already_set& e) {
     if (!e.matches(PyExc_MemoryError)) throw;
     fail<OutOfMemory>(op, arg, "expected room for a contiguous copy of shape ",
                       shape_str(a->shape, a->ndim), ", got none");
   }
+  return take(op, arg, copy);
 }
-
-}  // namespace
 
 Array take_indices(const char* op, const char* arg, py::handle h) {
   Array a = take(op, arg, h);
@@ -53,7 +52,7 @@ Array with_contiguous_rows(const char* op, const char* arg, Array a, bool broadc
   const int last = a->ndim - 1;
   if (a->size() == 0 || a->shape[last] <= 1 || a->strides[last] == 1) return a;
   if (broadcast && a->strides[last] == 0) return a;
-  Array copy = take(op, arg, copy_of(op, arg, a));
+  Array copy = contiguous_copy(op, arg, a);
   copy.low = a.low;
   copy.high = a.high;
   copy.foreign = a.foreign;

@@ -1,6 +1,7 @@
 // The axes of a convolution as its kernels take them, with the storage of their taps.
 #pragma once
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "conv/conv.hpp"
@@ -103,17 +104,15 @@ inline Axis part_of(const Axis& axis, std::int64_t begin, std::int64_t end) {
 // Planes smaller than this are cheaper with products with the padding than with weights packed again.
 inline constexpr std::int64_t kBorderPlane = 64;
 
-// f(depth, h) for runs of output planes that see the same planes of the source.
+// f(depth) for runs of output planes that see the same planes of the source.
 template <class F>
-void for_depths(const Axis& depth, const Axis& h, std::int64_t kernel_h, std::int64_t plane,
-                const F& f) {
+void for_depths(const Axis& depth, std::int64_t plane, const F& f) {
   const std::int64_t count = depth.view.count;
   for (std::int64_t begin = 0, end = 0; begin < count; begin = end) {
     end = plane < kBorderPlane ? count : begin + 1;
     const auto taps = part_of(depth, begin, end).kernel;
     while (end < count && part_of(depth, end, end + 1).kernel == taps) ++end;
-    const Axis part = part_of(depth, begin, end);
-    f(part, with_depth(h, part, kernel_h));
+    f(part_of(depth, begin, end));
   }
 }
 
@@ -123,6 +122,23 @@ inline bool skips_positions(const AxisSizes& s) {
     if (backward_axis(s, false, residue).offset.empty()) return true;
   }
   return false;
+}
+
+// The residues of an axis that some tap hits, by the source positions that they read: with a kernel as
+// long as the stride all read the same. At most `most` together.
+inline std::vector<std::vector<Axis>> residue_groups(const AxisSizes& s, bool flip,
+                                                     std::int64_t most) {
+  std::vector<std::vector<Axis>> groups;
+  for (std::int64_t r = 0; r < std::min(s.stride, s.in); ++r) {
+    Axis axis = backward_axis(s, flip, r);
+    if (axis.offset.empty()) continue;
+    const bool joins = !groups.empty() && std::ssize(groups.back()) < most &&
+                       groups.back()[0].offset == axis.offset &&
+                       groups.back()[0].view.count == axis.view.count;
+    if (!joins) groups.emplace_back();
+    groups.back().push_back(std::move(axis));
+  }
+  return groups;
 }
 
 // All residues of an axis.

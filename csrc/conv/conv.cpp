@@ -6,6 +6,7 @@
 #include "conv/axes.hpp"
 #include "conv/conv_pool.hpp"
 #include "conv/lanes.hpp"
+#include "conv/phases.hpp"
 #include "core/arena.hpp"
 #include "core/index.hpp"
 #include "core/parallel.hpp"
@@ -22,10 +23,10 @@ template <class T>
 struct Table;
 template <>
 struct Table<float> {
-  static auto direct_prepared() { return conv_kernels().direct_prepared_f32; }
+  static auto direct_prepared() { return phase_kernels().prepared_f32; }
   static auto winograd_prepared() { return conv_kernels().winograd_prepared_f32; }
-  static auto direct_scratch() { return conv_kernels().direct_scratch_f32; }
-  static auto direct() { return conv_kernels().direct_f32; }
+  static auto direct_scratch() { return phase_kernels().scratch_f32; }
+  static auto direct() { return phase_kernels().direct_f32; }
   static auto first_scratch() { return conv_kernels().first_scratch_f32; }
   static auto first() { return conv_kernels().first_f32; }
   static auto few_scratch() { return lane_kernels().few_scratch_f32; }
@@ -44,10 +45,10 @@ struct Table<float> {
 };
 template <>
 struct Table<double> {
-  static auto direct_prepared() { return conv_kernels().direct_prepared_f64; }
+  static auto direct_prepared() { return phase_kernels().prepared_f64; }
   static auto winograd_prepared() { return conv_kernels().winograd_prepared_f64; }
-  static auto direct_scratch() { return conv_kernels().direct_scratch_f64; }
-  static auto direct() { return conv_kernels().direct_f64; }
+  static auto direct_scratch() { return phase_kernels().scratch_f64; }
+  static auto direct() { return phase_kernels().direct_f64; }
   static auto first_scratch() { return conv_kernels().first_scratch_f64; }
   static auto first() { return conv_kernels().first_f64; }
   static auto few_scratch() { return lane_kernels().few_scratch_f64; }
@@ -134,24 +135,28 @@ bool is_few(const DirectConv<T>& d) {
 
 // What tells apart the forms of one weight: the algorithm, the group and its taps in order.
 template <class T>
-FormKey form_key(Algorithm algorithm, const DirectConv<T>& d) {
+FormKey form_key(Algorithm algorithm, const PhasedConv<T>& d) {
   FormKey key{static_cast<std::int64_t>(current_isa()), static_cast<std::int64_t>(algorithm),
               d.out_channel, d.columns, d.channels};
-  for (const DirectAxis* axis : {&d.h, &d.w}) {
-    key.push_back(axis->taps);
-    key.insert(key.end(), axis->kernel, axis->kernel + axis->taps);
+  for (std::int64_t i = 0; i < d.phase_count; ++i) {
+    const PhasedConv<T> one = d.of_phase(i);
+    for (const DirectAxis* axis : {&one.h, &one.w}) {
+      key.push_back(axis->taps);
+      key.insert(key.end(), axis->kernel, axis->kernel + axis->taps);
+    }
   }
   return key;
 }
 
 template <class T>
-void run_conv(const Conv2dProblem& p, const DirectConv<T>& call, bool by_x) {
+void run_conv(const Conv2dProblem& p, const PhasedConv<T>& call, bool by_x) {
   if (call.n == 0 || call.columns == 0 || call.h.count == 0 || call.w.count == 0) return;
-  DirectConv<T> d = call;
+  PhasedConv<T> d = call;
   const double flop = 2.0 * static_cast<double>(d.channels * d.h.taps * d.w.taps);
-  const int threads = threads_for(
-      static_cast<double>(d.n * d.h.count * d.w.count * d.columns) * (flop + kFlopPerElement),
-      kFlopPerThread);
+  const int threads =
+      threads_for(static_cast<double>(d.n * d.h.count * d.w.count * d.columns * d.phase_count) *
+                      (flop + kFlopPerElement),
+                  kFlopPerThread);
   const bool winograd = is_winograd(p.algorithm, d);
   if (!winograd && by_x && is_few(d)) {
     const Scratch scratch(p.op, static_cast<std::size_t>(Table<T>::few_scratch()(d, threads)));
@@ -166,10 +171,14 @@ void run_conv(const Conv2dProblem& p, const DirectConv<T>& call, bool by_x) {
     const Scratch scratch(p.op, static_cast<std::size_t>(bytes));
     return Table<T>::first()(d, threads, scratch.data());
   }
-  const auto scratch_of = winograd ? Table<T>::winograd_scratch() : Table<T>::direct_scratch();
+  const auto scratch_bytes = [&] {
+    return winograd ? Table<T>::winograd_scratch()(d, threads)
+                    : Table<T>::direct_scratch()(d, threads);
+  };
   const auto run = [&] {
-    const Scratch scratch(p.op, static_cast<std::size_t>(scratch_of(d, threads)));
-    (winograd ? Table<T>::winograd() : Table<T>::direct())(d, threads, scratch.data());
+    const Scratch scratch(p.op, static_cast<std::size_t>(scratch_bytes()));
+    winograd ? Table<T>::winograd()(d, threads, scratch.data())
+             : Table<T>::direct()(d, threads, scratch.data());
   };
   if (p.plan != nullptr) {
     const char* const reason =
@@ -177,11 +186,11 @@ void run_conv(const Conv2dProblem& p, const DirectConv<T>& call, bool by_x) {
             ? "rows of a strip pooled in cache, where they were formed"
             : (winograd ? "3x3 of stride 1: tiles of 4x4 with a quarter of the products"
                         : "strips staged once and walked in place by the matrix microkernel");
-    return p.plan->note(winograd ? "winograd" : "direct", reason, scratch_of(d, threads), threads);
+    return p.plan->note(winograd ? "winograd" : "direct", reason, scratch_bytes(), threads);
   }
   if (p.forms != nullptr) {
     const std::int64_t elements =
-        (winograd ? Table<T>::winograd_prepared() : Table<T>::direct_prepared())(d);
+        winograd ? Table<T>::winograd_prepared()(d) : Table<T>::direct_prepared()(d);
     const auto key = form_key(winograd ? Algorithm::kWinograd : Algorithm::kDirect, d);
     const void* form =
         p.forms->form(p.op, key, elements * static_cast<std::int64_t>(sizeof(T)), [&](void* data) {
@@ -282,9 +291,13 @@ void forward_gemm(const Conv2dProblem& p, const T* x, const T* weight, const Con
 template <class T>
 void run_groups(const Conv2dProblem& p, bool by_x, const T* src, const T* weight,
                 const ConvEpilogue<T>& e, T* out, const DirectAxis& h, const DirectAxis& w,
-                const DirectDepth& depth) {
+                const DirectDepth& depth, const std::vector<DirectPhase>& phases = {}) {
   const std::int64_t icg = p.ic / p.groups, ocg = p.oc / p.groups, taps = p.taps();
-  DirectConv<T> d{};
+  PhasedConv<T> d{};
+  if (phases.size() > 1) {
+    d.phases = phases.data();
+    d.phase_count = std::ssize(phases);
+  }
   d.n = p.n * depth.count;
   d.h = h;
   d.w = w;
@@ -332,7 +345,8 @@ void forward(const Conv2dProblem& p, const T* x, const T* weight, const ConvEpil
   if (pooled && is_tall(*e.pool, p.oc / p.groups)) return pool_by_samples(p, x, weight, e, y);
   if (p.is_volume()) {
     const Axis depth = forward_axis(axis_d(p), p.flip_kernel);
-    return for_depths(depth, h, p.kh, p.oh * p.ow, [&](const Axis& planes, Axis rows) {
+    return for_depths(depth, p.oh * p.ow, [&](const Axis& planes) {
+      Axis rows = with_depth(h, planes, p.kh);
       run_groups(p, false, x, weight, e, y, rows.finish(), w.finish(), depth_of(planes, p.od));
     });
   }
@@ -372,7 +386,7 @@ void fill_epilogue(const Conv2dProblem& p, const ConvEpilogue<T>& e, T* dx) {
   if (e.bias == nullptr && e.residual == nullptr && e.activation.kind == ActivationKind::kNone) {
     return fill_zero(dx, p.x_size());
   }
-  DirectConv<T> d{};
+  PhasedConv<T> d{};
   d.n = p.n;
   const std::int64_t height = p.id * p.ih;  // no tap tells planes from rows
   d.h = {height, 1, height, 1, 0, 0, nullptr, nullptr};
@@ -402,6 +416,22 @@ void backward_x_depthwise(const Conv2dProblem& p, const T* dy, const T* weight,
   run_depthwise(p, d, e);
 }
 
+// By x, all pairs of residues that read the same source positions.
+template <class T>
+void run_phases(const Conv2dProblem& p, const T* dy, const T* weight, const ConvEpilogue<T>& e,
+                T* dx, std::vector<Axis>& h, std::vector<Axis>& w, const DirectDepth& depth) {
+  const DirectAxis rows = h[0].finish(), columns = w[0].finish();
+  std::vector<DirectPhase> phases;
+  for (Axis& i : h) {
+    for (Axis& j : w) {
+      const DirectAxis &row = i.finish(), &column = j.finish();
+      phases.push_back({row.kernel, column.kernel, row.out_begin - rows.out_begin,
+                        column.out_begin - columns.out_begin});
+    }
+  }
+  run_groups(p, true, dy, weight, e, dx, rows, columns, depth, phases);
+}
+
 template <class T>
 void backward_x(const Conv2dProblem& p, const T* dy, const T* weight, const ConvEpilogue<T>& e,
                 T* dx) {
@@ -410,21 +440,19 @@ void backward_x(const Conv2dProblem& p, const T* dy, const T* weight, const Conv
       skips_positions(axis_h(p)) || skips_positions(axis_w(p)) || skips_positions(axis_d(p));
   if (skips) fill_epilogue(p, e, dx);
   if (is_depthwise(p, true)) return backward_x_depthwise(p, dy, weight, e, dx);
-  for (std::int64_t rh = 0; rh < std::min(p.stride_h, p.ih); ++rh) {
-    Axis h = backward_axis(axis_h(p), p.flip_kernel, rh);
-    if (h.offset.empty()) continue;
-    for (std::int64_t rw = 0; rw < std::min(p.stride_w, p.iw); ++rw) {
-      Axis w = backward_axis(axis_w(p), p.flip_kernel, rw);
-      if (w.offset.empty()) continue;
+  // Few results have a kernel of their own, a residue at a time.
+  const std::int64_t most = p.ic / p.groups > kFewResults ? kMostPhases : 1;
+  for (std::vector<Axis>& h : residue_groups(axis_h(p), p.flip_kernel, most)) {
+    for (std::vector<Axis>& w : residue_groups(axis_w(p), p.flip_kernel, most)) {
       if (!p.is_volume()) {
-        run_groups(p, true, dy, weight, e, dx, h.finish(), w.finish(), DirectDepth{});
+        run_phases(p, dy, weight, e, dx, h, w, DirectDepth{});
         continue;
       }
-      for (std::int64_t rd = 0; rd < std::min(p.stride_d, p.id); ++rd) {
-        const Axis depth = backward_axis(axis_d(p), p.flip_kernel, rd);
-        if (depth.offset.empty()) continue;
-        for_depths(depth, h, p.kh, p.ih * p.iw, [&](const Axis& planes, Axis rows) {
-          run_groups(p, true, dy, weight, e, dx, rows.finish(), w.finish(), depth_of(planes, p.id));
+      for (const auto& depths : residue_groups(axis_d(p), p.flip_kernel, 1)) {
+        for_depths(depths[0], p.ih * p.iw, [&](const Axis& planes) {
+          std::vector<Axis> rows;
+          for (const Axis& axis : h) rows.push_back(with_depth(axis, planes, p.kh));
+          run_phases(p, dy, weight, e, dx, rows, w, depth_of(planes, p.id));
         });
       }
     }

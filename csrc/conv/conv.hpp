@@ -10,7 +10,8 @@
 //             transposed), and gemm's row microkernel walks it: the MR rows of a tile are MR output
 //             pixels, k runs over (kernel row, kernel column, channel) of the staged strip in
 //             place. No patch is ever materialised. Rows longer than a strip are cut. By x: one
-//             such convolution of dy for every residue of the position modulo the stride.
+//             such convolution of dy for every residue of the position modulo the stride, or for all
+//             that read the same positions (phases.hpp).
 //   direct    by W: sum over pixels of x (ic rows) times dy (oc columns), tile by tile over the
 //             staged strips, strips in fixed order.
 //   first     few source channels in channels_first: lanes are columns of a row (cpu_first.cpp), with the
@@ -206,14 +207,8 @@ struct DepthwiseGradient {
 
 struct ConvKernels {
   // Elements of DirectConv::prepared.
-  std::int64_t (*direct_prepared_f32)(const DirectConv<float>&);
-  std::int64_t (*direct_prepared_f64)(const DirectConv<double>&);
   std::int64_t (*winograd_prepared_f32)(const DirectConv<float>&);
   std::int64_t (*winograd_prepared_f64)(const DirectConv<double>&);
-  std::int64_t (*direct_scratch_f32)(const DirectConv<float>&, int threads);
-  std::int64_t (*direct_scratch_f64)(const DirectConv<double>&, int threads);
-  void (*direct_f32)(const DirectConv<float>&, int threads, void* scratch);
-  void (*direct_f64)(const DirectConv<double>&, int threads, void* scratch);
   std::int64_t (*first_scratch_f32)(const DirectConv<float>&, int threads);
   std::int64_t (*first_scratch_f64)(const DirectConv<double>&, int threads);
   void (*first_f32)(const DirectConv<float>&, int threads, void* scratch);

@@ -16,9 +16,6 @@
 namespace ARRAYNN_ISA_NAMESPACE {
 namespace {
 
-// Pixels of a tile of channels_last.
-constexpr int kPixels = 8;
-
 // First n of the values at p, p + step, ...
 template <class T>
 Vec<T> gather_n(const T* p, std::int64_t step, std::int64_t n) {

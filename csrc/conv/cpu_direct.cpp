@@ -1,8 +1,8 @@
 // Direct convolution: forward, and backward by x as a convolution of dy.
 #include "conv/border.hpp"
+#include "conv/phases.hpp"
 #include "conv/pooled.hpp"
 #include "conv/strip.hpp"
-#include "conv/tables.hpp"
 #include "core/parallel.hpp"
 #include "gemm/ukernel.hpp"
 
@@ -23,6 +23,7 @@ struct Plan {
   bool cut_columns;
   std::int64_t blocks;  // of k
   std::int64_t k, panels;
+  std::int64_t phase_panels;  // of one phase, whose panels lie together
   int row_parts, panel_parts;
   bool pack_at_use;              // a member packs a unit of a panel when it comes to it
   std::int64_t chunk;            // panels that are packed together, unless all are kept
@@ -112,11 +113,12 @@ int fill_classes(const DirectConv<T>& d, const Plan<T>& p, Tap* taps, PixelClass
 }
 
 template <class T>
-Plan<T> make_plan(const DirectConv<T>& d, int threads) {
+Plan<T> make_plan(const PhasedConv<T>& d, int threads) {
   Plan<T> p{};
   p.units = make_units<T>(d.h, d.w, d.channels);
   const bool units = p.units.count > 1;
-  p.panels = ceil_div(d.columns, kNR<T>);
+  p.phase_panels = ceil_div(d.columns, kNR<T>);
+  p.panels = d.phase_count * p.phase_panels;
   // Rows are split while every member gets a strip's worth; a short image splits the panels.
   const std::int64_t pixels = d.n * d.h.count * d.w.count;
   p.row_parts = 1;
@@ -154,9 +156,15 @@ Plan<T> make_plan(const DirectConv<T>& d, int threads) {
     p.output_elements = d.channels_last ? 0 : p.strip.rows * p.strip.width * kOutputStep<T>;
   }
   const std::int64_t classes = p.rows.count * p.columns.count;
-  p.table_entries =
-      round_up(classes * p.runs.taps * kTapEntries + d.kernel_h * d.kernel_w + 2 * p.strip.rows, 8);
+  p.table_entries = round_up(classes * p.runs.taps * kTapEntries +
+                                 d.phase_count * d.kernel_h * d.kernel_w + 2 * p.strip.rows,
+                             8);
   return p;
+}
+
+template <class T>
+std::int64_t prepared_elements(const PhasedConv<T>& d) {
+  return make_plan(d, 1).packed_elements;
 }
 
 template <class T>
@@ -181,7 +189,7 @@ std::int64_t weight_bytes(const Plan<T>& p, int threads) {
 }
 
 template <class T>
-std::int64_t direct_scratch(const DirectConv<T>& d, int threads) {
+std::int64_t direct_scratch(const PhasedConv<T>& d, int threads) {
   const Plan<T> p = make_plan(d, threads);
   return weight_bytes(p, threads) + threads * round_up(member_bytes(p), 64);
 }
@@ -284,11 +292,22 @@ void run_class(const DirectConv<T>& d, const Plan<T>& p, const StripTask<T>& s,
   }
 }
 
+// One unit of a panel of weights; `tap_row` is that of the first phase.
 template <class T>
-void run_strip(const DirectConv<T>& d, const Plan<T>& p, const StripTask<T>& s,
+void pack_unit(const PhasedConv<T>& d, const Plan<T>& p, const std::int64_t* tap_row,
+               std::int64_t panel, Range channels, T* dst) {
+  const std::int64_t phase = panel / p.phase_panels;
+  pack_weights(d, tap_row + phase * d.kernel_h * d.kernel_w, panel - phase * p.phase_panels,
+               channels, dst);
+}
+
+template <class T>
+void run_strip(const PhasedConv<T>& all, const Plan<T>& p, const StripTask<T>& s,
                const PixelClass* classes, const std::int64_t* tap_row, const ScratchParts<T>& parts,
                Range panels) {
-  for (std::int64_t panel = panels.begin; panel < panels.end; ++panel) {
+  for (std::int64_t at = panels.begin; at < panels.end; ++at) {
+    const std::int64_t phase = at / p.phase_panels, panel = at - phase * p.phase_panels;
+    const PhasedConv<T> d = all.of_phase(phase);
     T* output = parts.output;
     if (d.pool != nullptr) {
       output = begin_panel(pooled_panel(d, *s.pooled, p.strip.rows, panel, parts.output));
@@ -298,10 +317,10 @@ void run_strip(const DirectConv<T>& d, const Plan<T>& p, const StripTask<T>& s,
       const T* w = parts.weights;
       if (p.pack_at_use) {
         const Range c = p.units.count > 1 ? unit_range(p.units, i) : Range{0, d.channels};
-        if (p.k > 0) pack_weights(d, tap_row, panel, c, parts.weights);
+        if (p.k > 0) pack_unit(all, p, tap_row, at, c, parts.weights);
       } else {
         const std::int64_t unit = p.units.count > 1 ? unit_range(p.units, i).begin : 0;
-        w += ((panel - s.first_panel) * p.k + unit * p.units.taps) * kNR<T>;
+        w += ((at - s.first_panel) * p.k + unit * p.units.taps) * kNR<T>;
       }
       for (int c = 0; c < p.rows.count * p.columns.count; ++c) {
         const PixelClass& pixels = classes[c];
@@ -321,32 +340,36 @@ void run_strip(const DirectConv<T>& d, const Plan<T>& p, const StripTask<T>& s,
 
 // Member tid's share of some panels: [panel][unit] one after the other.
 template <class T>
-void pack_panels(const DirectConv<T>& d, const Plan<T>& p, const std::int64_t* tap_row,
+void pack_panels(const PhasedConv<T>& d, const Plan<T>& p, const std::int64_t* tap_row,
                  Range panels, int tid, int nthreads, T* dst) {
   const std::int64_t count = (panels.end - panels.begin) * p.units.count;
   const Range mine = split_range(p.k > 0 ? count : 0, nthreads, tid);
   for (std::int64_t i = mine.begin; i < mine.end; ++i) {
     const std::int64_t panel = i / p.units.count;
     const Range c = unit_range(p.units, i % p.units.count);
-    pack_weights(d, tap_row, panels.begin + panel, c,
-                 dst + (panel * p.k + c.begin * p.units.taps) * kNR<T>);
+    pack_unit(d, p, tap_row, panels.begin + panel, c,
+              dst + (panel * p.k + c.begin * p.units.taps) * kNR<T>);
   }
 }
 
 template <class T>
-void run_direct(const DirectConv<T>& d, int threads, void* scratch) {
+void run_direct(const PhasedConv<T>& d, int threads, void* scratch) {
   parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
     const Plan<T> p = make_plan(d, nthreads);
     const ScratchParts<T> parts = scratch_parts(d, p, tid, nthreads, scratch);
     PixelClass classes[kMostClasses];
     const int count = fill_classes(d, p, reinterpret_cast<Tap*>(parts.tables), classes);
     std::int64_t* tap_row = parts.tables + count * p.runs.taps * kTapEntries;
-    std::int64_t* row_offset = tap_row + d.kernel_h * d.kernel_w;
-    fill_tap_rows(d.h, d.w, d.kernel_h, d.kernel_w, tap_row);
+    const std::int64_t kernel = d.kernel_h * d.kernel_w;
+    std::int64_t* row_offset = tap_row + d.phase_count * kernel;
+    for (std::int64_t i = 0; i < d.phase_count; ++i) {
+      const PhasedConv<T> one = d.of_phase(i);
+      fill_tap_rows(one.h, one.w, d.kernel_h, d.kernel_w, tap_row + i * kernel);
+    }
     const int row_part = tid % p.row_parts, panel_part = tid / p.row_parts;
     const std::int64_t cuts = p.strip.cuts;
     StripSource<T> source = source_of(d);
-    DirectConv<T> seen = d;  // of a strip: its columns
+    PhasedConv<T> seen = d;  // of a strip: its columns
     const Range rows = split_range(d.n * d.h.count * cuts, p.row_parts, row_part);
     const std::int64_t strips = ceil_div(rows.end - rows.begin, p.strip.rows);
     StripTask<T> task{};
@@ -392,23 +415,9 @@ void run_direct(const DirectConv<T>& d, int threads, void* scratch) {
 
 }  // namespace
 
-std::int64_t direct_scratch_f32(const DirectConv<float>& d, int threads) {
-  return direct_scratch(d, threads);
-}
-std::int64_t direct_scratch_f64(const DirectConv<double>& d, int threads) {
-  return direct_scratch(d, threads);
-}
-std::int64_t direct_prepared_f32(const DirectConv<float>& d) {
-  return make_plan(d, 1).packed_elements;
-}
-std::int64_t direct_prepared_f64(const DirectConv<double>& d) {
-  return make_plan(d, 1).packed_elements;
-}
-void direct_f32(const DirectConv<float>& d, int threads, void* scratch) {
-  run_direct(d, threads, scratch);
-}
-void direct_f64(const DirectConv<double>& d, int threads, void* scratch) {
-  run_direct(d, threads, scratch);
-}
+extern const PhaseKernels phase_kernels = {
+    &prepared_elements<float>, &prepared_elements<double>, &direct_scratch<float>,
+    &direct_scratch<double>,   &run_direct<float>,         &run_direct<double>,
+};
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

@@ -276,14 +276,8 @@ void plane_sums(const T* x, std::int64_t n, std::int64_t c, std::int64_t plane, 
 }  // namespace
 
 extern const ConvKernels conv_kernels = {
-    &direct_prepared_f32,
-    &direct_prepared_f64,
     &winograd_prepared_f32,
     &winograd_prepared_f64,
-    &direct_scratch_f32,
-    &direct_scratch_f64,
-    &direct_f32,
-    &direct_f64,
     &first_scratch_f32,
     &first_scratch_f64,
     &first_f32,

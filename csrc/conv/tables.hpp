@@ -5,14 +5,8 @@
 
 namespace ARRAYNN_ISA_NAMESPACE {
 
-std::int64_t direct_prepared_f32(const DirectConv<float>& d);
-std::int64_t direct_prepared_f64(const DirectConv<double>& d);
 std::int64_t winograd_prepared_f32(const DirectConv<float>& d);
 std::int64_t winograd_prepared_f64(const DirectConv<double>& d);
-std::int64_t direct_scratch_f32(const DirectConv<float>& d, int threads);
-std::int64_t direct_scratch_f64(const DirectConv<double>& d, int threads);
-void direct_f32(const DirectConv<float>& d, int threads, void* scratch);
-void direct_f64(const DirectConv<double>& d, int threads, void* scratch);
 std::int64_t first_scratch_f32(const DirectConv<float>& d, int threads);
 std::int64_t first_scratch_f64(const DirectConv<double>& d, int threads);
 void first_f32(const DirectConv<float>& d, int threads, void* scratch);

@@ -1,5 +1,6 @@
 // The product of two matrices, one tile of the result a block, on CUDA cores: what gemm and the
-// convolutions share. Operands say how they are copied to shared memory, the result where it is stored.
+// convolutions share. Operands say how they are copied to shared memory, the result where it is stored;
+// tiles on tensor cores (cuda_mma.hpp) take the same.
 //
 // Bits. A sum is one chain of fused multiply-adds, k ascending from 0, in any tile: results depend neither
 // on the tile nor on the other rows and columns.
@@ -24,6 +25,8 @@ struct Tile {
   using Element = T;
   static constexpr int kM = kM_, kN = kN_, kK = kK_, kTM = kTM_, kTN = kTN_;
   static constexpr int kBlocks = kBlocks_;  // a multiprocessor
+  static constexpr bool kTensorCores = false;
+  static constexpr int kSharedBytes = 0;  // static alone
   static constexpr int kThreadsM = kM / kTM, kThreadsN = kN / kTN, kThreads = kThreadsM * kThreadsN;
   // Elements that a thread reads from shared memory at once, 16 bytes of float32 and float64.
   static constexpr int kUnit = sizeof(T) == 8 ? 2 : 4;
@@ -54,7 +57,7 @@ struct TileTable {
 template <>
 struct TileTable<double> {
   using Large = Tile<double, 64, 64, 16, 4, 4, 2>;
-  using Small = Tile<double, 32, 32, 16, 4, 4, 8>;
+  using Small = Tile<double, 32, 32, 16, 4, 4, 6>;  // more blocks would spill
 };
 
 // ---- operands ---------------------------------------------------------------------------------------
@@ -68,7 +71,10 @@ struct OperandStage {
   static constexpr int kLength = kAlongK ? Tile::kK : kOuter;
   static constexpr int kRows = kAlongK ? kOuter : Tile::kK;
   static constexpr int kStride = kLength + (kAlongK ? kPack<T> : 0);
+  static constexpr int kPacks = kLength / kPack<T>;
   alignas(16) T v[kRows * kStride];
+
+  __device__ static constexpr int at(int row, int pack) { return row * kStride + pack * kPack<T>; }
   static_assert(!kAlongK || kStride / kPack<T> % 2 == 1);
 };
 
@@ -113,22 +119,20 @@ struct MatrixOperand {
   }
 };
 
-template <class Tile, int kOuter, class Operand>
-__device__ __forceinline__ void copy_stage(OperandStage<Tile, kOuter, Operand::kAlongK>& stage,
-                                           const Operand& operand, std::int64_t outer,
+// Fills one operand's part of a stage, which has kRows rows of kPacks packs and says where one lies.
+template <int kThreads, class Stage, class Operand>
+__device__ __forceinline__ void copy_stage(Stage& stage, const Operand& operand, std::int64_t outer,
                                            std::int64_t k) {
-  using Stage = OperandStage<Tile, kOuter, Operand::kAlongK>;
-  constexpr int kPackOf = kPack<typename Tile::Element>;
-  constexpr int kPacks = Stage::kLength / kPackOf;
+  constexpr int kPackOf = kPack<typename Operand::T>;
 #pragma unroll
-  for (int i = 0; i < Stage::kRows * kPacks / Tile::kThreads; ++i) {
-    const int at = static_cast<int>(threadIdx.x) + i * Tile::kThreads;
-    const int row = at / kPacks, along = at % kPacks * kPackOf;
-    auto* to = stage.v + row * Stage::kStride + along;
+  for (int i = 0; i < Stage::kRows * Stage::kPacks / kThreads; ++i) {
+    const int at = static_cast<int>(threadIdx.x) + i * kThreads;
+    const int row = at / Stage::kPacks, pack = at % Stage::kPacks;
+    auto* to = stage.v + Stage::at(row, pack);
     if constexpr (Operand::kAlongK) {
-      operand.copy(to, outer + row, k + along);
+      operand.copy(to, outer + row, k + pack * kPackOf);
     } else {
-      operand.copy(to, outer + along, k + row);
+      operand.copy(to, outer + pack * kPackOf, k + row);
     }
   }
 }
@@ -265,6 +269,24 @@ __device__ __forceinline__ void store_sums(const Sum* sums, int n, std::int64_t 
   }
 }
 
+// kRows rows of kN sums that lie in shared memory, to the result whose first they are: whole packs of a row
+// a thread.
+template <int kThreads, int kRows, int kN, int kStride, class Sum, class Result>
+__device__ __forceinline__ void store_rows(const Sum* sums, std::int64_t m, std::int64_t n,
+                                           std::int64_t row, std::int64_t column,
+                                           const TileEpilogue<typename Result::T>& e,
+                                           const Result& result) {
+  constexpr int kPackOf = kPack<typename Result::T>, kPacks = kN / kPackOf;
+#pragma unroll 1
+  for (int at = static_cast<int>(threadIdx.x); at < kRows * kPacks; at += kThreads) {
+    const int r = at / kPacks, c = at % kPacks * kPackOf;
+    const auto count = static_cast<int>(min_i(kPackOf, n - column - c));
+    if (row + r < m && count > 0) {
+      store_sums(sums + r * kStride + c, count, row + r, column + c, e, result);
+    }
+  }
+}
+
 // ---- the block --------------------------------------------------------------------------------------
 
 __device__ __forceinline__ float multiply_add(float a, float b, float c) { return ::fmaf(a, b, c); }
@@ -275,6 +297,7 @@ __device__ __forceinline__ double multiply_add(double a, double b, double c) {
 // The tile whose first row and column are (row, column) of an m x n result, over k in [begin, end): whole
 // stages, but for the last one of all, which the operands fill with zeros.
 template <class Tile, class A, class B, class Result>
+  requires(!Tile::kTensorCores)
 __device__ __forceinline__ void multiply_tile(const A& a, const B& b, const Result& result,
                                               const TileEpilogue<typename Result::T>& e,
                                               std::int64_t m, std::int64_t n, std::int64_t row,
@@ -296,8 +319,8 @@ __device__ __forceinline__ void multiply_tile(const A& a, const B& b, const Resu
   }
   const auto copy = [&](std::int64_t k, int stage) {
     if (k < end) {
-      copy_stage<Tile, Tile::kM>(shared.stages[stage].a, a, row, k);
-      copy_stage<Tile, Tile::kN>(shared.stages[stage].b, b, column, k);
+      copy_stage<Tile::kThreads>(shared.stages[stage].a, a, row, k);
+      copy_stage<Tile::kThreads>(shared.stages[stage].b, b, column, k);
     }
     ptx::cp_async_commit_group();
   };
@@ -328,9 +351,7 @@ __device__ __forceinline__ void multiply_tile(const A& a, const B& b, const Resu
     stage ^= 1;
   }
 
-  // Through shared memory: whole packs of a row a thread.
-  using T = typename Result::T;
-  constexpr int kPartRows = Tile::kM / Tile::kParts, kPacks = Tile::kN / kPack<T>;
+  constexpr int kPartRows = Tile::kM / Tile::kParts;
 #pragma unroll 1
   for (int part = 0; part < Tile::kParts; ++part) {
     if (part > 0) __syncthreads();
@@ -345,15 +366,8 @@ __device__ __forceinline__ void multiply_tile(const A& a, const B& b, const Resu
       }
     }
     __syncthreads();
-#pragma unroll 1
-    for (int at = thread; at < kPartRows * kPacks; at += Tile::kThreads) {
-      const int r = at / kPacks, c = at % kPacks * kPack<T>;
-      const std::int64_t to = row + part * kPartRows + r;
-      const auto count = static_cast<int>(min_i(kPack<T>, n - column - c));
-      if (to < m && count > 0) {
-        store_sums(shared.sums + r * Tile::kSumStride + c, count, to, column + c, e, result);
-      }
-    }
+    store_rows<Tile::kThreads, kPartRows, Tile::kN, Tile::kSumStride>(
+        shared.sums, m, n, row + part * kPartRows, column, e, result);
   }
 }
 

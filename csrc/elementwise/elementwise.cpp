@@ -1,6 +1,5 @@
 #include "elementwise/elementwise.hpp"
 
-
 #include "core/index.hpp"
 #include "core/parallel.hpp"
 

@@ -1,6 +1,5 @@
 #include "elementwise/glu.hpp"
 
-
 #include "core/index.hpp"
 #include "core/parallel.hpp"
 #include "elementwise/elementwise.hpp"

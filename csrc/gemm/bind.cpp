@@ -2,6 +2,7 @@
 #include "bind/binders.hpp"
 #include "bind/call.hpp"
 #include "bind/packed_weight.hpp"
+#include "bind/rows.hpp"
 #include "gemm/batch.hpp"
 
 #include <algorithm>
@@ -31,7 +32,7 @@ Matrix as_matrix(const char* op, const char* arg, Array array) {
     if (m.cs == 1 || attempt == 1) return m;
     if (m.rows <= 1) m.rs = 1;
     if (m.rs == 1) return m;
-    Array copy = take(op, arg, m.array.owner.attr("copy")());
+    Array copy = contiguous_copy(op, arg, m.array);
     copy.low = m.array.low;
     copy.high = m.array.high;
     m.array = std::move(copy);

@@ -1,6 +1,6 @@
-// Matrix products over the tiles of core/cuda_tile.hpp, and sums of columns.
+// Matrix products over the tiles of core/cuda_mma.hpp and core/cuda_tile.hpp, and sums of columns.
+#include "core/cuda_mma.hpp"
 #include "core/cuda_scratch.hpp"
-#include "core/cuda_tile.hpp"
 #include "gemm/batch.hpp"
 
 namespace arraynn {
@@ -55,7 +55,7 @@ template <class T, class Tile>
 void launch_gemm(GemmCall<T>& call, bool along_a, bool along_b, std::int64_t count) {
   call.tiles_m = ceil_div(call.m, Tile::kM);
   call.tiles_n = ceil_div(call.n, Tile::kN);
-  const Grid grid{call.tiles_m * call.tiles_n * count, Tile::kThreads};
+  const Grid grid{call.tiles_m * call.tiles_n * count, Tile::kThreads, Tile::kSharedBytes};
   if (along_a && along_b) {
     ARRAYNN_LAUNCH((gemm_kernel<T, Tile, true, true>), grid, call);
   } else if (along_a) {
@@ -64,6 +64,17 @@ void launch_gemm(GemmCall<T>& call, bool along_a, bool along_b, std::int64_t cou
     ARRAYNN_LAUNCH((gemm_kernel<T, Tile, false, true>), grid, call);
   } else {
     ARRAYNN_LAUNCH((gemm_kernel<T, Tile, false, false>), grid, call);
+  }
+}
+
+template <class T, class Table>
+void launch_tiles(GemmCall<T>& call, bool along_a, bool along_b, std::int64_t count) {
+  using Large = typename Table::Large;
+  const std::int64_t large = ceil_div(call.m, Large::kM) * ceil_div(call.n, Large::kN) * count;
+  if (call.m > Large::kM / 2 && call.n > Large::kN / 2 && large >= multiprocessors()) {
+    launch_gemm<T, Large>(call, along_a, along_b, count);
+  } else {
+    launch_gemm<T, typename Table::Small>(call, along_a, along_b, count);
   }
 }
 
@@ -94,13 +105,7 @@ void run_gemm(const GemmProblem<T>& p, const GemmBatch& batch) {
   call.epilogue = {e.bias, e.bias == nullptr ? BiasAxis::kNone : e.bias_axis, p.accumulate,
                    e.activation};
   call.batch = batch;
-  using Large = typename TileTable<T>::Large;
-  const std::int64_t large = ceil_div(p.m, Large::kM) * ceil_div(p.n, Large::kN) * count;
-  if (p.m > Large::kM / 2 && p.n > Large::kN / 2 && large >= multiprocessors()) {
-    launch_gemm<T, Large>(call, along_a, along_b, count);
-  } else {
-    launch_gemm<T, typename TileTable<T>::Small>(call, along_a, along_b, count);
-  }
+  with_tiles<T>(p.k, [&]<class Table>() { launch_tiles<T, Table>(call, along_a, along_b, count); });
 }
 
 // ---- sums of columns --------------------------------------------------------------------------------

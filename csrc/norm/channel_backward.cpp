@@ -22,8 +22,8 @@ struct Backward {
   }
 
   void take_sums(const Box& box, int tid, int team) const {
-    const auto& f = norm_table<T>(norm_block_kernels());
-    const auto& columns = norm_table<T>(norm_column_kernels());
+    const auto& f = norm_block_kernels().of<T>();
+    const auto& columns = norm_column_kernels().of<T>();
     parts.for_share(box, tid, team, [&](std::int64_t n, std::int64_t c, std::int64_t block) {
       const Run run = parts.run(n, c, block);
       const std::int64_t at = run.offset;
@@ -90,8 +90,8 @@ struct Backward {
   }
 
   void apply(const Box& box, int tid, int team, bool fixed) const {
-    const auto& f = norm_table<T>(norm_block_kernels());
-    const auto& columns = norm_table<T>(norm_column_kernels());
+    const auto& f = norm_block_kernels().of<T>();
+    const auto& columns = norm_column_kernels().of<T>();
     blocks.for_planes(box, tid, team, [&](auto n, auto c, auto block, auto planes) {
       const Run run = blocks.run(n, c, block);
       const std::int64_t at = run.offset, size = run.size, i = blocks.coefficient(n, c);
@@ -129,7 +129,7 @@ struct Backward {
     return p.groups != 0 && !p.channels_last && !fixed && blocks.count == 1;
   }
   void run_groups(const Range& groups) const {
-    const auto& f = norm_table<T>(norm_block_kernels());
+    const auto& f = norm_block_kernels().of<T>();
     const std::int64_t wide = p.c / p.groups, size = wide * p.s;
     for (std::int64_t i = groups.begin; i < groups.end; ++i) {
       const T* own = w != nullptr ? w + i % p.groups * wide : nullptr;

@@ -20,8 +20,8 @@ struct Forward {
   Box runs_of(const Box& box) const { return {box.n0, box.n1, box.c0 / wide, box.c1 / wide}; }
 
   void take_moments(const Box& box, int tid, int team) const {
-    const auto& f = norm_table<T>(norm_block_kernels());
-    const auto& columns = norm_table<T>(norm_column_kernels());
+    const auto& f = norm_block_kernels().of<T>();
+    const auto& columns = norm_column_kernels().of<T>();
     const auto one = [&](std::int64_t n, std::int64_t c, std::int64_t block) {
       const Run run = sums.run(n, c, block);
       Moments* to = moments + sums.index(n, c, block);
@@ -99,8 +99,8 @@ struct Forward {
   }
 
   void apply(const Box& box, int tid, int team) const {
-    const auto& f = norm_table<T>(norm_block_kernels());
-    const auto& columns = norm_table<T>(norm_column_kernels());
+    const auto& f = norm_block_kernels().of<T>();
+    const auto& columns = norm_column_kernels().of<T>();
     blocks.for_planes(box, tid, team, [&](auto n, auto c, auto block, auto planes) {
       const Run run = blocks.run(n, c, block);
       const std::int64_t at = run.offset, i = blocks.coefficient(n, c);
@@ -135,7 +135,7 @@ struct Forward {
     return p.groups != 0 && !p.channels_last && !fixed && sums.count == 1;
   }
   void run_groups(const Range& groups) const {
-    const auto& f = norm_table<T>(norm_block_kernels());
+    const auto& f = norm_block_kernels().of<T>();
     const std::int64_t size = wide * p.s;
     for (std::int64_t i = groups.begin; i < groups.end; ++i) {
       const std::int64_t c = i % p.groups * wide, at = i * size;

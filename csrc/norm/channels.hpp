@@ -1,6 +1,5 @@
 // Blocks, boxes and phases of the norms over channels; see the plan in norm.hpp.
 #pragma once
-#include <type_traits>
 
 #include "core/arena.hpp"
 #include "core/parallel.hpp"
@@ -10,15 +9,6 @@ namespace arraynn {
 
 // Elements that one thread should have at least: about 10 us of memory traffic.
 inline constexpr double kNormGrain = 32768;
-
-template <class T, class Kernels>
-const auto& norm_table(const Kernels& kernels) {
-  if constexpr (std::is_same_v<T, float>) {
-    return kernels.f32;
-  } else {
-    return kernels.f64;
-  }
-}
 
 // Samples [n0, n1) and channels [c0, c1): all of what shares the statistics in it.
 struct Box {

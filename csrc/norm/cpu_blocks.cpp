@@ -126,6 +126,6 @@ constexpr NormBlockTable<T> table() {
 
 }  // namespace
 
-extern const NormKernels<NormBlockTable> norm_block_kernels = {table<float>(), table<double>()};
+extern const FloatKernels<NormBlockTable> norm_block_kernels = {table<float>(), table<double>()};
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

@@ -191,6 +191,6 @@ constexpr NormColumnTable<T> table() {
 
 }  // namespace
 
-extern const NormKernels<NormColumnTable> norm_column_kernels = {table<float>(), table<double>()};
+extern const FloatKernels<NormColumnTable> norm_column_kernels = {table<float>(), table<double>()};
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

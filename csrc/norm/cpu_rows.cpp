@@ -95,19 +95,17 @@ struct Row {
   }
 };
 
-// sum g and sum g xhat of kRows rows; dw and db are added to on the way, row by row. A row's sums
-// have two chains, however many rows pass together.
+// sum g and sum g xhat of kRows rows, in one chain each, so that four rows stay in registers; dw and
+// db are added to on the way, row by row.
 template <bool kWeight, bool kGradients, int kRows, class T>
 ARRAYNN_INLINE void sweep_rows(const Row<T>* rows, std::int64_t n, T* dw, T* db,
                                GradientSums* all) {
   using V = Vec<T>;
-  constexpr int kL = kLanes<T>;
   for (int r = 0; r < kRows; ++r) all[r] = {0, 0};
   for (std::int64_t first = 0; first < n; first += kNormBlock) {
-    V s0[kRows][2], s1[kRows][2];
-    for (int r = 0; r < kRows; ++r) s0[r][0] = s0[r][1] = s1[r][0] = s1[r][1] = V::zero();
-    const auto step = [&](std::int64_t i, std::int64_t lanes,
-                          V(*s)[2]) __attribute__((always_inline)) {
+    V sum[kRows], product[kRows];
+    for (int r = 0; r < kRows; ++r) sum[r] = product[r] = V::zero();
+    const auto step = [&](std::int64_t i, std::int64_t lanes) __attribute__((always_inline)) {
       V by_weight = V::zero(), by_bias = V::zero(), w = V::zero();
       if constexpr (kGradients) {
         if (dw != nullptr) by_weight = load_lanes(dw + i, lanes);
@@ -121,8 +119,8 @@ ARRAYNN_INLINE void sweep_rows(const Row<T>* rows, std::int64_t n, T* dw, T* db,
         by_bias = by_bias + dy;
         // Lanes beyond the end have dy = 0.
         const V g = kWeight ? dy * w : dy;
-        s[r][0] = s[r][0] + g;
-        s[r][1] = fma(g, xhat, s[r][1]);
+        sum[r] = sum[r] + g;
+        product[r] = fma(g, xhat, product[r]);
       }
       if constexpr (kGradients) {
         if (dw != nullptr) store_lanes(by_weight, dw + i, lanes);
@@ -131,18 +129,11 @@ ARRAYNN_INLINE void sweep_rows(const Row<T>* rows, std::int64_t n, T* dw, T* db,
     };
     const std::int64_t end = min_i(n, first + kNormBlock);
     std::int64_t i = first;
-    for (; i + 2 * kL <= end; i += 2 * kL) {
-      step(i, std::int64_t{kL}, s0);
-      step(i + kL, std::int64_t{kL}, s1);
-    }
-    if (i + kL <= end) {
-      step(i, std::int64_t{kL}, s0);
-      i += kL;
-    }
-    if (i < end) step(i, end - i, s1);
+    for (; i + kLanes<T> <= end; i += kLanes<T>) step(i, kLanes<T>);
+    if (i < end) step(i, end - i);
     for (int r = 0; r < kRows; ++r) {
-      all[r].dy += static_cast<double>(reduce_add(s0[r][0] + s1[r][0]));
-      all[r].product += static_cast<double>(reduce_add(s0[r][1] + s1[r][1]));
+      all[r].dy += static_cast<double>(reduce_add(sum[r]));
+      all[r].product += static_cast<double>(reduce_add(product[r]));
     }
   }
 }
@@ -165,7 +156,7 @@ ARRAYNN_INLINE void finish_row(const Row<T>& row, std::int64_t n, T a, T b, T c,
 }
 
 // Rows whose gradients by weight and bias are added together: those are then read and written once
-// for all of them. Two chains of two sums a row have to stay in registers.
+// for all of them. Their sums and constants have to stay in registers.
 inline constexpr int kRowsAtOnce = kVecBytes == 64 ? 4 : 2;
 // Bytes of x and dy that are read again for dx: half of a small L2.
 inline constexpr std::int64_t kRowsBytes = std::int64_t{256} << 10;
@@ -230,6 +221,6 @@ constexpr NormRowTable<T> table() {
 
 }  // namespace
 
-extern const NormKernels<NormRowTable> norm_row_kernels = {table<float>(), table<double>()};
+extern const FloatKernels<NormRowTable> norm_row_kernels = {table<float>(), table<double>()};
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

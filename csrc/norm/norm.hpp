@@ -118,15 +118,9 @@ struct NormRowTable {
   void (*backward)(const RowNorm& p, const T* dy, const T* x, const T* w, const double* mean,
                    const double* rstd, T* dx, T* dw, T* db, std::int64_t begin, std::int64_t end);
 };
-template <template <class> class Table>
-struct NormKernels {
-  Table<float> f32;
-  Table<double> f64;
-};
-
-ARRAYNN_KERNEL_TABLE(NormKernels<NormBlockTable>, norm_block_kernels)
-ARRAYNN_KERNEL_TABLE(NormKernels<NormColumnTable>, norm_column_kernels)
-ARRAYNN_KERNEL_TABLE(NormKernels<NormRowTable>, norm_row_kernels)
+ARRAYNN_KERNEL_TABLE(FloatKernels<NormBlockTable>, norm_block_kernels)
+ARRAYNN_KERNEL_TABLE(FloatKernels<NormColumnTable>, norm_column_kernels)
+ARRAYNN_KERNEL_TABLE(FloatKernels<NormRowTable>, norm_row_kernels)
 
 // Whether a result goes past the caches. One that an activation passes over once more does not.
 ARRAYNN_INLINE bool streams(std::int64_t elements, std::int64_t item, const Activation& f) {

@@ -42,7 +42,7 @@ void row_norm(const RowNorm& problem, const T* x, const T* w, const T* b, T* y, 
     if (rstd != nullptr) std::fill_n(rstd, p.rows, 1.0 / std::sqrt(p.eps));
     return;
   }
-  const auto& k = norm_table<T>(norm_row_kernels());
+  const auto& k = norm_row_kernels().of<T>();
   parallel(team_for(p, p.rows), Denormals::kFlush, [&](int tid, int team) {
     const Range part = split_range(p.rows, team, tid);
     k.forward(p, x, w, b, y, mean, rstd, part.begin, part.end);
@@ -54,7 +54,7 @@ void row_norm_backward(const char* op, const RowNorm& problem, const T* dy, cons
                        const double* mean, const double* rstd, T* dx, T* dw, T* db) {
   RowNorm p = problem;
   p.stream = streams(p.rows * p.n, sizeof(T));
-  const auto& k = norm_table<T>(norm_row_kernels());
+  const auto& k = norm_row_kernels().of<T>();
   // Partial sums of the gradients by weight and bias: as many as the rows say, not the team.
   const bool sums = dw != nullptr || db != nullptr;
   const std::int64_t parts = std::max<std::int64_t>(1, std::min(kRowParts, p.rows / kRowsOfPart));

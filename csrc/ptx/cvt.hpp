@@ -1,4 +1,4 @@
-// Conversions between float32 and the 16-bit types, whose bits are kept in integers.
+// Conversions between float32 and the shorter types, whose bits are kept in integers.
 #pragma once
 #include "ptx/ptx.hpp"
 
@@ -26,6 +26,12 @@ ARRAYNN_PTX_FUNCTION std::uint16_t cvt_rn_f16_f32(float f) {
 ARRAYNN_PTX_FUNCTION std::uint16_t cvt_rn_bf16_f32(float f) {
   ARRAYNN_PTX(host_ptx::cvt_rn_bf16_f32(f), std::uint16_t h;
               asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(h) : "f"(f)); return h);
+}
+
+// cvt.rna.tf32.f32: to nearest of 11 bits, ties away from zero; the low 13 bits of the result are 0.
+ARRAYNN_PTX_FUNCTION std::uint32_t cvt_rna_tf32_f32(float f) {
+  ARRAYNN_PTX(host_ptx::cvt_rna_tf32_f32(f), std::uint32_t r;
+              asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(r) : "f"(f)); return r);
 }
 
 }  // namespace arraynn::ptx

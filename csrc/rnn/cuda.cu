@@ -8,7 +8,6 @@
 // also where lengths differ. Rows of samples that are not active are formed and not used.
 #include "core/cuda_elements.hpp"
 #include "core/cuda_pack.hpp"
-#include "gemm/gemm.hpp"
 #include "norm/norm.hpp"
 #include "rnn/stack.hpp"
 #include "rnn/step.hpp"
@@ -107,25 +106,6 @@ void launch_step(const RnnScan<T>& s, std::int64_t t, const T* sums) {
   ARRAYNN_LAUNCH((rnn_step_kernel<T, kPart>), grid, s, t, sums);
 }
 
-// C[rows, n] = A[rows, k] B, B being [n, k] if `turned`, else [k, n].
-template <class T>
-void multiply(const char* op, const T* a, std::int64_t row, std::int64_t rows, std::int64_t k,
-              const T* b, std::int64_t n, std::int64_t row_b, bool turned, T* c) {
-  GemmProblem<T> g;
-  g.m = rows;
-  g.n = n;
-  g.k = k;
-  g.a = a;
-  g.rs_a = row;
-  g.cs_a = 1;
-  g.b = b;
-  g.rs_b = turned ? 1 : row_b;
-  g.cs_b = turned ? row_b : 1;
-  g.c = c;
-  g.rs_c = n;
-  gemm(op, g);
-}
-
 template <class T>
 void first_part(const RnnScan<T>& s, std::int64_t t, const T* sums) {
   switch (s.cell.kind) {
@@ -153,7 +133,8 @@ void run_step(const char* op, const RnnScan<T>& s, std::int64_t t, T* sums, T* s
   const T* product = nullptr;
   if (depth > 0 || s.norm.on) {
     T* to = s.norm.on ? s.norm_product(t) : sums;
-    multiply(op, s.dropped_at(t, 0, 0), s.out, s.batch, depth, s.w_hh, columns, s.out, true, to);
+    gemm(op, product_of<T>({s.dropped_at(t, 0, 0), s.out}, {s.w_hh, s.out, true}, s.batch, depth,
+                           columns, to));
     product = to;
   }
   if (s.norm.on) {
@@ -169,13 +150,14 @@ void run_step(const char* op, const RnnScan<T>& s, std::int64_t t, T* sums, T* s
     launch_step<T, StepPart::kOutput>(s, t, s.norm.normed_cell);
   }
   if (s.w_hr != nullptr) {
-    multiply(op, s.wide_at(t, 0), s.hidden, s.batch, s.hidden, s.w_hr, s.out, s.hidden, true,
-             second);
+    gemm(op, product_of<T>({s.wide_at(t, 0), s.hidden}, {s.w_hr, s.hidden, true}, s.batch, s.hidden,
+                           s.out, second));
     launch_step<T, StepPart::kProject>(s, t, second);
   }
   if (s.reset_before()) {
-    multiply(op, s.inner_at(t, 0), s.hidden, s.batch, s.hidden, s.w_hh + 2 * s.hidden * s.hidden,
-             s.hidden, s.hidden, true, second);
+    const std::int64_t h = s.hidden;
+    gemm(op, product_of<T>({s.inner_at(t, 0), h}, {s.w_hh + 2 * h * h, h, true}, s.batch, h, h,
+                           second));
     launch_step<T, StepPart::kCandidate>(s, t, second);
   }
 }
@@ -303,18 +285,19 @@ void run_step_back(const char* op, const RnnScanBackward<T>& g, std::int64_t t, 
   const std::int64_t h = s.hidden, width = s.cell.gates() * h;
   const T* dz = g.dproduct != nullptr ? g.dproduct : g.dz;
   if (after >= 0) {
-    multiply(op, dz + after * s.batch * width, width, s.batch, s.reset_before() ? 2 * h : width,
-             s.w_hh, s.out, s.out, false, sums);
+    gemm(op, product_of<T>({dz + after * s.batch * width, width}, {s.w_hh, s.out}, s.batch,
+                           s.reset_before() ? 2 * h : width, s.out, sums));
   }
   first_part_back<T>(g, t, after, after >= 0 ? sums : nullptr);
   if (t < 0) return;
   if (s.w_hr != nullptr) {
-    multiply(op, g.dout + t * s.batch * s.out, s.out, s.batch, s.out, s.w_hr, h, h, false, second);
+    gemm(op, product_of<T>({g.dout + t * s.batch * s.out, s.out}, {s.w_hr, h}, s.batch, s.out, h,
+                           second));
     launch_back<T, BackPart::kLstm>(g, t, after, second, true);
   }
   if (s.reset_before()) {
-    multiply(op, g.dz + t * s.batch * width + 2 * h, width, s.batch, h, s.w_hh + 2 * h * h, h, h,
-             false, second);
+    gemm(op, product_of<T>({g.dz + t * s.batch * width + 2 * h, width}, {s.w_hh + 2 * h * h, h},
+                           s.batch, h, h, second));
     launch_back<T, BackPart::kReset>(g, t, after, second, true);
   }
   if (s.norm.on) norms_back(op, g, t);

@@ -3,8 +3,7 @@
 #include <type_traits>
 
 #include "core/parallel.hpp"
-#include "gemm/gemm.hpp"
-#include "norm/channels.hpp"
+#include "norm/norm.hpp"
 #include "rnn/stack.hpp"
 
 namespace arraynn {
@@ -16,8 +15,8 @@ constexpr double kStepPerThread = 8e4, kProductsPerWeight = 2.6;
 // Of a whole call: what waking a team is worth.
 constexpr double kCallPerThread = 7.5e5;
 // Gates of a part of the steps: they stay in cache between the product that writes them and the step
-// that reads them. Every part packs W_ih anew: in L2 where that is little, else in L3, and in either
-// case of enough rows.
+// that reads them. A part passes over W_ih: in L2 where that is little, else in L3, and in either case
+// of enough rows.
 constexpr std::int64_t kGateBytes = std::int64_t{4} << 20, kGateBytesL2 = std::int64_t{512} << 10;
 constexpr std::int64_t kGateRows = 256, kNarrowInput = 64;
 constexpr double kElementsPerThread = 1 << 16;  // of an outer product
@@ -70,20 +69,12 @@ void use_panels(const char* op, const RnnForms& forms, RnnScan<T>* scan) {
 template <class T>
 T* product_of_one_step(const char* op, const RnnScan<T>& scan, RnnMemory* memory) {
   const bool before = scan.reset_before();
-  GemmProblem<T> g;
-  g.m = scan.batch;
-  g.n = (before ? 2 : scan.cell.gates()) * scan.hidden;
-  g.k = scan.out;
-  g.a = scan.factors == nullptr ? scan.h0 : scan.dropped;
-  g.rs_a = scan.out;
-  g.cs_a = 1;
-  g.b = scan.w_hh;
-  g.rs_b = 1;
-  g.cs_b = scan.out;
-  T* product = scan.norm.product != nullptr ? scan.norm.product : memory->take<T>(g.m * g.n);
-  g.c = product;
-  g.rs_c = g.n;
-  gemm(op, g);
+  const std::int64_t columns = (before ? 2 : scan.cell.gates()) * scan.hidden;
+  const T* h = scan.factors == nullptr ? scan.h0 : scan.dropped;
+  T* product =
+      scan.norm.product != nullptr ? scan.norm.product : memory->take<T>(scan.batch * columns);
+  gemm(op, product_of<T>({h, scan.out}, {scan.w_hh, scan.out, true}, scan.batch, scan.out, columns,
+                         product));
   return product;
 }
 
@@ -105,19 +96,9 @@ void first_state(const char* op, const RnnScanBackward<T>& back) {
   const std::int64_t width = s.cell.gates() * s.hidden;
   RnnMemory memory(op);
   T* product = memory.take<T>(s.batch * s.out);
-  GemmProblem<T> g;
-  g.m = s.batch;
-  g.n = s.out;
-  g.k = s.reset_before() ? 2 * s.hidden : width;
-  g.a = back.dproduct != nullptr ? back.dproduct : back.dz;
-  g.rs_a = width;
-  g.cs_a = 1;
-  g.b = s.w_hh;
-  g.rs_b = s.out;
-  g.cs_b = 1;
-  g.c = product;
-  g.rs_c = s.out;
-  gemm(op, g);
+  const T* dz = back.dproduct != nullptr ? back.dproduct : back.dz;
+  gemm(op, product_of<T>({dz, width}, {s.w_hh, s.out}, s.batch,
+                         s.reset_before() ? 2 * s.hidden : width, s.out, product));
   for (std::int64_t b = 0; b < s.batch; ++b) {
     if (!s.active(0, b)) continue;
     for (std::int64_t j = b * s.out; j < (b + 1) * s.out; ++j) {
@@ -156,7 +137,7 @@ std::int64_t steps_at_once(const RnnShape& s, std::int64_t input, std::int64_t g
 
 template <class T>
 void* prepare_scan(const char* op, RnnScan<T>* scan, const RnnForms* forms, RnnMemory* memory) {
-  if (scan->norm.on) scan->norm.rows = &norm_table<T>(norm_row_kernels());
+  if (scan->norm.on) scan->norm.rows = &norm_row_kernels().of<T>();
   const int threads = rnn_threads(*scan);
   if (forms != nullptr && forms->w_hh != nullptr) use_panels(op, *forms, scan);
   void* panels = memory->take<char>(rnn_table<T>().scratch(*scan, threads));

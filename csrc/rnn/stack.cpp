@@ -1,6 +1,5 @@
 #include "rnn/stack.hpp"
 
-#include "gemm/gemm.hpp"
 #include "norm/norm.hpp"
 
 namespace arraynn {
@@ -145,20 +144,9 @@ struct Layers {
              norm.input_mean, norm.input_rstd);
     if (norm.input == nullptr || !s.padded) return;
     // Backward takes all rows together: what padding held must not reach its sums.
-    clear_padding(norm.input, width);
-    clear_padding(norm.input_mean, 1);
-    clear_padding(norm.input_rstd, 1);
-  }
-
-  template <class Element>
-  void clear_padding(Element* rows, std::int64_t n) const {
-    const RnnShape& s = stack.shape;
-    move_rows(RnnMove<Element>{.steps = s.steps,
-                               .batch = s.batch,
-                               .n = n,
-                               .to = {rows, s.batch * n, n},
-                               .from = {rows, s.batch * n, n},
-                               .active = s.active});
+    move_active<T>(s, norm.input, norm.input, width);
+    move_active<double>(s, norm.input_mean, norm.input_mean, 1);
+    move_active<double>(s, norm.input_rstd, norm.input_rstd, 1);
   }
 
   const T* recurrent_weights(const RnnGroup<const T>& group, std::int64_t index) {
@@ -186,29 +174,22 @@ struct Layers {
     void* prepared =
         prepare_scan(stack.op, scan, stack.random.weights > 0 ? nullptr : &forms, &scratch);
     draw_zones(stack, layer * s.directions + direction, &scratch, scan);
+    PreparedWeight of_call;  // several parts of the steps: W_ih is packed for all of them
+    PreparedWeight* const w_ih = forms.w_ih == nullptr && part < s.steps ? &of_call : forms.w_ih;
     for (std::int64_t i = 0; i < s.steps; i += part) {
       scan->first = i;
       scan->last = min_i(s.steps, i + part);
       const std::int64_t t = scan->reverse ? s.steps - scan->last : i;
       scan->gates_t = keep ? 0 : t;
-      GemmProblem<T> g;
-      g.m = (scan->last - i) * s.batch;
-      g.n = width;
-      g.k = input;
-      g.a = x + t * s.batch * input;
-      g.rs_a = input;
-      g.cs_a = 1;
-      g.b = group.w_ih;
-      g.rs_b = 1;
-      g.cs_b = input;
-      g.c = scan->norm.input != nullptr ? scan->norm.input
-                                        : scan->gates + (t - scan->gates_t) * s.batch * width;
-      g.rs_c = width;
+      T* to = scan->norm.input != nullptr ? scan->norm.input
+                                          : scan->gates + (t - scan->gates_t) * s.batch * width;
+      auto g = product_of<T>({x + t * s.batch * input, input}, {group.w_ih, input, true},
+                             (scan->last - i) * s.batch, input, width, to);
       if (bias != nullptr && !norms) {
         g.epilogue.bias = bias;
         g.epilogue.bias_axis = BiasAxis::kColumn;
       }
-      if (forms.w_ih != nullptr) use_packed(stack.op, forms.w_ih, Operand::kB, &g);
+      if (w_ih != nullptr) use_packed(stack.op, w_ih, Operand::kB, &g);
       gemm(stack.op, g);
       if (norms) norm_input(*scan, group, bias, g.m);
       run_scan(stack.op, *scan, i > 0, prepared);

@@ -9,6 +9,7 @@
 
 #include "core/prepared.hpp"
 #include "elementwise/elementwise.hpp"
+#include "gemm/gemm.hpp"
 #include "rnn/moves.hpp"
 #include "rnn/rnn.hpp"
 #if defined(ARRAYNN_CUDA)
@@ -54,6 +55,44 @@ using RnnBlock = cuda::Scratch;
 #else
 using RnnBlock = Scratch;
 #endif
+
+// An operand of a product, rows that far apart; a turned one is given as its transpose.
+template <class T>
+struct RnnOperand {
+  const T* data;
+  std::int64_t row;
+  bool turned = false;
+};
+
+// C[m, n] = A[m, k] B[k, n], rows of C without gaps.
+template <class T>
+GemmProblem<T> product_of(const RnnOperand<T>& a, const RnnOperand<T>& b, std::int64_t m,
+                          std::int64_t k, std::int64_t n, T* c) {
+  GemmProblem<T> g;
+  g.m = m;
+  g.n = n;
+  g.k = k;
+  g.a = a.data;
+  g.rs_a = a.turned ? 1 : a.row;
+  g.cs_a = a.turned ? a.row : 1;
+  g.b = b.data;
+  g.rs_b = b.turned ? 1 : b.row;
+  g.cs_b = b.turned ? b.row : 1;
+  g.c = c;
+  g.rs_c = n;
+  return g;
+}
+
+// Rows of [steps, batch, n]; zeros where a sample is not active. `to` may be `from`.
+template <class T>
+void move_active(const RnnShape& s, const T* from, T* to, std::int64_t n) {
+  move_rows(RnnMove<T>{.steps = s.steps,
+                       .batch = s.batch,
+                       .n = n,
+                       .to = {to, s.batch * n, n},
+                       .from = {from, s.batch * n, n},
+                       .active = s.active});
+}
 
 // Memory of one call.
 class RnnMemory {

@@ -1,22 +1,15 @@
 #include <utility>
 
-#include "gemm/gemm.hpp"
 #include "norm/norm.hpp"
 #include "rnn/stack.hpp"
 
 namespace arraynn {
 namespace {
 
-// A[k, m]' B[k, n] into C[m, n], rows of A, B and C that far apart.
+// A[k, m]' B[k, n] into C[m, n].
 template <class T>
-struct Operand {
-  const T* data;
-  std::int64_t row;
-};
-
-template <class T>
-void product_over_rows(const char* op, Operand<T> a, std::int64_t m, Operand<T> b, std::int64_t n,
-                       std::int64_t rows, T* c, bool accumulate) {
+void product_over_rows(const char* op, RnnOperand<T> a, std::int64_t m, RnnOperand<T> b,
+                       std::int64_t n, std::int64_t rows, T* c, bool accumulate) {
   const std::int64_t k = max_i(0, rows);
   if constexpr (kTurnsProducts) {
     if (k == 1) return outer_product(a.data, m, b.data, n, c, accumulate);
@@ -29,18 +22,7 @@ void product_over_rows(const char* op, Operand<T> a, std::int64_t m, Operand<T> 
     std::swap(m, n);
   }
   RnnMemory memory(op);
-  GemmProblem<T> g;
-  g.m = m;
-  g.n = n;
-  g.k = k;
-  g.a = a.data;
-  g.rs_a = 1;
-  g.cs_a = a.row;
-  g.b = b.data;
-  g.rs_b = b.row;
-  g.cs_b = 1;
-  g.c = turned ? memory.take<T>(m * n) : c;
-  g.rs_c = n;
+  auto g = product_of<T>({a.data, a.row, true}, b, m, k, n, turned ? memory.take<T>(m * n) : c);
   g.accumulate = accumulate;
   gemm(op, g);
   if (!turned) return;
@@ -51,26 +33,6 @@ void product_over_rows(const char* op, Operand<T> a, std::int64_t m, Operand<T> 
       for (std::int64_t j = j0; j < end; ++j) c[j * m + i] = g.c[i * n + j];
     }
   }
-}
-
-// C[rows, n] = A[rows, k] W[k, n].
-template <class T>
-void product_with(const char* op, Operand<T> a, std::int64_t rows, const T* w, std::int64_t k,
-                  std::int64_t n, T* c, bool accumulate) {
-  GemmProblem<T> g;
-  g.m = rows;
-  g.n = n;
-  g.k = k;
-  g.a = a.data;
-  g.rs_a = a.row;
-  g.cs_a = 1;
-  g.b = w;
-  g.rs_b = n;
-  g.cs_b = 1;
-  g.c = c;
-  g.rs_c = n;
-  g.accumulate = accumulate;
-  gemm(op, g);
 }
 
 template <class T>
@@ -95,12 +57,7 @@ struct LayersBackward {
     }
     if (layer > 0 || !s.padded) return x;
     T* to = memory->take<T>(size);
-    move_rows(RnnMove<T>{.steps = s.steps,
-                         .batch = s.batch,
-                         .n = width,
-                         .to = {to, s.batch * width, width},
-                         .from = {x, s.batch * width, width},
-                         .active = s.active});
+    move_active(s, x, to, width);
     return to;
   }
 
@@ -133,10 +90,10 @@ struct LayersBackward {
     const std::int64_t width = scan.cell.gates() * s.hidden, shift = s.batch;
     const T* late = scan.reverse ? dz : dz + shift * width;
     const T* early = scan.reverse && s.steps > 1 ? scan.y + shift * scan.y_row : scan.y;
-    const Operand<T> h{early, scan.y_row};
+    const RnnOperand<T> h{early, scan.y_row};
     const bool begins = !first_is_zero && s.steps > 0, goes_on = s.steps > 1;
     if (goes_on || !begins) {
-      product_over_rows(stack.op, Operand<T>{late, width}, columns, h, s.out,
+      product_over_rows(stack.op, RnnOperand<T>{late, width}, columns, h, s.out,
                         (s.steps - 1) * s.batch, dw, false);
     }
     if (!begins) return;
@@ -152,7 +109,7 @@ struct LayersBackward {
                            .from = {dz, s.batch * width, width}});
       start = rows;
     }
-    product_over_rows(stack.op, Operand<T>{start, width}, columns, Operand<T>{scan.h0, s.out},
+    product_over_rows(stack.op, RnnOperand<T>{start, width}, columns, RnnOperand<T>{scan.h0, s.out},
                       s.out, s.batch, dw, goes_on);
   }
 
@@ -204,17 +161,17 @@ struct LayersBackward {
     // A GRU's n apart, where its two sides differ.
     const bool normed = back.dproduct != nullptr, apart = back.dn != nullptr && !normed;
     const std::int64_t same = apart ? 2 * h : width;
-    const Operand<T> dz{back.dz, width}, xs{x, input};
+    const RnnOperand<T> dz{back.dz, width}, xs{x, input};
     product_over_rows(stack.op, dz, same, xs, input, rows, to.w_ih, false);
     if (apart) {
-      product_over_rows(stack.op, Operand<T>{back.dn, h}, h, xs, input, rows,
+      product_over_rows(stack.op, RnnOperand<T>{back.dn, h}, h, xs, input, rows,
                         to.w_ih + same * input, false);
     }
     const bool zero = stack.h0 == nullptr;
     if (scan.reset_before()) {
       hidden_weights(scan, back.dz, 2 * h, to.w_hh, zero);
-      product_over_rows(stack.op, Operand<T>{back.dz + 2 * h, width}, h, Operand<T>{scan.inner, h},
-                        h, rows, to.w_hh + 2 * h * h, false);
+      product_over_rows(stack.op, RnnOperand<T>{back.dz + 2 * h, width}, h,
+                        RnnOperand<T>{scan.inner, h}, h, rows, to.w_hh + 2 * h * h, false);
     } else {
       hidden_weights(scan, normed ? back.dproduct : back.dz, width, to.w_hh, zero);
     }
@@ -223,8 +180,8 @@ struct LayersBackward {
                   to.w_hh, to.w_hh, width * s.out);
     }
     if (to.w_hr != nullptr) {
-      product_over_rows(stack.op, Operand<T>{back.dout, s.out}, s.out, Operand<T>{scan.wide, h}, h,
-                        rows, to.w_hr, false);
+      product_over_rows(stack.op, RnnOperand<T>{back.dout, s.out}, s.out,
+                        RnnOperand<T>{scan.wide, h}, h, rows, to.w_hr, false);
     }
   }
 
@@ -267,11 +224,14 @@ struct LayersBackward {
     if (normed) through_norms(back, back.dz, to, stack.groups[group].norm_ih);
     const bool apart = back.dn != nullptr && !normed;
     const std::int64_t same = apart ? 2 * s.hidden : width;
-    product_with(stack.op, Operand<T>{back.dz, width}, rows, w, same, input, dx, d > 0);
-    if (apart) {
-      product_with(stack.op, Operand<T>{back.dn, s.hidden}, rows, w + same * input, s.hidden, input,
-                   dx, true);
-    }
+    const auto add_dx = [&](const RnnOperand<T>& gradients, const T* rows_of_w,
+                            std::int64_t columns, bool accumulate) {
+      auto g = product_of<T>(gradients, {rows_of_w, input}, rows, columns, input, dx);
+      g.accumulate = accumulate;
+      gemm(stack.op, g);
+    };
+    add_dx({back.dz, width}, w, same, d > 0);
+    if (apart) add_dx({back.dn, s.hidden}, w + same * input, s.hidden, true);
     parameters(back, index, x, input, to);
   }
 

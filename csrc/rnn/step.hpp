@@ -69,20 +69,23 @@ ARRAYNN_MEMBER void pass_state(const Step<T>& step, std::int64_t b, Range out, R
   if (s.dropped != nullptr) copy(s.dropped_at(step.t, 0, b), s.dropped_at(step.t, 1, b), out);
 }
 
-// One row of a gate: its vector at `unit` within the bounds.
+// One row of a gate, f of it to come: its vector at `unit` within the bounds. What it was is kept
+// where backward reads it.
 template <class T>
-ARRAYNN_MEMBER Vec<T> bound_gate(const Step<T>& step, std::int64_t b, std::int64_t at,
-                                 std::int64_t width, Vec<T> x) {
-  if (step.s.z != nullptr) store_lanes(x, step.z(b) + at, width);
+ARRAYNN_MEMBER Vec<T> bound_gate(const Step<T>& step, const Activation& f, std::int64_t b,
+                                 std::int64_t at, std::int64_t width, Vec<T> x) {
+  if (step.s.z != nullptr && (step.s.cell.clips || !derivative_from_value(f.kind))) {
+    store_lanes(x, step.z(b) + at, width);
+  }
   return step.s.cell.clips ? clamp(x, step.bounds.z) : x;
 }
 
 // z = x's share + sum.
 template <class T>
-ARRAYNN_MEMBER void add_gate(const Step<T>& step, std::int64_t b, std::int64_t at,
-                             std::int64_t width, T* sum) {
+ARRAYNN_MEMBER void add_gate(const Step<T>& step, const Activation& f, std::int64_t b,
+                             std::int64_t at, std::int64_t width, T* sum) {
   const Vec<T> x = load_lanes(step.gates(b) + at, width) + Vec<T>::load(sum);
-  bound_gate(step, b, at, width, x).store(sum);
+  bound_gate(step, f, b, at, width, x).store(sum);
 }
 
 // Calls f(unit, width, sums) for the vectors of units of a tile; `gates` sums belong to each.
@@ -102,7 +105,8 @@ ARRAYNN_MEMBER void rnn_tile(const Step<T>& step, int groups, const Tile<T>& til
   const RnnScan<T>& s = step.s;
   const std::int64_t n = tile.rows;
   for_units(tile, groups, 1, s.hidden, [&](std::int64_t unit, std::int64_t width, T* z) {
-    for (std::int64_t r = 0; r < n; ++r) add_gate(step, tile.row[r], unit, width, z + r * kL);
+    for (std::int64_t r = 0; r < n; ++r)
+      add_gate(step, s.cell.main, tile.row[r], unit, width, z + r * kL);
   });
   activate_vectors(s.cell.main, tile.sums, n * groups);
   for_units(tile, groups, 1, s.hidden, [&](std::int64_t unit, std::int64_t width, T* z) {
@@ -151,9 +155,9 @@ ARRAYNN_RNN_APART void lstm_rows(const Step<T>& step, const Tile<T>& tile) {
       i = fma(peep[0], old, i);
       f = fma(peep[1], old, f);
     }
-    i = lstm_gate<kOf>(cell, bound_gate(step, b, unit, width, i));
-    f = lstm_gate<kOf>(cell, bound_gate(step, b, h + unit, width, f));
-    g = lstm_main<kOf>(cell.main, bound_gate(step, b, 2 * h + unit, width, g));
+    i = lstm_gate<kOf>(cell, bound_gate(step, cell.gate, b, unit, width, i));
+    f = lstm_gate<kOf>(cell, bound_gate(step, cell.gate, b, h + unit, width, f));
+    g = lstm_main<kOf>(cell.main, bound_gate(step, cell.main, b, 2 * h + unit, width, g));
     if (cell.input_forget) i = V::set1(T(1)) - f;
     V c = fma(f, old, i * g);
     if (cell.clips_cell) c = clamp(c, step.bounds.c);
@@ -166,7 +170,7 @@ ARRAYNN_RNN_APART void lstm_rows(const Step<T>& step, const Tile<T>& tile) {
       store_lanes(c, step.cells(b) + unit, width);
     }
     if (s.peephole != nullptr) o = fma(peep[2], c, o);
-    o = lstm_gate<kOf>(cell, bound_gate(step, b, 3 * h + unit, width, o));
+    o = lstm_gate<kOf>(cell, bound_gate(step, cell.gate, b, 3 * h + unit, width, o));
     if (s.keep_gates) {
       store_lanes(i, x, width);
       store_lanes(f, x + h, width);
@@ -208,8 +212,8 @@ ARRAYNN_MEMBER void gru_tile(const Step<T>& step, const Tile<T>& tile) {
   T *zr = tile.sums, *zz = zr + n * kL, *zn = zz + n * kL;
   const V bias = s.b_hn != nullptr ? load_lanes(s.b_hn + unit, width) : V::zero();
   for (std::int64_t r = 0; r < n; ++r) {
-    add_gate(step, tile.row[r], unit, width, zr + r * kL);
-    add_gate(step, tile.row[r], h + unit, width, zz + r * kL);
+    add_gate(step, s.cell.gate, tile.row[r], unit, width, zr + r * kL);
+    add_gate(step, s.cell.gate, tile.row[r], h + unit, width, zz + r * kL);
   }
   activate_vectors(s.cell.gate, zr, 2 * n);
   for (std::int64_t r = 0; r < n; ++r) {
@@ -217,7 +221,7 @@ ARRAYNN_MEMBER void gru_tile(const Step<T>& step, const Tile<T>& tile) {
     T* x = step.gates(b) + unit;
     const V reset = V::load(zr + r * kL), inner = V::load(zn + r * kL) + bias;
     const V z = fma(reset, inner, load_lanes(x + 2 * h, width));
-    bound_gate(step, b, 2 * h + unit, width, z).store(zn + r * kL);
+    bound_gate(step, s.cell.main, b, 2 * h + unit, width, z).store(zn + r * kL);
     if (s.keep_gates) {
       store_lanes(inner, step.inner(b) + unit, width);
       store_lanes(reset, x, width);
@@ -241,8 +245,8 @@ ARRAYNN_MEMBER void reset_tile(const Step<T>& step, int groups, const Tile<T>& t
   const std::int64_t n = tile.rows, h = s.hidden;
   for_units(tile, groups, 2, h, [&](std::int64_t unit, std::int64_t width, T* z) {
     for (std::int64_t r = 0; r < n; ++r) {
-      add_gate(step, tile.row[r], unit, width, z + r * kL);
-      add_gate(step, tile.row[r], h + unit, width, z + (n + r) * kL);
+      add_gate(step, s.cell.gate, tile.row[r], unit, width, z + r * kL);
+      add_gate(step, s.cell.gate, tile.row[r], h + unit, width, z + (n + r) * kL);
     }
   });
   activate_vectors(s.cell.gate, tile.sums, 2 * n * groups);
@@ -265,7 +269,7 @@ ARRAYNN_MEMBER void candidate_tile(const Step<T>& step, int groups, const Tile<T
   const std::int64_t n = tile.rows, h = s.hidden;
   for_units(tile, groups, 1, h, [&](std::int64_t unit, std::int64_t width, T* z) {
     for (std::int64_t r = 0; r < n; ++r) {
-      add_gate(step, tile.row[r], 2 * h + unit, width, z + r * kL);
+      add_gate(step, s.cell.main, tile.row[r], 2 * h + unit, width, z + r * kL);
     }
   });
   activate_vectors(s.cell.main, tile.sums, n * groups);

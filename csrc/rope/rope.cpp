@@ -1,6 +1,5 @@
 #include "rope/rope.hpp"
 
-
 #include "core/index.hpp"
 #include "core/parallel.hpp"
 

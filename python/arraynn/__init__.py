@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from arraynn import _core, kernels
 from arraynn._runtime import (
     batch_invariant,
+    get_float32_precision,
     get_num_threads,
+    set_float32_precision,
     set_num_threads,
     show_config,
     threads,
@@ -40,6 +42,7 @@ __all__ = [
     "autograd",
     "batch_invariant",
     "cuda",
+    "get_float32_precision",
     "get_num_threads",
     "gradcheck",
     "io",
@@ -49,6 +52,7 @@ __all__ = [
     "no_grad",
     "optim",
     "reference",
+    "set_float32_precision",
     "set_num_threads",
     "show_config",
     "threads",

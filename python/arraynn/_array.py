@@ -54,6 +54,23 @@ class DeviceLibrary:
     module: ModuleType
 
 
+_modules: list[ModuleType] = []  # of the registered libraries
+_tf32 = False
+
+
+def tf32_products() -> bool:
+    """Whether products of float32 are those of tf32 on a device."""
+    return _tf32
+
+
+def set_tf32_products(on: bool) -> None:
+    """Tell the modules that are loaded, and those that will be."""
+    global _tf32
+    _tf32 = on
+    for module in _modules:
+        module.set_tf32_products(on)
+
+
 def register(library: DeviceLibrary) -> None:
     """Send calls with arrays of ``library`` to its module."""
 
@@ -80,6 +97,8 @@ def register(library: DeviceLibrary) -> None:
         library.set_device,
         wrap,
     )
+    library.module.set_tf32_products(_tf32)
+    _modules.append(library.module)
     _core.register_device(library.ndarray, library.module)
     _core.register_device(library.module.RnnWorkspace, library.module)
 

@@ -10,7 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from arraynn import _core
+from arraynn import _array, _core
+
+#: What :func:`set_float32_precision` takes.
+_PRECISIONS = ("highest", "tf32")
 
 
 def get_num_threads() -> int:
@@ -57,6 +60,44 @@ def batch_invariant() -> Iterator[None]:
     that relies on it says so with this context.
     """
     yield
+
+
+def get_float32_precision() -> str:
+    """Tell how products of float32 are formed on a GPU: ``"highest"`` or ``"tf32"``."""
+    return _PRECISIONS[_array.tf32_products()]
+
+
+def set_float32_precision(precision: str) -> None:
+    """Choose how products of float32 are formed on a GPU, in every later call of this process.
+
+    It is for `linear`, `matmul` and what calls them (recurrent networks), not for arrays on the
+    CPU, other dtypes, or sums of fewer than 32 products.
+
+    Parameters
+    ----------
+    precision : {"highest", "tf32"}
+        ``"highest"``, the default, has the error of multiply-adds in float32: tensor cores take
+        each operand in two parts of 11 bits. ``"tf32"`` rounds operands to 11 bits, an error of
+        2**-11 of each, for a third of the work.
+
+    Raises
+    ------
+    ValueError
+        If ``precision`` is neither.
+
+    Examples
+    --------
+    >>> import arraynn as ann
+    >>> ann.set_float32_precision("tf32")
+    >>> ann.get_float32_precision()
+    'tf32'
+    >>> ann.set_float32_precision("highest")
+    """
+    if precision not in _PRECISIONS:
+        raise ValueError(
+            f"[set_float32_precision] precision: expected 'highest' or 'tf32', got {precision!r}"
+        )
+    _array.set_tf32_products(precision == "tf32")
 
 
 class Config(dict[str, Any]):
@@ -119,6 +160,7 @@ def show_config() -> Config:
         threads=_core.get_num_threads(),
         threads_reason=_core.default_threads_reason(),
         cuda=_cuda_text(),
+        float32_precision=f"{get_float32_precision()} (GPU)",
         kernels=len(_core.kernels()),
         block_cache=f"{cache['cached_bytes'] >> 20} of {cache['limit_bytes'] >> 20} MiB",
     )

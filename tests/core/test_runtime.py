@@ -358,8 +358,8 @@ class TestConfig:
         config = ann.show_config()
         assert set(config) == {
             "arraynn", "python", "numpy", "platform", "compiler", "isa", "isa_available",
-            "isa_limit", "isa_extensions", "threads", "threads_reason", "cuda", "kernels",
-            "block_cache",
+            "isa_limit", "isa_extensions", "threads", "threads_reason", "cuda",
+            "float32_precision", "kernels", "block_cache",
         }  # fmt: skip
         assert config["arraynn"] == ann.__version__
         assert config["isa"] == _core.isa()
@@ -376,6 +376,19 @@ class TestConfig:
         assert "numpy" in loaded
         optional = {"torch", "jax", "onnx", "onnxruntime", "tqdm", "sklearn", "matplotlib", "cupy"}
         assert not loaded & (optional | {"ml_dtypes", "threadpoolctl"})
+
+    def test_float32_precision(self) -> None:
+        assert ann.get_float32_precision() == "highest"
+        ann.set_float32_precision("tf32")
+        try:
+            assert ann.get_float32_precision() == "tf32"
+            assert ann.show_config()["float32_precision"] == "tf32 (GPU)"
+        finally:
+            ann.set_float32_precision("highest")
+        message = r"^\[set_float32_precision\] precision: expected 'highest' or 'tf32', got 'high'"
+        with pytest.raises(ValueError, match=message):
+            ann.set_float32_precision("high")
+        assert ann.get_float32_precision() == "highest"
 
     def test_batch_invariant_is_a_context(self, rng: np.random.Generator) -> None:
         x, w = rng.standard_normal((65, 40)), rng.standard_normal((30, 40))

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arraynn import kernels, reference
 from kernels.problems import normal
-from kernels.test_conv_fold import CASES, check
+from kernels.test_conv_fold import CASES, check, check_property
 from tolerances import assert_same_bits
 
 #: Several blocks, rows of results that begin beside packs, windows that miss the image.
@@ -37,24 +37,7 @@ def test_values(
 @given(data=st.data())
 @settings(max_examples=20)
 def test_property(data: st.DataObject, device: Any) -> None:
-    draw = data.draw
-    n, c, h, w = (draw(st.integers(*r)) for r in ((0, 2), (0, 3), (1, 9), (1, 15)))
-    pad = st.integers(0, 3)
-    options = {
-        "kernel_size": tuple(draw(st.integers(1, 4)) for _ in range(2)),
-        "stride": tuple(draw(st.integers(1, 4)) for _ in range(2)),
-        "dilation": draw(st.integers(1, 3), "dilation"),
-        "padding": draw(st.one_of(pad, st.tuples(*[st.tuples(pad, pad)] * 2)), "padding"),
-    }
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1), "seed"))
-    x = normal(rng, draw(st.sampled_from([np.float32, np.float64]), "dtype"), n, c, h, w)
-    try:
-        reference.unfold(x, **options)
-    except ValueError:
-        with pytest.raises(ValueError, match=r"^\[unfold\]"):
-            device.kernels.unfold(x, **options)
-        assume(False)
-    check(x, rng, device.kernels, **options)
+    check_property(data, device.kernels, 15)
 
 
 def test_same_bits_in_any_memory_at_every_schedule(

@@ -1,5 +1,6 @@
 // planted PROBLEM FAULT: a kernel of csrc with one fault of planted.py, under every schedule. Prints a line
 // for each: "right" (the bits of the kernel without a fault), "wrong", or what the runtime reports.
+#include <cfloat>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -10,6 +11,7 @@
 #include "attention/attention.hpp"
 #include "conv/conv.hpp"
 #include "core/cuda_call.hpp"
+#include "core/cuda_precision.hpp"
 #include "core/cuda_scratch.hpp"
 #include "gemm/gemm.hpp"
 #include "norm/norm.hpp"
@@ -50,23 +52,38 @@ Floats numbers(std::int64_t n, std::uint32_t seed = 1) {
 
 void append(Floats& all, const Floats& more) { all.insert(all.end(), more.begin(), more.end()); }
 
-Floats run_gemm() {
-  constexpr std::int64_t kM = 37, kN = 70, kK = 100;
-  const Floats a = numbers(kM * kK), b = numbers(kK * kN, 2);
-  Floats c = result(kM * kN);
+Floats run_gemm_of(std::int64_t m, std::int64_t n, std::int64_t k, float first = 1.0f) {
+  Floats a = numbers(m * k), b = numbers(k * n, 2);
+  a[0] = first;
+  for (std::int64_t j = 0; j < n; ++j) b[static_cast<std::size_t>(j * k)] /= first;
+  Floats c = result(m * n);
   GemmProblem<float> p;
-  p.m = kM;
-  p.n = kN;
-  p.k = kK;
+  p.m = m;
+  p.n = n;
+  p.k = k;
   p.a = a.data();
-  p.rs_a = kK;
+  p.rs_a = k;
   p.cs_a = 1;
   p.b = b.data();
   p.rs_b = 1;
-  p.cs_b = kK;
+  p.cs_b = k;
   p.c = c.data();
-  p.rs_c = kN;
+  p.rs_c = n;
   gemm(kOp, p);
+  return c;
+}
+
+// Too few of k for tensor cores, in two stages of a large tile.
+Floats run_gemm() { return run_gemm_of(70, 70, 31); }
+// More stages than are in shared memory.
+Floats run_gemm_on_tensor_cores() { return run_gemm_of(37, 70, 100); }
+// Its leading bits are infinite, its products are not; the last stage is whole, and sums take its place.
+Floats run_gemm_of_the_largest() { return run_gemm_of(37, 70, 112, FLT_MAX); }
+
+Floats run_gemm_in_tf32() {
+  cuda::set_tf32_products(true);
+  const Floats c = run_gemm_on_tensor_cores();
+  cuda::set_tf32_products(false);
   return c;
 }
 
@@ -245,6 +262,9 @@ Floats run_long_max_pool() {
 const std::map<std::string, Floats (*)()>& problems() {
   static const std::map<std::string, Floats (*)()> kProblems = {
       {"gemm", &run_gemm},
+      {"gemm on tensor cores", &run_gemm_on_tensor_cores},
+      {"gemm of the largest number", &run_gemm_of_the_largest},
+      {"gemm in tf32", &run_gemm_in_tf32},
       {"column sums", &run_column_sums},
       {"conv", &run_conv},
       {"conv by weight", &run_conv_by_weight},

@@ -48,6 +48,7 @@ def no_barrier(name: str, problem: str, file: str, around: str) -> Fault:
 
 
 TILE, GATHER = "core/cuda_tile.hpp", "conv/cuda_gather.hpp"
+MMA, MMA_GEMM = "core/cuda_mma.hpp", "gemm on tensor cores"
 ROWS, SQUARE = "core/cuda_rows.hpp", "attention/cuda_tile.hpp"
 DECODE = "attention/cuda_decode.cu"
 REDUCE, WINDOWS, STATS = "pool/cuda_reduce.hpp", "pool/cuda_windows.hpp", "softmax/cuda_stats.hpp"
@@ -77,14 +78,75 @@ FAULTS = [
         "sums are stored before all are there",
         "gemm",
         TILE,
-        f"    {BARRIER}\n#pragma unroll 1\n    for (int at = thread; at < kPartRows",
+        f"    {BARRIER}\n    store_rows<",
     ),
     Fault(
         "the column beside is stored",
         "gemm",
         TILE,
-        "store_sums(shared.sums + r * Tile::kSumStride + c, count",
-        "store_sums(shared.sums + r * Tile::kSumStride + c + (PLANTED ? 1 : 0), count",
+        "store_sums(sums + r * kStride + c, count",
+        "store_sums(sums + r * kStride + c + (PLANTED ? 1 : 0), count",
+    ),
+    # The tiles on tensor cores: four stages.
+    Fault(
+        "a stage of four is read before it is there",
+        MMA_GEMM,
+        MMA,
+        "ptx::cp_async_wait_group<kAhead - 1>();",
+        "if (PLANTED) ptx::cp_async_wait_group<kAhead>();"
+        " else ptx::cp_async_wait_group<kAhead - 1>();",
+    ),
+    no_barrier(
+        "a stage of four is read or filled before the others are ready",
+        MMA_GEMM,
+        MMA,
+        f"{BARRIER}  // the stage is there, the one before has been read and is filled again",
+    ),
+    no_barrier(
+        "sums take the place of stages that others read",
+        "gemm in tf32",
+        MMA,
+        f"{BARRIER}  // all stages have been read: the sums take their place",
+    ),
+    no_barrier(
+        "sums take the place of stages that others read again",
+        "gemm of the largest number",
+        MMA,
+        f"{BARRIER}  // and here again",
+    ),
+    no_barrier(
+        "sums of tensor cores are stored before all are there",
+        MMA_GEMM,
+        MMA,
+        f"  {BARRIER}\n  store_rows<",
+    ),
+    Fault(
+        "packs of a stage lie elsewhere for who reads them",
+        MMA_GEMM,
+        MMA,
+        "from + Stage::at(8 * outer_half(square) + row,",
+        "from + Stage::at(8 * outer_half(square) + (row ^ (PLANTED ? 2 : 0)),",
+    ),
+    Fault(
+        "the small part of an operand is left out",
+        MMA_GEMM,
+        MMA,
+        "multiply_row(small_a, b);",
+        "if (!PLANTED) multiply_row(small_a, b);",
+    ),
+    Fault(
+        "a thread alone forms its sums again",
+        "gemm of the largest number",
+        MMA,
+        "__syncthreads_or(all ? 0 : 1) != 0",
+        "(PLANTED ? !all : __syncthreads_or(all ? 0 : 1) != 0)",
+    ),
+    Fault(
+        "sums that are not finite stay so",
+        "gemm of the largest number",
+        MMA,
+        "if (!finite(sum[i][j][r])) sum",
+        "if (!PLANTED && !finite(sum[i][j][r])) sum",
     ),
     no_barrier(
         "sums of columns are added before all are there",
@@ -277,12 +339,16 @@ def main(directory: Path) -> None:
     change("core/dtype.hpp", storage, "instantiate(float)")
     for kernel in KERNELS:
         texts.setdefault(kernel, (CSRC / kernel).read_text(encoding="utf-8"))
-    for file, plain in texts.items():
+    # Ninja knows of the kernels alone: they are written anew after a header.
+    anew = False
+    for file in sorted(texts, key=lambda name: name.endswith(".cu")):
+        plain = texts[file]
         text = f'#include "planted.hpp"\n{plain}' if "planted(" in plain else plain
         path = directory / file
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        if anew or not path.is_file() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
+            anew = anew or not file.endswith(".cu")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,13 @@ constexpr std::uint32_t kAllLanes = 0xFFFFFFFFu;
 
 float tf32_to_float(std::uint32_t bits) { return std::bit_cast<float>(bits & 0xFFFFE000u); }
 
+// Rounds towards zero.
+float cut_off(double x) {
+  const auto f = static_cast<float>(x);
+  const bool further = std::isfinite(f) && std::fabs(static_cast<double>(f)) > std::fabs(x);
+  return further ? std::nextafter(f, 0.0f) : f;
+}
+
 struct Fragments {
   float* d;
   const std::uint32_t *a, *b;
@@ -33,7 +40,7 @@ void multiply(void* const* slots, const Tiles<kDepth>& tiles) {
       const int row = g + 8 * (r / 2), column = 2 * t + r % 2;
       double sum = static_cast<double>(f.d[r]);
       for (int k = 0; k < kDepth; ++k) sum += tiles.a[row][k] * tiles.b[k][column];
-      f.d[r] = static_cast<float>(sum);
+      f.d[r] = cut_off(sum);
     }
   }
 }
@@ -141,6 +148,12 @@ std::uint16_t cvt_rn_bf16_f32(float f) {
   if (std::isnan(f)) return 0x7FFF;
   const auto bits = std::bit_cast<std::uint32_t>(f);
   return static_cast<std::uint16_t>((bits + 0x7FFFu + (bits >> 16 & 1)) >> 16);
+}
+
+std::uint32_t cvt_rna_tf32_f32(float f) {
+  if (std::isnan(f)) return 0x7FFFE000u;
+  // With the exponent beside it, a carry of the mantissa ends in infinity at most.
+  return (std::bit_cast<std::uint32_t>(f) + (std::isinf(f) ? 0u : 0x1000u)) & 0xFFFFE000u;
 }
 
 void mma_m16n8k16_f16(float* d, const std::uint32_t* a, const std::uint32_t* b, Site site) {

@@ -1,5 +1,6 @@
-// The host meanings of the functions in csrc/ptx. Bits and lanes as in the PTX manual; rounding inside
-// an mma is not modelled (products and sums in double, rounded once).
+// The host meanings of the functions in csrc/ptx. Bits and lanes as in the PTX manual. Of an mma the sum
+// is formed in double and cut off once: tensor cores round towards zero (Fasi, Higham, Mikaitis and Pranesh,
+// Numerical behavior of NVIDIA tensor cores, 2021), what they cut off of each term is not modelled.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -65,6 +66,7 @@ float cvt_f32_f16(std::uint16_t h);
 float cvt_f32_bf16(std::uint16_t h);
 std::uint16_t cvt_rn_f16_f32(float f);
 std::uint16_t cvt_rn_bf16_f32(float f);
+std::uint32_t cvt_rna_tf32_f32(float f);
 
 #undef HOST_PTX_SITE
 

@@ -19,7 +19,8 @@ namespace {
 
 constexpr int kWarp = 32;
 constexpr unsigned kMaxThreads = 1024;
-constexpr std::size_t kMaxDynamicShared = 48 << 10;  // more takes an attribute of the kernel
+// The least that a kernel can be allowed on the devices that there are code for (8.6).
+constexpr std::size_t kMaxDynamicShared = 99 << 10;
 constexpr int kInvalidValue = 1, kInvalidConfiguration = 9;  // of cudaError_t
 
 enum class State : std::uint8_t { kReady, kAtWarpOperation, kAtBarrier, kLeft };
@@ -78,6 +79,7 @@ struct Block {
   int live = 0, at_barrier = 0;
   Site barrier_site;
   Edges barrier_edges;
+  bool votes[2] = {};  // of __syncthreads_or(), by the turn of the edges
   char start_edge = 0, end_edge = 0;
   std::vector<int> ready;
   std::vector<WarpOperation> warps;
@@ -134,6 +136,7 @@ void open_barrier() {
   block.at_barrier = 0;
   block.barrier_site = {};
   block.barrier_edges.turn = !block.barrier_edges.turn;
+  block.votes[block.barrier_edges.turn ? 1 : 0] = false;  // all have read it
   for (int i = 0; i < block.live; ++i) {
     if (threads[static_cast<std::size_t>(i)]->state == State::kAtBarrier) {
       wake(*threads[static_cast<std::size_t>(i)]);
@@ -281,6 +284,13 @@ void sync_threads(Site site) {
   ++count.switches;
   Fiber::suspend();
   acquire(edge);
+}
+
+bool sync_threads_or(bool predicate, Site site) {
+  bool& vote = block.votes[block.barrier_edges.turn ? 1 : 0];
+  vote = vote || predicate;
+  sync_threads(site);
+  return vote;
 }
 
 void warp_operation(std::uint32_t mask, Site site, void* slot, WarpFunction function,

@@ -70,6 +70,8 @@ int lane_index();
 [[noreturn]] void fault(const std::string& what, Site site = {});
 
 void sync_threads(Site site);
+// The same, and whether any thread of the block said so.
+bool sync_threads_or(bool predicate, Site site);
 
 // An operation of the lanes in `mask`: each brings a slot, the last one to arrive computes for all.
 // `orders_memory`: lanes see each other's earlier writes afterwards (__syncwarp; a shuffle does not).

@@ -27,6 +27,12 @@ def module() -> Any:
         pytest.skip(f"the kernels cannot be compiled for the CPU: {error}")
 
 
+def cut_off(x: Any) -> Any:
+    """Round to float32, towards zero."""
+    f = x.astype(np.float32)
+    return np.where(np.abs(f) > np.abs(x), np.nextafter(f, np.float32(0)), f)
+
+
 def outcome(module: Any, kernel: str, order: str, late: bool, seed: int = 1) -> str:
     """Run a kernel of kernels.cu: "right", "wrong", or the fault that the runtime reports."""
     module.set_schedule(order, late, seed)
@@ -172,13 +178,26 @@ class TestInstructions:
             d = np.zeros((16, 8), np.float32)
             module.mma_16bit(bf16, a.view(np.uint16), b.view(np.uint16), d)
             exact = a.astype(np.float64) @ b.astype(np.float64)
-            assert_same_bits(d, exact.astype(np.float32))
+            assert_same_bits(d, cut_off(exact))
         a = rng.standard_normal((16, 8)).astype(np.float32)
         b = rng.standard_normal((8, 8)).astype(np.float32)
         module.mma_tf32(a, b, d)
         short = [(m.view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32) for m in (a, b)]
         exact = short[0].astype(np.float64) @ short[1].astype(np.float64)
-        assert_same_bits(d, exact.astype(np.float32))
+        assert_same_bits(d, cut_off(exact))
+
+    def test_tf32_rounds_to_nearest(self, module: Any, rng: np.random.Generator) -> None:
+        """Ties away from zero; the largest numbers become infinite."""
+        x = rng.standard_normal(256).astype(np.float32)
+        ties = (x.view(np.uint32) & np.uint32(0xFFFFE000)) | np.uint32(0x1000)
+        special = np.array([0.0, -0.0, np.inf, -np.inf, np.finfo("f").max, 1e-40], np.float32)
+        x = np.concatenate([x, ties.view(np.float32), special])
+        expected = (x.view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)
+        expected[np.isinf(x)] = x.view(np.uint32)[np.isinf(x)]
+        got = module.golden("cvt_rna_tf32_f32", np.resize(x.view(np.uint32), (544, 1)))
+        assert_same_bits(got[: len(x), 0], expected)
+        nan = module.golden("cvt_rna_tf32_f32", np.full((32, 1), 0x7FFFFFFF, np.uint32))
+        assert np.isnan(nan.view(np.float32)).all()
 
 
 def compiled(tmp_path: Path, body: str) -> subprocess.CompletedProcess[str]:

@@ -43,6 +43,29 @@ def check(
     return y, got
 
 
+def check_property(data: st.DataObject, kernels: Any, widest: int) -> None:
+    """Windows of any kind over images up to `widest` columns, in any memory, also wrong ones."""
+    draw = data.draw
+    dtype = draw(st.sampled_from([np.float32, np.float64]), "dtype")
+    n, c, h, w = (draw(st.integers(*r)) for r in ((0, 2), (0, 5), (1, 12), (1, widest)))
+    pad = st.integers(0, 3)
+    options = {
+        "kernel_size": tuple(draw(st.integers(1, 4)) for _ in range(2)),
+        "stride": tuple(draw(st.integers(1, 4)) for _ in range(2)),
+        "dilation": draw(st.integers(1, 3), "dilation"),
+        "padding": draw(st.one_of(pad, st.tuples(*[st.tuples(pad, pad)] * 2)), "padding"),
+    }
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1), "seed"))
+    x = in_layout(draw(st.sampled_from(sorted(LAYOUTS))), normal(rng, dtype, n, c, h, w))
+    try:
+        reference.unfold(x, **options)
+    except ValueError:
+        with pytest.raises(ValueError, match=r"^\[unfold\]"):
+            kernels.unfold(x, **options)
+        assume(False)
+    check(x, rng, kernels, **options)
+
+
 @pytest.mark.parametrize(("shape", "options"), CASES, ids=str)
 def test_values(
     dtype: Any, shape: tuple[int, ...], options: dict[str, Any], rng: np.random.Generator
@@ -99,25 +122,7 @@ def test_nan_and_infinity_are_moved(dtype: Any) -> None:
 
 @given(data=st.data())
 def test_property(data: st.DataObject) -> None:
-    draw = data.draw
-    dtype = draw(st.sampled_from([np.float32, np.float64]), "dtype")
-    n, c, h, w = (draw(st.integers(*r)) for r in ((0, 2), (0, 5), (1, 12), (1, 40)))
-    pad = st.integers(0, 3)
-    options = {
-        "kernel_size": tuple(draw(st.integers(1, 4)) for _ in range(2)),
-        "stride": tuple(draw(st.integers(1, 4)) for _ in range(2)),
-        "dilation": draw(st.integers(1, 3), "dilation"),
-        "padding": draw(st.one_of(pad, st.tuples(*[st.tuples(pad, pad)] * 2)), "padding"),
-    }
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1), "seed"))
-    x = in_layout(draw(st.sampled_from(sorted(LAYOUTS))), normal(rng, dtype, n, c, h, w))
-    try:
-        reference.unfold(x, **options)
-    except ValueError:
-        with pytest.raises(ValueError, match=r"^\[unfold\]"):
-            kernels.unfold(x, **options)
-        assume(False)
-    check(x, rng, **options)
+    check_property(data, kernels, 40)
 
 
 def test_torch_is_a_second_witness(rng: np.random.Generator) -> None:

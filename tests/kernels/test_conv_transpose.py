@@ -50,6 +50,8 @@ CASES: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
     ((1, 35, 4, 4), (35, 1, 3, 3), {"groups": 35, "padding": 1}),
     ((1, 6, 5, 5), (6, 3, 2, 2), {"groups": 6, "stride": 4}),
     ((2, 4, 3, 3), (4, 2, 1, 1), {"groups": 2}),
+    ((2, 5, 3, 4), (5, 35, 5, 6), {"stride": (5, 6), "output_padding": (2, 0)}),
+    ((1, 6, 5, 4), (6, 20, 6, 4), {"stride": (3, 2), "groups": 2}),
     ((1, 2, 6, 6), (2, 3, 3, 3), {"padding": 3}),
     ((1, 130, 3, 3), (130, 5, 3, 3), {"padding": 1}),
     ((2, 3, 1, 30), (3, 9, 1, 9), {"padding": (0, 4)}),
@@ -164,9 +166,9 @@ def test_depth_across_cache_blocks(
     dtype: Any, layout: str, channels: int, rng: np.random.Generator
 ) -> None:
     x = arranged(normal(rng, dtype, 1, channels, 3, 4), layout)
-    for kernel, stride in ((1, 1), (3, 1), (3, 2)):
+    for kernel, stride, padding in ((1, 1, 0), (3, 1, 1), (3, 2, 1), (2, 2, 0)):
         weight = normal(rng, dtype, channels, 5, kernel, kernel)
-        check(rng, dtype, x, weight, stride=stride, padding=kernel // 2, layout=layout)
+        check(rng, dtype, x, weight, stride=stride, padding=padding, layout=layout)
 
 
 def test_many_pixels_and_samples(dtype: Any, layout: str, rng: np.random.Generator) -> None:

@@ -62,6 +62,7 @@ TRANSPOSED: list[tuple[Shape, Shape, dict[str, Any]]] = [
     ),
     ((2, 6, 3, 3, 4), (6, 2, 3, 2, 2), {"groups": 3, "stride": (1, 2, 2)}),
     ((1, 3, 3, 4, 4), (3, 5, 1, 2, 2), {"stride": 3, "output_padding": 2}),  # gaps
+    ((2, 6, 3, 5, 6), (6, 18, 3, 2, 2), {"stride": 2, "padding": (1, 0, 0)}),  # one call
     ((1, 3, 4, 3, 3), (3, 5, 3, 1, 1), {"stride": (2, 1, 1), "padding": (1, 0, 0)}),
     ((0, 3, 2, 2, 2), (3, 5, 2, 2, 2), {}),
 ]

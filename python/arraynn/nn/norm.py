@@ -187,7 +187,7 @@ def _shape_of(module: Module, shape: int | Sequence[int]) -> tuple[int, ...]:
 
 
 def _bias_text(layer: _Norm) -> str:
-    """Return what PyTorch's text has where there is a weight alone."""
+    """Return what a layer's text tells of a weight without a bias."""
     return ", bias=False" if layer.weight is not None and layer.bias is None else ""
 
 

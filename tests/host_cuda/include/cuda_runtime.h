@@ -30,6 +30,9 @@ using uint3 = host_cuda::Uint3;
 #define HOST_CUDA_SITE const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
 inline void __syncthreads(HOST_CUDA_SITE) { host_cuda::sync_threads({file, line}); }
+inline int __syncthreads_or(int predicate, HOST_CUDA_SITE) {
+  return host_cuda::sync_threads_or(predicate != 0, {file, line}) ? 1 : 0;
+}
 inline void __syncwarp(unsigned mask = 0xFFFFFFFFu, HOST_CUDA_SITE) {
   host_cuda::warp_operation(mask, {file, line}, nullptr, nullptr, 0, true);
 }

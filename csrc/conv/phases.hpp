@@ -1,0 +1,46 @@
+// Direct convolutions that differ in their weights and in where results go, but read the same positions.
+#pragma once
+#include "conv/conv.hpp"
+
+namespace arraynn {
+
+// By x: a residue of the stride whose results see the source positions that those of `h` and `w` see.
+struct DirectPhase {
+  const std::int64_t *kernel_h, *kernel_w;  // in place of DirectAxis::kernel
+  std::int64_t shift_h, shift_w;            // of results, behind those of h and w
+};
+// Phases of a call, along an axis: tables and packed weights grow with them.
+inline constexpr std::int64_t kMostPhases = 4;
+
+// All phases go through a strip that is staged once: their columns follow one another.
+template <class T>
+struct PhasedConv : DirectConv<T> {
+  const DirectPhase* phases = nullptr;  // [phase_count], or null: one
+  std::int64_t phase_count = 1;
+
+  PhasedConv of_phase(std::int64_t i) const {
+    PhasedConv one = *this;
+    one.phases = nullptr;
+    one.phase_count = 1;
+    if (phases == nullptr) return one;
+    one.h.kernel = phases[i].kernel_h;
+    one.w.kernel = phases[i].kernel_w;
+    one.h.out_begin += phases[i].shift_h;
+    one.w.out_begin += phases[i].shift_w;
+    return one;
+  }
+};
+
+struct PhaseKernels {
+  // Elements of DirectConv::prepared.
+  std::int64_t (*prepared_f32)(const PhasedConv<float>&);
+  std::int64_t (*prepared_f64)(const PhasedConv<double>&);
+  std::int64_t (*scratch_f32)(const PhasedConv<float>&, int threads);
+  std::int64_t (*scratch_f64)(const PhasedConv<double>&, int threads);
+  void (*direct_f32)(const PhasedConv<float>&, int threads, void* scratch);
+  void (*direct_f64)(const PhasedConv<double>&, int threads, void* scratch);
+};
+
+ARRAYNN_KERNEL_TABLE(PhaseKernels, phase_kernels)
+
+}  // namespace arraynn
