@@ -84,7 +84,8 @@ def test_channels(
     w, mean = normal(rng, dtype, channels), normal(rng, dtype, channels)
     var = 1 + mean**2
     groups = 4 if channels == 32 else 31
-    fixed, how = (mean, var, w), {"layout": layout}
+    fixed: Any = (mean, var, w)
+    how: Any = {"layout": layout}
 
     def group_backward(x: Any, grad: Any) -> Any:
         return kernels.group_norm_backward(grad, x, groups, w, **how)[0]
