@@ -6,16 +6,17 @@
 
 #include "core/arena.hpp"
 #include "core/parallel.hpp"
+#include "pool/walk.hpp"
 
 namespace arraynn {
 namespace {
 
 bool is_empty(const PoolProblem& p) { return p.n * p.c == 0 || p.h.out * p.w.out == 0; }
 
-// f(part, scratch) on every thread's part of the task.
-template <class T, class F>
-void for_parts(const char* op, const PoolProblem& p, PoolTask task, Denormals mode, const F& f) {
-  const std::int64_t total = pool_shares(p, sizeof(T), task);
+// f(part, scratch) on every thread's part of `total` shares, with so many bytes of scratch.
+template <class F>
+void for_shares(const char* op, const PoolProblem& p, std::int64_t total, std::int64_t bytes,
+                Denormals mode, const F& f) {
   const auto images = static_cast<double>(p.n * p.c);
   const auto in = static_cast<double>(p.h.size * p.w.size);
   const auto out = static_cast<double>(p.h.out * p.w.out);
@@ -24,11 +25,16 @@ void for_parts(const char* op, const PoolProblem& p, PoolTask task, Denormals mo
   const double work = images * (in + out + out * taps / 8);
   const int threads = static_cast<int>(
       std::min<std::int64_t>(threads_for(work, kPoolGrain), std::max<std::int64_t>(total, 1)));
-  const std::int64_t bytes = thread_scratch_bytes(p, sizeof(T), task);
   const Scratch scratch(op, static_cast<std::size_t>(bytes * threads));
   parallel(threads, mode, [&](int tid, int nthreads) {
     f(split_range(total, nthreads, tid), static_cast<char*>(scratch.data()) + bytes * tid);
   });
+}
+
+template <class T, class F>
+void for_parts(const char* op, const PoolProblem& p, PoolTask task, Denormals mode, const F& f) {
+  for_shares(op, p, pool_shares(p, sizeof(T), task), thread_scratch_bytes(p, sizeof(T), task), mode,
+             f);
 }
 
 // Whether f(part) is true for every thread's part of the units.
@@ -64,23 +70,35 @@ void max_pool(const char* op, const PoolProblem& p, const T* x, T* y, std::int64
   });
 }
 
+// A thread's scratch for the positions of maxima.
+template <class T>
+struct FoundScratch {
+  T* largest;
+  std::int64_t* indices;
+  char* rest;  // of the search
+};
+template <class T>
+FoundScratch<T> found_scratch(const PoolProblem& p, char* scratch) {
+  const FoundBytes found = found_bytes(p, sizeof(T));
+  return {reinterpret_cast<T*>(scratch), reinterpret_cast<std::int64_t*>(scratch + found.values),
+          scratch + found.values + found.indices};
+}
+
 // Adds dy where the maxima of blocks of planes are.
 template <class T>
 void add_to_maxima_of_blocks(const PoolProblem& p, const T* dy, const T* x, T* dx, Range blocks,
                              char* scratch) {
   const PoolTable<T>& k = pool_table<T>();
-  const FoundBytes found = found_bytes(p, sizeof(T));
-  T* largest = reinterpret_cast<T*>(scratch);
-  auto* indices = reinterpret_cast<std::int64_t*>(scratch + found.values);
+  const FoundScratch<T> found = found_scratch<T>(p, scratch);
   const std::int64_t in = p.h.size * p.w.size, out = p.h.out * p.w.out;
   for (std::int64_t i = blocks.begin; i < blocks.end; ++i) {
     const PoolProblem block = found_block(p, i);
     const std::int64_t first = i * kStagedPlanes;
     const Range all = {0, pool_shares(block, sizeof(T), PoolTask::kIndices)};
-    k.max_indices(flat_volume(block), x + first * in, largest, indices, all,
-                  scratch + found.values + found.indices);
+    k.max_indices(flat_volume(block), x + first * in, found.largest, found.indices, all,
+                  found.rest);
     const UnpoolProblem planes{1, block.c, out, in, false};
-    k.scatter(planes, dy + first * out, indices, dx + first * in, {0, block.c});
+    k.scatter(planes, dy + first * out, found.indices, dx + first * in, {0, block.c});
   }
 }
 
@@ -90,9 +108,7 @@ template <class T>
 void add_to_maxima(const PoolProblem& p, const T* dy, const T* x, T* dx, Range rows,
                    char* scratch) {
   const PoolTable<T>& k = pool_table<T>();
-  const FoundBytes found = found_bytes(p, sizeof(T));
-  T* largest = reinterpret_cast<T*>(scratch);
-  auto* indices = reinterpret_cast<std::int64_t*>(scratch + found.values);
+  const FoundScratch<T> found = found_scratch<T>(p, scratch);
   const std::int64_t channels = p.channels_last ? p.c : 1, row = p.w.size * channels;
   const std::int64_t band_rows = found_rows(p, sizeof(T));
   for (std::int64_t r = rows.begin; r < rows.end;) {
@@ -113,19 +129,33 @@ void add_to_maxima(const PoolProblem& p, const T* dy, const T* x, T* dx, Range r
       std::int64_t in = 0;
       const PoolProblem band = found_band(p, out, &in);
       zero_until(min_i(mine.end, in + band.h.size));
-      k.max_indices(flat_volume(band), x + (plane * p.h.size + in) * row, largest, indices,
-                    {0, band.h.out}, scratch + found.values + found.indices);
+      k.max_indices(flat_volume(band), x + (plane * p.h.size + in) * row, found.largest,
+                    found.indices, {0, band.h.out}, found.rest);
       UnpoolProblem part{
           1,     band.c, band.h.out * p.w.out, (mine.end - mine.begin) * p.w.size, p.channels_last,
           band.c};
       part.zeroed = true;
       part.first = (mine.begin - in) * p.w.size;
-      k.scatter(part, dy + (plane * p.h.out + o) * found_row(p), indices, to + mine.begin * row,
-                {0, 1});
+      k.scatter(part, dy + (plane * p.h.out + o) * found_row(p), found.indices,
+                to + mine.begin * row, {0, 1});
     }
     zero_until(mine.end);
     r += mine.end - mine.begin;
   }
+}
+
+// False when an index lies outside of its window.
+template <class T>
+bool gather_from_windows(const char* op, const PoolProblem& p, const T* dy, const T* x,
+                         const std::int64_t* indices, T* dx) {
+  std::atomic<bool> good{true};
+  for_shares(op, p, p.n * p.h.size, walk_bytes(p, sizeof(T)), Denormals::kKeep,
+             [&](Range part, void* scratch) {
+               if (!walk_table<T>().gathered(p, dy, x, indices, dx, part, scratch)) {
+                 good.store(false, std::memory_order_relaxed);
+               }
+             });
+  return good.load();
 }
 
 template <class T>
@@ -136,10 +166,19 @@ bool max_pool_backward(const char* op, const PoolProblem& p, const T* dy, const 
     std::fill_n(dx, p.n * p.c * in, T(0));
     return true;
   }
+  // Indices that point elsewhere, or nowhere, are added to one by one.
+  if (is_gathered(p, indices != nullptr) && gather_from_windows(op, p, dy, x, indices, dx)) {
+    return true;
+  }
   if (indices != nullptr) {
     UnpoolProblem u{p.n, p.c, out, in, p.channels_last};
     u.has_empty = has_empty_windows(p.h) || has_empty_windows(p.w);
     return scatter(u, dy, indices, dx);
+  }
+  if (is_row_of_runs(p)) {
+    for_shares(op, p, p.n * p.c * p.h.size, 0, Denormals::kKeep,
+               [&](Range part, void*) { walk_table<T>().runs(p, dy, x, dx, part); });
+    return true;
   }
   constexpr PoolTask kTask = PoolTask::kMaxBackward;
   for_parts<T>(op, p, kTask, Denormals::kKeep, [&](Range part, char* scratch) {

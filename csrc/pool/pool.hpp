@@ -20,7 +20,7 @@
 //   gradients       a thread owns rows of dx and writes each just ahead of its first window.
 //                   Windows across two threads' rows are looked at by both: no two threads touch one
 //                   element, and every element sums in one order for every team. Given indices are
-//                   added to by threads that own planes, or channels of a sample.
+//                   added to by threads that own planes, or channels of a sample; but see walk.hpp.
 // Where a window holds +0 and -0 alone, the sign of the maximum may be either.
 #pragma once
 #include <cstdint>

@@ -11,10 +11,6 @@
 
 namespace ARRAYNN_ISA_NAMESPACE {
 
-template <int kCount>
-struct Count {
-  static constexpr int value = kCount;
-};
 #if defined(__AVX512F__)
 inline constexpr int kReduceVectors = 16;
 #else
@@ -30,7 +26,8 @@ ARRAYNN_INLINE void for_channels(std::int64_t c, std::int64_t channels, const F&
   if (c < channels) some(Count<1>{}, c, channels - c);
 }
 
-template <bool kStrided, class T, class Op>
+// kRun > 0: windows of as many taps side by side (is_run), without the padded row.
+template <bool kStrided, int kRun, class T, class Op>
 ARRAYNN_INLINE void reduce_channels_first(const PoolProblem p, Op& op, const T* x, T* y, Range rows,
                                           void* scratch) {
   constexpr std::int64_t kL = kLanes<T>;
@@ -44,19 +41,32 @@ ARRAYNN_INLINE void reduce_channels_first(const PoolProblem p, Op& op, const T* 
     const std::int64_t step = p.h.dilation * p.w.size;
     const T* in = x + plane * p.h.size * p.w.size + (count > 0 ? top * p.w.size : 0);
     op.set_row(p, oh);
-    put_row(row, [&](std::int64_t col, std::int64_t n) __attribute__((always_inline)) {
+    const auto columns = [&](std::int64_t col, std::int64_t n) __attribute__((always_inline)) {
       if (count == 0) return op.identity();
       Vec<T> acc = op.map(load_lanes(in + col, n));
       for (std::int64_t i = 1; i < count; ++i) {
         acc = op.combine(acc, op.map(load_lanes(in + i * step + col, n)));
       }
       return acc;
-    });
+    };
+    if constexpr (kRun == 0) put_row(row, columns);
     T* out = y + r * p.w.out;
     const auto outputs = [&](std::int64_t o, std::int64_t n) __attribute__((always_inline)) {
-      Vec<T> acc = load_tap<kStrided>(row, 0, o, n);
-      for (std::int64_t j = 1; j < p.w.kernel; ++j) {
-        acc = op.combine(acc, load_tap<kStrided>(row, j, o, n));
+      Vec<T> acc;
+      if constexpr (kRun == 0) {
+        acc = load_tap<kStrided>(row, 0, o, n);
+        for (std::int64_t j = 1; j < p.w.kernel; ++j) {
+          acc = op.combine(acc, load_tap<kStrided>(row, j, o, n));
+        }
+      } else {
+        Vec<T> run[kRun], tap[kRun];
+        for (int k = 0; k < kRun; ++k) {
+          const std::int64_t left = n * kRun - k * kL;
+          run[k] = left > 0 ? columns(o * kRun + k * kL, left) : op.identity();
+        }
+        split_run(run, tap);
+        acc = tap[0];
+        for (int k = 1; k < kRun; ++k) acc = op.combine(acc, tap[k]);
       }
       return op.finish_columns(acc, o);
     };
@@ -187,8 +197,15 @@ ARRAYNN_INLINE void reduce_windows(const PoolProblem p, Op op, const T* x, T* y,
   if (p.channels_last) return reduce_channels_last(p, op, x, y, rows);
   if (is_tiled(p, PoolTask::kSum)) return reduce_tiles(p, op, x, y, rows);
   if (is_whole(p, PoolTask::kSum)) return reduce_planes(p, op, x, y, rows);
-  if (p.w.stride <= kMaxPhases) return reduce_channels_first<false>(p, op, x, y, rows, scratch);
-  reduce_channels_first<true>(p, op, x, y, rows, scratch);
+  if (is_run(p.w) && p.w.kernel == 2) {
+    reduce_channels_first<false, 2>(p, op, x, y, rows, scratch);
+  } else if (is_run(p.w)) {
+    reduce_channels_first<false, 4>(p, op, x, y, rows, scratch);
+  } else if (p.w.stride <= kMaxPhases) {
+    reduce_channels_first<false, 0>(p, op, x, y, rows, scratch);
+  } else {
+    reduce_channels_first<true, 0>(p, op, x, y, rows, scratch);
+  }
 }
 
 // Windows without gaps between them and between their taps: every element up to the last window is

@@ -6,6 +6,11 @@
 
 namespace ARRAYNN_ISA_NAMESPACE {
 
+template <int kCount>
+struct Count {
+  static constexpr int value = kCount;
+};
+
 template <class T>
 struct Row {
   T* data;
@@ -46,6 +51,24 @@ template <class T>
 ARRAYNN_INLINE T* phase_of(const Row<T>& row, std::int64_t k) {
   const std::int64_t at = row.begin + k;
   return row.data + at % row.phases * row.length + at / row.phases;
+}
+
+// Lane l of v[k] is element 4 l + k of four vectors laid end to end, and the way back.
+template <class T>
+ARRAYNN_INLINE void split_four(const Vec<T> (&in)[4], Vec<T> (&v)[4]) {
+  Vec<T> even[2], odd[2];
+  split_pair(in[0], in[1], &even[0], &odd[0]);
+  split_pair(in[2], in[3], &even[1], &odd[1]);
+  split_pair(even[0], even[1], &v[0], &v[2]);
+  split_pair(odd[0], odd[1], &v[1], &v[3]);
+}
+template <class T>
+ARRAYNN_INLINE void merge_four(const Vec<T> (&v)[4], Vec<T> (&out)[4]) {
+  Vec<T> even[2], odd[2];
+  merge_pair(v[0], v[2], &even[0], &even[1]);
+  merge_pair(v[1], v[3], &odd[0], &odd[1]);
+  merge_pair(even[0], odd[0], &out[0], &out[1]);
+  merge_pair(even[1], odd[1], &out[2], &out[3]);
 }
 
 // Fills the row's input positions with load(x, n): elements [x, x + n) of the input row, n <= kSize.
@@ -89,15 +112,12 @@ ARRAYNN_INLINE void put_row(const Row<T>& row, const Load& load) {
     T* to[4];
     for (std::int64_t k = 0; k < 4; ++k) to[k] = phase_of(row, k);
     const auto four = [&](std::int64_t x, std::int64_t left) __attribute__((always_inline)) {
-      Vec<T> in[4], even[2], odd[2], v[4];
+      Vec<T> in[4], v[4];
       for (std::int64_t k = 0; k < 4; ++k) {
         const std::int64_t n = left - k * kL;
         in[k] = n > 0 ? load(x + k * kL, min_i(kL, n)) : Vec<T>::zero();
       }
-      split_pair(in[0], in[1], &even[0], &odd[0]);
-      split_pair(in[2], in[3], &even[1], &odd[1]);
-      split_pair(even[0], even[1], &v[0], &v[2]);
-      split_pair(odd[0], odd[1], &v[1], &v[3]);
+      split_four(in, v);
       for (std::int64_t k = 0; k < 4; ++k) store_lanes(v[k], to[k] + (x >> 2), (left + 3 - k) >> 2);
     };
     std::int64_t x = 0;
@@ -160,12 +180,9 @@ ARRAYNN_INLINE void take_row(const Row<T>& row, T* dst) {
     const T* from[4];
     for (std::int64_t k = 0; k < 4; ++k) from[k] = phase_of(row, k);
     const auto four = [&](std::int64_t x, std::int64_t left) __attribute__((always_inline)) {
-      Vec<T> v[4], even[2], odd[2], out[4];
+      Vec<T> v[4], out[4];
       for (std::int64_t k = 0; k < 4; ++k) v[k] = Vec<T>::load(from[k] + (x >> 2));
-      merge_pair(v[0], v[2], &even[0], &even[1]);
-      merge_pair(v[1], v[3], &odd[0], &odd[1]);
-      merge_pair(even[0], odd[0], &out[0], &out[1]);
-      merge_pair(even[1], odd[1], &out[2], &out[3]);
+      merge_four(v, out);
       for (std::int64_t k = 0; k < 4; ++k) {
         const std::int64_t n = left - k * kL;
         if (n > 0) write(out[k], dst + x + k * kL, n);

@@ -4,6 +4,7 @@
 // short rows nor two rows at a time cost anything: memory is read and written in order, once.
 #pragma once
 #include "pool/best.hpp"
+#include "pool/walk.hpp"
 
 namespace ARRAYNN_ISA_NAMESPACE {
 namespace {
@@ -88,12 +89,101 @@ ARRAYNN_INLINE void reduce_pairs(const TileBlock& b, std::int64_t out, const Op&
       });
 }
 
+// g where a window's largest tap is, 0 elsewhere.
+template <int kTaps, class T>
+ARRAYNN_INLINE void give_to_largest(const Vec<T> (&taps)[kTaps], Vec<T> g, Vec<T> (&to)[kTaps]) {
+  Vec<T> best = taps[0];
+  Hits<T> won[kTaps];  // of every tap when it was looked at
+  for (int k = 1; k < kTaps; ++k) {
+    won[k] = Hits<T>::larger(taps[k], best);
+    best = won[k].choose(taps[k], best);
+  }
+  for (int k = kTaps - 1; k > 0; --k) {
+    to[k] = won[k].choose(g, Vec<T>::zero());
+    g = won[k].choose(Vec<T>::zero(), g);
+  }
+  to[0] = g;
+}
+
+// Every second run of kRun lanes of a and b laid end to end, and the way back.
+template <class T, int kRun, bool kOdd>
+struct EverySecondRun {
+  static constexpr int at(int l) { return l / kRun * 2 * kRun + l % kRun + (kOdd ? kRun : 0); }
+};
+template <class T, int kRun, bool kUpper>
+struct RunsByTurns {
+  static constexpr int at(int l) {
+    const int from = l + (kUpper ? kLanes<T> : 0), run = from / kRun;
+    return run / 2 * kRun + from % kRun + (run % 2 != 0 ? kLanes<T> : 0);
+  }
+};
+
+// The four taps of a vector of windows whose rows are kOut windows long: kOut divides a vector, and
+// windows are consecutive in memory as their elements are.
+template <int kOut, class T>
+ARRAYNN_INLINE void load_narrow_tiles(const T* x, Vec<T> (&taps)[4]) {
+  constexpr std::int64_t kL = kLanes<T>;
+  Vec<T> left[2], right[2];
+  for (int k = 0; k < 2; ++k) {
+    split_pair(Vec<T>::load(x + 2 * k * kL), Vec<T>::load(x + (2 * k + 1) * kL), &left[k],
+               &right[k]);
+  }
+  taps[0] = shuffle<EverySecondRun<T, kOut, false>>(left[0], left[1]);
+  taps[1] = shuffle<EverySecondRun<T, kOut, false>>(right[0], right[1]);
+  taps[2] = shuffle<EverySecondRun<T, kOut, true>>(left[0], left[1]);
+  taps[3] = shuffle<EverySecondRun<T, kOut, true>>(right[0], right[1]);
+}
+template <int kOut, class T>
+ARRAYNN_INLINE void store_narrow_tiles(const Vec<T> (&taps)[4], T* x) {
+  constexpr std::int64_t kL = kLanes<T>;
+  const Vec<T> left[2] = {shuffle<RunsByTurns<T, kOut, false>>(taps[0], taps[2]),
+                          shuffle<RunsByTurns<T, kOut, true>>(taps[0], taps[2])};
+  const Vec<T> right[2] = {shuffle<RunsByTurns<T, kOut, false>>(taps[1], taps[3]),
+                           shuffle<RunsByTurns<T, kOut, true>>(taps[1], taps[3])};
+  for (int k = 0; k < 2; ++k) {
+    Vec<T> low, high;
+    merge_pair(left[k], right[k], &low, &high);
+    low.store(x + 2 * k * kL);
+    high.store(x + (2 * k + 1) * kL);
+  }
+}
+
+// f(Count of windows in a row, first window) for vectors of windows `all`, the last overlapping the
+// one before it; false where rows are not narrow or windows too few.
+template <class T, class F>
+ARRAYNN_INLINE bool for_narrow_tiles(Range all, std::int64_t out, const F& f) {
+  constexpr std::int64_t kL = kLanes<T>;
+  if (all.end - all.begin < kL) return false;
+  const auto each = [&](auto count) __attribute__((always_inline)) {
+    for (std::int64_t i = all.begin; i < all.end; i += kL) f(count, min_i(i, all.end - kL));
+    return true;
+  };
+  if (out == 1) return each(Count<1>{});
+  if constexpr (kL > 2) {
+    if (out == 2) return each(Count<2>{});
+  }
+  if constexpr (kL > 4) {
+    if (out == 4) return each(Count<4>{});
+  }
+  if constexpr (kL > 8) {
+    if (out == 8) return each(Count<8>{});
+  }
+  return false;
+}
+
 template <class T, class Op>
 ARRAYNN_INLINE void reduce_tiles(const PoolProblem p, Op op, const T* x, T* y, Range rows) {
   constexpr std::int64_t kL = kLanes<T>;
   const std::int64_t out = p.w.out;
   op.set_row(p, 0);
   op.set_pixel(p, 0);
+  const auto narrow = [&](auto count, std::int64_t i) __attribute__((always_inline)) {
+    Vec<T> taps[4];
+    load_narrow_tiles<decltype(count)::value>(x + 4 * i, taps);
+    const Vec<T> top = op.combine(op.map(taps[0]), op.map(taps[1]));
+    op.finish(op.combine(top, op.combine(op.map(taps[2]), op.map(taps[3])))).store(y + i);
+  };
+  if (for_narrow_tiles<T>({rows.begin * out, rows.end * out}, out, narrow)) return;
   alignas(64) T half[kTileBlock + kL];
   for_tile_blocks(rows, out, [&](const TileBlock& b) __attribute__((always_inline)) {
     reduce_pairs(b, out, op, x, half);
@@ -121,6 +211,13 @@ void max_of_tiles_backward(const PoolProblem& p, const T* dy, const T* x, T* dx,
   constexpr std::int64_t kL = kLanes<T>;
   const std::int64_t out = p.w.out;
   const Range mine = {ceil_div(rows.begin, 2), ceil_div(rows.end, 2)};
+  const auto narrow = [&](auto count, std::int64_t i) __attribute__((always_inline)) {
+    Vec<T> taps[4], to[4];
+    load_narrow_tiles<decltype(count)::value>(x + 4 * i, taps);
+    give_to_largest(taps, Vec<T>::load(dy + i), to);
+    store_narrow_tiles<decltype(count)::value>(to, dx + 4 * i);
+  };
+  if (for_narrow_tiles<T>({mine.begin * out, mine.end * out}, out, narrow)) return;
   alignas(64) T half[kTileBlock + kL], grad[kTileBlock + kL];
   for_tile_blocks(mine, out, [&](const TileBlock& b) __attribute__((always_inline)) {
     reduce_pairs(b, out, Max<T>{}, x, half);
@@ -156,6 +253,24 @@ void max_of_tiles_backward(const PoolProblem& p, const T* dy, const T* x, T* dx,
           });
         });
   });
+}
+
+// Taps of windows of kRun elements side by side, first to last, and the way back.
+template <int kRun, class T>
+ARRAYNN_INLINE void split_run(const Vec<T> (&in)[kRun], Vec<T> (&taps)[kRun]) {
+  if constexpr (kRun == 2) {
+    split_pair(in[0], in[1], &taps[0], &taps[1]);
+  } else {
+    split_four(in, taps);
+  }
+}
+template <int kRun, class T>
+ARRAYNN_INLINE void merge_run(const Vec<T> (&taps)[kRun], Vec<T> (&out)[kRun]) {
+  if constexpr (kRun == 2) {
+    merge_pair(taps[0], taps[1], &out[0], &out[1]);
+  } else {
+    merge_four(taps, out);
+  }
 }
 
 // Every element of a window shares alike.

@@ -7,6 +7,7 @@
 
 #include "core/arena.hpp"
 #include "core/parallel.hpp"
+#include "pool/walk.hpp"
 
 namespace arraynn {
 namespace {
@@ -20,10 +21,6 @@ constexpr std::int64_t kVolumeBytes = std::int64_t{1} << 20;
 constexpr std::int64_t kFoundVolumeBytes = std::int64_t{256} << 10;
 
 bool is_empty(const VolumeProblem& v) { return v.plane.n * v.plane.c == 0 || v.out() == 0; }
-
-bool keeps_positions(const PoolAxis& a) {
-  return a.to == 0 && a.kernel == 1 && a.stride == 1 && a.begin == 0 && a.out == a.size;
-}
 
 // Planes one after another: the problem of windows that are one plane deep.
 PoolProblem as_planes(const VolumeProblem& v) {

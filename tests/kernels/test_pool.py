@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,11 @@ CASES: list[tuple[tuple[int, ...], dict[str, Any]]] = [
     ((2, 4, 5, 40), {"kernel_size": (5, 40)}),
     ((1, 2, 5, 5), {"kernel_size": 2, "stride": 5, "ceil_mode": True}),
     ((3, 64, 5, 5), {"kernel_size": 2, "stride": 1}),
+    ((2, 70, 6, 9), {"kernel_size": 3, "stride": (2, 1), "padding": 1}),
+    ((1, 35, 5, 40), {"kernel_size": (4, 3), "stride": (1, 2), "padding": (2, 1)}),
+    ((2, 3, 3, 67), {"kernel_size": (1, 4)}),
+    ((1, 9, 2, 35), {"kernel_size": (1, 2), "stride": (1, 2)}),
+    ((1, 2, 5, 70), {"kernel_size": (3, 4), "stride": (2, 4), "padding": (1, 0)}),
     ((0, 3, 8, 8), {"kernel_size": 2}),
     ((2, 0, 8, 8), {"kernel_size": 2}),
 ]
@@ -244,6 +250,8 @@ def test_same_bits_for_every_thread_count(
         {"kernel_size": (2, 1)},
         {"kernel_size": (40, 41)},
         {"kernel_size": 3, "stride": 2, "padding": 1},
+        {"kernel_size": 3, "stride": 1, "padding": 1},
+        {"kernel_size": (1, 4)},
     )
     for options in problems:
         more: dict[str, Any] = {**options, "layout": layout}
@@ -343,7 +351,7 @@ def test_bands_of_short_rows(
 
 
 # Rows shorter than a vector, as long as one, and longer than a block of halved rows.
-@pytest.mark.parametrize("columns", [2, 4, 10, 16, 34, 1030, 2050])
+@pytest.mark.parametrize("columns", [2, 4, 8, 10, 16, 34, 1030, 2050])
 def test_tiles(dtype: Any, layout: str, columns: int, rng: np.random.Generator) -> None:
     """Windows of 2 x 2 that tile the plane, with equal values, NaN and infinities among them."""
     options: dict[str, Any] = {"kernel_size": 2, "layout": layout}
@@ -406,15 +414,17 @@ def test_wide_strides(
 def test_indices_outside_of_planes_are_refused(
     dtype: Any, layout: str, rng: np.random.Generator
 ) -> None:
-    for shape in ((1, 16, 6, 8), (1, 16, 6, 80), (1, 3, 6, 8), (2, 3, 96, 64)):
+    shapes = ((1, 16, 6, 8), (1, 16, 6, 80), (1, 3, 6, 8), (2, 3, 96, 64))
+    for shape, kernel in itertools.product(shapes, (2, 3)):
         x = arranged(normal(rng, dtype, *shape), layout)
-        y, indices = kernels.max_pool2d(x, 2, return_indices=True, layout=layout)
+        options: dict[str, Any] = {"kernel_size": kernel, "stride": 2, "layout": layout}
+        y, indices = kernels.max_pool2d(x, **options, return_indices=True)
         for wrong in (-1, shape[2] * shape[3], 1 << 40, -(1 << 40)):
             for place in (0, -1):
                 bad = indices.copy()
                 bad.reshape(-1)[place] = wrong
                 with pytest.raises(ValueError, match="indices"):
-                    kernels.max_pool2d_backward(np.ones_like(y), x, 2, indices=bad, layout=layout)
+                    kernels.max_pool2d_backward(np.ones_like(y), x, **options, indices=bad)
 
 
 def test_gradients_go_where_indices_say(dtype: Any, layout: str, rng: np.random.Generator) -> None:
@@ -438,13 +448,49 @@ def test_gradients_go_where_indices_say(dtype: Any, layout: str, rng: np.random.
             assert_same_bits(got, arranged(expected.reshape(shape), layout), f"{shape}")
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_one_index_outside_of_its_window(
+    dtype: Any, layout: str, stride: int, rng: np.random.Generator
+) -> None:
+    """The positions around a window at an edge and at a corner, and two rows away."""
+    n, c, h, w = 2, 37, 7, 9
+    x = normal(rng, dtype, n, c, h, w)
+    window: dict[str, Any] = {"kernel_size": 3, "stride": stride, "padding": 1}
+    y, indices = reference.max_pool2d(x, **window, return_indices=True)
+    grad = rng.integers(-8, 9, y.shape).astype(dtype)  # sums are exact
+    planes = np.arange(n * c)[:, None]
+    for row, column in ((0, 0), (1, 0), (1, y.shape[3] - 1), (y.shape[2] - 1, 1)):
+        top, left = row * stride - 1, column * stride - 1
+        around = {(top - 1) * w + left + 1, (top + 3) * w + left + 1}
+        around |= {(top + i) * w + left + j for i in range(3) for j in (-1, 0, 2, 3)}
+        for wrong in sorted(p for p in around if 0 <= p < h * w):
+            moved = indices.copy()
+            moved[1, 35, row, column] = wrong
+            expected = np.zeros((n * c, h * w), dtype)
+            np.add.at(expected, (planes, moved.reshape(n * c, -1)), grad.reshape(n * c, -1))
+            got = kernels.max_pool2d_backward(
+                arranged(grad, layout),
+                arranged(x, layout),
+                **window,
+                indices=arranged(moved, layout),
+                layout=layout,
+            )
+            np.testing.assert_array_equal(got, arranged(expected.reshape(x.shape), layout))
+
+
 def test_gradient_of_a_maximum_beside_nan_and_infinities(
     dtype: Any, layout: str, rng: np.random.Generator
 ) -> None:
     """Windows that hold both infinities, a NaN, or nothing but minus infinity."""
     values = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0], dtype=dtype)
     x = arranged(rng.choice(values, (2, 70, 9, 9)), layout)
-    for options in ({"kernel_size": 2}, {"kernel_size": 3, "stride": 2, "padding": 1}):
+    windows: tuple[dict[str, Any], ...] = (
+        {"kernel_size": 2},
+        {"kernel_size": (1, 4)},
+        {"kernel_size": 3, "stride": 1, "padding": 1},
+        {"kernel_size": 3, "stride": 2, "padding": 1},
+    )
+    for options in windows:
         y, _ = reference.max_pool2d(x, **options, layout=layout, return_indices=True)
         grad = normal(rng, dtype, *y.shape)
         expected = reference.max_pool2d_backward(widen(grad), x, **options, layout=layout)

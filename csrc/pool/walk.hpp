@@ -1,0 +1,71 @@
+// Gradients of maxima that write every row of dx once.
+//   runs      channels_first, rows of windows of 2 or 4 elements side by side: whole vectors of taps,
+//             split and merged in registers
+//   gathered  channels_last, small windows: a row of dx from the windows that reach it. The positions
+//             that won there are kept in a ring of rows, in cache, as vectors of channels; along the
+//             row the sums of columns that windows share stay in registers
+#pragma once
+#include "pool/pool.hpp"
+
+namespace arraynn {
+
+// Every position is a window of its own.
+ARRAYNN_INLINE bool keeps_positions(const PoolAxis& a) {
+  return a.to == 0 && a.kernel == 1 && a.stride == 1 && a.begin == 0 && a.out == a.size;
+}
+// Windows of 2 or 4 elements side by side.
+ARRAYNN_INLINE bool is_run(const PoolAxis& w) {
+  return w.to == 0 && (w.kernel == 2 || w.kernel == 4) && w.stride == w.kernel && w.dilation == 1 &&
+         w.begin == 0 && w.size >= w.out * w.stride;
+}
+ARRAYNN_INLINE bool is_row_of_runs(const PoolProblem& p) {
+  return !p.channels_last && keeps_positions(p.h) && is_run(p.w);
+}
+
+// Rows of windows over one row of dx.
+inline constexpr std::int64_t kWalkRows = 4;
+
+ARRAYNN_INLINE std::int64_t walk_rows(const PoolAxis& h) {
+  return ceil_div(window_span(h), h.stride);
+}
+
+// Windows of two or three columns that overlap. Those that move by two columns are looked through
+// again faster (max_last.hpp) than their positions are kept, unless these are given.
+ARRAYNN_INLINE bool is_gathered(const PoolProblem& p, bool given) {
+  const PoolAxis &h = p.h, &w = p.w;
+  if (!p.channels_last || h.to > 0 || w.to > 0 || h.dilation > 1 || w.dilation > 1) return false;
+  const bool columns = w.kernel <= 3 && w.stride < w.kernel && (given || w.stride == 1);
+  return columns && walk_rows(h) <= kWalkRows && h.kernel <= 4 &&
+         h.size * w.size <= INT32_MAX;  // positions are kept in 32 bits
+}
+
+// Of a thread.
+ARRAYNN_INLINE std::int64_t walk_bytes(const PoolProblem& p, std::int64_t item) {
+  return round_up(ring_size(walk_rows(p.h)) * p.w.out * p.c * item, 64);
+}
+
+template <class T>
+struct WalkTable {
+  // `rows` of dx, over all planes or samples. Without indices the maxima are looked for in x; false
+  // when an index lies outside of its window, where dx is left unfinished.
+  void (*runs)(const PoolProblem& p, const T* dy, const T* x, T* dx, Range rows);
+  bool (*gathered)(const PoolProblem& p, const T* dy, const T* x, const std::int64_t* indices,
+                   T* dx, Range rows, void* scratch);
+};
+struct WalkKernels {
+  WalkTable<float> f32;
+  WalkTable<double> f64;
+};
+
+ARRAYNN_KERNEL_TABLE(WalkKernels, walk_kernels)
+
+template <class T>
+const WalkTable<T>& walk_table() {
+  if constexpr (std::is_same_v<T, float>) {
+    return walk_kernels().f32;
+  } else {
+    return walk_kernels().f64;
+  }
+}
+
+}  // namespace arraynn
