@@ -32,7 +32,7 @@ struct PooledArguments {
 
   template <class T>
   ConvPool<T> pool() const {
-    return {windows.problem, average, divisor, &pool_table<T>()};
+    return {windows.problem, average, divisor, &pool_kernels().of<T>()};
   }
 
   ConvArguments conv;

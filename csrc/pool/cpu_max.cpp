@@ -43,12 +43,12 @@ void max_indices(const VolumeProblem& v, const T* x, T* y, std::int64_t* indices
 }  // namespace
 
 extern const PoolKernels pool_kernels = {
-    {&max_values<float>, &max_indices<float>, &average_f32, &max_of_tiles_backward<float>,
-     &max_backward<float>, &average_backward_f32, &lp_f32, &lp_shares_f32, &lp_slopes_f32,
-     &scatter_f32, &unpool_f32, &unpool_backward_f32},
-    {&max_values<double>, &max_indices<double>, &average_f64, &max_of_tiles_backward<double>,
-     &max_backward<double>, &average_backward_f64, &lp_f64, &lp_shares_f64, &lp_slopes_f64,
-     &scatter_f64, &unpool_f64, &unpool_backward_f64},
+    {{&max_values<float>, &max_indices<float>, &average_f32, &max_of_tiles_backward<float>,
+      &max_backward<float>, &average_backward_f32, &lp_f32, &lp_shares_f32, &lp_slopes_f32,
+      &scatter_f32, &unpool_f32, &unpool_backward_f32},
+     {&max_values<double>, &max_indices<double>, &average_f64, &max_of_tiles_backward<double>,
+      &max_backward<double>, &average_backward_f64, &lp_f64, &lp_shares_f64, &lp_slopes_f64,
+      &scatter_f64, &unpool_f64, &unpool_backward_f64}},
     &max_u8,
     &max_i32,
     &max_i64,

@@ -59,7 +59,7 @@ bool for_units(const UnpoolProblem& whole, const F& f) {
 template <class T>
 void max_pool(const char* op, const PoolProblem& p, const T* x, T* y, std::int64_t* indices) {
   if (is_empty(p)) return;
-  const PoolTable<T>& k = pool_table<T>();
+  const PoolTable<T>& k = pool_kernels().of<T>();
   const PoolTask task = indices == nullptr ? PoolTask::kMax : PoolTask::kIndices;
   for_parts<T>(op, p, task, Denormals::kKeep, [&](Range part, void* scratch) {
     if (indices == nullptr) {
@@ -88,7 +88,7 @@ FoundScratch<T> found_scratch(const PoolProblem& p, char* scratch) {
 template <class T>
 void add_to_maxima_of_blocks(const PoolProblem& p, const T* dy, const T* x, T* dx, Range blocks,
                              char* scratch) {
-  const PoolTable<T>& k = pool_table<T>();
+  const PoolTable<T>& k = pool_kernels().of<T>();
   const FoundScratch<T> found = found_scratch<T>(p, scratch);
   const std::int64_t in = p.h.size * p.w.size, out = p.h.out * p.w.out;
   for (std::int64_t i = blocks.begin; i < blocks.end; ++i) {
@@ -107,7 +107,7 @@ void add_to_maxima_of_blocks(const PoolProblem& p, const T* dy, const T* x, T* d
 template <class T>
 void add_to_maxima(const PoolProblem& p, const T* dy, const T* x, T* dx, Range rows,
                    char* scratch) {
-  const PoolTable<T>& k = pool_table<T>();
+  const PoolTable<T>& k = pool_kernels().of<T>();
   const FoundScratch<T> found = found_scratch<T>(p, scratch);
   const std::int64_t channels = p.channels_last ? p.c : 1, row = p.w.size * channels;
   const std::int64_t band_rows = found_rows(p, sizeof(T));
@@ -151,7 +151,7 @@ bool gather_from_windows(const char* op, const PoolProblem& p, const T* dy, cons
   std::atomic<bool> good{true};
   for_shares(op, p, p.n * p.h.size, walk_bytes(p, sizeof(T)), Denormals::kKeep,
              [&](Range part, void* scratch) {
-               if (!walk_table<T>().gathered(p, dy, x, indices, dx, part, scratch)) {
+               if (!walk_kernels().of<T>().gathered(p, dy, x, indices, dx, part, scratch)) {
                  good.store(false, std::memory_order_relaxed);
                }
              });
@@ -177,15 +177,15 @@ bool max_pool_backward(const char* op, const PoolProblem& p, const T* dy, const 
   }
   if (is_row_of_runs(p)) {
     for_shares(op, p, p.n * p.c * p.h.size, 0, Denormals::kKeep,
-               [&](Range part, void*) { walk_table<T>().runs(p, dy, x, dx, part); });
+               [&](Range part, void*) { walk_kernels().of<T>().runs(p, dy, x, dx, part); });
     return true;
   }
   constexpr PoolTask kTask = PoolTask::kMaxBackward;
   for_parts<T>(op, p, kTask, Denormals::kKeep, [&](Range part, char* scratch) {
     if (is_tiled(p, kTask)) {
-      pool_table<T>().max_of_tiles_backward(p, dy, x, dx, part);
+      pool_kernels().of<T>().max_of_tiles_backward(p, dy, x, dx, part);
     } else if (is_walked(p)) {
-      pool_table<T>().max_backward(p, dy, x, dx, part);
+      pool_kernels().of<T>().max_backward(p, dy, x, dx, part);
     } else if (is_staged(p, kTask)) {
       add_to_maxima_of_blocks(p, dy, x, dx, part, scratch);
     } else {
@@ -198,7 +198,7 @@ bool max_pool_backward(const char* op, const PoolProblem& p, const T* dy, const 
 template <class T>
 void avg_pool(const char* op, const PoolProblem& p, const AverageDivisor& d, const T* x, T* y) {
   if (is_empty(p)) return;
-  const PoolTable<T>& k = pool_table<T>();
+  const PoolTable<T>& k = pool_kernels().of<T>();
   for_parts<T>(op, p, PoolTask::kSum, Denormals::kFlush,
                [&](Range part, void* scratch) { k.average(p, d, x, y, part, scratch); });
 }
@@ -210,7 +210,7 @@ void avg_pool_backward(const char* op, const PoolProblem& p, const AverageDiviso
     std::fill_n(dx, p.n * p.c * p.h.size * p.w.size, T(0));
     return;
   }
-  const PoolTable<T>& k = pool_table<T>();
+  const PoolTable<T>& k = pool_kernels().of<T>();
   for_parts<T>(op, p, PoolTask::kSumBackward, Denormals::kFlush,
                [&](Range part, void* scratch) { k.average_backward(p, d, dy, dx, part, scratch); });
 }
@@ -218,7 +218,7 @@ void avg_pool_backward(const char* op, const PoolProblem& p, const AverageDiviso
 template <class T>
 void lp_pool(const char* op, const PoolProblem& p, double norm, const T* x, T* y) {
   if (is_empty(p)) return;
-  const PoolTable<T>& k = pool_table<T>();
+  const PoolTable<T>& k = pool_kernels().of<T>();
   for_parts<T>(op, p, PoolTask::kSum, Denormals::kFlush,
                [&](Range part, void* scratch) { k.lp(p, norm, true, x, y, part, scratch); });
 }
@@ -231,7 +231,7 @@ void lp_pool_backward(const char* op, const PoolProblem& p, double norm, const T
     std::fill_n(dx, in, T(0));
     return;
   }
-  const PoolTable<T>& k = pool_table<T>();
+  const PoolTable<T>& k = pool_kernels().of<T>();
   const std::int64_t out = planes * p.h.out * p.w.out;
   const Scratch shares(op, static_cast<std::size_t>(out) * sizeof(T));
   T* share = static_cast<T*>(shares.data());
@@ -251,7 +251,7 @@ void lp_pool_backward(const char* op, const PoolProblem& p, double norm, const T
 
 template <class T>
 bool scatter(const UnpoolProblem& p, const T* x, const std::int64_t* indices, T* y) {
-  const PoolTable<T>& k = pool_table<T>();
+  const PoolTable<T>& k = pool_kernels().of<T>();
   return for_units(p, [&](const UnpoolProblem& blocks, Range units) {
     return k.scatter(blocks, x, indices, y, units);
   });
@@ -259,7 +259,7 @@ bool scatter(const UnpoolProblem& p, const T* x, const std::int64_t* indices, T*
 
 template <class T>
 bool max_unpool(const UnpoolProblem& p, const T* x, const std::int64_t* indices, T* y) {
-  const PoolTable<T>& k = pool_table<T>();
+  const PoolTable<T>& k = pool_kernels().of<T>();
   return for_units(p, [&](const UnpoolProblem& blocks, Range units) {
     return k.unpool(blocks, x, indices, y, units);
   });
@@ -267,7 +267,7 @@ bool max_unpool(const UnpoolProblem& p, const T* x, const std::int64_t* indices,
 
 template <class T>
 bool max_unpool_backward(const UnpoolProblem& p, const T* dy, const std::int64_t* indices, T* dx) {
-  const PoolTable<T>& k = pool_table<T>();
+  const PoolTable<T>& k = pool_kernels().of<T>();
   return for_units(p, [&](const UnpoolProblem& blocks, Range units) {
     return k.unpool_backward(blocks, dy, indices, dx, units);
   });

@@ -24,7 +24,6 @@
 // Where a window holds +0 and -0 alone, the sign of the maximum may be either.
 #pragma once
 #include <cstdint>
-#include <type_traits>
 
 #include "core/dispatch.hpp"
 #include "core/index.hpp"
@@ -404,24 +403,13 @@ struct PoolTable {
 template <class T>
 using MaxInteger = void (*)(const VolumeProblem& v, const T* x, T* y, std::int64_t* indices,
                             Range rows);
-struct PoolKernels {
-  PoolTable<float> f32;
-  PoolTable<double> f64;
+struct PoolKernels : FloatKernels<PoolTable> {
   MaxInteger<std::uint8_t> max_u8;
   MaxInteger<std::int32_t> max_i32;
   MaxInteger<std::int64_t> max_i64;
 };
 
 ARRAYNN_KERNEL_TABLE(PoolKernels, pool_kernels)
-
-template <class T>
-const PoolTable<T>& pool_table() {
-  if constexpr (std::is_same_v<T, float>) {
-    return pool_kernels().f32;
-  } else {
-    return pool_kernels().f64;
-  }
-}
 
 // Elements that one thread should have at least: about 10 us of memory traffic, the order of waking
 // a team.

@@ -257,7 +257,7 @@ template <class T, class Share>
 void spread_boxes(const char* op, const VolumeProblem& v, const T* dy, T* dx,
                   const Share& share_rows) {
   const PoolProblem& p = v.plane;
-  const PoolTable<T>& k = pool_table<T>();
+  const PoolTable<T>& k = pool_kernels().of<T>();
   constexpr PoolTask task = PoolTask::kSumBackward;
   const std::int64_t item = sizeof(T), channels = p.channels_last ? p.c : 1;
   const std::int64_t in_plane = v.in_plane() * channels, out_plane = v.out_plane() * channels;
@@ -348,8 +348,8 @@ void find_maxima(const char* op, const VolumeProblem& v, const T* x, T* y, std::
   const int threads = team_of(v, rows);
   const Scratch scratch(op, static_cast<std::size_t>(bytes * threads));
   parallel(threads, Denormals::kKeep, [&](int tid, int nthreads) {
-    pool_table<T>().max_indices(v, x, y, indices, split_range(rows, nthreads, tid),
-                                static_cast<char*>(scratch.data()) + bytes * tid);
+    pool_kernels().of<T>().max_indices(v, x, y, indices, split_range(rows, nthreads, tid),
+                                       static_cast<char*>(scratch.data()) + bytes * tid);
   });
 }
 
@@ -358,7 +358,7 @@ void max_pool(const char* op, const VolumeProblem& whole, const T* x, T* y, std:
   if (is_empty(whole)) return;
   if (indices != nullptr) return find_maxima(op, whole, x, y, indices);
   if (keeps_positions(whole.d)) return max_pool(op, as_planes(whole), x, y, indices);
-  const PoolTable<T>& k = pool_table<T>();
+  const PoolTable<T>& k = pool_kernels().of<T>();
   pool_boxes(
       op, cut_depth(whole), Denormals::kKeep, x, y,
       [&](const PoolProblem& p, const T* in, T* out, void* scratch) {
@@ -412,7 +412,7 @@ void avg_pool(const char* op, const VolumeProblem& whole, const AverageDivisor& 
   if (is_empty(whole)) return;
   if (keeps_positions(whole.d)) return avg_pool(op, as_planes(whole), d, x, y);
   const VolumeProblem v = cut_depth(whole);
-  const PoolTable<T>& k = pool_table<T>();
+  const PoolTable<T>& k = pool_kernels().of<T>();
   const BoxCounts counts(v, d.include_pad);
   const bool uniform = d.fixed != 0 || counts.uniform();
   // Of the sums over the depth.
@@ -452,7 +452,7 @@ void lp_pool(const char* op, const VolumeProblem& whole, double norm, const T* x
   if (is_empty(whole)) return;
   if (keeps_positions(whole.d)) return lp_pool(op, as_planes(whole), norm, x, y);
   const VolumeProblem v = cut_depth(whole);
-  const PoolTable<T>& k = pool_table<T>();
+  const PoolTable<T>& k = pool_kernels().of<T>();
   const BoxCounts counts(v, false);
   pool_boxes(
       op, v, Denormals::kFlush, x, y,
@@ -511,7 +511,7 @@ void lp_pool_backward(const char* op, const VolumeProblem& v, double norm, const
   avg_pool_backward(op, v, kSum, share, dx);
   if (norm == 1) return;
   parallel(team(in), Denormals::kFlush, [&](int tid, int nthreads) {
-    pool_table<T>().lp_slopes(norm, x, dx, split_range(in, nthreads, tid));
+    pool_kernels().of<T>().lp_slopes(norm, x, dx, split_range(in, nthreads, tid));
   });
 }
 

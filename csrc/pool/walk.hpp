@@ -52,20 +52,8 @@ struct WalkTable {
   bool (*gathered)(const PoolProblem& p, const T* dy, const T* x, const std::int64_t* indices,
                    T* dx, Range rows, void* scratch);
 };
-struct WalkKernels {
-  WalkTable<float> f32;
-  WalkTable<double> f64;
-};
+using WalkKernels = FloatKernels<WalkTable>;
 
 ARRAYNN_KERNEL_TABLE(WalkKernels, walk_kernels)
-
-template <class T>
-const WalkTable<T>& walk_table() {
-  if constexpr (std::is_same_v<T, float>) {
-    return walk_kernels().f32;
-  } else {
-    return walk_kernels().f64;
-  }
-}
 
 }  // namespace arraynn

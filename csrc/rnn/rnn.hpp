@@ -212,10 +212,7 @@ struct RnnTable {
   std::int64_t (*scratch_backward)(const RnnScanBackward<T>&, int threads);
   void (*backward)(const RnnScanBackward<T>&, int threads, void* scratch);
 };
-struct RnnKernels {
-  RnnTable<float> f32;
-  RnnTable<double> f64;
-};
+using RnnKernels = FloatKernels<RnnTable>;
 
 ARRAYNN_KERNEL_TABLE(RnnKernels, rnn_kernels)
 
