@@ -19,52 +19,11 @@ constexpr double kFlopPerThread = 1.5e6;
 // Storing an element takes the time of so many operations: what counts where products are few.
 constexpr double kFlopPerElement = 24;
 
-template <class T>
-struct Table;
-template <>
-struct Table<float> {
-  static auto direct_prepared() { return phase_kernels().prepared_f32; }
-  static auto winograd_prepared() { return conv_kernels().winograd_prepared_f32; }
-  static auto direct_scratch() { return phase_kernels().scratch_f32; }
-  static auto direct() { return phase_kernels().direct_f32; }
-  static auto first_scratch() { return conv_kernels().first_scratch_f32; }
-  static auto first() { return conv_kernels().first_f32; }
-  static auto few_scratch() { return lane_kernels().few_scratch_f32; }
-  static auto few() { return lane_kernels().few_f32; }
-  static auto winograd_scratch() { return conv_kernels().winograd_scratch_f32; }
-  static auto winograd() { return conv_kernels().winograd_f32; }
-  static auto depthwise_scratch() { return lane_kernels().depthwise_scratch_f32; }
-  static auto depthwise() { return lane_kernels().depthwise_f32; }
-  static auto depthwise_gradient_scratch() { return conv_kernels().depthwise_gradient_scratch_f32; }
-  static auto depthwise_gradient() { return conv_kernels().depthwise_gradient_f32; }
-  static auto weight_gradient_scratch() { return conv_kernels().weight_gradient_scratch_f32; }
-  static auto weight_gradient() { return conv_kernels().weight_gradient_f32; }
-  static auto winograd_weight_scratch() { return conv_kernels().winograd_weight_scratch_f32; }
-  static auto winograd_weight() { return conv_kernels().winograd_weight_f32; }
-  static auto plane_sums() { return conv_kernels().plane_sums_f32; }
-};
-template <>
-struct Table<double> {
-  static auto direct_prepared() { return phase_kernels().prepared_f64; }
-  static auto winograd_prepared() { return conv_kernels().winograd_prepared_f64; }
-  static auto direct_scratch() { return phase_kernels().scratch_f64; }
-  static auto direct() { return phase_kernels().direct_f64; }
-  static auto first_scratch() { return conv_kernels().first_scratch_f64; }
-  static auto first() { return conv_kernels().first_f64; }
-  static auto few_scratch() { return lane_kernels().few_scratch_f64; }
-  static auto few() { return lane_kernels().few_f64; }
-  static auto winograd_scratch() { return conv_kernels().winograd_scratch_f64; }
-  static auto winograd() { return conv_kernels().winograd_f64; }
-  static auto depthwise_scratch() { return lane_kernels().depthwise_scratch_f64; }
-  static auto depthwise() { return lane_kernels().depthwise_f64; }
-  static auto depthwise_gradient_scratch() { return conv_kernels().depthwise_gradient_scratch_f64; }
-  static auto depthwise_gradient() { return conv_kernels().depthwise_gradient_f64; }
-  static auto weight_gradient_scratch() { return conv_kernels().weight_gradient_scratch_f64; }
-  static auto weight_gradient() { return conv_kernels().weight_gradient_f64; }
-  static auto winograd_weight_scratch() { return conv_kernels().winograd_weight_scratch_f64; }
-  static auto winograd_weight() { return conv_kernels().winograd_weight_f64; }
-  static auto plane_sums() { return conv_kernels().plane_sums_f64; }
-};
+template <class Problem>
+void run_kernel(const char* op, const ConvKernel<Problem>& kernel, const Problem& d, int threads) {
+  const Scratch scratch(op, static_cast<std::size_t>(kernel.scratch(d, threads)));
+  kernel.run(d, threads, scratch.data());
+}
 
 // A small plane fills the last vector of a gemm badly: 49 pixels take four vectors of 16. The direct
 // kernel has pixels as rows, of which a tile takes any number, and sums over all samples at once.
@@ -159,26 +118,25 @@ void run_conv(const Conv2dProblem& p, const PhasedConv<T>& call, bool by_x) {
                   kFlopPerThread);
   const bool winograd = is_winograd(p.algorithm, d);
   if (!winograd && by_x && is_few(d)) {
-    const Scratch scratch(p.op, static_cast<std::size_t>(Table<T>::few_scratch()(d, threads)));
-    return Table<T>::few()(d, threads, scratch.data());
+    return run_kernel<DirectConv<T>>(p.op, few_kernels().of<T>(), d, threads);
   }
   if (!winograd && is_first(d)) {
-    const std::int64_t bytes = Table<T>::first_scratch()(d, threads);
+    const std::int64_t bytes = first_kernels().of<T>().scratch(d, threads);
     if (p.plan != nullptr) {
       return p.plan->note("first", "few channels: vectors lie along the rows of planes", bytes,
                           threads);
     }
     const Scratch scratch(p.op, static_cast<std::size_t>(bytes));
-    return Table<T>::first()(d, threads, scratch.data());
+    return first_kernels().of<T>().run(d, threads, scratch.data());
   }
+  const auto& by_tiles = winograd_kernels().of<T>();
+  const auto& direct = direct_kernels().of<T>();
   const auto scratch_bytes = [&] {
-    return winograd ? Table<T>::winograd_scratch()(d, threads)
-                    : Table<T>::direct_scratch()(d, threads);
+    return winograd ? by_tiles.scratch(d, threads) : direct.scratch(d, threads);
   };
   const auto run = [&] {
-    const Scratch scratch(p.op, static_cast<std::size_t>(scratch_bytes()));
-    winograd ? Table<T>::winograd()(d, threads, scratch.data())
-             : Table<T>::direct()(d, threads, scratch.data());
+    if (winograd) return run_kernel<DirectConv<T>>(p.op, by_tiles, d, threads);
+    run_kernel<PhasedConv<T>>(p.op, direct, d, threads);
   };
   if (p.plan != nullptr) {
     const char* const reason =
@@ -189,8 +147,7 @@ void run_conv(const Conv2dProblem& p, const PhasedConv<T>& call, bool by_x) {
     return p.plan->note(winograd ? "winograd" : "direct", reason, scratch_bytes(), threads);
   }
   if (p.forms != nullptr) {
-    const std::int64_t elements =
-        winograd ? Table<T>::winograd_prepared()(d) : Table<T>::direct_prepared()(d);
+    const std::int64_t elements = winograd ? by_tiles.prepared(d) : direct.prepared(d);
     const auto key = form_key(winograd ? Algorithm::kWinograd : Algorithm::kDirect, d);
     const void* form =
         p.forms->form(p.op, key, elements * static_cast<std::int64_t>(sizeof(T)), [&](void* data) {
@@ -247,13 +204,12 @@ void run_depthwise(const Conv2dProblem& p, const DepthwiseResidues<T>& d,
   const auto results = static_cast<double>(d.n * d.channels * d.out_h * d.out_w);
   const int threads = threads_for(p.flop() + kFlopPerElement * results, kFlopPerThread);
   if (e.pool != nullptr) return pool_depthwise(p, d, *e.pool, threads);
-  const std::int64_t bytes = Table<T>::depthwise_scratch()(d, threads);
+  const auto& kernel = depthwise_kernels().of<T>();
   if (p.plan != nullptr) {
-    return p.plan->note("depthwise", "an output channel reads one input channel: a stencil", bytes,
-                        threads);
+    return p.plan->note("depthwise", "an output channel reads one input channel: a stencil",
+                        kernel.scratch(d, threads), threads);
   }
-  const Scratch scratch(p.op, static_cast<std::size_t>(bytes));
-  Table<T>::depthwise()(d, threads, scratch.data());
+  run_kernel(p.op, kernel, d, threads);
 }
 
 template <class T>
@@ -491,9 +447,7 @@ void backward_weight(const Conv2dProblem& p, const T* dy, const T* x, T* dw) {
                                  p.kh, p.kw, !by_planes(p)};
     const int threads =
         threads_for(p.flop() + kFlopPerElement * static_cast<double>(p.y_size()), kFlopPerThread);
-    const Scratch scratch(
-        p.op, static_cast<std::size_t>(Table<T>::depthwise_gradient_scratch()(d, threads)));
-    return Table<T>::depthwise_gradient()(d, threads, scratch.data());
+    return run_kernel(p.op, depthwise_gradient_kernels().of<T>(), d, threads);
   }
   const Axis depth = forward_axis(axis_d(p), p.flip_kernel);
   if (p.is_volume()) h = with_depth(h, depth, p.kh);
@@ -518,15 +472,8 @@ void backward_weight(const Conv2dProblem& p, const T* dy, const T* x, T* dw) {
     const int threads = threads_for(p.flop() / static_cast<double>(p.groups), kFlopPerThread);
     const bool few =
         p.algorithm == Algorithm::kAuto && d.n * tiles_of(d.h) * tiles_of(d.w) < kFewTiles;
-    if (is_winograd(p.algorithm, d) && !few) {
-      const Scratch scratch(
-          p.op, static_cast<std::size_t>(Table<T>::winograd_weight_scratch()(d, threads)));
-      Table<T>::winograd_weight()(d, threads, scratch.data());
-      continue;
-    }
-    const Scratch scratch(
-        p.op, static_cast<std::size_t>(Table<T>::weight_gradient_scratch()(d, threads)));
-    Table<T>::weight_gradient()(d, threads, scratch.data());
+    const bool winograd = is_winograd(p.algorithm, d) && !few;
+    run_kernel(p.op, (winograd ? winograd_weight_kernels() : weight_kernels()).of<T>(), d, threads);
   }
 }
 
@@ -536,7 +483,7 @@ void backward_bias(const Conv2dProblem& p, const T* dy, std::int64_t channels, s
                    T* db) {
   if (p.channels_last) return column_sums(dy, p.n * plane, channels, db);
   const int threads = threads_for(static_cast<double>(p.n * channels * plane), 1 << 16);
-  Table<T>::plane_sums()(dy, p.n, channels, plane, threads, db);
+  plane_kernels().of<T>().sums(dy, p.n, channels, plane, threads, db);
 }
 
 template <class T>

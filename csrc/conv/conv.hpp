@@ -205,42 +205,38 @@ struct DepthwiseGradient {
   bool channels_last;
 };
 
-struct ConvKernels {
-  // Elements of DirectConv::prepared.
-  std::int64_t (*winograd_prepared_f32)(const DirectConv<float>&);
-  std::int64_t (*winograd_prepared_f64)(const DirectConv<double>&);
-  std::int64_t (*first_scratch_f32)(const DirectConv<float>&, int threads);
-  std::int64_t (*first_scratch_f64)(const DirectConv<double>&, int threads);
-  void (*first_f32)(const DirectConv<float>&, int threads, void* scratch);
-  void (*first_f64)(const DirectConv<double>&, int threads, void* scratch);
-  std::int64_t (*winograd_scratch_f32)(const DirectConv<float>&, int threads);
-  std::int64_t (*winograd_scratch_f64)(const DirectConv<double>&, int threads);
-  void (*winograd_f32)(const DirectConv<float>&, int threads, void* scratch);
-  void (*winograd_f64)(const DirectConv<double>&, int threads, void* scratch);
-  std::int64_t (*depthwise_scratch_f32)(const DepthwiseConv<float>&, int threads);
-  std::int64_t (*depthwise_scratch_f64)(const DepthwiseConv<double>&, int threads);
-  void (*depthwise_f32)(const DepthwiseConv<float>&, int threads, void* scratch);
-  void (*depthwise_f64)(const DepthwiseConv<double>&, int threads, void* scratch);
-  std::int64_t (*depthwise_gradient_scratch_f32)(const DepthwiseGradient<float>&, int threads);
-  std::int64_t (*depthwise_gradient_scratch_f64)(const DepthwiseGradient<double>&, int threads);
-  void (*depthwise_gradient_f32)(const DepthwiseGradient<float>&, int threads, void* scratch);
-  void (*depthwise_gradient_f64)(const DepthwiseGradient<double>&, int threads, void* scratch);
-  std::int64_t (*weight_gradient_scratch_f32)(const WeightGradient<float>&, int threads);
-  std::int64_t (*weight_gradient_scratch_f64)(const WeightGradient<double>&, int threads);
-  void (*weight_gradient_f32)(const WeightGradient<float>&, int threads, void* scratch);
-  void (*weight_gradient_f64)(const WeightGradient<double>&, int threads, void* scratch);
-  std::int64_t (*winograd_weight_scratch_f32)(const WeightGradient<float>&, int threads);
-  std::int64_t (*winograd_weight_scratch_f64)(const WeightGradient<double>&, int threads);
-  void (*winograd_weight_f32)(const WeightGradient<float>&, int threads, void* scratch);
-  void (*winograd_weight_f64)(const WeightGradient<double>&, int threads, void* scratch);
-  // out[c] = sum of x[n, c, p] over n, then p: the bias gradient of channels_first.
-  void (*plane_sums_f32)(const float* x, std::int64_t n, std::int64_t c, std::int64_t plane,
-                         int threads, float* out);
-  void (*plane_sums_f64)(const double* x, std::int64_t n, std::int64_t c, std::int64_t plane,
-                         int threads, double* out);
+// A kernel, and the bytes of scratch that a team takes.
+template <class Problem>
+struct ConvKernel {
+  std::int64_t (*scratch)(const Problem& d, int threads);
+  void (*run)(const Problem& d, int threads, void* scratch);
+};
+// `prepared`: elements of DirectConv::prepared.
+template <class Problem>
+struct PreparedConvKernel : ConvKernel<Problem> {
+  std::int64_t (*prepared)(const Problem& d);
 };
 
-ARRAYNN_KERNEL_TABLE(ConvKernels, conv_kernels)
+template <class T>
+using WinogradTable = PreparedConvKernel<DirectConv<T>>;
+template <class T>
+using FirstTable = ConvKernel<DirectConv<T>>;
+template <class T>
+using WeightTable = ConvKernel<WeightGradient<T>>;
+template <class T>
+using DepthwiseGradientTable = ConvKernel<DepthwiseGradient<T>>;
+// out[c] = sum of x[n, c, p] over n, then p: the bias gradient of channels_first.
+template <class T>
+struct PlaneTable {
+  void (*sums)(const T* x, std::int64_t n, std::int64_t c, std::int64_t plane, int threads, T* out);
+};
+
+ARRAYNN_KERNEL_TABLE(FloatKernels<WinogradTable>, winograd_kernels)
+ARRAYNN_KERNEL_TABLE(FloatKernels<FirstTable>, first_kernels)
+ARRAYNN_KERNEL_TABLE(FloatKernels<WeightTable>, weight_kernels)
+ARRAYNN_KERNEL_TABLE(FloatKernels<WeightTable>, winograd_weight_kernels)
+ARRAYNN_KERNEL_TABLE(FloatKernels<DepthwiseGradientTable>, depthwise_gradient_kernels)
+ARRAYNN_KERNEL_TABLE(FloatKernels<PlaneTable>, plane_kernels)
 
 template <class T>
 struct ConvEpilogue {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "conv/lanes.hpp"
 #include "core/arena.hpp"
 #include "core/parallel.hpp"
 
@@ -14,20 +15,12 @@ constexpr std::int64_t kStripBytes = std::int64_t{192} << 10;
 constexpr std::int64_t kSampleBytes = std::int64_t{2} << 20;
 
 template <class T>
-auto depthwise_scratch() {
-  if constexpr (sizeof(T) == 4) {
-    return conv_kernels().depthwise_scratch_f32;
-  } else {
-    return conv_kernels().depthwise_scratch_f64;
-  }
+std::int64_t depthwise_scratch(const DepthwiseConv<T>& d) {
+  return depthwise_kernels().of<T>().scratch(DepthwiseResidues<T>{d}, 1);
 }
 template <class T>
-auto depthwise() {
-  if constexpr (sizeof(T) == 4) {
-    return conv_kernels().depthwise_f32;
-  } else {
-    return conv_kernels().depthwise_f64;
-  }
+void run_depthwise(const DepthwiseConv<T>& d, void* scratch) {
+  depthwise_kernels().of<T>().run(DepthwiseResidues<T>{d}, 1, scratch);
 }
 
 // A thread's scratch: rows or planes of the result, then what the two kernels need.
@@ -73,7 +66,7 @@ struct Pooling {
     part.n = 1;
     part.c = planes;
     const Parts parts{round_up(planes * size * static_cast<std::int64_t>(sizeof(T)), 64),
-                      round_up(depthwise_scratch<T>()(some, 1), 64),
+                      round_up(depthwise_scratch(some), 64),
                       thread_scratch_bytes(part, sizeof(T), pool.task())};
     const std::int64_t in = d.h.size * d.w.size, out = whole.h.out * whole.w.out;
     run(threads, parts, [&](char* base, int tid, int nthreads) {
@@ -90,7 +83,7 @@ struct Pooling {
         s.out = result;
         s.weight = d.weight + c.begin * d.kernel_h * d.kernel_w;
         s.bias = d.bias == nullptr ? nullptr : d.bias + c.begin;
-        depthwise<T>()(s, 1, base + parts.result);
+        run_depthwise(s, base + parts.result);
         PoolProblem q = whole;
         q.n = 1;
         q.c = s.channels;
@@ -114,7 +107,7 @@ struct Pooling {
     const auto row_bytes = row * static_cast<std::int64_t>(sizeof(T));
     const std::int64_t kept = kept_rows(whole.h);
     const std::int64_t rows = std::max<std::int64_t>(1, kStripBytes / row_bytes - kept);
-    const Parts parts{round_up((kept + rows) * row_bytes, 64), depthwise_scratch<T>()(d, 1), 0};
+    const Parts parts{round_up((kept + rows) * row_bytes, 64), depthwise_scratch(d), 0};
     run(threads, parts, [&](char* base, int tid, int nthreads) {
       T* band = reinterpret_cast<T*>(base);
       const Range mine = split_range(d.n * whole.h.out, nthreads, tid);
@@ -148,7 +141,7 @@ struct Pooling {
     s.h.offset = offset;
     s.src = d.src + sample * d.h.size * d.w.size * d.channels;
     s.out = out;
-    depthwise<T>()(s, 1, scratch);
+    run_depthwise(s, scratch);
   }
 };
 

@@ -8,9 +8,7 @@
 // Taps are added in ascending order from 0.
 #include "conv/border.hpp"
 #include "conv/depthwise_pixels.hpp"
-#include "conv/few.hpp"
 #include "conv/lanes.hpp"
-#include "conv/tables.hpp"
 #include "core/parallel.hpp"
 
 namespace ARRAYNN_ISA_NAMESPACE {
@@ -417,22 +415,7 @@ void run(const DepthwiseResidues<T>& d, int threads, void* scratch) {
 
 }  // namespace
 
-std::int64_t depthwise_scratch_f32(const DepthwiseConv<float>& d, int threads) {
-  return scratch_of(DepthwiseResidues<float>{d}, threads);
-}
-std::int64_t depthwise_scratch_f64(const DepthwiseConv<double>& d, int threads) {
-  return scratch_of(DepthwiseResidues<double>{d}, threads);
-}
-void depthwise_f32(const DepthwiseConv<float>& d, int threads, void* scratch) {
-  run(DepthwiseResidues<float>{d}, threads, scratch);
-}
-void depthwise_f64(const DepthwiseConv<double>& d, int threads, void* scratch) {
-  run(DepthwiseResidues<double>{d}, threads, scratch);
-}
-
-extern const LaneKernels lane_kernels = {
-    &few_scratch_f32,   &few_scratch_f64,    &few_f32,    &few_f64,
-    &scratch_of<float>, &scratch_of<double>, &run<float>, &run<double>,
-};
+extern const FloatKernels<DepthwiseTable> depthwise_kernels = {{&scratch_of<float>, &run<float>},
+                                                               {&scratch_of<double>, &run<double>}};
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

@@ -2,7 +2,6 @@
 // dy[n, o, a] x[n, o / multiplier, position that the tap meets]. The team splits the channels, so
 // every sum belongs to one member and runs over samples, rows and columns in ascending order.
 #include "conv/depthwise.hpp"
-#include "conv/tables.hpp"
 #include "core/parallel.hpp"
 
 namespace ARRAYNN_ISA_NAMESPACE {
@@ -321,17 +320,7 @@ void run(const DepthwiseGradient<T>& d, int threads, void* scratch) {
 
 }  // namespace
 
-std::int64_t depthwise_gradient_scratch_f32(const DepthwiseGradient<float>& d, int threads) {
-  return scratch_bytes(d, threads);
-}
-std::int64_t depthwise_gradient_scratch_f64(const DepthwiseGradient<double>& d, int threads) {
-  return scratch_bytes(d, threads);
-}
-void depthwise_gradient_f32(const DepthwiseGradient<float>& d, int threads, void* scratch) {
-  run(d, threads, scratch);
-}
-void depthwise_gradient_f64(const DepthwiseGradient<double>& d, int threads, void* scratch) {
-  run(d, threads, scratch);
-}
+extern const FloatKernels<DepthwiseGradientTable> depthwise_gradient_kernels = {
+    {&scratch_bytes<float>, &run<float>}, {&scratch_bytes<double>, &run<double>}};
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

@@ -413,11 +413,13 @@ void run_direct(const PhasedConv<T>& d, int threads, void* scratch) {
   });
 }
 
+template <class T>
+constexpr DirectTable<T> table() {
+  return {{&direct_scratch<T>, &run_direct<T>}, &prepared_elements<T>};
+}
+
 }  // namespace
 
-extern const PhaseKernels phase_kernels = {
-    &prepared_elements<float>, &prepared_elements<double>, &direct_scratch<float>,
-    &direct_scratch<double>,   &run_direct<float>,         &run_direct<double>,
-};
+extern const FloatKernels<DirectTable> direct_kernels = {table<float>(), table<double>()};
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

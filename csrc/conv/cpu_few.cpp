@@ -7,7 +7,6 @@
 //   packed    [block][tap][channel of the block][result]
 //   sums      [row][result][column] of a strip, over the blocks of channels in order
 // Within a block sums run over kernel row, kernel column, channel.
-#include "conv/few.hpp"
 #include "conv/lanes.hpp"
 #include "core/index.hpp"
 #include "core/parallel.hpp"
@@ -255,17 +254,7 @@ void run_few(const DirectConv<T>& d, int threads, void* scratch) {
 
 }  // namespace
 
-std::int64_t few_scratch_f32(const DirectConv<float>& d, int threads) {
-  return few_scratch(d, threads);
-}
-std::int64_t few_scratch_f64(const DirectConv<double>& d, int threads) {
-  return few_scratch(d, threads);
-}
-void few_f32(const DirectConv<float>& d, int threads, void* scratch) {
-  run_few(d, threads, scratch);
-}
-void few_f64(const DirectConv<double>& d, int threads, void* scratch) {
-  run_few(d, threads, scratch);
-}
+extern const FloatKernels<FewTable> few_kernels = {{&few_scratch<float>, &run_few<float>},
+                                                   {&few_scratch<double>, &run_few<double>}};
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

@@ -10,7 +10,6 @@
 // kernel rows beside the image are left out, and zeros beside its columns change no sum of numbers.
 #include "conv/border.hpp"
 #include "conv/conv.hpp"
-#include "conv/tables.hpp"
 #include "core/parallel.hpp"
 #include "gemm/tile_table.hpp"
 #include "simd/activation.hpp"
@@ -248,17 +247,7 @@ void run_first(const DirectConv<T>& d, int threads, void* scratch) {
 
 }  // namespace
 
-std::int64_t first_scratch_f32(const DirectConv<float>& d, int threads) {
-  return first_scratch(d, threads);
-}
-std::int64_t first_scratch_f64(const DirectConv<double>& d, int threads) {
-  return first_scratch(d, threads);
-}
-void first_f32(const DirectConv<float>& d, int threads, void* scratch) {
-  run_first(d, threads, scratch);
-}
-void first_f64(const DirectConv<double>& d, int threads, void* scratch) {
-  run_first(d, threads, scratch);
-}
+extern const FloatKernels<FirstTable> first_kernels = {
+    {&first_scratch<float>, &run_first<float>}, {&first_scratch<double>, &run_first<double>}};
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

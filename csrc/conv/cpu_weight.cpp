@@ -2,7 +2,6 @@
 #include "conv/border.hpp"
 #include "conv/pixel_ukernel.hpp"
 #include "conv/strip.hpp"
-#include "conv/tables.hpp"
 #include "core/parallel.hpp"
 
 namespace ARRAYNN_ISA_NAMESPACE {
@@ -275,35 +274,9 @@ void plane_sums(const T* x, std::int64_t n, std::int64_t c, std::int64_t plane, 
 
 }  // namespace
 
-extern const ConvKernels conv_kernels = {
-    &winograd_prepared_f32,
-    &winograd_prepared_f64,
-    &first_scratch_f32,
-    &first_scratch_f64,
-    &first_f32,
-    &first_f64,
-    &winograd_scratch_f32,
-    &winograd_scratch_f64,
-    &winograd_f32,
-    &winograd_f64,
-    &depthwise_scratch_f32,
-    &depthwise_scratch_f64,
-    &depthwise_f32,
-    &depthwise_f64,
-    &depthwise_gradient_scratch_f32,
-    &depthwise_gradient_scratch_f64,
-    &depthwise_gradient_f32,
-    &depthwise_gradient_f64,
-    &weight_scratch<float>,
-    &weight_scratch<double>,
-    &run_weight<float>,
-    &run_weight<double>,
-    &winograd_weight_scratch_f32,
-    &winograd_weight_scratch_f64,
-    &winograd_weight_f32,
-    &winograd_weight_f64,
-    &plane_sums<float>,
-    &plane_sums<double>,
-};
+extern const FloatKernels<WeightTable> weight_kernels = {
+    {&weight_scratch<float>, &run_weight<float>}, {&weight_scratch<double>, &run_weight<double>}};
+
+extern const FloatKernels<PlaneTable> plane_kernels = {{&plane_sums<float>}, {&plane_sums<double>}};
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

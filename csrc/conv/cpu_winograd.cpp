@@ -11,7 +11,6 @@
 // sample's shape alone.
 #include "conv/pooled.hpp"
 #include "conv/strip.hpp"
-#include "conv/tables.hpp"
 #include "conv/winograd.hpp"
 #include "core/parallel.hpp"
 #include "gemm/ukernel.hpp"
@@ -319,25 +318,18 @@ void run_winograd(const DirectConv<T>& d, int threads, void* scratch) {
   });
 }
 
+template <class T>
+std::int64_t prepared_elements(const DirectConv<T>& d) {
+  return TilePlan<T>(d, 1).plan.prepared_elements;
+}
+
+template <class T>
+constexpr WinogradTable<T> table() {
+  return {{&winograd_scratch<T>, &run_winograd<T>}, &prepared_elements<T>};
+}
+
 }  // namespace
 
-std::int64_t winograd_scratch_f32(const DirectConv<float>& d, int threads) {
-  return winograd_scratch(d, threads);
-}
-std::int64_t winograd_scratch_f64(const DirectConv<double>& d, int threads) {
-  return winograd_scratch(d, threads);
-}
-std::int64_t winograd_prepared_f32(const DirectConv<float>& d) {
-  return TilePlan<float>(d, 1).plan.prepared_elements;
-}
-std::int64_t winograd_prepared_f64(const DirectConv<double>& d) {
-  return TilePlan<double>(d, 1).plan.prepared_elements;
-}
-void winograd_f32(const DirectConv<float>& d, int threads, void* scratch) {
-  run_winograd(d, threads, scratch);
-}
-void winograd_f64(const DirectConv<double>& d, int threads, void* scratch) {
-  run_winograd(d, threads, scratch);
-}
+extern const FloatKernels<WinogradTable> winograd_kernels = {table<float>(), table<double>()};
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

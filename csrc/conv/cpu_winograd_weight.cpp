@@ -8,7 +8,6 @@
 // ascending order.
 #include "conv/pixel_ukernel.hpp"
 #include "conv/strip.hpp"
-#include "conv/tables.hpp"
 #include "conv/winograd.hpp"
 #include "core/parallel.hpp"
 
@@ -186,17 +185,8 @@ void run_winograd_weight(const WeightGradient<T>& d, int threads, void* scratch)
 
 }  // namespace
 
-std::int64_t winograd_weight_scratch_f32(const WeightGradient<float>& d, int threads) {
-  return winograd_weight_scratch(d, threads);
-}
-std::int64_t winograd_weight_scratch_f64(const WeightGradient<double>& d, int threads) {
-  return winograd_weight_scratch(d, threads);
-}
-void winograd_weight_f32(const WeightGradient<float>& d, int threads, void* scratch) {
-  run_winograd_weight(d, threads, scratch);
-}
-void winograd_weight_f64(const WeightGradient<double>& d, int threads, void* scratch) {
-  run_winograd_weight(d, threads, scratch);
-}
+extern const FloatKernels<WeightTable> winograd_weight_kernels = {
+    {&winograd_weight_scratch<float>, &run_winograd_weight<float>},
+    {&winograd_weight_scratch<double>, &run_winograd_weight<double>}};
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

@@ -24,17 +24,12 @@ struct DepthwiseResidues : DepthwiseConv<T> {
   std::int64_t rows() const { return h_residues == nullptr ? this->h.count : this->out_h; }
 };
 
-struct LaneKernels {
-  std::int64_t (*few_scratch_f32)(const DirectConv<float>&, int threads);
-  std::int64_t (*few_scratch_f64)(const DirectConv<double>&, int threads);
-  void (*few_f32)(const DirectConv<float>&, int threads, void* scratch);
-  void (*few_f64)(const DirectConv<double>&, int threads, void* scratch);
-  std::int64_t (*depthwise_scratch_f32)(const DepthwiseResidues<float>&, int threads);
-  std::int64_t (*depthwise_scratch_f64)(const DepthwiseResidues<double>&, int threads);
-  void (*depthwise_f32)(const DepthwiseResidues<float>&, int threads, void* scratch);
-  void (*depthwise_f64)(const DepthwiseResidues<double>&, int threads, void* scratch);
-};
+template <class T>
+using FewTable = ConvKernel<DirectConv<T>>;
+template <class T>
+using DepthwiseTable = ConvKernel<DepthwiseResidues<T>>;
 
-ARRAYNN_KERNEL_TABLE(LaneKernels, lane_kernels)
+ARRAYNN_KERNEL_TABLE(FloatKernels<FewTable>, few_kernels)
+ARRAYNN_KERNEL_TABLE(FloatKernels<DepthwiseTable>, depthwise_kernels)
 
 }  // namespace arraynn

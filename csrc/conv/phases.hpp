@@ -31,16 +31,9 @@ struct PhasedConv : DirectConv<T> {
   }
 };
 
-struct PhaseKernels {
-  // Elements of DirectConv::prepared.
-  std::int64_t (*prepared_f32)(const PhasedConv<float>&);
-  std::int64_t (*prepared_f64)(const PhasedConv<double>&);
-  std::int64_t (*scratch_f32)(const PhasedConv<float>&, int threads);
-  std::int64_t (*scratch_f64)(const PhasedConv<double>&, int threads);
-  void (*direct_f32)(const PhasedConv<float>&, int threads, void* scratch);
-  void (*direct_f64)(const PhasedConv<double>&, int threads, void* scratch);
-};
+template <class T>
+using DirectTable = PreparedConvKernel<PhasedConv<T>>;
 
-ARRAYNN_KERNEL_TABLE(PhaseKernels, phase_kernels)
+ARRAYNN_KERNEL_TABLE(FloatKernels<DirectTable>, direct_kernels)
 
 }  // namespace arraynn
