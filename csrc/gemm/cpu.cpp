@@ -321,11 +321,13 @@ void column_sums(const T* x, std::int64_t rs, std::int64_t m, std::int64_t n, in
   });
 }
 
+template <class T>
+constexpr GemmTable<T> table() {
+  return {&scratch_bytes<T>, &run_gemm<T>, &pack<T>, &column_sums<T>};
+}
+
 }  // namespace
 
-extern const GemmKernels gemm_kernels = {
-    &scratch_bytes<float>, &scratch_bytes<double>, &run_gemm<float>,    &run_gemm<double>,
-    &pack<float>,          &pack<double>,          &column_sums<float>, &column_sums<double>,
-};
+extern const FloatKernels<GemmTable> gemm_kernels = {table<float>(), table<double>()};
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

@@ -14,21 +14,7 @@ namespace {
 constexpr double kFlopPerThread = 1.5e6;
 // Copies run at a few elements a nanosecond.
 constexpr double kElementsPerThread = 1 << 16;
-
-template <class T>
-struct Entry;
-template <>
-struct Entry<float> {
-  static auto scratch() { return gemm_kernels().scratch_f32; }
-  static auto run() { return gemm_kernels().gemm_f32; }
-  static auto pack() { return gemm_kernels().pack_f32; }
-};
-template <>
-struct Entry<double> {
-  static auto scratch() { return gemm_kernels().scratch_f64; }
-  static auto run() { return gemm_kernels().gemm_f64; }
-  static auto pack() { return gemm_kernels().pack_f64; }
-};
+constexpr double kBytesPerThread = 1 << 18;  // of columns that are added up
 
 template <class T>
 double flop(const GemmProblem<T>& p) {
@@ -38,8 +24,8 @@ double flop(const GemmProblem<T>& p) {
 template <class T>
 void run(const char* op, const GemmProblem<T>& p) {
   const int threads = threads_for(flop(p), kFlopPerThread);
-  const Scratch scratch(op, static_cast<std::size_t>(Entry<T>::scratch()(p, threads)));
-  Entry<T>::run()(p, threads, scratch.data());
+  const Scratch scratch(op, static_cast<std::size_t>(gemm_kernels().of<T>().scratch(p, threads)));
+  gemm_kernels().of<T>().run(p, threads, scratch.data());
 }
 
 template <class T>
@@ -58,9 +44,9 @@ void run_batch(const char* op, const GemmProblem<T>& p, const BatchItem* items,
     for (std::int64_t i = 0; i < count; ++i) run(op, item_problem(i));
     return;
   }
-  const auto bytes = static_cast<std::size_t>(round_up(Entry<T>::scratch()(p, 1), 64));
+  const auto bytes = static_cast<std::size_t>(round_up(gemm_kernels().of<T>().scratch(p, 1), 64));
   const Scratch scratch(op, bytes * static_cast<std::size_t>(threads));
-  const auto run_one = Entry<T>::run();
+  const auto run_one = gemm_kernels().of<T>().run;
   parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
     const Range part = split_range(count, nthreads, tid);
     char* mine = static_cast<char*>(scratch.data()) + bytes * static_cast<std::size_t>(tid);
@@ -91,7 +77,7 @@ void run_broadcast(const char* op, const GemmProblem<T>& p, const GemmBatch& bat
 
 template <class T>
 void packed(const char* op, PreparedWeight* weight, Operand operand, GemmProblem<T>* p) {
-  const auto pack = Entry<T>::pack();
+  const auto pack = gemm_kernels().of<T>().pack;
   T* const none = nullptr;
   const std::int64_t elements = pack(*p, operand, 1, none);
   const int threads = threads_for(static_cast<double>(elements), kElementsPerThread);
@@ -109,9 +95,16 @@ GemmUse batch_use(const GemmProblem<T>& p, std::int64_t count) {
   const int threads = threads_for(flop(p) * static_cast<double>(count), kFlopPerThread);
   if (threads == 1 || count < threads) {
     const int team = threads_for(flop(p), kFlopPerThread);
-    return {Entry<T>::scratch()(p, team), team};
+    return {gemm_kernels().of<T>().scratch(p, team), team};
   }
-  return {threads * round_up(Entry<T>::scratch()(p, 1), 64), threads};
+  return {threads * round_up(gemm_kernels().of<T>().scratch(p, 1), 64), threads};
+}
+
+template <class T>
+void add_columns(const T* x, std::int64_t m, std::int64_t n, T* out) {
+  const int threads = threads_for(static_cast<double>(m) * static_cast<double>(n),
+                                  kBytesPerThread / static_cast<double>(sizeof(T)));
+  gemm_kernels().of<T>().column_sums(x, n, m, n, threads, out);
 }
 
 }  // namespace
@@ -150,12 +143,10 @@ void gemm_batch(const char* op, const GemmProblem<double>& p, const GemmBatch& b
 }
 
 void column_sums(const float* x, std::int64_t m, std::int64_t n, float* out) {
-  const int threads = threads_for(static_cast<double>(m) * static_cast<double>(n), 1 << 16);
-  gemm_kernels().column_sums_f32(x, n, m, n, threads, out);
+  add_columns(x, m, n, out);
 }
 void column_sums(const double* x, std::int64_t m, std::int64_t n, double* out) {
-  const int threads = threads_for(static_cast<double>(m) * static_cast<double>(n), 1 << 15);
-  gemm_kernels().column_sums_f64(x, n, m, n, threads, out);
+  add_columns(x, m, n, out);
 }
 
 }  // namespace arraynn

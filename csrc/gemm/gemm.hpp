@@ -59,24 +59,20 @@ struct GemmProblem {
 
 enum class Operand : std::uint8_t { kA, kB };
 
-struct GemmKernels {
+template <class T>
+struct GemmTable {
   // Scratch bytes that gemm needs with a team of `threads`.
-  std::int64_t (*scratch_f32)(const GemmProblem<float>&, int threads);
-  std::int64_t (*scratch_f64)(const GemmProblem<double>&, int threads);
-  // Runs with at most `threads` threads.
-  void (*gemm_f32)(const GemmProblem<float>&, int threads, void* scratch);
-  void (*gemm_f64)(const GemmProblem<double>&, int threads, void* scratch);
+  std::int64_t (*scratch)(const GemmProblem<T>&, int threads);
+  // With at most `threads` threads.
+  void (*run)(const GemmProblem<T>&, int threads, void* scratch);
   // Elements of a packed operand, written to dst unless that is null.
-  std::int64_t (*pack_f32)(const GemmProblem<float>&, Operand, int threads, float* dst);
-  std::int64_t (*pack_f64)(const GemmProblem<double>&, Operand, int threads, double* dst);
+  std::int64_t (*pack)(const GemmProblem<T>&, Operand, int threads, T* dst);
   // out[j] = sum_i x[i * rs + j]: the bias gradient. Rows in ascending order.
-  void (*column_sums_f32)(const float* x, std::int64_t rs, std::int64_t m, std::int64_t n,
-                          int threads, float* out);
-  void (*column_sums_f64)(const double* x, std::int64_t rs, std::int64_t m, std::int64_t n,
-                          int threads, double* out);
+  void (*column_sums)(const T* x, std::int64_t rs, std::int64_t m, std::int64_t n, int threads,
+                      T* out);
 };
 
-ARRAYNN_KERNEL_TABLE(GemmKernels, gemm_kernels)
+ARRAYNN_KERNEL_TABLE(FloatKernels<GemmTable>, gemm_kernels)
 
 // These allocate scratch, pick the team and run the table of the ISA in force.
 void gemm(const char* op, const GemmProblem<float>& p);

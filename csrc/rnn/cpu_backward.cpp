@@ -1,6 +1,5 @@
 #include "rnn/panel.hpp"
 #include "rnn/step_back.hpp"
-#include "rnn/tables.hpp"
 
 namespace ARRAYNN_ISA_NAMESPACE {
 namespace {
@@ -223,11 +222,7 @@ void backward(const RnnScanBackward<T>& g, int threads, void* scratch) {
 
 }  // namespace
 
-extern const RnnKernels rnn_kernels = {
-    {&rnn_pack_f32, &rnn_panel_groups_f32, &rnn_scratch_f32, &rnn_forward_f32,
-     &scratch_bytes<float>, &backward<float>},
-    {&rnn_pack_f64, &rnn_panel_groups_f64, &rnn_scratch_f64, &rnn_forward_f64,
-     &scratch_bytes<double>, &backward<double>},
-};
+extern const FloatKernels<RnnBackwardTable> rnn_backward_kernels = {
+    {&scratch_bytes<float>, &backward<float>}, {&scratch_bytes<double>, &backward<double>}};
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

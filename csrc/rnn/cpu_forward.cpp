@@ -1,6 +1,5 @@
 #include "rnn/panel.hpp"
 #include "rnn/step.hpp"
-#include "rnn/tables.hpp"
 
 namespace ARRAYNN_ISA_NAMESPACE {
 namespace {
@@ -212,31 +211,13 @@ void forward(const RnnScan<T>& s, int threads, bool packed, void* scratch) {
   });
 }
 
+template <class T>
+constexpr RnnForwardTable<T> table() {
+  return {&pack_panels<T>, &panel_groups<T>, &scratch_bytes<T>, &forward<T>};
+}
+
 }  // namespace
 
-std::int64_t rnn_pack_f32(const RnnScan<float>& s, RnnMatrix matrix, int threads, float* dst) {
-  return pack_panels(s, matrix, threads, dst);
-}
-std::int64_t rnn_pack_f64(const RnnScan<double>& s, RnnMatrix matrix, int threads, double* dst) {
-  return pack_panels(s, matrix, threads, dst);
-}
-int rnn_panel_groups_f32(const RnnScan<float>& s, RnnMatrix matrix) {
-  return panel_groups(s, matrix);
-}
-int rnn_panel_groups_f64(const RnnScan<double>& s, RnnMatrix matrix) {
-  return panel_groups(s, matrix);
-}
-std::int64_t rnn_scratch_f32(const RnnScan<float>& s, int threads) {
-  return scratch_bytes(s, threads);
-}
-std::int64_t rnn_scratch_f64(const RnnScan<double>& s, int threads) {
-  return scratch_bytes(s, threads);
-}
-void rnn_forward_f32(const RnnScan<float>& s, int threads, bool packed, void* scratch) {
-  forward(s, threads, packed, scratch);
-}
-void rnn_forward_f64(const RnnScan<double>& s, int threads, bool packed, void* scratch) {
-  forward(s, threads, packed, scratch);
-}
+extern const FloatKernels<RnnForwardTable> rnn_forward_kernels = {table<float>(), table<double>()};
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

@@ -201,19 +201,22 @@ struct RnnScanBackward {
 enum class RnnMatrix : std::uint8_t { kFirst, kSecond };  // of a step
 
 template <class T>
-struct RnnTable {
+struct RnnForwardTable {
   // Elements of the panels of a matrix of the step, written to dst unless that is null; what tells
   // them from others of the same weight.
   std::int64_t (*pack)(const RnnScan<T>&, RnnMatrix, int threads, T* dst);
   int (*panel_groups)(const RnnScan<T>&, RnnMatrix);
   std::int64_t (*scratch)(const RnnScan<T>&, int threads);
   // With `packed` the scratch holds the panels of a former call with the same weights.
-  void (*forward)(const RnnScan<T>&, int threads, bool packed, void* scratch);
-  std::int64_t (*scratch_backward)(const RnnScanBackward<T>&, int threads);
-  void (*backward)(const RnnScanBackward<T>&, int threads, void* scratch);
+  void (*run)(const RnnScan<T>&, int threads, bool packed, void* scratch);
 };
-using RnnKernels = FloatKernels<RnnTable>;
+template <class T>
+struct RnnBackwardTable {
+  std::int64_t (*scratch)(const RnnScanBackward<T>&, int threads);
+  void (*run)(const RnnScanBackward<T>&, int threads, void* scratch);
+};
 
-ARRAYNN_KERNEL_TABLE(RnnKernels, rnn_kernels)
+ARRAYNN_KERNEL_TABLE(FloatKernels<RnnForwardTable>, rnn_forward_kernels)
+ARRAYNN_KERNEL_TABLE(FloatKernels<RnnBackwardTable>, rnn_backward_kernels)
 
 }  // namespace arraynn

@@ -36,13 +36,13 @@ template <class T>
 void use_panels(const char* op, const RnnForms& forms, RnnScan<T>* scan) {
   const bool before = scan->reset_before();
   const auto panels = [&](RnnMatrix matrix, PreparedWeight* weight) {
-    const auto pack = rnn_kernels().of<T>().pack;
+    const auto pack = rnn_forward_kernels().of<T>().pack;
     T* const none = nullptr;
     const std::int64_t elements = pack(*scan, matrix, 1, none);
     const int threads = threads_for(static_cast<double>(elements), kElementwiseGrain);
     // Others of the weight: gemm's, and those of other groups or gates.
     const FormKey key{static_cast<std::int64_t>(current_isa()), kPanelForm,
-                      rnn_kernels().of<T>().panel_groups(*scan, matrix), before ? 1 : 0,
+                      rnn_forward_kernels().of<T>().panel_groups(*scan, matrix), before ? 1 : 0,
                       static_cast<std::int64_t>(matrix)};
     const void* form =
         weight->form(op, key, elements * static_cast<std::int64_t>(sizeof(T)),
@@ -130,7 +130,7 @@ void* prepare_scan(const char* op, RnnScan<T>* scan, const RnnForms* forms, RnnM
   if (scan->norm.on) scan->norm.rows = &norm_row_kernels().of<T>();
   const int threads = rnn_threads(*scan);
   if (forms != nullptr && forms->w_hh != nullptr) use_panels(op, *forms, scan);
-  void* panels = memory->take<char>(rnn_kernels().of<T>().scratch(*scan, threads));
+  void* panels = memory->take<char>(rnn_forward_kernels().of<T>().scratch(*scan, threads));
   if (scan->factors != nullptr) scan->dropped = drop_first(*scan, memory);
   if (scan->steps == 1 && scan->panels[0] == nullptr && !scan->from_zero) {
     scan->product = product_of_one_step(op, *scan, memory);
@@ -140,7 +140,7 @@ void* prepare_scan(const char* op, RnnScan<T>* scan, const RnnForms* forms, RnnM
 
 template <class T>
 void run_scan(const char*, const RnnScan<T>& scan, bool more, void* prepared) {
-  rnn_kernels().of<T>().forward(scan, rnn_threads(scan), more, prepared);
+  rnn_forward_kernels().of<T>().run(scan, rnn_threads(scan), more, prepared);
 }
 
 template <class T>
@@ -148,8 +148,8 @@ void run_scan_backward(const char* op, const RnnScanBackward<T>& back, RnnMemory
   const int threads = rnn_threads(back.scan);
   RnnScanBackward<T> g = back;
   g.leaves_product = g.scan.steps == 1;
-  void* scratch = memory->take<char>(rnn_kernels().of<T>().scratch_backward(g, threads));
-  rnn_kernels().of<T>().backward(g, threads, scratch);
+  void* scratch = memory->take<char>(rnn_backward_kernels().of<T>().scratch(g, threads));
+  rnn_backward_kernels().of<T>().run(g, threads, scratch);
   if (g.leaves_product) first_state(op, g);
 }
 
