@@ -44,7 +44,8 @@ class Kernels:
 
             result = function(*map(put, arguments), **{k: put(v) for k, v in options.items()})
             for host, there in copies:
-                host[...] = self.device.get(there)
+                if host.flags.writeable:
+                    host[...] = self.device.get(there)
             return self.get(result)
 
         return call
