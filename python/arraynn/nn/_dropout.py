@@ -1,4 +1,4 @@
-"""Dropout of whole channels, and the one that keeps mean and variance, as functions."""
+"""Dropout of elements and of whole channels, and the one that keeps mean and variance."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 
 from arraynn import kernels as K
-from arraynn.autograd.tape import Array, array_of
+from arraynn.autograd import elementwise
+from arraynn.autograd.tape import Array, Variable, array_of
 from arraynn.nn import _random
 
 __all__ = [
     "alpha_dropout",
     "check_probability",
+    "dropout",
     "dropout1d",
     "dropout2d",
     "dropout3d",
@@ -30,12 +32,51 @@ def check_probability(op: str, p: float) -> None:
         raise ValueError(f"[{op}] p: expected a probability in [0, 1], got {p}")
 
 
+def _seed(seed: int | None) -> int:
+    """Draw a seed where none is given."""
+    return _random.next_seed() if seed is None else seed
+
+
 def _mask(input: Any, p: float, seed: int | None, axes: int | None) -> Array:
     """Return 0 or 1 / (1 - p) for each element of the first ``axes`` axes, None: of all."""
     data = array_of(input)
     if axes is not None:
         data = data[(slice(None),) * axes + (slice(0, 1),) * (data.ndim - axes)]
-    return K.dropout(np.ones_like(data), p, _random.next_seed() if seed is None else seed)
+    return K.dropout(np.ones_like(data), p, _seed(seed))
+
+
+def dropout(
+    input: Any,
+    p: float = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+    *,
+    seed: int | None = None,
+) -> Any:
+    """Zero each element with probability ``p`` and scale the others by 1 / (1 - p).
+
+    Parameters
+    ----------
+    input : Tensor or array
+    p : float in [0, 1]
+    training : bool
+        False returns the input itself.
+    seed : int, optional
+        Of the mask; drawn from the generator of :func:`arraynn.manual_seed` when None.
+
+    Raises
+    ------
+    ValueError
+        If ``p`` is outside [0, 1].
+    """
+    del inplace
+    check_probability("dropout", p)
+    if not training or p == 0.0:
+        return input
+    seed = _seed(seed)
+    if isinstance(input, Variable):
+        return elementwise.dropout(input, p, seed)  # type: ignore[arg-type]
+    return K.dropout(input, p, seed)
 
 
 def _channels(

@@ -19,7 +19,6 @@ from arraynn.autograd import arithmetic, elementwise, gemm, pointwise, shaping
 from arraynn.autograd import embedding as embedding_ops
 from arraynn.autograd import softmax as softmax_ops
 from arraynn.autograd.tape import Variable, array_of, make
-from arraynn.nn import _random
 from arraynn.nn._attention import scaled_dot_product_attention
 from arraynn.nn._conv import (
     conv1d,
@@ -33,7 +32,7 @@ from arraynn.nn._conv import (
 )
 from arraynn.nn._dropout import (
     alpha_dropout,
-    check_probability,
+    dropout,
     dropout1d,
     dropout2d,
     dropout3d,
@@ -333,41 +332,6 @@ def log_softmax(input: Any, dim: int = -1) -> Any:
     if isinstance(input, Variable):
         return softmax_ops.log_softmax(input, dim)  # type: ignore[arg-type]
     return K.log_softmax(input, dim)
-
-
-def dropout(
-    input: Any,
-    p: float = 0.5,
-    training: bool = True,
-    inplace: bool = False,
-    *,
-    seed: int | None = None,
-) -> Any:
-    """Zero each element with probability ``p`` and scale the others by 1 / (1 - p).
-
-    Parameters
-    ----------
-    input : Tensor or array
-    p : float in [0, 1]
-    training : bool
-        False returns the input itself.
-    seed : int, optional
-        Of the mask; drawn from the generator of :func:`arraynn.manual_seed` when None.
-
-    Raises
-    ------
-    ValueError
-        If ``p`` is outside [0, 1].
-    """
-    del inplace
-    check_probability("dropout", p)
-    if not training or p == 0.0:
-        return input
-    if seed is None:
-        seed = _random.next_seed()
-    if isinstance(input, Variable):
-        return elementwise.dropout(input, p, seed)  # type: ignore[arg-type]
-    return K.dropout(input, p, seed)
 
 
 def embedding(
