@@ -13,9 +13,11 @@
 //   panels   W_hh is packed once into panels of a few vectors: all gates of kLanes hidden units side
 //            by side, k after k. A tile of (rows of the batch) x (vectors of a panel) is summed in
 //            registers, and its gates, state and output follow at once, in L1
-//   team     the threads split the panels for the whole sequence, so each keeps its share of W_hh in
-//            its own L2; one region over all steps, one barrier a step. A second product in the step
-//            (the reset before the product, the projection) takes a second barrier
+//   team     one region over all steps. Where W_hh fits every L2 and there are samples enough, the
+//            threads split the samples, and none waits for another. Else they split the panels for
+//            the whole sequence, so each keeps its share of W_hh in its own L2, and there is one
+//            barrier a step. A second product in the step (the reset before the product, the
+//            projection) takes a second barrier
 //   one step: a call of one step has no use for panels: its product is a gemm as well, unless the
 //            weights come packed
 //   rows     those samples that take part in the step; the others cost nothing. Where a mask is
@@ -100,6 +102,7 @@ struct RnnScan {
   std::int64_t out = 0;              // elements of h: those of the projection, else hidden
   std::int64_t first = 0, last = 0;  // steps [first, last) in the order of the direction
   bool reverse = false;
+  bool apart = false;                     // the team splits the samples, else the units
   const std::int64_t* lengths = nullptr;  // [batch] or null
   const std::uint8_t* mask = nullptr;     // [steps, batch] or null: at 0 the state passes through
   const T* factors = nullptr;             // [batch, out] or null: of h where W_hh meets it

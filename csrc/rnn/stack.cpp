@@ -105,10 +105,13 @@ struct Layers {
     const RnnShape& s = stack.shape;
     const std::int64_t steps = keeps() ? s.steps : 1, rows = steps * s.batch;
     const std::int64_t width = stack.cell.gates() * s.hidden;
-    const auto take = [&](std::int64_t count) { return kept().template zeros<T>(count); };
-    const auto statistics = [&](std::int64_t count) {
-      return kept().template zeros<double>(count);
+    // Rows of samples that miss a step are read by the sums over all of them.
+    const auto of_rows = [&](auto tag, std::int64_t count) {
+      using V = decltype(tag);
+      return s.padded ? kept().template zeros<V>(count) : kept().template take<V>(count);
     };
+    const auto take = [&](std::int64_t count) { return of_rows(T{}, count); };
+    const auto statistics = [&](std::int64_t count) { return of_rows(double{}, count); };
     RnnNorm<T> norm;
     norm.on = true;
     norm.eps = stack.norm_eps;
