@@ -132,13 +132,14 @@ void run_step(const Step<T>& step, const Matrices<T>& m, const std::int64_t* row
     } else if (s.product != nullptr) {
       for_products(m.first, row, count, s.product, share, f);
     } else {
-      const std::int64_t gates = s.cell.gates();
+      const std::int64_t gates = s.x == nullptr ? s.cell.gates() : 0;
       const auto ahead = [&](const Tile<T>& tile) {
         const std::int64_t n = min_i(m.first.panel_units(), s.hidden - tile.unit);
         for (std::int64_t r = 0; r < tile.rows; ++r) {
           const std::int64_t b = tile.row[r];
-          const T* x = step.gates(b) + tile.unit;
-          for (std::int64_t g = 0; g < gates; ++g) prefetch_units(x + g * s.hidden, n);
+          for (std::int64_t g = 0; g < gates; ++g) {
+            prefetch_units(step.gates(b) + g * s.hidden + tile.unit, n);
+          }
           if (s.cells != nullptr) prefetch_units(s.c_before(step.t, b) + tile.unit, n);
         }
       };

@@ -9,7 +9,8 @@
 //         h' = n + z (h - n)
 //
 // Plan. The input's share of z, biases included, is one matrix product over all steps (gemm) and
-// lies in `gates`; what remains of a step is h W_hh' and the arithmetic of the gates:
+// lies in `gates`, or is formed in the step where x has one element; what remains of a step is
+// h W_hh' and the arithmetic of the gates:
 //   panels   W_hh is packed once into panels of a few vectors: all gates of kLanes hidden units side
 //            by side, k after k. A tile of (rows of the batch) x (vectors of a panel) is summed in
 //            registers, and its gates, state and output follow at once, in L1
@@ -119,7 +120,10 @@ struct RnnScan {
   const T* product = nullptr;             // h0 W_hh' where one step is all, [batch, gates * hidden]
   T* gates = nullptr;  // [.., batch, gates * hidden]: the input's share of z; their values after
   std::int64_t gates_t = 0;  // the time of its first row
-  bool keep_gates = false;   // backward follows
+  // An input of one element: a step forms its share, x [steps, batch] times w_x + b_x (or null), and
+  // there are no gates. Null otherwise, and on a GPU.
+  const T *x = nullptr, *w_x = nullptr, *b_x = nullptr;
+  bool keep_gates = false;  // backward follows
   T* y = nullptr;
   std::int64_t y_step = 0, y_row = 0;
   T* cells = nullptr;  // every c, or one step's that holds c0 at first

@@ -161,17 +161,45 @@ struct Layers {
     return dropped;
   }
 
+  // x W_ih' + b of the steps of a part, of which t is the first in time, into their gates.
+  void multiply_input(const RnnScan<T>& scan, const RnnGroup<const T>& group, const T* x,
+                      std::int64_t input, std::int64_t t, const T* bias, PreparedWeight* w) const {
+    const RnnShape& s = stack.shape;
+    const std::int64_t width = scan.cell.gates() * s.hidden;
+    const bool norms = scan.norm.on;
+    T* to = scan.norm.input != nullptr ? scan.norm.input
+                                       : scan.gates + (t - scan.gates_t) * s.batch * width;
+    auto g = product_of<T>({x + t * s.batch * input, input}, {group.w_ih, input, true},
+                           (scan.last - scan.first) * s.batch, input, width, to);
+    if (bias != nullptr && !norms) {
+      g.epilogue.bias = bias;
+      g.epilogue.bias_axis = BiasAxis::kColumn;
+    }
+    if (w != nullptr) use_packed(stack.op, w, Operand::kB, &g);
+    gemm(stack.op, g);
+    if (norms) norm_input(scan, group, bias, g.m);
+  }
+
   void run_direction(RnnScan<T>* scan, std::int64_t layer, std::int64_t direction, const T* x) {
     const RnnShape& s = stack.shape;
     const auto& group = stack.groups[static_cast<std::size_t>(layer * s.directions + direction)];
     const std::int64_t width = scan->cell.gates() * s.hidden, input = s.input_of(layer);
     RnnMemory scratch(stack.op);
     const bool keep = scan->gates_kept(), norms = scan->norm.on;
-    const std::int64_t part =
-        keeps() && norms ? s.steps : steps_at_once(s, input, width, sizeof(T));
-    scan->gates =
-        (keep ? kept() : scratch).template take<T>((keep ? s.steps : part) * s.batch * width);
     const T* bias = input_bias(scan->cell, group, s.hidden, &scratch);
+    // A reset before the product keeps r and z among the gates.
+    const bool within = kFormsInput && input == 1 && !keeps() && !norms && !scan->reset_before();
+    if (within) {
+      scan->x = x;
+      scan->w_x = group.w_ih;
+      scan->b_x = bias;
+    }
+    const std::int64_t part =
+        within || (keeps() && norms) ? s.steps : steps_at_once(s, input, width, sizeof(T));
+    if (!within) {
+      scan->gates =
+          (keep ? kept() : scratch).template take<T>((keep ? s.steps : part) * s.batch * width);
+    }
     const RnnForms& forms = stack.forms[static_cast<std::size_t>(layer * s.directions + direction)];
     // Elements of w_hh that are dropped make others of it.
     void* prepared =
@@ -184,17 +212,7 @@ struct Layers {
       scan->last = min_i(s.steps, i + part);
       const std::int64_t t = scan->reverse ? s.steps - scan->last : i;
       scan->gates_t = keep ? 0 : t;
-      T* to = scan->norm.input != nullptr ? scan->norm.input
-                                          : scan->gates + (t - scan->gates_t) * s.batch * width;
-      auto g = product_of<T>({x + t * s.batch * input, input}, {group.w_ih, input, true},
-                             (scan->last - i) * s.batch, input, width, to);
-      if (bias != nullptr && !norms) {
-        g.epilogue.bias = bias;
-        g.epilogue.bias_axis = BiasAxis::kColumn;
-      }
-      if (w_ih != nullptr) use_packed(stack.op, w_ih, Operand::kB, &g);
-      gemm(stack.op, g);
-      if (norms) norm_input(*scan, group, bias, g.m);
+      if (!within) multiply_input(*scan, group, x, input, t, bias, w_ih);
       run_scan(stack.op, *scan, i > 0, prepared);
     }
     scan->product = scan->dropped = nullptr;
