@@ -147,6 +147,9 @@ void run_step(const Back<T>& step, std::int64_t after, const Matrices<T>& m,
       if (g.dy != nullptr) prefetch_units(g.dy + step.at(b) * g.dy_row + tile.unit, n);
       const T* before = s.cells != nullptr ? s.c_before(step.t, b) : s.h_before(step.t, b);
       prefetch_units(before + tile.unit, n);
+      if (s.norm.cell != nullptr) {
+        prefetch_units(s.norm_cells(step.t) + b * s.hidden + tile.unit, n);
+      }
     }
   };
   for_tiles(m.first, row, count, after >= 0 ? m.first.k : 0, share, dz_after, ahead,

@@ -126,23 +126,22 @@ void run_step(const Step<T>& step, const Matrices<T>& m, const std::int64_t* row
   const std::int64_t depth = s.depth(step.t);
   const auto h = [&](std::int64_t b) { return step.operand(b); };
   if (s.norm.on && s.hidden > 0) normed_product(step, m.first, row, count, share, h);
+  const std::int64_t gates = s.x == nullptr ? s.cell.gates() : 0;
+  const auto ahead = [&](const Tile<T>& tile) {
+    const std::int64_t n = min_i(m.first.panel_units(), s.hidden - tile.unit);
+    for (std::int64_t r = 0; r < tile.rows; ++r) {
+      const std::int64_t b = tile.row[r];
+      for (std::int64_t g = 0; g < gates; ++g) {
+        prefetch_units(step.gates(b) + g * s.hidden + tile.unit, n);
+      }
+      if (s.cells != nullptr) prefetch_units(s.c_before(step.t, b) + tile.unit, n);
+    }
+  };
   const auto first = [&](const auto& f) {
-    if (s.norm.on) {
-      for_products(m.first, row, count, s.norm.normed, share, f);
-    } else if (s.product != nullptr) {
-      for_products(m.first, row, count, s.product, share, f);
+    const T* product = s.norm.on ? s.norm.normed : s.product;
+    if (product != nullptr) {
+      for_products(m.first, row, count, product, share, ahead, f);
     } else {
-      const std::int64_t gates = s.x == nullptr ? s.cell.gates() : 0;
-      const auto ahead = [&](const Tile<T>& tile) {
-        const std::int64_t n = min_i(m.first.panel_units(), s.hidden - tile.unit);
-        for (std::int64_t r = 0; r < tile.rows; ++r) {
-          const std::int64_t b = tile.row[r];
-          for (std::int64_t g = 0; g < gates; ++g) {
-            prefetch_units(step.gates(b) + g * s.hidden + tile.unit, n);
-          }
-          if (s.cells != nullptr) prefetch_units(s.c_before(step.t, b) + tile.unit, n);
-        }
-      };
       for_tiles(m.first, row, count, depth, share, h, ahead, f);
     }
   };

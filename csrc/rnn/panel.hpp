@@ -233,9 +233,9 @@ ARRAYNN_INLINE void for_tiles(const Panels<T>& w, const std::int64_t* row, std::
 }
 
 // The same from sums that are there already: rows of [gates, units].
-template <class T, class F>
+template <class T, class P, class F>
 ARRAYNN_INLINE void for_products(const Panels<T>& w, const std::int64_t* row, std::int64_t count,
-                                 const T* product, const Share& share, const F& f) {
+                                 const T* product, const Share& share, const P& ahead, const F& f) {
   constexpr int kL = kLanes<T>;
   alignas(64) T sums[kMaxTileVectors * kLanes<T>];
   const std::int64_t tiles = ceil_div(count, tile_rows(w.vectors()));
@@ -244,6 +244,8 @@ ARRAYNN_INLINE void for_products(const Panels<T>& w, const std::int64_t* row, st
     for (std::int64_t i = 0; i < tiles; ++i) {
       const Range part = split_range(count, tiles, i);
       const std::int64_t n = part.end - part.begin;
+      const Tile<T> tile{row + part.begin, n, p * w.panel_units(), sums};
+      ahead(tile);
       T* to = sums;
       for (int v = 0; v < w.vectors(); ++v) {
         const std::int64_t unit = (p * w.groups + v / w.gates) * kL;
@@ -253,7 +255,7 @@ ARRAYNN_INLINE void for_products(const Panels<T>& w, const std::int64_t* row, st
           load_lanes(from + row[part.begin + r] * w.gates * w.units, width).store(to);
         }
       }
-      f(Tile<T>{row + part.begin, n, p * w.panel_units(), sums});
+      f(tile);
     }
   });
 }

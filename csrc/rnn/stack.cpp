@@ -136,16 +136,18 @@ struct Layers {
     return norm;
   }
 
-  // LN(x W_ih') + b in place of x W_ih', rows of all gates.
+  // LN(from) + b into the gates: x W_ih' of the steps of a part, of which t is the first in time.
   void norm_input(const RnnScan<T>& scan, const RnnGroup<const T>& group, const T* bias,
-                  std::int64_t rows) const {
+                  const T* from, std::int64_t t) const {
     const RnnShape& s = stack.shape;
-    const std::int64_t width = scan.cell.gates() * s.hidden;
-    const RowNorm p{rows, width, stack.norm_eps, true, {}};
+    const std::int64_t width = scan.cell.gates() * s.hidden, row = t * s.batch;
+    const RowNorm p{(scan.last - scan.first) * s.batch, width, stack.norm_eps, true, {}};
     const RnnNorm<T>& norm = scan.norm;
-    row_norm(p, norm.input != nullptr ? norm.input : scan.gates, group.norm_ih, bias, scan.gates,
-             norm.input_mean, norm.input_rstd);
-    if (norm.input == nullptr || !s.padded) return;
+    const bool keep = norm.input != nullptr;
+    row_norm(p, from, group.norm_ih, bias, scan.gates + (t - scan.gates_t) * s.batch * width,
+             keep ? norm.input_mean + row : nullptr, keep ? norm.input_rstd + row : nullptr);
+    // All steps have been.
+    if (!keep || !s.padded || scan.last < s.steps) return;
     // Backward takes all rows together: what padding held must not reach its sums.
     move_active<T>(s, norm.input, norm.input, width);
     move_active<double>(s, norm.input_mean, norm.input_mean, 1);
@@ -167,7 +169,7 @@ struct Layers {
     const RnnShape& s = stack.shape;
     const std::int64_t width = scan.cell.gates() * s.hidden;
     const bool norms = scan.norm.on;
-    T* to = scan.norm.input != nullptr ? scan.norm.input
+    T* to = scan.norm.input != nullptr ? scan.norm.input + t * s.batch * width
                                        : scan.gates + (t - scan.gates_t) * s.batch * width;
     auto g = product_of<T>({x + t * s.batch * input, input}, {group.w_ih, input, true},
                            (scan.last - scan.first) * s.batch, input, width, to);
@@ -177,7 +179,7 @@ struct Layers {
     }
     if (w != nullptr) use_packed(stack.op, w, Operand::kB, &g);
     gemm(stack.op, g);
-    if (norms) norm_input(scan, group, bias, g.m);
+    if (norms) norm_input(scan, group, bias, to, t);
   }
 
   void run_direction(RnnScan<T>* scan, std::int64_t layer, std::int64_t direction, const T* x) {
@@ -194,8 +196,7 @@ struct Layers {
       scan->w_x = group.w_ih;
       scan->b_x = bias;
     }
-    const std::int64_t part =
-        within || (keeps() && norms) ? s.steps : steps_at_once(s, input, width, sizeof(T));
+    const std::int64_t part = within ? s.steps : steps_at_once(s, input, width, sizeof(T));
     if (!within) {
       scan->gates =
           (keep ? kept() : scratch).template take<T>((keep ? s.steps : part) * s.batch * width);
