@@ -14,7 +14,7 @@ import pytest
 
 import arraynn as ann
 from arraynn import kernels
-from tolerances import assert_same_bits
+from tolerances import assert_same_bits, assert_within, dot_bound
 
 
 @dataclass(frozen=True)
@@ -168,6 +168,28 @@ def test_products_of_patches(
     storage: Any, layout: str, case: Case, device: Any, rng: np.random.Generator
 ) -> None:
     check(case, layout, device, *arrays(case, storage, rng))
+
+
+class Host:
+    """The CPU in the place of a device."""
+
+    put = staticmethod(np.ascontiguousarray)
+    get = staticmethod(np.asarray)
+
+
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+@pytest.mark.parametrize("case", [CASES[1], CASES[2], CASES[5]], ids=str)
+def test_the_cpu_has_the_same_numbers(
+    dtype: Any, layout: str, case: Case, device: Any, rng: np.random.Generator
+) -> None:
+    """But for rounding: both are within the bound of their sums."""
+    given = arrays(case, dtype, rng)
+    got, of = (results(case, layout, on, *given) for on in (device, Host))
+    scales = results(case, layout, Host, *(np.abs(v).astype(float) for v in given))
+    taps, pixels = int(np.prod(case.kernel)), case.n * int(np.prod(case.out))
+    sums = (case.channels[0] * taps, case.channels[1] * taps, pixels)
+    for name, a, b, k, scale in zip(("y", "dx", "dw"), got, of, sums, scales, strict=True):
+        assert_within(a, b, 2 * dot_bound(k, dtype, scale), f"{name} of {case} {layout}")
 
 
 @pytest.mark.usefixtures("precision")
