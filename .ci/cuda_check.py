@@ -152,7 +152,7 @@ SHARED = {
 #: Kernels that may spill, with the reason.
 SPILLS = {
     "gemm_kernel MmaTile": "28 bytes, of large tiles of float32 where neither operand is along k",
-    "conv_kernel MmaTile": "of large tiles of float32 with three products",
+    "conv_kernel MmaTile": "at most 116 bytes, of large tiles of float32 in three products",
     "row_gradient_kernel": "8 bytes, of rows too long for one block and no multiple of 16 bytes",
     "softmax_backward_kernel": "8 bytes, of long rows of 16 bits that are no multiple of 16 bytes",
     "cross_entropy_kernel": "4 bytes, of the same rows",

@@ -10,6 +10,9 @@
 // A convolution with groups is one product a group. A sum of `forward` and `by x` is one chain over the taps,
 // whatever the batch. Weights that do not lie in the order of the taps, in whole packs, are copied to a matrix
 // that does: they are few beside the patches, and every tile reads them.
+#include <algorithm>
+#include <iterator>
+
 #include "conv/cuda_gather.hpp"
 #include "conv/storage.hpp"
 #include "core/cuda_mma.hpp"
@@ -274,9 +277,12 @@ Operand gather(const Conv2dProblem& p, bool by_x, const typename Operand::T* sou
   const bool last = p.channels_last;
   Operand g{};
   g.p = source;
-  g.d = gather_axis(p, {p.id, p.od, p.kd, p.stride_d, p.pad_d, p.dilation_d}, by_x);
-  g.h = gather_axis(p, {p.ih, p.oh, p.kh, p.stride_h, p.pad_h, p.dilation_h}, by_x);
-  g.w = gather_axis(p, {p.iw, p.ow, p.kw, p.stride_w, p.pad_w, p.dilation_w}, by_x);
+  const Axis axes[] = {{p.id, p.od, p.kd, p.stride_d, p.pad_d, p.dilation_d},
+                       {p.ih, p.oh, p.kh, p.stride_h, p.pad_h, p.dilation_h},
+                       {p.iw, p.ow, p.kw, p.stride_w, p.pad_w, p.dilation_w}};
+  g.d = gather_axis(p, axes[0], by_x);
+  g.h = gather_axis(p, axes[1], by_x);
+  g.w = gather_axis(p, axes[2], by_x);
   g.stride_n = channels * s.source_plane();
   g.stride_c = last ? 1 : s.source_plane();
   g.stride_w = last ? channels : 1;
@@ -286,8 +292,12 @@ Operand gather(const Conv2dProblem& p, bool by_x, const typename Operand::T* sou
   g.taps = {FastDiv(Operand::kLast ? group : p.taps()), FastDiv(p.kh), FastDiv(p.kw)};
   g.outer = outer;
   g.depth = depth;
-  g.packed =
-      Operand::kLast && group % kPack<T> == 0 && channels % kPack<T> == 0 && is_packed(source);
+  const bool in_place = std::all_of(std::begin(axes), std::end(axes), [](const Axis& a) {
+    return a.kernel == 1 && a.stride == 1 && a.pad == 0 && a.in == a.out;
+  });
+  const bool whole = Operand::kLast ? group % kPack<T> == 0 && channels % kPack<T> == 0
+                                    : in_place && s.source_plane() % kPack<T> == 0;
+  g.packed = whole && is_packed(source);
   return g;
 }
 

@@ -98,7 +98,9 @@ struct GatherOperand {
   Pixels pixels;
   Taps taps;
   std::int64_t outer, depth;
-  bool packed;  // whole packs of channels at multiples of 16 bytes
+  // Whole packs at multiples of 16 bytes: of channels, or of pixels of planes that a kernel of one tap
+  // leaves where they are.
+  bool packed;
 
   // What a pack has one of: in channels_last a pixel, else a tap. Its positions, to which those of the
   // other are added, which walks on within the pack.
@@ -180,6 +182,10 @@ struct GatherOperand {
       });
     } else {
       bool there = walk.left > 0 && source_row(fixed, at, &offset);
+      if (packed) {
+        ptx::cp_async_cg_16(to, there ? p + offset + at.w * stride_w : p, there ? 16 : 0);
+        return;
+      }
       copy_elements(to, p, [&](int i) -> const T* {
         std::int32_t sw = 0;
         const bool inside = there && i < walk.left && w.source(fixed.w + at.w * w.mul, &sw);

@@ -51,13 +51,13 @@ class Case:
         }
 
 
-#: Whole packs of channels and none; more stages than are in shared memory; small tiles and large
+#: Whole packs of channels and none, and of planes; more stages than are in shared memory; small tiles and large
 #: ones with rests; sums that are left to CUDA cores.
 CASES = [
     Case(2, (8, 70), (12, 11), (3, 3), padding=1),
     Case(2, (5, 9), (9, 10), (3, 3), stride=2, padding=1),
     Case(1, (16, 8), (7, 8), (3, 2), dilation=2, padding=2, flip=True),
-    Case(2, (24, 72), (10, 11), (1, 1)),
+    Case(2, (24, 72), (10, 12), (1, 1)),
     Case(1, (3, 8), (13, 12), (5, 4), stride=3, padding=2),
     Case(3, (8, 12), (37,), (5,), stride=2, padding=2),
     Case(1, (4, 8), (4, 5, 6), (2, 3, 2), padding=1),
