@@ -51,8 +51,8 @@ class Case:
         }
 
 
-#: Whole packs of channels and none, and of planes; more stages than are in shared memory; small tiles and large
-#: ones with rests; sums that are left to CUDA cores.
+#: Whole packs of channels, of planes, and none; more stages than are in shared memory; small tiles
+#: and large ones with rests; sums that are left to CUDA cores.
 CASES = [
     Case(2, (8, 70), (12, 11), (3, 3), padding=1),
     Case(2, (5, 9), (9, 10), (3, 3), stride=2, padding=1),
