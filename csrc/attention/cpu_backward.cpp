@@ -192,7 +192,7 @@ struct Block {
     T* rows = scratch.score.rows;
     transpose_copy(ds, kBlockQ, rows, kRowStep<T>, n, place.count);
     for (std::int64_t i = 0; i < place.count; ++i) {
-      T* to = g.dbias + unit.b * bs.b + h * bs.h + (place.i0 + i) * bs.i + j0 * bs.j;
+      T* to = g.dbias + unit.b * bs.b + h * bs.h + (seq.q0 + place.i0 + i) * bs.i + j0 * bs.j;
       for (std::int64_t r = 0; r < n; ++r) to[r * bs.j] += rows[i * kRowStep<T> + r];
     }
   }
