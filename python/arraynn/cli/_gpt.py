@@ -171,7 +171,7 @@ def evaluate(run: GptRun) -> float:
 
 
 def train(run: GptRun, progress: bool = True) -> bool:
-    """Train up to the settings' number of steps; False when Ctrl-C ended it between two."""
+    """Train up to the settings' time or steps; False when Ctrl-C ended it between two steps."""
     return _charlm.repeat(run, lambda: train_step(run), evaluate, progress)
 
 
