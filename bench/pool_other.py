@@ -38,6 +38,7 @@ SHAPES: tuple[tuple[str, int, int, tuple[int, ...], tuple[Any, ...]], ...] = (
     ("adaptive_avg_pool2d", 4, 256, (56, 56), (6,)),
     ("adaptive_max_pool2d", 4, 256, (56, 56), (6,)),
     ("global_avg_pool", 8, 1280, (7, 7), ()),
+    ("global_lp_pool", 8, 1280, (7, 7), (2.0,)),
     ("lp_pool2d", 4, 64, (112, 112), (2.0, 2)),
     ("max_unpool2d", 4, 64, (56, 56), (2,)),
     ("max_pool3d", 1, 64, (16, 112, 112), ((1, 2, 2),)),
@@ -51,6 +52,7 @@ TINY: tuple[tuple[str, int, int, tuple[int, ...], tuple[Any, ...]], ...] = (
     ("avg_pool1d", 2, 3, (11,), (2,)),
     ("adaptive_max_pool2d", 2, 3, (7, 5), (3,)),
     ("global_avg_pool", 2, 3, (4, 5), ()),
+    ("global_lp_pool", 2, 3, (4, 5), (2.0,)),
     ("lp_pool2d", 2, 3, (6, 7), (2.0, 2)),
     ("max_unpool2d", 2, 3, (4, 5), (2,)),
     ("max_pool3d", 2, 3, (4, 5, 6), (3, 2, 1)),
@@ -112,7 +114,7 @@ def our_call(p: Problem, d: Data, module: Any, last: bool = False) -> Any:
         return partial(function, *first, **where)
     if not p.backward:
         return partial(function, x, *p.args, **where)
-    if p.op.startswith("lp"):
+    if "lp_pool" in p.op:
         return partial(function, grad, x, y, *p.args, **where)
     return partial(function, grad, x if "max" in p.op else x.shape, *p.args, **where)
 
@@ -153,7 +155,9 @@ def run_torch(p: Problem, d: Data, threads: int) -> list[Candidate]:
     del threads
     torch = peers.load("torch")
     name, args = p.op, p.args
-    if p.op.startswith("global"):
+    if p.op == "global_lp_pool":
+        name, args = f"lp_pool{len(p.sizes)}d", (*p.args, p.sizes)
+    elif p.op.startswith("global"):
         name, args = f"adaptive_avg_pool{len(p.sizes)}d", (1,)
     function = getattr(torch.nn.functional, name)
     forms = ["contiguous_format"]
@@ -204,7 +208,7 @@ def nbytes(p: Problem) -> float:
     y = p.n * p.c * int(np.prod(out(np.zeros((1, 1, *p.sizes), p.dtype), *p.args).shape))
     if not p.backward:
         return float((x + y) * item)
-    lp = 1 if p.op.startswith("lp") else 0
+    lp = 1 if "lp_pool" in p.op else 0
     reads_x = 1 if "max" in p.op or lp else 0
     return float(((1 + reads_x) * x + (1 + lp) * y) * item)
 

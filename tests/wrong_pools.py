@@ -7,7 +7,47 @@ from typing import Any
 
 import numpy as np
 
-from wrong_calls import F32, INF, NAN, TOO_LARGE, Case, T, V, f32, huge, wrong_dtypes, wrong_outs
+from wrong_calls import (
+    F32,
+    F64,
+    INF,
+    NAN,
+    TOO_LARGE,
+    Case,
+    T,
+    V,
+    f32,
+    huge,
+    wrong_dtypes,
+    wrong_outs,
+)
+
+
+def wrong_grad_outs(op: str, args: tuple[Any, ...], shape: tuple[int, ...]) -> Iterator[Case]:
+    """Yield the ways in which a gradient's `out` can be wrong; every array is of its shape."""
+    yield from wrong_outs(op, args, shape)
+    for i, a in enumerate(args[1:], 1):
+        if not isinstance(a, np.ndarray):
+            continue
+        if a.dtype == F32:
+            yield Case(op, args, {"out": a}, V, "out")
+            continue
+        wide = (args[0].astype(F64), *args[1:])
+        yield Case(op, wide, {"out": args[i].view(F64)}, V, "out")
+        # Nothing is written where an index is wrong.
+        for bad in (a - 1, a + (1 << 40)):
+            changed = (*args[:i], bad, *args[i + 1 :])
+            yield Case(op, changed, {"out": f32(*shape)}, V, "indices")
+
+
+def wrong_max_outs(op: str, args: tuple[Any, ...], shape: tuple[int, ...]) -> Iterator[Case]:
+    """Yield those of the gradient of a maximum, by indices as well."""
+    yield from wrong_grad_outs(op, args, shape)
+    indices = np.zeros(shape, np.int64)
+    wide = tuple(a.astype(F64) if isinstance(a, np.ndarray) else a for a in args)
+    yield Case(op, wide, {"indices": indices, "out": indices.view(F64)}, V, "out")
+    for bad in (indices - 1, indices + (1 << 40)):
+        yield Case(op, args, {"indices": bad, "out": f32(*shape)}, V, "indices")
 
 
 def pool() -> Iterator[Case]:
@@ -17,6 +57,9 @@ def pool() -> Iterator[Case]:
         yield from wrong_dtypes(op, (x, 2), ("x",), integers=op.startswith("max"))
     yield from wrong_dtypes("max_pool2d_backward", (y, x, 2), ("grad_out", "x"))
     yield from wrong_dtypes("avg_pool2d_backward", (y, x.shape, 2), ("grad_out",))
+    same = f32(1, 2, 3, 3)
+    yield from wrong_max_outs("max_pool2d_backward", (same, same + 1, 1), same.shape)
+    yield from wrong_grad_outs("avg_pool2d_backward", (same, same.shape, 1), same.shape)
     for op, first in (
         ("max_pool2d", (x,)),
         ("avg_pool2d", (x,)),
@@ -78,6 +121,9 @@ def signal_pool() -> Iterator[Case]:
         yield from wrong_dtypes(op, (x, 2), ("x",), integers=op.startswith("max"))
     yield from wrong_dtypes("max_pool1d_backward", (y, x, 2), ("grad_out", "x"))
     yield from wrong_dtypes("avg_pool1d_backward", (y, x.shape, 2), ("grad_out",))
+    same = f32(2, 2, 3)
+    yield from wrong_max_outs("max_pool1d_backward", (same, same + 1, 1), same.shape)
+    yield from wrong_grad_outs("avg_pool1d_backward", (same, same.shape, 1), same.shape)
     for op, first in (
         ("max_pool1d", (x,)),
         ("avg_pool1d", (x,)),
@@ -114,6 +160,9 @@ def volume_pool() -> Iterator[Case]:
         yield from wrong_dtypes(op, (x, 2), ("x",), integers=op.startswith("max"))
     yield from wrong_dtypes("max_pool3d_backward", (y, x, 2), ("grad_out", "x"))
     yield from wrong_dtypes("avg_pool3d_backward", (y, x.shape, 2), ("grad_out",))
+    same = f32(2, 2, 3, 3, 3)
+    yield from wrong_max_outs("max_pool3d_backward", (same, same + 1, 1), same.shape)
+    yield from wrong_grad_outs("avg_pool3d_backward", (same, same.shape, 1), same.shape)
     for op, first in (
         ("max_pool3d", (x,)),
         ("avg_pool3d", (x,)),
@@ -160,6 +209,10 @@ def adaptive_pool() -> Iterator[Case]:
             yield from wrong_dtypes(name, (x, 3), ("x",), integers=kind == "max")
             names = ("grad_out", "x")[: 2 if kind == "max" else 1]
             yield from wrong_dtypes(back, (y, source, 3), names)
+            if kind == "max":
+                yield from wrong_max_outs(back, (y, y + 1, 3), y.shape)
+            else:
+                yield from wrong_grad_outs(back, (y, y.shape, 3), y.shape)
             for call, first in ((name, (x,)), (back, (y, source))):
                 rows += [(call, (*first, v), {}, V, "output_size") for v in (-1, (3,) * 4, ())]
                 rows += [(call, (*first, v), {}, T, "output_size") for v in (1.5, "3")]
@@ -191,6 +244,10 @@ def adaptive_pool() -> Iterator[Case]:
             yield from wrong_dtypes(name, (x,), ("x",), integers=kind == "max")
             names = ("grad_out", "x")[: 2 if kind == "max" else 1]
             yield from wrong_dtypes(back, (y, source), names)
+            if kind == "max":
+                yield from wrong_max_outs(back, (y, y + 1), y.shape)
+            else:
+                yield from wrong_grad_outs(back, (y, y.shape), y.shape)
             rows += [
                 (name, (x[..., :0],), {}, V, "x"),
                 (name, (x,), {"layout": 3}, T, "layout"),
@@ -216,6 +273,7 @@ def lp_and_unpool() -> Iterator[Case]:
         yield from wrong_outs(lp, (f32(2, 2, *(3,) * axes), 2, 1), (2, 2, *(3,) * axes))
         yield from wrong_dtypes(lp, (x, 2, 2), ("x",))
         yield from wrong_dtypes(back, (y, x, y, 2, 2), ("grad_out", "x", "y"))
+        yield from wrong_grad_outs(back, (y, y + 1, y + 2, 2, 1), y.shape)
         for op, first in ((lp, (x,)), (back, (y, x, y))):
             rows += [(op, (*first, v, 2), {}, V, "norm_type") for v in (0, -1.0, INF, NAN)]
             rows += [(op, (*first, v, 2), {}, T, "norm_type") for v in ("2", None)]
@@ -224,17 +282,40 @@ def lp_and_unpool() -> Iterator[Case]:
                 (op, (*first, 2, 2, 0), {}, V, "stride"),
                 (op, (*first, 2, 2), {"ceil_mode": 1}, T, "ceil_mode"),
                 (op, (*first, 2, 2), {"layout": "NHWC"}, V, "layout"),
+                *((op, (*first, 2, 2), {"padding": v}, V, "padding") for v in (-1, 2, "full")),
+                *((op, (*first, 2, 2), {"dilation": v}, V, "dilation") for v in (0, (1,) * 4)),
+                *((op, (*first, 2, 2), {k: 1.5}, T, k) for k in ("padding", "dilation")),
+                (op, (*first, 2, 2), {"dilation": 7}, V, "kernel_size"),
             ]
         rows += [
             (lp, (x[0], 2, 2), {}, V, "x"),
             (back, (y[..., :1], x, y, 2, 2), {}, V, "grad_out"),
             (back, (y, x, y[..., :1], 2, 2), {}, V, "y"),
         ]
+        name, one = "global_lp_pool", f32(2, 3, *(1,) * axes)
+        back = f"{name}_backward"
+        yield from wrong_outs(name, (x, 2), one.shape)
+        yield from wrong_dtypes(name, (x, 2), ("x",))
+        yield from wrong_grad_outs(back, (one, one + 1, one + 2, 2), one.shape)
+        yield from wrong_dtypes(back, (one, x, one, 2), ("grad_out", "x", "y"))
+        for op, first in ((name, (x,)), (back, (one, x, one))):
+            rows += [(op, (*first, v), {}, V, "norm_type") for v in (0, -1.0, INF, NAN)]
+            rows += [(op, (*first, v), {}, T, "norm_type") for v in ("2", None)]
+            rows += [(op, (*first, 2), {"layout": "NHWC"}, V, "layout")]
+        rows += [
+            (name, (x[..., :0], 2), {}, V, "x"),
+            (name, (f32(3, 5), 2), {}, V, "x"),
+            (back, (y, x, one, 2), {}, V, "grad_out"),
+            (back, (one, x, y, 2), {}, V, "y"),
+        ]
         up, back = f"max_unpool{axes}d", f"max_unpool{axes}d_backward"
         where = np.zeros(y.shape, np.int64)
         yield from wrong_outs(up, (f32(2, 3, *(3,) * axes), where, 1), y.shape)
         yield from wrong_dtypes(up, (y, where, 2), ("x",))
         yield from wrong_dtypes(back, (x, where), ("grad_out",))
+        yield from wrong_grad_outs(back, (y, where), y.shape)
+        for bad in (where - 1, where + 3**axes):
+            yield Case(up, (y, bad, 1), {"out": f32(*y.shape)}, V, "indices")
         for wrong in (where.astype(np.int32), y, where.tolist(), None):
             rows += [(up, (y, wrong, 2), {}, T, "indices"), (back, (x, wrong), {}, T, "indices")]
         for bad in (where - 1, where + 6**axes, where + (1 << 40)):

@@ -5,6 +5,7 @@
 #include "bind/array.hpp"
 #include "bind/binders.hpp"
 #include "core/block_cache.hpp"
+#include "core/cgroup.hpp"
 #include "core/cpu_extensions.hpp"
 #include "core/cpu_isa.hpp"
 #include "core/parallel.hpp"
@@ -101,6 +102,7 @@ void bind_runtime(py::module_& m) {
       py::arg("n"));
   m.def("pop_threads", [](int former) { set_thread_local_threads(former); }, py::arg("former"));
   m.def("default_threads_reason", &default_threads_reason);
+  m.def("cgroup_quota", &cgroup_quota, py::arg("root") = "/");
   m.def("kernels", &kernels);
   m.def("block_cache", &block_cache);
   m.def(

@@ -6,13 +6,14 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <fstream>
 #include <set>
 #include <string>
 #include <utility>
+
+#include "core/cgroup.hpp"
 
 #if defined(__x86_64__)
 #include <xmmintrin.h>
@@ -48,46 +49,6 @@ int physical_cores(const cpu_set_t& set, int fallback) {
   return cores.empty() ? fallback : static_cast<int>(cores.size());
 }
 
-int quota_of(double quota, double period) {
-  return quota > 0 && period > 0 ? std::max(1, static_cast<int>(std::ceil(quota / period))) : 0;
-}
-
-// CPU quota of this process' control group or of any group above it; 0 when there is none.
-int cgroup_quota() {
-  int best = 0;
-  const auto take = [&best](int q) {
-    if (q > 0 && (best == 0 || q < best)) best = q;
-  };
-  std::ifstream groups("/proc/self/cgroup");
-  for (std::string line; std::getline(groups, line);) {
-    const auto second = line.find(':', line.find(':') + 1);
-    if (second == std::string::npos) continue;
-    const bool v2 = line.compare(0, 3, "0::") == 0;
-    std::string path = line.substr(second + 1);
-    if (!v2 && line.find("cpu") == std::string::npos) continue;
-    for (;;) {
-      const std::string tail = path == "/" ? "" : path;
-      if (v2) {
-        std::string quota;
-        double period = 0;
-        if (std::ifstream("/sys/fs/cgroup" + tail + "/cpu.max") >> quota >> period &&
-            quota != "max") {
-          take(quota_of(std::atof(quota.c_str()), period));
-        }
-      } else {
-        double quota = -1, period = 0;
-        std::ifstream("/sys/fs/cgroup/cpu" + tail + "/cpu.cfs_quota_us") >> quota;
-        std::ifstream("/sys/fs/cgroup/cpu" + tail + "/cpu.cfs_period_us") >> period;
-        take(quota_of(quota, period));
-      }
-      if (tail.empty()) break;
-      path.resize(path.rfind('/'));
-      if (path.empty()) path = "/";
-    }
-  }
-  return best;
-}
-
 struct Default {
   int threads;
   std::string reason;
@@ -98,7 +59,7 @@ const Default& computed_default() {
     cpu_set_t set;
     const int affinity = affinity_cpus(&set);
     const int cores = physical_cores(set, affinity);
-    const int quota = cgroup_quota();
+    const int quota = cgroup_quota("/");
     Default d{std::min(affinity, cores), ""};
     if (quota > 0) d.threads = std::min(d.threads, quota);
     d.reason = "affinity " + std::to_string(affinity) + ", physical cores " +

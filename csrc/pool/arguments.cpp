@@ -187,6 +187,26 @@ int require_planes(const char* op, const Array& x, int axes) {
   return x->ndim - 2;
 }
 
+Array take_x(const char* op, py::handle x_in, int* axes) {
+  Array x = take(op, "x", x_in);
+  require_storage(op, "x", x);
+  *axes = require_planes(op, x, *axes);
+  return x;
+}
+
+Array take_x_like(const char* op, py::handle x_in, const Array& dy, int* axes) {
+  Array x = take(op, "x", x_in);
+  require_same_dtype(op, "x", x, "grad_out", dy);
+  *axes = require_planes(op, x, *axes);
+  return x;
+}
+
+Array take_grad(const char* op, py::handle grad_in) {
+  Array dy = take(op, "grad_out", grad_in);
+  require_storage(op, "grad_out", dy);
+  return dy;
+}
+
 int take_x_shape(const char* op, py::handle h, int axes, std::int64_t* x_shape) {
   if (!PyTuple_Check(h.ptr()) && !PyList_Check(h.ptr())) {
     fail<TypeError>(op, "x_shape", "expected a tuple of ints");
@@ -208,6 +228,33 @@ void require_y_shape(const char* op, const char* arg, const Array& array, const 
     fail<ValueError>(op, arg, "expected shape ", shape_str(a.y_shape, a.axes + 2), ", got ",
                      shape_str(array->shape, array->ndim));
   }
+}
+
+#if defined(ARRAYNN_CUDA)
+
+// To tell would have to wait.
+bool are_inside(const Array&, std::int64_t, const PoolArguments*) { return true; }
+
+#else
+
+static bool has_empty_windows(const PoolArguments& a) {
+  return (a.volume && has_empty_windows(a.depth)) || has_empty_windows(a.problem.h) ||
+         has_empty_windows(a.problem.w);
+}
+
+bool are_inside(const Array& indices, std::int64_t size, const PoolArguments* windows) {
+  const std::int64_t first = windows != nullptr && has_empty_windows(*windows) ? -1 : 0;
+  const auto* begin = indices->as<const std::int64_t>();
+  return std::all_of(begin, begin + indices->size(),
+                     [=](std::int64_t i) { return i >= first && i < size; });
+}
+
+#endif
+
+[[noreturn]] static void fail_outside(const char* op) {
+  fail<ValueError>(op, "indices",
+                   "expected positions in the planes of x, as the forward call returns them, "
+                   "got one outside");
 }
 
 static void run_integers(const PoolArguments& a, const Array& x, const Output& out,
@@ -247,7 +294,7 @@ py::object run_max(const char* op, const PoolArguments& a, const Array& x,
 }
 
 py::object run_max_backward(const char* op, const PoolArguments& a, const Array& dy, const Array& x,
-                            py::handle indices_in) {
+                            py::handle indices_in, py::handle out) {
   require_y_shape(op, "grad_out", dy, a);
   const Array indices = take_optional(op, "indices", indices_in);
   if (indices) {
@@ -257,7 +304,8 @@ py::object run_max_backward(const char* op, const PoolArguments& a, const Array&
     require_y_shape(op, "indices", indices, a);
   }
   require_narrow_window(op, a, x->dtype);
-  Output dx(op, py::none(), x->dtype, x->shape, x->ndim);
+  Output dx(op, out, x->dtype, x->shape, x->ndim, {&dy, &x, &indices});
+  if (indices && !out.is_none() && !are_inside(indices, a.positions(), &a)) fail_outside(op);
   const std::int64_t* winners = indices ? indices->as<const std::int64_t>() : nullptr;
 #if defined(ARRAYNN_CUDA)
   // A device finds the maxima once for all the elements of their windows.
@@ -280,11 +328,7 @@ py::object run_max_backward(const char* op, const PoolArguments& a, const Array&
       return max_pool_backward(op, p, dy->as<const T>(), x->as<const T>(), winners, dx.data<T>());
     });
   });
-  if (!good) {
-    fail<ValueError>(op, "indices",
-                     "expected positions in the planes of x, as the forward call returns them, "
-                     "got one outside");
-  }
+  if (!good) fail_outside(op);
   return dx.finish(dy);
 }
 
@@ -300,9 +344,9 @@ py::object run_average(const char* op, const PoolArguments& a, const AverageDivi
 }
 
 py::object run_average_backward(const char* op, const PoolArguments& a, const AverageDivisor& d,
-                                const Array& dy, const std::int64_t* x_shape) {
+                                const Array& dy, const std::int64_t* x_shape, py::handle out) {
   require_y_shape(op, "grad_out", dy, a);
-  Output dx(op, py::none(), dy->dtype, x_shape, a.axes + 2);
+  Output dx(op, out, dy->dtype, x_shape, a.axes + 2, {&dy});
   dispatch_storage(dy->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;

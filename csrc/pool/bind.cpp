@@ -1,6 +1,7 @@
 #include "bind/array.hpp"
 #include "bind/binders.hpp"
 #include "bind/call.hpp"
+#include "bind/dtypes.hpp"
 #include "pool/arguments.hpp"
 
 namespace arraynn {
@@ -26,32 +27,20 @@ constexpr const char* kAdaptiveAverageBackward[] = {"", "adaptive_avg_pool1d_bac
 
 constexpr AverageDivisor kMean = {false, 0};
 
-Array take_x(const char* op, py::handle x_in, int* axes) {
-  Array x = take(op, "x", x_in);
-  require_storage(op, "x", x);
-  *axes = require_planes(op, x, *axes);
-  return x;
-}
+#if defined(ARRAYNN_CUDA)
+constexpr const char* kHalves = "float16, bfloat16, ";
+#else
+constexpr const char* kHalves = "";
+#endif
 
 // Of a maximum, which integers have as well.
 Array take_max_x(const char* op, py::handle x_in, int* axes) {
   Array x = take(op, "x", x_in);
   const Dtype t = x->dtype;
-  if (t != Dtype::kU8 && t != Dtype::kI32 && t != Dtype::kI64) require_storage(op, "x", x);
-  *axes = require_planes(op, x, *axes);
-  return x;
-}
-
-Array take_grad(const char* op, py::handle grad_in) {
-  Array dy = take(op, "grad_out", grad_in);
-  require_storage(op, "grad_out", dy);
-  return dy;
-}
-
-// The input of a gradient that needs it.
-Array take_x_like(const char* op, py::handle x_in, const Array& dy, int* axes) {
-  Array x = take(op, "x", x_in);
-  require_same_dtype(op, "x", x, "grad_out", dy);
+  if (!is_storage(t) && t != Dtype::kU8 && t != Dtype::kI32 && t != Dtype::kI64) {
+    fail<TypeError>(op, "x", "expected ", kHalves, "float32, float64, uint8, int32 or int64, got ",
+                    dtype_text(x));
+  }
   *axes = require_planes(op, x, *axes);
   return x;
 }
@@ -71,14 +60,15 @@ py::object max_forward(py::handle x_in, py::handle kernel_size, py::handle strid
 template <int kAxes>
 py::object max_backward(py::handle grad_in, py::handle x_in, py::handle kernel_size,
                         py::handle stride, py::handle padding, py::handle dilation,
-                        py::handle ceil_mode, py::handle layout, py::handle indices) {
+                        py::handle ceil_mode, py::handle layout, py::handle indices,
+                        py::handle out) {
   constexpr const char* kOp = kMaxBackward[kAxes];
   int axes = kAxes;
   const Array dy = take_grad(kOp, grad_in);
   const Array x = take_x_like(kOp, x_in, dy, &axes);
   const PoolArguments a =
       take_windows(kOp, axes, x->shape, kernel_size, stride, padding, dilation, ceil_mode, layout);
-  return run_max_backward(kOp, a, dy, x, indices);
+  return run_max_backward(kOp, a, dy, x, indices, out);
 }
 
 template <int kAxes>
@@ -98,7 +88,7 @@ template <int kAxes>
 py::object average_backward(py::handle grad_in, py::handle x_shape_in, py::handle kernel_size,
                             py::handle stride, py::handle padding, py::handle ceil_mode,
                             py::handle count_include_pad, py::handle divisor_override,
-                            py::handle dilation, py::handle layout) {
+                            py::handle dilation, py::handle layout, py::handle out) {
   constexpr const char* kOp = kAverageBackward[kAxes];
   const Array dy = take_grad(kOp, grad_in);
   std::int64_t x_shape[kMaxPoolAxes + 2];
@@ -106,7 +96,7 @@ py::object average_backward(py::handle grad_in, py::handle x_shape_in, py::handl
   const PoolArguments a =
       take_windows(kOp, axes, x_shape, kernel_size, stride, padding, dilation, ceil_mode, layout);
   const AverageDivisor d = take_divisor(kOp, count_include_pad, divisor_override);
-  return run_average_backward(kOp, a, d, dy, x_shape);
+  return run_average_backward(kOp, a, d, dy, x_shape, out);
 }
 
 template <int kAxes>
@@ -121,13 +111,13 @@ py::object adaptive_max(py::handle x_in, py::handle output_size, py::handle retu
 
 template <int kAxes>
 py::object adaptive_max_backward(py::handle grad_in, py::handle x_in, py::handle output_size,
-                                 py::handle layout, py::handle indices) {
+                                 py::handle layout, py::handle indices, py::handle out) {
   constexpr const char* kOp = kAdaptiveMaxBackward[kAxes];
   int axes = kAxes;
   const Array dy = take_grad(kOp, grad_in);
   const Array x = take_x_like(kOp, x_in, dy, &axes);
   const PoolArguments a = take_adaptive(kOp, axes, x->shape, output_size, layout);
-  return run_max_backward(kOp, a, dy, x, indices);
+  return run_max_backward(kOp, a, dy, x, indices, out);
 }
 
 template <int kAxes>
@@ -141,13 +131,13 @@ py::object adaptive_average(py::handle x_in, py::handle output_size, py::handle 
 
 template <int kAxes>
 py::object adaptive_average_backward(py::handle grad_in, py::handle x_shape_in,
-                                     py::handle output_size, py::handle layout) {
+                                     py::handle output_size, py::handle layout, py::handle out) {
   constexpr const char* kOp = kAdaptiveAverageBackward[kAxes];
   const Array dy = take_grad(kOp, grad_in);
   std::int64_t x_shape[kMaxPoolAxes + 2];
   const int axes = take_x_shape(kOp, x_shape_in, kAxes, x_shape);
   const PoolArguments a = take_adaptive(kOp, axes, x_shape, output_size, layout);
-  return run_average_backward(kOp, a, kMean, dy, x_shape);
+  return run_average_backward(kOp, a, kMean, dy, x_shape, out);
 }
 
 py::object global_max(py::handle x_in, py::handle return_indices, py::handle layout,
@@ -158,12 +148,12 @@ py::object global_max(py::handle x_in, py::handle return_indices, py::handle lay
 }
 
 py::object global_max_backward(py::handle grad_in, py::handle x_in, py::handle layout,
-                               py::handle indices) {
+                               py::handle indices, py::handle out) {
   constexpr const char* kOp = kMaxBackward[0];
   int axes = 0;
   const Array dy = take_grad(kOp, grad_in);
   const Array x = take_x_like(kOp, x_in, dy, &axes);
-  return run_max_backward(kOp, take_global(kOp, axes, x->shape, layout), dy, x, indices);
+  return run_max_backward(kOp, take_global(kOp, axes, x->shape, layout), dy, x, indices, out);
 }
 
 py::object global_average(py::handle x_in, py::handle layout, py::handle out) {
@@ -172,12 +162,14 @@ py::object global_average(py::handle x_in, py::handle layout, py::handle out) {
   return run_average(kAverage[0], take_global(kAverage[0], axes, x->shape, layout), kMean, x, out);
 }
 
-py::object global_average_backward(py::handle grad_in, py::handle x_shape_in, py::handle layout) {
+py::object global_average_backward(py::handle grad_in, py::handle x_shape_in, py::handle layout,
+                                   py::handle out) {
   constexpr const char* kOp = kAverageBackward[0];
   const Array dy = take_grad(kOp, grad_in);
   std::int64_t x_shape[kMaxPoolAxes + 2];
   const int axes = take_x_shape(kOp, x_shape_in, 0, x_shape);
-  return run_average_backward(kOp, take_global(kOp, axes, x_shape, layout), kMean, dy, x_shape);
+  return run_average_backward(kOp, take_global(kOp, axes, x_shape, layout), kMean, dy, x_shape,
+                              out);
 }
 
 template <int kAxes>

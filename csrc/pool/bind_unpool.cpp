@@ -11,13 +11,13 @@
 namespace arraynn {
 namespace {
 
-// Names by the number of spatial axes.
+// Names by the number of spatial axes; 0 is a function that takes any.
 constexpr const char* kUnpool[] = {"", "max_unpool1d", "max_unpool2d", "max_unpool3d"};
 constexpr const char* kUnpoolBackward[] = {"", "max_unpool1d_backward", "max_unpool2d_backward",
                                            "max_unpool3d_backward"};
-constexpr const char* kLp[] = {"", "lp_pool1d", "lp_pool2d", "lp_pool3d"};
-constexpr const char* kLpBackward[] = {"", "lp_pool1d_backward", "lp_pool2d_backward",
-                                       "lp_pool3d_backward"};
+constexpr const char* kLp[] = {"global_lp_pool", "lp_pool1d", "lp_pool2d", "lp_pool3d"};
+constexpr const char* kLpBackward[] = {"global_lp_pool_backward", "lp_pool1d_backward",
+                                       "lp_pool2d_backward", "lp_pool3d_backward"};
 
 Array take_indices(const char* op, py::handle h) {
   Array indices = take(op, "indices", h);
@@ -64,9 +64,8 @@ py::object unpool_forward(py::handle x_in, py::handle indices_in, py::handle ker
                           py::handle stride, py::handle padding, py::handle output_size,
                           py::handle layout, py::handle out_in) {
   constexpr const char* kOp = kUnpool[kAxes];
-  const Array x = take(kOp, "x", x_in);
-  require_storage(kOp, "x", x);
-  require_planes(kOp, x, kAxes);
+  int axes = kAxes;
+  const Array x = take_x(kOp, x_in, &axes);
   const Array indices = take_indices(kOp, indices_in);
   if (indices->ndim != x->ndim || !std::equal(x->shape, x->shape + x->ndim, indices->shape)) {
     fail<ValueError>(kOp, "indices", "expected shape ", shape_str(x->shape, x->ndim),
@@ -89,6 +88,7 @@ py::object unpool_forward(py::handle x_in, py::handle indices_in, py::handle ker
   const UnpoolProblem p{shape[0], shape[last ? kAxes + 1 : 1], plane_size(x->shape, kAxes, last),
                         plane_size(shape, kAxes, last), last};
   Output out(kOp, out_in, x->dtype, shape, kAxes + 2, {&x, &indices});
+  if (!out_in.is_none() && !are_inside(indices, p.out)) fail_outside(kOp, p.out);
 #if defined(ARRAYNN_CUDA)
   const std::int64_t bytes = cuda::unpool_scratch_bytes(p);
   const Output scratch(kOp, py::none(), Dtype::kU8, &bytes, 1);
@@ -109,10 +109,10 @@ py::object unpool_forward(py::handle x_in, py::handle indices_in, py::handle ker
 }
 
 template <int kAxes>
-py::object unpool_backward(py::handle grad_in, py::handle indices_in, py::handle layout) {
+py::object unpool_backward(py::handle grad_in, py::handle indices_in, py::handle layout,
+                           py::handle out) {
   constexpr const char* kOp = kUnpoolBackward[kAxes];
-  const Array dy = take(kOp, "grad_out", grad_in);
-  require_storage(kOp, "grad_out", dy);
+  const Array dy = take_grad(kOp, grad_in);
   require_ndim(kOp, "grad_out", dy, kAxes + 2);
   const Array indices = take_indices(kOp, indices_in);
   require_ndim(kOp, "indices", indices, kAxes + 2);
@@ -125,7 +125,8 @@ py::object unpool_backward(py::handle grad_in, py::handle indices_in, py::handle
   }
   const UnpoolProblem p{dy->shape[0], dy->shape[channel], plane_size(indices->shape, kAxes, last),
                         plane_size(dy->shape, kAxes, last), last};
-  Output dx(kOp, py::none(), dy->dtype, indices->shape, kAxes + 2);
+  Output dx(kOp, out, dy->dtype, indices->shape, kAxes + 2, {&dy, &indices});
+  if (!out.is_none() && !are_inside(indices, p.out)) fail_outside(kOp, p.out);
   const bool good = dispatch_storage(dy->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
@@ -142,57 +143,83 @@ double take_norm(const char* op, py::handle h) {
   return norm;
 }
 
-// Without padding and dilation, as PyTorch's.
-PoolArguments take_lp(const char* op, int axes, const Array& x, py::handle kernel_size,
-                      py::handle stride, py::handle ceil_mode, py::handle layout) {
-  return take_windows(op, axes, x->shape, kernel_size, stride, py::int_(0), py::int_(1), ceil_mode,
-                      layout);
+py::object run_lp(const char* op, const PoolArguments& a, double norm, const Array& x,
+                  py::handle out_in) {
+  Output out(op, out_in, x->dtype, a.y_shape, a.axes + 2, {&x});
+  dispatch_storage(x->dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const py::gil_scoped_release nogil;
+    a.visit([&](const auto& p) { lp_pool(op, p, norm, x->as<const T>(), out.data<T>()); });
+  });
+  return out.finish(x);
+}
+
+// The arrays of a gradient.
+struct LpArrays {
+  Array dy, x, y;
+
+  LpArrays(const char* op, py::handle grad_in, py::handle x_in, py::handle y_in, int* axes)
+      : dy(take_grad(op, grad_in)), x(take_x_like(op, x_in, dy, axes)), y(take(op, "y", y_in)) {
+    require_same_dtype(op, "y", y, "grad_out", dy);
+  }
+};
+
+py::object run_lp_backward(const char* op, const PoolArguments& a, double norm, const LpArrays& in,
+                           py::handle out) {
+  require_y_shape(op, "grad_out", in.dy, a);
+  require_y_shape(op, "y", in.y, a);
+  Output dx(op, out, in.dy->dtype, in.x->shape, in.x->ndim, {&in.dy, &in.x, &in.y});
+  dispatch_storage(in.dy->dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const py::gil_scoped_release nogil;
+    a.visit([&](const auto& p) {
+      lp_pool_backward(op, p, norm, in.dy->as<const T>(), in.x->as<const T>(), in.y->as<const T>(),
+                       dx.data<T>());
+    });
+  });
+  return dx.finish(in.dy);
 }
 
 template <int kAxes>
 py::object lp_forward(py::handle x_in, py::handle norm_type, py::handle kernel_size,
-                      py::handle stride, py::handle ceil_mode, py::handle layout,
-                      py::handle out_in) {
+                      py::handle stride, py::handle ceil_mode, py::handle padding,
+                      py::handle dilation, py::handle layout, py::handle out) {
   constexpr const char* kOp = kLp[kAxes];
-  const Array x = take(kOp, "x", x_in);
-  require_storage(kOp, "x", x);
-  require_planes(kOp, x, kAxes);
+  int axes = kAxes;
+  const Array x = take_x(kOp, x_in, &axes);
   const double norm = take_norm(kOp, norm_type);
-  const PoolArguments a = take_lp(kOp, kAxes, x, kernel_size, stride, ceil_mode, layout);
-  Output out(kOp, out_in, x->dtype, a.y_shape, kAxes + 2, {&x});
-  dispatch_storage(x->dtype, [&](auto tag) {
-    using T = decltype(tag);
-    const py::gil_scoped_release nogil;
-    a.visit([&](const auto& p) { lp_pool(kOp, p, norm, x->as<const T>(), out.data<T>()); });
-  });
-  return out.finish(x);
+  const PoolArguments a =
+      take_windows(kOp, axes, x->shape, kernel_size, stride, padding, dilation, ceil_mode, layout);
+  return run_lp(kOp, a, norm, x, out);
 }
 
 template <int kAxes>
 py::object lp_backward(py::handle grad_in, py::handle x_in, py::handle y_in, py::handle norm_type,
                        py::handle kernel_size, py::handle stride, py::handle ceil_mode,
-                       py::handle layout) {
+                       py::handle padding, py::handle dilation, py::handle layout, py::handle out) {
   constexpr const char* kOp = kLpBackward[kAxes];
-  const Array dy = take(kOp, "grad_out", grad_in);
-  require_storage(kOp, "grad_out", dy);
-  const Array x = take(kOp, "x", x_in), y = take(kOp, "y", y_in);
-  require_same_dtype(kOp, "x", x, "grad_out", dy);
-  require_same_dtype(kOp, "y", y, "grad_out", dy);
-  require_planes(kOp, x, kAxes);
+  int axes = kAxes;
+  const LpArrays in(kOp, grad_in, x_in, y_in, &axes);
   const double norm = take_norm(kOp, norm_type);
-  const PoolArguments a = take_lp(kOp, kAxes, x, kernel_size, stride, ceil_mode, layout);
-  require_y_shape(kOp, "grad_out", dy, a);
-  require_y_shape(kOp, "y", y, a);
-  Output dx(kOp, py::none(), dy->dtype, x->shape, kAxes + 2);
-  dispatch_storage(dy->dtype, [&](auto tag) {
-    using T = decltype(tag);
-    const py::gil_scoped_release nogil;
-    a.visit([&](const auto& p) {
-      lp_pool_backward(kOp, p, norm, dy->as<const T>(), x->as<const T>(), y->as<const T>(),
-                       dx.data<T>());
-    });
-  });
-  return dx.finish(dy);
+  const PoolArguments a = take_windows(kOp, axes, in.x->shape, kernel_size, stride, padding,
+                                       dilation, ceil_mode, layout);
+  return run_lp_backward(kOp, a, norm, in, out);
+}
+
+py::object global_lp(py::handle x_in, py::handle norm_type, py::handle layout, py::handle out) {
+  int axes = 0;
+  const Array x = take_x(kLp[0], x_in, &axes);
+  const double norm = take_norm(kLp[0], norm_type);
+  return run_lp(kLp[0], take_global(kLp[0], axes, x->shape, layout), norm, x, out);
+}
+
+py::object global_lp_backward(py::handle grad_in, py::handle x_in, py::handle y_in,
+                              py::handle norm_type, py::handle layout, py::handle out) {
+  constexpr const char* kOp = kLpBackward[0];
+  int axes = 0;
+  const LpArrays in(kOp, grad_in, x_in, y_in, &axes);
+  const double norm = take_norm(kOp, norm_type);
+  return run_lp_backward(kOp, take_global(kOp, axes, in.x->shape, layout), norm, in, out);
 }
 
 template <int kAxes>
@@ -209,6 +236,8 @@ void bind_unpool(py::module_& m) {
   bind_axes<1>(m);
   bind_axes<2>(m);
   bind_axes<3>(m);
+  def(m, kLp[0], &global_lp);
+  def(m, kLpBackward[0], &global_lp_backward);
 }
 
 }  // namespace arraynn

@@ -24,10 +24,10 @@ ARRAYNN_INLINE Vec<T> root(Vec<T> x, double p) {
   return p == 2 ? sqrt(x) : power(x, 1 / p);
 }
 
-// What the mean over the taps of a window that lie in the input is multiplied by.
+// What the sum of a window is multiplied by: padding counts, what ceil_mode reads beyond it does not.
 template <class T>
 ARRAYNN_INLINE T kernel_over_taps(const PoolProblem& p, std::int64_t oh, std::int64_t ow) {
-  const std::int64_t taps = counted_taps(p.h, oh, false) * counted_taps(p.w, ow, false);
+  const std::int64_t taps = counted_taps(p.h, oh, true) * counted_taps(p.w, ow, true);
   return static_cast<T>(p.h.kernel * p.w.kernel) / static_cast<T>(taps);
 }
 
@@ -44,14 +44,14 @@ struct Lp {
   ARRAYNN_MEMBER Vec<T> combine(Vec<T> acc, Vec<T> v) const { return acc + v; }
   ARRAYNN_MEMBER void begin(const PoolProblem& p, const Row<T>& r) {
     for (std::int64_t o = 0; o < p.w.out; ++o) {
-      r.out[0][o] = static_cast<T>(counted_taps(p.w, o, false));
+      r.out[0][o] = static_cast<T>(counted_taps(p.w, o, true));
     }
     columns = r.out[0];
   }
   ARRAYNN_MEMBER void set_row(const PoolProblem& p, std::int64_t row) {
     oh = row;
     all = Vec<T>::set1(static_cast<T>(p.h.kernel * p.w.kernel));
-    row_taps = Vec<T>::set1(static_cast<T>(counted_taps(p.h, row, false)));
+    row_taps = Vec<T>::set1(static_cast<T>(counted_taps(p.h, row, true)));
   }
   ARRAYNN_MEMBER void set_pixel(const PoolProblem& p, std::int64_t ow) {
     pixel = Vec<T>::set1(kernel_over_taps<T>(p, oh, ow));

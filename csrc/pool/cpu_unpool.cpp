@@ -100,12 +100,19 @@ ARRAYNN_INLINE std::int64_t end_of_indices(const UnpoolProblem& p, const Block& 
 template <class T>
 bool scatter(const UnpoolProblem& p, const T* x, const std::int64_t* indices, T* y, Range units) {
   bool good = true;
+  // Small planes are set to zero many at a time.
+  const std::int64_t group =
+      p.channels_last || p.zeroed ? 1 : max_i(1, kScatterAhead / max_i(1, p.out));
   for (std::int64_t u = units.begin; u < units.end; ++u) {
     const Block b = unpool_block(p, u);
     const T* from = x + b.in;
     T* to = y + b.out;
+    if (group > 1 && (u - units.begin) % group == 0) {
+      const std::int64_t planes = min_i(group, units.end - u);
+      __builtin_memset(to, 0, static_cast<std::size_t>(planes * p.out) * sizeof(T));
+    }
     const std::int64_t some = max_i(1, kScatterAhead / b.width);
-    std::int64_t zeroed = p.zeroed ? p.out : 0;
+    std::int64_t zeroed = p.zeroed || group > 1 ? p.out : 0;
     const auto zero_until = [&](std::int64_t end) {
       if (end > zeroed) zero_block(p, b, {zeroed, end}, y);
       zeroed = max_i(zeroed, end);

@@ -85,6 +85,7 @@ struct LpGradient {
   };
   const T *grad, *x, *y;
   double norm, kernel;
+  Divisor taps;
 
   template <class I>
   __device__ __forceinline__ Loaded load(I offset) const {
@@ -93,8 +94,7 @@ struct LpGradient {
   template <class I>
   __device__ __forceinline__ void add(const WindowProblem<I>& p, C (&sum)[V], const Loaded& in,
                                       const Source<I>& s, I) const {
-    const I taps = p.d.taps(s.d).count * p.h.taps(s.h).count * p.w.taps(s.w).count;
-    const C scale = static_cast<C>(kernel) / static_cast<C>(taps);
+    const C scale = static_cast<C>(kernel) / taps.of<C>(p, s.d, s.h, s.w);
 #pragma unroll
     for (int j = 0; j < V; ++j) {
       const C g = to_compute(in.grad.v[j]) * scale, out = to_compute(in.y.v[j]);
@@ -203,8 +203,8 @@ bool max_backward(const Windows& v, const T* dy, const std::int64_t* indices, T*
 template <class T>
 void lp_backward(const Windows& v, double norm, const T* dy, const T* x, const T* y, T* dx) {
   gather(v, {dy, x, y}, dx, [&](auto width, std::int64_t out, std::int64_t in) {
-    return LpGradient<T, decltype(width)::value>{dy + out, x + in, y + out, norm,
-                                                 kernel_elements(v)};
+    return LpGradient<T, decltype(width)::value>{dy + out,           x + in,    y + out, norm,
+                                                 kernel_elements(v), lp_taps(v)};
   });
 }
 

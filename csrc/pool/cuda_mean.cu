@@ -12,7 +12,7 @@ void launch_mean(const cuda::Windows& v, const AverageDivisor& d, const T* x, T*
 
 template <class T>
 void launch_lp(const cuda::Windows& v, double norm, const T* x, T* y) {
-  const cuda::LpNorm<T> lp{norm, cuda::kernel_elements(v)};
+  const cuda::LpNorm<T> lp{norm, cuda::kernel_elements(v), cuda::lp_taps(v)};
   cuda::reduce_windows(v, lp, lp, x, y, nullptr);
 }
 

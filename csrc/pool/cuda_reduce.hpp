@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kPoolThreads, (kPoolBlocks<Op, I, V>))
       Values<T, V> out;
 #pragma unroll
       for (int j = 0; j < V; ++j) {
-        const Output3<I> o{at.d, oh, at.w, taps};
+        const Output3<I> o{at.d, oh, at.w};
         out.v[j] = from_compute<T>(op.finish(p, states[j], o));
       }
       if (y != nullptr) store_values<V>(y + to, out);
@@ -138,7 +138,7 @@ __global__ void __launch_bounds__(kPoolThreads, (kPoolBlocks<Op, I>))
     }
     if (lane == 0 && inside) {
       const I to = at.n * p.out + ((at.d * p.h.out + at.h) * p.w.out + at.w) * p.c + at.group;
-      const Output3<I> o{at.d, at.h, at.w, d.count * h.count * w.count};
+      const Output3<I> o{at.d, at.h, at.w};
       if (y != nullptr) y[to] = from_compute<T>(op.finish(p, state, o));
       if constexpr (requires { state.at; }) {
         if (indices != nullptr) indices[to] = state.at < 0 ? -1 : p.by_c(state.at);

@@ -94,10 +94,10 @@ inline Divisor divisor_of(const Windows& v, const AverageDivisor& d) {
   return {count < 1 ? 1.0 : count, d.include_pad};
 }
 
-// An output element: its window and the taps of it that lie in the input.
+// An output element.
 template <class I>
 struct Output3 {
-  I d, h, w, taps;
+  I d, h, w;
 };
 
 // Largest values: the first NaN, then the first of equal maxima.
@@ -174,7 +174,7 @@ struct Mean {
   }
 };
 
-// (sum of x^p, times kernel / taps)^(1 / p)
+// (sum of x^p, times kernel / taps)^(1 / p), those in the padding among the taps
 template <class T>
 struct LpNorm {
   using C = Compute<T>;
@@ -185,6 +185,7 @@ struct LpNorm {
     C value;
   };
   double norm, kernel;  // its elements
+  Divisor taps;
 
   template <class I>
   __device__ __forceinline__ State<I> start() const {
@@ -199,9 +200,9 @@ struct LpNorm {
     s.value += other.value;
   }
   template <class I>
-  __device__ __forceinline__ C finish(const WindowProblem<I>&, const State<I>& s,
+  __device__ __forceinline__ C finish(const WindowProblem<I>& p, const State<I>& s,
                                       Output3<I> o) const {
-    const C total = s.value * (static_cast<C>(kernel) / static_cast<C>(o.taps));
+    const C total = s.value * (static_cast<C>(kernel) / taps.of<C>(p, o.d, o.h, o.w));
     return norm == 2 ? root_of(total) : power(total, 1 / norm);
   }
 };
@@ -210,5 +211,7 @@ inline double kernel_elements(const Windows& v) {
   return static_cast<double>(v.d.kernel) * static_cast<double>(v.h.kernel) *
          static_cast<double>(v.w.kernel);
 }
+// Of an Lp pooling.
+inline Divisor lp_taps(const Windows& v) { return divisor_of(v, {true, 0}); }
 
 }  // namespace arraynn::cuda

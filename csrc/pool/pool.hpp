@@ -4,7 +4,7 @@
 //   max   y[n,c,h,w] = max over taps (i, j) inside the input of x[n, c, h sh - ph + i dh,
 //                      w sw - pw + j dw]; the first NaN wins, then the first of equal maxima
 //   avg   y[n,c,h,w] = (sum over the same taps) / divisor(h, w)
-//   lp    y[n,c,h,w] = (sum over the same taps of x^p, times kernel / taps inside)^(1 / p)
+//   lp    y[n,c,h,w] = (sum over the same taps of x^p, times kernel / taps and padding)^(1 / p)
 // Gradients: dy goes to the position that won (max), dy / divisor to every tap (avg),
 // dy kernel / taps (x / y)^(p - 1) (lp): shares of the windows, their sums as those of an average
 // with divisor 1, and the power of x.

@@ -243,7 +243,7 @@ T power_of(T x, double p) {
   return static_cast<T>(std::pow(x, static_cast<T>(p)));
 }
 
-// What the sum of a window is multiplied by: it stands for a full one.
+// What the sum of a window is multiplied by: padding counts, what ceil_mode reads beyond it does not.
 template <class T>
 T full_over_taps(const VolumeProblem& v, std::int64_t taps) {
   return static_cast<T>(v.d.kernel * v.plane.h.kernel * v.plane.w.kernel) / static_cast<T>(taps);
@@ -453,7 +453,7 @@ void lp_pool(const char* op, const VolumeProblem& whole, double norm, const T* x
   if (keeps_positions(whole.d)) return lp_pool(op, as_planes(whole), norm, x, y);
   const VolumeProblem v = cut_depth(whole);
   const PoolTable<T>& k = pool_kernels().of<T>();
-  const BoxCounts counts(v, false);
+  const BoxCounts counts(v, true);
   pool_boxes(
       op, v, Denormals::kFlush, x, y,
       [&](const PoolProblem& p, const T* in, T* out, void* scratch) {
@@ -485,7 +485,7 @@ void lp_pool_backward(const char* op, const VolumeProblem& v, double norm, const
   const std::int64_t outputs = volumes * v.out();
   const Scratch shares(op, static_cast<std::size_t>(outputs) * sizeof(T));
   T* share = static_cast<T*>(shares.data());
-  const BoxCounts counts(v, false);
+  const BoxCounts counts(v, true);
   const std::int64_t planes = (p.channels_last ? p.n : volumes) * v.d.out;
   const std::int64_t plane = v.out_plane() * (p.channels_last ? p.c : 1);
   const auto team = [](std::int64_t elements) {

@@ -28,6 +28,7 @@ def register_device(type: type, module: ModuleType) -> None: ...
 def push_threads(n: int) -> int: ...
 def pop_threads(former: int) -> None: ...
 def default_threads_reason() -> str: ...
+def cgroup_quota(root: str = ...) -> int: ...  # CPUs, 0 for none; root holds proc and sys
 def kernels() -> list[dict[str, Any]]: ...
 def block_cache() -> dict[str, int]: ...
 def set_block_cache_limit(bytes: int) -> None: ...
@@ -459,6 +460,7 @@ def max_pool2d_backward(
     ceil_mode: bool,
     layout: str,
     indices: _Array | None,
+    out: _Array | None,
 ) -> _Array: ...
 def avg_pool2d(
     x: _Array,
@@ -483,6 +485,7 @@ def avg_pool2d_backward(
     divisor_override: int | None,
     dilation: _Size,
     layout: str,
+    out: _Array | None,
 ) -> _Array: ...
 def max_pool1d(
     x: _Array,
@@ -505,6 +508,7 @@ def max_pool1d_backward(
     ceil_mode: bool,
     layout: str,
     indices: _Array | None,
+    out: _Array | None,
 ) -> _Array: ...
 def avg_pool1d(
     x: _Array,
@@ -529,43 +533,75 @@ def avg_pool1d_backward(
     divisor_override: int | None,
     dilation: _Size,
     layout: str,
+    out: _Array | None,
 ) -> _Array: ...
 def adaptive_max_pool1d(
     x: _Array, output_size: _OutputSize, return_indices: bool, layout: str, out: _Array | None
 ) -> Any: ...
 def adaptive_max_pool1d_backward(
-    grad_out: _Array, x: _Array, output_size: _OutputSize, layout: str, indices: _Array | None
+    grad_out: _Array,
+    x: _Array,
+    output_size: _OutputSize,
+    layout: str,
+    indices: _Array | None,
+    out: _Array | None,
 ) -> _Array: ...
 def adaptive_avg_pool1d(
     x: _Array, output_size: _OutputSize, layout: str, out: _Array | None
 ) -> _Array: ...
 def adaptive_avg_pool1d_backward(
-    grad_out: _Array, x_shape: Sequence[int], output_size: _OutputSize, layout: str
+    grad_out: _Array,
+    x_shape: Sequence[int],
+    output_size: _OutputSize,
+    layout: str,
+    out: _Array | None,
 ) -> _Array: ...
 def adaptive_max_pool2d(
     x: _Array, output_size: _OutputSize, return_indices: bool, layout: str, out: _Array | None
 ) -> Any: ...
 def adaptive_max_pool2d_backward(
-    grad_out: _Array, x: _Array, output_size: _OutputSize, layout: str, indices: _Array | None
+    grad_out: _Array,
+    x: _Array,
+    output_size: _OutputSize,
+    layout: str,
+    indices: _Array | None,
+    out: _Array | None,
 ) -> _Array: ...
 def adaptive_avg_pool2d(
     x: _Array, output_size: _OutputSize, layout: str, out: _Array | None
 ) -> _Array: ...
 def adaptive_avg_pool2d_backward(
-    grad_out: _Array, x_shape: Sequence[int], output_size: _OutputSize, layout: str
+    grad_out: _Array,
+    x_shape: Sequence[int],
+    output_size: _OutputSize,
+    layout: str,
+    out: _Array | None,
 ) -> _Array: ...
 def global_max_pool(x: _Array, return_indices: bool, layout: str, out: _Array | None) -> Any: ...
 def global_max_pool_backward(
-    grad_out: _Array, x: _Array, layout: str, indices: _Array | None
+    grad_out: _Array, x: _Array, layout: str, indices: _Array | None, out: _Array | None
 ) -> _Array: ...
 def global_avg_pool(x: _Array, layout: str, out: _Array | None) -> _Array: ...
-def global_avg_pool_backward(grad_out: _Array, x_shape: Sequence[int], layout: str) -> _Array: ...
+def global_avg_pool_backward(
+    grad_out: _Array, x_shape: Sequence[int], layout: str, out: _Array | None
+) -> _Array: ...
+def global_lp_pool(x: _Array, norm_type: float, layout: str, out: _Array | None) -> _Array: ...
+def global_lp_pool_backward(
+    grad_out: _Array,
+    x: _Array,
+    y: _Array,
+    norm_type: float,
+    layout: str,
+    out: _Array | None,
+) -> _Array: ...
 def lp_pool1d(
     x: _Array,
     norm_type: float,
     kernel_size: _Size,
     stride: _Size | None,
     ceil_mode: bool,
+    padding: _Padding,
+    dilation: _Size,
     layout: str,
     out: _Array | None,
 ) -> _Array: ...
@@ -577,7 +613,10 @@ def lp_pool1d_backward(
     kernel_size: _Size,
     stride: _Size | None,
     ceil_mode: bool,
+    padding: _Padding,
+    dilation: _Size,
     layout: str,
+    out: _Array | None,
 ) -> _Array: ...
 def max_unpool1d(
     x: _Array,
@@ -589,13 +628,17 @@ def max_unpool1d(
     layout: str,
     out: _Array | None,
 ) -> _Array: ...
-def max_unpool1d_backward(grad_out: _Array, indices: _Array, layout: str) -> _Array: ...
+def max_unpool1d_backward(
+    grad_out: _Array, indices: _Array, layout: str, out: _Array | None
+) -> _Array: ...
 def lp_pool2d(
     x: _Array,
     norm_type: float,
     kernel_size: _Size,
     stride: _Size | None,
     ceil_mode: bool,
+    padding: _Padding,
+    dilation: _Size,
     layout: str,
     out: _Array | None,
 ) -> _Array: ...
@@ -607,7 +650,10 @@ def lp_pool2d_backward(
     kernel_size: _Size,
     stride: _Size | None,
     ceil_mode: bool,
+    padding: _Padding,
+    dilation: _Size,
     layout: str,
+    out: _Array | None,
 ) -> _Array: ...
 def max_unpool2d(
     x: _Array,
@@ -619,7 +665,9 @@ def max_unpool2d(
     layout: str,
     out: _Array | None,
 ) -> _Array: ...
-def max_unpool2d_backward(grad_out: _Array, indices: _Array, layout: str) -> _Array: ...
+def max_unpool2d_backward(
+    grad_out: _Array, indices: _Array, layout: str, out: _Array | None
+) -> _Array: ...
 def max_pool3d(
     x: _Array,
     kernel_size: _Size,
@@ -641,6 +689,7 @@ def max_pool3d_backward(
     ceil_mode: bool,
     layout: str,
     indices: _Array | None,
+    out: _Array | None,
 ) -> _Array: ...
 def avg_pool3d(
     x: _Array,
@@ -665,18 +714,28 @@ def avg_pool3d_backward(
     divisor_override: int | None,
     dilation: _Size,
     layout: str,
+    out: _Array | None,
 ) -> _Array: ...
 def adaptive_max_pool3d(
     x: _Array, output_size: _OutputSize, return_indices: bool, layout: str, out: _Array | None
 ) -> Any: ...
 def adaptive_max_pool3d_backward(
-    grad_out: _Array, x: _Array, output_size: _OutputSize, layout: str, indices: _Array | None
+    grad_out: _Array,
+    x: _Array,
+    output_size: _OutputSize,
+    layout: str,
+    indices: _Array | None,
+    out: _Array | None,
 ) -> _Array: ...
 def adaptive_avg_pool3d(
     x: _Array, output_size: _OutputSize, layout: str, out: _Array | None
 ) -> _Array: ...
 def adaptive_avg_pool3d_backward(
-    grad_out: _Array, x_shape: Sequence[int], output_size: _OutputSize, layout: str
+    grad_out: _Array,
+    x_shape: Sequence[int],
+    output_size: _OutputSize,
+    layout: str,
+    out: _Array | None,
 ) -> _Array: ...
 def lp_pool3d(
     x: _Array,
@@ -684,6 +743,8 @@ def lp_pool3d(
     kernel_size: _Size,
     stride: _Size | None,
     ceil_mode: bool,
+    padding: _Padding,
+    dilation: _Size,
     layout: str,
     out: _Array | None,
 ) -> _Array: ...
@@ -695,7 +756,10 @@ def lp_pool3d_backward(
     kernel_size: _Size,
     stride: _Size | None,
     ceil_mode: bool,
+    padding: _Padding,
+    dilation: _Size,
     layout: str,
+    out: _Array | None,
 ) -> _Array: ...
 def max_unpool3d(
     x: _Array,
@@ -707,7 +771,9 @@ def max_unpool3d(
     layout: str,
     out: _Array | None,
 ) -> _Array: ...
-def max_unpool3d_backward(grad_out: _Array, indices: _Array, layout: str) -> _Array: ...
+def max_unpool3d_backward(
+    grad_out: _Array, indices: _Array, layout: str, out: _Array | None
+) -> _Array: ...
 def elementwise_unary(name: str, x: _Array) -> _Array: ...
 def relu(x: _Array, out: _Array | None) -> _Array: ...
 def relu_backward(grad_out: _Array, x: _Array, out: _Array | None) -> _Array: ...
@@ -1026,6 +1092,8 @@ def attention_varlen(
     v: _Array,
     cu_seqlens_q: _Array,
     cu_seqlens_k: _Array,
+    mask: _Array | None,
+    bias: _Array | None,
     causal: bool | str,
     scale: float | None,
     window: Sequence[int] | None,
@@ -1046,6 +1114,8 @@ def attention_varlen_backward(
     lse: _Array,
     cu_seqlens_q: _Array,
     cu_seqlens_k: _Array,
+    mask: _Array | None,
+    bias: _Array | None,
     causal: bool | str,
     scale: float | None,
     window: Sequence[int] | None,
@@ -1064,6 +1134,8 @@ def attention_decode(
     block_table: _Array | None,
     k: _Array | None,
     v: _Array | None,
+    mask: _Array | None,
+    bias: _Array | None,
     scale: float | None,
     window: Sequence[int] | None,
     softcap: float | None,

@@ -165,6 +165,37 @@ def test_dilated_pooling_and_indices():
     )
 
 
+@pytest.mark.parametrize(
+    ("op", "window", "first", "last"),
+    [
+        ("max_pool2d", (2,), False, False),
+        ("max_pool2d", ((2, 3), (2, 3)), False, False),
+        ("max_pool2d", (3, 2, 1), True, False),
+        ("max_pool2d", (4, 2), True, True),
+        ("max_pool1d", (3, 2), True, False),
+        ("max_pool3d", (2,), True, True),
+        ("max_pool3d", ((1, 2, 2),), False, False),
+        ("adaptive_max_pool2d", (3,), True, True),
+    ],
+    ids=str,
+)
+def test_a_maximum_keeps_its_indices_where_finding_it_again_takes_longer(op, window, first, last):
+    axes = int(op[-2])
+    sizes = tuple(7 - axis for axis in range(axes))
+    x = np.round(np.random.default_rng(5).standard_normal((2, 3, *sizes)), 1)  # with ties
+    for layout, kept in (("channels_first", first), ("channels_last", last)):
+        data = x if layout == "channels_first" else np.moveaxis(x, 1, -1).copy()
+        t = Tensor(data, requires_grad=True)
+        y = getattr(F, op)(t, *window, layout=layout)
+        assert (y.node.saved[1] is not None) == kept
+        grad = np.arange(y.size, dtype=float).reshape(y.shape)  # sums are exact in any order
+        y.backward(grad)
+        expected = getattr(kernels, f"{op}_backward")(grad, data, *window, layout=layout)
+        np.testing.assert_array_equal(t.grad, expected)
+        with ann.no_grad():
+            assert getattr(F, op)(t, *window, layout=layout).node is None
+
+
 PARAMETRIC = {
     "leaky_relu": lambda x: F.leaky_relu(x, 0.3),
     "leaky_relu_negative": lambda x: F.leaky_relu(x, -0.5),

@@ -128,6 +128,47 @@ class TestThreads:
         assert run_python(code, OMP_NUM_THREADS="1") == "1"
         assert int(run_python(code, OMP_NUM_THREADS="999")) == free, "never above the machine"
 
+    @pytest.mark.parametrize(
+        ("groups", "files", "cpus"),
+        [
+            ("0::/box/job", {"box/job/cpu.max": "150000 100000"}, 2),
+            ("0::/box/job", {"box/job/cpu.max": "max 100000"}, 0),
+            ("0::/box/job", {"box/job/cpu.max": "400000 100000", "box/cpu.max": "50000 100000"}, 1),
+            ("0::/", {"cpu.max": "300000 100000"}, 3),
+            ("0::/../of/another/namespace", {"cpu.max": "300000 100000"}, 3),
+            ("0::/box", {"box/cpu.max": "300000 0"}, 0),
+            ("0::/box", {"box/cpu.max": "junk"}, 0),
+            ("0::/box", {}, 0),
+            (
+                "4:memory:/box\n3:cpuset:/box\n2:cpu,cpuacct:/box\n0::/",
+                {"cpu/box/cpu.cfs_quota_us": "250000", "cpu/box/cpu.cfs_period_us": "100000"},
+                3,
+            ),
+            (
+                "2:cpu:/box",
+                {"cpu/box/cpu.cfs_quota_us": "-1", "cpu/box/cpu.cfs_period_us": "100000"},
+                0,
+            ),
+            (
+                "3:cpuset:/box",
+                {"cpu/box/cpu.cfs_quota_us": "250000", "cpu/box/cpu.cfs_period_us": "100000"},
+                0,
+            ),
+            ("no line of the format", {"cpu.max": "300000 100000"}, 0),
+        ],
+    )
+    def test_cgroup_quota(
+        self, tmp_path: Path, groups: str, files: dict[str, str], cpus: int
+    ) -> None:
+        listing = tmp_path / "proc/self/cgroup"
+        listing.parent.mkdir(parents=True)
+        listing.write_text(groups + "\n")
+        for name, text in files.items():
+            file = tmp_path / "sys/fs/cgroup" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text + "\n")
+        assert _core.cgroup_quota(str(tmp_path)) == cpus
+
     def test_reason_names_its_parts(self) -> None:
         reason = ann.show_config()["threads_reason"]
         for part in ("affinity", "physical cores", "cgroup quota"):

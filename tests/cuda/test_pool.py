@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from kernels.test_pool_family import (
     check_average,
     check_max,
     pools,
+    single_results,
 )
 from kernels.test_pool_integers import CALLS as INTEGERS
 from kernels.test_pool_integers import DTYPES, values
@@ -174,6 +177,9 @@ def test_positions_of_64_bits(
         ((2, 3, 4, 6, 8), {"kernel_size": 2}),
         ((1, 17, 5, 7, 9), {"kernel_size": (2, 3, 2), "stride": 2, "ceil_mode": True}),
         ((1, 3, 5, 5, 5), {"kernel_size": 5}),
+        ((1, 4, 9, 9, 11), {"kernel_size": 3, "dilation": (2, 1, 3), "padding": (2, 1, 3)}),
+        ((1, 3, 5, 8, 7), {"kernel_size": (2, 3, 4), "stride": 2, "padding": "same"}),
+        ((2, 8, 300), {"kernel_size": 100, "padding": 9, "ceil_mode": True}),
     ],
     ids=str,
 )
@@ -189,6 +195,15 @@ def test_lp(
     x = arranged(normal(rng, dtype, *shape), layout)
     x = x if norm in (1, 2) else np.abs(x) + np.asarray(0.01, dtype)
     check_lp(x, norm, rng, device.kernels, **options, layout=layout)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_global_lp(
+    dtype: Any, layout: str, norm: float, device: Any, rng: np.random.Generator
+) -> None:
+    for shape in (*GLOBAL, (1, 19, 3, 4, 5), (1, 2, 5, 9, 34), (0, 3, 4, 4)):
+        x = np.abs(arranged(normal(rng, dtype, *shape), layout)) + np.asarray(0.01, dtype)
+        check_lp(x, norm, rng, device.kernels, "global_lp_pool", layout=layout)
 
 
 def test_lp_of_signs_zeros_and_infinities(dtype: Any, layout: str, device: Any) -> None:
@@ -230,6 +245,8 @@ def test_sixteen_bits_are_rounded_once(
         x = np.abs(arranged(normal(rng, np.float32, *shape), layout)) + np.float32(0.01)
         for norm in NORMS:
             check_lp(x, norm, rng, on, **options, layout=layout)
+            check_lp(x, norm, rng, on, "global_lp_pool", layout=layout)
+            check_lp(x, norm, rng, on, **options, padding=1, layout=layout)
     for shape in ((2, 9, 8, 6), (1, 16, 4, 6, 8)):
         x = arranged(normal(rng, np.float32, *shape), layout)
         check_unpool(x, layout, rng, on, kernel_size=2)
@@ -288,19 +305,10 @@ def test_integers(
 
 def results(x: Any, grad: Any, call: Call) -> dict[str, Any]:
     """Everything that a call and its gradients give, from device arrays."""
-    name, args, options = call
-    largest, mean = (getattr(kernels, name.format(kind)) for kind in ("max", "avg"))
-    back = {kind: getattr(kernels, f"{name.format(kind)}_backward") for kind in ("max", "avg")}
-    y, indices = largest(x, *args, return_indices=True, **options)
-    return {
-        "max with indices": y,
-        "indices": indices,
-        "max": largest(x, *args, **options),
-        "average": mean(x, *args, **options),
-        "grad of max": back["max"](grad, x, *args, **options),
-        "grad by indices": back["max"](grad, x, *args, indices=indices, **options),
-        "grad of average": back["avg"](grad, x.shape, *args, **options),
-    }
+    largest = getattr(kernels, call[0].format("max"))
+    y, indices = largest(x, *call[1], return_indices=True, **call[2])
+    singles = {k: result() for k, result in single_results(x, grad, call).items()}
+    return {"max with indices": y, "indices": indices, **singles}
 
 
 def test_same_bits_at_every_schedule_and_in_any_memory(
@@ -341,20 +349,32 @@ def reshaped(device: Any, flat: Any, shape: tuple[int, ...]) -> Any:
 def test_out_is_filled_and_nothing_beside_it(
     storage: Any, layout: str, strided: bool, device: Any, rng: np.random.Generator
 ) -> None:
-    for shape, (name, args, options) in every_kernel(storage, layout):
-        x = device.put(arranged(normal(rng, storage, *shape), layout))
-        for kind in ("max", "avg"):
-            pool = getattr(kernels, name.format(kind))
-            expected = device.get(pool(x, *args, **options))
-            step = 2 if strided else 1
-            host = np.full((*expected.shape[:-1], step * expected.shape[-1]), 7, storage)
-            whole = device.put(np.stack([host, host, host]))
-            out = whole[1][..., ::step]
-            assert pool(x, *args, **options, out=out) is out
-            got = device.get(whole)
-            assert_same_bits(got[1][..., ::step], expected)
-            assert (got[[0, 2]] == 7).all()
-            assert step == 1 or (got[1][..., 1::step] == 7).all()
+    calls: list[Callable[..., Any]] = []
+    for shape, call in every_kernel(storage, layout):
+        x = arranged(normal(rng, storage, *shape), layout)
+        y = getattr(reference, call[0].format("max"))(native(x), *call[1], **call[2])
+        grad = normal(rng, storage, *y.shape)
+        calls += single_results(device.put(x), device.put(grad), call).values()
+    x = device.put(arranged(np.abs(normal(rng, storage, 2, 3, 8, 6)), layout))
+    y, indices = kernels.max_pool2d(x, 2, return_indices=True, layout=layout)
+    calls += [
+        partial(kernels.lp_pool2d, x, 3, 2, layout=layout),
+        partial(kernels.lp_pool2d_backward, y, x, y, 3, 2, layout=layout),
+        partial(kernels.global_lp_pool, x, 3, layout=layout),
+        partial(kernels.max_unpool2d, y, indices, 2, layout=layout),
+        partial(kernels.max_unpool2d_backward, x, indices, layout=layout),
+    ]
+    for result in calls:
+        expected = device.get(result())
+        step = 2 if strided else 1
+        host = np.full((*expected.shape[:-1], step * expected.shape[-1]), 7, storage)
+        whole = device.put(np.stack([host, host, host]))
+        out = whole[1][..., ::step]
+        assert result(out=out) is out
+        got = device.get(whole)
+        assert_same_bits(got[1][..., ::step], expected)
+        assert (got[[0, 2]] == 7).all()
+        assert step == 1 or (got[1][..., 1::step] == 7).all()
 
 
 def test_a_sample_alone(storage: Any, layout: str, device: Any, rng: np.random.Generator) -> None:
@@ -379,6 +399,8 @@ def test_wrong_calls(device: Any) -> None:
         (lambda: kernels.avg_pool2d(x, 2, out=x), ValueError, "out: expected shape"),
         (lambda: kernels.avg_pool2d(x, 1, out=x), ValueError, "out: expected memory of its own"),
         (lambda: kernels.max_pool2d(x, 2, out=host), TypeError, "out: expected a "),
+        (lambda: kernels.max_pool2d_backward(x, x, 1, out=x), ValueError, "out: expected memory"),
+        (lambda: kernels.avg_pool2d_backward(x, x.shape, 1, out=y), ValueError, "out: expected sh"),
         (lambda: kernels.max_pool2d_backward(x, x, 2), ValueError, "grad_out: expected shape"),
         (lambda: kernels.max_pool2d_backward(host, x, 2), TypeError, "x: expected an array in CPU"),
         (lambda: kernels.max_unpool2d(y, y, 2), TypeError, "indices: expected int64"),

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 import arraynn as ann
 from arraynn import _core
-from tolerances import widen
+from memory import Guarded
+from tolerances import assert_same_bits, widen
 
 #: Lengths of a sum around the unrolling and the cache block of any plan.
 DEPTHS = [0, 1, 2, 15, 16, 17, 33, 255, 256, 257, 511, 512, 513, 600, 1100]
@@ -51,6 +52,15 @@ def normal(rng: np.random.Generator, dtype: Any, *shape: int) -> Any:
 def arranged(x: Any, layout: str) -> Any:
     """Give a channels-first array the layout under test, contiguous."""
     return np.ascontiguousarray(np.moveaxis(x, 1, -1)) if layout == "channels_last" else x
+
+
+def check_out(call: Callable[..., Any], strided: bool) -> None:
+    """Into ``out=`` go the bits of a call without, and nothing beside it."""
+    expected = call()
+    guard = Guarded(expected.shape, expected.dtype, strided=strided)
+    assert call(out=guard.out) is guard.out
+    assert_same_bits(guard.out, expected)
+    guard.check()
 
 
 def absolute(*arrays: Any) -> Any:

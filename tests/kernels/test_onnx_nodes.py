@@ -112,18 +112,10 @@ def average_pool(a: dict[str, Any], x: Any) -> Any:
 
 
 def lp_pool(a: dict[str, Any], x: Any) -> Any:
-    """Powers of the magnitude, over zeros outside: ours are of x itself, without padding."""
-    axes, norm, x = x.ndim - 2, float(a.get("p", 2)), np.abs(x)
-    options = geometry(a, axes)
-    pads, dilation = options["padding"], options["dilation"]
-    if isinstance(pads, str) or max(dilation) > 1:
-        total = getattr(K, f"avg_pool{axes}d")(
-            x ** np.float32(norm), tuple(a["kernel_shape"]), **options, divisor_override=1
-        )
-        return total ** np.float32(1 / norm)
-    x = np.pad(x, ((0, 0), (0, 0), *pads))
-    function = getattr(K, f"lp_pool{axes}d")
-    return function(x, norm, tuple(a["kernel_shape"]), options["stride"])
+    """Powers of the magnitude: ours are of x itself."""
+    function = getattr(K, f"lp_pool{x.ndim - 2}d")
+    kernel, norm = tuple(a["kernel_shape"]), float(a.get("p", 2))
+    return function(np.abs(x), norm, kernel, **geometry(a, x.ndim - 2))
 
 
 def max_unpool(a: dict[str, Any], x: Any, indices: Any, shape: Any = None) -> Any:

@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from arraynn import kernels, reference
-from memory import LAYOUTS, Guarded, in_layout, mixed_layouts
+from memory import LAYOUTS, in_layout, mixed_layouts
 from tolerances import (
     assert_close_to_reference,
     assert_gradient,
@@ -20,6 +20,7 @@ from tolerances import (
 )
 
 from .problems import arranged, normal, thread_counts
+from .test_pool_family import check_outs
 
 pytestmark = pytest.mark.usefixtures("isa")
 
@@ -208,15 +209,8 @@ def test_out_is_filled_and_nothing_beside_it(
     strided: bool,
     shape: tuple[int, ...],
     options: dict[str, Any],
-    rng: np.random.Generator,
 ) -> None:
-    x = arranged(normal(rng, dtype, *shape), layout)
-    for pool in (kernels.max_pool2d, kernels.avg_pool2d):
-        expected = pool(x, **options, layout=layout)
-        guard = Guarded(expected.shape, dtype, strided=strided)
-        assert pool(x, **options, layout=layout, out=guard.out) is guard.out
-        assert_same_bits(guard.out, expected)
-        guard.check()
+    check_outs(shape, ("{}_pool2d", (), {**options, "layout": layout}), dtype, strided)
 
 
 @pytest.mark.parametrize(

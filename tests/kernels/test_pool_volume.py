@@ -10,12 +10,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from arraynn import kernels, reference
-from memory import LAYOUTS, Guarded, in_layout, mixed_layouts
+from memory import LAYOUTS, in_layout, mixed_layouts
 from tolerances import assert_gradient, assert_same_bits
 
 from .problems import normal, thread_counts
-from .test_pool_family import Call, arranged, check_average, check_max, pools
-from .test_pool_unpool import NORMS, check_lp
+from .test_pool_family import Call, arranged, check_average, check_max, check_outs, pools
+from .test_pool_unpool import NORMS, check_lp, check_lp_outs, check_unpool_outs
 
 pytestmark = pytest.mark.usefixtures("isa")
 
@@ -147,6 +147,10 @@ def test_global(dtype: Any, layout: str, shape: tuple[int, ...], rng: np.random.
         ((1, 17, 5, 7, 9), {"kernel_size": (2, 3, 2), "stride": 2, "ceil_mode": True}),
         ((1, 9, 3, 6, 40), {"kernel_size": (1, 2, 3), "stride": 1}),
         ((1, 3, 5, 5, 5), {"kernel_size": 5}),
+        ((1, 17, 5, 7, 9), {"kernel_size": 3, "stride": 2, "padding": 1}),
+        ((1, 4, 9, 9, 11), {"kernel_size": 3, "dilation": (2, 1, 3), "padding": (2, 1, 3)}),
+        ((1, 3, 5, 8, 7), {"kernel_size": (2, 3, 4), "stride": 2, "padding": "same"}),
+        ((1, 2, 4, 5, 36), {"kernel_size": 3, "stride": 2, "padding": 1, "ceil_mode": True}),
         ((0, 3, 4, 4, 4), {"kernel_size": 2}),
     ],
     ids=str,
@@ -254,19 +258,11 @@ def test_any_memory(dtype: Any, layout: str, rng: np.random.Generator) -> None:
 def test_out_is_filled_and_nothing_beside_it(
     dtype: Any, layout: str, strided: bool, rng: np.random.Generator
 ) -> None:
-    calls: list[tuple[Any, Any]] = []
-    for shape, call in all_calls():
-        x = arranged(normal(rng, dtype, *shape), layout)
-        calls += [(pools(kind, call)[0], (x, *call[1], call[2])) for kind in ("max", "avg")]
+    for shape, (name, args, options) in all_calls():
+        check_outs(shape, (name, args, {**options, "layout": layout}), dtype, strided)
     x = arranged(normal(rng, dtype, 2, 5, 4, 6, 9), layout)
-    calls.append((kernels.lp_pool3d, (x, 2, 2, {})))
-    calls.append((kernels.max_unpool3d, (x, np.zeros(x.shape, np.int64), 2, {})))
-    for function, (*args, options) in calls:
-        expected = function(*args, **options, layout=layout)
-        guard = Guarded(expected.shape, dtype, strided=strided)
-        assert function(*args, **options, layout=layout, out=guard.out) is guard.out
-        assert_same_bits(guard.out, expected)
-        guard.check()
+    check_lp_outs(x, layout, strided)
+    check_unpool_outs(x, layout, strided, rng)
 
 
 def test_backward_is_the_derivative(layout: str, rng: np.random.Generator) -> None:
@@ -286,13 +282,14 @@ def test_backward_is_the_derivative(layout: str, rng: np.random.Generator) -> No
 
             assert_gradient(loss, x, grad_x, rng, step=1e-3, label=name.format(kind))
     x = arranged(normal(rng, np.float64, 2, 3, 4, 5, 6), layout)
+    more: dict[str, Any] = {"padding": (1, 0, 1), "dilation": (1, 2, 1), "layout": layout}
     for norm in (1, 2, 4):
-        y = kernels.lp_pool3d(x, norm, 2, 1, layout=layout)
+        y = kernels.lp_pool3d(x, norm, 2, 1, **more)
         grad = normal(rng, np.float64, *y.shape)
-        grad_x = kernels.lp_pool3d_backward(grad, x, y, norm, 2, 1, layout=layout)
+        grad_x = kernels.lp_pool3d_backward(grad, x, y, norm, 2, 1, **more)
 
         def lp_loss(v: Any, grad: Any = grad, norm: int = norm) -> Any:
-            return np.sum(grad * kernels.lp_pool3d(v, norm, 2, 1, layout=layout))
+            return np.sum(grad * kernels.lp_pool3d(v, norm, 2, 1, **more))
 
         assert_gradient(lp_loss, x, grad_x, rng)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from arraynn import Tensor, nn
+from arraynn import Tensor, nn, reference
 from arraynn.autograd import gradcheck
 from arraynn.nn import functional as F
 
@@ -134,6 +134,9 @@ def test_channels_last_layers_agree(name, options, shape, rng):
         lambda t: F.max_pool3d(t[None], (1, 2, 3), 2, (0, 0, 1)),
         lambda t: F.avg_pool3d(t[None], (1, 2, 3), 1),
         lambda t: F.lp_pool3d(t[None] + 1, 2, (1, 2, 2), 1, layout="channels_last"),
+        lambda t: F.lp_pool1d(t + 1, 2, 3, 2, padding=1, dilation=2),
+        lambda t: F.lp_pool2d(t[None] + 1, 3, 2, 1, padding=((1, 0), (0, 1))),
+        lambda t: F.lp_pool3d(t[None] + 1, 2, 2, 1, padding="same", layout="channels_last"),
         lambda t: F.max_unpool1d(t, np.arange(66).reshape(2, 3, 11) % 11 * 2, 2),
     ],
 )
@@ -148,6 +151,17 @@ def test_representations_are_torchs():
         if name != "AvgPool1d":  # PyTorch prints its sizes as tuples of one
             assert repr(getattr(nn, name)(**options)) == repr(getattr(torch.nn, name)(**options))
     assert repr(nn.AvgPool1d(3, 2, 1)) == "AvgPool1d(kernel_size=3, stride=2, padding=1)"
+    text = "LPPool2d(norm_type=2, kernel_size=3, stride=2, ceil_mode=False, padding=1, dilation=2)"
+    assert repr(nn.LPPool2d(2, 3, 2, padding=1, dilation=2)) == text
+
+
+def test_padding_and_dilation_of_lp_layers(rng):
+    """What PyTorch's layers do not have goes to the functions."""
+    for axes, size in (("1d", (9,)), ("2d", (9, 8)), ("3d", (5, 6, 7))):
+        x = rng.standard_normal((2, 3, *size))
+        layer = getattr(nn, f"LPPool{axes}")(2, 2, 1, padding=1, dilation=2)
+        expected = getattr(reference, f"lp_pool{axes}")(x, 2, 2, 1, padding=1, dilation=2)
+        np.testing.assert_allclose(layer(x), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -159,6 +173,7 @@ def test_representations_are_torchs():
         (lambda: nn.AvgPool1d(2, 0), r"\[AvgPool1d\] stride: expected at least 1"),
         (lambda: nn.AvgPool1d(2, layout="NWC"), r"\[AvgPool1d\] layout: expected"),
         (lambda: nn.LPPool1d(0, 2), r"\[LPPool1d\] norm_type: expected a finite value > 0"),
+        (lambda: nn.LPPool1d(2, 2, dilation=0), r"\[LPPool1d\] dilation: expected at least 1"),
         (lambda: nn.LPPool2d(2, 0), r"\[LPPool2d\] kernel_size: expected at least 1"),
         (lambda: nn.MaxUnpool2d(2, 0), r"\[MaxUnpool2d\] stride: expected at least 1"),
         (lambda: nn.AdaptiveAvgPool1d(-1), r"\[AdaptiveAvgPool1d\] output_size: expected an int"),

@@ -226,6 +226,35 @@ def test_lp_pooling(norm: float, ceil_mode: bool, rng: np.random.Generator) -> N
         close(got, tx.grad, rtol=1e-10)
 
 
+@pytest.mark.parametrize("norm", [1.0, 2.0, 3.0, 0.7])
+def test_lp_pooling_over_zeros(norm: float, rng: np.random.Generator) -> None:
+    """Padding, which PyTorch's has not, is its own zeros; so is a window over everything."""
+    for shape in ((2, 3, 10), (2, 3, 9, 8), (1, 2, 5, 6, 7)):
+        axes = len(shape) - 2
+        x = rng.uniform(0.5, 2.0, shape)
+        pads = ((1, 1), (0, 1), (1, 0))[:axes]
+        tx = leaf(x)
+        wide = F.pad(tx, [p for pair in pads[::-1] for p in pair])
+        whole = torch.linalg.vector_norm(tx, norm, tuple(range(2, axes + 2)), keepdim=True)
+        calls: list[tuple[str, Any, tuple[Any, ...], dict[str, Any]]] = [
+            (
+                f"lp_pool{axes}d",
+                getattr(F, f"lp_pool{axes}d")(wide, norm, 3, 2),
+                (3, 2),
+                {"padding": pads},
+            ),
+            ("global_lp_pool", whole, (), {}),
+        ]
+        for name, ty, window, more in calls:
+            y = getattr(reference, name)(x, norm, *window, **more)
+            close(y, ty)
+            grad = rng.standard_normal(y.shape)
+            tx.grad = None
+            ty.backward(torch.from_numpy(grad), retain_graph=True)
+            back = getattr(reference, f"{name}_backward")
+            close(back(grad, x, y, norm, *window, **more), tx.grad, rtol=1e-10)
+
+
 @pytest.mark.parametrize("size", [None, 11])
 def test_max_unpooling(size: Any, rng: np.random.Generator) -> None:
     for axes in (1, 2):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from arraynn import kernels as K
 from arraynn.autograd.tape import Array, Node, array_of, grad_mode, guard, make
@@ -30,7 +33,7 @@ class _PoolNode(Node):
 
 
 class MaxPoolNode(_PoolNode):
-    """Largest element of each window; saves (x, indices), indices None when not asked for."""
+    """Largest element of each window; saves (x, indices), None where they are found again."""
 
     __slots__ = ()
 
@@ -73,6 +76,34 @@ class MaxUnpoolNode(_PoolNode):
         return (getattr(K, f"{self.op}_backward")(grad, indices, **self.options),)
 
 
+# Taps of a window whose gradient is found from x as fast as from indices, channels last.
+_FEW_TAPS = 9
+
+
+def _sizes(size: Any, axes: int) -> tuple[int, ...]:
+    """One size for each axis; none of what the kernel is to refuse."""
+    sizes = tuple(size) if isinstance(size, tuple | list) else (size,) * axes
+    return sizes if all(isinstance(s, int | np.integer) for s in sizes) else ()
+
+
+def _keeps_indices(op: str, window: tuple[Any, ...], layout: str) -> bool:
+    """Whether writing and reading indices takes less time than finding the maxima twice.
+
+    It does for adaptive windows, for boxes, and for windows that overlap unless channels lie last
+    and taps are few. The gradients of the others look through x as it goes by.
+    """
+    if op.startswith("adaptive"):
+        return True
+    axes = int(op[-2])
+    kernel = _sizes(window[0], axes)
+    stride = window[1] if len(window) > 1 else None
+    if axes == 3 and kernel and kernel[0] > 1:
+        return True
+    if layout == "channels_last":
+        return math.prod(kernel) > _FEW_TAPS
+    return stride is not None and kernel != _sizes(stride, axes)
+
+
 def max_pool(
     op: str, x: Tensor, window: tuple[Any, ...], return_indices: bool, options: dict[str, Any]
 ) -> Any:
@@ -80,18 +111,22 @@ def max_pool(
 
     With ``return_indices`` the result is (output, indices), the indices a plain tensor.
     """
-    out = getattr(K, op)(x.data, *window, return_indices=return_indices, **options)
+    taped = grad_mode.enabled and x._requires_grad
+    found = return_indices
+    if taped and isinstance(x.data, np.ndarray):  # as measured on the CPU
+        found |= _keeps_indices(op, window, options.get("layout", "channels_first"))
+    out = getattr(K, op)(x.data, *window, return_indices=found, **options)
     indices = None
-    if return_indices:
+    if found:
         out, indices = out
     node = None
-    if grad_mode.enabled and x._requires_grad:
+    if taped:
         node = MaxPoolNode((x.node or x,), (x.data, indices), guard(x))
         node.op = op
         node.window = window
         node.options = options
     result = make(out, node)
-    return result if indices is None else (result, make(indices, None))
+    return (result, make(indices, None)) if return_indices else result
 
 
 def avg_pool(op: str, x: Tensor, window: tuple[Any, ...], options: dict[str, Any]) -> Tensor:

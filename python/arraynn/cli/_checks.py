@@ -318,30 +318,38 @@ def _avg_pool_backward(name: str, dtype: str) -> Iterator[Outcome]:
         yield (got,), (want,), [dot_bound(54, dtype, factors=1)]
 
 
-def _lp_pool(name: str, dtype: str) -> Iterator[Outcome]:
-    for x, (kernel, stride, *_), where, taps in _pool_cases(name, dtype):
+def _lp_cases(
+    name: str, dtype: str
+) -> Iterator[tuple[Array, tuple[Any, ...], dict[str, Any], int]]:
+    """Yield input, arguments, options and the most taps of a window, for two norms."""
+    for x, window, where, taps in _pool_cases(name, dtype):
         for norm in (1.0, 2.0):
-            args = (norm, kernel, stride, True)
-            got = getattr(kernels, name)(x, *args, **where)
-            want = getattr(reference, name)(*_wide(x), *args, **where)
-            # A sum of as many terms as the window has taps, each at most 1; a root halves its
-            # relative error.
-            error = (taps**2 + 6) * unit_roundoff(dtype)
-            yield (got,), (want,), [error * (taps**2 if norm == 1 else np.abs(want))]
+            if window:
+                *sizes, padding = window
+                yield x, (norm, *sizes, True), {**where, "padding": padding}, taps**2
+            else:
+                yield x, (norm,), where, taps
+
+
+def _lp_pool(name: str, dtype: str) -> Iterator[Outcome]:
+    for x, args, where, taps in _lp_cases(name, dtype):
+        got = getattr(kernels, name)(x, *args, **where)
+        want = getattr(reference, name)(*_wide(x), *args, **where)
+        # A sum of terms of at most 1; a root halves its relative error.
+        error = (taps + 6) * unit_roundoff(dtype)
+        yield (got,), (want,), [error * (taps if args[0] == 1 else np.abs(want))]
 
 
 def _lp_pool_backward(name: str, dtype: str) -> Iterator[Outcome]:
     back = f"{name}_backward"
-    for x, (kernel, stride, *_), where, taps in _pool_cases(name, dtype):
-        for norm in (1.0, 2.0):
-            args = (norm, kernel, stride, True)
-            y = getattr(reference, name)(*_wide(x), *args, **where).astype(dtype)
-            g = uniform(dtype, *y.shape, seed=2)
-            got = getattr(kernels, back)(g, x, y, *args, **where)
-            want = getattr(reference, back)(*_wide(g, x, y), *args, **where)
-            # |x / y| <= 1, gradients at most 1, scaled by at most the taps of a window.
-            bound = (taps**2 + 8) * taps**2 * unit_roundoff(dtype)
-            yield (got,), (want,), [taps**2 * bound]
+    for x, args, where, taps in _lp_cases(name, dtype):
+        y = getattr(reference, name)(*_wide(x), *args, **where).astype(dtype)
+        g = uniform(dtype, *y.shape, seed=2)
+        got = getattr(kernels, back)(g, x, y, *args, **where)
+        want = getattr(reference, back)(*_wide(g, x, y), *args, **where)
+        # |x / y| <= 1, gradients at most 1; as many windows meet as one has taps, which scale them.
+        meet = taps if len(args) > 1 else 1
+        yield (got,), (want,), [meet * (meet + 8) * meet * unit_roundoff(dtype)]
 
 
 def _max_unpool(name: str, dtype: str) -> Iterator[Outcome]:
@@ -652,6 +660,8 @@ for _name, _forward, _backward in (
     for _axes in ("1d", "2d", "3d"):
         CHECKS[_name + _axes] = partial(_forward, _name + _axes)
         CHECKS[f"{_name}{_axes}_backward"] = partial(_backward, _name + _axes)
+CHECKS["global_lp_pool"] = partial(_lp_pool, "global_lp_pool")
+CHECKS["global_lp_pool_backward"] = partial(_lp_pool_backward, "global_lp_pool")
 
 for _kind, _forward, _backward in (
     ("max", _max_pool, _max_pool_backward),

@@ -1,11 +1,9 @@
-"""Max, average and Lp pooling in one and two dimensions.
+"""Max and average pooling in one and two dimensions.
 
     max   y[n,c,h,w] = max_{i,j} x[n, c, h·s - p + i·d, w·s - p + j·d]
     avg   y[n,c,h,w] = Σ_{i,j} x[n, c, h·s - p + i·d, w·s - p + j·d] / divisor(h, w)
 
-    lp    y[n,c,h,w] = (Σ_{i,j} x[n, c, h·s + i, w·s + j]^p)^(1/p)
-
-over the taps (i, j) of the window that lie inside the input. All are bound by memory: every array
+over the taps (i, j) of the window that lie inside the input. Both are bound by memory: every array
 is read or written once, in vectors over the channels (channels_last) or over the output row
 (channels_first). Sums have one order for every number of threads. A signal (n, c, l) is pooled as
 an image of height 1, by the same kernels, without a copy.
@@ -25,10 +23,6 @@ __all__ = [
     "avg_pool1d_backward",
     "avg_pool2d",
     "avg_pool2d_backward",
-    "lp_pool1d",
-    "lp_pool1d_backward",
-    "lp_pool2d",
-    "lp_pool2d_backward",
     "max_pool1d",
     "max_pool1d_backward",
     "max_pool2d",
@@ -126,6 +120,7 @@ def max_pool2d_backward(
     *,
     layout: str = "channels_first",
     indices: Array | None = None,
+    out: Array | None = None,
 ) -> Array:
     """Gradient of :func:`max_pool2d`: every element of `grad_out` added where its window's max was.
 
@@ -137,6 +132,8 @@ def max_pool2d_backward(
     indices : int64 array, shape of the result, optional
         Those of the forward call. Without them the maxima are found again in `x`, which reads less
         memory.
+    out : array, optional
+        Where the gradient goes. Must not overlap an input.
 
     Returns
     -------
@@ -160,7 +157,7 @@ def max_pool2d_backward(
            [0., 1., 0., 1.]])
     """
     return _core.max_pool2d_backward(
-        grad_out, x, kernel_size, stride, padding, dilation, ceil_mode, layout, indices
+        grad_out, x, kernel_size, stride, padding, dilation, ceil_mode, layout, indices, out
     )
 
 
@@ -232,6 +229,7 @@ def avg_pool2d_backward(
     *,
     dilation: Size = 1,
     layout: str = "channels_first",
+    out: Array | None = None,
 ) -> Array:
     """Gradient of :func:`avg_pool2d`: ``grad_out / divisor`` to every tap of the window.
 
@@ -242,6 +240,8 @@ def avg_pool2d_backward(
         The shape of the forward call's `x`, in its layout.
     kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, dilation, layout
         As in the forward call.
+    out : array, optional
+        Where the gradient goes. Must not overlap an input.
 
     Returns
     -------
@@ -271,6 +271,7 @@ def avg_pool2d_backward(
         divisor_override,
         dilation,
         layout,
+        out,
     )
 
 
@@ -331,6 +332,7 @@ def max_pool1d_backward(
     *,
     layout: str = "channels_first",
     indices: Array | None = None,
+    out: Array | None = None,
 ) -> Array:
     """Gradient of :func:`max_pool1d`; see :func:`max_pool2d_backward`.
 
@@ -341,6 +343,8 @@ def max_pool1d_backward(
         As in the forward call.
     indices : int64 array, shape of the result, optional
         Those of the forward call; found again in `x` without them.
+    out : array, optional
+        Where the gradient goes. Must not overlap an input.
 
     Returns
     -------
@@ -359,7 +363,7 @@ def max_pool1d_backward(
     array([[[1., 0., 0., 1.]]])
     """
     return _core.max_pool1d_backward(
-        grad_out, x, kernel_size, stride, padding, dilation, ceil_mode, layout, indices
+        grad_out, x, kernel_size, stride, padding, dilation, ceil_mode, layout, indices, out
     )
 
 
@@ -427,6 +431,7 @@ def avg_pool1d_backward(
     *,
     dilation: Size = 1,
     layout: str = "channels_first",
+    out: Array | None = None,
 ) -> Array:
     """Gradient of :func:`avg_pool1d`: ``grad_out / divisor`` to every tap of the window.
 
@@ -437,6 +442,8 @@ def avg_pool1d_backward(
         The shape of the forward call's `x`, in its layout.
     kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, dilation, layout
         As in the forward call.
+    out : array, optional
+        Where the gradient goes. Must not overlap an input.
 
     Returns
     -------
@@ -465,181 +472,5 @@ def avg_pool1d_backward(
         divisor_override,
         dilation,
         layout,
-    )
-
-
-def lp_pool1d(
-    x: Array,
-    norm_type: float,
-    kernel_size: Size,
-    stride: Size | None = None,
-    ceil_mode: bool = False,
-    *,
-    layout: str = "channels_first",
-    out: Array | None = None,
-) -> Array:
-    """Power mean of every window, times the window's size: ``(sum of x**p)**(1 / p)``.
-
-    The sum of a window that `ceil_mode` lets reach beyond the input is scaled to the full window.
-    Powers are of x itself, not of its magnitude: as in PyTorch an odd norm of a negative sum is
-    NaN, and norm 1 is the plain sum.
-
-    Parameters
-    ----------
-    x : array (n, c, l), or (n, l, c) with ``layout="channels_last"``
-        float32 or float64.
-    norm_type : float
-        The p, above 0.
-    kernel_size, stride, ceil_mode, layout, out
-        As in :func:`max_pool1d`.
-
-    Returns
-    -------
-    array (n, c, ol) or (n, ol, c)
-
-    Raises
-    ------
-    ValueError, TypeError, MemoryError
-        As :func:`max_pool2d`.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from arraynn import kernels as K
-    >>> K.lp_pool1d(np.array([[[3.0, 4.0, 6.0, 8.0]]]), 2, 2)
-    array([[[ 5., 10.]]])
-    """
-    return _core.lp_pool1d(x, norm_type, kernel_size, stride, ceil_mode, layout, out)
-
-
-def lp_pool1d_backward(
-    grad_out: Array,
-    x: Array,
-    y: Array,
-    norm_type: float,
-    kernel_size: Size,
-    stride: Size | None = None,
-    ceil_mode: bool = False,
-    *,
-    layout: str = "channels_first",
-) -> Array:
-    """Gradient of :func:`lp_pool1d`: ``grad_out * (x / y)**(p - 1)`` to every tap of the window.
-
-    Where a window's result is 0 it gives no gradient (PyTorch gives NaN), unless the norm is 1.
-
-    Parameters
-    ----------
-    grad_out, y : array, shape of the result
-        `y` is the result of the forward call.
-    x, norm_type, kernel_size, stride, ceil_mode, layout
-        As in the forward call.
-
-    Returns
-    -------
-    grad_x : array, shape of `x`
-
-    Raises
-    ------
-    ValueError, TypeError, MemoryError
-        As :func:`max_pool2d`.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from arraynn import kernels as K
-    >>> x = np.array([[[3.0, 4.0]]])
-    >>> K.lp_pool1d_backward(np.ones((1, 1, 1)), x, np.array([[[5.0]]]), 2, 2)
-    array([[[0.6, 0.8]]])
-    """
-    return _core.lp_pool1d_backward(
-        grad_out, x, y, norm_type, kernel_size, stride, ceil_mode, layout
-    )
-
-
-def lp_pool2d(
-    x: Array,
-    norm_type: float,
-    kernel_size: Size,
-    stride: Size | None = None,
-    ceil_mode: bool = False,
-    *,
-    layout: str = "channels_first",
-    out: Array | None = None,
-) -> Array:
-    """Power mean of every window, times the window's size: ``(sum of x**p)**(1 / p)``.
-
-    The sum of a window that `ceil_mode` lets reach beyond the input is scaled to the full window.
-    Powers are of x itself, not of its magnitude: as in PyTorch an odd norm of a negative sum is
-    NaN, and norm 1 is the plain sum.
-
-    Parameters
-    ----------
-    x : array (n, c, h, w), or (n, h, w, c) with ``layout="channels_last"``
-        float32 or float64.
-    norm_type : float
-        The p, above 0.
-    kernel_size, stride, ceil_mode, layout, out
-        As in :func:`max_pool2d`.
-
-    Returns
-    -------
-    array (n, c, oh, ow) or (n, oh, ow, c)
-
-    Raises
-    ------
-    ValueError, TypeError, MemoryError
-        As :func:`max_pool2d`.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from arraynn import kernels as K
-    >>> K.lp_pool2d(np.ones((1, 1, 2, 4)), 2, 2)
-    array([[[[2., 2.]]]])
-    """
-    return _core.lp_pool2d(x, norm_type, kernel_size, stride, ceil_mode, layout, out)
-
-
-def lp_pool2d_backward(
-    grad_out: Array,
-    x: Array,
-    y: Array,
-    norm_type: float,
-    kernel_size: Size,
-    stride: Size | None = None,
-    ceil_mode: bool = False,
-    *,
-    layout: str = "channels_first",
-) -> Array:
-    """Gradient of :func:`lp_pool2d`: ``grad_out * (x / y)**(p - 1)`` to every tap of the window.
-
-    Where a window's result is 0 it gives no gradient (PyTorch gives NaN), unless the norm is 1.
-
-    Parameters
-    ----------
-    grad_out, y : array, shape of the result
-        `y` is the result of the forward call.
-    x, norm_type, kernel_size, stride, ceil_mode, layout
-        As in the forward call.
-
-    Returns
-    -------
-    grad_x : array, shape of `x`
-
-    Raises
-    ------
-    ValueError, TypeError, MemoryError
-        As :func:`max_pool2d`.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from arraynn import kernels as K
-    >>> x, y = np.ones((1, 1, 2, 2)), np.full((1, 1, 1, 1), 2.0)
-    >>> K.lp_pool2d_backward(np.ones_like(y), x, y, 2, 2)[0, 0]
-    array([[0.5, 0.5],
-           [0.5, 0.5]])
-    """
-    return _core.lp_pool2d_backward(
-        grad_out, x, y, norm_type, kernel_size, stride, ceil_mode, layout
+        out,
     )

@@ -91,6 +91,7 @@ def adaptive_max_pool1d_backward(
     *,
     layout: str = "channels_first",
     indices: Array | None = None,
+    out: Array | None = None,
 ) -> Array:
     """Gradient of :func:`adaptive_max_pool1d`: added where each window's maximum was.
 
@@ -101,6 +102,8 @@ def adaptive_max_pool1d_backward(
         As in the forward call.
     indices : int64 array, shape of the result, optional
         Those of the forward call; found again in `x` without them.
+    out : array, optional
+        Where the gradient goes. Must not overlap an input.
 
     Returns
     -------
@@ -119,7 +122,7 @@ def adaptive_max_pool1d_backward(
     >>> K.adaptive_max_pool1d_backward(np.ones((1, 1, 2)), np.array([[[3.0, 1.0, 2.0]]]), 2)
     array([[[1., 0., 1.]]])
     """
-    return _core.adaptive_max_pool1d_backward(grad_out, x, output_size, layout, indices)
+    return _core.adaptive_max_pool1d_backward(grad_out, x, output_size, layout, indices, out)
 
 
 def adaptive_avg_pool1d(
@@ -161,6 +164,7 @@ def adaptive_avg_pool1d_backward(
     output_size: OutputSize,
     *,
     layout: str = "channels_first",
+    out: Array | None = None,
 ) -> Array:
     """Gradient of :func:`adaptive_avg_pool1d`: an equal share to every element of the window.
 
@@ -171,6 +175,8 @@ def adaptive_avg_pool1d_backward(
         The shape of the forward call's `x`, in its layout.
     output_size, layout
         As in the forward call.
+    out : array, optional
+        Where the gradient goes. Must not overlap an input.
 
     Returns
     -------
@@ -188,7 +194,7 @@ def adaptive_avg_pool1d_backward(
     >>> K.adaptive_avg_pool1d_backward(np.ones((1, 1, 2)), (1, 1, 3), 2)
     array([[[0.5, 1. , 0.5]]])
     """
-    return _core.adaptive_avg_pool1d_backward(grad_out, x_shape, output_size, layout)
+    return _core.adaptive_avg_pool1d_backward(grad_out, x_shape, output_size, layout, out)
 
 
 def adaptive_max_pool2d(
@@ -247,6 +253,7 @@ def adaptive_max_pool2d_backward(
     *,
     layout: str = "channels_first",
     indices: Array | None = None,
+    out: Array | None = None,
 ) -> Array:
     """Gradient of :func:`adaptive_max_pool2d`: added where each window's maximum was.
 
@@ -257,6 +264,8 @@ def adaptive_max_pool2d_backward(
         As in the forward call.
     indices : int64 array, shape of the result, optional
         Those of the forward call; found again in `x` without them.
+    out : array, optional
+        Where the gradient goes. Must not overlap an input.
 
     Returns
     -------
@@ -276,7 +285,7 @@ def adaptive_max_pool2d_backward(
     >>> K.adaptive_max_pool2d_backward(np.ones((1, 1, 1, 2)), x, (1, 2))[0, 0, 2]
     array([0., 1., 1.])
     """
-    return _core.adaptive_max_pool2d_backward(grad_out, x, output_size, layout, indices)
+    return _core.adaptive_max_pool2d_backward(grad_out, x, output_size, layout, indices, out)
 
 
 def adaptive_avg_pool2d(
@@ -318,6 +327,7 @@ def adaptive_avg_pool2d_backward(
     output_size: OutputSize,
     *,
     layout: str = "channels_first",
+    out: Array | None = None,
 ) -> Array:
     """Gradient of :func:`adaptive_avg_pool2d`: an equal share to every element of the window.
 
@@ -328,6 +338,8 @@ def adaptive_avg_pool2d_backward(
         The shape of the forward call's `x`, in its layout.
     output_size, layout
         As in the forward call.
+    out : array, optional
+        Where the gradient goes. Must not overlap an input.
 
     Returns
     -------
@@ -345,7 +357,7 @@ def adaptive_avg_pool2d_backward(
     >>> K.adaptive_avg_pool2d_backward(np.ones((1, 1, 2, 1)), (1, 1, 3, 2), (2, 1))[0, 0, :, 0]
     array([0.25, 0.5 , 0.25])
     """
-    return _core.adaptive_avg_pool2d_backward(grad_out, x_shape, output_size, layout)
+    return _core.adaptive_avg_pool2d_backward(grad_out, x_shape, output_size, layout, out)
 
 
 def global_max_pool(
@@ -393,6 +405,7 @@ def global_max_pool_backward(
     *,
     layout: str = "channels_first",
     indices: Array | None = None,
+    out: Array | None = None,
 ) -> Array:
     """Gradient of :func:`global_max_pool`: `grad_out` where the maximum was.
 
@@ -403,6 +416,8 @@ def global_max_pool_backward(
         As in the forward call.
     indices : int64 array, shape of the result, optional
         Those of the forward call; found again in `x` without them.
+    out : array, optional
+        Where the gradient goes. Must not overlap an input.
 
     Returns
     -------
@@ -420,7 +435,7 @@ def global_max_pool_backward(
     >>> K.global_max_pool_backward(np.ones((1, 1, 1)), np.array([[[1.0, 5.0, 2.0]]]))
     array([[[0., 1., 0.]]])
     """
-    return _core.global_max_pool_backward(grad_out, x, layout, indices)
+    return _core.global_max_pool_backward(grad_out, x, layout, indices, out)
 
 
 def global_avg_pool(
@@ -460,6 +475,7 @@ def global_avg_pool_backward(
     x_shape: Sequence[int],
     *,
     layout: str = "channels_first",
+    out: Array | None = None,
 ) -> Array:
     """Gradient of :func:`global_avg_pool`: an equal share of `grad_out` everywhere.
 
@@ -468,6 +484,8 @@ def global_avg_pool_backward(
     grad_out : array, shape of the result; float32 or float64
     x_shape : sequence of 3 or 4 ints
         The shape of the forward call's `x`, in its layout.
+    out : array, optional
+        Where the gradient goes. Must not overlap an input.
 
     Returns
     -------
@@ -485,4 +503,4 @@ def global_avg_pool_backward(
     >>> K.global_avg_pool_backward(np.ones((1, 1, 1)), (1, 1, 4))
     array([[[0.25, 0.25, 0.25, 0.25]]])
     """
-    return _core.global_avg_pool_backward(grad_out, x_shape, layout)
+    return _core.global_avg_pool_backward(grad_out, x_shape, layout, out)

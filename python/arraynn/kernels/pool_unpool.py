@@ -74,7 +74,11 @@ def max_unpool1d(
 
 
 def max_unpool1d_backward(
-    grad_out: Array, indices: Array, *, layout: str = "channels_first"
+    grad_out: Array,
+    indices: Array,
+    *,
+    layout: str = "channels_first",
+    out: Array | None = None,
 ) -> Array:
     """Gradient of :func:`max_unpool1d`: the element of `grad_out` at every index.
 
@@ -85,6 +89,8 @@ def max_unpool1d_backward(
     grad_out : array, shape of the result; float32 or float64
     indices, layout
         As in the forward call.
+    out : array, optional
+        Where the gradient goes. Must not overlap an input.
 
     Returns
     -------
@@ -102,7 +108,7 @@ def max_unpool1d_backward(
     >>> K.max_unpool1d_backward(np.array([[[1.0, 2.0, 3.0, 4.0]]]), np.array([[[0, 3]]]))
     array([[[1., 4.]]])
     """
-    return _core.max_unpool1d_backward(grad_out, indices, layout)
+    return _core.max_unpool1d_backward(grad_out, indices, layout, out)
 
 
 def max_unpool2d(
@@ -160,7 +166,11 @@ def max_unpool2d(
 
 
 def max_unpool2d_backward(
-    grad_out: Array, indices: Array, *, layout: str = "channels_first"
+    grad_out: Array,
+    indices: Array,
+    *,
+    layout: str = "channels_first",
+    out: Array | None = None,
 ) -> Array:
     """Gradient of :func:`max_unpool2d`: the element of `grad_out` at every index.
 
@@ -171,6 +181,8 @@ def max_unpool2d_backward(
     grad_out : array, shape of the result; float32 or float64
     indices, layout
         As in the forward call.
+    out : array, optional
+        Where the gradient goes. Must not overlap an input.
 
     Returns
     -------
@@ -189,4 +201,4 @@ def max_unpool2d_backward(
     >>> K.max_unpool2d_backward(grad, np.array([[[[2]]]]))
     array([[[[2.]]]])
     """
-    return _core.max_unpool2d_backward(grad_out, indices, layout)
+    return _core.max_unpool2d_backward(grad_out, indices, layout, out)

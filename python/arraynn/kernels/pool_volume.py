@@ -26,8 +26,6 @@ __all__ = [
     "adaptive_max_pool3d_backward",
     "avg_pool3d",
     "avg_pool3d_backward",
-    "lp_pool3d",
-    "lp_pool3d_backward",
     "max_pool3d",
     "max_pool3d_backward",
     "max_unpool3d",
@@ -101,6 +99,7 @@ def max_pool3d_backward(
     *,
     layout: str = "channels_first",
     indices: Array | None = None,
+    out: Array | None = None,
 ) -> Array:
     """Gradient of :func:`max_pool3d`: every element of `grad_out` added where its maximum was.
 
@@ -111,6 +110,8 @@ def max_pool3d_backward(
         As in the forward call.
     indices : int64 array, shape of the result, optional
         Those of the forward call; found again in `x` without them.
+    out : array, optional
+        Where the gradient goes. Must not overlap an input.
 
     Returns
     -------
@@ -131,7 +132,7 @@ def max_pool3d_backward(
     array([0., 0., 0., 0., 0., 0., 0., 1.])
     """
     return _core.max_pool3d_backward(
-        grad_out, x, kernel_size, stride, padding, dilation, ceil_mode, layout, indices
+        grad_out, x, kernel_size, stride, padding, dilation, ceil_mode, layout, indices, out
     )
 
 
@@ -200,6 +201,7 @@ def avg_pool3d_backward(
     *,
     dilation: Size = 1,
     layout: str = "channels_first",
+    out: Array | None = None,
 ) -> Array:
     """Gradient of :func:`avg_pool3d`: ``grad_out / divisor`` to every tap of the window.
 
@@ -210,6 +212,8 @@ def avg_pool3d_backward(
         The shape of the forward call's `x`, in its layout.
     kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, dilation, layout
         As in the forward call.
+    out : array, optional
+        Where the gradient goes. Must not overlap an input.
 
     Returns
     -------
@@ -238,6 +242,7 @@ def avg_pool3d_backward(
         divisor_override,
         dilation,
         layout,
+        out,
     )
 
 
@@ -288,6 +293,7 @@ def adaptive_max_pool3d_backward(
     *,
     layout: str = "channels_first",
     indices: Array | None = None,
+    out: Array | None = None,
 ) -> Array:
     """Gradient of :func:`adaptive_max_pool3d`: added where each window's maximum was.
 
@@ -298,6 +304,8 @@ def adaptive_max_pool3d_backward(
         As in the forward call.
     indices : int64 array, shape of the result, optional
         Those of the forward call; found again in `x` without them.
+    out : array, optional
+        Where the gradient goes. Must not overlap an input.
 
     Returns
     -------
@@ -317,7 +325,7 @@ def adaptive_max_pool3d_backward(
     >>> K.adaptive_max_pool3d_backward(np.ones((1, 1, 1, 1, 2)), x, (1, 1, 2)).ravel()
     array([0., 0., 0., 0., 0., 0., 1., 1.])
     """
-    return _core.adaptive_max_pool3d_backward(grad_out, x, output_size, layout, indices)
+    return _core.adaptive_max_pool3d_backward(grad_out, x, output_size, layout, indices, out)
 
 
 def adaptive_avg_pool3d(
@@ -359,6 +367,7 @@ def adaptive_avg_pool3d_backward(
     output_size: OutputSize,
     *,
     layout: str = "channels_first",
+    out: Array | None = None,
 ) -> Array:
     """Gradient of :func:`adaptive_avg_pool3d`: an equal share to every element of the window.
 
@@ -369,6 +378,8 @@ def adaptive_avg_pool3d_backward(
         The shape of the forward call's `x`, in its layout.
     output_size, layout
         As in the forward call.
+    out : array, optional
+        Where the gradient goes. Must not overlap an input.
 
     Returns
     -------
@@ -387,91 +398,7 @@ def adaptive_avg_pool3d_backward(
     >>> K.adaptive_avg_pool3d_backward(grad, (1, 1, 2, 2, 2), (1, 1, 2)).ravel()
     array([1., 2., 1., 2., 1., 2., 1., 2.])
     """
-    return _core.adaptive_avg_pool3d_backward(grad_out, x_shape, output_size, layout)
-
-
-def lp_pool3d(
-    x: Array,
-    norm_type: float,
-    kernel_size: Size,
-    stride: Size | None = None,
-    ceil_mode: bool = False,
-    *,
-    layout: str = "channels_first",
-    out: Array | None = None,
-) -> Array:
-    """Power mean of every window of a volume times its size: ``(sum of x**p)**(1 / p)``.
-
-    Parameters
-    ----------
-    x : array (n, c, d, h, w), or (n, d, h, w, c) with ``layout="channels_last"``
-        float32 or float64.
-    norm_type : float
-        The p, above 0; as in :func:`lp_pool2d`.
-    kernel_size, stride, ceil_mode, layout, out
-        As in :func:`max_pool3d`.
-
-    Returns
-    -------
-    array (n, c, od, oh, ow) or (n, od, oh, ow, c)
-
-    Raises
-    ------
-    ValueError, TypeError, MemoryError
-        As :func:`max_pool3d`.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from arraynn import kernels as K
-    >>> K.lp_pool3d(np.full((1, 1, 1, 2, 2), 3.0), 2, (1, 2, 2)).ravel()
-    array([6.])
-    """
-    return _core.lp_pool3d(x, norm_type, kernel_size, stride, ceil_mode, layout, out)
-
-
-def lp_pool3d_backward(
-    grad_out: Array,
-    x: Array,
-    y: Array,
-    norm_type: float,
-    kernel_size: Size,
-    stride: Size | None = None,
-    ceil_mode: bool = False,
-    *,
-    layout: str = "channels_first",
-) -> Array:
-    """Gradient of :func:`lp_pool3d`: ``grad_out * (x / y)**(p - 1)`` to every tap of the window.
-
-    Where a window's result is 0 it gives no gradient (PyTorch gives NaN), unless the norm is 1.
-
-    Parameters
-    ----------
-    grad_out, y : array, shape of the result
-        `y` is the result of the forward call.
-    x, norm_type, kernel_size, stride, ceil_mode, layout
-        As in the forward call.
-
-    Returns
-    -------
-    grad_x : array, shape of `x`
-
-    Raises
-    ------
-    ValueError, TypeError, MemoryError
-        As :func:`max_pool3d`.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from arraynn import kernels as K
-    >>> x, y = np.full((1, 1, 1, 2, 2), 3.0), np.full((1, 1, 1, 1, 1), 6.0)
-    >>> K.lp_pool3d_backward(np.ones_like(y), x, y, 2, (1, 2, 2)).ravel()
-    array([0.5, 0.5, 0.5, 0.5])
-    """
-    return _core.lp_pool3d_backward(
-        grad_out, x, y, norm_type, kernel_size, stride, ceil_mode, layout
-    )
+    return _core.adaptive_avg_pool3d_backward(grad_out, x_shape, output_size, layout, out)
 
 
 def max_unpool3d(
@@ -523,7 +450,11 @@ def max_unpool3d(
 
 
 def max_unpool3d_backward(
-    grad_out: Array, indices: Array, *, layout: str = "channels_first"
+    grad_out: Array,
+    indices: Array,
+    *,
+    layout: str = "channels_first",
+    out: Array | None = None,
 ) -> Array:
     """Gradient of :func:`max_unpool3d`: the element of `grad_out` at every index.
 
@@ -532,6 +463,8 @@ def max_unpool3d_backward(
     grad_out : array, shape of the result; float32 or float64
     indices, layout
         As in the forward call.
+    out : array, optional
+        Where the gradient goes. Must not overlap an input.
 
     Returns
     -------
@@ -550,4 +483,4 @@ def max_unpool3d_backward(
     >>> K.max_unpool3d_backward(grad, np.full((1, 1, 1, 1, 1), 6))
     array([[[[[6.]]]]])
     """
-    return _core.max_unpool3d_backward(grad_out, indices, layout)
+    return _core.max_unpool3d_backward(grad_out, indices, layout, out)

@@ -52,12 +52,12 @@ def _avg(op: str, axes: int, input: Any, window: tuple[Any, ...], **options: Any
     return getattr(K, op)(input, *window, **options)
 
 
-def _lp(op: str, axes: int, input: Any, window: tuple[Any, ...], layout: str) -> Any:
+def _lp(op: str, axes: int, input: Any, window: tuple[Any, ...], **options: Any) -> Any:
     if getattr(input, "ndim", 0) == axes + 1:
-        return _lp(op, axes, input[None], window, layout)[0]
+        return _lp(op, axes, input[None], window, **options)[0]
     if isinstance(input, Variable):
-        return pool.lp_pool(op, input, window, {"layout": layout})  # type: ignore[arg-type]
-    return getattr(K, op)(input, *window, layout=layout)
+        return pool.lp_pool(op, input, window, options)  # type: ignore[arg-type]
+    return getattr(K, op)(input, *window, **options)
 
 
 def _unpool(
@@ -240,6 +240,8 @@ def lp_pool1d(
     stride: Any = None,
     ceil_mode: bool = False,
     *,
+    padding: Any = 0,
+    dilation: Any = 1,
     layout: str = "channels_first",
 ) -> Any:
     """Return ``(sum of x**p)**(1 / p)`` over each window of a signal, p = ``norm_type``.
@@ -251,7 +253,8 @@ def lp_pool1d(
     array([[ 5., 10.]])
     """
     window = (norm_type, kernel_size, stride, ceil_mode)
-    return _lp("lp_pool1d", 1, input, window, layout)
+    options = {"padding": padding, "dilation": dilation, "layout": layout}
+    return _lp("lp_pool1d", 1, input, window, **options)
 
 
 def max_unpool1d(
@@ -285,9 +288,13 @@ def lp_pool2d(
     stride: Any = None,
     ceil_mode: bool = False,
     *,
+    padding: Any = 0,
+    dilation: Any = 1,
     layout: str = "channels_first",
 ) -> Any:
     """Return ``(sum of x**p)**(1 / p)`` over each window of an image, p = ``norm_type``.
+
+    ``padding`` counts as zeros; PyTorch has neither that nor ``dilation``.
 
     Examples
     --------
@@ -296,7 +303,8 @@ def lp_pool2d(
     array([[[[2., 2.]]]])
     """
     window = (norm_type, kernel_size, stride, ceil_mode)
-    return _lp("lp_pool2d", 2, input, window, layout)
+    options = {"padding": padding, "dilation": dilation, "layout": layout}
+    return _lp("lp_pool2d", 2, input, window, **options)
 
 
 def max_unpool2d(
@@ -411,6 +419,8 @@ def lp_pool3d(
     stride: Any = None,
     ceil_mode: bool = False,
     *,
+    padding: Any = 0,
+    dilation: Any = 1,
     layout: str = "channels_first",
 ) -> Any:
     """Return ``(sum of x**p)**(1 / p)`` over each window of a volume, p = ``norm_type``.
@@ -422,7 +432,8 @@ def lp_pool3d(
     array([[[[[6.]]]]])
     """
     window = (norm_type, kernel_size, stride, ceil_mode)
-    return _lp("lp_pool3d", 3, input, window, layout)
+    options = {"padding": padding, "dilation": dilation, "layout": layout}
+    return _lp("lp_pool3d", 3, input, window, **options)
 
 
 def max_unpool3d(

@@ -399,6 +399,8 @@ class _LPPool(_Pool):
         stride: Any = None,
         ceil_mode: bool = False,
         *,
+        padding: Any = 0,
+        dilation: Any = 1,
         layout: str = "channels_first",
     ) -> None:
         super().__init__()
@@ -406,9 +408,12 @@ class _LPPool(_Pool):
         if not 0 < norm_type < float("inf"):
             raise ValueError(f"[{op}] norm_type: expected a finite value > 0, got {norm_type!r}")
         self._set_window(kernel_size, stride)
+        _check_sizes(op, self._axes, "dilation", dilation)
         self.norm_type = norm_type
         self.stride = stride
         self.ceil_mode = ceil_mode
+        self.padding = padding
+        self.dilation = dilation
         self.layout = check_layout(op, layout)
 
     def forward(self, input: Any) -> Any:
@@ -419,15 +424,19 @@ class _LPPool(_Pool):
             self.kernel_size,
             self.stride,
             self.ceil_mode,
+            padding=self.padding,
+            dilation=self.dilation,
             layout=self.layout,
         )
 
     def extra_repr(self) -> str:
-        """Return norm and window, as PyTorch does."""
-        return (
+        """Return norm and window, as PyTorch does, and what it does not have."""
+        text = (
             f"norm_type={self.norm_type}, kernel_size={self.kernel_size}, stride={self.stride}, "
             f"ceil_mode={self.ceil_mode}"
         )
+        own = {"padding": (self.padding, 0), "dilation": (self.dilation, 1)}
+        return text + "".join(f", {k}={v}" for k, (v, usual) in own.items() if v != usual)
 
 
 class _MaxUnpool(_Pool):
@@ -473,6 +482,8 @@ class LPPool1d(_LPPool):
         The kernel's size when None.
     ceil_mode : bool
         Round the output's size up (PyTorch's rule).
+    padding, dilation : int
+        Padding counts as zeros. PyTorch has neither.
     layout : {"channels_first", "channels_last"}
 
     Examples
@@ -521,6 +532,8 @@ class LPPool2d(_LPPool):
         The kernel's size when None.
     ceil_mode : bool
         Round the output's size up (PyTorch's rule).
+    padding, dilation : int or pair
+        Padding counts as zeros. PyTorch has neither.
     layout : {"channels_first", "channels_last"}
 
     Examples

@@ -101,11 +101,17 @@ from .pool_adaptive import (
     global_max_pool,
     global_max_pool_backward,
 )
-from .pool_unpool import (
+from .pool_lp import (
+    global_lp_pool,
+    global_lp_pool_backward,
     lp_pool1d,
     lp_pool1d_backward,
     lp_pool2d,
     lp_pool2d_backward,
+    lp_pool3d,
+    lp_pool3d_backward,
+)
+from .pool_unpool import (
     max_unpool1d,
     max_unpool1d_backward,
     max_unpool2d,
@@ -118,8 +124,6 @@ from .pool_volume import (
     adaptive_max_pool3d_backward,
     avg_pool3d,
     avg_pool3d_backward,
-    lp_pool3d,
-    lp_pool3d_backward,
     max_pool3d,
     max_pool3d_backward,
     max_unpool3d,
@@ -202,6 +206,8 @@ __all__ = [
     "gelu_backward",
     "global_avg_pool",
     "global_avg_pool_backward",
+    "global_lp_pool",
+    "global_lp_pool_backward",
     "global_max_pool",
     "global_max_pool_backward",
     "glu",

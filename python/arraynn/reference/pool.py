@@ -145,6 +145,7 @@ def max_pool2d_backward(
     *,
     layout: str = "channels_first",
     indices: NDArray[np.int64] | None = None,
+    out: FloatArray | None = None,
 ) -> FloatArray:
     """Add each element of `grad_out` to the input position its window chose.
 
@@ -172,7 +173,7 @@ def max_pool2d_backward(
         ),
         grad[chosen],
     )
-    return np.asarray(from_channels_first(grad_x.reshape(n, c, h, w), layout))
+    return store(from_channels_first(grad_x.reshape(n, c, h, w), layout), out)
 
 
 def _axis_counts(axis: Axis, count_include_pad: bool) -> NDArray[np.int64]:
@@ -248,6 +249,7 @@ def avg_pool2d_backward(
     *,
     dilation: Size = 1,
     layout: str = "channels_first",
+    out: FloatArray | None = None,
 ) -> FloatArray:
     """Spread ``grad_out / divisor`` evenly over the input elements of each window."""
     grad = to_channels_first(grad_out, layout)
@@ -260,7 +262,7 @@ def avg_pool2d_backward(
     padded = np.zeros((*x_shape[:2], rows.padded, cols.padded), dtype=grad.dtype)
     for i, j in product(range(rows.kernel), range(cols.kernel)):
         padded[:, :, rows.tap(i), cols.tap(j)] += share
-    return np.asarray(from_channels_first(crop_planes(padded, rows, cols), layout))
+    return store(from_channels_first(crop_planes(padded, rows, cols), layout), out)
 
 
 def max_pool1d(
@@ -299,6 +301,7 @@ def max_pool1d_backward(
     *,
     layout: str = "channels_first",
     indices: NDArray[np.int64] | None = None,
+    out: FloatArray | None = None,
 ) -> FloatArray:
     """Add each element of `grad_out` to the input position its window chose."""
     grad = max_pool2d_backward(
@@ -309,7 +312,7 @@ def max_pool1d_backward(
         layout=layout,
         indices=None if indices is None else raised(indices, layout),
     )
-    return np.asarray(lowered(grad, layout))
+    return store(lowered(grad, layout), out)
 
 
 def avg_pool1d(
@@ -357,6 +360,7 @@ def avg_pool1d_backward(
     *,
     dilation: Size = 1,
     layout: str = "channels_first",
+    out: FloatArray | None = None,
 ) -> FloatArray:
     """Spread ``grad_out / divisor`` evenly over the input elements of each window."""
     window = _window1d(kernel_size, stride, padding, dilation)
@@ -370,4 +374,4 @@ def avg_pool1d_backward(
         dilation=window.dilation,
         layout=layout,
     )
-    return np.asarray(lowered(grad, layout))
+    return store(lowered(grad, layout), out)

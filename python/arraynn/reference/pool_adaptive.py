@@ -102,6 +102,7 @@ def adaptive_max_pool2d_backward(
     *,
     layout: str = "channels_first",
     indices: NDArray[np.int64] | None = None,
+    out: FloatArray | None = None,
 ) -> FloatArray:
     """Add each element of `grad_out` to the input position its window chose."""
     if indices is None:
@@ -112,7 +113,7 @@ def adaptive_max_pool2d_backward(
     grad_x = np.zeros((n * c, height * width), dtype=grad_out.dtype)
     planes = np.arange(n * c).reshape(n, c, 1, 1)
     np.add.at(grad_x, (np.broadcast_to(planes, where.shape), where), grad)
-    return np.asarray(from_channels_first(grad_x.reshape(n, c, height, width), layout))
+    return store(from_channels_first(grad_x.reshape(n, c, height, width), layout), out)
 
 
 @quiet
@@ -144,6 +145,7 @@ def adaptive_avg_pool2d_backward(
     output_size: OutputSize,
     *,
     layout: str = "channels_first",
+    out: FloatArray | None = None,
 ) -> FloatArray:
     """Spread each element of `grad_out` evenly over its window."""
     grad = to_channels_first(grad_out, layout)
@@ -155,7 +157,7 @@ def adaptive_avg_pool2d_backward(
         window += grad[:, :, i, j, None, None] / grad.dtype.type(
             (h.stop - h.start) * (w.stop - w.start)
         )
-    return np.asarray(from_channels_first(grad_x, layout))
+    return store(from_channels_first(grad_x, layout), out)
 
 
 def adaptive_max_pool1d(
@@ -179,6 +181,7 @@ def adaptive_max_pool1d_backward(
     *,
     layout: str = "channels_first",
     indices: NDArray[np.int64] | None = None,
+    out: FloatArray | None = None,
 ) -> FloatArray:
     """Add each element of `grad_out` to the input position its window chose."""
     where = None if indices is None else raised(indices, layout)
@@ -189,7 +192,7 @@ def adaptive_max_pool1d_backward(
         layout=layout,
         indices=where,
     )
-    return np.asarray(lowered(grad, layout))
+    return store(lowered(grad, layout), out)
 
 
 def adaptive_avg_pool1d(
@@ -210,6 +213,7 @@ def adaptive_avg_pool1d_backward(
     output_size: OutputSize,
     *,
     layout: str = "channels_first",
+    out: FloatArray | None = None,
 ) -> FloatArray:
     """Spread each element of `grad_out` evenly over its window."""
     grad = adaptive_avg_pool2d_backward(
@@ -218,7 +222,7 @@ def adaptive_avg_pool1d_backward(
         _size1d(output_size),
         layout=layout,
     )
-    return np.asarray(lowered(grad, layout))
+    return store(lowered(grad, layout), out)
 
 
 # By the number of spatial axes, from one.
@@ -254,10 +258,11 @@ def global_max_pool_backward(
     *,
     layout: str = "channels_first",
     indices: NDArray[np.int64] | None = None,
+    out: FloatArray | None = None,
 ) -> FloatArray:
     """Put `grad_out` where the maximum was."""
     pool = _MAX_BACKWARD[x.ndim - 3]
-    return np.asarray(pool(grad_out, x, 1, layout=layout, indices=indices))
+    return np.asarray(pool(grad_out, x, 1, layout=layout, indices=indices, out=out))
 
 
 def global_avg_pool(
@@ -269,8 +274,12 @@ def global_avg_pool(
 
 
 def global_avg_pool_backward(
-    grad_out: FloatArray, x_shape: tuple[int, ...], *, layout: str = "channels_first"
+    grad_out: FloatArray,
+    x_shape: tuple[int, ...],
+    *,
+    layout: str = "channels_first",
+    out: FloatArray | None = None,
 ) -> FloatArray:
     """Give every element an equal share of `grad_out`."""
     pool = _AVG_BACKWARD[len(x_shape) - 3]
-    return np.asarray(pool(grad_out, x_shape, 1, layout=layout))
+    return np.asarray(pool(grad_out, x_shape, 1, layout=layout, out=out))

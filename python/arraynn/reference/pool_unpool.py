@@ -1,15 +1,13 @@
-"""Max unpooling and Lp pooling in plain NumPy."""
+"""Max unpooling in plain NumPy."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ._common import FloatArray, Size, from_channels_first, quiet, store, to_channels_first
-from .pool import avg_pool1d, avg_pool1d_backward, avg_pool2d, avg_pool2d_backward
+from ._common import FloatArray, Size, from_channels_first, store, to_channels_first
 
 
 def _each(value: Size, axes: int) -> tuple[int, ...]:
@@ -54,13 +52,16 @@ def _max_unpool(
 
 
 def _max_unpool_backward(
-    grad_out: FloatArray, indices: NDArray[np.int64], layout: str
+    grad_out: FloatArray,
+    indices: NDArray[np.int64],
+    layout: str,
+    out: FloatArray | None,
 ) -> FloatArray:
     grad, where = to_channels_first(grad_out, layout), to_channels_first(indices, layout)
     n, c = where.shape[:2]
     flat = grad.reshape(n, c, int(np.prod(grad.shape[2:])))
     got = np.take_along_axis(flat, where.reshape(n, c, int(np.prod(where.shape[2:]))), axis=2)
-    return np.asarray(from_channels_first(got.reshape(where.shape), layout))
+    return store(from_channels_first(got.reshape(where.shape), layout), out)
 
 
 def max_unpool1d(
@@ -85,10 +86,14 @@ def max_unpool1d(
 
 
 def max_unpool1d_backward(
-    grad_out: FloatArray, indices: NDArray[np.int64], *, layout: str = "channels_first"
+    grad_out: FloatArray,
+    indices: NDArray[np.int64],
+    *,
+    layout: str = "channels_first",
+    out: FloatArray | None = None,
 ) -> FloatArray:
     """Read `grad_out` at every index."""
-    return _max_unpool_backward(grad_out, indices, layout)
+    return _max_unpool_backward(grad_out, indices, layout, out)
 
 
 def max_unpool2d(
@@ -107,107 +112,11 @@ def max_unpool2d(
 
 
 def max_unpool2d_backward(
-    grad_out: FloatArray, indices: NDArray[np.int64], *, layout: str = "channels_first"
+    grad_out: FloatArray,
+    indices: NDArray[np.int64],
+    *,
+    layout: str = "channels_first",
+    out: FloatArray | None = None,
 ) -> FloatArray:
     """Read `grad_out` at every index."""
-    return _max_unpool_backward(grad_out, indices, layout)
-
-
-def _lp_pool(
-    x: FloatArray,
-    norm_type: float,
-    kernel_size: Size,
-    stride: Size | None,
-    ceil_mode: bool,
-    layout: str,
-    out: FloatArray | None,
-) -> FloatArray:
-    if not 0 < norm_type < np.inf:
-        raise ValueError(f"norm_type: expected a finite value > 0, got {norm_type}")
-    average: Any = avg_pool1d if x.ndim == 3 else avg_pool2d
-    taps = int(np.prod(_each(kernel_size, x.ndim - 2)))
-    norm = x.dtype.type(norm_type)
-    mean = average(x**norm, kernel_size, stride, 0, ceil_mode, layout=layout)
-    return store((mean * x.dtype.type(taps)) ** (x.dtype.type(1) / norm), out)
-
-
-def _lp_pool_backward(
-    grad_out: FloatArray,
-    x: FloatArray,
-    y: FloatArray,
-    norm_type: float,
-    kernel_size: Size,
-    stride: Size | None,
-    ceil_mode: bool,
-    layout: str,
-) -> FloatArray:
-    spread: Any = avg_pool1d_backward if x.ndim == 3 else avg_pool2d_backward
-    taps = int(np.prod(_each(kernel_size, x.ndim - 2)))
-    slope = x.dtype.type(norm_type) - x.dtype.type(1)
-    share = grad_out * x.dtype.type(taps) * y**-slope
-    if norm_type != 1:
-        share = np.where(y == 0, x.dtype.type(0), share)
-    grad = spread(share, x.shape, kernel_size, stride, 0, ceil_mode, layout=layout)
-    return np.asarray(grad * x**slope)
-
-
-@quiet
-def lp_pool1d(
-    x: FloatArray,
-    norm_type: float,
-    kernel_size: Size,
-    stride: Size | None = None,
-    ceil_mode: bool = False,
-    *,
-    layout: str = "channels_first",
-    out: FloatArray | None = None,
-) -> FloatArray:
-    """Power mean of every window times the window's size: ``(sum of x**p)**(1 / p)``."""
-    return _lp_pool(x, norm_type, kernel_size, stride, ceil_mode, layout, out)
-
-
-@quiet
-def lp_pool1d_backward(
-    grad_out: FloatArray,
-    x: FloatArray,
-    y: FloatArray,
-    norm_type: float,
-    kernel_size: Size,
-    stride: Size | None = None,
-    ceil_mode: bool = False,
-    *,
-    layout: str = "channels_first",
-) -> FloatArray:
-    """Give every tap ``grad_out * (x / y)**(p - 1)``; 0 where the result is, unless p = 1."""
-    return _lp_pool_backward(grad_out, x, y, norm_type, kernel_size, stride, ceil_mode, layout)
-
-
-@quiet
-def lp_pool2d(
-    x: FloatArray,
-    norm_type: float,
-    kernel_size: Size,
-    stride: Size | None = None,
-    ceil_mode: bool = False,
-    *,
-    layout: str = "channels_first",
-    out: FloatArray | None = None,
-) -> FloatArray:
-    """Power mean of every window times the window's size: ``(sum of x**p)**(1 / p)``."""
-    return _lp_pool(x, norm_type, kernel_size, stride, ceil_mode, layout, out)
-
-
-@quiet
-def lp_pool2d_backward(
-    grad_out: FloatArray,
-    x: FloatArray,
-    y: FloatArray,
-    norm_type: float,
-    kernel_size: Size,
-    stride: Size | None = None,
-    ceil_mode: bool = False,
-    *,
-    layout: str = "channels_first",
-) -> FloatArray:
-    """Give every tap ``grad_out * (x / y)**(p - 1)``; 0 where the result is, unless p = 1."""
-    return _lp_pool_backward(grad_out, x, y, norm_type, kernel_size, stride, ceil_mode, layout)
+    return _max_unpool_backward(grad_out, indices, layout, out)

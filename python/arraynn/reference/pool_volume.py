@@ -100,14 +100,18 @@ def _maxima(x: FloatArray, taps: list[Taps]) -> tuple[FloatArray, NDArray[np.int
 
 
 def _scatter(
-    grad: FloatArray, where: NDArray[np.int64], shape: tuple[int, ...], layout: str
+    grad: FloatArray,
+    where: NDArray[np.int64],
+    shape: tuple[int, ...],
+    layout: str,
+    out: FloatArray | None,
 ) -> FloatArray:
     n, c = shape[:2]
     grad_x = np.zeros((n * c, int(np.prod(shape[2:]))), dtype=grad.dtype)
     volumes = np.broadcast_to(np.arange(n * c).reshape(n, c, 1, 1, 1), where.shape)
     chosen = where >= 0
     np.add.at(grad_x, (volumes[chosen], where[chosen]), grad[chosen])
-    return np.asarray(from_channels_first(grad_x.reshape(shape), layout))
+    return store(from_channels_first(grad_x.reshape(shape), layout), out)
 
 
 def _sums(x: FloatArray, taps: list[Taps]) -> FloatArray:
@@ -189,6 +193,7 @@ def max_pool3d_backward(
     *,
     layout: str = "channels_first",
     indices: NDArray[np.int64] | None = None,
+    out: FloatArray | None = None,
 ) -> FloatArray:
     """Add each element of `grad_out` to the input position its window chose."""
     if indices is None:
@@ -196,7 +201,7 @@ def max_pool3d_backward(
         _, indices = max_pool3d(x, *args, layout=layout)
     assert indices is not None
     grad, where = to_channels_first(grad_out, layout), to_channels_first(indices, layout)
-    return _scatter(grad, where, _last_to_first(x.shape, layout), layout)
+    return _scatter(grad, where, _last_to_first(x.shape, layout), layout, out)
 
 
 @quiet
@@ -234,13 +239,14 @@ def avg_pool3d_backward(
     *,
     dilation: Size = 1,
     layout: str = "channels_first",
+    out: FloatArray | None = None,
 ) -> FloatArray:
     """Spread ``grad_out / divisor`` evenly over the input elements of each window."""
     grad, shape = to_channels_first(grad_out, layout), _last_to_first(x_shape, layout)
     axes = _axes(shape, kernel_size, stride, padding, dilation, ceil_mode)
     divisor = _divisor(axes, count_include_pad, divisor_override).astype(grad.dtype)
     grad_x = _spread(grad / divisor, shape, [_window_taps(a) for a in axes])
-    return np.asarray(from_channels_first(grad_x, layout))
+    return store(from_channels_first(grad_x, layout), out)
 
 
 @quiet
@@ -267,13 +273,14 @@ def adaptive_max_pool3d_backward(
     *,
     layout: str = "channels_first",
     indices: NDArray[np.int64] | None = None,
+    out: FloatArray | None = None,
 ) -> FloatArray:
     """Add each element of `grad_out` to the input position its window chose."""
     if indices is None:
         _, indices = adaptive_max_pool3d(x, output_size, True, layout=layout)
     assert indices is not None
     grad, where = to_channels_first(grad_out, layout), to_channels_first(indices, layout)
-    return _scatter(grad, where, _last_to_first(x.shape, layout), layout)
+    return _scatter(grad, where, _last_to_first(x.shape, layout), layout, out)
 
 
 @quiet
@@ -298,62 +305,13 @@ def adaptive_avg_pool3d_backward(
     output_size: OutputSize,
     *,
     layout: str = "channels_first",
+    out: FloatArray | None = None,
 ) -> FloatArray:
     """Spread each element of `grad_out` evenly over its window."""
     grad, shape = to_channels_first(grad_out, layout), _last_to_first(x_shape, layout)
     taps = _adaptive_taps(shape, output_size)
     counts = _box_counts([[len(t) for t in axis] for axis in taps]).astype(grad.dtype)
-    return np.asarray(from_channels_first(_spread(grad / counts, shape, taps), layout))
-
-
-def _full_over_taps(axes: list[Axis], dtype: Any) -> Any:
-    """Return what makes the sum of a window that of a full one."""
-    full = int(np.prod([a.kernel for a in axes]))
-    return dtype.type(full) / _divisor(axes, False, None).astype(dtype)
-
-
-@quiet
-def lp_pool3d(
-    x: FloatArray,
-    norm_type: float,
-    kernel_size: Size,
-    stride: Size | None = None,
-    ceil_mode: bool = False,
-    *,
-    layout: str = "channels_first",
-    out: FloatArray | None = None,
-) -> FloatArray:
-    """Power mean of every window times the window's size: ``(sum of x**p)**(1 / p)``."""
-    if not 0 < norm_type < np.inf:
-        raise ValueError(f"norm_type: expected a finite value > 0, got {norm_type}")
-    volumes, norm = to_channels_first(x, layout), x.dtype.type(norm_type)
-    axes = _axes(volumes.shape, kernel_size, stride, 0, 1, ceil_mode)
-    total = _sums(volumes**norm, [_window_taps(a) for a in axes])
-    total = total * _full_over_taps(axes, x.dtype)
-    return store(from_channels_first(total ** (x.dtype.type(1) / norm), layout), out)
-
-
-@quiet
-def lp_pool3d_backward(
-    grad_out: FloatArray,
-    x: FloatArray,
-    y: FloatArray,
-    norm_type: float,
-    kernel_size: Size,
-    stride: Size | None = None,
-    ceil_mode: bool = False,
-    *,
-    layout: str = "channels_first",
-) -> FloatArray:
-    """Give every tap ``grad_out * (x / y)**(p - 1)``; 0 where the result is, unless p = 1."""
-    volumes, result = to_channels_first(x, layout), to_channels_first(y, layout)
-    grad, slope = to_channels_first(grad_out, layout), x.dtype.type(norm_type) - x.dtype.type(1)
-    axes = _axes(volumes.shape, kernel_size, stride, 0, 1, ceil_mode)
-    share = grad * _full_over_taps(axes, x.dtype) * result**-slope
-    if norm_type != 1:
-        share = np.where(result == 0, x.dtype.type(0), share)
-    spread = _spread(share, volumes.shape, [_window_taps(a) for a in axes])
-    return np.asarray(from_channels_first(spread * volumes**slope, layout))
+    return store(from_channels_first(_spread(grad / counts, shape, taps), layout), out)
 
 
 def max_unpool3d(
@@ -372,7 +330,11 @@ def max_unpool3d(
 
 
 def max_unpool3d_backward(
-    grad_out: FloatArray, indices: NDArray[np.int64], *, layout: str = "channels_first"
+    grad_out: FloatArray,
+    indices: NDArray[np.int64],
+    *,
+    layout: str = "channels_first",
+    out: FloatArray | None = None,
 ) -> FloatArray:
     """Read `grad_out` at every index."""
-    return _max_unpool_backward(grad_out, indices, layout)
+    return _max_unpool_backward(grad_out, indices, layout, out)
