@@ -41,7 +41,9 @@ REGISTERS = {
     "gemm_kernel": 168,  # 2 blocks of 256, or 6 (double) and 8 of 64
     "gemm_kernel MmaTile": 255,  # 2 blocks of 128, or 3 and 4
     "column_sums_kernel": 64,
-    "conv_kernel": 255,  # 1 block of 256, or 4 of 64
+    "conv_kernel": 255,  # 1 block of 256, or 3 (double) and 4 of 64
+    "conv_kernel MmaTile": 255,  # 2 blocks of 128, or 3 (tf32) and 4 (16 bits)
+    "conv_weight_kernel": 64,  # 4 blocks of 256
     "stencil_kernel": 64,  # 4 blocks of 256
     "unfold_kernel": 64,
     "fold_kernel": 64,
@@ -149,7 +151,9 @@ SHARED = {
 }
 #: Kernels that may spill, with the reason.
 SPILLS = {
-    "gemm_kernel MmaTile": "8 bytes, of large tiles of float32 where neither operand is along k",
+    "gemm_kernel": "144 bytes, of large tiles for fewer than 32 products of float32",
+    "gemm_kernel MmaTile": "28 bytes, of large tiles of float32 where neither operand is along k",
+    "conv_kernel MmaTile": "at most 116 bytes, of large tiles of float32 in three products",
     "row_gradient_kernel": "8 bytes, of rows too long for one block and no multiple of 16 bytes",
     "softmax_backward_kernel": "8 bytes, of long rows of 16 bits that are no multiple of 16 bytes",
     "cross_entropy_kernel": "4 bytes, of the same rows",

@@ -105,6 +105,16 @@ def dense() -> Iterator[Case]:
     yield Case("attention", (q, k, v), {"return_lse": 1}, T, "return_lse")
 
 
+def offsets(op: str, args: tuple[Any, ...], full: tuple[int, ...]) -> Iterator[Case]:
+    """Masks and biases that do not broadcast to `full`, and those of other dtypes."""
+    longer = (*full[:-1], full[-1] + 1)
+    for name, make in (("mask", lambda *shape: np.ones(shape, np.bool_)), ("bias", f32)):
+        for shape in (longer, (1, *full), (), (full[0] + 1, *full[1:])):
+            yield Case(op, args, {name: make(*shape)}, V, f"{name}: .* broadcasts")
+    yield Case(op, args, {"mask": f32(*full)}, T, "mask: .* bias")
+    yield Case(op, args, {"bias": f64(*full)}, T, "bias")
+
+
 def varlen() -> Iterator[Case]:
     q, k, v = f32(6, 4, 6), f32(14, 2, 6), f32(14, 2, 5)
     cu_q, cu_k = np.array([0, 3, 6]), np.array([0, 7, 14])
@@ -135,6 +145,8 @@ def varlen() -> Iterator[Case]:
     yield Case(backward, (y[:5], q, k, v, y, lse, cu_q, cu_k), {}, V, "grad_out")
     yield Case(backward, (y, q, k, v, y, lse.T, cu_q, cu_k), {}, V, "lse")
     yield Case(backward, (y, q, k, v, y, lse, cu_q, cu_k), {"needs": ("bias", 1)}, T, "needs")
+    yield from offsets("attention_varlen", (q, k, v, cu_q, cu_k), (4, 6, 7))
+    yield from offsets(backward, (y, q, k, v, y, lse, cu_q, cu_k), (4, 6, 7))
 
 
 def decode() -> Iterator[Case]:
@@ -184,6 +196,7 @@ def decode() -> Iterator[Case]:
         ((q, k, v, lengths), {"return_lse": None}, T, "return_lse"),
     ]
     yield from (Case(op, *row) for row in rows)
+    yield from offsets(op, (q, k, v, lengths), (2, 4, 1, 7))
 
 
 def attention() -> Iterator[Case]:

@@ -111,21 +111,23 @@ void AttentionArgs::check_heads(const char* op, const char* k_arg, const char* v
   std::copy_n(shapes[ndim - 3], ndim - 1, lse_shape);
 }
 
-// Strides that broadcast `a` to (batch, heads, seqlen_q, seqlen_k).
+// Strides that broadcast `a` to (batch, heads, seqlen_q, seqlen_k), or for packed sequences to (heads,
+// seqlen_q, longest sequence of keys).
 void AttentionArgs::take_scores(const char* op, const char* arg, const Array& a,
                                 ScoreStrides* strides) const {
   const AttentionProblem<float>& s = sizes_;
-  const std::int64_t full[4] = {s.batch, s.heads, s.seqlen_q, s.seqlen_k};
+  const std::int64_t columns = s.q_begin == nullptr ? s.seqlen_k : packed_columns(op, arg, s);
+  const std::int64_t full[4] = {s.batch, s.heads, s.seqlen_q, columns};
   std::int64_t out[4] = {0, 0, 0, 0};
-  bool fits = a->ndim >= 1 && a->ndim <= 4;
+  bool fits = a->ndim >= 1 && a->ndim <= ndim;
   for (int i = 0; fits && i < a->ndim; ++i) {
     const int axis = 4 - a->ndim + i;
     fits = a->shape[i] == full[axis] || a->shape[i] == 1;
     out[axis] = a->shape[i] == 1 ? 0 : a->strides[i];
   }
   if (!fits) {
-    fail<ValueError>(op, arg, "expected a shape that broadcasts to ", shape_str(full, 4), ", got ",
-                     shape_str(a->shape, a->ndim));
+    fail<ValueError>(op, arg, "expected a shape that broadcasts to ",
+                     shape_str(full + 4 - ndim, ndim), ", got ", shape_str(a->shape, a->ndim));
   }
   *strides = {out[0], out[1], out[2], out[3]};
 }

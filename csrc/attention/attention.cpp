@@ -126,26 +126,27 @@ void run_bias(const char* op, const AttentionProblem<T>& p, const AttentionGradi
               double work, std::int64_t bytes) {
   const auto& k = attention_backward_kernels().of<T>();
   const ScoreStrides& bs = g.dbias_strides;
-  const std::int64_t owners_b = bs.b != 0 ? p.batch : 1, owners_h = bs.h != 0 ? p.heads : 1;
+  // Rows of packed sequences are each of one of them.
+  const bool own_b = bs.b != 0 || (p.q_begin != nullptr && bs.i != 0), own_h = bs.h != 0;
   const std::int64_t chunk = bs.i != 0 ? kBackwardChunk : std::max<std::int64_t>(1, p.seqlen_q);
   std::vector<BackwardUnit> owners;
-  for (std::int64_t b = 0; b < owners_b; ++b) {
-    for (std::int64_t h = 0; h < owners_h; ++h) {
-      for (std::int64_t i = 0; i < p.seqlen_q; i += chunk) {
-        owners.push_back({b,
-                          {h, h + 1},
-                          {i, std::min(i + chunk, p.seqlen_q)},
-                          {0, p.seqlen_k},
-                          false,
-                          false,
-                          true});
+  for (std::int64_t b = 0; b < (own_b ? p.batch : 1); ++b) {
+    const std::int64_t rows = own_b ? sequence_of(p, b).queries : p.seqlen_q;
+    for (std::int64_t h = 0; h < (own_h ? p.heads : 1); ++h) {
+      for (std::int64_t i = 0; i < rows; i += chunk) {
+        owners.push_back(
+            {b, {h, h + 1}, {i, std::min(i + chunk, rows)}, {0, p.seqlen_k}, false, false, true});
       }
     }
   }
   for_units(op, owners, work, kWorkPerThread, bytes, [&](BackwardUnit unit, void* scratch) {
     const std::int64_t first_h = unit.heads.begin, first_b = unit.b;
-    for (std::int64_t b = first_b; b < (bs.b != 0 ? first_b + 1 : p.batch); ++b) {
-      for (std::int64_t h = first_h; h < (bs.h != 0 ? first_h + 1 : p.heads); ++h) {
+    const Range queries = unit.queries;
+    for (std::int64_t b = first_b; b < (own_b ? first_b + 1 : p.batch); ++b) {
+      const AttentionSequence s = sequence_of(p, b);
+      unit.queries.end = std::min(queries.end, s.queries);
+      if (p.k_begin != nullptr) unit.keys.end = s.keys;
+      for (std::int64_t h = first_h; h < (own_h ? first_h + 1 : p.heads); ++h) {
         unit.b = b;
         unit.heads = {h, h + 1};
         k.backward(p, g, unit, scratch);
@@ -180,7 +181,10 @@ void run_attention(const char* op, const AttentionProblem<T>& p) {
     }
   }
   for_units(op, units, work, kWorkPerThread, k.scratch(p, queries),
-            [&](const AttentionUnit& unit, void* scratch) { k.forward(p, unit, scratch); });
+            [&](const AttentionUnit& unit, void* scratch) {
+              const bool last = &units.back() - &unit < threads;
+              k.forward(p, unit, last ? nullptr : &unit + threads, scratch);
+            });
 }
 
 template <class T>

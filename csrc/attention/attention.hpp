@@ -160,7 +160,9 @@ template <class T>
 struct AttentionTable {
   std::int64_t panel;  // queries of a panel
   std::int64_t (*scratch)(const AttentionProblem<T>& p, std::int64_t queries);
-  void (*forward)(const AttentionProblem<T>& p, const AttentionUnit& unit, void* scratch);
+  // `next`, which may be null, is the unit that this thread is likely to take then.
+  void (*forward)(const AttentionProblem<T>& p, const AttentionUnit& unit,
+                  const AttentionUnit* next, void* scratch);
 };
 using AttentionKernels = FloatKernels<AttentionTable>;
 

@@ -167,45 +167,44 @@ py::tuple attention_backward(py::handle grad_out, py::handle q, py::handle k, py
 }
 
 py::object attention_varlen(py::handle q, py::handle k, py::handle v, py::handle cu_seqlens_q,
-                            py::handle cu_seqlens_k, py::handle causal, py::handle scale,
-                            py::handle window, py::handle softcap, py::handle alibi_slopes,
-                            py::handle sinks, py::handle dropout, py::handle seed,
-                            py::handle return_lse, py::handle out) {
+                            py::handle cu_seqlens_k, py::handle mask, py::handle bias,
+                            py::handle causal, py::handle scale, py::handle window,
+                            py::handle softcap, py::handle alibi_slopes, py::handle sinks,
+                            py::handle dropout, py::handle seed, py::handle return_lse,
+                            py::handle out) {
   constexpr const char* kOp = "attention_varlen";
   const AttentionArgs args(
       kOp, q, k, v, cu_seqlens_q, cu_seqlens_k,
-      {{}, {}, causal, scale, window, softcap, alibi_slopes, sinks, {}, dropout, seed});
+      {mask, bias, causal, scale, window, softcap, alibi_slopes, sinks, {}, dropout, seed});
   return forward(kOp, args, return_lse, out,
-                 {&args.q, &args.k, &args.v, &args.slopes, &args.sinks});
+                 {&args.q, &args.k, &args.v, &args.mask, &args.bias, &args.slopes, &args.sinks});
 }
 
 py::tuple attention_varlen_backward(py::handle grad_out, py::handle q, py::handle k, py::handle v,
                                     py::handle out, py::handle lse, py::handle cu_seqlens_q,
-                                    py::handle cu_seqlens_k, py::handle causal, py::handle scale,
-                                    py::handle window, py::handle softcap, py::handle alibi_slopes,
-                                    py::handle sinks, py::handle dropout, py::handle seed,
-                                    py::handle needs_) {
+                                    py::handle cu_seqlens_k, py::handle mask, py::handle bias,
+                                    py::handle causal, py::handle scale, py::handle window,
+                                    py::handle softcap, py::handle alibi_slopes, py::handle sinks,
+                                    py::handle dropout, py::handle seed, py::handle needs) {
   constexpr const char* kOp = "attention_varlen_backward";
   const AttentionArgs args(
       kOp, q, k, v, cu_seqlens_q, cu_seqlens_k,
-      {{}, {}, causal, scale, window, softcap, alibi_slopes, sinks, {}, dropout, seed});
-  const py::tuple grads =
-      backward(kOp, args, grad_out, out, lse, take_attention_needs(kOp, needs_));
-  return py::make_tuple(grads[0], grads[1], grads[2], grads[4]);
+      {mask, bias, causal, scale, window, softcap, alibi_slopes, sinks, {}, dropout, seed});
+  return backward(kOp, args, grad_out, out, lse, take_attention_needs(kOp, needs));
 }
 
 py::object attention_decode(py::handle q, py::handle k_cache, py::handle v_cache,
                             py::handle lengths, py::handle block_table, py::handle k, py::handle v,
-                            py::handle scale, py::handle window, py::handle softcap,
-                            py::handle alibi_slopes, py::handle sinks, py::handle cos,
-                            py::handle sin, py::handle interleaved, py::handle layout,
-                            py::handle return_lse, py::handle out) {
+                            py::handle mask, py::handle bias, py::handle scale, py::handle window,
+                            py::handle softcap, py::handle alibi_slopes, py::handle sinks,
+                            py::handle cos, py::handle sin, py::handle interleaved,
+                            py::handle layout, py::handle return_lse, py::handle out) {
   constexpr const char* kOp = "attention_decode";
   const AttentionArgs args(
       kOp, q, k_cache, v_cache, lengths, block_table, k, v, {cos, sin, interleaved},
-      {{}, {}, {}, scale, window, softcap, alibi_slopes, sinks, {}, {}, {}}, layout);
+      {mask, bias, {}, scale, window, softcap, alibi_slopes, sinks, {}, {}, {}}, layout);
   return forward(kOp, args, return_lse, out,
-                 {&args.q, &args.k, &args.v, &args.slopes, &args.sinks});
+                 {&args.q, &args.k, &args.v, &args.mask, &args.bias, &args.slopes, &args.sinks});
 }
 
 }  // namespace

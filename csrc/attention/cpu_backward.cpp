@@ -42,8 +42,11 @@ struct BackwardScratch {
     douts = pieces.take(kPanels * problem.head_dim_v * kNR<T>);
     q_rows = pieces.take(kBlockQ * step);
     dout_rows = pieces.take(kBlockQ * step_v);
-    k_rows = pieces.take(keys * step);
-    v_rows = pieces.take(keys * step_v);
+    const auto copies = [&](const RowStrides& strides, std::int64_t dim, std::int64_t row) {
+      return pieces.take(needs_copy<T>(strides.l, dim) ? keys * row : 0);
+    };
+    k_rows = copies(problem.k_strides, problem.head_dim, step);
+    v_rows = copies(problem.v_strides, problem.head_dim_v, step_v);
     lse = pieces.take(kBlockQ);
     delta = pieces.take(kBlockQ);
     p = pieces.take(kBlockK * kBlockQ);
@@ -192,7 +195,7 @@ struct Block {
     T* rows = scratch.score.rows;
     transpose_copy(ds, kBlockQ, rows, kRowStep<T>, n, place.count);
     for (std::int64_t i = 0; i < place.count; ++i) {
-      T* to = g.dbias + unit.b * bs.b + h * bs.h + (place.i0 + i) * bs.i + j0 * bs.j;
+      T* to = g.dbias + unit.b * bs.b + h * bs.h + (seq.q0 + place.i0 + i) * bs.i + j0 * bs.j;
       for (std::int64_t r = 0; r < n; ++r) to[r * bs.j] += rows[i * kRowStep<T> + r];
     }
   }

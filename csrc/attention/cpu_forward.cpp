@@ -13,6 +13,42 @@ template <class T>
 struct Panel {
   PanelPlace<T> place;
   T *queries, *sums, *max, *total;
+  bool fresh;  // nothing is in `sums` yet
+};
+
+// Rows that are needed soon, asked for between the tiles of products. Sequences of a few blocks would
+// wait for every line of q, k, v and out by itself: at L = D = 128 and 12 heads that took a quarter
+// of the time.
+template <class T>
+class Ahead {
+ public:
+  void add(const T* rows, std::int64_t step, std::int64_t count, std::int64_t dim) {
+    if (count <= 0 || dim <= 0) return;
+    parts_[count_++] = {rows, step, count, dim};
+    lines_ += count * ceil_div(dim, kLine);
+  }
+  // All of it within so many tiles.
+  void spread(std::int64_t tiles) { at_once_ = tiles > 0 ? ceil_div(lines_, tiles) : 0; }
+  void operator()() {
+    for (std::int64_t left = at_once_; left > 0 && part_ < count_;) {
+      const Part& part = parts_[part_];
+      const T* row = part.rows + row_ * part.step;
+      for (std::int64_t d = 0; d < part.dim; d += kLine, --left) __builtin_prefetch(row + d, 0, 2);
+      if (++row_ < part.count) continue;
+      row_ = 0;
+      ++part_;
+    }
+  }
+
+ private:
+  static constexpr std::int64_t kLine = 64 / static_cast<int>(sizeof(T));
+  struct Part {
+    const T* rows;
+    std::int64_t step, count, dim;
+  };
+  Part parts_[4];
+  int count_ = 0, part_ = 0;
+  std::int64_t row_ = 0, lines_ = 0, at_once_ = 0;
 };
 
 template <class T>
@@ -38,6 +74,7 @@ struct ForwardScratch {
 template <class T, int kV, bool kMark>
 ARRAYNN_INLINE void exponentials(T* s, std::int64_t keys, std::int64_t dim_v,
                                  const Panel<T>& panel) {
+  const std::int64_t summed = panel.fresh ? 0 : dim_v;
   constexpr int kL = kLanes<T>;
   using V = Vec<T>;
   V former[kV], m[kV], total[kV];
@@ -57,7 +94,7 @@ ARRAYNN_INLINE void exponentials(T* s, std::int64_t keys, std::int64_t dim_v,
       total[v] = total[v] * factor[v];
       m[v].store(panel.max + v * kL);
     }
-    for (std::int64_t d = 0; d < dim_v; ++d) {
+    for (std::int64_t d = 0; d < summed; ++d) {
       for (int v = 0; v < kV; ++v) {
         T* at = panel.sums + d * kNR<T> + v * kL;
         (V::load(at) * factor[v]).store(at);
@@ -104,61 +141,139 @@ void add_visible(const Rows<T>& values, std::int64_t dim_v, std::int64_t keys, c
   }
 }
 
+// Rows of a tile that both vectors of a panel's queries need; those before are hidden from the
+// second one, those behind from the first.
+template <class T>
+Range rows_of_both(const Problem<T>& p, const PanelPlace<T>& place, std::int64_t j0,
+                   std::int64_t n) {
+  const Range whole{0, n};
+  if (place.count <= kLanes<T> || (j0 >= place.all.begin && j0 + n <= place.all.end)) return whole;
+  const std::int64_t second = place.i0 + kLanes<T>;
+  const Range rows{max_i(0, visible_keys(p, place.seq, second).begin - j0),
+                   min_i(n, visible_keys(p, place.seq, second - 1).end - j0)};
+  return rows.begin <= rows.end ? rows : whole;
+}
+
 // Keys [j0, j0 + n) against one panel.
 template <class T>
-void attend(const Problem<T>& p, const Panel<T>& panel, std::int64_t j0, std::int64_t n,
-            const Rows<T>& keys, const Rows<T>& values, bool mark,
-            const ForwardScratch<T>& scratch) {
+void attend(const Problem<T>& p, Panel<T>* panel, std::int64_t j0, std::int64_t n,
+            const Rows<T>& keys, const Rows<T>& values, bool mark, const ForwardScratch<T>& scratch,
+            Ahead<T>* ahead) {
+  constexpr int kL = kLanes<T>;
   T* s = scratch.scores;
-  const std::int64_t width = panel.place.width();
-  product<T, Order::kRows>(n, width, p.head_dim, keys.at, keys.step, panel.queries, kNR<T>, s,
-                           kNR<T>, false);
-  finish_scores(p, s, kNR<T>, j0, n, panel.place, static_cast<T*>(nullptr));
-  const bool one = width <= kLanes<T>;
+  const std::int64_t width = panel->place.width();
+  const Range both = rows_of_both(p, panel->place, j0, n);
+  const auto scores = [&](std::int64_t begin, std::int64_t end, std::int64_t c, std::int64_t w) {
+    product<T, Order::kRows>(end - begin, w, p.head_dim, keys.at + begin * keys.step, keys.step,
+                             panel->queries + c, kNR<T>, s + begin * kNR<T> + c, kNR<T>, false,
+                             *ahead);
+  };
+  // What is left out holds anything until finish_scores() hides it.
+  scores(0, both.begin, 0, kL);
+  scores(both.begin, both.end, 0, width);
+  scores(both.end, n, kL, kL);
+  finish_scores(p, s, kNR<T>, j0, n, panel->place, static_cast<T*>(nullptr));
+  const bool one = width <= kL;
   if (mark) {
-    one ? exponentials<T, 1, true>(s, n, p.head_dim_v, panel)
-        : exponentials<T, 2, true>(s, n, p.head_dim_v, panel);
+    one ? exponentials<T, 1, true>(s, n, p.head_dim_v, *panel)
+        : exponentials<T, 2, true>(s, n, p.head_dim_v, *panel);
   } else {
-    one ? exponentials<T, 1, false>(s, n, p.head_dim_v, panel)
-        : exponentials<T, 2, false>(s, n, p.head_dim_v, panel);
+    one ? exponentials<T, 1, false>(s, n, p.head_dim_v, *panel)
+        : exponentials<T, 2, false>(s, n, p.head_dim_v, *panel);
   }
-  if (p.dropout.on) drop<false>(p, s, kNR<T>, j0, n, panel.place, scratch.score);
-  if (mark) return add_visible(values, p.head_dim_v, n, s, width, panel.sums);
-  product<T, Order::kColumns>(p.head_dim_v, width, n, values.at, values.step, s, kNR<T>, panel.sums,
-                              kNR<T>, true);
+  if (p.dropout.on) drop<false>(p, s, kNR<T>, j0, n, panel->place, scratch.score);
+  const auto sum = [&](std::int64_t begin, std::int64_t end, std::int64_t c, std::int64_t w,
+                       bool add) {
+    const Rows<T> rows{values.at + begin * values.step, values.step};
+    const T* shares = s + begin * kNR<T> + c;
+    if (mark) return add_visible(rows, p.head_dim_v, end - begin, shares, w, panel->sums + c);
+    product<T, Order::kColumns>(p.head_dim_v, w, end - begin, rows.at, rows.step, shares, kNR<T>,
+                                panel->sums + c, kNR<T>, add, *ahead);
+  };
+  sum(both.begin, both.end, 0, width, !panel->fresh);
+  if (both.begin > 0) sum(0, both.begin, 0, kL, true);
+  if (both.end < n) sum(both.end, n, kL, kL, true);
+  panel->fresh = false;
+}
+
+// Keys that a unit's queries see, from a block's first one on.
+template <class T>
+Range keys_of(const Problem<T>& p, const AttentionSequence& seq, Range queries) {
+  return {visible_keys(p, seq, queries.begin).begin, visible_keys(p, seq, queries.end - 1).end};
+}
+
+template <class T>
+void add_block(const Problem<T>& p, std::int64_t b, std::int64_t h, const AttentionSequence& seq,
+               Range keys, Ahead<T>* ahead) {
+  const std::int64_t kv_head = h / (p.heads / p.kv_heads), n = keys.end - keys.begin;
+  if (p.pages != nullptr || n <= 0) return;
+  const auto rows = [&](const T* base, const RowStrides& strides, std::int64_t dim) {
+    ahead->add(row_of(base, strides, b, kv_head, seq, keys.begin), strides.l, n, dim);
+  };
+  rows(p.k, p.k_strides, p.head_dim);
+  rows(p.v, p.v_strides, p.head_dim_v);
+}
+
+// While a block is worked on, the one behind it; while the last one is, the rows of out and all that
+// the next unit begins with.
+template <class T>
+Ahead<T> ahead_of(const Problem<T>& p, const AttentionUnit& unit, const AttentionUnit* next,
+                  const AttentionSequence& seq, Range rest) {
+  Ahead<T> ahead;
+  const auto block = [](Range keys) {
+    return Range{keys.begin, min_i(keys.end, (keys.begin / kBlockN + 1) * kBlockN)};
+  };
+  if (rest.begin < rest.end) {
+    add_block(p, unit.b, unit.h, seq, block(rest), &ahead);
+    return ahead;
+  }
+  if (next != nullptr) {
+    const AttentionSequence then = sequence_of(p, next->b);
+    ahead.add(p.q + next->b * p.q_strides.b + next->h * p.q_strides.h +
+                  (then.q0 + next->queries.begin) * p.q_strides.l,
+              p.q_strides.l, next->queries.end - next->queries.begin, p.head_dim);
+    add_block(p, next->b, next->h, then, block(keys_of(p, then, next->queries)), &ahead);
+  }
+  ahead.add(p.out + unit.b * p.out_strides.b + unit.h * p.out_strides.h +
+                (seq.q0 + unit.queries.begin) * p.out_strides.l,
+            p.out_strides.l, unit.queries.end - unit.queries.begin, p.head_dim_v);
+  return ahead;
 }
 
 // All keys against panels of one head, blocks of keys outside.
 template <class T>
-void attend_all(const Problem<T>& p, const Panel<T>* panels, std::int64_t count, bool mark,
-                const ForwardScratch<T>& scratch) {
-  const PanelPlace<T>& first = panels[0].place;
-  const bool sink = has_sink(p, first.h);
+void attend_all(const Problem<T>& p, const AttentionUnit& unit, const AttentionUnit* next,
+                Panel<T>* panels, std::int64_t count, bool mark, const ForwardScratch<T>& scratch) {
+  const bool sink = has_sink(p, unit.h);
   for (std::int64_t q = 0; q < count; ++q) {
-    const Panel<T>& panel = panels[q];
-    for (std::int64_t i = 0; i < p.head_dim_v * kNR<T>; ++i) panel.sums[i] = T(0);
+    Panel<T>& panel = panels[q];
+    panel.fresh = !mark && panel.place.any.begin < panel.place.any.end;
+    for (std::int64_t i = 0; !panel.fresh && i < p.head_dim_v * kNR<T>; ++i) panel.sums[i] = T(0);
     for (int c = 0; c < kNR<T>; ++c) {
-      panel.max[c] = sink ? p.sinks[first.h] : kFirstMax<T>;
+      panel.max[c] = sink ? p.sinks[unit.h] : kFirstMax<T>;
       panel.total[c] = sink ? T(1) : T(0);
     }
   }
-  const std::int64_t kv_head = first.h / (p.heads / p.kv_heads);
+  const AttentionSequence& seq = panels[0].place.seq;
+  const std::int64_t kv_head = unit.h / (p.heads / p.kv_heads);
   const bool copy_k = rows_alias<T>(p.k_strides.l), copy_v = rows_alias<T>(p.v_strides.l);
-  const std::int64_t end = panels[count - 1].place.any.end;
-  for (std::int64_t j0 = first.any.begin / kBlockN * kBlockN; j0 < end; j0 += kBlockN) {
-    const Range block{max_i(j0, first.any.begin), min_i(j0 + kBlockN, end)};
+  const Range all = keys_of(p, seq, unit.queries);
+  for (std::int64_t j0 = all.begin / kBlockN * kBlockN; j0 < all.end; j0 += kBlockN) {
+    const Range block{max_i(j0, all.begin), min_i(j0 + kBlockN, all.end)};
     const std::int64_t n = block.end - block.begin;
-    const Rows<T> k = fetch_rows(p, p.k, p.k_strides, first.b, kv_head, first.seq, block.begin, n,
+    const Rows<T> k = fetch_rows(p, p.k, p.k_strides, unit.b, kv_head, seq, block.begin, n,
                                  p.head_dim, copy_k, scratch.k_rows);
-    const Rows<T> v = fetch_rows(p, p.v, p.v_strides, first.b, kv_head, first.seq, block.begin, n,
+    const Rows<T> v = fetch_rows(p, p.v, p.v_strides, unit.b, kv_head, seq, block.begin, n,
                                  p.head_dim_v, copy_v, scratch.v_rows);
+    Ahead<T> ahead = ahead_of(p, unit, next, seq, {block.end, all.end});
+    ahead.spread(count * (ceil_div(n, kMR) + ceil_div(p.head_dim_v, kMR)));
     for (std::int64_t q = 0; q < count; ++q) {
       const Range any = panels[q].place.any;
       const std::int64_t from = max_i(block.begin, any.begin), to = min_i(block.end, any.end);
       if (from >= to) continue;
       const std::int64_t skip = from - block.begin;
-      attend(p, panels[q], from, to - from, Rows<T>{k.at + skip * k.step, k.step},
-             Rows<T>{v.at + skip * v.step, v.step}, mark, scratch);
+      attend(p, &panels[q], from, to - from, Rows<T>{k.at + skip * k.step, k.step},
+             Rows<T>{v.at + skip * v.step, v.step}, mark, scratch, &ahead);
     }
   }
 }
@@ -211,7 +326,8 @@ std::int64_t scratch_bytes(const Problem<T>& p, std::int64_t queries) {
 }
 
 template <class T>
-void forward(const Problem<T>& p, const AttentionUnit& unit, void* memory) {
+void forward(const Problem<T>& p, const AttentionUnit& unit, const AttentionUnit* next,
+             void* memory) {
   constexpr std::int64_t kAtOnce = 16;
   const AttentionSequence seq = sequence_of(p, unit.b);
   const RowStrides& qs = p.q_strides;
@@ -230,10 +346,12 @@ void forward(const Problem<T>& p, const AttentionUnit& unit, void* memory) {
                p.head_dim, static_cast<T>(p.scale), panel.queries);
   }
   if (count == 0) return;
-  attend_all(p, panels, count, false, scratch);
+  attend_all(p, unit, next, panels, count, false, scratch);
   for (std::int64_t q = 0; q < count; ++q) {
     if (p.hides_keys() && !all_finite(panels[q], p.head_dim_v)) {
-      attend_all(p, panels + q, 1, true, scratch);
+      const PanelPlace<T>& at = panels[q].place;
+      const AttentionUnit alone{unit.b, unit.h, {at.i0, at.i0 + at.count}};
+      attend_all(p, alone, nullptr, panels + q, 1, true, scratch);
     }
     store_panel(p, panels[q]);
   }

@@ -138,8 +138,9 @@ struct OffsetRow {
   ARRAYNN_INLINE OffsetRow at(const AttentionProblem<T>& p, const PanelPlace<T>& place,
                               std::int64_t i, std::int64_t j0) {
     const ScoreStrides &bs = p.bias_strides, &ms = p.mask_strides;
-    const std::int64_t at_b = place.b * bs.b + place.h * bs.h + i * bs.i + j0 * bs.j;
-    const std::int64_t at_m = place.b * ms.b + place.h * ms.h + i * ms.i + j0 * ms.j;
+    const std::int64_t row = place.seq.q0 + i;
+    const std::int64_t at_b = place.b * bs.b + place.h * bs.h + row * bs.i + j0 * bs.j;
+    const std::int64_t at_m = place.b * ms.b + place.h * ms.h + row * ms.i + j0 * ms.j;
     return {p.bias == nullptr ? nullptr : p.bias + at_b,
             p.mask == nullptr ? nullptr : p.mask + at_m};
   }
@@ -278,10 +279,19 @@ static void hide_outside(const AttentionProblem<T>& p, T* s, std::int64_t ld, st
     high[c] = static_cast<T>(min_i(keys, max_i(0, r.end - j0)));
   }
   const Vec<T> hidden = Vec<T>::set1(kMinusInfinity<T>);
-  for_tile(s, ld, keys, place.width(), [&](Vec<T> v, std::int64_t r, std::int64_t c) {
-    const Vec<T> key = Vec<T>::set1(static_cast<T>(r));
-    return select((key >= Vec<T>::load(low + c)) & (key < Vec<T>::load(high + c)), v, hidden);
-  });
+  const auto hide = [&](std::int64_t begin, std::int64_t end) {
+    for_tile(s + begin * ld, ld, end - begin, place.width(),
+             [&](Vec<T> v, std::int64_t r, std::int64_t c) {
+               const Vec<T> key = Vec<T>::set1(static_cast<T>(begin + r));
+               const Mask<T> inside =
+                   (key >= Vec<T>::load(low + c)) & (key < Vec<T>::load(high + c));
+               return select(inside, v, hidden);
+             });
+  };
+  const std::int64_t before = min_i(keys, max_i(0, place.all.begin - j0));
+  const std::int64_t after = max_i(before, min_i(keys, place.all.end - j0));
+  hide(0, before);
+  hide(after, keys);
 }
 
 // Everything that turns q . k into the score of a softmax.
@@ -374,20 +384,27 @@ ARRAYNN_INLINE void copy_row(const T* from, std::int64_t dim, T* to) {
   if (d < dim) load_n(from + d, dim - d).store(to + d);
 }
 
+// Row j of a head of k or v that is not in pages.
+template <class T>
+ARRAYNN_INLINE const T* row_of(const T* base, const RowStrides& strides, std::int64_t b,
+                               std::int64_t kv_head, const AttentionSequence& seq, std::int64_t j) {
+  return base + b * strides.b + kv_head * strides.h + (seq.k0 + j) * strides.l;
+}
+
 // Keys [j0, j0 + n) of a head of k or v: where they lie, or copied when `copy` or when they are in
 // pages.
 template <class T>
 static Rows<T> fetch_rows(const AttentionProblem<T>& p, const T* base, const RowStrides& strides,
                           std::int64_t b, std::int64_t kv_head, const AttentionSequence& seq,
                           std::int64_t j0, std::int64_t n, std::int64_t dim, bool copy, T* buffer) {
-  const T* head = base + kv_head * strides.h;
   if (p.pages == nullptr) {
-    const T* rows = head + b * strides.b + (seq.k0 + j0) * strides.l;
+    const T* rows = row_of(base, strides, b, kv_head, seq, j0);
     if (!copy) return {rows, strides.l};
     for (std::int64_t r = 0; r < n; ++r) {
       copy_row(rows + r * strides.l, dim, buffer + r * copy_stride<T>(dim));
     }
   } else {
+    const T* head = base + kv_head * strides.h;
     const std::int64_t* pages = p.pages + b * p.pages_per_sequence;
     for (std::int64_t r = 0; r < n; ++r) {
       const std::int64_t j = j0 + r;

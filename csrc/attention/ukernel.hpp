@@ -44,10 +44,15 @@ struct ProductTiles {
   }
 };
 
-// m x n, n whole vectors.
-template <class T, Order kOrder>
+struct Nothing {
+  [[gnu::always_inline]] inline void operator()() const {}
+};
+
+// m x n, n whole vectors; between() runs once a tile.
+template <class T, Order kOrder, class F = Nothing>
 static void product(std::int64_t m, std::int64_t n, std::int64_t k, const T* a, std::int64_t lda,
-                    const T* b, std::int64_t ldb, T* c, std::int64_t ldc, bool add) {
+                    const T* b, std::int64_t ldb, T* c, std::int64_t ldc, bool add,
+                    F&& between = {}) {
   const std::int64_t tiles = ceil_div(m, kMR);
   for (std::int64_t j = 0; j < n; j += kNR<T>) {
     const int vectors = n - j > kLanes<T> ? 1 : 0;
@@ -56,6 +61,7 @@ static void product(std::int64_t m, std::int64_t n, std::int64_t k, const T* a, 
       kTileTable<ProductTiles<T, kOrder>>.at[r.end - r.begin - 1][vectors](
           a + r.begin * (kOrder == Order::kRows ? lda : 1), lda, k, b + j, ldb,
           c + r.begin * ldc + j, ldc, add);
+      between();
     }
   }
 }

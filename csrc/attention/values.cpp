@@ -34,11 +34,16 @@ void check_square(const char* op, const AttentionProblem<float>& s) {
   }
 }
 
-void number_by_longest(const AttentionProblem<float>& s, AttentionDropout* dropout) {
-  dropout->row = 0;
+std::int64_t packed_columns(const char*, const char*, const AttentionProblem<float>& s) {
+  std::int64_t longest = 0;
   for (std::int64_t b = 0; b < s.batch; ++b) {
-    dropout->row = std::max(dropout->row, s.k_begin[b + 1] - s.k_begin[b]);
+    longest = std::max(longest, s.k_begin[b + 1] - s.k_begin[b]);
   }
+  return longest;
+}
+
+void number_by_longest(const AttentionProblem<float>& s, AttentionDropout* dropout) {
+  dropout->row = packed_columns("", "", s);
 }
 
 template <class T>

@@ -22,7 +22,9 @@ void check_cumulative(const char* op, const char* arg, const Array& a, std::int6
 void check_lengths(const char* op, const AttentionProblem<float>& s);
 // As many queries as keys in every packed sequence.
 void check_square(const char* op, const AttentionProblem<float>& s);
-// Rows of the mask of packed sequences are as long as the most keys of one.
+// Columns of a mask or a bias of packed sequences: the most keys of one. On a GPU nobody knows.
+std::int64_t packed_columns(const char* op, const char* arg, const AttentionProblem<float>& s);
+// Rows of the mask of dropout are as long.
 void number_by_longest(const AttentionProblem<float>& s, AttentionDropout* dropout);
 
 // Fills a gradient with zeros.

@@ -8,6 +8,10 @@ void check_cumulative(const char*, const char*, const Array&, std::int64_t) {}
 void check_lengths(const char*, const AttentionProblem<float>&) {}
 void check_square(const char*, const AttentionProblem<float>&) {}
 
+std::int64_t packed_columns(const char* op, const char* arg, const AttentionProblem<float>&) {
+  fail<NotImplemented>(op, arg, "expected None for packed sequences on a GPU, got an array");
+}
+
 void number_by_longest(const AttentionProblem<float>& s, AttentionDropout* dropout) {
   dropout->device_row = cuda::longest_keys(s.k_begin, s.batch);
 }

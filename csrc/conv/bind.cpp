@@ -1,3 +1,5 @@
+#include <type_traits>
+
 #include "bind/array.hpp"
 #include "bind/binders.hpp"
 #include "bind/call.hpp"
@@ -17,6 +19,13 @@ constexpr const char* kTranspose[] = {nullptr, "conv_transpose1d", "conv_transpo
                                       "conv_transpose3d"};
 constexpr const char* kTransposeBackward[] = {
     nullptr, "conv_transpose1d_backward", "conv_transpose2d_backward", "conv_transpose3d_backward"};
+constexpr const char* kBackwardPlan[] = {nullptr, "conv1d_backward_plan", "conv2d_backward_plan",
+                                         "conv3d_backward_plan"};
+constexpr const char* kTransposePlan[] = {nullptr, "conv_transpose1d_plan", "conv_transpose2d_plan",
+                                          "conv_transpose3d_plan"};
+constexpr const char* kTransposeBackwardPlan[] = {nullptr, "conv_transpose1d_backward_plan",
+                                                  "conv_transpose2d_backward_plan",
+                                                  "conv_transpose3d_backward_plan"};
 
 // The result of a call; `run` computes it.
 template <class F>
@@ -54,6 +63,32 @@ py::tuple gradients(const ConvCall& call, const ConvArguments& a, const Array& x
   return py::make_tuple(grads[0], grads[1], grads[2]);
 }
 
+// (algorithm or None, reason, scratch bytes, threads) of what `run` describes.
+template <class F>
+py::tuple plan_of(const ConvArguments& a, const Array& x, const F& run) {
+  ConvPlan plan;
+  Conv2dProblem p = a.problem;
+  p.plan = &plan;
+  dispatch_storage(x->dtype, [&](auto tag) { run(p, static_cast<decltype(tag)*>(nullptr)); });
+  return py::make_tuple(plan.algorithm, plan.reason, plan.scratch, plan.threads);
+}
+
+// Of every gradient asked for; `run` describes that whose pointer is not null.
+template <class F>
+py::tuple plans_of_gradients(const ConvArguments& a, const Array& x, const Needs& needs,
+                             const F& run) {
+  const auto plan = [&](bool needed, bool of_x) -> py::object {
+    if (!needed) return py::none();
+    return plan_of(a, x, [&](const Conv2dProblem& p, auto* none) {
+      using T = std::remove_pointer_t<decltype(none)>;
+      T asked{};
+      T *const dx = of_x ? &asked : nullptr, *const dw = of_x ? nullptr : &asked;
+      run(p, none, none, none, ConvGradients<T>{dx, dw, nullptr});
+    });
+  };
+  return py::make_tuple(plan(needs.x, true), plan(needs.weight, false), py::none());
+}
+
 template <int kAxes>
 py::object conv(py::handle x_in, py::handle weight_in, py::handle bias, py::handle stride,
                 py::handle padding, py::handle dilation, py::handle groups, py::handle activation,
@@ -68,7 +103,6 @@ py::object conv(py::handle x_in, py::handle weight_in, py::handle bias, py::hand
                 [&](const auto&... arguments) { conv2d(a.problem, arguments...); });
 }
 
-// (algorithm or None, reason, scratch bytes, threads)
 template <int kAxes>
 py::tuple conv_plan(py::handle x_in, py::handle weight_in, py::handle stride, py::handle padding,
                     py::handle dilation, py::handle groups, py::handle layout,
@@ -76,15 +110,10 @@ py::tuple conv_plan(py::handle x_in, py::handle weight_in, py::handle stride, py
   const ConvCall call{kConv[kAxes], kAxes, stride, padding, dilation, groups, layout, algorithm};
   const Array x = take(call.op, "x", x_in);
   const auto [weight, forms] = take_weight(call.op, "weight", weight_in);
-  ConvArguments a = take_conv(call, x, weight, flip_kernel);
-  ConvPlan plan;
-  a.problem.plan = &plan;
-  dispatch_storage(x->dtype, [&](auto tag) {
-    using T = decltype(tag);
-    const T* none = nullptr;
-    conv2d(a.problem, none, none, ConvEpilogue<T>{}, static_cast<T*>(nullptr));
+  const ConvArguments a = take_conv(call, x, weight, flip_kernel);
+  return plan_of(a, x, [](const Conv2dProblem& p, auto* none) {
+    conv2d(p, none, none, ConvEpilogue<std::remove_pointer_t<decltype(none)>>{}, none);
   });
-  return py::make_tuple(plan.algorithm, plan.reason, plan.scratch, plan.threads);
 }
 
 template <int kAxes>
@@ -98,6 +127,20 @@ py::tuple conv_backward(py::handle grad_in, py::handle x_in, py::handle weight_i
   const ConvArguments a = take_conv(call, x, weight, flip_kernel);
   return gradients(call, a, x, weight, grad_in, needs,
                    [&](const auto&... arguments) { conv2d_backward(a.problem, arguments...); });
+}
+
+template <int kAxes>
+py::tuple conv_backward_plan(py::handle grad_in, py::handle x_in, py::handle weight_in,
+                             py::handle stride, py::handle padding, py::handle dilation,
+                             py::handle groups, py::handle layout, py::handle flip_kernel,
+                             py::handle algorithm, py::handle needs) {
+  const ConvCall call{
+      kConvBackward[kAxes], kAxes, stride, padding, dilation, groups, layout, algorithm};
+  const Array x = take(call.op, "x", x_in), weight = take(call.op, "weight", weight_in);
+  const ConvArguments a = take_conv(call, x, weight, flip_kernel);
+  take_grad_out(call, a, x, grad_in);
+  return plans_of_gradients(a, x, take_needs(call.op, needs),
+                            [](const auto&... arguments) { conv2d_backward(arguments...); });
 }
 
 template <int kAxes>
@@ -116,6 +159,20 @@ py::object conv_transpose(py::handle x_in, py::handle weight_in, py::handle bias
 }
 
 template <int kAxes>
+py::tuple conv_transpose_plan(py::handle x_in, py::handle weight_in, py::handle stride,
+                              py::handle padding, py::handle output_padding, py::handle groups,
+                              py::handle dilation, py::handle layout, py::handle algorithm) {
+  const ConvCall call{kTranspose[kAxes], kAxes,  stride, padding,
+                      dilation,          groups, layout, algorithm};
+  const Array x = take(call.op, "x", x_in);
+  const auto [weight, forms] = take_weight(call.op, "weight", weight_in);
+  const ConvArguments a = take_conv_transpose(call, x, weight, output_padding);
+  return plan_of(a, x, [](const Conv2dProblem& p, auto* none) {
+    conv_transpose2d(p, none, none, ConvEpilogue<std::remove_pointer_t<decltype(none)>>{}, none);
+  });
+}
+
+template <int kAxes>
 py::tuple conv_transpose_backward(py::handle grad_in, py::handle x_in, py::handle weight_in,
                                   py::handle stride, py::handle padding, py::handle output_padding,
                                   py::handle groups, py::handle dilation, py::handle layout,
@@ -130,12 +187,31 @@ py::tuple conv_transpose_backward(py::handle grad_in, py::handle x_in, py::handl
 }
 
 template <int kAxes>
+py::tuple conv_transpose_backward_plan(py::handle grad_in, py::handle x_in, py::handle weight_in,
+                                       py::handle stride, py::handle padding,
+                                       py::handle output_padding, py::handle groups,
+                                       py::handle dilation, py::handle layout, py::handle algorithm,
+                                       py::handle needs) {
+  const ConvCall call{
+      kTransposeBackward[kAxes], kAxes, stride, padding, dilation, groups, layout, algorithm};
+  const Array x = take(call.op, "x", x_in), weight = take(call.op, "weight", weight_in);
+  const ConvArguments a = take_conv_transpose(call, x, weight, output_padding);
+  take_grad_out(call, a, x, grad_in);
+  return plans_of_gradients(a, x, take_needs(call.op, needs), [](const auto&... arguments) {
+    conv_transpose2d_backward(arguments...);
+  });
+}
+
+template <int kAxes>
 void bind_axes(py::module_& m) {
   def(m, kConv[kAxes], &conv<kAxes>);
   def(m, kPlan[kAxes], &conv_plan<kAxes>);
   def(m, kConvBackward[kAxes], &conv_backward<kAxes>);
   def(m, kTranspose[kAxes], &conv_transpose<kAxes>);
   def(m, kTransposeBackward[kAxes], &conv_transpose_backward<kAxes>);
+  def(m, kBackwardPlan[kAxes], &conv_backward_plan<kAxes>);
+  def(m, kTransposePlan[kAxes], &conv_transpose_plan<kAxes>);
+  def(m, kTransposeBackwardPlan[kAxes], &conv_transpose_backward_plan<kAxes>);
 }
 
 }  // namespace

@@ -19,10 +19,24 @@ constexpr double kFlopPerThread = 1.5e6;
 // Storing an element takes the time of so many operations: what counts where products are few.
 constexpr double kFlopPerElement = 24;
 
+// Runs the kernel, or says of it what a plan says.
 template <class Problem>
-void run_kernel(const char* op, const ConvKernel<Problem>& kernel, const Problem& d, int threads) {
-  const Scratch scratch(op, static_cast<std::size_t>(kernel.scratch(d, threads)));
+void run_kernel(const Conv2dProblem& p, const ConvKernel<Problem>& kernel, const Problem& d,
+                int threads, const char* name, const char* reason) {
+  const std::int64_t bytes = kernel.scratch(d, threads);
+  if (p.plan != nullptr) return p.plan->note(name, reason, bytes, threads);
+  const Scratch scratch(p.op, static_cast<std::size_t>(bytes));
   kernel.run(d, threads, scratch.data());
+}
+
+// True of a call that describes itself: as `count` matrix products alike.
+template <class T>
+bool describes_gemm(const Conv2dProblem& p, const GemmProblem<T>& g, std::int64_t count) {
+  if (p.plan == nullptr) return false;
+  const GemmUse use = gemm_batch_use(g, count);
+  p.plan->note("gemm", "1x1 of stride 1: the matrix product of the layout", use.scratch,
+               use.threads);
+  return true;
 }
 
 // A small plane fills the last vector of a gemm badly: 49 pixels take four vectors of 16. The direct
@@ -49,6 +63,9 @@ constexpr std::int64_t kWinogradWeights = 1 << 16;  // of a single tile
 
 // Tiles of a batch under which 36 sums a weight are not worth forming.
 constexpr std::int64_t kFewTiles = 8;
+
+constexpr const char* kWinogradReason =
+    "3x3 of stride 1: tiles of 4x4 with a quarter of the products";
 
 std::int64_t tiles_of(const DirectAxis& axis) { return (axis.count + 3) / 4; }
 
@@ -118,35 +135,27 @@ void run_conv(const Conv2dProblem& p, const PhasedConv<T>& call, bool by_x) {
                   kFlopPerThread);
   const bool winograd = is_winograd(p.algorithm, d);
   if (!winograd && by_x && is_few(d)) {
-    return run_kernel<DirectConv<T>>(p.op, few_kernels().of<T>(), d, threads);
+    return run_kernel<DirectConv<T>>(p, few_kernels().of<T>(), d, threads, "few",
+                                     "few results: vectors lie along the rows of planes");
   }
   if (!winograd && is_first(d)) {
-    const std::int64_t bytes = first_kernels().of<T>().scratch(d, threads);
-    if (p.plan != nullptr) {
-      return p.plan->note("first", "few channels: vectors lie along the rows of planes", bytes,
-                          threads);
-    }
-    const Scratch scratch(p.op, static_cast<std::size_t>(bytes));
-    return first_kernels().of<T>().run(d, threads, scratch.data());
+    return run_kernel<DirectConv<T>>(p, first_kernels().of<T>(), d, threads, "first",
+                                     "few channels: vectors lie along the rows of planes");
   }
   const auto& by_tiles = winograd_kernels().of<T>();
   const auto& direct = direct_kernels().of<T>();
-  const auto scratch_bytes = [&] {
-    return winograd ? by_tiles.scratch(d, threads) : direct.scratch(d, threads);
-  };
   const auto run = [&] {
-    if (winograd) return run_kernel<DirectConv<T>>(p.op, by_tiles, d, threads);
-    run_kernel<PhasedConv<T>>(p.op, direct, d, threads);
+    const char* const pooled = "rows of a strip pooled in cache, where they were formed";
+    if (winograd) {
+      return run_kernel<DirectConv<T>>(p, by_tiles, d, threads, "winograd",
+                                       d.pool != nullptr ? pooled : kWinogradReason);
+    }
+    run_kernel<PhasedConv<T>>(
+        p, direct, d, threads, "direct",
+        d.pool != nullptr ? pooled
+                          : "strips staged once and walked in place by the matrix microkernel");
   };
-  if (p.plan != nullptr) {
-    const char* const reason =
-        d.pool != nullptr
-            ? "rows of a strip pooled in cache, where they were formed"
-            : (winograd ? "3x3 of stride 1: tiles of 4x4 with a quarter of the products"
-                        : "strips staged once and walked in place by the matrix microkernel");
-    return p.plan->note(winograd ? "winograd" : "direct", reason, scratch_bytes(), threads);
-  }
-  if (p.forms != nullptr) {
+  if (p.forms != nullptr && p.plan == nullptr) {
     const std::int64_t elements = winograd ? by_tiles.prepared(d) : direct.prepared(d);
     const auto key = form_key(winograd ? Algorithm::kWinograd : Algorithm::kDirect, d);
     const void* form =
@@ -204,12 +213,8 @@ void run_depthwise(const Conv2dProblem& p, const DepthwiseResidues<T>& d,
   const auto results = static_cast<double>(d.n * d.channels * d.out_h * d.out_w);
   const int threads = threads_for(p.flop() + kFlopPerElement * results, kFlopPerThread);
   if (e.pool != nullptr) return pool_depthwise(p, d, *e.pool, threads);
-  const auto& kernel = depthwise_kernels().of<T>();
-  if (p.plan != nullptr) {
-    return p.plan->note("depthwise", "an output channel reads one input channel: a stencil",
-                        kernel.scratch(d, threads), threads);
-  }
-  run_kernel(p.op, kernel, d, threads);
+  run_kernel(p, depthwise_kernels().of<T>(), d, threads, "depthwise",
+             "an output channel reads one input channel: a stencil");
 }
 
 template <class T>
@@ -222,21 +227,16 @@ template <class T>
 void forward_gemm(const Conv2dProblem& p, const T* x, const T* weight, const ConvEpilogue<T>& e,
                   T* y) {
   const std::int64_t plane = p.oh * p.ow;
-  const auto describe = [&](const GemmProblem<T>& g, std::int64_t count) {
-    const GemmUse use = gemm_batch_use(g, count);
-    p.plan->note("gemm", "1x1 of stride 1: the matrix product of the layout", use.scratch,
-                 use.threads);
-  };
   if (p.channels_last) {
     GemmProblem<T> g{p.n * plane, p.oc, p.ic, x, p.ic, 1,
                      weight,      1,    p.ic, y, p.oc, gemm_epilogue(e, BiasAxis::kColumn, p.oc)};
-    if (p.plan != nullptr) return describe(g, 1);
+    if (describes_gemm(p, g, 1)) return;
     if (p.forms != nullptr) use_packed(p.op, p.forms, Operand::kB, &g);
     return gemm(p.op, g);
   }
   GemmProblem<T> g{p.oc, plane, p.ic, weight, p.ic,  1,
                    x,    plane, 1,    y,      plane, gemm_epilogue(e, BiasAxis::kRow, plane)};
-  if (p.plan != nullptr) return describe(g, p.n);
+  if (describes_gemm(p, g, p.n)) return;
   if (p.forms != nullptr) use_packed(p.op, p.forms, Operand::kA, &g);
   std::vector<BatchItem> items;
   for (std::int64_t i = 0; i < p.n; ++i) items.push_back({0, i * p.ic * plane, i * p.oc * plane});
@@ -316,11 +316,13 @@ void backward_x_gemm(const Conv2dProblem& p, const T* dy, const T* weight, const
   if (p.channels_last) {
     GemmProblem<T> g{p.n * plane, p.ic, p.oc, dy, p.oc, 1,
                      weight,      p.ic, 1,    dx, p.ic, gemm_epilogue(e, BiasAxis::kColumn, p.ic)};
+    if (describes_gemm(p, g, 1)) return;
     if (p.forms != nullptr) use_packed(p.op, p.forms, Operand::kB, &g);
     return gemm(p.op, g);
   }
   GemmProblem<T> g{p.ic, plane, p.oc, weight, 1,     p.ic,
                    dy,   plane, 1,    dx,     plane, gemm_epilogue(e, BiasAxis::kRow, plane)};
+  if (describes_gemm(p, g, p.n)) return;
   if (p.forms != nullptr) use_packed(p.op, p.forms, Operand::kA, &g);
   std::vector<BatchItem> items;
   for (std::int64_t i = 0; i < p.n; ++i) items.push_back({0, i * p.oc * plane, i * p.ic * plane});
@@ -394,7 +396,7 @@ void backward_x(const Conv2dProblem& p, const T* dy, const T* weight, const Conv
   if (is_gemm(p)) return backward_x_gemm(p, dy, weight, e, dx);
   const bool skips =
       skips_positions(axis_h(p)) || skips_positions(axis_w(p)) || skips_positions(axis_d(p));
-  if (skips) fill_epilogue(p, e, dx);
+  if (skips && p.plan == nullptr) fill_epilogue(p, e, dx);
   if (is_depthwise(p, true)) return backward_x_depthwise(p, dy, weight, e, dx);
   // Few results have a kernel of their own, a residue at a time.
   const std::int64_t most = p.ic / p.groups > kFewResults ? kMostPhases : 1;
@@ -419,12 +421,16 @@ template <class T>
 void backward_weight_gemm(const Conv2dProblem& p, const T* dy, const T* x, T* dw) {
   const std::int64_t plane = p.oh * p.ow;
   GemmProblem<T> g{p.oc, p.ic, p.n * plane, dy, 1, p.oc, x, p.ic, 1, dw, p.ic, {}};
-  if (p.channels_last) return gemm(p.op, g);
+  if (p.channels_last) {
+    if (!describes_gemm(p, g, 1)) gemm(p.op, g);
+    return;
+  }
   g.k = plane;
   g.rs_a = plane;
   g.cs_a = 1;
   g.rs_b = 1;
   g.cs_b = plane;
+  if (describes_gemm(p, g, 1)) return;  // the samples are alike
   for (std::int64_t i = 0; i < p.n; ++i) {
     g.a = dy + i * p.oc * plane;
     g.b = x + i * p.ic * plane;
@@ -437,7 +443,7 @@ template <class T>
 void backward_weight(const Conv2dProblem& p, const T* dy, const T* x, T* dw) {
   const std::int64_t icg = p.ic / p.groups, ocg = p.oc / p.groups, taps = p.taps();
   if (p.y_size() == 0) {
-    std::fill_n(dw, p.oc * icg * taps, T(0));
+    if (p.plan == nullptr) std::fill_n(dw, p.oc * icg * taps, T(0));
     return;
   }
   if (is_gemm(p)) return backward_weight_gemm(p, dy, x, dw);
@@ -447,7 +453,8 @@ void backward_weight(const Conv2dProblem& p, const T* dy, const T* x, T* dw) {
                                  p.kh, p.kw, !by_planes(p)};
     const int threads =
         threads_for(p.flop() + kFlopPerElement * static_cast<double>(p.y_size()), kFlopPerThread);
-    return run_kernel(p.op, depthwise_gradient_kernels().of<T>(), d, threads);
+    return run_kernel(p, depthwise_gradient_kernels().of<T>(), d, threads, "depthwise",
+                      "an output channel reads one input channel: its products stay in lanes");
   }
   const Axis depth = forward_axis(axis_d(p), p.flip_kernel);
   if (p.is_volume()) h = with_depth(h, depth, p.kh);
@@ -473,7 +480,11 @@ void backward_weight(const Conv2dProblem& p, const T* dy, const T* x, T* dw) {
     const bool few =
         p.algorithm == Algorithm::kAuto && d.n * tiles_of(d.h) * tiles_of(d.w) < kFewTiles;
     const bool winograd = is_winograd(p.algorithm, d) && !few;
-    run_kernel(p.op, (winograd ? winograd_weight_kernels() : weight_kernels()).of<T>(), d, threads);
+    run_kernel(p, (winograd ? winograd_weight_kernels() : weight_kernels()).of<T>(), d, threads,
+               winograd ? "winograd" : "direct",
+               winograd ? kWinogradReason
+                        : "pixels of staged strips times those of grad_out, strip after strip");
+    if (p.plan != nullptr) return;  // the groups are alike
   }
 }
 
@@ -490,10 +501,10 @@ template <class T>
 void backward(const Conv2dProblem& p, const T* dy, const T* x, const T* weight,
               const ConvGradients<T>& grads) {
   if (grads.dx != nullptr && p.x_size() > 0) {
-    if (p.y_size() == 0) {
-      std::fill_n(grads.dx, p.x_size(), T(0));
-    } else {
+    if (p.y_size() > 0) {
       backward_x(p, dy, weight, ConvEpilogue<T>{}, grads.dx);
+    } else if (p.plan == nullptr) {
+      std::fill_n(grads.dx, p.x_size(), T(0));
     }
   }
   if (grads.dw != nullptr) backward_weight(p, dy, x, grads.dw);

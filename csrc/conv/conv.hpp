@@ -45,7 +45,7 @@ namespace arraynn {
 
 enum class Algorithm : std::uint8_t { kAuto, kDirect, kWinograd };
 
-// What a forward convolution does, for who asks.
+// What a convolution or one of its gradients does, for who asks.
 struct ConvPlan {
   const char* algorithm = nullptr;  // null: there is nothing to compute
   const char* reason = nullptr;
@@ -68,7 +68,7 @@ struct Conv2dProblem {
   bool channels_last, flip_kernel;
   Algorithm algorithm;
   PreparedWeight* forms = nullptr;  // of a packed weight
-  ConvPlan* plan = nullptr;  // if set, a forward call describes itself there and computes nothing
+  ConvPlan* plan = nullptr;         // if set, a call describes itself there and computes nothing
   // Of volumes, which an image is one plane of.
   std::int64_t id = 1, od = 1, kd = 1, stride_d = 1, pad_d = 0, dilation_d = 1;
 
@@ -251,7 +251,7 @@ void conv2d(const Conv2dProblem& p, const float* x, const float* weight,
             const ConvEpilogue<float>& e, float* y);
 void conv2d(const Conv2dProblem& p, const double* x, const double* weight,
             const ConvEpilogue<double>& e, double* y);
-// Gradients whose pointer is null are not computed.
+// Gradients whose pointer is null are not computed, or described: that by the bias never is.
 template <class T>
 struct ConvGradients {
   T* dx;

@@ -1,168 +1,21 @@
 // Depthwise convolution: every output channel reads one source channel, so there is nothing to
 // multiply as a matrix and memory sets the pace. Forward, and backward by x as for the direct kernel.
 //
-//   channels_first  planes as lanes: brought into a band of pixels and back. Planes too few for that, or with
-//                   several results each, one at a time: rows of a strip staged with their border as
-//                   lines of one pitch, so that a tap is an offset
-//   channels_last   lanes are channels; some neighbouring pixels at a time share a tap's weights
+//   planes  channels_first, 3x3 of step 1 or 2: rows are read where they lie, their border masked
+//   bands   other channels_first: planes as lanes, brought into a band of pixels and back; and pixels of
+//           channels_last that a vector is too wide for
+//   lines   other channels_first with planes too few for that, or with several results each: rows of a
+//           strip staged with their border as lines of one pitch, so that a tap is an offset
+//   rows    other channels_last: lanes are channels; some neighbouring pixels share a tap's weights
 // Taps are added in ascending order from 0.
 #include "conv/border.hpp"
 #include "conv/depthwise_pixels.hpp"
+#include "conv/depthwise_planes.hpp"
 #include "conv/lanes.hpp"
 #include "core/parallel.hpp"
 
 namespace ARRAYNN_ISA_NAMESPACE {
 namespace {
-
-// First n of the values at p, p + step, ...
-template <class T>
-Vec<T> gather_n(const T* p, std::int64_t step, std::int64_t n) {
-  if (step == 1) return load_n(p, n);
-  T values[kLanes<T>];
-  for (std::int64_t i = 0; i < n; ++i) values[i] = p[i * step];
-  return load_n(values, n);
-}
-template <class T>
-void scatter_n(Vec<T> v, T* p, std::int64_t step, std::int64_t n) {
-  if (step == 1) return store_n(v, p, n);
-  if (step == 2) return store_even(v, p, n);
-  T values[kLanes<T>];
-  v.store(values);
-  for (std::int64_t i = 0; i < n; ++i) p[i * step] = values[i];
-}
-
-// channels_first: one plane of the result.
-template <class T>
-struct Plane {
-  const T* src;
-  T* out;             // of the plane's first position
-  const T* residual;  // likewise, or null
-  T bias;
-};
-
-// Rows [r, r + kR) of a strip that begins with output row `row`, and kV vectors of columns from b on;
-// rows from `count` on are not stored. kThree: the taps are 3 x 3 neighbours, and a staged vector
-// serves every row that sees it.
-template <class T, int kR, int kV, int kStep, bool kThree>
-ARRAYNN_INLINE void line_tile(const DepthwiseConv<T>& d, const LineLayout& l,
-                              const LineScratch<T>& s, const Plane<T>& plane, std::int64_t row,
-                              std::int64_t r, std::int64_t count, std::int64_t b) {
-  constexpr int kL = kLanes<T>;
-  const std::int64_t step = d.w.step;
-  Vec<T> sum[kR * kV];
-  ARRAYNN_UNROLL for (int i = 0; i < kR * kV; ++i) sum[i] = Vec<T>::zero();
-  const T* first = s.staged + r * d.h.step * l.pitch + b * step;
-  if constexpr (kThree) {
-    ARRAYNN_UNROLL for (int i = 0; i < (kR - 1) * kStep + 3; ++i) {
-      ARRAYNN_UNROLL for (int j = 0; j < 3; ++j) {
-        ARRAYNN_UNROLL for (int v = 0; v < kV; ++v) {
-          const Vec<T> x =
-              in_register(load_line<T, kStep>(first + i * l.pitch + j + v * kL * kStep, kStep));
-          ARRAYNN_UNROLL for (int q = 0; q < kR; ++q) {
-            if (i < q * kStep || i > q * kStep + 2) continue;
-            const Vec<T> w = Vec<T>::set1(s.weights[(i - q * kStep) * 3 + j]);
-            sum[q * kV + v] = fma(w, x, sum[q * kV + v]);
-          }
-        }
-      }
-    }
-  } else {
-    const std::int64_t next = d.h.step * l.pitch;
-    for (std::int64_t t = 0; t < d.h.taps * d.w.taps; ++t) {
-      const Vec<T> w = Vec<T>::set1(s.weights[t]);
-      const T* p = first + s.tap_at[t];
-      ARRAYNN_UNROLL for (int q = 0; q < kR; ++q) {
-        ARRAYNN_UNROLL for (int v = 0; v < kV; ++v) {
-          const Vec<T> x = load_line<T, kStep>(p + q * next + v * kL * step, step);
-          sum[q * kV + v] = fma(w, x, sum[q * kV + v]);
-        }
-      }
-    }
-  }
-  const std::int64_t out_step = d.w.out_step, row_step = d.h.out_step * d.out_w;
-  const std::int64_t at = (row + r) * row_step + b * out_step;
-  const Vec<T> bias = Vec<T>::set1(plane.bias);
-  ARRAYNN_UNROLL for (int i = 0; i < kR * kV; ++i) sum[i] = sum[i] + bias;
-  if (plane.residual != nullptr) {
-    for (int i = 0; i < kR * kV; ++i) {
-      if (r + i / kV >= count) break;
-      const std::int64_t column = i % kV * kL;
-      sum[i] = sum[i] + gather_n(plane.residual + at + i / kV * row_step + column * out_step,
-                                 out_step, max_i(0, min_i(kL, d.w.count - b - column)));
-    }
-  }
-  activate_tile(d.activation, sum);
-  T* out = plane.out + at;
-  ARRAYNN_UNROLL for (int q = 0; q < kR; ++q) {
-    if (r + q >= count) break;
-    ARRAYNN_UNROLL for (int v = 0; v < kV; ++v) {
-      const std::int64_t n = d.w.count - b - v * kL;
-      T* p = out + q * row_step + v * kL * out_step;
-      if (out_step == 1 && n >= kL) {
-        sum[q * kV + v].store(p);
-      } else if (n > 0) {
-        scatter_n(sum[q * kV + v], p, out_step, min_i(kL, n));
-      }
-    }
-  }
-}
-
-template <class T, int kStep, bool kThree>
-void run_plane(const DepthwiseConv<T>& d, const LineLayout& l, const LineScratch<T>& s,
-               const Plane<T>& plane) {
-  constexpr int kL = kLanes<T>;
-  const std::int64_t strips = ceil_div(d.h.count, l.rows);
-  for (std::int64_t i = 0; i < strips; ++i) {
-    const Range rows = split_range(d.h.count, strips, i);
-    stage_lines(l, d.h, d.w, plane.src, rows, s.staged);
-    const std::int64_t count = rows.end - rows.begin;
-    std::int64_t b = 0;
-    for (; b + kL < d.w.count; b += 2 * kL) {
-      for (std::int64_t r = 0; r < count; r += kTileSums / 2) {
-        line_tile<T, kTileSums / 2, 2, kStep, kThree>(d, l, s, plane, rows.begin, r, count, b);
-      }
-    }
-    if (b >= d.w.count) continue;
-    for (std::int64_t r = 0; r < count; r += kTileSums) {
-      line_tile<T, kTileSums, 1, kStep, kThree>(d, l, s, plane, rows.begin, r, count, b);
-    }
-  }
-}
-
-template <class T>
-void run_lines(const DepthwiseConv<T>& d, int threads, void* scratch) {
-  parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
-    const LineLayout l = make_line_layout<T>(d.h, d.w);
-    const LineScratch<T> s = line_scratch<T>(l, d.h, d.w, d.kernel_w, tid, scratch);
-    const Range planes = split_range(d.n * d.channels, nthreads, tid);
-    const std::int64_t taps = d.h.taps * d.w.taps;
-    const std::int64_t begin = d.h.out_begin * d.out_w + d.w.out_begin;
-    const bool three = neighbours(d.h, 3) && neighbours(d.w, 3) && d.h.step == d.w.step;
-    const auto run = [&](const Plane<T>& plane) {
-      if (d.w.step == 1) {
-        return three ? run_plane<T, 1, true>(d, l, s, plane)
-                     : run_plane<T, 1, false>(d, l, s, plane);
-      }
-      if (d.w.step == 2) {
-        return three ? run_plane<T, 2, true>(d, l, s, plane)
-                     : run_plane<T, 2, false>(d, l, s, plane);
-      }
-      run_plane<T, 0, false>(d, l, s, plane);
-    };
-    for (std::int64_t p = planes.begin; p < planes.end; ++p) {
-      const std::int64_t sample = p / d.channels, channel = p % d.channels;
-      const std::int64_t src = sample * (d.channels / d.multiplier) + channel / d.multiplier;
-      const std::int64_t at = p * d.out_h * d.out_w + begin;
-      const Plane<T> plane{d.src + src * d.h.size * d.w.size, d.out + at,
-                           d.residual != nullptr ? d.residual + at : nullptr,
-                           d.bias != nullptr ? d.bias[channel] : T(0)};
-      for (std::int64_t t = 0; t < taps; ++t) {
-        s.weights[t] = d.weight[channel * d.kernel_h * d.kernel_w + s.kernel_at[t]];
-      }
-      run(plane);
-    }
-  });
-}
 
 // Weights of the residues of h before residue i, of all residues of w, in taps.
 template <class T>
@@ -264,11 +117,12 @@ void run_channels_last(const DepthwiseResidues<T>& d, int threads, void* scratch
   });
 }
 
-// channels_first, planes as lanes: as many planes as a vector has lanes are brought into a band of
-// pixels, [row][column][plane], which goes its way as channels_last and back to the planes.
+// Bands of pixels of one vector, [row][column][lane]. channels_first: as many planes as a vector has
+// lanes are brought into one, which goes its way as channels_last and back to the planes.
+// channels_last: pixels of less than a vector, which are padded to one.
 template <class T>
 struct BandLayout {
-  std::int64_t blocks, strips;  // of planes of a sample, and of the rows of the result
+  std::int64_t blocks, strips;  // of channels of a sample, and of the rows of the result
   std::int64_t source, result;  // elements
   std::int64_t bytes;           // of a member
 };
@@ -291,47 +145,95 @@ Range band_source(const DepthwiseResidues<T>& d, Range rows) {
   return {max_i(0, seen.begin), max_i(max_i(0, seen.begin), min_i(seen.end, d.h_at(0).size))};
 }
 
+// At most so many for `rows` of them, wherever they begin.
+template <class T>
+std::int64_t most_source_rows(const DepthwiseResidues<T>& d, std::int64_t rows) {
+  const std::int64_t size = d.h_at(0).size;
+  std::int64_t begin = size, end = -size;
+  for (std::int64_t i = 0; i < d.h_count; ++i) {
+    const DirectAxis& h = d.h_at(i);
+    if (h.taps == 0) continue;
+    begin = min_i(begin, h.offset[0]);
+    end = max_i(end, h.offset[h.taps - 1] + 1);
+  }
+  const std::int64_t positions = (rows - 1) / d.h_count + (d.h_count > 1 ? 1 : 0);
+  return max_i(0, min_i(size, positions * d.h_at(0).step + end - begin));
+}
+
+// The bytes do not shrink as rows are added: who computes some rows at a time asks for those of all.
 template <class T>
 BandLayout<T> make_band_layout(const DepthwiseResidues<T>& d) {
   constexpr int kL = kLanes<T>;
   BandLayout<T> l{};
   l.blocks = ceil_div(d.channels, kL);
-  const std::int64_t rows = d.rows(), in_row = d.w_at(0).size * kL, out_row = d.out_w * kL;
+  const std::int64_t in_row = d.w_at(0).size * kL, out_row = d.out_w * kL;
   const auto item = static_cast<std::int64_t>(sizeof(T));
-  const std::int64_t all = d.h_at(0).size * in_row + rows * out_row;
-  l.strips = min_i(rows, ceil_div(all * item, kBandBytes));
-  std::int64_t most = 0;
-  for (std::int64_t i = 0; i < l.strips; ++i) {
-    const Range source = band_source(d, split_range(rows, l.strips, i));
-    most = max_i(most, source.end - source.begin);
-  }
-  l.source = most * in_row;
-  l.result = ceil_div(rows, l.strips) * out_row;
+  const std::int64_t all = d.h_at(0).size * in_row + d.out_h * out_row;
+  const std::int64_t rows = max_i(1, d.out_h / ceil_div(all * item, kBandBytes));
+  l.strips = ceil_div(d.rows(), rows);
+  const std::int64_t most = min_i(rows, d.rows());
+  l.source = most_source_rows(d, most) * in_row;
+  l.result = most * out_row;
   const std::int64_t taps = d.kernel_h * d.kernel_w + packed_taps(d, d.h_count) + 1;
   l.bytes = (l.source + l.result + taps * kL) * item;
   return l;
 }
 
-// Rows `rows` of the result of a block of planes of one sample, through this member's scratch.
+// What a band holds: some rows of the result of a block of channels of one sample.
+struct BandPart {
+  std::int64_t sample;
+  Range channels, rows;
+};
+
+// `pixels` pixels of `count` lanes to and from memory where a plane is `plane` elements, or where pixels
+// lie one after the other. Whole vectors where what they touch beyond a pixel is the next one.
 template <class T>
-void run_band(const DepthwiseResidues<T>& d, const BandLayout<T>& l, std::int64_t sample,
-              Range planes, Range rows, const T* packed, const T* bias, T* staged) {
+void to_band(bool channels_last, const T* src, std::int64_t plane, std::int64_t count,
+             std::int64_t pixels, T* band) {
+  constexpr int kL = kLanes<T>;
+  if (!channels_last) return transpose_copy(src, plane, band, kL, count, pixels);
+  for (std::int64_t i = 0; i < pixels; ++i) {
+    load_lanes(src + i * count, (pixels - i) * count).store(band + i * kL);
+  }
+}
+template <class T>
+void from_band(bool channels_last, const T* band, std::int64_t plane, std::int64_t count,
+               std::int64_t pixels, T* out) {
+  constexpr int kL = kLanes<T>;
+  if (!channels_last) return transpose_copy(band, kL, out, plane, pixels, count);
+  for (std::int64_t i = 0; i < pixels; ++i) {
+    store_lanes(Vec<T>::load(band + i * kL), out + i * count, (pixels - i) * count);
+  }
+}
+
+// A part's place in an array of planes of `plane` elements, of which `pixel` come before its rows.
+template <class T>
+std::int64_t band_at(const DepthwiseResidues<T>& d, const BandPart& part, std::int64_t plane,
+                     std::int64_t pixel) {
+  if (d.channels_last) return (part.sample * plane + pixel) * d.channels;
+  return (part.sample * d.channels + part.channels.begin) * plane + pixel;
+}
+
+template <class T>
+void run_band(const DepthwiseResidues<T>& d, const BandLayout<T>& l, const BandPart& part,
+              const T* packed, const T* bias, T* staged) {
   constexpr int kL = kLanes<T>;
   const std::int64_t width = d.w_at(0).size, in = d.h_at(0).size * width;
-  const std::int64_t out = d.out_h * d.out_w, count = planes.end - planes.begin;
-  const std::int64_t first = sample * d.channels + planes.begin;
-  const Range source = band_source(d, rows);
-  transpose_copy(d.src + first * in + source.begin * width, in, staged, kL, count,
-                 (source.end - source.begin) * width);
+  const std::int64_t out = d.out_h * d.out_w, count = part.channels.end - part.channels.begin;
+  const Range source = band_source(d, part.rows), rows = part.rows;
+  to_band(d.channels_last, d.src + band_at(d, part, in, source.begin * width), in, count,
+          (source.end - source.begin) * width, staged);
   T* result = staged + l.source;
-  const std::int64_t at = first * out + rows.begin * d.out_w;
+  const std::int64_t at = band_at(d, part, out, rows.begin * d.out_w);
   const std::int64_t pixels = (rows.end - rows.begin) * d.out_w;
-  if (d.residual != nullptr) transpose_copy(d.residual + at, out, result, kL, count, pixels);
+  if (d.residual != nullptr) {
+    to_band(d.channels_last, d.residual + at, out, count, pixels, result);
+  }
   run_rows(d,
            {kL, packed, bias, staged, source.begin, result,
             d.residual != nullptr ? result : nullptr, rows.begin},
            rows);
-  transpose_copy(result, kL, d.out + at, out, pixels, count);
+  from_band(d.channels_last, result, out, count, pixels, d.out + at);
 }
 
 template <class T>
@@ -344,32 +246,37 @@ void run_bands(const DepthwiseResidues<T>& d, int threads, void* scratch) {
     T* bias = raw + kernel * kL;
     T* packed = bias + kL;
     T* staged = packed + packed_taps(d, d.h_count) * kL;
-    std::int64_t known = -1;
     const std::int64_t bands = d.n * l.strips;  // of a block, one after the other for its weights
+    const auto part_of = [&](std::int64_t u) {
+      const std::int64_t block = u / bands;
+      return BandPart{u % bands / l.strips,
+                      {block * kL, min_i(d.channels, (block + 1) * kL)},
+                      split_range(d.rows(), l.strips, u % l.strips)};
+    };
+    std::int64_t known = -1;
     const Range units = split_range(bands * l.blocks, nthreads, tid);
     for (std::int64_t u = units.begin; u < units.end; ++u) {
-      const std::int64_t block = u / bands, sample = u % bands / l.strips;
-      const Range planes{block * kL, min_i(d.channels, (block + 1) * kL)};
-      const std::int64_t count = planes.end - planes.begin;
-      if (block != known) {
-        known = block;
-        transpose_copy(d.weight + planes.begin * kernel, kernel, raw, kL, count, kernel);
+      const BandPart part = part_of(u);
+      const std::int64_t first = part.channels.begin, count = part.channels.end - first;
+      if (first != known) {
+        known = first;
+        transpose_copy(d.weight + first * kernel, kernel, raw, kL, count, kernel);
         T* next = packed;
         for_packed_taps(d, [&](std::int64_t tap) {
           Vec<T>::load(raw + tap * kL).store(next);
           next += kL;
         });
-        if (d.bias != nullptr) load_n(d.bias + planes.begin, count).store(bias);
+        if (d.bias != nullptr) load_n(d.bias + first, count).store(bias);
       }
-      run_band(d, l, sample, planes, split_range(d.rows(), l.strips, u % l.strips), packed,
-               d.bias != nullptr ? bias : nullptr, staged);
+      run_band(d, l, part, packed, d.bias != nullptr ? bias : nullptr, staged);
     }
   });
 }
 
-// Planes as lanes: enough of them to fill a vector by half.
+// Pixels that a vector does not fill, or planes that fill one by half.
 template <class T>
 bool is_banded(const DepthwiseResidues<T>& d) {
+  if (d.channels_last) return d.channels < kLanes<T>;
   return d.multiplier == 1 && d.channels >= kLanes<T> / 2;
 }
 
@@ -380,6 +287,18 @@ DepthwiseConv<T> residue_of(const DepthwiseResidues<T>& d, std::int64_t p, std::
   one.h = d.h_at(p);
   one.w = d.w_at(q);
   return one;
+}
+
+// Columns up to which every second pixel is taken from rows where they lie: the rows of larger planes
+// come from memory faster as bands.
+constexpr std::int64_t kSecondColumns = 32;
+
+template <class T>
+bool is_planes(const DepthwiseResidues<T>& d) {
+  if (d.channels_last || d.h_count > 1 || d.w_count > 1 || !is_three(d.h_at(0), d.w_at(0))) {
+    return false;
+  }
+  return d.w_at(0).step == 1 || d.w_at(0).count <= kSecondColumns || !is_banded(d);
 }
 
 template <class T, class F>
@@ -394,11 +313,12 @@ void for_residues(const DepthwiseResidues<T>& d, const F& f) {
 
 template <class T>
 std::int64_t scratch_of(const DepthwiseResidues<T>& d, int threads) {
+  if (is_planes(d)) return 0;
+  if (is_banded(d)) return threads * make_band_layout(d).bytes;
   if (d.channels_last) {
     return threads * packed_taps(d, d.h_count) * round_up(d.channels, kLanes<T>) *
            static_cast<std::int64_t>(sizeof(T));
   }
-  if (is_banded(d)) return threads * make_band_layout(d).bytes;
   std::int64_t bytes = 0;
   for_residues(d, [&](const DepthwiseConv<T>& one) {
     bytes = max_i(bytes, line_scratch_bytes<T>(make_line_layout<T>(one.h, one.w), one.h, one.w));
@@ -408,8 +328,9 @@ std::int64_t scratch_of(const DepthwiseResidues<T>& d, int threads) {
 
 template <class T>
 void run(const DepthwiseResidues<T>& d, int threads, void* scratch) {
-  if (d.channels_last) return run_channels_last(d, threads, scratch);
+  if (is_planes(d)) return run_planes(residue_of(d, 0, 0), threads);
   if (is_banded(d)) return run_bands(d, threads, scratch);
+  if (d.channels_last) return run_channels_last(d, threads, scratch);
   for_residues(d, [&](const DepthwiseConv<T>& one) { run_lines(one, threads, scratch); });
 }
 

@@ -1,4 +1,4 @@
-// Convolutions as matrix products over the tiles of core/cuda_tile.hpp (implicit GEMM):
+// Convolutions as matrix products over the tiles of core/cuda_mma.hpp and core/cuda_tile.hpp (implicit GEMM):
 //
 //   forward   y = W patches(x): k runs over taps. In channels_first rows are channels and columns the
 //             pixels of all samples, in channels_last the other way round
@@ -8,9 +8,14 @@
 //   stencil   few channels in a group: a thread an element of the result
 //
 // A convolution with groups is one product a group. A sum of `forward` and `by x` is one chain over the taps,
-// whatever the batch.
+// whatever the batch. Weights that do not lie in the order of the taps, in whole packs, are copied to a matrix
+// that does: they are few beside the patches, and every tile reads them.
+#include <algorithm>
+#include <iterator>
+
 #include "conv/cuda_gather.hpp"
 #include "conv/storage.hpp"
+#include "core/cuda_mma.hpp"
 #include "core/cuda_reduce.hpp"
 #include "core/cuda_scratch.hpp"
 #include "gemm/batch.hpp"
@@ -31,18 +36,29 @@ struct ConvCall {
   B b;
   Result result;
   TileEpilogue<typename Result::T> epilogue;
-  std::int64_t m, n, tiles_m, tiles_n;
+  std::int64_t m, n;
+  TileGrid tiles;
   // From group to group.
   std::int64_t groups, move_a, move_b, move_result, move_bias;
   // Parts of k, and the elements from the result of one to that of the next.
   std::int64_t part, parts, move_part;
 };
 
-// Indices of patches take registers beside those of the product: half the blocks of gemm_kernel.
+// Indices of patches take registers beside those of the product: half the blocks of gemm_kernel on CUDA
+// cores, two where products have three parts.
+template <class Tile>
+constexpr int conv_blocks() {
+  if constexpr (!Tile::kTensorCores) {
+    return Tile::kBlocks / 2;
+  } else {
+    return Tile::kProducts == Products::kThreeTf32 ? 2 : Tile::kBlocks;
+  }
+}
+
 template <class Tile, class A, class B, class Result>
-__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks / 2)
+__global__ void __launch_bounds__(Tile::kThreads, conv_blocks<Tile>())
     conv_kernel(const __grid_constant__ ConvCall<A, B, Result> call) {
-  const std::int64_t tiles = call.tiles_m * call.tiles_n;
+  const std::int64_t tiles = call.tiles.count();
   const std::int64_t item = blockIdx.x / tiles, tile = blockIdx.x - item * tiles;
   const std::int64_t part = item / call.groups, group = item - part * call.groups;
   A a = call.a;
@@ -54,29 +70,65 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks / 2)
   result.c += group * call.move_result + part * call.move_part;
   if (result.residual != nullptr) result.residual += group * call.move_result;
   if (epilogue.bias != nullptr) epilogue.bias += group * call.move_bias;
+  const TileGrid::Place at = call.tiles.at(tile);
   const std::int64_t begin = part * call.part;
-  multiply_tile<Tile>(a, b, result, epilogue, call.m, call.n, tile % call.tiles_m * Tile::kM,
-                      tile / call.tiles_m * Tile::kN, begin, min_i(a.depth, begin + call.part));
+  multiply_tile<Tile>(a, b, result, epilogue, call.m, call.n, at.m * Tile::kM, at.n * Tile::kN,
+                      begin, min_i(a.depth, begin + call.part));
 }
 
 template <class Tile, class A, class B, class Result>
 void launch_tiles(ConvCall<A, B, Result>& call) {
-  call.tiles_m = ceil_div(call.m, Tile::kM);
-  call.tiles_n = ceil_div(call.n, Tile::kN);
-  const Grid grid{call.tiles_m * call.tiles_n * call.groups * call.parts, Tile::kThreads};
+  call.tiles = {ceil_div(call.m, Tile::kM), ceil_div(call.n, Tile::kN)};
+  const Grid grid{call.tiles.count() * call.groups * call.parts, Tile::kThreads,
+                  Tile::kSharedBytes};
   ARRAYNN_LAUNCH((conv_kernel<Tile, A, B, Result>), grid, call);
 }
 
 template <class T, class A, class B, class Result>
 void launch_conv(ConvCall<A, B, Result> call) {
   if (call.m == 0 || call.n == 0) return;
-  using Large = typename TileTable<T>::Large;
-  const std::int64_t large =
-      ceil_div(call.m, Large::kM) * ceil_div(call.n, Large::kN) * call.groups * call.parts;
-  if (call.m > Large::kM / 2 && call.n > Large::kN / 2 && large >= multiprocessors()) {
-    launch_tiles<Large>(call);
-  } else {
-    launch_tiles<typename TileTable<T>::Small>(call);
+  with_tiles<T>(call.a.depth, [&]<class Table>() {
+    with_tile<Table>(call.m, call.n, call.groups * call.parts,
+                     [&]<class Tile>() { launch_tiles<Tile>(call); });
+  });
+}
+
+// ---- weights ----------------------------------------------------------------------------------------
+
+// Where the weight of a group's row, channel and place of the kernel is. With by_x rows are channels of x.
+struct WeightPlaces {
+  std::int64_t group, row, channel;
+};
+WeightPlaces weight_places(const Conv2dProblem& p, bool by_x) {
+  const std::int64_t taps = p.taps(), row = p.ic / p.groups * taps;
+  return {p.oc / p.groups * row, by_x ? taps : row, by_x ? row : taps};
+}
+
+template <class T>
+struct WeightCall {
+  const T* weight;
+  T* out;
+  WeightPlaces places;
+  std::int64_t size, depth;   // elements of all rows and of one
+  std::int64_t stride, rows;  // from row to row of `out`, rows of a group
+  Taps taps;
+};
+
+// Rows of taps, as patches have them.
+constexpr int kWeightThreads = 256, kWeightBlocks = 4;
+template <class T, bool kLast>
+__global__ void __launch_bounds__(kWeightThreads, kWeightBlocks)
+    conv_weight_kernel(const __grid_constant__ WeightCall<T> call) {
+  const std::int64_t step = std::int64_t{gridDim.x} * kWeightThreads;
+  for (std::int64_t i = std::int64_t{blockIdx.x} * kWeightThreads + threadIdx.x; i < call.size;
+       i += step) {
+    const Quotient at = divide(i, call.depth);
+    const Quotient row = divide(at.quotient, call.rows);
+    const Taps::Index tap =
+        call.taps.template split<kLast>(static_cast<std::uint32_t>(at.remainder));
+    call.out[at.quotient * call.stride + at.remainder] =
+        call.weight[row.quotient * call.places.group + row.remainder * call.places.row +
+                    tap.channel * call.places.channel + tap.place];
   }
 }
 
@@ -90,7 +142,8 @@ template <class T>
 struct StencilCall {
   GatherOperand<T, true, false> source;  // taps of one group
   const T* weight;
-  std::int64_t weight_group, weight_row, weight_channel, source_group;
+  WeightPlaces places;
+  std::int64_t source_group;
   T* out;
   const T *bias, *residual;
   Activation activation;
@@ -113,19 +166,18 @@ __global__ void __launch_bounds__(kStencilThreads, kStencilBlocks)
     const std::int64_t channel = call.channels_last ? last : rest % call.channels;
     const std::int64_t pixel = call.channels_last ? rest : rest / call.channels * call.plane + last;
     const std::int64_t group = channel / call.rows;
-    const Pixels::Place at = source.pixels.at(static_cast<std::uint32_t>(pixel));
+    const auto at = source.fixed_pixel(static_cast<std::uint32_t>(pixel));
     const T* x = source.p + group * call.source_group;
     const T* row =
-        call.weight + group * call.weight_group + (channel - group * call.rows) * call.weight_row;
+        call.weight + group * call.places.group + (channel - group * call.rows) * call.places.row;
     Sum sum = 0;
 #pragma unroll 1
     for (std::uint32_t tap = 0; tap < source.depth; ++tap) {
-      const auto place = source.taps.template at<false>(tap);
       const auto index = source.taps.template split<false>(tap);
       std::int64_t offset = 0;
-      if (source.source(at, place, &offset)) {
-        sum = multiply_add(to_compute(x[offset]),
-                           to_compute(row[index.channel * call.weight_channel + index.place]), sum);
+      if (source.source(at, source.taps.template at<false>(tap), &offset)) {
+        const T* weight = row + index.channel * call.places.channel + index.place;
+        sum = multiply_add(to_compute(x[offset]), to_compute(*weight), sum);
       }
     }
     if (call.bias != nullptr) sum = sum + to_compute(call.bias[channel]);
@@ -225,9 +277,12 @@ Operand gather(const Conv2dProblem& p, bool by_x, const typename Operand::T* sou
   const bool last = p.channels_last;
   Operand g{};
   g.p = source;
-  g.d = gather_axis(p, {p.id, p.od, p.kd, p.stride_d, p.pad_d, p.dilation_d}, by_x);
-  g.h = gather_axis(p, {p.ih, p.oh, p.kh, p.stride_h, p.pad_h, p.dilation_h}, by_x);
-  g.w = gather_axis(p, {p.iw, p.ow, p.kw, p.stride_w, p.pad_w, p.dilation_w}, by_x);
+  const Axis axes[] = {{p.id, p.od, p.kd, p.stride_d, p.pad_d, p.dilation_d},
+                       {p.ih, p.oh, p.kh, p.stride_h, p.pad_h, p.dilation_h},
+                       {p.iw, p.ow, p.kw, p.stride_w, p.pad_w, p.dilation_w}};
+  g.d = gather_axis(p, axes[0], by_x);
+  g.h = gather_axis(p, axes[1], by_x);
+  g.w = gather_axis(p, axes[2], by_x);
   g.stride_n = channels * s.source_plane();
   g.stride_c = last ? 1 : s.source_plane();
   g.stride_w = last ? channels : 1;
@@ -237,27 +292,54 @@ Operand gather(const Conv2dProblem& p, bool by_x, const typename Operand::T* sou
   g.taps = {FastDiv(Operand::kLast ? group : p.taps()), FastDiv(p.kh), FastDiv(p.kw)};
   g.outer = outer;
   g.depth = depth;
-  g.packed =
-      Operand::kLast && group % kPack<T> == 0 && channels % kPack<T> == 0 && is_packed(source);
+  const bool in_place = std::all_of(std::begin(axes), std::end(axes), [](const Axis& a) {
+    return a.kernel == 1 && a.stride == 1 && a.pad == 0 && a.in == a.out;
+  });
+  const bool whole = Operand::kLast ? group % kPack<T> == 0 && channels % kPack<T> == 0
+                                    : in_place && s.source_plane() % kPack<T> == 0;
+  g.packed = whole && is_packed(source);
   return g;
 }
 
-template <bool kLast, class T>
-WeightOperand<T, kLast> weight_operand(const Conv2dProblem& p, bool by_x, const T* weight,
-                                       std::int64_t outer, std::int64_t depth) {
-  const std::int64_t taps = p.taps(), row = p.ic / p.groups * taps;
-  const std::int64_t channels = (by_x ? p.oc : p.ic) / p.groups;
-  WeightOperand<T, kLast> w{};
-  w.p = weight;
-  w.stride = by_x ? taps : row;
-  w.stride_c = by_x ? row : taps;
-  w.taps.fast = FastDiv(kLast ? channels : taps);
-  w.outer = outer;
-  w.depth = depth;
-  const bool in_order = !by_x && (!kLast || taps == 1);
-  w.packed = in_order && row % kPack<T> == 0 && is_packed(weight);
-  return w;
-}
+// Weights as rows of k: where they lie, or copied.
+template <class T>
+class Weights {
+ public:
+  Weights(const Conv2dProblem& p, bool by_x, const T* weight, std::int64_t rows, std::int64_t depth)
+      : in_place_(!by_x && (!p.channels_last || p.taps() == 1) && depth % kPack<T> == 0 &&
+                  is_packed(weight)),
+        stride_(round_up(depth, kPack<T>)),
+        scratch_(p.op, in_place_ ? 0 : p.groups * rows * stride_ * std::int64_t{sizeof(T)}),
+        operand{in_place_ ? weight : scratch_.as<T>(), stride_, rows, depth, true},
+        move(rows * stride_) {
+    if (in_place_) return;
+    WeightCall<T> call{};
+    call.weight = weight;
+    call.out = scratch_.as<T>();
+    call.places = weight_places(p, by_x);
+    call.size = p.groups * rows * depth;
+    call.stride = stride_;
+    call.rows = rows;
+    call.depth = depth;
+    call.taps.fast = FastDiv(p.channels_last ? depth / max_i(p.taps(), 1) : p.taps());
+    const std::int64_t tiles = ceil_div(call.size, kWeightThreads);
+    const Grid grid{persistent_blocks(tiles, kWeightBlocks), kWeightThreads};
+    if (p.channels_last) {
+      ARRAYNN_LAUNCH((conv_weight_kernel<T, true>), grid, call);
+    } else {
+      ARRAYNN_LAUNCH((conv_weight_kernel<T, false>), grid, call);
+    }
+  }
+
+ private:
+  bool in_place_;
+  std::int64_t stride_;
+  Scratch scratch_;
+
+ public:
+  MatrixOperand<T, true> operand;
+  std::int64_t move;  // from group to group
+};
 
 template <class T>
 bool packed_rows(std::int64_t stride, std::int64_t move, const T* c, const T* residual) {
@@ -275,9 +357,7 @@ void run_stencil(const Conv2dProblem& p, bool by_x, const T* source, const T* we
   call.source.taps.fast = FastDiv(taps);
   call.source_group = s.source_channels / p.groups * call.source.stride_c;
   call.weight = weight;
-  call.weight_group = p.oc / p.groups * (p.ic / p.groups) * taps;
-  call.weight_row = by_x ? taps : p.ic / p.groups * taps;
-  call.weight_channel = by_x ? p.ic / p.groups * taps : taps;
+  call.places = weight_places(p, by_x);
   call.out = out;
   call.bias = e.bias;
   call.residual = e.residual;
@@ -305,7 +385,7 @@ void run_conv(const Conv2dProblem& p, bool by_x, const T* source, const T* weigh
   if (p.groups > 1 && rows <= kStencilChannels && from <= kStencilChannels) {
     return run_stencil(p, by_x, source, weight, e, out);
   }
-  const std::int64_t move_weight = p.oc / p.groups * (p.ic / p.groups) * p.taps();
+  const Weights<T> weights(p, by_x, weight, rows, depth);
   const auto fill = [&](auto& call) {
     call.groups = p.groups;
     call.move_bias = rows;
@@ -316,14 +396,14 @@ void run_conv(const Conv2dProblem& p, bool by_x, const T* source, const T* weigh
   };
   if (p.channels_last) {
     using Source = GatherOperand<T, true, false>;
-    ConvCall<Source, WeightOperand<T, true>, MatrixResult<T>> call{};
+    ConvCall<Source, MatrixOperand<T, true>, MatrixResult<T>> call{};
     fill(call);
     call.m = pixels;
     call.n = rows;
     call.a = gather<Source>(p, by_x, source, pixels, depth);
-    call.b = weight_operand<true>(p, by_x, weight, rows, depth);
+    call.b = weights.operand;
     call.move_a = from;
-    call.move_b = move_weight;
+    call.move_b = weights.move;
     call.move_result = rows;
     const std::int64_t channels = s.result_channels;
     call.result = {out, e.residual, channels, channels,
@@ -332,13 +412,13 @@ void run_conv(const Conv2dProblem& p, bool by_x, const T* source, const T* weigh
     return launch_conv<T>(call);
   }
   using Source = GatherOperand<T, false, false>;
-  ConvCall<WeightOperand<T, false>, Source, PlaneResult<T>> call{};
+  ConvCall<MatrixOperand<T, true>, Source, PlaneResult<T>> call{};
   fill(call);
   call.m = rows;
   call.n = pixels;
-  call.a = weight_operand<false>(p, by_x, weight, rows, depth);
+  call.a = weights.operand;
   call.b = gather<Source>(p, by_x, source, pixels, depth);
-  call.move_a = move_weight;
+  call.move_a = weights.move;
   call.move_b = from * s.source_plane();
   call.move_result = rows * plane;
   const Planes planes{FastDiv(plane), s.result_channels * plane};
@@ -348,26 +428,6 @@ void run_conv(const Conv2dProblem& p, bool by_x, const T* source, const T* weigh
 }
 
 // ---- gradients of weights and biases ----------------------------------------------------------------
-
-// Parts of the pixels: enough blocks for a large GPU, and a thousand pixels a part at least. They depend
-// on the shape alone.
-constexpr std::int64_t kWantedBlocks = 512, kLeastPart = 1024;
-constexpr std::int64_t kPartUnit = 32;  // whole stages of every tile
-struct Parts {
-  std::int64_t length, count;
-};
-Parts parts_of(std::int64_t m, std::int64_t n, std::int64_t groups, std::int64_t depth) {
-  const std::int64_t tiles = ceil_div(m, 64) * ceil_div(n, 64) * groups;
-  const std::int64_t most = max_i(1, depth / kLeastPart);
-  const std::int64_t wanted = min_i(most, ceil_div(kWantedBlocks, max_i(tiles, 1)));
-  const std::int64_t length = round_up(ceil_div(max_i(depth, 1), wanted), kPartUnit);
-  return {length, max_i(1, ceil_div(depth, length))};
-}
-template <class Tile>
-constexpr bool kPartsFit = kPartUnit % Tile::kK == 0;
-static_assert(kPartsFit<TileTable<float>::Large> && kPartsFit<TileTable<float>::Small> &&
-              kPartsFit<TileTable<Half>::Large> && kPartsFit<TileTable<Half>::Small> &&
-              kPartsFit<TileTable<double>::Large> && kPartsFit<TileTable<double>::Small>);
 
 template <class T>
 void run_weight(const Conv2dProblem& p, const T* dy, const T* x, T* dw) {

@@ -13,7 +13,7 @@ template <class T>
 struct PixelRow {
   const DirectAxis* w;
   Segment inside;         // its pixels that read nothing but the source
-  std::int64_t channels;  // elements from pixel to pixel, in and out
+  std::int64_t channels;  // elements from pixel to pixel, in and out: a vector or more
   const T* bias;          // [channels] or null
   const Activation* activation;
   std::int64_t weight_step;              // from tap to tap along the width
@@ -24,20 +24,16 @@ struct PixelRow {
   const T* residual;                     // likewise, or null
 };
 
-// kU neighbouring pixels from column b on, `lanes` channels from c on. With kTaps the taps of a row
+// kU neighbouring pixels from column b on, a vector of channels from c on. With kTaps the taps of a row
 // are kTaps neighbours and the step is kStep, so that a pixel of the source is read once for all of
 // them; a checked tile reads zeros beside the source.
-template <class T, int kU, int kTaps, int kStep, bool kWhole, bool kChecked>
+template <class T, int kU, int kTaps, int kStep, bool kChecked>
 ARRAYNN_INLINE void pixel_sums(const PixelRow<T>& r, std::int64_t b, std::int64_t c,
-                               std::int64_t lanes, Vec<T> (&sum)[kU]) {
+                               Vec<T> (&sum)[kU]) {
   const std::int64_t channels = r.channels, step = kTaps > 0 ? kStep : r.w->step;
   const auto load = [&](const T* p, std::int64_t column) {
     if (kChecked) p = column >= 0 && column < r.w->size ? p : kZeros<T>;
-    if constexpr (kWhole) {
-      return Vec<T>::load(p);
-    } else {
-      return load_n(p, lanes);
-    }
+    return Vec<T>::load(p);
   };
   ARRAYNN_UNROLL for (int u = 0; u < kU; ++u) sum[u] = Vec<T>::zero();
   const std::int64_t first = b * step;
@@ -72,66 +68,55 @@ ARRAYNN_INLINE void pixel_sums(const PixelRow<T>& r, std::int64_t b, std::int64_
   }
 }
 
-template <class T, int kU, int kTaps, int kStep, bool kWhole>
-ARRAYNN_INLINE void pixel_tile(const PixelRow<T>& r, std::int64_t b, std::int64_t c,
-                               std::int64_t lanes) {
+template <class T, int kU, int kTaps, int kStep>
+ARRAYNN_INLINE void pixel_tile(const PixelRow<T>& r, std::int64_t b, std::int64_t c) {
   Vec<T> sum[kU];
   if (b >= r.inside.begin && b + kU <= r.inside.end) {
-    pixel_sums<T, kU, kTaps, kStep, kWhole, false>(r, b, c, lanes, sum);
+    pixel_sums<T, kU, kTaps, kStep, false>(r, b, c, sum);
   } else {
-    pixel_sums<T, kU, kTaps, kStep, kWhole, true>(r, b, c, lanes, sum);
+    pixel_sums<T, kU, kTaps, kStep, true>(r, b, c, sum);
   }
   const std::int64_t step = r.w->out_step * r.channels;
   const std::int64_t at = b * step + c;
   if (r.bias != nullptr) {
-    const Vec<T> bias = load_n(r.bias + c, lanes);
+    const Vec<T> bias = Vec<T>::load(r.bias + c);
     ARRAYNN_UNROLL for (int u = 0; u < kU; ++u) sum[u] = sum[u] + bias;
   }
   if (r.residual != nullptr) {
     ARRAYNN_UNROLL for (int u = 0; u < kU; ++u) {
-      sum[u] = sum[u] + load_n(r.residual + at + u * step, lanes);
+      sum[u] = sum[u] + Vec<T>::load(r.residual + at + u * step);
     }
   }
   activate_tile(*r.activation, sum);
   T* out = r.out + at;
-  if constexpr (kWhole) {
-    ARRAYNN_UNROLL for (int u = 0; u < kU; ++u) sum[u].store(out + u * step);
-  } else {
-    ARRAYNN_UNROLL for (int u = 0; u < kU; ++u) store_n(sum[u], out + u * step, lanes);
-  }
+  ARRAYNN_UNROLL for (int u = 0; u < kU; ++u) sum[u].store(out + u * step);
 }
 
 // A remainder of kN pixels or less: as one tile of taps that are neighbours, which share its loads, else
 // in halves.
-template <class T, int kN, int kTaps, int kStep, bool kWhole>
-ARRAYNN_INLINE void pixel_rest(const PixelRow<T>& r, std::int64_t b, std::int64_t c,
-                               std::int64_t lanes) {
+template <class T, int kN, int kTaps, int kStep>
+ARRAYNN_INLINE void pixel_rest(const PixelRow<T>& r, std::int64_t b, std::int64_t c) {
   if constexpr (kN > 0) {
     constexpr int kNext = kTaps == 3 ? kN - 1 : kN / 2;
     if (b + kN <= r.w->count) {
-      pixel_tile<T, kN, kTaps, kStep, kWhole>(r, b, c, lanes);
+      pixel_tile<T, kN, kTaps, kStep>(r, b, c);
       b += kN;
     }
-    pixel_rest<T, kNext, kTaps, kStep, kWhole>(r, b, c, lanes);
+    pixel_rest<T, kNext, kTaps, kStep>(r, b, c);
   }
 }
 
-template <class T, int kTaps, int kStep, bool kWhole>
-ARRAYNN_INLINE void pixel_tiles(const PixelRow<T>& r, std::int64_t c, std::int64_t lanes) {
-  std::int64_t b = 0;
-  for (; b + kPixels <= r.w->count; b += kPixels) {
-    pixel_tile<T, kPixels, kTaps, kStep, kWhole>(r, b, c, lanes);
-  }
-  pixel_rest<T, kTaps == 3 ? kPixels - 1 : kPixels / 2, kTaps, kStep, kWhole>(r, b, c, lanes);
-}
-
+// The last vector of a pixel shares channels with the one before it rather than being cut.
 template <class T, int kTaps, int kStep>
 static void pixel_row(const PixelRow<T>& r) {
-  std::int64_t c = 0;
-  for (; c + kLanes<T> <= r.channels; c += kLanes<T>) {
-    pixel_tiles<T, kTaps, kStep, true>(r, c, kLanes<T>);
+  for (std::int64_t next = 0; next < r.channels; next += kLanes<T>) {
+    const std::int64_t c = min_i(next, r.channels - kLanes<T>);
+    std::int64_t b = 0;
+    for (; b + kPixels <= r.w->count; b += kPixels) {
+      pixel_tile<T, kPixels, kTaps, kStep>(r, b, c);
+    }
+    pixel_rest<T, kTaps == 3 ? kPixels - 1 : kPixels / 2, kTaps, kStep>(r, b, c);
   }
-  if (c < r.channels) pixel_tiles<T, kTaps, kStep, false>(r, c, r.channels - c);
 }
 
 // Where the taps are neighbours, as they mostly are, a pixel of the source is read once for all of them.

@@ -12,7 +12,7 @@
 //               Elements that do not come out finite are formed again by multiply-adds: an infinite operand
 //               has no small part, and big big may overflow where the sum does not.
 //
-// Bits. A sum is one chain of mma over steps of k that ascend from 0, in any tile.
+// Bits. A sum, or a part of one, is one chain of mma over ascending steps of k, in any tile.
 #pragma once
 #include <cfloat>
 
@@ -60,7 +60,6 @@ struct MmaTile {
 // fragments, addresses: two blocks of 128 threads may have 255 registers. Four stages of 16 KiB.
 // Large, float32: 48 mma for 3 KiB with three products, so a warp of 64 x 32 suffices; its 64 sums are
 // kept twice (8 of k, and all), beside 24 registers of fragments in two parts. Four stages of 12 KiB.
-// Small is for results without a large tile for every multiprocessor, and for few rows or columns.
 template <class T, Products kProducts>
 struct MmaTable {
   using Large = MmaTile<T, kProducts, 128, 64, 64, 32, 4, 2>;
@@ -119,9 +118,11 @@ struct MmaStage {
 
 template <class Tile, class A, class B>
 struct MmaStorage {
+  using StageA = MmaStage<Tile, Tile::kM, A::kAlongK>;
+  using StageB = MmaStage<Tile, Tile::kN, B::kAlongK>;
   struct Stage {
-    MmaStage<Tile, Tile::kM, A::kAlongK> a;
-    MmaStage<Tile, Tile::kN, B::kAlongK> b;
+    StageA a;
+    StageB b;
   };
   union {
     Stage stages[Tile::kStages];
@@ -299,14 +300,16 @@ __device__ __forceinline__ void multiply_tile(const A& a, const B& b, const Resu
                                               std::int64_t column, std::int64_t begin,
                                               std::int64_t end) {
   using Storage = MmaStorage<Tile, A, B>;
-  static_assert(sizeof(Storage) == Tile::kSharedBytes);
+  static_assert(sizeof(Storage) == Tile::kSharedBytes && kPartUnit % Tile::kK == 0);
   auto& shared = *dynamic_shared<Storage>();
   const MmaPlace<Tile> place(static_cast<int>(threadIdx.x));
 
+  const StageCopy<Tile::kThreads, typename Storage::StageA, A> copy_a(a, row);
+  const StageCopy<Tile::kThreads, typename Storage::StageB, B> copy_b(b, column);
   const auto copy = [&](std::int64_t k, int stage) {
     if (k < end) {
-      copy_stage<Tile::kThreads>(shared.stages[stage].a, a, row, k);
-      copy_stage<Tile::kThreads>(shared.stages[stage].b, b, column, k);
+      copy_a(shared.stages[stage].a, k);
+      copy_b(shared.stages[stage].b, k);
     }
     ptx::cp_async_commit_group();
   };

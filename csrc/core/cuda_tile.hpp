@@ -2,8 +2,8 @@
 // convolutions share. Operands say how they are copied to shared memory, the result where it is stored;
 // tiles on tensor cores (cuda_mma.hpp) take the same.
 //
-// Bits. A sum is one chain of fused multiply-adds, k ascending from 0, in any tile: results depend neither
-// on the tile nor on the other rows and columns.
+// Bits. A sum, or a part of one, is one chain of fused multiply-adds, k ascending, in any tile: results
+// depend neither on the tile nor on the other rows and columns.
 #pragma once
 #include <type_traits>
 
@@ -45,20 +45,61 @@ struct Tile {
 // Large: per k a thread reads 16 elements for 64 multiply-adds (float64: 8 for 16, whose units are half as
 // many), so the 4 LDS.128 of a warp stand against 64 FFMA, which take a quarter of a multiprocessor 64
 // cycles. 64 sums, the operands of a unit and addresses fill the 128 registers that two blocks of 256
-// threads leave. Small is for results without a large tile for every multiprocessor, and for few rows or
-// columns: 64 threads, eight blocks.
+// threads leave. Small: 64 threads, eight blocks.
 template <class T>
-struct TileTable {
-  // 16 bits have a smaller large tile: widened operands of 8 x 8 sums would spill.
-  using Large = std::conditional_t<sizeof(T) == 2, Tile<T, 64, 64, 32, 4, 4, 2>,
-                                   Tile<T, 128, 128, 16, 8, 8, 2>>;
-  using Small = Tile<T, 32, 32, 32, 4, 4, 8>;
+struct TileTable;
+template <>
+struct TileTable<float> {
+  using Large = Tile<float, 128, 128, 16, 8, 8, 2>;
+  using Small = Tile<float, 32, 32, 32, 4, 4, 8>;
 };
 template <>
 struct TileTable<double> {
   using Large = Tile<double, 64, 64, 16, 4, 4, 2>;
   using Small = Tile<double, 32, 32, 16, 4, 4, 6>;  // more blocks would spill
 };
+
+// f.operator()<Tile>() with the tile of a table for `count` results of m x n: the small one where there is
+// no large tile for every multiprocessor, and for few rows or columns.
+template <class Table, class F>
+void with_tile(std::int64_t m, std::int64_t n, std::int64_t count, const F& f) {
+  using Large = typename Table::Large;
+  const std::int64_t large = ceil_div(m, Large::kM) * ceil_div(n, Large::kN) * count;
+  if (m > Large::kM / 2 && n > Large::kN / 2 && large >= multiprocessors()) {
+    f.template operator()<Large>();
+  } else {
+    f.template operator()<typename Table::Small>();
+  }
+}
+
+// Tiles of a result in the order of blocks: along its shorter side first, so that neighbours read the same
+// part of the longer side's operand.
+struct TileGrid {
+  std::int64_t m, n;
+  struct Place {
+    std::int64_t m, n;
+  };
+  constexpr std::int64_t count() const { return m * n; }
+  __device__ __forceinline__ Place at(std::int64_t tile) const {
+    const Quotient q = divide(tile, m <= n ? m : n);
+    return m <= n ? Place{q.remainder, q.quotient} : Place{q.quotient, q.remainder};
+  }
+};
+
+// Parts of a long sum, enough blocks for a large GPU and a thousand of k a part at least. They depend on the
+// shape alone; the results of parts are added in order.
+constexpr std::int64_t kWantedBlocks = 512, kLeastPart = 1024;
+constexpr std::int64_t kPartUnit = 32;  // whole stages of every tile
+struct Parts {
+  std::int64_t length, count;
+};
+inline Parts parts_of(std::int64_t m, std::int64_t n, std::int64_t groups, std::int64_t depth) {
+  const std::int64_t tiles = ceil_div(m, 64) * ceil_div(n, 64) * groups;
+  const std::int64_t most = max_i(1, depth / kLeastPart);
+  const std::int64_t wanted = min_i(most, ceil_div(kWantedBlocks, max_i(tiles, 1)));
+  const std::int64_t length = round_up(ceil_div(max_i(depth, 1), wanted), kPartUnit);
+  return {length, max_i(1, ceil_div(depth, length))};
+}
 
 // ---- operands ---------------------------------------------------------------------------------------
 
@@ -78,30 +119,38 @@ struct OperandStage {
   static_assert(!kAlongK || kStride / kPack<T> % 2 == 1);
 };
 
-// One element to shared memory, 0 unless `there`. 16-bit elements are too small for cp.async.
-template <class T>
-__device__ __forceinline__ void copy_element(T* to, const T* from, bool there) {
+// A pack element by element: from(i), called in order, is where element i is, or null for 0. cp.async takes no
+// fewer than 4 bytes. `p` is any address of the array.
+template <class T, class From>
+__device__ __forceinline__ void copy_elements(T* to, const T* p, const From& from) {
   if constexpr (sizeof(T) >= 4) {
     constexpr int kBytes = static_cast<int>(sizeof(T));
-    ptx::cp_async_ca<kBytes>(to, from, there ? kBytes : 0);
-  } else {
-    *to = there ? *from : T{};
-  }
-}
-
-// A pack of which the first n elements are there. `packed`: `from` is a multiple of 16 bytes.
-template <class T>
-__device__ __forceinline__ void copy_pack(T* to, const T* from, int n, bool packed) {
-  if (packed) {
-    ptx::cp_async_cg_16(to, from, n * static_cast<int>(sizeof(T)));
-  } else {
 #pragma unroll
-    for (int i = 0; i < kPack<T>; ++i) copy_element(to + i, i < n ? from + i : from, i < n);
+    for (int i = 0; i < kPack<T>; ++i) {
+      const T* x = from(i);
+      ptx::cp_async_ca<kBytes>(to + i, x != nullptr ? x : p, x != nullptr ? kBytes : 0);
+    }
+  } else {
+    Pack<T> pack;
+#pragma unroll
+    for (int i = 0; i < kPack<T>; ++i) {
+      const T* x = from(i);
+      pack.v[i] = x != nullptr ? *x : T{};
+    }
+    memcpy(__builtin_assume_aligned(static_cast<void*>(to), 16), &pack, sizeof pack);
   }
 }
 
-// An operand has kAlongK and copy(to, outer, k): a pack to shared memory, along k or along the other
-// index, 0 where it is outside. Here a matrix whose stride that way is 1.
+// How many of `size` are left from `at` on, of a pack at most.
+template <class T>
+__device__ __forceinline__ int left_of(std::int64_t size, std::int64_t at) {
+  return static_cast<int>(max_i(0, min_i(kPack<T>, size - at)));
+}
+
+// An operand has kAlongK, whether its packs are along k or along the other index, and
+// copy(to, outer_at(o), depth_at(k)): the pack to shared memory, 0 where it is outside. Of an address,
+// outer_at finds what is the same for all k, depth_at what is the same for all rows. Here a matrix whose
+// stride along packs is 1.
 template <class T_, bool kAlongK_>
 struct MatrixOperand {
   using T = T_;
@@ -111,31 +160,77 @@ struct MatrixOperand {
   std::int64_t outer, depth;
   bool packed;
 
-  __device__ __forceinline__ void copy(T* to, std::int64_t o, std::int64_t k) const {
-    const std::int64_t along = kAlongK ? k : o, across = kAlongK ? o : k;
-    const std::int64_t size = kAlongK ? depth : outer, rows = kAlongK ? outer : depth;
-    const auto n = across < rows ? static_cast<int>(max_i(0, min_i(kPack<T>, size - along))) : 0;
-    copy_pack(to, n > 0 ? p + across * stride + along : p, n, packed);
+  struct Place {
+    std::int64_t offset;
+    int left;  // of a pack
+  };
+  using Outer = Place;
+  using Depth = Place;
+  __device__ __forceinline__ Outer outer_at(std::int64_t o) const {
+    if constexpr (kAlongK) {  // beyond the last row the first one: such sums are not stored
+      return {o < outer ? o * stride : 0, kPack<T>};
+    } else {
+      return {o, left_of<T>(outer, o)};
+    }
+  }
+  __device__ __forceinline__ Depth depth_at(std::int64_t k) const {
+    if constexpr (kAlongK) {
+      return {k, left_of<T>(depth, k)};
+    } else {
+      return {k * stride, k < depth ? kPack<T> : 0};
+    }
+  }
+  __device__ __forceinline__ void copy(T* to, const Outer& o, const Depth& k) const {
+    const int n = o.left < k.left ? o.left : k.left;
+    const T* from = n > 0 ? p + o.offset + k.offset : p;
+    if (packed) {
+      ptx::cp_async_cg_16(to, from, n * static_cast<int>(sizeof(T)));
+    } else {
+      copy_elements(to, p, [&](int i) -> const T* { return i < n ? from + i : nullptr; });
+    }
   }
 };
 
-// Fills one operand's part of a stage, which has kRows rows of kPacks packs and says where one lies.
+// Fills one operand's part of a stage, which has kRows rows of kPacks packs and says where one lies. The
+// packs of a thread are one column of them.
 template <int kThreads, class Stage, class Operand>
-__device__ __forceinline__ void copy_stage(Stage& stage, const Operand& operand, std::int64_t outer,
-                                           std::int64_t k) {
-  constexpr int kPackOf = kPack<typename Operand::T>;
+class StageCopy {
+ public:
+  __device__ __forceinline__ StageCopy(const Operand& operand, std::int64_t outer)
+      : operand_(operand) {
 #pragma unroll
-  for (int i = 0; i < Stage::kRows * Stage::kPacks / kThreads; ++i) {
-    const int at = static_cast<int>(threadIdx.x) + i * kThreads;
-    const int row = at / Stage::kPacks, pack = at % Stage::kPacks;
-    auto* to = stage.v + Stage::at(row, pack);
-    if constexpr (Operand::kAlongK) {
-      operand.copy(to, outer + row, k + pack * kPackOf);
-    } else {
-      operand.copy(to, outer + pack * kPackOf, k + row);
+    for (int i = 0; i < kOuters; ++i) {
+      outer_[i] = operand.outer_at(outer + (Operand::kAlongK ? row(i) : column()));
     }
   }
-}
+  __device__ __forceinline__ void operator()(Stage& stage, std::int64_t k) const {
+    if constexpr (Operand::kAlongK) {
+      const typename Operand::Depth depth = operand_.depth_at(k + column());
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) operand_.copy(to(stage, i), outer_[i], depth);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        operand_.copy(to(stage, i), outer_[0], operand_.depth_at(k + row(i)));
+      }
+    }
+  }
+
+ private:
+  using T = typename Operand::T;
+  static_assert(kThreads % Stage::kPacks == 0);
+  static constexpr int kCount = Stage::kRows * Stage::kPacks / kThreads;
+  static constexpr int kOuters = Operand::kAlongK ? kCount : 1;
+  const Operand& operand_;
+  typename Operand::Outer outer_[kOuters];
+
+  __device__ static int pack() { return static_cast<int>(threadIdx.x) % Stage::kPacks; }
+  __device__ static int column() { return pack() * kPack<T>; }
+  __device__ static int row(int i) {
+    return static_cast<int>(threadIdx.x) / Stage::kPacks + i * (kThreads / Stage::kPacks);
+  }
+  __device__ static T* to(Stage& stage, int i) { return stage.v + Stage::at(row(i), pack()); }
+};
 
 // Which of the kOuter rows (columns) of the tile a thread's i-th is: neighbours in shared memory for
 // neighbouring threads, or units of them.
@@ -212,9 +307,11 @@ struct TileEpilogue {
 template <class Tile, class A, class B>
 struct TileStorage {
   using Sum = Compute<typename Tile::Element>;
+  using StageA = OperandStage<Tile, Tile::kM, A::kAlongK>;
+  using StageB = OperandStage<Tile, Tile::kN, B::kAlongK>;
   struct Stage {
-    OperandStage<Tile, Tile::kM, A::kAlongK> a;
-    OperandStage<Tile, Tile::kN, B::kAlongK> b;
+    StageA a;
+    StageB b;
   };
   union {
     Stage stages[2];
@@ -305,7 +402,9 @@ __device__ __forceinline__ void multiply_tile(const A& a, const B& b, const Resu
                                               std::int64_t end) {
   using Sum = Compute<typename Tile::Element>;
   constexpr int kUnit = Tile::kUnit;
-  auto& shared = shared_storage<TileStorage<Tile, A, B>>();
+  static_assert(kPartUnit % Tile::kK == 0);
+  using Storage = TileStorage<Tile, A, B>;
+  auto& shared = shared_storage<Storage>();
   const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarp, lane = thread % kWarp;
   constexpr int kWarpsN = Tile::kThreadsN / Tile::kLanesN;
   const int thread_m = warp / kWarpsN * Tile::kLanesM + lane / Tile::kLanesN;
@@ -317,10 +416,12 @@ __device__ __forceinline__ void multiply_tile(const A& a, const B& b, const Resu
 #pragma unroll
     for (int j = 0; j < Tile::kTN; ++j) sum[i][j] = Sum(0);
   }
+  const StageCopy<Tile::kThreads, typename Storage::StageA, A> copy_a(a, row);
+  const StageCopy<Tile::kThreads, typename Storage::StageB, B> copy_b(b, column);
   const auto copy = [&](std::int64_t k, int stage) {
     if (k < end) {
-      copy_stage<Tile::kThreads>(shared.stages[stage].a, a, row, k);
-      copy_stage<Tile::kThreads>(shared.stages[stage].b, b, column, k);
+      copy_a(shared.stages[stage].a, k);
+      copy_b(shared.stages[stage].b, k);
     }
     ptx::cp_async_commit_group();
   };

@@ -157,6 +157,7 @@ py::tuple linear_backward(py::handle grad_in, py::handle x_in, py::handle weight
     }
     if (needs.weight) {
       GemmProblem<T> g{n, k, m, grad, 1, n, x->as<const T>(), k, 1, dw.as<T>(), k, {}};
+      g.over_samples = true;
       gemm(kOp, g);
     }
     if (needs.bias) column_sums(grad, m, n, db.as<T>());

@@ -7,107 +7,6 @@ namespace arraynn {
 namespace cuda {
 namespace {
 
-// ---- products ---------------------------------------------------------------------------------------
-
-template <class T>
-struct GemmCall {
-  std::int64_t m, n;
-  std::int64_t tiles_m, tiles_n;
-  MatrixOperand<T, true> a, b;  // of the first product; kAlongK is the kernel's
-  MatrixResult<T> result;
-  TileEpilogue<T> epilogue;
-  GemmBatch batch;
-};
-
-// Neighbouring blocks take the tiles of a column of tiles: they read one part of B, and A in turn.
-template <class T, class Tile, bool kAlongA, bool kAlongB>
-__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
-    gemm_kernel(const __grid_constant__ GemmCall<T> call) {
-  const std::int64_t block = blockIdx.x, tiles = call.tiles_m * call.tiles_n;
-  std::int64_t rest = block / tiles;
-  const std::int64_t tile = block - rest * tiles;
-  MatrixOperand<T, kAlongA> a{call.a.p, call.a.stride, call.a.outer, call.a.depth, call.a.packed};
-  MatrixOperand<T, kAlongB> b{call.b.p, call.b.stride, call.b.outer, call.b.depth, call.b.packed};
-  MatrixResult<T> result = call.result;
-  const std::int64_t moved = rest * call.m * call.n;
-  result.c += moved;
-  if (result.residual != nullptr) result.residual += moved;
-#pragma unroll 1
-  for (int d = call.batch.ndim - 1; d >= 0; --d) {
-    const std::int64_t index = rest % call.batch.shape[d];
-    rest /= call.batch.shape[d];
-    a.p += index * call.batch.stride_a[d];
-    b.p += index * call.batch.stride_b[d];
-  }
-  multiply_tile<Tile>(a, b, result, call.epilogue, call.m, call.n, tile % call.tiles_m * Tile::kM,
-                      tile / call.tiles_m * Tile::kN, 0, a.depth);
-}
-
-// Whether packs of a matrix begin at multiples of 16 bytes, in all products of a batch.
-template <class T>
-bool packs_fit(const void* p, std::int64_t stride, const std::int64_t* moves, int ndim) {
-  bool fit = reinterpret_cast<std::uintptr_t>(p) % 16 == 0 && stride % kPack<T> == 0;
-  for (int d = 0; d < ndim; ++d) fit = fit && moves[d] % kPack<T> == 0;
-  return fit;
-}
-
-template <class T, class Tile>
-void launch_gemm(GemmCall<T>& call, bool along_a, bool along_b, std::int64_t count) {
-  call.tiles_m = ceil_div(call.m, Tile::kM);
-  call.tiles_n = ceil_div(call.n, Tile::kN);
-  const Grid grid{call.tiles_m * call.tiles_n * count, Tile::kThreads, Tile::kSharedBytes};
-  if (along_a && along_b) {
-    ARRAYNN_LAUNCH((gemm_kernel<T, Tile, true, true>), grid, call);
-  } else if (along_a) {
-    ARRAYNN_LAUNCH((gemm_kernel<T, Tile, true, false>), grid, call);
-  } else if (along_b) {
-    ARRAYNN_LAUNCH((gemm_kernel<T, Tile, false, true>), grid, call);
-  } else {
-    ARRAYNN_LAUNCH((gemm_kernel<T, Tile, false, false>), grid, call);
-  }
-}
-
-template <class T, class Table>
-void launch_tiles(GemmCall<T>& call, bool along_a, bool along_b, std::int64_t count) {
-  using Large = typename Table::Large;
-  const std::int64_t large = ceil_div(call.m, Large::kM) * ceil_div(call.n, Large::kN) * count;
-  if (call.m > Large::kM / 2 && call.n > Large::kN / 2 && large >= multiprocessors()) {
-    launch_gemm<T, Large>(call, along_a, along_b, count);
-  } else {
-    launch_gemm<T, typename Table::Small>(call, along_a, along_b, count);
-  }
-}
-
-template <class T>
-void run_gemm(const GemmProblem<T>& p, const GemmBatch& batch) {
-  std::int64_t count = 1;
-  for (int d = 0; d < batch.ndim; ++d) count *= batch.shape[d];
-  if (p.m == 0 || p.n == 0 || count == 0) return;
-  const bool along_a = p.cs_a == 1, along_b = p.rs_b == 1;
-  // The stride of a single row is no reason to copy it element by element.
-  const auto stride_of = [](std::int64_t size, std::int64_t stride) {
-    return size == 1 ? 0 : stride;
-  };
-  const std::int64_t stride_a = along_a ? stride_of(p.m, p.rs_a) : stride_of(p.k, p.cs_a);
-  const std::int64_t stride_b = along_b ? stride_of(p.n, p.cs_b) : stride_of(p.k, p.rs_b);
-  const Epilogue<T>& e = p.epilogue;
-  GemmCall<T> call{};
-  call.m = p.m;
-  call.n = p.n;
-  call.a = {p.a, stride_a, p.m, p.k, packs_fit<T>(p.a, stride_a, batch.stride_a, batch.ndim)};
-  call.b = {p.b, stride_b, p.n, p.k, packs_fit<T>(p.b, stride_b, batch.stride_b, batch.ndim)};
-  const std::int64_t whole[] = {p.m * p.n};
-  const int moves = count > 1 ? 1 : 0;
-  const bool packed =
-      packs_fit<T>(p.c, p.rs_c, whole, moves) &&
-      (e.residual == nullptr || packs_fit<T>(e.residual, e.rs_residual, whole, moves));
-  call.result = {p.c, e.residual, p.rs_c, e.rs_residual, packed};
-  call.epilogue = {e.bias, e.bias == nullptr ? BiasAxis::kNone : e.bias_axis, p.accumulate,
-                   e.activation};
-  call.batch = batch;
-  with_tiles<T>(p.k, [&]<class Table>() { launch_tiles<T, Table>(call, along_a, along_b, count); });
-}
-
 // ---- sums of columns --------------------------------------------------------------------------------
 
 // A block takes kColumns columns and kChunk rows, its thread (r, c) every kSumRows-th of the rows; the
@@ -164,18 +63,143 @@ void run_column_sums(const In* x, std::int64_t m, std::int64_t n, Out* out) {
   run_column_sums(partial, chunks, n, out);
 }
 
+// ---- products ---------------------------------------------------------------------------------------
+
+template <class T, class Out>
+struct GemmCall {
+  std::int64_t m, n;
+  TileGrid tiles;
+  MatrixOperand<T, true> a, b;  // of the first product; kAlongK is the kernel's
+  MatrixResult<Out> result;
+  TileEpilogue<Out> epilogue;
+  GemmBatch batch;
+  std::int64_t part;  // of k: results are parts of one product; or 0
+};
+
+template <class T, class Out, class Tile, bool kAlongA, bool kAlongB>
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
+    gemm_kernel(const __grid_constant__ GemmCall<T, Out> call) {
+  const std::int64_t block = blockIdx.x, tiles = call.tiles.count();
+  std::int64_t rest = block / tiles;
+  const std::int64_t tile = block - rest * tiles;
+  MatrixOperand<T, kAlongA> a{call.a.p, call.a.stride, call.a.outer, call.a.depth, call.a.packed};
+  MatrixOperand<T, kAlongB> b{call.b.p, call.b.stride, call.b.outer, call.b.depth, call.b.packed};
+  MatrixResult<Out> result = call.result;
+  const std::int64_t begin = rest * call.part;
+  const std::int64_t end = call.part == 0 ? a.depth : min_i(a.depth, begin + call.part);
+  const std::int64_t moved = rest * call.m * call.n;
+  result.c += moved;
+  if (result.residual != nullptr) result.residual += moved;
+#pragma unroll 1
+  for (int d = call.batch.ndim - 1; d >= 0; --d) {
+    const std::int64_t index = rest % call.batch.shape[d];
+    rest /= call.batch.shape[d];
+    a.p += index * call.batch.stride_a[d];
+    b.p += index * call.batch.stride_b[d];
+  }
+  const TileGrid::Place at = call.tiles.at(tile);
+  multiply_tile<Tile>(a, b, result, call.epilogue, call.m, call.n, at.m * Tile::kM, at.n * Tile::kN,
+                      begin, end);
+}
+
+// Whether packs of a matrix begin at multiples of 16 bytes, in all products of a batch.
+template <class T>
+bool packs_fit(const void* p, std::int64_t stride, const std::int64_t* moves, int ndim) {
+  bool fit = reinterpret_cast<std::uintptr_t>(p) % 16 == 0 && stride % kPack<T> == 0;
+  for (int d = 0; d < ndim; ++d) fit = fit && moves[d] % kPack<T> == 0;
+  return fit;
+}
+
+template <class Tile, class T, class Out>
+void launch_tiles(GemmCall<T, Out>& call, bool along_a, bool along_b, std::int64_t count) {
+  call.tiles = {ceil_div(call.m, Tile::kM), ceil_div(call.n, Tile::kN)};
+  const Grid grid{call.tiles.count() * count, Tile::kThreads, Tile::kSharedBytes};
+  if constexpr (std::is_same_v<T, Out>) {  // parts have neither along k
+    if (along_a && along_b) {
+      ARRAYNN_LAUNCH((gemm_kernel<T, Out, Tile, true, true>), grid, call);
+    } else if (along_a) {
+      ARRAYNN_LAUNCH((gemm_kernel<T, Out, Tile, true, false>), grid, call);
+    } else if (along_b) {
+      ARRAYNN_LAUNCH((gemm_kernel<T, Out, Tile, false, true>), grid, call);
+    }
+  }
+  if (!along_a && !along_b) {
+    ARRAYNN_LAUNCH((gemm_kernel<T, Out, Tile, false, false>), grid, call);
+  }
+}
+
+template <class T, class Out>
+void launch_gemm(GemmCall<T, Out> call, bool along_a, bool along_b, std::int64_t count) {
+  with_tiles<T>(call.a.depth, [&]<class Table>() {
+    with_tile<Table>(call.m, call.n, count,
+                     [&]<class Tile>() { launch_tiles<Tile>(call, along_a, along_b, count); });
+  });
+}
+
+// Sums over samples, by parts of k that are added in order: otherwise few tiles would be all blocks.
+template <class T>
+void run_parts(const char* op, const GemmProblem<T>& p, const GemmCall<T, T>& whole, Parts parts) {
+  using Sum = Compute<T>;
+  const std::int64_t size = p.m * p.n;
+  const Scratch scratch(op, parts.count * size * static_cast<std::int64_t>(sizeof(Sum)));
+  const bool packed = size % kPack<Sum> == 0 && p.n % kPack<Sum> == 0;
+  GemmCall<T, Sum> call{};
+  call.m = p.m;
+  call.n = p.n;
+  call.a = whole.a;
+  call.b = whole.b;
+  call.result = {scratch.as<Sum>(), nullptr, p.n, 0, packed};
+  call.part = parts.length;
+  launch_gemm(call, false, false, parts.count);
+  run_column_sums(scratch.as<Sum>(), parts.count, size, p.c);
+}
+
+template <class T>
+void run_gemm(const char* op, const GemmProblem<T>& p, const GemmBatch& batch) {
+  std::int64_t count = 1;
+  for (int d = 0; d < batch.ndim; ++d) count *= batch.shape[d];
+  if (p.m == 0 || p.n == 0 || count == 0) return;
+  const bool along_a = p.cs_a == 1, along_b = p.rs_b == 1;
+  // The stride of a single row is no reason to copy it element by element.
+  const auto stride_of = [](std::int64_t size, std::int64_t stride) {
+    return size == 1 ? 0 : stride;
+  };
+  const std::int64_t stride_a = along_a ? stride_of(p.m, p.rs_a) : stride_of(p.k, p.cs_a);
+  const std::int64_t stride_b = along_b ? stride_of(p.n, p.cs_b) : stride_of(p.k, p.rs_b);
+  const Epilogue<T>& e = p.epilogue;
+  GemmCall<T, T> call{};
+  call.m = p.m;
+  call.n = p.n;
+  call.a = {p.a, stride_a, p.m, p.k, packs_fit<T>(p.a, stride_a, batch.stride_a, batch.ndim)};
+  call.b = {p.b, stride_b, p.n, p.k, packs_fit<T>(p.b, stride_b, batch.stride_b, batch.ndim)};
+  if (p.over_samples && !along_a && !along_b) {
+    const Parts parts = parts_of(p.m, p.n, 1, p.k);
+    if (parts.count > 1) return run_parts(op, p, call, parts);
+  }
+  const std::int64_t whole[] = {p.m * p.n};
+  const int moves = count > 1 ? 1 : 0;
+  const bool packed =
+      packs_fit<T>(p.c, p.rs_c, whole, moves) &&
+      (e.residual == nullptr || packs_fit<T>(e.residual, e.rs_residual, whole, moves));
+  call.result = {p.c, e.residual, p.rs_c, e.rs_residual, packed};
+  call.epilogue = {e.bias, e.bias == nullptr ? BiasAxis::kNone : e.bias_axis, p.accumulate,
+                   e.activation};
+  call.batch = batch;
+  launch_gemm(call, along_a, along_b, count);
+}
+
 }  // namespace
 }  // namespace cuda
 
 // use_packed: the kernels read a weight where it lies.
-#define ARRAYNN_DEFINE(T)                                                             \
-  void gemm(const char*, const GemmProblem<T>& p) { cuda::run_gemm(p, GemmBatch{}); } \
-  void gemm_batch(const char*, const GemmProblem<T>& p, const GemmBatch& batch) {     \
-    cuda::run_gemm(p, batch);                                                         \
-  }                                                                                   \
-  void use_packed(const char*, PreparedWeight*, Operand, GemmProblem<T>*) {}          \
-  void column_sums(const T* x, std::int64_t m, std::int64_t n, T* out) {              \
-    cuda::run_column_sums(x, m, n, out);                                              \
+#define ARRAYNN_DEFINE(T)                                                                    \
+  void gemm(const char* op, const GemmProblem<T>& p) { cuda::run_gemm(op, p, GemmBatch{}); } \
+  void gemm_batch(const char* op, const GemmProblem<T>& p, const GemmBatch& batch) {         \
+    cuda::run_gemm(op, p, batch);                                                            \
+  }                                                                                          \
+  void use_packed(const char*, PreparedWeight*, Operand, GemmProblem<T>*) {}                 \
+  void column_sums(const T* x, std::int64_t m, std::int64_t n, T* out) {                     \
+    cuda::run_column_sums(x, m, n, out);                                                     \
   }
 ARRAYNN_FOR_EACH_STORAGE(ARRAYNN_DEFINE)
 #undef ARRAYNN_DEFINE

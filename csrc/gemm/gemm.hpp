@@ -51,6 +51,9 @@ struct GemmProblem {
   std::int64_t rs_c = 0;
   Epilogue<T> epilogue;
   bool accumulate = false;  // adds to what C holds
+  // k runs over samples, C is contiguous, not added to and without epilogue: a GPU may add up parts
+  // of k, whose number follows from the whole shape.
+  bool over_samples = false;
   // The operand again, in the order of the microkernel, or null. Blocks of KC of k, one after the
   // other; in a block B has its panels of kc x NR, A its rows of a stride that fits KC.
   const T* packed_a = nullptr;

@@ -187,6 +187,26 @@ int require_planes(const char* op, const Array& x, int axes) {
   return x->ndim - 2;
 }
 
+Array take_x(const char* op, py::handle x_in, int* axes) {
+  Array x = take(op, "x", x_in);
+  require_storage(op, "x", x);
+  *axes = require_planes(op, x, *axes);
+  return x;
+}
+
+Array take_x_like(const char* op, py::handle x_in, const Array& dy, int* axes) {
+  Array x = take(op, "x", x_in);
+  require_same_dtype(op, "x", x, "grad_out", dy);
+  *axes = require_planes(op, x, *axes);
+  return x;
+}
+
+Array take_grad(const char* op, py::handle grad_in) {
+  Array dy = take(op, "grad_out", grad_in);
+  require_storage(op, "grad_out", dy);
+  return dy;
+}
+
 int take_x_shape(const char* op, py::handle h, int axes, std::int64_t* x_shape) {
   if (!PyTuple_Check(h.ptr()) && !PyList_Check(h.ptr())) {
     fail<TypeError>(op, "x_shape", "expected a tuple of ints");
@@ -210,21 +230,26 @@ void require_y_shape(const char* op, const char* arg, const Array& array, const 
   }
 }
 
+#if defined(ARRAYNN_CUDA)
+
+// To tell would have to wait.
+bool are_inside(const Array&, std::int64_t, const PoolArguments*) { return true; }
+
+#else
+
 static bool has_empty_windows(const PoolArguments& a) {
   return (a.volume && has_empty_windows(a.depth)) || has_empty_windows(a.problem.h) ||
          has_empty_windows(a.problem.w);
 }
 
 bool are_inside(const Array& indices, std::int64_t size, const PoolArguments* windows) {
-#if defined(ARRAYNN_CUDA)
-  return true;  // to tell would have to wait
-#else
   const std::int64_t first = windows != nullptr && has_empty_windows(*windows) ? -1 : 0;
   const auto* begin = indices->as<const std::int64_t>();
   return std::all_of(begin, begin + indices->size(),
                      [=](std::int64_t i) { return i >= first && i < size; });
-#endif
 }
+
+#endif
 
 [[noreturn]] static void fail_outside(const char* op) {
   fail<ValueError>(op, "indices",

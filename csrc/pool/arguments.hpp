@@ -48,6 +48,10 @@ PoolArguments take_global(const char* op, int axes, const std::int64_t* x_shape,
 
 // x of `axes` spatial axes; with axes = 0 any number of them, which is returned.
 int require_planes(const char* op, const Array& x, int axes);
+// x, whose axes are counted there; likewise that of a gradient which needs it.
+Array take_x(const char* op, py::handle x_in, int* axes);
+Array take_x_like(const char* op, py::handle x_in, const Array& dy, int* axes);
+Array take_grad(const char* op, py::handle grad_in);
 // x_shape, likewise.
 int take_x_shape(const char* op, py::handle h, int axes, std::int64_t* x_shape);
 void require_y_shape(const char* op, const char* arg, const Array& array, const PoolArguments& a);

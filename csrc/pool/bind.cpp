@@ -1,6 +1,7 @@
 #include "bind/array.hpp"
 #include "bind/binders.hpp"
 #include "bind/call.hpp"
+#include "bind/dtypes.hpp"
 #include "pool/arguments.hpp"
 
 namespace arraynn {
@@ -26,32 +27,20 @@ constexpr const char* kAdaptiveAverageBackward[] = {"", "adaptive_avg_pool1d_bac
 
 constexpr AverageDivisor kMean = {false, 0};
 
-Array take_x(const char* op, py::handle x_in, int* axes) {
-  Array x = take(op, "x", x_in);
-  require_storage(op, "x", x);
-  *axes = require_planes(op, x, *axes);
-  return x;
-}
+#if defined(ARRAYNN_CUDA)
+constexpr const char* kHalves = "float16, bfloat16, ";
+#else
+constexpr const char* kHalves = "";
+#endif
 
 // Of a maximum, which integers have as well.
 Array take_max_x(const char* op, py::handle x_in, int* axes) {
   Array x = take(op, "x", x_in);
   const Dtype t = x->dtype;
-  if (t != Dtype::kU8 && t != Dtype::kI32 && t != Dtype::kI64) require_storage(op, "x", x);
-  *axes = require_planes(op, x, *axes);
-  return x;
-}
-
-Array take_grad(const char* op, py::handle grad_in) {
-  Array dy = take(op, "grad_out", grad_in);
-  require_storage(op, "grad_out", dy);
-  return dy;
-}
-
-// The input of a gradient that needs it.
-Array take_x_like(const char* op, py::handle x_in, const Array& dy, int* axes) {
-  Array x = take(op, "x", x_in);
-  require_same_dtype(op, "x", x, "grad_out", dy);
+  if (!is_storage(t) && t != Dtype::kU8 && t != Dtype::kI32 && t != Dtype::kI64) {
+    fail<TypeError>(op, "x", "expected ", kHalves, "float32, float64, uint8, int32 or int64, got ",
+                    dtype_text(x));
+  }
   *axes = require_planes(op, x, *axes);
   return x;
 }

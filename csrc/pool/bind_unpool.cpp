@@ -64,9 +64,8 @@ py::object unpool_forward(py::handle x_in, py::handle indices_in, py::handle ker
                           py::handle stride, py::handle padding, py::handle output_size,
                           py::handle layout, py::handle out_in) {
   constexpr const char* kOp = kUnpool[kAxes];
-  const Array x = take(kOp, "x", x_in);
-  require_storage(kOp, "x", x);
-  require_planes(kOp, x, kAxes);
+  int axes = kAxes;
+  const Array x = take_x(kOp, x_in, &axes);
   const Array indices = take_indices(kOp, indices_in);
   if (indices->ndim != x->ndim || !std::equal(x->shape, x->shape + x->ndim, indices->shape)) {
     fail<ValueError>(kOp, "indices", "expected shape ", shape_str(x->shape, x->ndim),
@@ -113,8 +112,7 @@ template <int kAxes>
 py::object unpool_backward(py::handle grad_in, py::handle indices_in, py::handle layout,
                            py::handle out) {
   constexpr const char* kOp = kUnpoolBackward[kAxes];
-  const Array dy = take(kOp, "grad_out", grad_in);
-  require_storage(kOp, "grad_out", dy);
+  const Array dy = take_grad(kOp, grad_in);
   require_ndim(kOp, "grad_out", dy, kAxes + 2);
   const Array indices = take_indices(kOp, indices_in);
   require_ndim(kOp, "indices", indices, kAxes + 2);
@@ -145,13 +143,6 @@ double take_norm(const char* op, py::handle h) {
   return norm;
 }
 
-Array take_lp_x(const char* op, py::handle x_in, int* axes) {
-  Array x = take(op, "x", x_in);
-  require_storage(op, "x", x);
-  *axes = require_planes(op, x, *axes);
-  return x;
-}
-
 py::object run_lp(const char* op, const PoolArguments& a, double norm, const Array& x,
                   py::handle out_in) {
   Output out(op, out_in, x->dtype, a.y_shape, a.axes + 2, {&x});
@@ -166,16 +157,12 @@ py::object run_lp(const char* op, const PoolArguments& a, double norm, const Arr
 // The arrays of a gradient.
 struct LpArrays {
   Array dy, x, y;
+
+  LpArrays(const char* op, py::handle grad_in, py::handle x_in, py::handle y_in, int* axes)
+      : dy(take_grad(op, grad_in)), x(take_x_like(op, x_in, dy, axes)), y(take(op, "y", y_in)) {
+    require_same_dtype(op, "y", y, "grad_out", dy);
+  }
 };
-LpArrays take_lp_arrays(const char* op, py::handle grad_in, py::handle x_in, py::handle y_in,
-                        int* axes) {
-  LpArrays in{take(op, "grad_out", grad_in), take(op, "x", x_in), take(op, "y", y_in)};
-  require_storage(op, "grad_out", in.dy);
-  require_same_dtype(op, "x", in.x, "grad_out", in.dy);
-  require_same_dtype(op, "y", in.y, "grad_out", in.dy);
-  *axes = require_planes(op, in.x, *axes);
-  return in;
-}
 
 py::object run_lp_backward(const char* op, const PoolArguments& a, double norm, const LpArrays& in,
                            py::handle out) {
@@ -199,7 +186,7 @@ py::object lp_forward(py::handle x_in, py::handle norm_type, py::handle kernel_s
                       py::handle dilation, py::handle layout, py::handle out) {
   constexpr const char* kOp = kLp[kAxes];
   int axes = kAxes;
-  const Array x = take_lp_x(kOp, x_in, &axes);
+  const Array x = take_x(kOp, x_in, &axes);
   const double norm = take_norm(kOp, norm_type);
   const PoolArguments a =
       take_windows(kOp, axes, x->shape, kernel_size, stride, padding, dilation, ceil_mode, layout);
@@ -212,7 +199,7 @@ py::object lp_backward(py::handle grad_in, py::handle x_in, py::handle y_in, py:
                        py::handle padding, py::handle dilation, py::handle layout, py::handle out) {
   constexpr const char* kOp = kLpBackward[kAxes];
   int axes = kAxes;
-  const LpArrays in = take_lp_arrays(kOp, grad_in, x_in, y_in, &axes);
+  const LpArrays in(kOp, grad_in, x_in, y_in, &axes);
   const double norm = take_norm(kOp, norm_type);
   const PoolArguments a = take_windows(kOp, axes, in.x->shape, kernel_size, stride, padding,
                                        dilation, ceil_mode, layout);
@@ -221,7 +208,7 @@ py::object lp_backward(py::handle grad_in, py::handle x_in, py::handle y_in, py:
 
 py::object global_lp(py::handle x_in, py::handle norm_type, py::handle layout, py::handle out) {
   int axes = 0;
-  const Array x = take_lp_x(kLp[0], x_in, &axes);
+  const Array x = take_x(kLp[0], x_in, &axes);
   const double norm = take_norm(kLp[0], norm_type);
   return run_lp(kLp[0], take_global(kLp[0], axes, x->shape, layout), norm, x, out);
 }
@@ -230,7 +217,7 @@ py::object global_lp_backward(py::handle grad_in, py::handle x_in, py::handle y_
                               py::handle norm_type, py::handle layout, py::handle out) {
   constexpr const char* kOp = kLpBackward[0];
   int axes = 0;
-  const LpArrays in = take_lp_arrays(kOp, grad_in, x_in, y_in, &axes);
+  const LpArrays in(kOp, grad_in, x_in, y_in, &axes);
   const double norm = take_norm(kOp, norm_type);
   return run_lp_backward(kOp, take_global(kOp, axes, in.x->shape, layout), norm, in, out);
 }

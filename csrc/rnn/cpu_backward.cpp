@@ -65,10 +65,10 @@ ARRAYNN_INLINE void for_columns(const Panels<T>& w, const Tile<T>& tile, const A
 
 // f(column) for the units of this thread, without a product.
 template <class T, class F>
-void for_own_columns(std::int64_t units, const std::int64_t* row, std::int64_t count, int tid,
-                     int nthreads, const F& f) {
+void for_own_columns(std::int64_t units, const std::int64_t* row, std::int64_t count,
+                     const Share& share, const F& f) {
   constexpr int kL = kLanes<T>;
-  const Range mine = split_range(ceil_div(units, kL), nthreads, tid);
+  const Range mine = split_range(ceil_div(units, kL), share.nthreads, share.tid);
   Column<T> column;
   for (std::int64_t v = mine.begin; v < mine.end; ++v) {
     column.unit = v * kL;
@@ -84,12 +84,12 @@ void for_own_columns(std::int64_t units, const std::int64_t* row, std::int64_t c
 // Through the layer norms of a step, those of rows by rows: with a norm of c what is left of the
 // gates, then the gradient of W_hh h from that of its norm.
 template <class T>
-void through_norms(const Back<T>& step, const std::int64_t* active, std::int64_t count, int tid,
-                   int nthreads) {
+void through_norms(const Back<T>& step, const std::int64_t* active, std::int64_t count,
+                   const Share& share) {
   const RnnScan<T>& s = step.s;
   const RnnNorm<T>& norm = s.norm;
   const std::int64_t at = step.at(0), width = step.width(), h = s.hidden;
-  const Range mine = split_range(count, nthreads, tid);
+  const Range mine = split_range(count, share.nthreads, share.tid);
   if (norm.cell != nullptr) {
     const RowNorm p{s.batch, h, norm.eps, true, {}};
     for (std::int64_t i = mine.begin; i < mine.end; ++i) {
@@ -97,10 +97,9 @@ void through_norms(const Back<T>& step, const std::int64_t* active, std::int64_t
                           norm.cell_mean + at, norm.cell_rstd + at, step.g.dcell, nullptr, nullptr,
                           active[i], active[i] + 1);
     }
-    team_barrier(nthreads);
-    for_own_columns<T>(h, active, count, tid, nthreads,
-                       [&](Column<T>& c) { lstm_column(step, c); });
-    team_barrier(nthreads);
+    team_barrier(share.nthreads);
+    for_own_columns<T>(h, active, count, share, [&](Column<T>& c) { lstm_column(step, c); });
+    team_barrier(share.nthreads);
   }
   const RowNorm p{s.batch, width, norm.eps, true, {}};
   for (std::int64_t i = mine.begin; i < mine.end; ++i) {
@@ -108,14 +107,14 @@ void through_norms(const Back<T>& step, const std::int64_t* active, std::int64_t
                         norm.mean + at, norm.rstd + at, step.g.dproduct + at * width, nullptr,
                         nullptr, active[i], active[i] + 1);
   }
-  team_barrier(nthreads);
+  team_barrier(share.nthreads);
 }
 
 // Gradients of h at time t: of y, of what is carried, and dz of the step after times W_hh.
 template <class T>
 void run_step(const Back<T>& step, std::int64_t after, const Matrices<T>& m,
               const std::int64_t* row, std::int64_t count, const std::int64_t* active,
-              std::int64_t active_count, int tid, int nthreads) {
+              std::int64_t active_count, const Share& share) {
   const RnnScan<T>& s = step.s;
   const RnnScanBackward<T>& g = step.g;
   const bool is_step = step.t >= 0;
@@ -148,9 +147,12 @@ void run_step(const Back<T>& step, std::int64_t after, const Matrices<T>& m,
       if (g.dy != nullptr) prefetch_units(g.dy + step.at(b) * g.dy_row + tile.unit, n);
       const T* before = s.cells != nullptr ? s.c_before(step.t, b) : s.h_before(step.t, b);
       prefetch_units(before + tile.unit, n);
+      if (s.norm.cell != nullptr) {
+        prefetch_units(s.norm_cells(step.t) + b * s.hidden + tile.unit, n);
+      }
     }
   };
-  for_tiles(m.first, row, count, after >= 0 ? m.first.k : 0, tid, nthreads, dz_after, ahead,
+  for_tiles(m.first, row, count, after >= 0 ? m.first.k : 0, share, dz_after, ahead,
             [&](const Tile<T>& tile) {
               for_columns(m.first, tile, add, [&](Column<T>& c) {
                 if (m.projected) {
@@ -164,26 +166,25 @@ void run_step(const Back<T>& step, std::int64_t after, const Matrices<T>& m,
                 }
               });
             });
-  team_barrier(nthreads);
+  team_barrier(share.nthreads);
   if (!is_step) return;
   const auto norms = [&] {
-    if (s.norm.on && s.hidden > 0) through_norms(step, active, active_count, tid, nthreads);
+    if (s.norm.on && s.hidden > 0) through_norms(step, active, active_count, share);
   };
   if (!m.two()) return norms();
   const auto rows = [&](std::int64_t b) {
     return m.projected ? step.dout(b) : step.dz(b) + 2 * s.hidden;
   };
-  for_tiles(m.second, active, active_count, m.second.k, tid, nthreads, rows,
-            [&](const Tile<T>& tile) {
-              for_columns(m.second, tile, direct, [&](Column<T>& c) {
-                if (m.projected) {
-                  lstm(c);
-                } else {
-                  reset_column(step, c);
-                }
-              });
-            });
-  team_barrier(nthreads);
+  for_tiles(m.second, active, active_count, m.second.k, share, rows, [&](const Tile<T>& tile) {
+    for_columns(m.second, tile, direct, [&](Column<T>& c) {
+      if (m.projected) {
+        lstm(c);
+      } else {
+        reset_column(step, c);
+      }
+    });
+  });
+  team_barrier(share.nthreads);
   norms();
 }
 
@@ -199,22 +200,26 @@ void backward(const RnnScanBackward<T>& g, int threads, void* scratch) {
     auto* active = reinterpret_cast<std::int64_t*>(base + (2 * tid + 1) * row_bytes);
     pack_own(m.first, tid, nthreads);
     if (m.two()) pack_own(m.second, tid, nthreads);
+    if (s.apart) team_barrier(nthreads);
+    Share share = share_of(s.apart, tid, nthreads);
     std::int64_t after = -1;
     // One more than the steps: the last product gives the gradient of the first state.
     for (std::int64_t i = s.steps - 1; i >= (g.leaves_product ? 0 : -1); --i) {
       const std::int64_t t = i < 0 ? -1 : s.time(i);
       std::int64_t count = 0, active_count = 0;
-      for (std::int64_t b = 0; b < s.batch; ++b) {
+      for (std::int64_t b = share.first; b < s.batch; b += share.every) {
         if (t >= 0 && s.active(t, b)) {
           active[active_count++] = b;
-        } else if (t >= 0 && g.dcells != nullptr && s.within(t, b) && b % nthreads == tid) {
+        } else if (t >= 0 && g.dcells != nullptr && s.within(t, b) &&
+                   b % share.nthreads == share.tid) {
           pass_cells(g, t, b, {0, s.hidden});
         }
         // One that passes through takes its gradient of y along.
         if ((t >= 0 && s.within(t, b)) || (after >= 0 && s.active(after, b))) row[count++] = b;
       }
-      run_step(Back<T>{g, s, t, Bounds<T>(s.cell)}, after, m, row, count, active, active_count, tid,
-               nthreads);
+      share.backwards = (i & 1) != 0;
+      run_step(Back<T>{g, s, t, Bounds<T>(s.cell)}, after, m, row, count, active, active_count,
+               share);
       after = t;
     }
   });

@@ -59,14 +59,14 @@ std::int64_t scratch_bytes(const RnnScan<T>& s, int threads) {
 // W_hh h of the step, whole and normalised, for the tiles of gates.
 template <class T, class A>
 void normed_product(const Step<T>& step, const Panels<T>& w, const std::int64_t* row,
-                    std::int64_t count, int tid, int nthreads, const A& h) {
+                    std::int64_t count, const Share& share, const A& h) {
   constexpr int kL = kLanes<T>;
   const RnnScan<T>& s = step.s;
   const RnnNorm<T>& norm = s.norm;
   const std::int64_t size = s.cell.gates() * s.hidden, first = step.t * norm.step * s.batch;
   T* const product = s.norm_product(step.t);
   if (s.product == nullptr) {
-    for_tiles(w, row, count, s.depth(step.t), tid, nthreads, h, [&](const Tile<T>& tile) {
+    for_tiles(w, row, count, s.depth(step.t), share, h, [&](const Tile<T>& tile) {
       for_units(
           tile, w.groups, w.gates, s.hidden, [&](std::int64_t unit, std::int64_t width, T* sums) {
             for (std::int64_t i = 0; i < w.gates * tile.rows; ++i) {
@@ -75,29 +75,29 @@ void normed_product(const Step<T>& step, const Panels<T>& w, const std::int64_t*
             }
           });
     });
-    team_barrier(nthreads);
+    team_barrier(share.nthreads);
   }
   const RowNorm p{s.batch, size, norm.eps, true, {}};
-  const Range mine = split_range(count, nthreads, tid);
+  const Range mine = split_range(count, share.nthreads, share.tid);
   for (std::int64_t i = mine.begin; i < mine.end; ++i) {
     norm.rows->forward(p, product, norm.gain, nullptr, norm.normed, norm.mean + first,
                        norm.rstd + first, row[i], row[i] + 1);
   }
-  team_barrier(nthreads);
+  team_barrier(share.nthreads);
 }
 
 // h of an LSTM from the gate o and c, normalised: a thread has whole rows.
 template <class T>
-void normed_output(const Step<T>& step, const std::int64_t* row, std::int64_t count, int tid,
-                   int nthreads) {
+void normed_output(const Step<T>& step, const std::int64_t* row, std::int64_t count,
+                   const Share& share) {
   constexpr int kL = kLanes<T>;
   const RnnScan<T>& s = step.s;
   const RnnNorm<T>& norm = s.norm;
   const std::int64_t first = step.t * norm.step * s.batch;
   const RowNorm p{s.batch, s.hidden, norm.eps, true, {}};
-  const Range mine = split_range(count, nthreads, tid);
+  const Range mine = split_range(count, share.nthreads, share.tid);
   alignas(64) T values[8 * kL];
-  team_barrier(nthreads);
+  team_barrier(share.nthreads);
   for (std::int64_t i = mine.begin; i < mine.end; ++i) {
     const std::int64_t b = row[i];
     norm.rows->forward(p, s.norm_cells(step.t), norm.cell_gain, norm.cell_bias, norm.normed_cell,
@@ -121,28 +121,28 @@ void normed_output(const Step<T>& step, const std::int64_t* row, std::int64_t co
 
 template <class T>
 void run_step(const Step<T>& step, const Matrices<T>& m, const std::int64_t* row,
-              std::int64_t count, int tid, int nthreads) {
+              std::int64_t count, const Share& share) {
   const RnnScan<T>& s = step.s;
   const std::int64_t depth = s.depth(step.t);
   const auto h = [&](std::int64_t b) { return step.operand(b); };
-  if (s.norm.on && s.hidden > 0) normed_product(step, m.first, row, count, tid, nthreads, h);
+  if (s.norm.on && s.hidden > 0) normed_product(step, m.first, row, count, share, h);
+  const std::int64_t gates = s.x == nullptr ? s.cell.gates() : 0;
+  const auto ahead = [&](const Tile<T>& tile) {
+    const std::int64_t n = min_i(m.first.panel_units(), s.hidden - tile.unit);
+    for (std::int64_t r = 0; r < tile.rows; ++r) {
+      const std::int64_t b = tile.row[r];
+      for (std::int64_t g = 0; g < gates; ++g) {
+        prefetch_units(step.gates(b) + g * s.hidden + tile.unit, n);
+      }
+      if (s.cells != nullptr) prefetch_units(s.c_before(step.t, b) + tile.unit, n);
+    }
+  };
   const auto first = [&](const auto& f) {
-    if (s.norm.on) {
-      for_products(m.first, row, count, s.norm.normed, tid, nthreads, f);
-    } else if (s.product != nullptr) {
-      for_products(m.first, row, count, s.product, tid, nthreads, f);
+    const T* product = s.norm.on ? s.norm.normed : s.product;
+    if (product != nullptr) {
+      for_products(m.first, row, count, product, share, ahead, f);
     } else {
-      const std::int64_t gates = s.cell.gates();
-      const auto ahead = [&](const Tile<T>& tile) {
-        const std::int64_t n = min_i(m.first.panel_units(), s.hidden - tile.unit);
-        for (std::int64_t r = 0; r < tile.rows; ++r) {
-          const std::int64_t b = tile.row[r];
-          const T* x = step.gates(b) + tile.unit;
-          for (std::int64_t g = 0; g < gates; ++g) prefetch_units(x + g * s.hidden, n);
-          if (s.cells != nullptr) prefetch_units(s.c_before(step.t, b) + tile.unit, n);
-        }
-      };
-      for_tiles(m.first, row, count, depth, tid, nthreads, h, ahead, f);
+      for_tiles(m.first, row, count, depth, share, h, ahead, f);
     }
   };
   switch (s.cell.kind) {
@@ -151,7 +151,7 @@ void run_step(const Step<T>& step, const Matrices<T>& m, const std::int64_t* row
       break;
     case RnnKind::kLstm:
       first([&](const Tile<T>& tile) { lstm_tile(step, tile); });
-      if (s.norm.cell != nullptr && s.hidden > 0) normed_output(step, row, count, tid, nthreads);
+      if (s.norm.cell != nullptr && s.hidden > 0) normed_output(step, row, count, share);
       break;
     case RnnKind::kGru:
       if (!m.two) {
@@ -161,19 +161,18 @@ void run_step(const Step<T>& step, const Matrices<T>& m, const std::int64_t* row
       }
       break;
   }
-  team_barrier(nthreads);
+  team_barrier(share.nthreads);
   if (!m.two) return;
   if (s.w_hr != nullptr) {
     for_tiles(
-        m.second, row, count, s.hidden, tid, nthreads, [&](std::int64_t b) { return step.wide(b); },
+        m.second, row, count, s.hidden, share, [&](std::int64_t b) { return step.wide(b); },
         [&](const Tile<T>& tile) { project_tile(step, m.second.groups, tile); });
   } else {
     for_tiles(
-        m.second, row, count, s.hidden, tid, nthreads,
-        [&](std::int64_t b) { return step.inner(b); },
+        m.second, row, count, s.hidden, share, [&](std::int64_t b) { return step.inner(b); },
         [&](const Tile<T>& tile) { candidate_tile(step, m.second.groups, tile); });
   }
-  team_barrier(nthreads);
+  team_barrier(share.nthreads);
 }
 
 template <class T>
@@ -189,24 +188,27 @@ void forward(const RnnScan<T>& s, int threads, bool packed, void* scratch) {
     if (!packed) {
       pack_own(m.first, tid, nthreads);
       if (m.two) pack_own(m.second, tid, nthreads);
+      if (s.apart) team_barrier(nthreads);
     }
-    for (std::int64_t b = 0; b < s.batch; ++b) row[b] = b;
-    std::int64_t count = s.batch;
+    Share share = share_of(s.apart, tid, nthreads);
+    std::int64_t count = 0;
+    for (std::int64_t b = share.first; b < s.batch; b += share.every) row[count++] = b;
     for (std::int64_t i = s.first; i < s.last; ++i) {
       const std::int64_t t = s.time(i);
       const Step<T> step{s, t, Bounds<T>(s.cell)};
       if (s.lengths != nullptr || s.mask != nullptr) {
         count = 0;
         std::int64_t passing = 0;
-        for (std::int64_t b = 0; b < s.batch; ++b) {
+        for (std::int64_t b = share.first; b < s.batch; b += share.every) {
           if (s.active(t, b)) {
             row[count++] = b;
-          } else if (s.within(t, b) && passing++ % nthreads == tid) {
+          } else if (s.within(t, b) && passing++ % share.nthreads == share.tid) {
             pass_state(step, b, {0, s.out}, {0, s.hidden});
           }
         }
       }
-      run_step(step, m, row, count, tid, nthreads);
+      share.backwards = (i & 1) != 0;
+      run_step(step, m, row, count, share);
     }
   });
 }

@@ -166,6 +166,27 @@ static inline void pack_own(const Panels<T>& w, int tid, int nthreads) {
   }
 }
 
+// A thread's share of a step: some of the panels with every sample, or all of them with samples of
+// its own, which is a team of one. Steps go over the panels from either end in turn: what the one
+// before read last is still in L2.
+struct Share {
+  int tid, nthreads;
+  std::int64_t first, every;  // samples; by turns, since lengths are often sorted
+  bool backwards = false;
+
+  template <class F>
+  ARRAYNN_MEMBER void for_panels(std::int64_t count, const F& f) const {
+    const Range mine = split_range(count, nthreads, tid);
+    for (std::int64_t i = mine.begin; i < mine.end; ++i) {
+      f(backwards ? mine.end - 1 - (i - mine.begin) : i);
+    }
+  }
+};
+
+ARRAYNN_INLINE Share share_of(bool apart, int tid, int nthreads) {
+  return apart ? Share{0, 1, tid, nthreads} : Share{tid, nthreads, 0, 1};
+}
+
 // Calls for `units` elements that the arithmetic of a tile will read, while its sums are formed.
 template <class T>
 ARRAYNN_INLINE void prefetch_units(const T* from, std::int64_t units) {
@@ -174,24 +195,23 @@ ARRAYNN_INLINE void prefetch_units(const T* from, std::int64_t units) {
   }
 }
 
-// f(tile) for every tile of this thread's panels, ahead(tile) before its sums are formed. `row` lists
-// `count` samples, a(b) is the vector of sample b. k == 0 gives sums of 0.
+// f(tile) for every tile of a share, ahead(tile) before its sums are formed. `row` lists `count`
+// samples, a(b) is the vector of sample b. k == 0 gives sums of 0.
 template <class T, class A, class P, class F>
 ARRAYNN_INLINE void for_tiles(const Panels<T>& w, const std::int64_t* row, std::int64_t count,
-                              std::int64_t k, int tid, int nthreads, const A& a, const P& ahead,
+                              std::int64_t k, const Share& share, const A& a, const P& ahead,
                               const F& f) {
   alignas(64) T sums[kMaxTileVectors * kLanes<T>];
   const T* rows[kMaxTileRows];
   const int vectors = w.vectors();
   const std::int64_t tiles = ceil_div(count, tile_rows(vectors));
-  const Range mine = split_range(w.count(), nthreads, tid);
   if (count == 0) return;
-  for (std::int64_t p = mine.begin; p < mine.end; ++p) {
+  share.for_panels(w.count(), [&](std::int64_t p) {
     const T* panel = nullptr;
     if (w.given != nullptr) {
       panel = w.given + p * w.panel_size();
     } else {
-      T* own = w.packed + (w.one_panel ? tid : p) * w.panel_size();
+      T* own = w.packed + (w.one_panel ? share.tid : p) * w.panel_size();
       if (w.one_panel && k > 0) pack_panel(w, p, own);
       panel = own;
     }
@@ -204,27 +224,28 @@ ARRAYNN_INLINE void for_tiles(const Panels<T>& w, const std::int64_t* row, std::
       run_product(vectors, n, rows, k, panel, sums);
       f(tile);
     }
-  }
+  });
 }
 template <class T, class A, class F>
 ARRAYNN_INLINE void for_tiles(const Panels<T>& w, const std::int64_t* row, std::int64_t count,
-                              std::int64_t k, int tid, int nthreads, const A& a, const F& f) {
-  for_tiles(w, row, count, k, tid, nthreads, a, [](const Tile<T>&) {}, f);
+                              std::int64_t k, const Share& share, const A& a, const F& f) {
+  for_tiles(w, row, count, k, share, a, [](const Tile<T>&) {}, f);
 }
 
 // The same from sums that are there already: rows of [gates, units].
-template <class T, class F>
+template <class T, class P, class F>
 ARRAYNN_INLINE void for_products(const Panels<T>& w, const std::int64_t* row, std::int64_t count,
-                                 const T* product, int tid, int nthreads, const F& f) {
+                                 const T* product, const Share& share, const P& ahead, const F& f) {
   constexpr int kL = kLanes<T>;
   alignas(64) T sums[kMaxTileVectors * kLanes<T>];
   const std::int64_t tiles = ceil_div(count, tile_rows(w.vectors()));
-  const Range mine = split_range(w.count(), nthreads, tid);
   if (count == 0) return;
-  for (std::int64_t p = mine.begin; p < mine.end; ++p) {
+  share.for_panels(w.count(), [&](std::int64_t p) {
     for (std::int64_t i = 0; i < tiles; ++i) {
       const Range part = split_range(count, tiles, i);
       const std::int64_t n = part.end - part.begin;
+      const Tile<T> tile{row + part.begin, n, p * w.panel_units(), sums};
+      ahead(tile);
       T* to = sums;
       for (int v = 0; v < w.vectors(); ++v) {
         const std::int64_t unit = (p * w.groups + v / w.gates) * kL;
@@ -234,9 +255,9 @@ ARRAYNN_INLINE void for_products(const Panels<T>& w, const std::int64_t* row, st
           load_lanes(from + row[part.begin + r] * w.gates * w.units, width).store(to);
         }
       }
-      f(Tile<T>{row + part.begin, n, p * w.panel_units(), sums});
+      f(tile);
     }
-  }
+  });
 }
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

@@ -9,13 +9,16 @@
 //         h' = n + z (h - n)
 //
 // Plan. The input's share of z, biases included, is one matrix product over all steps (gemm) and
-// lies in `gates`; what remains of a step is h W_hh' and the arithmetic of the gates:
+// lies in `gates`, or is formed in the step where x has one element; what remains of a step is
+// h W_hh' and the arithmetic of the gates:
 //   panels   W_hh is packed once into panels of a few vectors: all gates of kLanes hidden units side
 //            by side, k after k. A tile of (rows of the batch) x (vectors of a panel) is summed in
 //            registers, and its gates, state and output follow at once, in L1
-//   team     the threads split the panels for the whole sequence, so each keeps its share of W_hh in
-//            its own L2; one region over all steps, one barrier a step. A second product in the step
-//            (the reset before the product, the projection) takes a second barrier
+//   team     one region over all steps. Where W_hh fits every L2 and there are samples enough, the
+//            threads split the samples, and none waits for another. Else they split the panels for
+//            the whole sequence, so each keeps its share of W_hh in its own L2, and there is one
+//            barrier a step. A second product in the step (the reset before the product, the
+//            projection) takes a second barrier
 //   one step: a call of one step has no use for panels: its product is a gemm as well, unless the
 //            weights come packed
 //   rows     those samples that take part in the step; the others cost nothing. Where a mask is
@@ -100,6 +103,7 @@ struct RnnScan {
   std::int64_t out = 0;              // elements of h: those of the projection, else hidden
   std::int64_t first = 0, last = 0;  // steps [first, last) in the order of the direction
   bool reverse = false;
+  bool apart = false;                     // the team splits the samples, else the units
   const std::int64_t* lengths = nullptr;  // [batch] or null
   const std::uint8_t* mask = nullptr;     // [steps, batch] or null: at 0 the state passes through
   const T* factors = nullptr;             // [batch, out] or null: of h where W_hh meets it
@@ -116,7 +120,10 @@ struct RnnScan {
   const T* product = nullptr;             // h0 W_hh' where one step is all, [batch, gates * hidden]
   T* gates = nullptr;  // [.., batch, gates * hidden]: the input's share of z; their values after
   std::int64_t gates_t = 0;  // the time of its first row
-  bool keep_gates = false;   // backward follows
+  // An input of one element: a step forms its share, x [steps, batch] times w_x + b_x (or null), and
+  // there are no gates. Null otherwise, and on a GPU.
+  const T *x = nullptr, *w_x = nullptr, *b_x = nullptr;
+  bool keep_gates = false;  // backward follows
   T* y = nullptr;
   std::int64_t y_step = 0, y_row = 0;
   T* cells = nullptr;  // every c, or one step's that holds c0 at first

@@ -8,11 +8,14 @@
 namespace arraynn {
 namespace {
 
-// Multiply-adds of a step that are worth a thread of their own: some 2 us, several barriers. Few
-// rows wait for the weights, which take L2 as long as so many multiply-adds.
+// A team of n that splits the units takes W / n + b a step: W is its work, b the wait for the slowest
+// and for the lines of h that the others wrote. A thread is given some 2 us of a step, several b. In
+// multiply-adds; few rows wait for the weights, which take L2 as long as so many of them.
 constexpr double kStepPerThread = 8e4, kProductsPerWeight = 2.6;
-// Of a whole call: what waking a team is worth.
+// Of a whole call: what waking a team is worth. A team that splits the samples pays no more than that,
+// while the weights leave half of each L2 to the rest and a tile has rows that share a panel.
 constexpr double kCallPerThread = 7.5e5;
+constexpr std::int64_t kWeightBytes = std::int64_t{512} << 10, kSamplesPerThread = 4;
 // Gates of a part of the steps: they stay in cache between the product that writes them and the step
 // that reads them. A part passes over W_ih: in L2 where that is little, else in L3, and in either case
 // of enough rows.
@@ -21,14 +24,25 @@ constexpr std::int64_t kGateRows = 256, kNarrowInput = 64;
 constexpr double kElementsPerThread = 1 << 16;  // of an outer product
 constexpr std::int64_t kPanelForm = 2;          // beside gemm's operands
 
+struct Team {
+  int threads;
+  bool apart;
+};
+
+// With `sums` over the samples each of them is one thread's.
 template <class T>
-int rnn_threads(const RnnScan<T>& s) {
+Team team_of(const RnnScan<T>& s, bool sums = false) {
   const double width = static_cast<double>(s.cell.gates() * s.hidden);
   const double lanes = static_cast<double>(sizeof(T)) / 4;
   const double rows = std::max(static_cast<double>(s.batch), kProductsPerWeight);
   const double step = rows * width * static_cast<double>(s.out) * lanes;
   const int of_call = threads_for(step * static_cast<double>(s.steps), kCallPerThread);
-  return std::min(of_call, threads_for(step, kStepPerThread));
+  const int by_units = std::min(of_call, threads_for(step, kStepPerThread));
+  const std::int64_t weights = s.cell.gates() * s.hidden * s.out * std::int64_t{sizeof(T)};
+  if (sums || s.steps == 1 || weights > kWeightBytes) return {by_units, false};
+  const auto by_samples = static_cast<int>(min_i(of_call, max_i(1, s.batch / kSamplesPerThread)));
+  if (by_samples == 1 || by_samples < by_units) return {by_units, false};
+  return {by_samples, true};
 }
 
 // Those of packed weights.
@@ -128,9 +142,10 @@ std::int64_t steps_at_once(const RnnShape& s, std::int64_t input, std::int64_t g
 template <class T>
 void* prepare_scan(const char* op, RnnScan<T>* scan, const RnnForms* forms, RnnMemory* memory) {
   if (scan->norm.on) scan->norm.rows = &norm_row_kernels().of<T>();
-  const int threads = rnn_threads(*scan);
+  const Team team = team_of(*scan);
+  scan->apart = team.apart;
   if (forms != nullptr && forms->w_hh != nullptr) use_panels(op, *forms, scan);
-  void* panels = memory->take<char>(rnn_forward_kernels().of<T>().scratch(*scan, threads));
+  void* panels = memory->take<char>(rnn_forward_kernels().of<T>().scratch(*scan, team.threads));
   if (scan->factors != nullptr) scan->dropped = drop_first(*scan, memory);
   if (scan->steps == 1 && scan->panels[0] == nullptr && !scan->from_zero) {
     scan->product = product_of_one_step(op, *scan, memory);
@@ -140,16 +155,17 @@ void* prepare_scan(const char* op, RnnScan<T>* scan, const RnnForms* forms, RnnM
 
 template <class T>
 void run_scan(const char*, const RnnScan<T>& scan, bool more, void* prepared) {
-  rnn_forward_kernels().of<T>().run(scan, rnn_threads(scan), more, prepared);
+  rnn_forward_kernels().of<T>().run(scan, team_of(scan).threads, more, prepared);
 }
 
 template <class T>
 void run_scan_backward(const char* op, const RnnScanBackward<T>& back, RnnMemory* memory) {
-  const int threads = rnn_threads(back.scan);
+  const Team team = team_of(back.scan, back.dpeephole != nullptr);
   RnnScanBackward<T> g = back;
+  g.scan.apart = team.apart;
   g.leaves_product = g.scan.steps == 1;
-  void* scratch = memory->take<char>(rnn_backward_kernels().of<T>().scratch(g, threads));
-  rnn_backward_kernels().of<T>().run(g, threads, scratch);
+  void* scratch = memory->take<char>(rnn_backward_kernels().of<T>().scratch(g, team.threads));
+  rnn_backward_kernels().of<T>().run(g, team.threads, scratch);
   if (g.leaves_product) first_state(op, g);
 }
 

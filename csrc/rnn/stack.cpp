@@ -105,10 +105,13 @@ struct Layers {
     const RnnShape& s = stack.shape;
     const std::int64_t steps = keeps() ? s.steps : 1, rows = steps * s.batch;
     const std::int64_t width = stack.cell.gates() * s.hidden;
-    const auto take = [&](std::int64_t count) { return kept().template zeros<T>(count); };
-    const auto statistics = [&](std::int64_t count) {
-      return kept().template zeros<double>(count);
+    // Rows of samples that miss a step are read by the sums over all of them.
+    const auto of_rows = [&](auto tag, std::int64_t count) {
+      using V = decltype(tag);
+      return s.padded ? kept().template zeros<V>(count) : kept().template take<V>(count);
     };
+    const auto take = [&](std::int64_t count) { return of_rows(T{}, count); };
+    const auto statistics = [&](std::int64_t count) { return of_rows(double{}, count); };
     RnnNorm<T> norm;
     norm.on = true;
     norm.eps = stack.norm_eps;
@@ -133,16 +136,18 @@ struct Layers {
     return norm;
   }
 
-  // LN(x W_ih') + b in place of x W_ih', rows of all gates.
+  // LN(from) + b into the gates: x W_ih' of the steps of a part, of which t is the first in time.
   void norm_input(const RnnScan<T>& scan, const RnnGroup<const T>& group, const T* bias,
-                  std::int64_t rows) const {
+                  const T* from, std::int64_t t) const {
     const RnnShape& s = stack.shape;
-    const std::int64_t width = scan.cell.gates() * s.hidden;
-    const RowNorm p{rows, width, stack.norm_eps, true, {}};
+    const std::int64_t width = scan.cell.gates() * s.hidden, row = t * s.batch;
+    const RowNorm p{(scan.last - scan.first) * s.batch, width, stack.norm_eps, true, {}};
     const RnnNorm<T>& norm = scan.norm;
-    row_norm(p, norm.input != nullptr ? norm.input : scan.gates, group.norm_ih, bias, scan.gates,
-             norm.input_mean, norm.input_rstd);
-    if (norm.input == nullptr || !s.padded) return;
+    const bool keep = norm.input != nullptr;
+    row_norm(p, from, group.norm_ih, bias, scan.gates + (t - scan.gates_t) * s.batch * width,
+             keep ? norm.input_mean + row : nullptr, keep ? norm.input_rstd + row : nullptr);
+    // All steps have been.
+    if (!keep || !s.padded || scan.last < s.steps) return;
     // Backward takes all rows together: what padding held must not reach its sums.
     move_active<T>(s, norm.input, norm.input, width);
     move_active<double>(s, norm.input_mean, norm.input_mean, 1);
@@ -158,17 +163,44 @@ struct Layers {
     return dropped;
   }
 
+  // x W_ih' + b of the steps of a part, of which t is the first in time, into their gates.
+  void multiply_input(const RnnScan<T>& scan, const RnnGroup<const T>& group, const T* x,
+                      std::int64_t input, std::int64_t t, const T* bias, PreparedWeight* w) const {
+    const RnnShape& s = stack.shape;
+    const std::int64_t width = scan.cell.gates() * s.hidden;
+    const bool norms = scan.norm.on;
+    T* to = scan.norm.input != nullptr ? scan.norm.input + t * s.batch * width
+                                       : scan.gates + (t - scan.gates_t) * s.batch * width;
+    auto g = product_of<T>({x + t * s.batch * input, input}, {group.w_ih, input, true},
+                           (scan.last - scan.first) * s.batch, input, width, to);
+    if (bias != nullptr && !norms) {
+      g.epilogue.bias = bias;
+      g.epilogue.bias_axis = BiasAxis::kColumn;
+    }
+    if (w != nullptr) use_packed(stack.op, w, Operand::kB, &g);
+    gemm(stack.op, g);
+    if (norms) norm_input(scan, group, bias, to, t);
+  }
+
   void run_direction(RnnScan<T>* scan, std::int64_t layer, std::int64_t direction, const T* x) {
     const RnnShape& s = stack.shape;
     const auto& group = stack.groups[static_cast<std::size_t>(layer * s.directions + direction)];
     const std::int64_t width = scan->cell.gates() * s.hidden, input = s.input_of(layer);
     RnnMemory scratch(stack.op);
     const bool keep = scan->gates_kept(), norms = scan->norm.on;
-    const std::int64_t part =
-        keeps() && norms ? s.steps : steps_at_once(s, input, width, sizeof(T));
-    scan->gates =
-        (keep ? kept() : scratch).template take<T>((keep ? s.steps : part) * s.batch * width);
     const T* bias = input_bias(scan->cell, group, s.hidden, &scratch);
+    // A reset before the product keeps r and z among the gates.
+    const bool within = kFormsInput && input == 1 && !keeps() && !norms && !scan->reset_before();
+    if (within) {
+      scan->x = x;
+      scan->w_x = group.w_ih;
+      scan->b_x = bias;
+    }
+    const std::int64_t part = within ? s.steps : steps_at_once(s, input, width, sizeof(T));
+    if (!within) {
+      scan->gates =
+          (keep ? kept() : scratch).template take<T>((keep ? s.steps : part) * s.batch * width);
+    }
     const RnnForms& forms = stack.forms[static_cast<std::size_t>(layer * s.directions + direction)];
     // Elements of w_hh that are dropped make others of it.
     void* prepared =
@@ -181,17 +213,7 @@ struct Layers {
       scan->last = min_i(s.steps, i + part);
       const std::int64_t t = scan->reverse ? s.steps - scan->last : i;
       scan->gates_t = keep ? 0 : t;
-      T* to = scan->norm.input != nullptr ? scan->norm.input
-                                          : scan->gates + (t - scan->gates_t) * s.batch * width;
-      auto g = product_of<T>({x + t * s.batch * input, input}, {group.w_ih, input, true},
-                             (scan->last - i) * s.batch, input, width, to);
-      if (bias != nullptr && !norms) {
-        g.epilogue.bias = bias;
-        g.epilogue.bias_axis = BiasAxis::kColumn;
-      }
-      if (w_ih != nullptr) use_packed(stack.op, w_ih, Operand::kB, &g);
-      gemm(stack.op, g);
-      if (norms) norm_input(*scan, group, bias, g.m);
+      if (!within) multiply_input(*scan, group, x, input, t, bias, w_ih);
       run_scan(stack.op, *scan, i > 0, prepared);
     }
     scan->product = scan->dropped = nullptr;

@@ -200,8 +200,10 @@ void outer_product(const T* a, std::int64_t m, const T* b, std::int64_t n, T* c,
 // copied transposed, which the kernels of a GPU do without.
 #if defined(ARRAYNN_CUDA)
 inline constexpr bool kTurnsProducts = false;
+inline constexpr bool kFormsInput = false;  // an input of one element in the step
 #else
 inline constexpr bool kTurnsProducts = true;
+inline constexpr bool kFormsInput = true;
 #endif
 
 }  // namespace arraynn

@@ -24,6 +24,7 @@ void product_over_rows(const char* op, RnnOperand<T> a, std::int64_t m, RnnOpera
   RnnMemory memory(op);
   auto g = product_of<T>({a.data, a.row, true}, b, m, k, n, turned ? memory.take<T>(m * n) : c);
   g.accumulate = accumulate;
+  g.over_samples = !accumulate;
   gemm(op, g);
   if (!turned) return;
   constexpr std::int64_t kSquare = 16;

@@ -6,6 +6,23 @@
 
 namespace ARRAYNN_ISA_NAMESPACE {
 
+// x's share of z of one row, as its gates hold it or from an x of one element.
+template <class T>
+struct InputShare {
+  const T *gates, *w, *bias;
+  Vec<T> x;
+
+  ARRAYNN_MEMBER Vec<T> load(std::int64_t at, std::int64_t width) const {
+#if !defined(ARRAYNN_CUDA)
+    if (w != nullptr) {  // as gemm sums: from 0, then the bias
+      const Vec<T> z = fma(x, load_lanes(w + at, width), Vec<T>::zero());
+      return bias != nullptr ? z + load_lanes(bias + at, width) : z;
+    }
+#endif
+    return load_lanes(gates + at, width);
+  }
+};
+
 // One step of a scan: where the rows of a sample are.
 template <class T>
 struct Step {
@@ -27,6 +44,12 @@ struct Step {
   ARRAYNN_MEMBER T* wide(std::int64_t b) const { return s.wide_at(t, b); }
   ARRAYNN_MEMBER T* norm_cell(std::int64_t b) const { return s.norm_cells(t) + b * s.hidden; }
   ARRAYNN_MEMBER const T* h(std::int64_t b) const { return s.h_before(t, b); }
+  ARRAYNN_MEMBER InputShare<T> input(std::int64_t b) const {
+#if !defined(ARRAYNN_CUDA)
+    if (s.x != nullptr) return {nullptr, s.w_x, s.b_x, Vec<T>::set1(s.x[t * s.batch + b])};
+#endif
+    return {gates(b), nullptr, nullptr, Vec<T>::zero()};
+  }
   // What W_hh multiplies.
   ARRAYNN_MEMBER const T* operand(std::int64_t b) const {
     return s.factors == nullptr ? h(b) : s.dropped_at(t, 0, b);
@@ -84,7 +107,7 @@ ARRAYNN_MEMBER Vec<T> bound_gate(const Step<T>& step, const Activation& f, std::
 template <class T>
 ARRAYNN_MEMBER void add_gate(const Step<T>& step, const Activation& f, std::int64_t b,
                              std::int64_t at, std::int64_t width, T* sum) {
-  const Vec<T> x = load_lanes(step.gates(b) + at, width) + Vec<T>::load(sum);
+  const Vec<T> x = step.input(b).load(at, width) + Vec<T>::load(sum);
   bound_gate(step, f, b, at, width, x).store(sum);
 }
 
@@ -145,12 +168,12 @@ ARRAYNN_RNN_APART void lstm_rows(const Step<T>& step, const Tile<T>& tile) {
   for (std::int64_t r = 0; r < n; ++r) {
     const std::int64_t b = tile.row[r];
     T* z = tile.sums + r * kL;
-    T* x = step.gates(b) + unit;
     const V old = load_lanes(s.c_before(step.t, b) + unit, width);
-    V i = load_lanes(x, width) + V::load(z);
-    V f = load_lanes(x + h, width) + V::load(z + n * kL);
-    V g = load_lanes(x + 2 * h, width) + V::load(z + 2 * n * kL);
-    V o = load_lanes(x + 3 * h, width) + V::load(z + 3 * n * kL);
+    const InputShare<T> x = step.input(b);
+    V i = x.load(unit, width) + V::load(z);
+    V f = x.load(h + unit, width) + V::load(z + n * kL);
+    V g = x.load(2 * h + unit, width) + V::load(z + 2 * n * kL);
+    V o = x.load(3 * h + unit, width) + V::load(z + 3 * n * kL);
     if (s.peephole != nullptr) {
       i = fma(peep[0], old, i);
       f = fma(peep[1], old, f);
@@ -172,12 +195,15 @@ ARRAYNN_RNN_APART void lstm_rows(const Step<T>& step, const Tile<T>& tile) {
     if (s.peephole != nullptr) o = fma(peep[2], c, o);
     o = lstm_gate<kOf>(cell, bound_gate(step, cell.gate, b, 3 * h + unit, width, o));
     if (s.keep_gates) {
-      store_lanes(i, x, width);
-      store_lanes(f, x + h, width);
-      store_lanes(g, x + 2 * h, width);
+      T* kept = step.gates(b) + unit;
+      store_lanes(i, kept, width);
+      store_lanes(f, kept + h, width);
+      store_lanes(g, kept + 2 * h, width);
     }
     // Where c is normalised the output waits for the whole of it.
-    if (s.keep_gates || s.norm.cell != nullptr) store_lanes(o, x + 3 * h, width);
+    if (s.keep_gates || s.norm.cell != nullptr) {
+      store_lanes(o, step.gates(b) + 3 * h + unit, width);
+    }
     c.store(z);
     o.store(z + n * kL);
   }
@@ -218,14 +244,14 @@ ARRAYNN_MEMBER void gru_tile(const Step<T>& step, const Tile<T>& tile) {
   activate_vectors(s.cell.gate, zr, 2 * n);
   for (std::int64_t r = 0; r < n; ++r) {
     const std::int64_t b = tile.row[r];
-    T* x = step.gates(b) + unit;
     const V reset = V::load(zr + r * kL), inner = V::load(zn + r * kL) + bias;
-    const V z = fma(reset, inner, load_lanes(x + 2 * h, width));
+    const V z = fma(reset, inner, step.input(b).load(2 * h + unit, width));
     bound_gate(step, s.cell.main, b, 2 * h + unit, width, z).store(zn + r * kL);
     if (s.keep_gates) {
+      T* kept = step.gates(b) + unit;
       store_lanes(inner, step.inner(b) + unit, width);
-      store_lanes(reset, x, width);
-      store_lanes(V::load(zz + r * kL), x + h, width);
+      store_lanes(reset, kept, width);
+      store_lanes(V::load(zz + r * kL), kept + h, width);
     }
   }
   activate_vectors(s.cell.main, zn, n);

@@ -8,6 +8,7 @@ import numpy as np
 
 _Array = np.ndarray[Any, Any]
 _Gradients = tuple[_Array | None, _Array | None, _Array | None]
+_ConvPlan = tuple[str | None, str | None, int, int]
 _Arrays = Sequence[_Array]
 _Size = int | Sequence[int]
 _OutputSize = int | Sequence[int | None] | None
@@ -95,7 +96,7 @@ def conv1d_plan(
     layout: str,
     flip_kernel: bool,
     algorithm: str,
-) -> tuple[str | None, str | None, int, int]: ...
+) -> _ConvPlan: ...
 def conv2d_plan(
     x: _Array,
     weight: _Array | PackedWeight,
@@ -106,7 +107,7 @@ def conv2d_plan(
     layout: str,
     flip_kernel: bool,
     algorithm: str,
-) -> tuple[str | None, str | None, int, int]: ...
+) -> _ConvPlan: ...
 def conv3d_plan(
     x: _Array,
     weight: _Array | PackedWeight,
@@ -117,7 +118,118 @@ def conv3d_plan(
     layout: str,
     flip_kernel: bool,
     algorithm: str,
-) -> tuple[str | None, str | None, int, int]: ...
+) -> _ConvPlan: ...
+def conv1d_backward_plan(
+    grad_out: _Array,
+    x: _Array,
+    weight: _Array,
+    stride: _Size,
+    padding: _Padding,
+    dilation: _Size,
+    groups: int,
+    layout: str,
+    flip_kernel: bool,
+    algorithm: str,
+    needs: Sequence[str],
+) -> tuple[_ConvPlan | None, _ConvPlan | None, None]: ...
+def conv_transpose1d_plan(
+    x: _Array,
+    weight: _Array | PackedWeight,
+    stride: _Size,
+    padding: _Padding,
+    output_padding: _Size,
+    groups: int,
+    dilation: _Size,
+    layout: str,
+    algorithm: str,
+) -> _ConvPlan: ...
+def conv_transpose1d_backward_plan(
+    grad_out: _Array,
+    x: _Array,
+    weight: _Array,
+    stride: _Size,
+    padding: _Padding,
+    output_padding: _Size,
+    groups: int,
+    dilation: _Size,
+    layout: str,
+    algorithm: str,
+    needs: Sequence[str],
+) -> tuple[_ConvPlan | None, _ConvPlan | None, None]: ...
+def conv2d_backward_plan(
+    grad_out: _Array,
+    x: _Array,
+    weight: _Array,
+    stride: _Size,
+    padding: _Padding,
+    dilation: _Size,
+    groups: int,
+    layout: str,
+    flip_kernel: bool,
+    algorithm: str,
+    needs: Sequence[str],
+) -> tuple[_ConvPlan | None, _ConvPlan | None, None]: ...
+def conv_transpose2d_plan(
+    x: _Array,
+    weight: _Array | PackedWeight,
+    stride: _Size,
+    padding: _Padding,
+    output_padding: _Size,
+    groups: int,
+    dilation: _Size,
+    layout: str,
+    algorithm: str,
+) -> _ConvPlan: ...
+def conv_transpose2d_backward_plan(
+    grad_out: _Array,
+    x: _Array,
+    weight: _Array,
+    stride: _Size,
+    padding: _Padding,
+    output_padding: _Size,
+    groups: int,
+    dilation: _Size,
+    layout: str,
+    algorithm: str,
+    needs: Sequence[str],
+) -> tuple[_ConvPlan | None, _ConvPlan | None, None]: ...
+def conv3d_backward_plan(
+    grad_out: _Array,
+    x: _Array,
+    weight: _Array,
+    stride: _Size,
+    padding: _Padding,
+    dilation: _Size,
+    groups: int,
+    layout: str,
+    flip_kernel: bool,
+    algorithm: str,
+    needs: Sequence[str],
+) -> tuple[_ConvPlan | None, _ConvPlan | None, None]: ...
+def conv_transpose3d_plan(
+    x: _Array,
+    weight: _Array | PackedWeight,
+    stride: _Size,
+    padding: _Padding,
+    output_padding: _Size,
+    groups: int,
+    dilation: _Size,
+    layout: str,
+    algorithm: str,
+) -> _ConvPlan: ...
+def conv_transpose3d_backward_plan(
+    grad_out: _Array,
+    x: _Array,
+    weight: _Array,
+    stride: _Size,
+    padding: _Padding,
+    output_padding: _Size,
+    groups: int,
+    dilation: _Size,
+    layout: str,
+    algorithm: str,
+    needs: Sequence[str],
+) -> tuple[_ConvPlan | None, _ConvPlan | None, None]: ...
 def conv1d_backward(
     grad_out: _Array,
     x: _Array,
@@ -197,7 +309,7 @@ def conv2d_pool_plan(
     layout: str,
     flip_kernel: bool,
     algorithm: str,
-) -> tuple[str | None, str | None, int, int]: ...
+) -> _ConvPlan: ...
 def conv_transpose1d(
     x: _Array,
     weight: _Array | PackedWeight,
@@ -980,6 +1092,8 @@ def attention_varlen(
     v: _Array,
     cu_seqlens_q: _Array,
     cu_seqlens_k: _Array,
+    mask: _Array | None,
+    bias: _Array | None,
     causal: bool | str,
     scale: float | None,
     window: Sequence[int] | None,
@@ -1000,6 +1114,8 @@ def attention_varlen_backward(
     lse: _Array,
     cu_seqlens_q: _Array,
     cu_seqlens_k: _Array,
+    mask: _Array | None,
+    bias: _Array | None,
     causal: bool | str,
     scale: float | None,
     window: Sequence[int] | None,
@@ -1018,6 +1134,8 @@ def attention_decode(
     block_table: _Array | None,
     k: _Array | None,
     v: _Array | None,
+    mask: _Array | None,
+    bias: _Array | None,
     scale: float | None,
     window: Sequence[int] | None,
     softcap: float | None,

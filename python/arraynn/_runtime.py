@@ -70,7 +70,7 @@ def get_float32_precision() -> str:
 def set_float32_precision(precision: str) -> None:
     """Choose how products of float32 are formed on a GPU, in every later call of this process.
 
-    It is for `linear`, `matmul` and what calls them (recurrent networks), not for arrays on the
+    It is for `linear`, `matmul`, the convolutions and recurrent networks, not for arrays on the
     CPU, other dtypes, or sums of fewer than 32 products.
 
     Parameters

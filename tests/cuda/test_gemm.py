@@ -210,6 +210,24 @@ def test_finite_differences(device: Any, rng: np.random.Generator) -> None:
     assert_gradient(lambda v: loss(x, weight, v), bias, device.get(got[2]), rng)
 
 
+def test_a_gradient_by_weight_is_added_in_parts(
+    dtype: Any, device: Any, rng: np.random.Generator
+) -> None:
+    """Of a thousand rows at least; two of them here, for few features."""
+    rows, first = 2100, 1056
+    x, grad = normal(rng, dtype, rows, 9), normal(rng, dtype, rows, 33)
+    dx, dgrad, weight = device.put(x), device.put(grad), device.put(normal(rng, dtype, 33, 9))
+    parts = [
+        device.get(kernels.matmul(device.put(grad[s].T.copy()), dx[s]))
+        for s in (slice(0, first), slice(first, rows))
+    ]
+    for schedule in device.schedules():
+        got = device.get(kernels.linear_backward(dgrad, dx, weight, needs=("weight",))[1])
+        assert_same_bits(got, parts[0] + parts[1], schedule)
+    whole = device.get(kernels.matmul(device.put(grad.T.copy()), dx))
+    assert not np.array_equal(whole, got)
+
+
 def test_a_row_alone_has_the_bits_of_the_batch(
     dtype: Any, device: Any, rng: np.random.Generator
 ) -> None:
@@ -322,8 +340,8 @@ class TestSixteenBits:
                     assert_same_bits(device.get(kernels.matmul(x, y)), expected, schedule)
 
     def test_linear_and_backward(self, half: Any, device: Any, rng: np.random.Generator) -> None:
-        """More rows than a chunk of the bias's sums, whose parts are float32."""
-        given = [normal(rng, half, *shape) for shape in ((1100, 21), (34, 21), (34,), (1100, 34))]
+        """More rows than a part of the weight's and a chunk of the bias's sums, in float32."""
+        given = [normal(rng, half, *shape) for shape in ((2100, 21), (34, 21), (34,), (2100, 34))]
         x, weight, bias, residual = (device.put(a) for a in given)
         wide, plain = widen(*given), native(*given)
         scale = [np.abs(a) for a in wide]

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <map>
 #include <string>
 #include <vector>
@@ -87,6 +88,18 @@ Floats run_gemm_in_tf32() {
   return c;
 }
 
+Floats run_gemm_over_samples() {  // in two parts
+  constexpr std::int64_t kM = 5, kN = 7, kK = 2100;
+  const Floats a = numbers(kM * kK), b = numbers(kK * kN, 2);
+  Floats c = result(kM * kN);
+  GemmProblem<float> p{kM, kN, kK, a.data(), 1, kM, b.data(), kN, 1, c.data(), kN, {}};
+  p.over_samples = true;
+  cuda::set_tf32_products(true);
+  gemm(kOp, p);
+  cuda::set_tf32_products(false);
+  return c;
+}
+
 Floats run_column_sums() {
   const Floats x = numbers(1100 * 40);
   Floats sums = result(40);
@@ -114,6 +127,30 @@ Floats run_conv() {
   Floats y = result(p.y_size());
   conv2d(p, x.data(), weight.data(), ConvEpilogue<float>{}, y.data());
   return y;
+}
+
+// No whole packs of channels; what is infinite must not meet the zeros beyond the last tap.
+Floats run_conv_on_tensor_cores() {
+  Conv2dProblem p = conv_problem(1, 5, 7);
+  Floats x = numbers(p.x_size()), y = result(p.y_size()), all;
+  x[0] = std::numeric_limits<float>::infinity();
+  const Floats weight = numbers(p.oc * p.ic * p.taps(), 2);
+  for (const bool last : {false, true}) {
+    p.channels_last = last;
+    conv2d(p, x.data(), weight.data(), ConvEpilogue<float>{}, y.data());
+    append(all, y);
+  }
+  return all;
+}
+
+Floats run_conv_by_x() {
+  Conv2dProblem p = conv_problem(1, 3, 9);
+  p.stride_h = p.stride_w = 2;
+  p.oh = p.ow = 5;
+  const Floats dy = numbers(p.y_size()), weight = numbers(p.oc * p.ic * p.taps(), 2);
+  Floats dx = result(p.x_size());
+  conv2d_backward(p, dy.data(), dy.data(), weight.data(), {dx.data(), nullptr, nullptr});
+  return dx;
 }
 
 Floats run_conv_by_weight() {  // in two parts of the pixels
@@ -265,8 +302,11 @@ const std::map<std::string, Floats (*)()>& problems() {
       {"gemm on tensor cores", &run_gemm_on_tensor_cores},
       {"gemm of the largest number", &run_gemm_of_the_largest},
       {"gemm in tf32", &run_gemm_in_tf32},
+      {"gemm over samples", &run_gemm_over_samples},
       {"column sums", &run_column_sums},
       {"conv", &run_conv},
+      {"conv on tensor cores", &run_conv_on_tensor_cores},
+      {"conv by x", &run_conv_by_x},
       {"conv by weight", &run_conv_by_weight},
       {"attention", &run_attention_forward},
       {"attention of one query", &run_attention_of_one_query},

@@ -49,6 +49,7 @@ def no_barrier(name: str, problem: str, file: str, around: str) -> Fault:
 
 TILE, GATHER = "core/cuda_tile.hpp", "conv/cuda_gather.hpp"
 MMA, MMA_GEMM = "core/cuda_mma.hpp", "gemm on tensor cores"
+MMA_CONV = "conv on tensor cores"
 ROWS, SQUARE = "core/cuda_rows.hpp", "attention/cuda_tile.hpp"
 DECODE = "attention/cuda_decode.cu"
 REDUCE, WINDOWS, STATS = "pool/cuda_reduce.hpp", "pool/cuda_windows.hpp", "softmax/cuda_stats.hpp"
@@ -148,26 +149,68 @@ FAULTS = [
         "if (!finite(sum[i][j][r])) sum",
         "if (!PLANTED && !finite(sum[i][j][r])) sum",
     ),
+    Fault(
+        "parts of a product begin at its beginning",
+        "gemm over samples",
+        "gemm/cuda.cu",
+        "begin = rest * call.part;",
+        "begin = PLANTED ? 0 : rest * call.part;",
+    ),
     no_barrier(
         "sums of columns are added before all are there",
         "column sums",
         "gemm/cuda.cu",
         f"  {BARRIER}\n  if (r == 0 && column < n) {{",
     ),
+    Fault(
+        "packs of a thread fill neighbouring rows",
+        MMA_GEMM,
+        TILE,
+        "i * (kThreads / Stage::kPacks);",
+        "i * (PLANTED ? 1 : kThreads / Stage::kPacks);",
+    ),
     # What convolutions gather.
     Fault(
         "a patch reaches one beyond the image",
         "conv",
         GATHER,
-        "    return whole < size && whole",
-        "    return whole < size + (PLANTED ? 1 : 0) && whole",
+        "static_cast<std::uint32_t>(size);",
+        "static_cast<std::uint32_t>(size + (PLANTED ? 1 : 0));",
     ),
     Fault(
         "a row of pixels begins at its second",
         "conv",
         GATHER,
-        "    p->w = 0;\n",
-        "    p->w = PLANTED ? 1 : 0;\n",
+        "return false;\n    p->w = 0;\n",
+        "return false;\n    p->w = PLANTED ? 1 : 0;\n",
+    ),
+    Fault(
+        "channels of the next place begin at the second",
+        MMA_CONV,
+        GATHER,
+        "    p->first = 0;\n",
+        "    p->first = PLANTED ? 1 : 0;\n",
+    ),
+    Fault(
+        "a tap beyond the last is gathered",
+        MMA_CONV,
+        GATHER,
+        "if (!inside) f.d",
+        "if (!inside && !PLANTED) f.d",
+    ),
+    Fault(
+        "rows of weights are no whole packs apart",
+        MMA_CONV,
+        "conv/cuda.cu",
+        "call.out[at.quotient * call.stride + at.remainder]",
+        "call.out[at.quotient * (PLANTED ? call.depth : call.stride) + at.remainder]",
+    ),
+    Fault(
+        "what the stride does not divide has a source",
+        "conv by x",
+        GATHER,
+        "!= position) return false;",
+        "!= position) return PLANTED != 0;",
     ),
     Fault(
         "parts of a gradient by weight take each other's place",

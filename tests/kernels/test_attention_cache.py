@@ -44,13 +44,33 @@ def packed(draw: Any) -> tuple[Any, ...]:
         ("sinks", st.just(True)),
         ("dropout", st.just(0.3)),
         ("scale", st.just(0.4)),
+        ("mask", st.sampled_from(["full", "queries", "keys"])),
+        ("bias", st.sampled_from(["full", "queries", "keys"])),
     ):
         if draw(st.booleans()):
             options[name] = draw(values)
     return lengths_q, lengths_k, options, draw(st.integers(1, 2)), draw(st.integers(1, 18))
 
 
-@settings(max_examples=25)
+def offsets(options: dict[str, Any], dtype: Any, full: tuple[int, ...], rng: Any) -> None:
+    """Draw the mask and the bias that options name, along all axes of `full` or the last ones."""
+    for name in ("mask", "bias"):
+        kind = options.get(name)
+        if kind is None:
+            continue
+        shape = {"full": full, "queries": (full[-2], 1), "keys": full[-1:]}[kind]
+        bias = normal(rng, dtype, *shape)
+        options[name] = bias < 0.7 if name == "mask" else np.where(bias > 1.5, -np.inf, bias)
+
+
+def own_offset(x: Any, cu_q: Any, cu_k: Any, b: int) -> Any:
+    """Rows and columns of sequence b, of a mask or bias of packed sequences."""
+    if x.ndim > 1 and x.shape[-2] > 1:
+        x = x[..., cu_q[b] : cu_q[b + 1], :]
+    return x if x.shape[-1] == 1 else x[..., : cu_k[b + 1] - cu_k[b]]
+
+
+@settings(max_examples=40)
 @given(problem=packed(), seed=st.integers(0, 2**32))
 def test_varlen_is_attention_on_each_sequence(dtype: Any, problem: Any, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -66,6 +86,7 @@ def test_varlen_is_attention_on_each_sequence(dtype: Any, problem: Any, seed: in
         options["sinks"] = normal(rng, dtype, heads)
     if "dropout" in options:
         options["seed"] = 5
+    offsets(options, dtype, (heads, int(cu_q[-1]), max(lengths_k)), rng)
     y, lse = kernels.attention_varlen(q, k, v, cu_q, cu_k, **options, return_lse=True)
     grad = normal(rng, dtype, *y.shape)
     grads = kernels.attention_varlen_backward(grad, q, k, v, y, lse, cu_q, cu_k, **options)
@@ -75,9 +96,12 @@ def test_varlen_is_attention_on_each_sequence(dtype: Any, problem: Any, seed: in
     np.testing.assert_allclose(y, ref[0], **near)
     np.testing.assert_allclose(lse, ref[1], **near)
     expected = reference.attention_varlen_backward(grad, q, k, v, y, lse, cu_q, cu_k, **options)
-    # That by a sink is a sum over all queries, of terms below 100.
-    far = 100 * max(1, cu_q[-1]) * near["atol"]
-    for g, e, atol in zip(grads, expected, (near["atol"],) * 3 + (far,), strict=True):
+    # That by a sink is a sum over all queries, of terms below 100; that by a bias one over what it
+    # is broadcast along.
+    scores = heads * int(cu_q[-1]) * max(lengths_k)
+    terms = scores / max(1, np.size(options.get("bias", 0)))
+    far = np.array([max(1, terms), 100 * max(1, cu_q[-1])]) * near["atol"]
+    for g, e, atol in zip(grads, expected, (*[near["atol"]] * 3, *far), strict=True):
         assert (g is None) == (e is None)
         if g is not None:
             np.testing.assert_allclose(g, e, rtol=0, atol=atol)
@@ -87,6 +111,8 @@ def test_varlen_is_attention_on_each_sequence(dtype: Any, problem: Any, seed: in
         own = dict(options)
         if np.ndim(own.get("alibi_slopes")) == 2:
             own["alibi_slopes"] = own["alibi_slopes"][b : b + 1]
+        for name in {"mask", "bias"} & set(own):
+            own[name] = own_offset(own[name], cu_q, cu_k, b)
         args = one(q, cu_q, b), one(k, cu_k, b), one(v, cu_k, b)
         if args[0].shape[1] == 1:
             continue  # one query has a plan of its own
@@ -98,6 +124,9 @@ def test_varlen_is_attention_on_each_sequence(dtype: Any, problem: Any, seed: in
         )
         for g, part, cu in zip(grads, parts, (cu_q, cu_k, cu_k), strict=False):
             assert_same_bits(one(g, cu, b), part)
+        if np.ndim(options.get("bias")) == 3:
+            assert_same_bits(own_offset(grads[3], cu_q, cu_k, b), parts[3])
+            assert not grads[3][:, cu_q[b] : cu_q[b + 1], cu_k[b + 1] - cu_k[b] :].any()
 
 
 def test_varlen_backward_is_the_derivative(rng: np.random.Generator) -> None:
@@ -105,16 +134,16 @@ def test_varlen_backward_is_the_derivative(rng: np.random.Generator) -> None:
     q, k = rng.standard_normal((15, 4, 3)), rng.standard_normal((20, 2, 3))
     v = rng.standard_normal((20, 2, 5))
     options: dict[str, Any] = {"causal": "bottom_right", "softcap": 2.0, "dropout": 0.2, "seed": 1}
-    sinks = rng.standard_normal(4)
-    options["sinks"] = sinks
+    sinks, bias = rng.standard_normal(4), rng.standard_normal((4, 15, 9))
+    options |= {"sinks": sinks, "bias": bias, "mask": rng.random((15, 9)) < 0.8}
     y, lse = kernels.attention_varlen(q, k, v, cu_q, cu_k, **options, return_lse=True)
     grad = rng.standard_normal(y.shape)
     grads = kernels.attention_varlen_backward(grad, q, k, v, y, lse, cu_q, cu_k, **options)
-    point = [q, k, v, sinks]
-    for i in range(4):
+    point = [q, k, v, bias, sinks]
+    for i in range(5):
 
         def total(x: Any, i: int = i) -> Any:
-            *args, options["sinks"] = (*point[:i], x, *point[i + 1 :])
+            *args, options["bias"], options["sinks"] = (*point[:i], x, *point[i + 1 :])
             return np.sum(grad * kernels.attention_varlen(*args, cu_q, cu_k, **options))
 
         gradient = grads[i]
@@ -185,8 +214,15 @@ def check_decode(
     lengths = np.array([longest - new, 0, 513])
     for lq in (1, 4):
         q = normal(rng, dtype, b, h, lq, d)
-        for options in ({}, {"window": (90, 0), "softcap": 3.0, "scale": 0.5}, {"alibi": True}):
+        for options in (
+            {},
+            {"window": (90, 0), "softcap": 3.0, "scale": 0.5, "mask": "full"},
+            {"alibi": True},
+            {"bias": "full", "mask": "keys"},
+        ):
             how: dict[str, Any] = dict(options)
+            rows = longest if page is None else -(-longest // page) * page
+            offsets(how, dtype, (b, h, lq, rows), rng)
             if how.pop("alibi", False):
                 how["alibi_slopes"] = rng.uniform(0, 0.1, h).astype(dtype)
                 how["sinks"] = normal(rng, dtype, h)
@@ -244,6 +280,23 @@ def check_the_end(dtype: Any, rng: np.random.Generator, kernels: Any = kernels) 
     y = kernels.attention_decode(q, k, v, np.array([40, 2]))
     assert np.isfinite(y[0]).all()
     assert (y[1, :, :3] == 0).all()
+
+
+def test_hidden_positions_stay_hidden(dtype: Any, rng: np.random.Generator) -> None:
+    """NaN at a position of the cache that a mask hides, and in a packed key."""
+    k, v, q = (normal(rng, dtype, 1, 1, n, 8) for n in (40, 40, 1))
+    mask = np.arange(40) != 7
+    clean = kernels.attention_decode(q, k, v, np.array([40]), mask=mask)
+    cu_q, cu_k = np.array([0, 1, 1]), np.array([0, 20, 40])
+    packed = (q[0, 0][:, None], k[0, 0][:, None], v[0, 0][:, None])
+    own = kernels.attention_varlen(*packed, cu_q, cu_k, mask=mask[:20])
+    k[:, :, 7] = v[:, :, 7] = np.nan
+    assert_same_bits(kernels.attention_decode(q, k, v, np.array([40]), mask=mask), clean)
+    bias = np.where(mask, 0, -np.inf).astype(dtype)
+    assert_same_bits(kernels.attention_decode(q, k, v, np.array([40]), bias=bias), clean)
+    assert np.isnan(k[0, 0, 7]).all()
+    packed = (q[0, 0][:, None], k[0, 0][:, None], v[0, 0][:, None])
+    assert_same_bits(kernels.attention_varlen(*packed, cu_q, cu_k, mask=mask[:20]), own)
 
 
 def test_decode_reads_nothing_past_the_end(dtype: Any, rng: np.random.Generator) -> None:

@@ -146,6 +146,52 @@ def test_depthwise_keeps_what_is_not_finite_in_its_plane(
         assert (~np.isfinite(y)).sum() == 9
 
 
+@pytest.mark.parametrize("multiplier", [1, 2])
+def test_rows_of_every_length_by_three(
+    dtype: Any, multiplier: int, rng: np.random.Generator
+) -> None:
+    """Rows in place: whatever part of a vector they fill, and any border, which is never read."""
+    for width in range(1, 37):
+        before, after = ((0, 2), (1, 1), (2, 0), (1, 2), (5, 3))[width % 5]
+        for stride in (1, 2):
+            channels = 3 * multiplier
+            x = normal(rng, dtype, 2, 3, 1 + width % 11, width)
+            weight = normal(rng, dtype, channels, 1, 3, 3)
+            bias = normal(rng, dtype, channels)
+            how: dict[str, Any] = {"padding": ((1, 2), (before, after)), "groups": 3}
+            how["stride"] = stride
+            if width + before + after < 3:
+                continue
+            y = kernels.conv2d(x, weight, bias, **how)
+            scale = reference.conv2d(*absolute(x, weight, bias), **how)
+            expected = reference.conv2d(*widen(x, weight, bias), **how)
+            assert_within(y, expected, dot_bound(10, dtype, scale))
+            residual = normal(rng, dtype, *y.shape)
+            guarded = Guarded(y.shape, dtype)
+            kernels.conv2d(x, weight, bias, residual=residual, **how, out=guarded.out)
+            assert_same_bits(guarded.out, y + residual)
+            guarded.check()
+
+
+def test_few_channels_last_of_images_cut_in_strips(dtype: Any, rng: np.random.Generator) -> None:
+    """Pixels of less than a vector: several strips, pooled or not, nothing else written."""
+    for channels in (1, 2, 3):
+        x = normal(rng, dtype, 2, 97, 101, channels)
+        weight, bias = normal(rng, dtype, channels, 1, 5, 5), normal(rng, dtype, channels)
+        how: dict[str, Any] = {"padding": 2, "groups": channels}
+        turned = np.ascontiguousarray(np.moveaxis(x, -1, 1))
+        y = kernels.conv2d(turned, weight, bias, **how)
+        guarded = Guarded((2, 97, 101, channels), dtype)
+        for n in thread_counts():
+            kernels.conv2d(x, weight, bias, **how, layout="channels_last", out=guarded.out)
+            assert_same_bits(first(guarded.out), y, f"{n} threads")
+        guarded.check()
+        pooled = kernels.conv2d_pool(
+            x, weight, bias, **how, pool="max", pool_size=3, pool_stride=2, layout="channels_last"
+        )
+        assert_same_bits(first(pooled), kernels.max_pool2d(y, 3, 2))
+
+
 #: Kernel and geometry of layers whose gradient by x has few channels.
 FIRST: list[tuple[tuple[int, int], dict[str, Any]]] = [
     ((3, 3), {"padding": 1}),

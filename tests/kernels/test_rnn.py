@@ -437,6 +437,33 @@ def test_a_sample_alone_and_a_sequence_in_pieces(
             assert_same_bits(a, b, "state after the pieces")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("biases", [0, 1, 2])
+def test_an_input_of_one_element(
+    dtype: Any, kind: str, biases: int, rng: np.random.Generator
+) -> None:
+    # Without a workspace a step forms x's share itself, else it is a matrix product.
+    forward = getattr(kernels, kind)
+    for batch, hidden, how in (
+        (1, 20, {}),
+        (9, 37, {"bidirectional": True}),
+        (23, 64, {"reverse": True}),
+        (23, 64, {"reset_after": False} if kind == "gru" else {"zoneout": 0.2}),
+    ):
+        directions = 2 if "bidirectional" in how else 1
+        x, weights, state = cast(
+            make(rng, kind, 12, batch, 1, hidden, biases=biases, directions=directions), dtype
+        )
+        lengths = {"lengths": rng.integers(0, 13, batch), "mask": rng.random((12, batch)) < 0.7}
+        for more in ({}, lengths):
+            *expected, _ = forward(x, weights, state, **how, **more, return_workspace=True)
+            for n in thread_counts():
+                for w in (weights, kernels.pack(weights, kind)):
+                    found = forward(x, w, state, **how, **more)
+                    for a, b in zip(flat(found), flat(expected), strict=True):
+                        assert_same_bits(a, b, f"{how}, {n} threads")
+
+
 def test_step_by_step_over_several_blocks(dtype: Any, rng: np.random.Generator) -> None:
     # A single step is a matrix product, which sums in blocks; a sequence has to do so too.
     for kind, hidden, how in (("rnn", 1100, {}), ("gru", 530, {"reset_after": False})):

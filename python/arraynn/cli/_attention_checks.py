@@ -127,8 +127,10 @@ def attention_varlen(dtype: str) -> Iterator[Outcome]:
     """Yield output and lse of three sequences, one of them empty."""
     q, k, v = _packed(dtype)
     how: dict[str, Any] = {"causal": True, "dropout": 0.25, "seed": 3, "return_lse": True}
+    how["mask"] = np.random.default_rng(1).random((70, 37)) < 0.8
+    how["bias"] = uniform(dtype, 4, 1, 37, seed=5)
     got = kernels.attention_varlen(q, k, v, _ENDS, _ENDS, **how)
-    want = reference.attention_varlen(*_wide(q, k, v), _ENDS, _ENDS, **how)
+    want = reference.attention_varlen(*_wide(q, k, v), _ENDS, _ENDS, **_widen(how))
     grain = _grain(dtype, 40, 16)
     yield got, want, [3 * grain, 2 * grain + 8 * unit_roundoff(dtype)]
 
@@ -136,27 +138,30 @@ def attention_varlen(dtype: str) -> Iterator[Outcome]:
 def attention_varlen_backward(dtype: str) -> Iterator[Outcome]:
     """Yield its gradients."""
     q, k, v = _packed(dtype)
-    how: dict[str, Any] = {"causal": True}
+    how: dict[str, Any] = {"causal": True, "bias": uniform(dtype, 4, 70, 37, seed=5)}
     y, lse = kernels.attention_varlen(q, k, v, _ENDS, _ENDS, **how, return_lse=True)
     g = uniform(dtype, *y.shape, seed=6)
     got = kernels.attention_varlen_backward(g, q, k, v, y, lse, _ENDS, _ENDS, **how)
     wide = _wide(g, q, k, v, y, lse)
-    want = reference.attention_varlen_backward(*wide, _ENDS, _ENDS, **how)
+    want = reference.attention_varlen_backward(*wide, _ENDS, _ENDS, **_widen(how))
     grain, dim = _grain(dtype, 40, 16), 20
     ds = 3 * (grain * dim + dot_bound(dim, dtype)) / 4
     # Probabilities of a query sum to 1, those of a key over two heads to at most 2 x 37.
-    yield got[:3], want[:3], [ds, 74 * ds, 74 * 4 * grain]
+    yield got[:4], want[:4], [ds, 74 * ds, 74 * 4 * grain, 4 * ds]
 
 
 def attention_decode(dtype: str) -> Iterator[Outcome]:
     """Yield output, lse and caches, with and without pages."""
     rng = np.random.default_rng(2)
-    for pages in (False, True):
+    for pages, masked in ((False, False), (True, False), (True, True)):
         q, k, v = _inputs(dtype, (2, 4, 2, 1, 640, 20, 33))
         new = [uniform(dtype, 2, 2, 1, d, seed=9) for d in (20, 33)]
         how: dict[str, Any] = {"k": new[0], "v": new[1], "softcap": 2.0, "return_lse": True}
         how["sinks"] = uniform(dtype, 4, seed=8)
         lengths = np.array([530, 31])
+        if masked:
+            how["mask"] = rng.random((2, 1, 1, 640)) < 0.8
+            how["bias"] = uniform(dtype, 4, 1, 640, seed=5)
         if pages:
             k, v = (np.ascontiguousarray(x.reshape(-1, 2, 64, x.shape[3])) for x in (k, v))
             how["block_table"] = rng.permutation(20).reshape(2, 10)

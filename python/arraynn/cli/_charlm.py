@@ -161,6 +161,23 @@ class Run:
     step: int = 0
     position: int = 0  # of the next input within every stream
     state: tuple[Array, Array] | None = None  # of the LSTM after the last step
+    spent: float = 0.0  # seconds in steps
+
+    @property
+    def done(self) -> float:
+        """Share of the training that is over, of its time or of its steps."""
+        settings = self.settings
+        if settings.seconds is not None:
+            return self.spent / settings.seconds
+        return self.step / settings.steps
+
+    @property
+    def place(self) -> str:
+        """Where the training is, in words."""
+        settings = self.settings
+        if settings.seconds is not None:
+            return f"step {self.step}, {self.spent:.1f} of {settings.seconds:g} s"
+        return f"step {self.step:>{len(str(settings.steps))}}/{settings.steps}"
 
 
 def start(corpus: Corpus, settings: Settings) -> Run:
@@ -187,8 +204,7 @@ def _streams(symbols: Array, streams: int) -> tuple[Array, Array]:
 
 def rate(run: Run) -> float:
     """Learning rate of the next step: a cosine from `lr` down to a tenth of it."""
-    done = run.step / run.settings.steps
-    return run.settings.lr * (0.55 + 0.45 * math.cos(math.pi * min(done, 1.0)))
+    return run.settings.lr * (0.55 + 0.45 * math.cos(math.pi * min(run.done, 1.0)))
 
 
 def mean_loss(logits: Any, targets: Array) -> Any:
@@ -238,7 +254,7 @@ def evaluate(run: Run) -> float:
 
 
 def train(run: Run, progress: bool = True) -> bool:
-    """Train up to the settings' number of steps; False when Ctrl-C ended it between two."""
+    """Train up to the settings' time or steps; False when Ctrl-C ended it between two steps."""
     inputs, targets = _streams(run.corpus.train, run.settings.batch_size)
     return repeat(run, lambda: train_step(run, inputs, targets), evaluate, progress)
 
@@ -249,21 +265,25 @@ def repeat(
     """Call `step`, which returns bits per character, and report; False after Ctrl-C."""
     settings = run.settings
     recent: deque[float] = deque(maxlen=50)
-    seconds, characters = 0.0, 0
+    before, characters = run.spent, 0
+    timed = settings.seconds is not None
+    left = (settings.seconds or 0) - run.spent if timed else settings.steps - run.step
     with (
         deferred_interrupt() as pressed,
-        ProgressBar(settings.steps - run.step, run.task, progress) as bar,
+        ProgressBar(max(math.ceil(left), 0), run.task, progress) as bar,
     ):
-        while run.step < settings.steps:
+        while run.done < 1:
             begin = time.perf_counter()
             recent.append(step())
-            seconds += time.perf_counter() - begin
+            run.spent += time.perf_counter() - begin
+            seconds = run.spent - before
             characters += settings.batch_size * settings.length
             mean = sum(recent) / len(recent)
-            bar.update(f"{mean:.3f} bits/char")
+            if not timed or seconds >= bar.count + 1:
+                bar.update(f"{mean:.3f} bits/char")
             if run.step % settings.report_every == 0:
                 bar.write(
-                    f"step {run.step:>{len(str(settings.steps))}}/{settings.steps}  "
+                    f"{run.place}  "
                     f"training {mean:.3f}, held out {judge(run):.3f} bits/char  "
                     f"{characters / seconds / 1000:.1f} thousand chars/s"
                 )
@@ -340,6 +360,7 @@ def save(run: Run, path: Path) -> None:
         "alphabet": run.corpus.alphabet,
         "digest": run.corpus.digest,
         "step": run.step,
+        "spent": run.spent,
         "position": run.position,
         "optimizer_steps": steps,
     }
@@ -385,6 +406,7 @@ def load(
         run = begin(corpus, settings)
         restore_state(run.model, run.optimizer, arrays, about["optimizer_steps"])
         run.step, position = int(about["step"]), int(about["position"])
+        run.spent = float(about.get("spent", 0.0))  # earlier checkpoints have none
         if corpus.digest == about["digest"] and "state.h" in arrays:
             run.position, run.state = position, (arrays["state.h"], arrays["state.c"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -24,8 +24,9 @@ __all__ = ["evaluate", "load", "needed", "sample", "save", "start", "train"]
 
 NAME = "GPT"
 
-#: Steps over which the learning rate rises.
+#: Steps over which the learning rate rises, and the share of a short training that is enough.
 _WARM_UP = 100
+_WARM_UP_SHARE = 0.05
 
 #: Windows of the held-out part that are read at once.
 _WINDOWS = 32
@@ -143,7 +144,8 @@ def train_step(run: GptRun) -> float:
     rng = np.random.default_rng((settings.seed, run.step))
     begins = rng.integers(len(run.corpus.train) - settings.length, size=settings.batch_size)
     inputs, targets = _windows(run.corpus.train, begins, settings.length)
-    lr = _charlm.rate(run) * min((run.step + 1) / _WARM_UP, 1.0)
+    risen = max((run.step + 1) / _WARM_UP, run.done / _WARM_UP_SHARE)
+    lr = _charlm.rate(run) * min(risen, 1.0)
     return _charlm.learn(run, _charlm.mean_loss(run.model(inputs), targets), lr)
 
 
@@ -171,7 +173,7 @@ def evaluate(run: GptRun) -> float:
 
 
 def train(run: GptRun, progress: bool = True) -> bool:
-    """Train up to the settings' number of steps; False when Ctrl-C ended it between two."""
+    """Train up to the settings' time or steps; False when Ctrl-C ended it between two steps."""
     return _charlm.repeat(run, lambda: train_step(run), evaluate, progress)
 
 

@@ -40,6 +40,7 @@ Ctrl-C saves before it ends the training; --resume goes on exactly where it was.
 examples:
   python -m arraynn train charlm
   python -m arraynn train charlm --text book.txt --hidden 512 --steps 5000
+  python -m arraynn train charlm --seconds 180
   python -m arraynn train charlm --resume arraynn-charlm.safetensors --steps 6000
   python -m arraynn train charlm --resume arraynn-charlm.safetensors --sample 2000 --prompt 'class '
 """
@@ -57,6 +58,7 @@ Ctrl-C saves before it ends the training; --resume goes on exactly where it was.
 examples:
   python -m arraynn train gpt
   python -m arraynn train gpt --text book.txt --hidden 256 --layers 6 --heads 8
+  python -m arraynn train gpt --seconds 180
   python -m arraynn train gpt --resume arraynn-gpt.safetensors --sample 2000 --prompt 'class '
 """
 
@@ -92,6 +94,8 @@ class Settings:
     seed: int = 0
     chars: int = 2_000_000
     report_every: int = 500
+    #: Of training, in place of the number of steps.
+    seconds: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +153,7 @@ _OPTIONS = (
     ("batch_size", int, "streams of text side by side", "pieces of text side by side"),
     ("length", int, "characters per stream and step", "characters of a piece: the context"),
     ("steps", int, "steps of training altogether", ""),
+    ("seconds", float, "end the training, and its schedule, after so long instead", ""),
     ("lr", float, "learning rate", "highest learning rate"),
     ("chars", int, "characters of the text that are used", ""),
     ("report_every", int, "steps between two lines", ""),
@@ -168,7 +173,8 @@ def _add_task_arguments(parser: argparse.ArgumentParser, task: str) -> None:
                 f"--{name.replace('_', '-')}",
                 type=_positive(kind),
                 metavar="X" if kind is float else "N",
-                help=f"{(own if task == 'gpt' else '') or common}; default: {getattr(how, name)}",
+                help=f"{(own if task == 'gpt' else '') or common}; "
+                f"default: {'by --steps' if name == 'seconds' else getattr(how, name)}",
             )
     add("--seed", type=_seed, help="of weights and of the order of files; default: 0")
     add(
@@ -283,7 +289,9 @@ def _open(args: argparse.Namespace) -> _charlm.Run:
         return _charlm.library_text(settings.chars, settings.seed)
 
     def restore(saved: dict[str, Any]) -> Settings:
-        _check_fixed(given, {"steps", "lr", "report_every"})
+        _check_fixed(given, {"steps", "seconds", "lr", "report_every"})
+        if "steps" in given:
+            saved = {**saved, "seconds": None}
         return dataclasses.replace(kind(**saved), **given)
 
     if args.resume is not None:
@@ -357,13 +365,14 @@ def _run_characters(args: argparse.Namespace, target: Path) -> int:
     if training.step > first:
         model.save(training, target)
     if not finished:
-        print(f"step {training.step} of {settings.steps} saved; go on with --resume {target}")
+        print(f"{training.place} saved; go on with --resume {target}")
         raise KeyboardInterrupt
     bits = model.evaluate(training)
     seconds = time.perf_counter() - begin
     verdict = "beats" if bits < baseline else "does not beat"
     print(
-        f"{model.NAME} after {training.step} steps, {seconds:.1f} s: {bits:.3f} bits/char on the "
+        f"{model.NAME} after {training.step} steps, {training.spent:.1f} s of training "
+        f"({seconds:.1f} s with evaluation): {bits:.3f} bits/char on the "
         f"held-out part; {verdict} the n-gram's {baseline:.3f}"
     )
     if training.step > first:

@@ -240,6 +240,8 @@ def attention_varlen(
     cu_seqlens_q: Array,
     cu_seqlens_k: Array,
     *,
+    mask: Array | None = None,
+    bias: Array | None = None,
     causal: bool | str = False,
     scale: float | None = None,
     window: Sequence[int] | None = None,
@@ -264,6 +266,10 @@ def attention_varlen(
     v : array (Tk, Hkv, Dv)
     cu_seqlens_q, cu_seqlens_k : int arrays (B + 1,)
         Ascending from 0 to Tq and Tk.
+    mask : bool array that broadcasts to (H, Tq, longest sequence of keys), optional
+        True = attend. A sequence uses the first columns of its rows. Not on a GPU.
+    bias : array that broadcasts to (H, Tq, longest sequence of keys), of the dtype of q, optional
+        Added to the scores; -inf hides a key. Not on a GPU.
     causal : bool, "top_left" or "bottom_right"
         True wants every sequence to have as many queries as keys.
     scale, window, softcap, alibi_slopes, sinks
@@ -284,6 +290,8 @@ def attention_varlen(
     ------
     ValueError, TypeError
         As :func:`attention`, and for offsets that do not ascend to the number of rows.
+    NotImplementedError
+        For a mask or a bias on a GPU.
 
     Examples
     --------
@@ -297,6 +305,8 @@ def attention_varlen(
         v,
         cu_seqlens_q,
         cu_seqlens_k,
+        mask,
+        bias,
         causal,
         scale,
         window,
@@ -320,6 +330,8 @@ def attention_varlen_backward(
     cu_seqlens_q: Array,
     cu_seqlens_k: Array,
     *,
+    mask: Array | None = None,
+    bias: Array | None = None,
     causal: bool | str = False,
     scale: float | None = None,
     window: Sequence[int] | None = None,
@@ -328,7 +340,7 @@ def attention_varlen_backward(
     sinks: Array | None = None,
     dropout: float = 0.0,
     seed: int | None = None,
-    needs: Sequence[str] = ("q", "k", "v", "sinks"),
+    needs: Sequence[str] = ("q", "k", "v", "bias", "sinks"),
 ) -> Needs:
     """Gradients of :func:`attention_varlen`.
 
@@ -339,20 +351,20 @@ def attention_varlen_backward(
         As given to the forward.
     out, lse : arrays
         As the forward returned them.
-    causal, scale, window, softcap, alibi_slopes, sinks, dropout, seed
+    mask, bias, causal, scale, window, softcap, alibi_slopes, sinks, dropout, seed
         As given to the forward.
-    needs : names out of "q", "k", "v", "sinks"
+    needs : names out of "q", "k", "v", "bias", "sinks"
         Which gradients to compute.
 
     Returns
     -------
-    tuple of 4
-        Gradients by q, k, v and sinks, of their shapes; None for those not needed, and for sinks
-        that are not given.
+    tuple of 5
+        Gradients by q, k, v, bias and sinks, of their shapes; None for those not needed, and for a
+        bias and sinks that are not given.
 
     Raises
     ------
-    ValueError, TypeError
+    ValueError, TypeError, NotImplementedError
         As :func:`attention_varlen`, and for a grad_out, out or lse that does not fit.
 
     Examples
@@ -371,6 +383,8 @@ def attention_varlen_backward(
         lse,
         cu_seqlens_q,
         cu_seqlens_k,
+        mask,
+        bias,
         causal,
         scale,
         window,
@@ -392,6 +406,8 @@ def attention_decode(
     block_table: Array | None = None,
     k: Array | None = None,
     v: Array | None = None,
+    mask: Array | None = None,
+    bias: Array | None = None,
     scale: float | None = None,
     window: Sequence[int] | None = None,
     softcap: float | None = None,
@@ -410,8 +426,8 @@ def attention_decode(
     which are written behind them first. Its queries are its last Lq positions. With a block table,
     position j of sequence b is row ``j % page`` of page ``block_table[b, j // page]``.
 
-    One query is computed by splits of 512 keys: the cache is read once, for all heads that share
-    a head of it.
+    One query without mask and bias is computed by splits of 512 keys: the cache is read once, for
+    all heads that share a head of it.
 
     Parameters
     ----------
@@ -425,6 +441,11 @@ def attention_decode(
         Entries past the end of a sequence are not looked at.
     k, v : arrays (B, Hkv, Lnew, D) and (B, Hkv, Lnew, Dv), optional
         Keys and values to append.
+    mask : bool array that broadcasts to (B, H, Lq, Lmax), optional
+        True = attend. Column j is position j of a sequence; with a block table Lmax is what the
+        pages of one hold.
+    bias : array that broadcasts to (B, H, Lq, Lmax), of the dtype of q, optional
+        Added to the scores; -inf hides a position.
     scale, window, softcap, alibi_slopes, sinks
         As in :func:`attention`.
     cos, sin : arrays (P, R/2) of the dtype of q, optional
@@ -473,6 +494,8 @@ def attention_decode(
         block_table,
         k,
         v,
+        mask,
+        bias,
         scale,
         window,
         softcap,

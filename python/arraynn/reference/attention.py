@@ -176,6 +176,13 @@ def _join_heads(x: FloatArray, kv_heads: int) -> FloatArray:
     return np.asarray(x.reshape(batch, kv_heads, heads // kv_heads, *rest).sum(axis=2))
 
 
+def _summed_to(shape: tuple[int, ...], x: FloatArray) -> FloatArray:
+    """Sum what an array of `shape` is broadcast along."""
+    full = (1,) * (x.ndim - len(shape)) + shape
+    axes = tuple(i for i, n in enumerate(full) if n == 1)
+    return np.asarray(x.sum(axis=axes, keepdims=True).reshape(shape))
+
+
 def _lengths(kv_lengths: NDArray[Any] | None, k: FloatArray) -> NDArray[Any]:
     return np.full(k.shape[0], k.shape[2]) if kv_lengths is None else np.asarray(kv_lengths)
 
@@ -250,11 +257,7 @@ def attention_backward(
     forward = _scores(q, all_k, mask, bias, alibi_slopes, lengths, options)
     keep = _keep(forward.scores.shape, dropout, seed, q.dtype)
     dq, dk, dv, ds = _gradients(forward, grad_out, q, all_k, all_v, out, lse, keep)
-    dbias = None
-    if bias is not None and "bias" in needs:
-        shape = (1,) * (4 - bias.ndim) + bias.shape
-        axes = tuple(i for i in range(4) if shape[i] == 1)
-        dbias = ds.sum(axis=axes, keepdims=True).reshape(bias.shape)
+    dbias = _summed_to(bias.shape, ds) if bias is not None and "bias" in needs else None
     grads = dq, _join_heads(dk, kv_heads), _join_heads(dv, kv_heads)
     wanted = [
         np.ascontiguousarray(_heads_first(g, layout)) if name in needs else None
@@ -280,6 +283,12 @@ def _packed_keep(
     return np.broadcast_to(keep, (q.shape[1], q.shape[0], longest))
 
 
+def _own(full: tuple[int, ...], part: tuple[slice, ...], mask: Any, bias: Any) -> tuple[Any, Any]:
+    """Return the part of mask and bias, which broadcast to `full`, that belongs to one sample."""
+    mask, bias = (x if x is None else np.broadcast_to(x, full)[part] for x in (mask, bias))
+    return mask, bias
+
+
 def _one(x: FloatArray, rows: slice) -> FloatArray:
     """Return one packed sequence as (1, H, L, D)."""
     return np.swapaxes(x[rows], 0, 1)[None]
@@ -293,6 +302,8 @@ def attention_varlen(
     cu_seqlens_q: NDArray[Any],
     cu_seqlens_k: NDArray[Any],
     *,
+    mask: NDArray[np.bool_] | None = None,
+    bias: FloatArray | None = None,
     causal: bool | str = False,
     scale: float | None = None,
     window: Sequence[int] | None = None,
@@ -316,8 +327,10 @@ def attention_varlen(
             slopes = slopes[b]
         own_k, own_v = (_repeat_heads(_one(x, cols), heads) for x in (k, v))
         lengths = np.array([own_k.shape[2]])
-        forward = _scores(_one(q, rows), own_k, None, None, slopes, lengths, options)
-        own, own_lse = _attend(forward, own_v, keep[:, rows, : own_k.shape[2]], sinks)
+        part = slice(None), rows, slice(own_k.shape[2])
+        masks = _own(keep.shape, part, mask, bias)
+        forward = _scores(_one(q, rows), own_k, *masks, slopes, lengths, options)
+        own, own_lse = _attend(forward, own_v, keep[part], sinks)
         y[rows] = np.swapaxes(own[0], 0, 1)
         lse[:, rows] = own_lse[0]
     y = store(y, out)
@@ -335,6 +348,8 @@ def attention_varlen_backward(
     cu_seqlens_q: NDArray[Any],
     cu_seqlens_k: NDArray[Any],
     *,
+    mask: NDArray[np.bool_] | None = None,
+    bias: FloatArray | None = None,
     causal: bool | str = False,
     scale: float | None = None,
     window: Sequence[int] | None = None,
@@ -343,13 +358,14 @@ def attention_varlen_backward(
     sinks: FloatArray | None = None,
     dropout: float = 0.0,
     seed: int | None = None,
-    needs: Sequence[str] = ("q", "k", "v", "sinks"),
+    needs: Sequence[str] = ("q", "k", "v", "bias", "sinks"),
 ) -> tuple[FloatArray | None, ...]:
-    """Gradients of `attention_varlen` by q, k, v and sinks."""
+    """Gradients of `attention_varlen` by q, k, v, bias and sinks."""
     options = _Options(causal, scale, window, softcap, dropout)
     heads, kv_heads = q.shape[1], k.shape[1]
     keep = _packed_keep(q, cu_seqlens_k, dropout, seed)
     grads = np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
+    ds = np.zeros(keep.shape, q.dtype)
     for b, (rows, cols) in enumerate(_sequences(cu_seqlens_q, cu_seqlens_k)):
         slopes = alibi_slopes
         if slopes is not None and slopes.ndim == 2:
@@ -357,11 +373,13 @@ def attention_varlen_backward(
         own_q, own_grad, own_out = (_one(x, rows) for x in (q, grad_out, out))
         own_k, own_v = (_repeat_heads(_one(x, cols), heads) for x in (k, v))
         lengths = np.array([own_k.shape[2]])
-        forward = _scores(own_q, own_k, None, None, slopes, lengths, options)
-        own_keep = keep[:, rows, : own_k.shape[2]]
-        dq, dk, dv, _ = _gradients(
-            forward, own_grad, own_q, own_k, own_v, own_out, lse[None, :, rows], own_keep
+        part = slice(None), rows, slice(own_k.shape[2])
+        masks = _own(keep.shape, part, mask, bias)
+        forward = _scores(own_q, own_k, *masks, slopes, lengths, options)
+        dq, dk, dv, own_ds = _gradients(
+            forward, own_grad, own_q, own_k, own_v, own_out, lse[None, :, rows], keep[part]
         )
+        ds[part] = own_ds[0]
         grads[0][rows] = np.swapaxes(dq[0], 0, 1)
         grads[1][cols] = np.swapaxes(_join_heads(dk, kv_heads)[0], 0, 1)
         grads[2][cols] = np.swapaxes(_join_heads(dv, kv_heads)[0], 0, 1)
@@ -370,7 +388,8 @@ def attention_varlen_backward(
     if sinks is not None and "sinks" in needs:
         own_grad, own_out = (np.swapaxes(x, 0, 1)[None] for x in (grad_out, out))
         dsinks = _sink_gradient(own_grad, own_out, lse[None], sinks)
-    return (*wanted, dsinks)
+    dbias = _summed_to(bias.shape, ds) if bias is not None and "bias" in needs else None
+    return (*wanted, dbias, dsinks)
 
 
 def _turned(
@@ -391,6 +410,8 @@ def attention_decode(
     block_table: NDArray[Any] | None = None,
     k: FloatArray | None = None,
     v: FloatArray | None = None,
+    mask: NDArray[np.bool_] | None = None,
+    bias: FloatArray | None = None,
     scale: float | None = None,
     window: Sequence[int] | None = None,
     softcap: float | None = None,
@@ -420,6 +441,7 @@ def attention_decode(
         if k is not None:
             own = _heads_first(k, layout)
             k = _heads_first(_turned(own, cos, sin, lengths + own.shape[2], interleaved), layout)
+    most = page if block_table is None else page * np.shape(block_table)[1]
     y = np.zeros((*q.shape[:3], caches[1].shape[3]), q.dtype)
     lse = np.zeros(q.shape[:3], q.dtype)
     for b in range(batch):
@@ -440,7 +462,9 @@ def attention_decode(
         slopes = alibi_slopes
         if slopes is not None and slopes.ndim == 2:
             slopes = slopes[b]
-        forward = _scores(q[b : b + 1], own_k, None, None, slopes, np.array([count]), options)
+        part = slice(b, b + 1), slice(None), slice(None), slice(count)
+        masks = _own((*q.shape[:3], most), part, mask, bias)
+        forward = _scores(q[b : b + 1], own_k, *masks, slopes, np.array([count]), options)
         y[b : b + 1], lse[b : b + 1] = _attend(forward, own_v, 1, sinks)
     y = store(np.ascontiguousarray(_heads_first(y, layout)), out)
     return (y, lse) if return_lse else y
