@@ -151,6 +151,7 @@ SHARED = {
 }
 #: Kernels that may spill, with the reason.
 SPILLS = {
+    "gemm_kernel": "144 bytes, of large tiles for fewer than 32 products of float32",
     "gemm_kernel MmaTile": "28 bytes, of large tiles of float32 where neither operand is along k",
     "conv_kernel MmaTile": "at most 116 bytes, of large tiles of float32 in three products",
     "row_gradient_kernel": "8 bytes, of rows too long for one block and no multiple of 16 bytes",

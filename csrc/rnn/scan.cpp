@@ -8,9 +8,9 @@
 namespace arraynn {
 namespace {
 
-// A team of n that splits the units takes W / n + b a step, W the work and b the barrier: some 0.4 us
-// and the lines of h that the others wrote, so a thread is given 2 us of a step. In multiply-adds; few
-// rows wait for the weights, which take L2 as long as so many of them.
+// A team of n that splits the units takes W / n + b a step: W is its work, b the wait for the slowest
+// and for the lines of h that the others wrote. A thread is given some 2 us of a step, several b. In
+// multiply-adds; few rows wait for the weights, which take L2 as long as so many of them.
 constexpr double kStepPerThread = 8e4, kProductsPerWeight = 2.6;
 // Of a whole call: what waking a team is worth. A team that splits the samples pays no more than that,
 // while the weights leave half of each L2 to the rest and a tile has rows that share a panel.
