@@ -603,7 +603,7 @@ def optim() -> Iterator[Case]:
 
 def plans() -> Iterator[Case]:
     """Errors of the planned call itself name that call (tests/kernels/test_plan.py)."""
-    for op in ("relu", "conv2d_backward", "", 2):
+    for op in ("relu", "linear", "", 2):
         yield Case("plan", (op, f32(1, 2, 5, 5), f32(3, 2, 3, 3)), {}, NotImplementedError, "op")
 
 

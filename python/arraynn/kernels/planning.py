@@ -63,9 +63,7 @@ def _of_gradients(arguments: tuple[str, ...]) -> tuple[str, ...]:
 
 
 #: Kernels with a plan, and those of their arguments that it follows from.
-_PLANNED: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
-    "conv2d_pool": (conv2d_pool, _GEOMETRY + _POOLING + _OPTIONS),
-}
+_PLANNED: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {}
 for _module, _axes in ((conv, "1d"), (conv, "2d"), (conv_volume, "3d")):
     for _name, _used in (
         (f"conv{_axes}", _GEOMETRY + _OPTIONS),
@@ -74,6 +72,7 @@ for _module, _axes in ((conv, "1d"), (conv, "2d"), (conv_volume, "3d")):
         _PLANNED[_name] = (getattr(_module, _name), _used)
         _backward = f"{_name}_backward"
         _PLANNED[_backward] = (getattr(_module, _backward), _of_gradients(_used))
+_PLANNED["conv2d_pool"] = (conv2d_pool, _GEOMETRY + _POOLING + _OPTIONS)
 
 
 @overload
