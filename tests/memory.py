@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 from collections.abc import Iterator
 from typing import Any
 
@@ -130,3 +132,19 @@ def snapshot(*arrays: Any) -> list[bytes]:
     """Record the bits of arrays (lists of arrays are flattened)."""
     flat = [b for a in arrays for b in (a if isinstance(a, list | tuple) else [a])]
     return [np.asarray(a).tobytes() for a in flat if isinstance(a, np.ndarray)]
+
+
+def at_page_edge(a: Array, *, end: bool) -> Array:
+    """Copy of an array that ends, or begins, where the next byte belongs to a page that faults."""
+    page = mmap.PAGESIZE
+    size = -(-a.nbytes // page) * page
+    whole = np.frombuffer(mmap.mmap(-1, size + 2 * page), dtype=np.uint8)
+    protect = ctypes.CDLL(None, use_errno=True).mprotect
+    for edge in (0, page + size):
+        address = ctypes.c_void_p(whole.ctypes.data + edge)
+        if protect(address, ctypes.c_size_t(page), 0):  # PROT_NONE
+            raise OSError(ctypes.get_errno(), "mprotect")
+    begin = page + (size - a.nbytes if end else 0)
+    copy = whole[begin : begin + a.nbytes].view(a.dtype).reshape(a.shape)
+    copy[...] = a
+    return copy

@@ -1,0 +1,102 @@
+"""No kernel touches memory before or behind its arrays: pages that fault lie there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import arraynn as ann
+from arraynn import _core
+
+# Runs in a process of its own, which a fault ends.
+PROGRAM = """
+import ctypes, itertools, sys
+from types import SimpleNamespace
+import numpy as np
+import arraynn.kernels
+from arraynn import _core
+from arraynn.cli import _attention_checks, _checks, _norm_checks, _recurrent_checks
+from arraynn.cli.check import check_kernel
+from memory import at_page_edge
+
+def at_edge(function, end):
+    def call(*args, **options):
+        moved = []
+        def move(value):
+            if type(value) is np.ndarray and value.ndim:
+                moved.append((value, at_page_edge(value, end=end)))
+                return moved[-1][1]
+            return type(value)(map(move, value)) if type(value) in (list, tuple) else value
+        result = function(*map(move, args), **{k: move(v) for k, v in options.items()})
+        for value, copy in moved:  # what a call updates in place
+            if value.flags.writeable:
+                value[...] = copy
+        return result
+    return call
+
+def kernels_at_edge(end):
+    return SimpleNamespace(
+        **{name: at_edge(getattr(arraynn.kernels, name), end) for name in arraynn.kernels.__all__}
+    )
+
+def registered():
+    for row, end in itertools.product(_core.kernels(), (False, True)):
+        for module in (_checks, _attention_checks, _norm_checks, _recurrent_checks):
+            module.kernels = kernels_at_edge(end)
+        if row["isa"] == sys.argv[2]:
+            for dtype in row["dtypes"]:
+                print(row["name"], dtype, "end" if end else "begin", flush=True)
+                complaint, _ = check_kernel(row["name"], dtype)
+                assert complaint is None, complaint
+
+def rows():
+    rng = np.random.default_rng(0)
+    for dtype, end, width in itertools.product("fd", (False, True), range(1, 41)):
+        k = kernels_at_edge(end)
+        print(dtype, "end" if end else "begin", "width", width, flush=True)
+        for channels, layout in itertools.product((1, 3, 17), ("channels_first", "channels_last")):
+            x = rng.standard_normal((1, channels, 3, width)).astype(dtype)
+            x = x if layout == "channels_first" else np.moveaxis(x, 1, -1).copy()
+            w = rng.standard_normal((channels, 1, 3, 3)).astype(dtype)
+            for stride in (1, 2):
+                y = k.conv2d(x, w, None, stride, 1, 1, channels, layout=layout)
+                k.conv2d_backward(y, x, w, stride, 1, 1, channels, layout=layout)
+                y, at = k.max_pool2d(x, 3, stride, 1, return_indices=True, layout=layout)
+                for indices in (None, at):
+                    k.max_pool2d_backward(y, x, 3, stride, 1, indices=indices, layout=layout)
+                y = k.avg_pool2d(x, 3, stride, 1, layout=layout)
+                k.avg_pool2d_backward(y, x.shape, 3, stride, 1, layout=layout)
+
+def outside():
+    a = at_page_edge(np.ones(3, "f"), end=True)
+    print("inside", a[2], flush=True)
+    print(ctypes.cast(a.ctypes.data, ctypes.POINTER(ctypes.c_float))[3])
+
+_core.set_isa(sys.argv[2])
+{"registered": registered, "rows": rows, "outside": outside}[sys.argv[1]]()
+"""
+
+
+def run(part: str, level: str) -> subprocess.CompletedProcess[str]:
+    paths = [str(Path(__file__).parents[1]), str(Path(ann.__file__).parents[1])]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "2"}
+    command = [sys.executable, "-c", PROGRAM, part, level]
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+
+def test_the_pages_fault() -> None:
+    done = run("outside", "generic")
+    assert (done.returncode, done.stdout) == (-signal.SIGSEGV, "inside 1.0\n")
+
+
+@pytest.mark.parametrize("part", ["registered", "rows"])
+@pytest.mark.parametrize("level", _core.available_isas())
+def test_kernels_stay_inside(part: str, level: str) -> None:
+    done = run(part, level)
+    last = done.stdout.splitlines()[-1:]
+    assert done.returncode == 0, (last, done.stderr[-2000:])
