@@ -86,6 +86,10 @@ def conv1d(
     algorithm: str,
     out: _Array | None,
 ) -> _Array: ...
+
+conv2d = conv1d
+conv3d = conv1d
+
 def conv1d_plan(
     x: _Array,
     weight: _Array | PackedWeight,
@@ -97,28 +101,10 @@ def conv1d_plan(
     flip_kernel: bool,
     algorithm: str,
 ) -> _ConvPlan: ...
-def conv2d_plan(
-    x: _Array,
-    weight: _Array | PackedWeight,
-    stride: _Size,
-    padding: _Padding,
-    dilation: _Size,
-    groups: int,
-    layout: str,
-    flip_kernel: bool,
-    algorithm: str,
-) -> _ConvPlan: ...
-def conv3d_plan(
-    x: _Array,
-    weight: _Array | PackedWeight,
-    stride: _Size,
-    padding: _Padding,
-    dilation: _Size,
-    groups: int,
-    layout: str,
-    flip_kernel: bool,
-    algorithm: str,
-) -> _ConvPlan: ...
+
+conv2d_plan = conv1d_plan
+conv3d_plan = conv1d_plan
+
 def conv1d_backward_plan(
     grad_out: _Array,
     x: _Array,
@@ -132,6 +118,10 @@ def conv1d_backward_plan(
     algorithm: str,
     needs: Sequence[str],
 ) -> tuple[_ConvPlan | None, _ConvPlan | None, None]: ...
+
+conv2d_backward_plan = conv1d_backward_plan
+conv3d_backward_plan = conv1d_backward_plan
+
 def conv_transpose1d_plan(
     x: _Array,
     weight: _Array | PackedWeight,
@@ -143,6 +133,10 @@ def conv_transpose1d_plan(
     layout: str,
     algorithm: str,
 ) -> _ConvPlan: ...
+
+conv_transpose2d_plan = conv_transpose1d_plan
+conv_transpose3d_plan = conv_transpose1d_plan
+
 def conv_transpose1d_backward_plan(
     grad_out: _Array,
     x: _Array,
@@ -156,80 +150,10 @@ def conv_transpose1d_backward_plan(
     algorithm: str,
     needs: Sequence[str],
 ) -> tuple[_ConvPlan | None, _ConvPlan | None, None]: ...
-def conv2d_backward_plan(
-    grad_out: _Array,
-    x: _Array,
-    weight: _Array,
-    stride: _Size,
-    padding: _Padding,
-    dilation: _Size,
-    groups: int,
-    layout: str,
-    flip_kernel: bool,
-    algorithm: str,
-    needs: Sequence[str],
-) -> tuple[_ConvPlan | None, _ConvPlan | None, None]: ...
-def conv_transpose2d_plan(
-    x: _Array,
-    weight: _Array | PackedWeight,
-    stride: _Size,
-    padding: _Padding,
-    output_padding: _Size,
-    groups: int,
-    dilation: _Size,
-    layout: str,
-    algorithm: str,
-) -> _ConvPlan: ...
-def conv_transpose2d_backward_plan(
-    grad_out: _Array,
-    x: _Array,
-    weight: _Array,
-    stride: _Size,
-    padding: _Padding,
-    output_padding: _Size,
-    groups: int,
-    dilation: _Size,
-    layout: str,
-    algorithm: str,
-    needs: Sequence[str],
-) -> tuple[_ConvPlan | None, _ConvPlan | None, None]: ...
-def conv3d_backward_plan(
-    grad_out: _Array,
-    x: _Array,
-    weight: _Array,
-    stride: _Size,
-    padding: _Padding,
-    dilation: _Size,
-    groups: int,
-    layout: str,
-    flip_kernel: bool,
-    algorithm: str,
-    needs: Sequence[str],
-) -> tuple[_ConvPlan | None, _ConvPlan | None, None]: ...
-def conv_transpose3d_plan(
-    x: _Array,
-    weight: _Array | PackedWeight,
-    stride: _Size,
-    padding: _Padding,
-    output_padding: _Size,
-    groups: int,
-    dilation: _Size,
-    layout: str,
-    algorithm: str,
-) -> _ConvPlan: ...
-def conv_transpose3d_backward_plan(
-    grad_out: _Array,
-    x: _Array,
-    weight: _Array,
-    stride: _Size,
-    padding: _Padding,
-    output_padding: _Size,
-    groups: int,
-    dilation: _Size,
-    layout: str,
-    algorithm: str,
-    needs: Sequence[str],
-) -> tuple[_ConvPlan | None, _ConvPlan | None, None]: ...
+
+conv_transpose2d_backward_plan = conv_transpose1d_backward_plan
+conv_transpose3d_backward_plan = conv_transpose1d_backward_plan
+
 def conv1d_backward(
     grad_out: _Array,
     x: _Array,
@@ -243,34 +167,10 @@ def conv1d_backward(
     algorithm: str,
     needs: Sequence[str],
 ) -> _Gradients: ...
-def conv2d(
-    x: _Array,
-    weight: _Array | PackedWeight,
-    bias: _Array | None,
-    stride: _Size,
-    padding: _Padding,
-    dilation: _Size,
-    groups: int,
-    activation: str | None,
-    residual: _Array | None,
-    layout: str,
-    flip_kernel: bool,
-    algorithm: str,
-    out: _Array | None,
-) -> _Array: ...
-def conv2d_backward(
-    grad_out: _Array,
-    x: _Array,
-    weight: _Array,
-    stride: _Size,
-    padding: _Padding,
-    dilation: _Size,
-    groups: int,
-    layout: str,
-    flip_kernel: bool,
-    algorithm: str,
-    needs: Sequence[str],
-) -> _Gradients: ...
+
+conv2d_backward = conv1d_backward
+conv3d_backward = conv1d_backward
+
 def conv2d_pool(
     x: _Array,
     weight: _Array | PackedWeight,
@@ -325,6 +225,10 @@ def conv_transpose1d(
     algorithm: str,
     out: _Array | None,
 ) -> _Array: ...
+
+conv_transpose2d = conv_transpose1d
+conv_transpose3d = conv_transpose1d
+
 def conv_transpose1d_backward(
     grad_out: _Array,
     x: _Array,
@@ -338,90 +242,10 @@ def conv_transpose1d_backward(
     algorithm: str,
     needs: Sequence[str],
 ) -> _Gradients: ...
-def conv_transpose2d(
-    x: _Array,
-    weight: _Array | PackedWeight,
-    bias: _Array | None,
-    stride: _Size,
-    padding: _Padding,
-    output_padding: _Size,
-    groups: int,
-    dilation: _Size,
-    activation: str | None,
-    residual: _Array | None,
-    layout: str,
-    algorithm: str,
-    out: _Array | None,
-) -> _Array: ...
-def conv_transpose2d_backward(
-    grad_out: _Array,
-    x: _Array,
-    weight: _Array,
-    stride: _Size,
-    padding: _Padding,
-    output_padding: _Size,
-    groups: int,
-    dilation: _Size,
-    layout: str,
-    algorithm: str,
-    needs: Sequence[str],
-) -> _Gradients: ...
-def conv3d(
-    x: _Array,
-    weight: _Array | PackedWeight,
-    bias: _Array | None,
-    stride: _Size,
-    padding: _Padding,
-    dilation: _Size,
-    groups: int,
-    activation: str | None,
-    residual: _Array | None,
-    layout: str,
-    flip_kernel: bool,
-    algorithm: str,
-    out: _Array | None,
-) -> _Array: ...
-def conv3d_backward(
-    grad_out: _Array,
-    x: _Array,
-    weight: _Array,
-    stride: _Size,
-    padding: _Padding,
-    dilation: _Size,
-    groups: int,
-    layout: str,
-    flip_kernel: bool,
-    algorithm: str,
-    needs: Sequence[str],
-) -> _Gradients: ...
-def conv_transpose3d(
-    x: _Array,
-    weight: _Array | PackedWeight,
-    bias: _Array | None,
-    stride: _Size,
-    padding: _Padding,
-    output_padding: _Size,
-    groups: int,
-    dilation: _Size,
-    activation: str | None,
-    residual: _Array | None,
-    layout: str,
-    algorithm: str,
-    out: _Array | None,
-) -> _Array: ...
-def conv_transpose3d_backward(
-    grad_out: _Array,
-    x: _Array,
-    weight: _Array,
-    stride: _Size,
-    padding: _Padding,
-    output_padding: _Size,
-    groups: int,
-    dilation: _Size,
-    layout: str,
-    algorithm: str,
-    needs: Sequence[str],
-) -> _Gradients: ...
+
+conv_transpose2d_backward = conv_transpose1d_backward
+conv_transpose3d_backward = conv_transpose1d_backward
+
 def unfold(
     x: _Array,
     kernel_size: _Size,
@@ -450,6 +274,10 @@ def max_pool2d(
     layout: str,
     out: _Array | None,
 ) -> Any: ...
+
+max_pool1d = max_pool2d
+max_pool3d = max_pool2d
+
 def max_pool2d_backward(
     grad_out: _Array,
     x: _Array,
@@ -462,6 +290,10 @@ def max_pool2d_backward(
     indices: _Array | None,
     out: _Array | None,
 ) -> _Array: ...
+
+max_pool1d_backward = max_pool2d_backward
+max_pool3d_backward = max_pool2d_backward
+
 def avg_pool2d(
     x: _Array,
     kernel_size: _Size,
@@ -474,6 +306,10 @@ def avg_pool2d(
     layout: str,
     out: _Array | None,
 ) -> _Array: ...
+
+avg_pool1d = avg_pool2d
+avg_pool3d = avg_pool2d
+
 def avg_pool2d_backward(
     grad_out: _Array,
     x_shape: Sequence[int],
@@ -487,57 +323,17 @@ def avg_pool2d_backward(
     layout: str,
     out: _Array | None,
 ) -> _Array: ...
-def max_pool1d(
-    x: _Array,
-    kernel_size: _Size,
-    stride: _Size | None,
-    padding: _Padding,
-    dilation: _Size,
-    ceil_mode: bool,
-    return_indices: bool,
-    layout: str,
-    out: _Array | None,
-) -> Any: ...
-def max_pool1d_backward(
-    grad_out: _Array,
-    x: _Array,
-    kernel_size: _Size,
-    stride: _Size | None,
-    padding: _Padding,
-    dilation: _Size,
-    ceil_mode: bool,
-    layout: str,
-    indices: _Array | None,
-    out: _Array | None,
-) -> _Array: ...
-def avg_pool1d(
-    x: _Array,
-    kernel_size: _Size,
-    stride: _Size | None,
-    padding: _Padding,
-    ceil_mode: bool,
-    count_include_pad: bool,
-    divisor_override: int | None,
-    dilation: _Size,
-    layout: str,
-    out: _Array | None,
-) -> _Array: ...
-def avg_pool1d_backward(
-    grad_out: _Array,
-    x_shape: Sequence[int],
-    kernel_size: _Size,
-    stride: _Size | None,
-    padding: _Padding,
-    ceil_mode: bool,
-    count_include_pad: bool,
-    divisor_override: int | None,
-    dilation: _Size,
-    layout: str,
-    out: _Array | None,
-) -> _Array: ...
+
+avg_pool1d_backward = avg_pool2d_backward
+avg_pool3d_backward = avg_pool2d_backward
+
 def adaptive_max_pool1d(
     x: _Array, output_size: _OutputSize, return_indices: bool, layout: str, out: _Array | None
 ) -> Any: ...
+
+adaptive_max_pool2d = adaptive_max_pool1d
+adaptive_max_pool3d = adaptive_max_pool1d
+
 def adaptive_max_pool1d_backward(
     grad_out: _Array,
     x: _Array,
@@ -546,9 +342,17 @@ def adaptive_max_pool1d_backward(
     indices: _Array | None,
     out: _Array | None,
 ) -> _Array: ...
+
+adaptive_max_pool2d_backward = adaptive_max_pool1d_backward
+adaptive_max_pool3d_backward = adaptive_max_pool1d_backward
+
 def adaptive_avg_pool1d(
     x: _Array, output_size: _OutputSize, layout: str, out: _Array | None
 ) -> _Array: ...
+
+adaptive_avg_pool2d = adaptive_avg_pool1d
+adaptive_avg_pool3d = adaptive_avg_pool1d
+
 def adaptive_avg_pool1d_backward(
     grad_out: _Array,
     x_shape: Sequence[int],
@@ -556,27 +360,10 @@ def adaptive_avg_pool1d_backward(
     layout: str,
     out: _Array | None,
 ) -> _Array: ...
-def adaptive_max_pool2d(
-    x: _Array, output_size: _OutputSize, return_indices: bool, layout: str, out: _Array | None
-) -> Any: ...
-def adaptive_max_pool2d_backward(
-    grad_out: _Array,
-    x: _Array,
-    output_size: _OutputSize,
-    layout: str,
-    indices: _Array | None,
-    out: _Array | None,
-) -> _Array: ...
-def adaptive_avg_pool2d(
-    x: _Array, output_size: _OutputSize, layout: str, out: _Array | None
-) -> _Array: ...
-def adaptive_avg_pool2d_backward(
-    grad_out: _Array,
-    x_shape: Sequence[int],
-    output_size: _OutputSize,
-    layout: str,
-    out: _Array | None,
-) -> _Array: ...
+
+adaptive_avg_pool2d_backward = adaptive_avg_pool1d_backward
+adaptive_avg_pool3d_backward = adaptive_avg_pool1d_backward
+
 def global_max_pool(x: _Array, return_indices: bool, layout: str, out: _Array | None) -> Any: ...
 def global_max_pool_backward(
     grad_out: _Array, x: _Array, layout: str, indices: _Array | None, out: _Array | None
@@ -605,6 +392,10 @@ def lp_pool1d(
     layout: str,
     out: _Array | None,
 ) -> _Array: ...
+
+lp_pool2d = lp_pool1d
+lp_pool3d = lp_pool1d
+
 def lp_pool1d_backward(
     grad_out: _Array,
     x: _Array,
@@ -618,6 +409,10 @@ def lp_pool1d_backward(
     layout: str,
     out: _Array | None,
 ) -> _Array: ...
+
+lp_pool2d_backward = lp_pool1d_backward
+lp_pool3d_backward = lp_pool1d_backward
+
 def max_unpool1d(
     x: _Array,
     indices: _Array,
@@ -628,152 +423,17 @@ def max_unpool1d(
     layout: str,
     out: _Array | None,
 ) -> _Array: ...
+
+max_unpool2d = max_unpool1d
+max_unpool3d = max_unpool1d
+
 def max_unpool1d_backward(
     grad_out: _Array, indices: _Array, layout: str, out: _Array | None
 ) -> _Array: ...
-def lp_pool2d(
-    x: _Array,
-    norm_type: float,
-    kernel_size: _Size,
-    stride: _Size | None,
-    ceil_mode: bool,
-    padding: _Padding,
-    dilation: _Size,
-    layout: str,
-    out: _Array | None,
-) -> _Array: ...
-def lp_pool2d_backward(
-    grad_out: _Array,
-    x: _Array,
-    y: _Array,
-    norm_type: float,
-    kernel_size: _Size,
-    stride: _Size | None,
-    ceil_mode: bool,
-    padding: _Padding,
-    dilation: _Size,
-    layout: str,
-    out: _Array | None,
-) -> _Array: ...
-def max_unpool2d(
-    x: _Array,
-    indices: _Array,
-    kernel_size: _Size,
-    stride: _Size | None,
-    padding: _Size,
-    output_size: _Size | None,
-    layout: str,
-    out: _Array | None,
-) -> _Array: ...
-def max_unpool2d_backward(
-    grad_out: _Array, indices: _Array, layout: str, out: _Array | None
-) -> _Array: ...
-def max_pool3d(
-    x: _Array,
-    kernel_size: _Size,
-    stride: _Size | None,
-    padding: _Padding,
-    dilation: _Size,
-    ceil_mode: bool,
-    return_indices: bool,
-    layout: str,
-    out: _Array | None,
-) -> Any: ...
-def max_pool3d_backward(
-    grad_out: _Array,
-    x: _Array,
-    kernel_size: _Size,
-    stride: _Size | None,
-    padding: _Padding,
-    dilation: _Size,
-    ceil_mode: bool,
-    layout: str,
-    indices: _Array | None,
-    out: _Array | None,
-) -> _Array: ...
-def avg_pool3d(
-    x: _Array,
-    kernel_size: _Size,
-    stride: _Size | None,
-    padding: _Padding,
-    ceil_mode: bool,
-    count_include_pad: bool,
-    divisor_override: int | None,
-    dilation: _Size,
-    layout: str,
-    out: _Array | None,
-) -> _Array: ...
-def avg_pool3d_backward(
-    grad_out: _Array,
-    x_shape: Sequence[int],
-    kernel_size: _Size,
-    stride: _Size | None,
-    padding: _Padding,
-    ceil_mode: bool,
-    count_include_pad: bool,
-    divisor_override: int | None,
-    dilation: _Size,
-    layout: str,
-    out: _Array | None,
-) -> _Array: ...
-def adaptive_max_pool3d(
-    x: _Array, output_size: _OutputSize, return_indices: bool, layout: str, out: _Array | None
-) -> Any: ...
-def adaptive_max_pool3d_backward(
-    grad_out: _Array,
-    x: _Array,
-    output_size: _OutputSize,
-    layout: str,
-    indices: _Array | None,
-    out: _Array | None,
-) -> _Array: ...
-def adaptive_avg_pool3d(
-    x: _Array, output_size: _OutputSize, layout: str, out: _Array | None
-) -> _Array: ...
-def adaptive_avg_pool3d_backward(
-    grad_out: _Array,
-    x_shape: Sequence[int],
-    output_size: _OutputSize,
-    layout: str,
-    out: _Array | None,
-) -> _Array: ...
-def lp_pool3d(
-    x: _Array,
-    norm_type: float,
-    kernel_size: _Size,
-    stride: _Size | None,
-    ceil_mode: bool,
-    padding: _Padding,
-    dilation: _Size,
-    layout: str,
-    out: _Array | None,
-) -> _Array: ...
-def lp_pool3d_backward(
-    grad_out: _Array,
-    x: _Array,
-    y: _Array,
-    norm_type: float,
-    kernel_size: _Size,
-    stride: _Size | None,
-    ceil_mode: bool,
-    padding: _Padding,
-    dilation: _Size,
-    layout: str,
-    out: _Array | None,
-) -> _Array: ...
-def max_unpool3d(
-    x: _Array,
-    indices: _Array,
-    kernel_size: _Size,
-    stride: _Size | None,
-    padding: _Size,
-    output_size: _Size | None,
-    layout: str,
-    out: _Array | None,
-) -> _Array: ...
-def max_unpool3d_backward(
-    grad_out: _Array, indices: _Array, layout: str, out: _Array | None
-) -> _Array: ...
+
+max_unpool2d_backward = max_unpool1d_backward
+max_unpool3d_backward = max_unpool1d_backward
+
 def elementwise_unary(name: str, x: _Array) -> _Array: ...
 def relu(x: _Array, out: _Array | None) -> _Array: ...
 def relu_backward(grad_out: _Array, x: _Array, out: _Array | None) -> _Array: ...
