@@ -9,6 +9,7 @@ namespace {
 // The descriptors that exact arrays of native floats share; compared by pointer first.
 struct Descriptors {
   py::object f32 = py::dtype::of<float>(), f64 = py::dtype::of<double>();
+  py::object i8 = py::dtype::of<std::int8_t>(), i16 = py::dtype::of<std::int16_t>();
   py::object i32 = py::dtype::of<std::int32_t>(), i64 = py::dtype::of<std::int64_t>();
   py::object u8 = py::dtype::of<std::uint8_t>(), boolean = py::dtype::of<bool>();
   py::object f16 = py::dtype("float16");
@@ -19,6 +20,10 @@ struct Descriptors {
         return f32.ptr();
       case Dtype::kF64:
         return f64.ptr();
+      case Dtype::kI8:
+        return i8.ptr();
+      case Dtype::kI16:
+        return i16.ptr();
       case Dtype::kI32:
         return i32.ptr();
       case Dtype::kI64:
@@ -69,8 +74,8 @@ Dtype dtype_of(PyObject* descr) {
   if (api.PyArray_EquivTypes_(descr, d.f16.ptr())) return Dtype::kF16;
   if (descr == d.bfloat16()) return Dtype::kBF16;
 #endif
-  for (const Dtype t :
-       {Dtype::kI64, Dtype::kI32, Dtype::kU8, Dtype::kBool, Dtype::kF32, Dtype::kF64}) {
+  for (const Dtype t : {Dtype::kI64, Dtype::kI32, Dtype::kU8, Dtype::kBool, Dtype::kF32,
+                        Dtype::kF64, Dtype::kI8, Dtype::kI16}) {
     // Equivalent descriptors (long and long long, "<f4") share a layout; swapped bytes do not.
     if (api.PyArray_EquivTypes_(descr, d.get(t))) return t;
   }

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "core/dtype.hpp"
 #include "ptx/cvt.hpp"
@@ -18,14 +19,10 @@ __device__ __forceinline__ float to_compute(Bfloat16 x) { return ptx::cvt_f32_bf
 
 template <class T>
 __device__ __forceinline__ T from_compute(Compute<T> x) {
-  if constexpr (sizeof(T) == 2) {
-    T h;
-    if constexpr (std::is_same_v<T, Half>) {
-      h.bits = ptx::cvt_rn_f16_f32(x);
-    } else {
-      h.bits = ptx::cvt_rn_bf16_f32(x);
-    }
-    return h;
+  if constexpr (std::is_same_v<T, Half>) {
+    return {ptx::cvt_rn_f16_f32(x)};
+  } else if constexpr (std::is_same_v<T, Bfloat16>) {
+    return {ptx::cvt_rn_bf16_f32(x)};
   } else {
     return x;
   }

@@ -6,7 +6,19 @@
 namespace arraynn {
 
 // The 16-bit floats are known to the module of the GPU only; on the CPU they are kOther.
-enum class Dtype : std::uint8_t { kF32, kF64, kI32, kI64, kU8, kBool, kF16, kBF16, kOther };
+enum class Dtype : std::uint8_t {
+  kF32,
+  kF64,
+  kI8,
+  kI16,
+  kI32,
+  kI64,
+  kU8,
+  kBool,
+  kF16,
+  kBF16,
+  kOther
+};
 
 // 16-bit floats are storage: arithmetic is float32.
 struct Half {
@@ -44,9 +56,11 @@ constexpr std::size_t dtype_size(Dtype t) {
     case Dtype::kF64:
     case Dtype::kI64:
       return 8;
+    case Dtype::kI16:
     case Dtype::kF16:
     case Dtype::kBF16:
       return 2;
+    case Dtype::kI8:
     case Dtype::kU8:
     case Dtype::kBool:
       return 1;
@@ -62,6 +76,10 @@ constexpr const char* dtype_name(Dtype t) {
       return "float32";
     case Dtype::kF64:
       return "float64";
+    case Dtype::kI8:
+      return "int8";
+    case Dtype::kI16:
+      return "int16";
     case Dtype::kI32:
       return "int32";
     case Dtype::kI64:
@@ -78,6 +96,11 @@ constexpr const char* dtype_name(Dtype t) {
       break;
   }
   return "unsupported";
+}
+
+constexpr bool is_integer(Dtype t) {
+  return t == Dtype::kI8 || t == Dtype::kI16 || t == Dtype::kI32 || t == Dtype::kI64 ||
+         t == Dtype::kU8;
 }
 
 // The dtype of Compute<T>.

@@ -261,12 +261,20 @@ static void run_integers(const PoolArguments& a, const Array& x, const Output& o
                          std::int64_t* indices) {
   const VolumeProblem v{a.problem, a.volume ? a.depth : kUnitAxis};
   const py::gil_scoped_release nogil;
-  if (x->dtype == Dtype::kU8) {
-    max_pool_integer(v, x->as<const std::uint8_t>(), out.data<std::uint8_t>(), indices);
-  } else if (x->dtype == Dtype::kI32) {
-    max_pool_integer(v, x->as<const std::int32_t>(), out.data<std::int32_t>(), indices);
-  } else {
-    max_pool_integer(v, x->as<const std::int64_t>(), out.data<std::int64_t>(), indices);
+  const auto run = [&]<class T>(T) {
+    max_pool_integer(v, x->as<const T>(), out.data<T>(), indices);
+  };
+  switch (x->dtype) {
+    case Dtype::kU8:
+      return run(std::uint8_t{});
+    case Dtype::kI8:
+      return run(std::int8_t{});
+    case Dtype::kI16:
+      return run(std::int16_t{});
+    case Dtype::kI32:
+      return run(std::int32_t{});
+    default:
+      return run(std::int64_t{});
   }
 }
 

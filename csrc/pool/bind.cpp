@@ -37,9 +37,9 @@ constexpr const char* kHalves = "";
 Array take_max_x(const char* op, py::handle x_in, int* axes) {
   Array x = take(op, "x", x_in);
   const Dtype t = x->dtype;
-  if (!is_storage(t) && t != Dtype::kU8 && t != Dtype::kI32 && t != Dtype::kI64) {
-    fail<TypeError>(op, "x", "expected ", kHalves, "float32, float64, uint8, int32 or int64, got ",
-                    dtype_text(x));
+  if (!is_storage(t) && !is_integer(t)) {
+    fail<TypeError>(op, "x", "expected ", kHalves,
+                    "float32, float64, uint8, int8, int16, int32 or int64, got ", dtype_text(x));
   }
   *axes = require_planes(op, x, *axes);
   return x;

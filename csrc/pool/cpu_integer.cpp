@@ -119,6 +119,8 @@ void max_integer(const VolumeProblem& v, const T* x, T* y, std::int64_t* indices
     max_integer(v, x, y, indices, rows);                                                           \
   }
 ARRAYNN_MAX_INTEGER(std::uint8_t, u8)
+ARRAYNN_MAX_INTEGER(std::int8_t, i8)
+ARRAYNN_MAX_INTEGER(std::int16_t, i16)
 ARRAYNN_MAX_INTEGER(std::int32_t, i32)
 ARRAYNN_MAX_INTEGER(std::int64_t, i64)
 #undef ARRAYNN_MAX_INTEGER

@@ -50,6 +50,8 @@ extern const PoolKernels pool_kernels = {
       &max_backward<double>, &average_backward_f64, &lp_f64, &lp_shares_f64, &lp_slopes_f64,
       &scatter_f64, &unpool_f64, &unpool_backward_f64}},
     &max_u8,
+    &max_i8,
+    &max_i16,
     &max_i32,
     &max_i64,
 };

@@ -37,9 +37,7 @@ ARRAYNN_FOR_EACH_STORAGE(ARRAYNN_INSTANTIATE)
 
 #define ARRAYNN_INSTANTIATE(T) \
   template void max_pool_integer<T>(const VolumeProblem&, const T*, T*, std::int64_t*);
-ARRAYNN_INSTANTIATE(std::uint8_t)
-ARRAYNN_INSTANTIATE(std::int32_t)
-ARRAYNN_INSTANTIATE(std::int64_t)
+ARRAYNN_FOR_EACH_POOLED_INTEGER(ARRAYNN_INSTANTIATE)
 #undef ARRAYNN_INSTANTIATE
 
 }  // namespace arraynn

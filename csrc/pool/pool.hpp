@@ -405,8 +405,16 @@ using MaxInteger = void (*)(const VolumeProblem& v, const T* x, T* y, std::int64
                             Range rows);
 struct PoolKernels : FloatKernels<PoolTable> {
   MaxInteger<std::uint8_t> max_u8;
+  MaxInteger<std::int8_t> max_i8;
+  MaxInteger<std::int16_t> max_i16;
   MaxInteger<std::int32_t> max_i32;
   MaxInteger<std::int64_t> max_i64;
+
+  MaxInteger<std::uint8_t> integer(std::uint8_t) const { return max_u8; }
+  MaxInteger<std::int8_t> integer(std::int8_t) const { return max_i8; }
+  MaxInteger<std::int16_t> integer(std::int16_t) const { return max_i16; }
+  MaxInteger<std::int32_t> integer(std::int32_t) const { return max_i32; }
+  MaxInteger<std::int64_t> integer(std::int64_t) const { return max_i64; }
 };
 
 ARRAYNN_KERNEL_TABLE(PoolKernels, pool_kernels)

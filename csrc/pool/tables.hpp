@@ -38,6 +38,8 @@ ARRAYNN_UNPOOL(double, f64)
 #define ARRAYNN_MAX_INTEGER(T, suffix) \
   void max_##suffix(const VolumeProblem& v, const T* x, T* y, std::int64_t* indices, Range rows);
 ARRAYNN_MAX_INTEGER(std::uint8_t, u8)
+ARRAYNN_MAX_INTEGER(std::int8_t, i8)
+ARRAYNN_MAX_INTEGER(std::int16_t, i16)
 ARRAYNN_MAX_INTEGER(std::int32_t, i32)
 ARRAYNN_MAX_INTEGER(std::int64_t, i64)
 #undef ARRAYNN_MAX_INTEGER

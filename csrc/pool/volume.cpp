@@ -518,25 +518,16 @@ void lp_pool_backward(const char* op, const VolumeProblem& v, double norm, const
 template <class T>
 void max_pool_integer(const VolumeProblem& v, const T* x, T* y, std::int64_t* indices) {
   if (is_empty(v)) return;
-  MaxInteger<T> run;
-  if constexpr (sizeof(T) == 1) {
-    run = pool_kernels().max_u8;
-  } else if constexpr (sizeof(T) == 4) {
-    run = pool_kernels().max_i32;
-  } else {
-    run = pool_kernels().max_i64;
-  }
+  const MaxInteger<T> run = pool_kernels().integer(T{});
   const std::int64_t outer = v.plane.channels_last ? v.plane.n : v.plane.n * v.plane.c;
   const std::int64_t rows = outer * v.d.out * v.plane.h.out;
   parallel(team_of(v, rows), Denormals::kKeep,
            [&](int tid, int nthreads) { run(v, x, y, indices, split_range(rows, nthreads, tid)); });
 }
-template void max_pool_integer(const VolumeProblem&, const std::uint8_t*, std::uint8_t*,
-                               std::int64_t*);
-template void max_pool_integer(const VolumeProblem&, const std::int32_t*, std::int32_t*,
-                               std::int64_t*);
-template void max_pool_integer(const VolumeProblem&, const std::int64_t*, std::int64_t*,
-                               std::int64_t*);
+#define ARRAYNN_INSTANTIATE(T) \
+  template void max_pool_integer(const VolumeProblem&, const T*, T*, std::int64_t*);
+ARRAYNN_FOR_EACH_POOLED_INTEGER(ARRAYNN_INSTANTIATE)
+#undef ARRAYNN_INSTANTIATE
 
 #define ARRAYNN_INSTANTIATE(T)                                                                     \
   template void max_pool<T>(const char*, const VolumeProblem&, const T*, T*, std::int64_t*);       \

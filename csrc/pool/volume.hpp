@@ -34,7 +34,10 @@ template <class T>
 void lp_pool_backward(const char* op, const VolumeProblem& v, double norm, const T* dy, const T* x,
                       const T* y, T* dx);
 
-// uint8, int32 and int64; an image is a volume of one plane.
+#define ARRAYNN_FOR_EACH_POOLED_INTEGER(f) \
+  f(std::uint8_t) f(std::int8_t) f(std::int16_t) f(std::int32_t) f(std::int64_t)
+
+// Those integers; an image is a volume of one plane.
 template <class T>
 void max_pool_integer(const VolumeProblem& v, const T* x, T* y, std::int64_t* indices);
 

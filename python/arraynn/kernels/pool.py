@@ -55,7 +55,7 @@ def max_pool2d(
     Parameters
     ----------
     x : array (n, c, h, w), or (n, h, w, c) with ``layout="channels_last"``
-        float32, float64, uint8, int32 or int64. The gradient is that of floats alone.
+        float32, float64, uint8, int8, int16, int32 or int64. The gradient is that of floats alone.
     kernel_size : int or (int, int)
         At least 1.
     stride : int or (int, int), optional
