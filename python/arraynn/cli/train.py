@@ -102,11 +102,13 @@ class Settings:
 class GptSettings(Settings):
     """How to train the Transformer."""
 
-    hidden: int = 128
+    # Small batches: in the time of one of 32, four of 8 learn more.
+    hidden: int = 96
     layers: int = 4
+    batch_size: int = 8
     length: int = 128
-    steps: int = 2000
-    lr: float = 2e-3
+    steps: int = 4500
+    lr: float = 3e-3
     heads: int = 4
 
 
