@@ -20,6 +20,7 @@ import numpy as np
 
 from . import peers
 from .case import (
+    PLAIN,
     Array,
     Arrays,
     Candidate,
@@ -138,7 +139,7 @@ def run_arraynn(p: Problem, d: Data, threads: int) -> list[Candidate]:
     if p.option:
         # Its answer is that of a case of its own.
         plain = call_of(kernels(), p, d, {"causal": True} if p.causal else {})
-        found.append(Candidate("plain", plain, group="without", check=lambda _: None))
+        found.append(Candidate(PLAIN, plain, group="without", check=lambda _: None))
     return found
 
 

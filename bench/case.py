@@ -46,6 +46,10 @@ def as_arrays(result: Any) -> Arrays:
     return (np.asarray(result),)
 
 
+#: The "library" that is our own kernel without the option of a case: what the option costs.
+PLAIN = "plain"
+
+
 @dataclass(frozen=True)
 class Candidate:
     """One library doing the work of a case in one way.

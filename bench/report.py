@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .case import Candidate, Case
+from .case import PLAIN, Candidate, Case
 from .timing import Samples, quantile, ratios
 
 
@@ -268,10 +268,14 @@ def mean_text(mean: Mean) -> str:
 
 
 def summary(rows: Sequence[Row]) -> list[str]:
-    """Per family: rows at 1.0x or better, geometric mean, and the worst row; then its parts."""
+    """Per family: rows at 1.0x or better, geometric mean, and the worst row; then its parts.
+
+    What an option costs our own kernel is a part, and no comparison with a peer.
+    """
     lines = []
     for family in dict.fromkeys(row.family for row in rows):
-        rated = [row for row in rows if row.family == family and row.ratio]
+        every = [row for row in rows if row.family == family and row.peer and row.ratio]
+        rated = [row for row in every if row.peer and row.peer.library != PLAIN]
         if not rated:
             continue
         found = [row.ratio for row in rated if row.ratio]
@@ -282,7 +286,7 @@ def summary(rows: Sequence[Row]) -> list[str]:
             f"geometric mean {mean:.2f}x, worst {worst.ratio:.2f}x "
             f"({worst.name} {worst.ours.variant} {worst.threads} thr)".replace("  ", " ")
         )
-        lines += [mean_text(mean) for mean in means(rated)]
+        lines += [mean_text(mean) for mean in means(every)]
     return lines
 
 

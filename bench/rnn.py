@@ -23,6 +23,7 @@ import numpy as np
 
 from . import peers
 from .case import (
+    PLAIN,
     Array,
     Candidate,
     Case,
@@ -127,7 +128,7 @@ def run_arraynn(p: Problem, d: Data, threads: int) -> list[Candidate]:
     if p.option:
         plain = Data(d.x, d.weights, d.states, d.grad)  # gives another answer
         call = partial(_call, kernels(), p, plain)
-        found.append(Candidate("plain", call, group="fresh", check=lambda _: None))
+        found.append(Candidate(PLAIN, call, group="fresh", check=lambda _: None))
     elif not p.training:
         function, packed = getattr(kernels(), p.kind), kernels().pack(d.weights, p.kind)
         found.append(

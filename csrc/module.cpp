@@ -14,6 +14,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   arraynn::bind_conv_pool(m);
   arraynn::bind_fold(m);
   arraynn::bind_pool(m);
+  arraynn::bind_lp_pool(m);
   arraynn::bind_unpool(m);
   arraynn::bind_elementwise(m);
   arraynn::bind_glu(m);

@@ -17,6 +17,7 @@ PYBIND11_MODULE(ARRAYNN_CUDA_MODULE, m, py::mod_gil_not_used()) {
   arraynn::bind_fold(m);
   arraynn::bind_gemm(m);
   arraynn::bind_glu(m);
+  arraynn::bind_lp_pool(m);
   arraynn::bind_optim(m);
   arraynn::bind_pool(m);
   arraynn::bind_rnn(m);

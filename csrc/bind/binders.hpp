@@ -15,6 +15,7 @@ void bind_elementwise(py::module_& m);
 void bind_embedding(py::module_& m);
 void bind_gemm(py::module_& m);
 void bind_glu(py::module_& m);
+void bind_lp_pool(py::module_& m);
 void bind_optim(py::module_& m);
 void bind_packed_weight(py::module_& m);
 void bind_pool(py::module_& m);

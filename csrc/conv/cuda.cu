@@ -500,19 +500,23 @@ void run_bias(const Conv2dProblem& p, const T* dy, std::int64_t channels, std::i
   column_sums(scratch.as<Sum>(), chunks, channels, db);
 }
 
+// True of a call that describes itself; it has no arrays.
+bool describes(const Conv2dProblem& p) {
+  if (p.plan == nullptr) return false;
+  p.plan->note("implicit gemm", "the tiles of a GPU gather their patches", 0, 0);
+  return true;
+}
+
 template <class T>
 void forward(const Conv2dProblem& p, bool by_x, const T* source, const T* weight,
              const ConvEpilogue<T>& e, T* out) {
-  if (p.plan != nullptr) {
-    p.plan->note("implicit gemm", "the tiles of a GPU gather their patches", 0, 0);
-    return;
-  }
-  run_conv(p, by_x, source, weight, e, out);
+  if (!describes(p)) run_conv(p, by_x, source, weight, e, out);
 }
 
 template <class T>
 void backward(const Conv2dProblem& p, const T* dy, const T* x, const T* weight,
               const ConvGradients<T>& grads) {
+  if (describes(p)) return;
   if (grads.dx != nullptr) run_conv(p, true, dy, weight, ConvEpilogue<T>{}, grads.dx);
   if (grads.dw != nullptr) run_weight(p, dy, x, grads.dw);
   if (grads.db != nullptr) run_bias(p, dy, p.oc, p.out_size(), grads.db);
@@ -522,6 +526,7 @@ void backward(const Conv2dProblem& p, const T* dy, const T* x, const T* weight,
 template <class T>
 void transpose_backward(const Conv2dProblem& p, const T* dy, const T* x, const T* weight,
                         const ConvGradients<T>& grads) {
+  if (describes(p)) return;
   if (grads.dx != nullptr) run_conv(p, false, dy, weight, ConvEpilogue<T>{}, grads.dx);
   if (grads.dw != nullptr) run_weight(p, x, dy, grads.dw);
   if (grads.db != nullptr) run_bias(p, dy, p.ic, p.in_size(), grads.db);

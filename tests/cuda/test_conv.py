@@ -292,8 +292,13 @@ def test_plans_and_errors(device: Any) -> None:
         return device.put(np.zeros(shape, dtype))
 
     x, weight = zeros(2, 3, 8, 8), zeros(4, 3, 3, 3)
-    plan = kernels.plan("conv2d", x, weight)
-    assert plan.algorithm == "implicit gemm"
+    turned, grad = zeros(3, 4, 3, 3), zeros(2, 4, 6, 6)
+    forward = [kernels.plan("conv2d", x, weight), kernels.plan("conv_transpose2d", x, turned)]
+    backward = kernels.plan("conv2d_backward", grad, x, weight)
+    transposed = kernels.plan("conv_transpose2d_backward", zeros(2, 4, 10, 10), x, turned)
+    plans = [*forward, *backward, *transposed]
+    gemm = "implicit gemm"
+    assert [plan and plan.algorithm for plan in plans] == [gemm] * 4 + [None] + [gemm] * 2 + [None]
     conv, transpose = kernels.conv2d, kernels.conv_transpose2d
     wrong: list[tuple[type[Exception], str, Any]] = [
         (ValueError, r"\[conv2d\] weight", lambda: conv(x, zeros(4, 2, 3, 3))),

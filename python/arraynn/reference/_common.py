@@ -42,6 +42,15 @@ def pair(value: Size) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def each(value: Size, axes: int) -> tuple[int, ...]:
+    """Return `value` for every spatial axis."""
+    if isinstance(value, int | np.integer):
+        return (int(value),) * axes
+    if len(value) != axes:
+        raise ValueError(f"expected an int or {axes} ints, got {value}")
+    return tuple(int(v) for v in value)
+
+
 def to_channels_first(x: NDArray[_T], layout: str) -> NDArray[_T]:
     """View (N, H, W, C) as (N, C, H, W); channels-first arrays pass through."""
     if layout not in ("channels_first", "channels_last"):

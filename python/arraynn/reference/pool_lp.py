@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ._common import FloatArray, Padding, Size, quiet, store
+from ._common import FloatArray, Padding, Size, each, quiet, store
 from .pool import avg_pool1d, avg_pool1d_backward, avg_pool2d, avg_pool2d_backward
-from .pool_unpool import _each
 from .pool_volume import avg_pool3d, avg_pool3d_backward
 
 # By the number of spatial axes, from one.
@@ -35,7 +34,7 @@ def _lp_pool(
     """Padding counts as zeros; what ceil_mode reads beyond it does not count, as in a mean."""
     if not 0 < norm_type < np.inf:
         raise ValueError(f"norm_type: expected a finite value > 0, got {norm_type}")
-    taps = x.dtype.type(np.prod(_each(kernel_size, x.ndim - 2)))
+    taps = x.dtype.type(np.prod(each(kernel_size, x.ndim - 2)))
     norm = x.dtype.type(norm_type)
     mean = _MEAN[x.ndim - 3](
         x**norm, kernel_size, stride, padding, ceil_mode, dilation=dilation, layout=layout
@@ -56,7 +55,7 @@ def _lp_pool_backward(
     layout: str,
     out: FloatArray | None,
 ) -> FloatArray:
-    taps = x.dtype.type(np.prod(_each(kernel_size, x.ndim - 2)))
+    taps = x.dtype.type(np.prod(each(kernel_size, x.ndim - 2)))
     slope = x.dtype.type(norm_type) - x.dtype.type(1)
     share = grad_out * taps * y**-slope
     if norm_type != 1:

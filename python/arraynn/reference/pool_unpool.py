@@ -7,15 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ._common import FloatArray, Size, from_channels_first, store, to_channels_first
-
-
-def _each(value: Size, axes: int) -> tuple[int, ...]:
-    if isinstance(value, int | np.integer):
-        return (int(value),) * axes
-    if len(value) != axes:
-        raise ValueError(f"expected an int or {axes} ints, got {value}")
-    return tuple(int(v) for v in value)
+from ._common import FloatArray, Size, each, from_channels_first, store, to_channels_first
 
 
 def _max_unpool(
@@ -31,13 +23,13 @@ def _max_unpool(
     planes, where = to_channels_first(x, layout), to_channels_first(indices, layout)
     n, c, *sizes = planes.shape
     axes = len(sizes)
-    kernels, pads = _each(kernel_size, axes), _each(padding, axes)
-    strides = kernels if stride is None else _each(stride, axes)
+    kernels, pads = each(kernel_size, axes), each(padding, axes)
+    strides = kernels if stride is None else each(stride, axes)
     usual = [
         (size - 1) * s - 2 * p + k
         for size, k, s, p in zip(sizes, kernels, strides, pads, strict=True)
     ]
-    wanted = usual if output_size is None else list(_each(output_size, axes))
+    wanted = usual if output_size is None else list(each(output_size, axes))
     for size, usually, s in zip(wanted, usual, strides, strict=True):
         if not usually - s < size < usually + s or size < 1:
             raise ValueError(f"output_size: expected about {usual}, got {wanted}")

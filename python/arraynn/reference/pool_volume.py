@@ -15,6 +15,7 @@ from ._common import (
     Padding,
     Size,
     axis_of,
+    each,
     from_channels_first,
     lowest,
     pair,
@@ -22,7 +23,7 @@ from ._common import (
     store,
     to_channels_first,
 )
-from .pool_unpool import _each, _max_unpool, _max_unpool_backward
+from .pool_unpool import _max_unpool, _max_unpool_backward
 
 OutputSize: TypeAlias = int | Sequence[int | None] | None
 #: The input positions of each output position of one axis.
@@ -37,8 +38,8 @@ def _axes(
     dilation: Size,
     ceil_mode: bool,
 ) -> list[Axis]:
-    kernels, dilations = _each(kernel_size, 3), _each(dilation, 3)
-    strides = kernels if stride is None else _each(stride, 3)
+    kernels, dilations = each(kernel_size, 3), each(dilation, 3)
+    strides = kernels if stride is None else each(stride, 3)
     spelled: Any = padding
     if isinstance(padding, str | int | np.integer):
         spelled = (padding,) * 3
