@@ -9,8 +9,6 @@ inline constexpr int kPhiloxCounters = kVecBytes / 8;
 inline constexpr int kPhiloxWords = 4 * kPhiloxCounters;
 
 typedef std::uint64_t PhiloxVec __attribute__((vector_size(kVecBytes)));
-typedef std::uint64_t PhiloxVecUnaligned
-    __attribute__((vector_size(kVecBytes), aligned(8), may_alias));
 
 // Products of the low halves of the lanes.
 ARRAYNN_INLINE PhiloxVec multiply_low(PhiloxVec a, PhiloxVec b) {
@@ -44,17 +42,18 @@ ARRAYNN_INLINE void philox_words(std::uint64_t first, PhiloxKey key, std::uint32
   }
   const PhiloxVec low = PhiloxVec{} + 0xFFFFFFFFu;
   const PhiloxVec front = (c0 & low) | (c1 << 32), back = (c2 & low) | (c3 << 32);
-  auto* out = reinterpret_cast<PhiloxVecUnaligned*>(words);
 #if defined(__AVX512F__)
-  out[0] = __builtin_shufflevector(front, back, 0, 8, 1, 9, 2, 10, 3, 11);
-  out[1] = __builtin_shufflevector(front, back, 4, 12, 5, 13, 6, 14, 7, 15);
+  const PhiloxVec out[2] = {__builtin_shufflevector(front, back, 0, 8, 1, 9, 2, 10, 3, 11),
+                            __builtin_shufflevector(front, back, 4, 12, 5, 13, 6, 14, 7, 15)};
 #elif defined(__AVX2__)
-  out[0] = __builtin_shufflevector(front, back, 0, 4, 1, 5);
-  out[1] = __builtin_shufflevector(front, back, 2, 6, 3, 7);
+  const PhiloxVec out[2] = {__builtin_shufflevector(front, back, 0, 4, 1, 5),
+                            __builtin_shufflevector(front, back, 2, 6, 3, 7)};
 #else
-  out[0] = __builtin_shufflevector(front, back, 0, 2);
-  out[1] = __builtin_shufflevector(front, back, 1, 3);
+  const PhiloxVec out[2] = {__builtin_shufflevector(front, back, 0, 2),
+                            __builtin_shufflevector(front, back, 1, 3)};
 #endif
+  // A copy: the words are read one by one, which a store of 64-bit lanes may not be moved past.
+  __builtin_memcpy(words, out, sizeof out);
 }
 
 // The lanes whose word is at least the threshold.
