@@ -3,11 +3,18 @@
 Traffic: the forward reads the input and writes the output; the backward of max pooling reads
 the output's gradient and the input (or int64 indices) and writes the input's gradient, that of
 average pooling reads only the gradient.
+
+The gradient of a maximum needs to know where it was, so its rows are of three groups, and within
+one everybody is given the same:
+
+- "indices": those of the forward, which it took the time to find and to write;
+- "from x": x alone. JAX does the same; PyTorch, which has no such kernel, calls its forward first;
+- "with forward": nothing. What a training step pays, by either of our ways.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,6 +24,7 @@ import numpy as np
 from . import peers
 from .case import (
     Array,
+    Arrays,
     Candidate,
     Case,
     Prepared,
@@ -76,6 +84,38 @@ class Data:
     indices: Array
 
 
+def last_array(last: bool, result: Any) -> Arrays:
+    """Return the only array of `result`, or the last of several, channels first."""
+    array = result[-1] if isinstance(result, tuple) else result
+    return (from_last(array) if last else np.asarray(array),)
+
+
+def max_backward(
+    op: str, args: tuple[Any, ...], layout: str, x: Array, grad: Array, indices: Array
+) -> list[Candidate]:
+    """Our gradients of a maximum: from x, from its indices, and both with the forward."""
+    forward = partial(getattr(kernels(), op), x, *args, layout=layout)
+    backward = partial(getattr(kernels(), f"{op}_backward"), grad, x, *args, layout=layout)
+
+    def step() -> tuple[Array, Array]:
+        return forward(), backward()
+
+    def step_by_indices() -> tuple[Array, Array]:
+        y, where = forward(return_indices=True)
+        return y, backward(indices=where)
+
+    one = partial(Candidate, "arraynn", arrays=partial(last_array, layout == "channels_last"))
+    arrays = x.nbytes + grad.nbytes  # read by the forward and written by it, or the other way
+    moved = (arrays + x.nbytes, arrays + indices.nbytes)
+    given, name = partial(backward, indices=indices), f"{layout} indices"
+    return [
+        one(backward, layout, "from x", nbytes=moved[0]),
+        one(given, name, "indices", nbytes=moved[1]),
+        one(step, layout, "with forward", nbytes=arrays + moved[0]),
+        one(step_by_indices, name, "with forward", nbytes=arrays + indices.nbytes + moved[1]),
+    ]
+
+
 def run_arraynn(p: Problem, d: Data, threads: int) -> list[Candidate]:
     """Our kernels in both layouts."""
     del threads
@@ -89,11 +129,7 @@ def run_arraynn(p: Problem, d: Data, threads: int) -> list[Candidate]:
         where = {"layout": layout}
         args = (p.kernel, p.stride, p.padding)
         if p.backward and p.kind == "max":
-            call = partial(k.max_pool2d_backward, grad, x, *args, **where)
-            found.append(one(call=call))
-            call = partial(k.max_pool2d_backward, grad, x, *args, indices=indices, **where)
-            moved = nbytes(p) + indices.nbytes - x.nbytes
-            found.append(one(call=call, variant=f"{layout} indices", nbytes=moved))
+            found += max_backward("max_pool2d", args, layout, x, grad, indices)
         elif p.backward:
             found.append(one(call=partial(k.avg_pool2d_backward, grad, x.shape, *args, **where)))
         else:
@@ -110,7 +146,8 @@ def run_numpy(p: Problem, d: Data, threads: int) -> list[Candidate]:
     ref = reference()
     args = (p.kernel, p.stride, p.padding)
     if p.backward and p.kind == "max":
-        return [Candidate("numpy", partial(ref.max_pool2d_backward, d.grad, d.x, *args))]
+        call = partial(ref.max_pool2d_backward, d.grad, d.x, *args)
+        return [Candidate("numpy", call, group="from x")]
     if p.backward:
         return [Candidate("numpy", partial(ref.avg_pool2d_backward, d.grad, d.x.shape, *args))]
     function = ref.max_pool2d if p.kind == "max" else ref.avg_pool2d
@@ -131,11 +168,17 @@ def run_torch(p: Problem, d: Data, threads: int) -> list[Candidate]:
         )
         one = partial(Candidate, "torch", variant=variant.replace("_format", ""))
         if p.backward and p.kind == "max":
-            call = partial(
-                aten.max_pool2d_with_indices_backward,
-                *(grad, x, kernel, stride, padding, [1, 1], False, indices),
-            )
-            found.append(one(call=call))
+            window = (kernel, stride, padding, [1, 1], False)
+            backward = partial(aten.max_pool2d_with_indices_backward, grad, x, *window)
+            forward = partial(aten.max_pool2d_with_indices, x, *window)
+
+            def step(forward: Any = forward, backward: Any = backward) -> Any:
+                y, where = forward()
+                return y, backward(where)
+
+            found.append(one(call=partial(backward, indices), group="indices"))
+            arrays = partial(last_array, False)
+            found += [one(call=step, arrays=arrays, group=g) for g in ("from x", "with forward")]
         elif p.backward:
             call = partial(
                 aten.avg_pool2d_backward, grad, x, kernel, stride, padding, False, True, None
@@ -181,18 +224,26 @@ def run_jax(p: Problem, d: Data, threads: int) -> list[Candidate]:
             total = jax.lax.reduce_window(x, 0.0, jax.lax.add, window, strides, pads)
             return total / p.kernel**2
 
-        def backward(x: Any, g: Any, forward: Any = forward) -> Any:
-            return jax.vjp(forward, x)[1](g)[0]
+        def step(x: Any, g: Any, forward: Any = forward) -> Any:
+            y, gradient = jax.vjp(forward, x)
+            return y, gradient(g)[0]
 
-        function = jax.jit(backward if p.backward else forward)
+        def backward(x: Any, g: Any, step: Any = step) -> Any:
+            return step(x, g)[1]
+
+        functions: dict[str, Callable[..., Any]] = {"fresh": forward}
+        if p.backward:
+            functions = {"": backward}
+            if p.kind == "max":
+                functions = {"from x": backward, "with forward": step}
         args = (x, grad) if p.backward else (x,)
-        arrays = (lambda y: (from_last(y),)) if last else (lambda y: (np.asarray(y),))
+        for group, function in functions.items():
+            jitted = jax.jit(function)
 
-        def call(function: Any = function, args: Any = args) -> Any:
-            return function(*args).block_until_ready()
+            def call(jitted: Any = jitted, args: Any = args) -> Any:
+                return jax.block_until_ready(jitted(*args))
 
-        group = "" if p.backward else "fresh"
-        found.append(Candidate("jax", call, layout, group, arrays))
+            found.append(Candidate("jax", call, layout, group, partial(last_array, last)))
     return found
 
 

@@ -2,7 +2,8 @@
 
 Traffic: the forward reads the input and writes the output; unpooling also reads int64 indices. The
 backward of max pooling reads the output's gradient and the input and writes the input's gradient,
-that of Lp pooling reads the output as well, the others only gradients (and indices).
+that of Lp pooling reads the output as well, the others only gradients (and indices). The groups of
+the gradients of maxima are those of `bench.pool`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from .case import (
     uniform,
     unit_roundoff,
 )
-from .conv import from_last, to_last
+from .conv import to_last
+from .pool import last_array, max_backward
 
 # (function, samples, channels, sizes, arguments): the front of an audio network, the heads of
 # ResNet-50 and of a pyramid, the pools of C3D and of I3D, and a decoder by unpooling.
@@ -119,30 +121,33 @@ def our_call(p: Problem, d: Data, module: Any, last: bool = False) -> Any:
     return partial(function, grad, x if "max" in p.op else x.shape, *p.args, **where)
 
 
+def is_max_backward(p: Problem) -> bool:
+    """Whether somebody has to know where the maxima were."""
+    return p.backward and "max_pool" in p.op
+
+
 def run_arraynn(p: Problem, d: Data, threads: int) -> list[Candidate]:
-    """Our kernels in both layouts; the gradient of a maximum from x, and from given indices."""
+    """Our kernels in both layouts."""
     del threads
     found = []
     for last in (False, True):
-        call = our_call(p, d, kernels(), last)
         layout = "channels_last" if last else "channels_first"
-        arrays = (lambda y: (from_last(y),)) if last else (lambda y: (np.asarray(y),))
-        one = partial(Candidate, "arraynn", variant=layout, arrays=arrays)
-        found.append(one(call=call))
-        if p.backward and "max_pool" in p.op:
-            x = to_last(d.x) if last else d.x
+        if is_max_backward(p):
+            x, grad = (to_last(a) if last else a for a in (d.x, d.grad))
             forward = getattr(kernels(), p.op)
             indices = forward(x, *p.args, return_indices=True, layout=layout)[1]
-            moved = nbytes(p) + indices.nbytes - x.nbytes
-            call = partial(call, indices=indices)
-            found.append(one(call=call, variant=f"{layout} indices", nbytes=moved))
+            found += max_backward(p.op, p.args, layout, x, grad, indices)
+            continue
+        arrays = partial(last_array, last)
+        found.append(Candidate("arraynn", our_call(p, d, kernels(), last), layout, arrays=arrays))
     return found
 
 
 def run_numpy(p: Problem, d: Data, threads: int) -> list[Candidate]:
     """The plain NumPy reference."""
     del threads
-    return [Candidate("numpy", our_call(p, d, reference()))]
+    group = "from x" if is_max_backward(p) else ""
+    return [Candidate("numpy", our_call(p, d, reference()), group=group)]
 
 
 def _first(result: Any) -> tuple[Array, ...]:
@@ -151,7 +156,7 @@ def _first(result: Any) -> tuple[Array, ...]:
 
 
 def run_torch(p: Problem, d: Data, threads: int) -> list[Candidate]:
-    """PyTorch eager; the backward alone, of a graph that is kept."""
+    """PyTorch eager; the backward alone, of a graph that is kept, with the indices in it."""
     del threads
     torch = peers.load("torch")
     name, args = p.op, p.args
@@ -171,11 +176,22 @@ def run_torch(p: Problem, d: Data, threads: int) -> list[Candidate]:
 
         x = as_torch(d.x).requires_grad_(p.backward)
         more = () if d.indices is None else (as_torch(d.indices),)
-        call = partial(function, x, *more, *args)
-        if p.backward:
-            y = call()
-            call = partial(torch.autograd.grad, y, x, as_torch(d.grad), retain_graph=True)
-        found.append(Candidate("torch", call, form, arrays=_first))
+        forward = partial(function, x, *more, *args)
+        one = partial(Candidate, "torch", variant=form, arrays=_first)
+        if not p.backward:
+            found.append(one(call=forward))
+            continue
+        grad = as_torch(d.grad)
+        backward = partial(torch.autograd.grad, forward(), x, grad, retain_graph=True)
+        if not is_max_backward(p):
+            found.append(one(call=backward))
+            continue
+
+        def step(forward: Any = forward, x: Any = x, grad: Any = grad) -> Any:
+            return torch.autograd.grad(forward(), x, grad)
+
+        found.append(one(call=backward, group="indices"))
+        found += [one(call=step, group=group) for group in ("from x", "with forward")]
     return found
 
 
