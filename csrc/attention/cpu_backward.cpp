@@ -31,7 +31,8 @@ struct BackwardScratch {
   T* cap_slopes;              // of one panel's tile
   T *dq, *dk, *dv;            // sums
   std::int64_t step, step_v;  // between rows of copies and sums
-  ScoreScratch<T> score;
+  T* rows;                    // a panel's tile, turned
+  Kept<T> kept;
   std::int64_t used;
 
   BackwardScratch(const Problem<T>& problem, std::int64_t keys, T* base) {
@@ -55,7 +56,8 @@ struct BackwardScratch {
     dq = pieces.take(kBlockQ * step);
     dk = pieces.take(keys * step);
     dv = pieces.take(keys * step_v);
-    score = ScoreScratch<T>::in(&pieces);
+    rows = pieces.take(kNR<T> * kRowStep<T>);
+    kept = Kept<T>::in(&pieces);
     used = pieces.used;
   }
 };
@@ -159,10 +161,10 @@ struct Block {
     product<T, Order::kRows>(n, width, p.head_dim_v, values.at + first * values.step, values.step,
                              scratch.douts + c * p.head_dim_v, kNR<T>, ds, kBlockQ, false);
     finish_scores(p, s, kBlockQ, j0, n, place, scratch.cap_slopes);
-    if (p.dropout.on) drop<true>(p, s, kBlockQ, j0, n, place, scratch.score);
+    if (p.dropout.on) draw(p, j0, n, place, scratch.kept);
     const bool in_one = p.softcap == 0 && !unit.bias_too;
     const V factor = V::set1(in_one ? static_cast<T>(p.scale) : T(1));
-    const V hidden = V::set1(kMinusInfinity<T>);
+    const V hidden = V::set1(kMinusInfinity<T>), kept_scale = dropout_scale<T>(p.dropout);
     const T *lse = scratch.lse + c, *delta = scratch.delta + c;
     for (std::int64_t r = 0; r < n; ++r) {
       for (std::int64_t v = 0; v < width; v += kLanes<T>) {
@@ -172,7 +174,7 @@ struct Block {
         V e = exp(x - V::load(lse + v)), dp = V::load(ds_at);
         const V probability = e;
         if (p.dropout.on) {
-          const V keep = V::load(scratch.score.tile + r * kNR<T> + v);
+          const V keep = scratch.kept.factors(r, v, kept_scale);
           e = e * keep;
           dp = dp * keep;
         }
@@ -192,7 +194,7 @@ struct Block {
 
   void add_to_bias(const PanelPlace<T>& place, const T* ds, std::int64_t j0, std::int64_t n) {
     const ScoreStrides& bs = g.dbias_strides;
-    T* rows = scratch.score.rows;
+    T* rows = scratch.rows;
     transpose_copy(ds, kBlockQ, rows, kRowStep<T>, n, place.count);
     for (std::int64_t i = 0; i < place.count; ++i) {
       T* to = g.dbias + unit.b * bs.b + h * bs.h + (seq.q0 + place.i0 + i) * bs.i + j0 * bs.j;

@@ -54,7 +54,7 @@ class Ahead {
 template <class T>
 struct ForwardScratch {
   T *panels, *scores, *k_rows, *v_rows;
-  ScoreScratch<T> score;
+  Kept<T> kept;
   std::int64_t panel_step, used;
 
   ForwardScratch(const Problem<T>& p, std::int64_t panels_, T* base) {
@@ -64,7 +64,7 @@ struct ForwardScratch {
     scores = pieces.take(kBlockN * kNR<T>);
     k_rows = pieces.take(kBlockN * copy_stride<T>(p.head_dim));
     v_rows = pieces.take(kBlockN * copy_stride<T>(p.head_dim_v));
-    score = ScoreScratch<T>::in(&pieces);
+    kept = Kept<T>::in(&pieces);
     used = pieces.used;
   }
 };
@@ -181,7 +181,13 @@ void attend(const Problem<T>& p, Panel<T>* panel, std::int64_t j0, std::int64_t 
     one ? exponentials<T, 1, false>(s, n, p.head_dim_v, *panel)
         : exponentials<T, 2, false>(s, n, p.head_dim_v, *panel);
   }
-  if (p.dropout.on) drop<false>(p, s, kNR<T>, j0, n, panel->place, scratch.score);
+  if (p.dropout.on) {
+    draw(p, j0, n, panel->place, scratch.kept);
+    const Vec<T> scale = dropout_scale<T>(p.dropout);
+    for_tile(s, kNR<T>, n, width, [&](Vec<T> v, std::int64_t r, std::int64_t c) {
+      return v * scratch.kept.factors(r, c, scale);
+    });
+  }
   const auto sum = [&](std::int64_t begin, std::int64_t end, std::int64_t c, std::int64_t w,
                        bool add) {
     const Rows<T> rows{values.at + begin * values.step, values.step};

@@ -57,23 +57,23 @@ struct PanelPlace {
   [[gnu::always_inline]] inline std::int64_t width() const { return round_up(count, kLanes<T>); }
 };
 
-// Random words of one query's keys, from a multiple of four on, in whole calls of philox_words(),
-// which wants them aligned.
-inline constexpr std::int64_t kWordStep = kBlockN + 64;
-static_assert(3 + kPhiloxWords <= 64);
-
+// Which elements of a tile dropout keeps: bit r % 32 of at[r / 32 * kNR + c] for key r and query c.
 template <class T>
-struct ScoreScratch {
-  T* rows;  // kNR rows of kRowStep: a tile turned
-  T* tile;  // kBlockN x kNR
-  std::uint32_t* words;
+struct Kept {
+  using Int = typename Vec<T>::Int;
+  static constexpr std::int64_t kKeys = 32;
+  Int* at;
 
-  ARRAYNN_INLINE ScoreScratch in(Pieces<T>* pieces) {
-    ScoreScratch s{};
-    s.rows = pieces->take(kNR<T> * kRowStep<T>);
-    s.tile = pieces->take(kBlockN * kNR<T>);
-    s.words = reinterpret_cast<std::uint32_t*>(pieces->take(kLanes<T> * kWordStep));
-    return s;
+  ARRAYNN_INLINE Kept in(Pieces<T>* pieces) {
+    return {reinterpret_cast<Int*>(pieces->take(kBlockN / kKeys * kNR<T>))};
+  }
+  // Dropout's factors of key r and the queries from c on.
+  [[gnu::always_inline]] inline Vec<T> factors(std::int64_t r, std::int64_t c, Vec<T> scale) const {
+    using Ints = typename Vec<T>::RawInt;
+    Ints lanes;
+    __builtin_memcpy(&lanes, at + r / kKeys * kNR<T> + c, sizeof lanes);
+    const Ints bit = Ints{} + (Int{1} << (r % kKeys));
+    return select(Mask<T>{(lanes & bit) != Ints{}}, scale, Vec<T>::zero());
   }
 };
 
@@ -310,43 +310,50 @@ static void finish_scores(const AttentionProblem<T>& p, T* s, std::int64_t ld, s
   }
 }
 
-// Multiplies a tile by the factors of dropout, 0 or the scale; with kKeep they go to scratch.tile
-// (keys x kNR) instead.
-template <bool kKeep, class T>
-static void drop(const AttentionProblem<T>& p, T* s, std::int64_t ld, std::int64_t j0,
-                 std::int64_t keys, const PanelPlace<T>& place, const ScoreScratch<T>& scratch) {
-  constexpr int kL = kLanes<T>;
+// What an element that dropout keeps is multiplied by.
+template <class T>
+ARRAYNN_INLINE Vec<T> dropout_scale(const AttentionDropout& d) {
+  return Vec<T>::set1(d.threshold > 0xFFFFFFFFu ? T(0) : static_cast<T>(d.scale));
+}
+
+// Draws the elements of a tile that dropout keeps.
+template <class T>
+[[gnu::noinline]] static void draw(const AttentionProblem<T>& p, std::int64_t j0, std::int64_t keys,
+                                   const PanelPlace<T>& place, const Kept<T>& kept) {
+  using K = Kept<T>;
+  constexpr int kAtOnce = 4;
   const AttentionDropout& d = p.dropout;
-  const Vec<T> scale = Vec<T>::set1(d.threshold > 0xFFFFFFFFu ? T(0) : static_cast<T>(d.scale));
   const auto threshold = static_cast<std::uint32_t>(d.threshold);
-  for (std::int64_t c = 0; c < place.width(); c += kL) {
-    const std::uint32_t* rows[kL];
-    for (int i = 0; i < kL; ++i) {
-      std::uint32_t* words = scratch.words + i * kWordStep;
+  const std::int64_t chunks = ceil_div(keys, K::kKeys);
+  for (std::int64_t c = 0; c < place.count; c += kAtOnce) {
+    std::uint64_t at[kAtOnce];
+    int skip[kAtOnce];
+    std::int64_t words = keys;
+    for (int i = 0; i < kAtOnce; ++i) {
       const std::int64_t query = place.seq.q0 + place.i0 + min_i(c + i, place.count - 1);
-      const auto first =
-          static_cast<std::uint64_t>((place.b * d.b + place.h * d.h + query) * d.row + j0);
-      const auto skip = static_cast<std::int64_t>(first % 4);
-      for (std::int64_t w = 0; w < keys + skip; w += kPhiloxWords) {
-        philox_words(first / 4 + static_cast<std::uint64_t>(w / 4), d.key, words + w);
-      }
-      rows[i] = words + skip;
+      at[i] = static_cast<std::uint64_t>((place.b * d.b + place.h * d.h + query) * d.row + j0);
+      // A counter gives four words, of which the first key's need not be the first.
+      skip[i] = static_cast<int>(at[i] % 4);
+      at[i] /= 4;
+      words = max_i(words, keys + skip[i]);
     }
-    for (std::int64_t j = 0; j < keys; j += kL) {
-      Vec<T> square[kL];
-      for (int i = 0; i < kL; ++i) {
-        square[i] = select(kept<T>(rows[i] + j, threshold), scale, Vec<T>::zero());
+    std::uint32_t bits[kBlockN / K::kKeys + 1][kAtOnce] = {};
+    for (std::int64_t w = 0; w < words; w += K::kKeys) {
+      philox_bits(at, d.key, threshold, bits[w / K::kKeys]);
+      for (int i = 0; i < kAtOnce; ++i) at[i] += K::kKeys / 4;
+    }
+    for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
+      for (int i = 0; i < kAtOnce; ++i) {
+        const std::uint64_t both = std::uint64_t{bits[chunk + 1][i]} << 32 | bits[chunk][i];
+        kept.at[chunk * kNR<T> + c + i] =
+            static_cast<typename K::Int>(static_cast<std::uint32_t>(both >> skip[i]));
       }
-      transpose(square);
-      for (int r = 0; r < kL; ++r) {
-        if (j + r >= keys) break;
-        if constexpr (kKeep) {
-          square[r].store(scratch.tile + (j + r) * kNR<T> + c);
-        } else {
-          T* at = s + (j + r) * ld + c;
-          (Vec<T>::load(at) * square[r]).store(at);
-        }
-      }
+    }
+  }
+  // The lanes past the last query are never stored, but they are read.
+  for (std::int64_t i = 0; i < chunks; ++i) {
+    for (std::int64_t c = round_up(place.count, kAtOnce); c < place.width(); ++c) {
+      kept.at[i * kNR<T> + c] = 0;
     }
   }
 }
