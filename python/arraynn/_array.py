@@ -75,6 +75,7 @@ def register(library: DeviceLibrary) -> None:
     """Send calls with arrays of ``library`` to its module."""
 
     def wrap(op: str, arg: str, x: Any) -> tuple[Any, bool]:
+        x = _detached(x)
         if not _on_device(x):
             raise TypeError(
                 f"[{op}] {arg}: expected an array on the GPU, as the first one is, got "
@@ -83,7 +84,7 @@ def register(library: DeviceLibrary) -> None:
         interface = getattr(x, "__cuda_array_interface__", None)
         writeable = interface is not None and not interface["data"][1]
         try:
-            return library.view(_detached(x)), writeable
+            return library.view(x), writeable
         except (BufferError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
             raise TypeError(
                 f"[{op}] {arg}: expected an array that can be seen as a {library.name}, got {error}"
@@ -101,6 +102,30 @@ def register(library: DeviceLibrary) -> None:
     _modules.append(library.module)
     _core.register_device(library.ndarray, library.module)
     _core.register_device(library.module.RnnWorkspace, library.module)
+
+
+class _Interface:
+    """Memory of another library without its stream, for which CuPy would block the CPU."""
+
+    def __init__(self, held: Any) -> None:
+        self.held = held
+        self.__cuda_array_interface__ = {**held.__cuda_array_interface__, "stream": None}
+
+
+def cupy_view(cupy: Any, x: Any) -> Any:
+    """See another library's array on the GPU as CuPy's, whose current stream waits for its stream.
+
+    The CPU waits for neither.
+    """
+    if hasattr(x, "__dlpack__"):
+        return cupy.from_dlpack(x)
+    array, producer = cupy.asarray(_Interface(x)), x.__cuda_array_interface__.get("stream")
+    current = cupy.cuda.get_current_stream().ptr
+    if producer is not None and producer != current:
+        event = cupy.cuda.Event(disable_timing=True)
+        cupy.cuda.runtime.eventRecord(event.ptr, producer)
+        cupy.cuda.runtime.streamWaitEvent(current, event.ptr)
+    return array
 
 
 _cuda: ModuleType | None = None
@@ -124,10 +149,6 @@ def cuda_module() -> ModuleType:
         except ImportError as error:
             raise ImportError("CuPy is needed: pip install 'arraynn[cuda13]'") from error
 
-        def view(x: Any) -> Any:
-            # DLPack makes CuPy's current stream wait for the producer's, as does the interface.
-            return cupy.from_dlpack(x) if hasattr(x, "__dlpack__") else cupy.asarray(x)
-
         register(
             DeviceLibrary(
                 name="cupy.ndarray",
@@ -135,7 +156,7 @@ def cuda_module() -> ModuleType:
                 current_stream=lambda: int(cupy.cuda.get_current_stream().ptr),
                 current_device=cupy.cuda.runtime.getDevice,
                 set_device=cupy.cuda.runtime.setDevice,
-                view=view,
+                view=lambda x: cupy_view(cupy, x),
                 module=module,
             )
         )
@@ -148,7 +169,7 @@ def device_module(x: Any) -> ModuleType | None:
 
     Called by the bindings for first arguments that are neither NumPy's nor of a registered type.
     """
-    if not _on_device(x):
+    if not _on_device(_detached(x)):
         return None
     try:
         return cuda_module()
@@ -177,7 +198,10 @@ def _on_device(x: Any) -> bool:
 
 
 def _detached(x: Any) -> Any:
-    """Leave an outside tensor's own tape: we read its values only."""
+    """Leave an outside tensor's own tape: we read its values only.
+
+    First of all: PyTorch's tensors that record raise when they are asked for an interface.
+    """
     return x.detach() if getattr(x, "requires_grad", False) and hasattr(x, "detach") else x
 
 
@@ -200,12 +224,12 @@ def as_numpy(op: str, arg: str, x: Any) -> np.ndarray[Any, Any]:
         )
     if isinstance(x, np.ndarray):
         return np.asarray(x)
+    x = _detached(x)
     if hasattr(x, "__cuda_array_interface__"):
         raise TypeError(
             f"[{op}] {arg}: expected an array in CPU memory ({_why_not_on_gpu()}), "
             f"got {_type_name(x)} on a GPU"
         )
-    x = _detached(x)
     if hasattr(x, "__dlpack__"):
         try:
             return np.from_dlpack(x)

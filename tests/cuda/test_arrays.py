@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import mmap
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import arraynn as ann
+from arraynn import _array, reference
 from arraynn import kernels as K
-from arraynn import reference
 from tolerances import assert_same_bits
 
 X = np.linspace(-2, 2, 24, dtype=np.float32).reshape(4, 6)
@@ -274,6 +275,28 @@ class TestHostCuda:
         got = device.get(K.relu_backward(grad, x))
         np.testing.assert_array_equal(got, reference.relu_backward(X, X))
 
+    def test_a_tensor_that_records_is_read_without_its_tape(self, device: Any) -> None:
+        """PyTorch's raise RuntimeError when asked for an interface while they need a gradient."""
+
+        class Recording:
+            requires_grad = True
+
+            def __init__(self, held: Any) -> None:
+                self.held = held
+
+            @property
+            def __cuda_array_interface__(self) -> Any:
+                raise RuntimeError("requires grad")
+
+            def detach(self) -> Any:
+                return self.held
+
+        got = device.get(K.relu_backward(device.put(X), Recording(device.put(X))))
+        np.testing.assert_array_equal(got, reference.relu_backward(X, X))
+        # A first argument goes by the same question to CuPy's module, which is not here.
+        with pytest.raises(TypeError, match=r"\[relu\] x: expected an array in CPU memory"):
+            K.relu(Recording(device.put(X)))
+
     def test_an_output_costs_one_allocation_and_one_launch(self, device: Any) -> None:
         x = device.put(X)
         for call in (
@@ -322,3 +345,70 @@ class TestHostCuda:
         finally:
             device.module.set_last_blocks(0)
             device.module.set_multiprocessors(2)
+
+
+class StandIn:
+    """The functions of CuPy that the intake calls; it notes what was asked of the streams."""
+
+    def __init__(self, current: int) -> None:
+        self.log: list[Any] = []
+        self.cuda = self
+        self.runtime = self
+        self.current = current
+
+    def get_current_stream(self) -> Any:
+        return SimpleNamespace(ptr=self.current)
+
+    def Event(self, disable_timing: bool) -> Any:
+        assert disable_timing
+        return SimpleNamespace(ptr=77)
+
+    def asarray(self, x: Any) -> Any:
+        """CuPy waits, on the CPU, for the stream that it finds here."""
+        assert x.__cuda_array_interface__["stream"] is None
+        self.log.append(("asarray", x.__cuda_array_interface__["data"], x.held))
+        return "array"
+
+    def from_dlpack(self, x: Any) -> Any:
+        self.log.append(("from_dlpack", x))
+        return "array"
+
+    def eventRecord(self, event: int, stream: int) -> None:
+        self.log.append(("record", event, stream))
+
+    def streamWaitEvent(self, stream: int, event: int) -> None:
+        self.log.append(("wait", stream, event))
+
+
+class TestIntakeByCuPy:
+    """The current stream waits for the producer's, the CPU for neither."""
+
+    @pytest.mark.parametrize(
+        ("producer", "expected"),
+        [
+            (None, []),
+            (5, []),  # the stream that is current
+            (1, [("record", 77, 1), ("wait", 5, 77)]),
+            (9, [("record", 77, 9), ("wait", 5, 77)]),
+        ],
+    )
+    def test_interface(self, producer: int | None, expected: list[Any]) -> None:
+        interface = {"data": (4096, False), "shape": (2,), "typestr": "<f4", "version": 3}
+        x = SimpleNamespace(__cuda_array_interface__={**interface, "stream": producer})
+        cupy = StandIn(5)
+        assert _array.cupy_view(cupy, x) == "array"
+        assert cupy.log == [("asarray", (4096, False), x), *expected]
+        assert x.__cuda_array_interface__["stream"] == producer
+
+    def test_interface_of_an_older_version(self) -> None:
+        x = SimpleNamespace(__cuda_array_interface__={"data": (4096, False), "version": 2})
+        cupy = StandIn(5)
+        _array.cupy_view(cupy, x)
+        assert cupy.log == [("asarray", (4096, False), x)]
+
+    def test_dlpack_comes_first(self) -> None:
+        """It has bfloat16, and the producer itself makes our stream wait."""
+        x = SimpleNamespace(__dlpack__=None, __cuda_array_interface__={"stream": 9})
+        cupy = StandIn(5)
+        _array.cupy_view(cupy, x)
+        assert cupy.log == [("from_dlpack", x)]
