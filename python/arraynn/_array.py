@@ -41,6 +41,10 @@ class DeviceLibrary:
         Makes a device this thread's current one.
     view : callable
         Returns an array of the library on the memory of another library's array.
+    place : str
+        What ``to`` calls its devices: ``place``, or ``place:number``.
+    put : callable
+        Copies an array, NumPy's or the library's, to a device by its number; None is the current.
     module : module
         The kernels.
     """
@@ -51,10 +55,12 @@ class DeviceLibrary:
     current_device: Callable[[], int]
     set_device: Callable[[int], None]
     view: Callable[[Any], Any]
+    place: str
+    put: Callable[[Any, int | None], Any]
     module: ModuleType
 
 
-_modules: list[ModuleType] = []  # of the registered libraries
+_libraries: dict[str, DeviceLibrary] = {}  # those that are registered, by place
 _tf32 = False
 
 
@@ -67,8 +73,8 @@ def set_tf32_products(on: bool) -> None:
     """Tell the modules that are loaded, and those that will be."""
     global _tf32
     _tf32 = on
-    for module in _modules:
-        module.set_tf32_products(on)
+    for library in _libraries.values():
+        library.module.set_tf32_products(on)
 
 
 def register(library: DeviceLibrary) -> None:
@@ -99,7 +105,7 @@ def register(library: DeviceLibrary) -> None:
         wrap,
     )
     library.module.set_tf32_products(_tf32)
-    _modules.append(library.module)
+    _libraries[library.place] = library
     _core.register_device(library.ndarray, library.module)
     _core.register_device(library.module.RnnWorkspace, library.module)
 
@@ -149,6 +155,10 @@ def cuda_module() -> ModuleType:
         except ImportError as error:
             raise ImportError("CuPy is needed: pip install 'arraynn[cuda13]'") from error
 
+        def put(x: Any, number: int | None) -> Any:
+            with cupy.cuda.Device(number):
+                return cupy.asarray(x)
+
         register(
             DeviceLibrary(
                 name="cupy.ndarray",
@@ -157,11 +167,78 @@ def cuda_module() -> ModuleType:
                 current_device=cupy.cuda.runtime.getDevice,
                 set_device=cupy.cuda.runtime.setDevice,
                 view=lambda x: cupy_view(cupy, x),
+                place="cuda",
+                put=put,
                 module=module,
             )
         )
         _cuda = module
     return _cuda
+
+
+def device_of(x: Any) -> str:
+    """Tell where an array of NumPy or CuPy is: ``cpu``, or ``cuda`` with a number."""
+    if isinstance(x, np.ndarray):
+        return "cpu"
+    places = [name for name, library in _libraries.items() if library.ndarray is type(x)]
+    return f"{places[0] if places else 'cuda'}:{x.device.id}"
+
+
+def split_target(op: str, device: Any, dtype: Any) -> tuple[str | None, np.dtype[Any] | None]:
+    """Sort what ``to`` was given: PyTorch takes a device or a dtype in the first place."""
+    wrong = ValueError(f"[{op}] device: expected cpu, cuda, cuda:N or a dtype, got {device!r}")
+    if isinstance(device, str):
+        place, colon, number = device.partition(":")
+        if place == "cpu" and not colon:
+            return device, None if dtype is None else np.dtype(dtype)
+        if place in ("cuda", *_libraries):
+            if colon and not number.isdecimal():
+                raise wrong
+            return device, None if dtype is None else np.dtype(dtype)
+    if device is None:
+        return None, None if dtype is None else np.dtype(dtype)
+    if dtype is not None:
+        raise wrong
+    try:
+        return None, np.dtype(device)
+    except TypeError:
+        raise wrong from None
+
+
+def to_device(op: str, x: Any, device: str) -> Any:
+    """Copy an array of NumPy or CuPy to a device; itself where it is there already.
+
+    Raises
+    ------
+    RuntimeError
+        If there is no such device: no CUDA kernels in this build, no CuPy, no driver, no GPU.
+    """
+    place, _, number = device.partition(":")
+    if place == "cpu":
+        return x if isinstance(x, np.ndarray) else x.get()
+    if place not in _libraries:
+        try:
+            cuda_module()
+        except ImportError as error:
+            raise RuntimeError(f"[{op}] device: {device} is not there: {error}") from error
+    library = _libraries[place]
+    count = library.module.device_count()
+    wanted = int(number) if number else None
+    if (wanted or 0) >= count:
+        raise RuntimeError(f"[{op}] device: {device} is not there: the driver offers {count}")
+    here = library.current_device() if wanted is None else wanted
+    if not isinstance(x, np.ndarray) and x.device.id == here:
+        return x
+    return library.put(x, wanted)
+
+
+def device_view(x: Any) -> Any | None:
+    """See an array that another library has on a GPU as CuPy's; None for any other object."""
+    x = _detached(x)
+    if not _on_device(x):
+        return None
+    cuda_module()
+    return _libraries["cuda"].view(x)
 
 
 def device_module(x: Any) -> ModuleType | None:

@@ -60,7 +60,7 @@ class Kernels:
 class HostCuda:
     """The device of tests/host_cuda."""
 
-    name = "host_cuda"
+    name = place = "host_cuda"
     ndarray = library.ndarray
 
     def __init__(self, seed: int) -> None:
@@ -96,6 +96,7 @@ class CuPy:
     """A GPU."""
 
     name = "cupy"
+    place = "cuda"
 
     def __init__(self) -> None:
         import cupy

@@ -93,6 +93,8 @@ def load() -> ModuleType:
             current_device=lambda: _current["device"],
             set_device=_set_device,
             view=_view,
+            place="host_cuda",
+            put=_put,
             module=module,
         )
     )
@@ -148,8 +150,34 @@ class MemoryPointer:
         self.device_id = device_id
 
 
-class ndarray:  # the name that array libraries use
-    """An array in "device" memory; fresh ones are full of NaN and of guard bytes at the end."""
+#: Methods of NumPy's arrays, on the device's.
+_METHODS = {
+    *("all", "any", "argmax", "argmin", "clip", "cumsum", "max", "mean", "min", "prod", "ravel"),
+    *("repeat", "squeeze", "std", "sum", "swapaxes", "take", "transpose", "var"),
+}
+
+
+def _on_host(value: Any) -> Any:
+    """Unwrap arguments of a function of NumPy; like CuPy, take no array of the host for one."""
+    if isinstance(value, ndarray):
+        return value._host
+    if isinstance(value, np.ndarray):
+        raise TypeError("Unsupported type <class 'numpy.ndarray'>")
+    return type(value)(map(_on_host, value)) if type(value) in (tuple, list) else value
+
+
+def _wrapped(value: Any, number: int) -> Any:
+    """Wrap results: what NumPy has as a scalar is an array without axes."""
+    if isinstance(value, np.ndarray | np.generic):
+        return ndarray.of(np.asarray(value), number)
+    return [_wrapped(v, number) for v in value] if isinstance(value, tuple | list) else value
+
+
+class ndarray(np.lib.mixins.NDArrayOperatorsMixin):  # the name that array libraries use
+    """An array in "device" memory; fresh ones are full of NaN and of guard bytes at the end.
+
+    NumPy's functions and operators work on it as on CuPy's arrays: never on both kinds at once.
+    """
 
     allocations = 0
 
@@ -217,7 +245,9 @@ class ndarray:  # the name that array libraries use
         new._host[...] = self._host
         return new
 
-    def astype(self, dtype: Any) -> ndarray:
+    def astype(self, dtype: Any, copy: bool = True) -> ndarray:
+        if not copy and self.dtype == dtype:
+            return self
         new = ndarray(self.shape, dtype)
         new._host[...] = self._host
         return new
@@ -229,19 +259,66 @@ class ndarray:  # the name that array libraries use
         key = key._host if isinstance(key, ndarray) else key
         return ndarray.of(self._host[key], self._device)
 
-    def __mul__(self, other: float) -> ndarray:
-        return ndarray.of(self._host * other, self._device)
-
-    __rmul__ = __mul__
-
-    def __sub__(self, other: float) -> ndarray:
-        return ndarray.of(self._host - other, self._device)
-
-    def __truediv__(self, other: float) -> ndarray:
-        return ndarray.of(self._host / other, self._device)
-
     def __setitem__(self, key: Any, value: Any) -> None:
+        key = key._host if isinstance(key, ndarray) else key
         self._host[key] = value._host if isinstance(value, ndarray) else value
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("Implicit conversion to a NumPy array is not allowed; use .get()")
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        given = {name: _on_host(value) for name, value in options.items()}
+        result = getattr(ufunc, method)(*map(_on_host, inputs), **given)
+        out = options.get("out")
+        return out[0] if out else _wrapped(result, self._device)
+
+    def __array_function__(self, function: Any, _: Any, inputs: Any, options: Any) -> Any:
+        if function is np.asarray:  # a copy to the device that is asked for
+            return _put(inputs[0], None)
+        given = {name: _on_host(value) for name, value in options.items()}
+        return _wrapped(function(*map(_on_host, inputs), **given), self._device)
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _METHODS:
+            raise AttributeError(name)
+        method = getattr(self._host, name)
+        return lambda *inputs, **options: _wrapped(method(*inputs, **options), self._device)
+
+    def __len__(self) -> int:
+        return len(self._host)
+
+    def __bool__(self) -> bool:
+        return bool(self._host)
+
+    def __float__(self) -> float:
+        return float(self._host)
+
+    def __int__(self) -> int:
+        return int(self._host)
+
+    @property
+    def ndim(self) -> int:
+        return self._host.ndim
+
+    def item(self) -> Any:
+        return self._host.item()
+
+    def tolist(self) -> Any:
+        return self._host.tolist()
+
+    def set(self, host: np.ndarray[Any, Any]) -> None:
+        assert type(host) is np.ndarray
+        assert host.shape == self.shape
+        assert host.dtype == self.dtype
+        self._host[...] = host
+
+
+def _put(x: Any, number: int | None) -> ndarray:
+    """Copy an array to a device."""
+    with device(_current["device"] if number is None else number):
+        new = ndarray(x.shape, x.dtype)
+    new[...] = x
+    return new
 
 
 def _view(x: Any) -> ndarray:

@@ -75,7 +75,7 @@ class PackedAttentionNode(Node):
         )
         # Laid out as the projection made it, which is what its backward wants.
         order = np.argsort([-abs(s) for s in qkv.strides], kind="stable")
-        packed = np.empty([qkv.shape[i] for i in order], qkv.dtype)
+        packed = np.empty([qkv.shape[i] for i in order], qkv.dtype, like=qkv)
         packed = packed.transpose(np.argsort(order))
         for i in range(3):
             packed[:, :, i] = grads[i]

@@ -150,7 +150,7 @@ def pad(op: str, x: Any, pads: dict[int, tuple[int, int]], mode: str) -> Any:
                 f"a length of {size}, got {(begin, end)}"
             )
         source = np.pad(np.arange(size), (begin, end), mode=_MODES[mode])  # type: ignore[call-overload]
-        out = np.take(out, source, axis=axis)
+        out = np.take(out, np.asarray(source, like=data), axis=axis)
         borders.insert(0, (axis, begin, source))  # the last one is undone first
     edge = edge_of(x) if grad_mode.enabled else None
     if edge is None:

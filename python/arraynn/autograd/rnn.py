@@ -82,9 +82,12 @@ def _as_state(parts: Sequence[Any]) -> Any:
 
 
 def _packed_of(weights: Any) -> K.PackedWeights | None:
-    """Return packed weights, which are constants; None for a list."""
+    """Return packed weights, which are constants; None for a list.
+
+    Those on a GPU are of a type of their own.
+    """
     data = weights.data if isinstance(weights, Variable) else weights
-    return data if isinstance(data, K.PackedWeights) else None
+    return None if hasattr(data, "__iter__") else data
 
 
 def _run(

@@ -244,6 +244,13 @@ def array_of(value: Any) -> Array:
     return value.data if isinstance(value, Variable) else value
 
 
+def tensor_of(value: Any) -> Variable:
+    """Return the tensor itself, or one of an array or of what NumPy makes an array of."""
+    if isinstance(value, Variable):
+        return value
+    return make(value if hasattr(value, "__array_ufunc__") else np.asarray(value), None)
+
+
 def recording(*values: object) -> bool:
     """Whether an operation on these values has to be recorded."""
     if not grad_mode.enabled:

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from arraynn import _array
 from arraynn.autograd import (
     arithmetic,
     elementwise,
+    placement,
     pointwise,
     reductions,
     shaping,
@@ -39,7 +41,10 @@ def _intake(data: Any, dtype: Any) -> Array:
     elif isinstance(data, np.generic):
         data = np.asarray(data)
     elif not (hasattr(data, "dtype") and hasattr(data, "__array_ufunc__")):
-        if hasattr(data, "__dlpack__"):
+        there = _array.device_view(data)
+        if there is not None:
+            data = there
+        elif hasattr(data, "__dlpack__"):
             data = np.from_dlpack(data)
         else:
             plain = not hasattr(data, "dtype")
@@ -161,6 +166,11 @@ class Tensor(Variable):
     def dtype(self) -> np.dtype[Any]:
         """Element type."""
         return self.data.dtype  # type: ignore[no-any-return]
+
+    @property
+    def device(self) -> str:
+        """Where the values are: ``cpu``, or ``cuda:0`` and on."""
+        return _array.device_of(self.data)
 
     @property
     def ndim(self) -> int:
@@ -540,6 +550,32 @@ class Tensor(Variable):
     def double(self) -> Tensor:
         """Return a copy in float64."""
         return pointwise.astype(self, np.float64)
+
+    def to(self, device: Any = None, dtype: Any = None) -> Tensor:
+        """Return the tensor on a device, in a dtype, or itself where nothing changes.
+
+        Parameters
+        ----------
+        device : str or dtype
+            ``"cpu"``, ``"cuda"`` (the current GPU of CuPy), ``"cuda:1"``; or the dtype alone, as
+            in PyTorch. The gradient goes back to the device it came from.
+        dtype : dtype, optional
+
+        Raises
+        ------
+        RuntimeError
+            If the device is not there: no CUDA kernels in this build, no CuPy, no driver, no GPU.
+        ValueError
+            If ``device`` names neither.
+
+        Examples
+        --------
+        >>> import arraynn as ann
+        >>> x = ann.Tensor([1.0, 2.0])
+        >>> x.to("cpu") is x
+        True
+        """
+        return placement.to(self, device, dtype)
 
     def relu(self) -> Tensor:
         """Return max(x, 0)."""

@@ -24,7 +24,7 @@ def _apply(
 ) -> Any:
     if _has_tensor(input, weights, state, options.get("peepholes"), options.get("layer_norm")):
         return tape_function(op, input, weights, state, **options)
-    given = weights if isinstance(weights, K.PackedWeights) else list(weights)
+    given = list(weights) if hasattr(weights, "__iter__") else weights  # packed
     return getattr(K, op)(input, given, state, **options)
 
 

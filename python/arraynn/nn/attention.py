@@ -8,7 +8,7 @@ import numpy as np
 
 from arraynn.autograd import arithmetic, shaping
 from arraynn.autograd import attention as attention_ops
-from arraynn.autograd.tape import Array, Variable, array_of, make
+from arraynn.autograd.tape import Array, Variable, array_of, tensor_of
 from arraynn.nn import _random, init
 from arraynn.nn import functional as F
 from arraynn.nn.linear import Linear
@@ -22,10 +22,11 @@ _OP = "MultiheadAttention"
 class _Scores:
     """What hides or shifts scores (N, H, L, S): a mask (True = attend) and a bias, or None."""
 
-    def __init__(self, dtype: Any) -> None:
+    def __init__(self, like: Array) -> None:
         self.mask: Array | None = None
         self.bias: Any = None
-        self.dtype = dtype
+        self.dtype = like.dtype
+        self.like = like  # whose library makes what is added here
 
     def add(self, name: str, value: Any, shape: tuple[int, ...], to: tuple[int, ...]) -> None:
         """Take a mask in PyTorch's sense: True = ignore, or numbers to add."""
@@ -49,12 +50,14 @@ class _Scores:
         if self.mask is not None:
             self.mask = np.pad(self.mask, pads, constant_values=True)
         if self.bias is not None:
-            zeros = np.zeros((*array_of(self.bias).shape[:3], more), self.dtype)
+            zeros = np.zeros((*array_of(self.bias).shape[:3], more), self.dtype, like=self.like)
             self.bias = shaping.concatenate([self.bias, zeros], axis=3)
 
     def visible(self, shape: tuple[int, ...]) -> Array:
         """Return which scores count, (N, H, L, S)."""
-        visible = np.ones(shape, np.bool_) if self.mask is None else self.mask
+        visible = self.mask
+        if visible is None:
+            visible = np.ones(shape, np.bool_, like=self.like)
         if self.bias is not None:
             visible = visible & (array_of(self.bias) != -np.inf)
         return np.broadcast_to(visible, shape)
@@ -223,7 +226,7 @@ class MultiheadAttention(Module):
             )
 
         def batch_first(x: Any) -> Any:
-            x = x if isinstance(x, Variable) else make(np.asarray(x), None)
+            x = tensor_of(x)
             if not batched:
                 return x.unsqueeze(0)
             return x if self.batch_first else x.swapaxes(0, 1)
@@ -232,7 +235,7 @@ class MultiheadAttention(Module):
         key, value = (query, query) if packed else (batch_first(key), batch_first(value))
         n, length, _ = query.shape
         size = key.shape[1]
-        scores = _Scores(query.dtype)
+        scores = _Scores(query.data)
         shape = (n, size) if batched else (size,)
         scores.add("key_padding_mask", key_padding_mask, shape, (n, 1, 1, size))
         if attn_mask is not None and array_of(attn_mask).ndim == 3:
@@ -259,7 +262,7 @@ class MultiheadAttention(Module):
             if extended:
                 if is_causal:
                     # Added keys are seen by every query.
-                    later = np.triu(np.ones((length, size), np.bool_), 1)
+                    later = np.triu(np.ones((length, size), np.bool_, like=query.data), 1)
                     scores.add("is_causal", later, (length, size), (1, 1, length, size))
                     del options["causal"]
                 k, v = self._extend(k, v)
@@ -305,7 +308,7 @@ class MultiheadAttention(Module):
             rows = [b.reshape(*own).expand(*shape) for b in (self.bias_k, self.bias_v)]
             k, v = (shaping.concatenate([x, r], axis=1) for x, r in zip((k, v), rows, strict=True))
         if self.add_zero_attn:
-            zeros = np.zeros(shape, k.dtype)
+            zeros = np.zeros(shape, k.dtype, like=k.data)
             k, v = (shaping.concatenate([x, zeros], axis=1) for x in (k, v))
         return k, v
 
@@ -317,7 +320,7 @@ class MultiheadAttention(Module):
         shape = (*q.shape[:3], k.shape[2])
         visible = scores.visible(shape)
         if options.get("causal"):
-            visible = visible & np.tril(np.ones(shape[2:], np.bool_))
+            visible = visible & np.tril(np.ones(shape[2:], np.bool_, like=scores.like))
         nothing = ~visible.any(axis=-1, keepdims=True)
         s = (q * (self.head_dim**-0.5)) @ k.swapaxes(2, 3)
         if scores.bias is not None:

@@ -34,7 +34,10 @@ __all__ = [
 def _store(tensor: Any, values: Any) -> Any:
     """Write ``values`` into the memory of a tensor or array and return it."""
     data = tensor.data if isinstance(tensor, Variable) else tensor
+    elsewhere = hasattr(values, "shape") and not isinstance(values, np.ndarray | np.generic)
     if isinstance(data, np.ndarray):
+        data[...] = values.get() if elsewhere else values
+    elif elsewhere:
         data[...] = values
     else:
         data.set(np.asarray(np.broadcast_to(values, data.shape), dtype=data.dtype))

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
+from arraynn import _array
 from arraynn.autograd.tape import Array, Variable
 from arraynn.autograd.tensor import Tensor
 from arraynn.nn.init import _store
@@ -367,20 +368,49 @@ class Module:
         fn(self)
         return self
 
-    def to(self: _M, dtype: Any) -> _M:
-        """Convert floating parameters and buffers to ``dtype`` and return the module.
+    def to(self: _M, device: Any = None, dtype: Any = None) -> _M:
+        """Move parameters and buffers to a device, convert floating ones, and return the module.
 
-        The :class:`Parameter` objects stay, so that optimizers keep them; gradients are dropped.
+        The :class:`Parameter` objects stay, so that optimizers keep them; make the optimizer
+        afterwards, or its state stays where it is. Gradients move along; a new dtype drops them.
+        Nothing is changed when it raises.
+
+        Parameters
+        ----------
+        device : str or dtype
+            As for :meth:`arraynn.Tensor.to`.
+        dtype : dtype, optional
+            A floating one.
+
+        Raises
+        ------
+        RuntimeError
+            If the device is not there.
+        TypeError, ValueError
+            If the dtype is not floating, or ``device`` names neither.
         """
-        kind = np.dtype(dtype)
-        if kind.kind != "f":
+        place, kind = _array.split_target("to", device, dtype)
+        if kind is not None and kind.kind != "f":
             raise TypeError(f"[to] dtype: expected a floating dtype, got {kind}")
+
+        def moved(data: Array) -> Array:
+            if kind is not None and data.dtype.kind == "f":
+                data = data.astype(kind, copy=False)
+            return data if place is None else _array.to_device("to", data, place)
+
         state = (*self._named_state("", False), *self._named_state("", True))
-        for _, value in state:
-            if value.data.dtype.kind == "f" and value.data.dtype != kind:
-                value.data = value.data.astype(kind)
-                value.grad = None
-                value.version[0] += 1
+        found = []
+        for value in {id(value): value for _, value in state}.values():  # each once
+            data = moved(value.data)
+            if data is not value.data:
+                keeps = value.grad is not None and data.dtype == value.data.dtype
+                found.append((value, data, moved(value.grad) if keeps else None))
+        if found:
+            for module in self.modules():
+                module.unpack()
+        for value, data, grad in found:
+            value.data, value.grad = data, grad
+            value.version[0] += 1
         return self
 
     def float(self: _M) -> _M:

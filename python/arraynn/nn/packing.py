@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
+
 from arraynn import kernels as K
 from arraynn.autograd.tape import Array, Variable, grad_mode
 from arraynn.nn.module import Module, Parameter
@@ -13,6 +15,13 @@ __all__ = ["PackableLayer", "PackableNetwork", "pack_weights", "unpack_weights"]
 
 _M = TypeVar("_M", bound=Module)
 _NETWORKS = {1: "rnn", 3: "gru", 4: "lstm"}  # by their gates
+
+
+def _protect(arrays: Sequence[Array], read_only: bool) -> None:
+    """Let nobody write to arrays, or anybody; those on a GPU know no such thing."""
+    for array in arrays:
+        if isinstance(array, np.ndarray):
+            array.flags.writeable = not read_only
 
 
 class _Packed(Variable):
@@ -27,8 +36,7 @@ class _Packed(Variable):
         self._requires_grad = False
         self.sources: list[Array] = [weight.data for weight in weights]
         self.source_versions = [weight.version[0] for weight in weights]
-        for source in self.sources:
-            source.flags.writeable = False
+        _protect(self.sources, True)
 
     def is_of(self, weights: Sequence[Parameter]) -> bool:
         """Whether the parameters still are what was packed."""
@@ -65,8 +73,7 @@ class Packable(Module):
     def unpack(self) -> None:
         """Give up what :meth:`pack` made."""
         if self._packed is not None:
-            for source in self._packed.sources:
-                source.flags.writeable = True
+            _protect(self._packed.sources, False)
             self._packed = None
 
     def packed(self) -> Variable | None:
@@ -120,9 +127,10 @@ def pack_weights(module: _M) -> _M:
     rows, pixels or steps. Costs about twice a weight's memory, five times that of a 3x3
     convolution.
 
-    The arrays of packed weights are read-only, so that no write to them is missed. ``train()``,
-    ``load_state_dict`` and :func:`unpack_weights` make them writeable again and drop what was
-    packed. A layer whose parameter got another array goes on with that one, unpacked.
+    The arrays of packed weights are read-only, so that no write to them is missed (CuPy has no
+    such arrays: do not write into those on a GPU). ``train()``, ``load_state_dict`` and
+    :func:`unpack_weights` make them writeable again and drop what was packed. A layer whose
+    parameter got another array goes on with that one, unpacked.
 
     Parameters
     ----------

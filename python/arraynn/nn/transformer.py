@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from arraynn.autograd.tape import Array, array_of
+from arraynn.autograd.tape import Array, array_of, tensor_of
 from arraynn.autograd.tensor import Tensor
 from arraynn.nn import init
 from arraynn.nn.activation import Dropout
@@ -19,7 +19,6 @@ from arraynn.nn.transformer_layer import (
     Activation,
     TransformerDecoderLayer,
     TransformerEncoderLayer,
-    as_tensor,
 )
 
 __all__ = ["PositionalEncoding", "Transformer", "TransformerDecoder", "TransformerEncoder"]
@@ -330,7 +329,7 @@ class PositionalEncoding(Module):
         -------
         Tensor of the input's shape
         """
-        x = as_tensor(x)
+        x = tensor_of(x)
         if x.ndim not in (2, 3):
             raise ValueError(f"[PositionalEncoding] x: expected 2 or 3 dimensions, got {x.ndim}")
         axis = 1 if self.batch_first and x.ndim == 3 else 0

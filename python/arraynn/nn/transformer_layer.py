@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from arraynn.autograd.elementwise import ACTIVATIONS
-from arraynn.autograd.tape import Variable, make
+from arraynn.autograd.tape import tensor_of
 from arraynn.nn import functional as F
 from arraynn.nn.activation import Dropout, _Activation
 from arraynn.nn.attention import MultiheadAttention
@@ -19,11 +17,6 @@ from arraynn.nn.norm import LayerNorm
 __all__ = ["TransformerDecoderLayer", "TransformerEncoderLayer"]
 
 Activation: TypeAlias = str | Callable[[Any], Any]
-
-
-def as_tensor(x: Any) -> Any:
-    """Return a tensor: itself, or one of an array."""
-    return x if isinstance(x, Variable) else make(np.asarray(x), None)
 
 
 def _gelu_tanh(x: Any) -> Any:
@@ -220,7 +213,7 @@ class TransformerEncoderLayer(_Layer):
                 is_causal=is_causal,
             )[0]
 
-        x = self._add(as_tensor(src), attend, 1)
+        x = self._add(tensor_of(src), attend, 1)
         return self._add(x, self.feed_forward, 2)
 
 
@@ -311,7 +304,7 @@ class TransformerDecoderLayer(_Layer):
         -------
         Tensor of the target's shape
         """
-        memory = as_tensor(memory)
+        memory = tensor_of(memory)
 
         def attend(x: Any) -> Any:
             return self.self_attn(
@@ -329,6 +322,6 @@ class TransformerDecoderLayer(_Layer):
                 is_causal=memory_is_causal,
             )[0]
 
-        x = self._add(as_tensor(tgt), attend, 1)
+        x = self._add(tensor_of(tgt), attend, 1)
         x = self._add(x, look_up, 2)
         return self._add(x, self.feed_forward, 3)
