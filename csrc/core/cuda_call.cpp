@@ -1,6 +1,7 @@
 #include "core/cuda_call.hpp"
 
 #include <atomic>
+#include <iterator>
 
 namespace arraynn::cuda {
 namespace {
@@ -29,24 +30,36 @@ int device_count() {
 }
 
 namespace {
-std::atomic<int> known[kMaxDevices];  // multiprocessors, 0 before they are asked for
-}
 
-void forget_multiprocessors() {
-  for (std::atomic<int>& count : known) count.store(0, std::memory_order_relaxed);
-}
+// What is asked of a device: the attributes, and what they are + 1, 0 before they are asked for.
+constexpr cudaDeviceAttr kAttributes[] = {cudaDevAttrMultiProcessorCount,
+                                          cudaDevAttrMaxSharedMemoryPerBlockOptin,
+                                          cudaDevAttrCooperativeLaunch};
+std::atomic<int> known[std::size(kAttributes)][kMaxDevices];
 
-int multiprocessors() {
+// `otherwise` where the driver does not tell: the launch itself will say what is wrong.
+int attribute(std::size_t which, int otherwise) {
   const int device = call_state().device;
   const bool cached = device >= 0 && device < kMaxDevices;
-  int count = cached ? known[device].load(std::memory_order_relaxed) : 0;
-  if (count == 0) {
-    if (cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) != cudaSuccess) {
-      return 1;  // the launch itself will tell what is wrong
-    }
-    if (cached) known[device].store(count, std::memory_order_relaxed);
+  int value = cached ? known[which][device].load(std::memory_order_relaxed) : 0;
+  if (value == 0) {
+    if (cudaDeviceGetAttribute(&value, kAttributes[which], device) != cudaSuccess) return otherwise;
+    ++value;
+    if (cached) known[which][device].store(value, std::memory_order_relaxed);
   }
-  return count;
+  return value - 1;
 }
+
+}  // namespace
+
+void forget_devices() {
+  for (auto& values : known) {
+    for (std::atomic<int>& value : values) value.store(0, std::memory_order_relaxed);
+  }
+}
+
+int multiprocessors() { return attribute(0, 1); }
+int most_shared_bytes() { return attribute(1, 48 << 10); }
+bool launches_together() { return attribute(2, 0) != 0; }
 
 }  // namespace arraynn::cuda

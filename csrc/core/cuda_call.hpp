@@ -38,6 +38,10 @@ void set_synchronous_launches(bool on);
 int device_count();
 // Multiprocessors of the device of this call, which is asked once.
 int multiprocessors();
-void forget_multiprocessors();  // asks again: those of tests change
+// Of a block, dynamic and static.
+int most_shared_bytes();
+// Whether all blocks of a launch can be there at once and wait for each other.
+bool launches_together();
+void forget_devices();  // asks again: those of tests change
 
 }  // namespace arraynn::cuda

@@ -19,12 +19,40 @@ struct Grid {
   std::int64_t blocks;
   int threads;
   std::size_t shared_bytes = 0;
+  bool together = false;  // all blocks at once: they wait for each other (cuda_grid.hpp)
 };
 
 // Blocks of a kernel whose blocks walk over `tiles` in steps of the grid: as many as fit the device at
 // once, and no more than there is work for.
 inline std::int64_t persistent_blocks(std::int64_t tiles, int blocks_per_multiprocessor) {
   return min_i(tiles, std::int64_t{multiprocessors()} * blocks_per_multiprocessor);
+}
+
+#ifdef __CUDACC__
+inline void allow_shared(const void* kernel, std::size_t bytes) {
+  if (bytes <= kMaxSharedBytes) return;
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                       static_cast<int>(bytes));
+}
+#endif
+
+// Blocks of a kernel that are on the device at once if nothing else is, 0 where a launch of blocks that wait
+// for each other is not possible.
+template <class... P>
+std::int64_t resident_blocks([[maybe_unused]] void (*kernel)(P...), [[maybe_unused]] int threads,
+                             [[maybe_unused]] std::size_t shared_bytes) {
+  if (!launches_together()) return 0;
+  int blocks = 1;
+#ifdef __CUDACC__
+  const void* const entry = reinterpret_cast<const void*>(kernel);
+  allow_shared(entry, shared_bytes);
+  if (cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, entry, threads, shared_bytes) !=
+      cudaSuccess) {
+    cudaGetLastError();
+    return 0;
+  }
+#endif
+  return std::int64_t{blocks} * multiprocessors();
 }
 
 // ARRAYNN_LAUNCH(kernel, grid, arguments...) leaves an error in call_state(). Arguments are converted
@@ -39,17 +67,16 @@ void launch(const char* name, void (*kernel)(P...), Grid grid, std::type_identit
     const dim3 blocks(static_cast<unsigned>(grid.blocks));
     const dim3 threads(static_cast<unsigned>(grid.threads));
 #ifdef __CUDACC__
-    if (grid.shared_bytes > kMaxSharedBytes) {
-      cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                           cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           static_cast<int>(grid.shared_bytes));
-    }
+    allow_shared(reinterpret_cast<const void*>(kernel), grid.shared_bytes);
     void* pointers[] = {const_cast<void*>(static_cast<const void*>(&args))..., nullptr};
-    error = cudaLaunchKernel(reinterpret_cast<const void*>(kernel), blocks, threads, pointers,
-                             grid.shared_bytes, call.stream);
+    const void* const entry = reinterpret_cast<const void*>(kernel);
+    error = grid.together ? cudaLaunchCooperativeKernel(entry, blocks, threads, pointers,
+                                                        grid.shared_bytes, call.stream)
+                          : cudaLaunchKernel(entry, blocks, threads, pointers, grid.shared_bytes,
+                                             call.stream);
 #else
-    error =
-        host_cuda::launch(name, kernel, blocks, threads, grid.shared_bytes, call.stream, args...);
+    error = host_cuda::launch(name, kernel, blocks, threads, grid.shared_bytes, grid.together,
+                              call.stream, args...);
 #endif
   }
   if (error == cudaSuccess && synchronous_launches()) error = cudaStreamSynchronize(call.stream);

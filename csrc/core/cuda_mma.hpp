@@ -1,33 +1,16 @@
 // The product of two matrices, one tile of the result a block, on tensor cores (mma.sync, from sm_80 on): the
-// operands, results and epilogue of cuda_tile.hpp, other tiles.
-//
-// Products. Those of 16-bit elements are exact. Of float32 they are
-//   kTf32       one mma of operands rounded to tf32, which has 11 bits
-//   kThreeTf32  x = big + small of 11 bits each: small big + big small, then big big; small small is left
-//               out. An mma cuts its sums off where a multiply-add rounds them, so they are those of 8 of k
-//               and added to a float32 then. In units of 2^-24 of sum |a| |b|, a sum of k products is
-//               off by at most 4 for small small, 4 for what small lacks, 2 for what an mma cuts off of
-//               big big, less than 1 for the rest, and k / 8 for the additions: less than the k of
-//               multiply-adds, whose average error is the larger one as well from about 40 of k on.
-//               Elements that do not come out finite are formed again by multiply-adds: an infinite operand
-//               has no small part, and big big may overflow where the sum does not.
+// operands, results and epilogue of cuda_tile.hpp, other tiles. Products are those of cuda_products.hpp.
 //
 // Bits. A sum, or a part of one, is one chain of mma over ascending steps of k, in any tile.
 #pragma once
 #include <cfloat>
 
-#include "core/cuda_precision.hpp"
+#include "core/cuda_products.hpp"
 #include "core/cuda_tile.hpp"
-#include "ptx/mma.hpp"
 
 namespace arraynn::cuda {
 
 // ---- tiles ------------------------------------------------------------------------------------------
-
-enum class Products : std::uint8_t { kExact, kTf32, kThreeTf32 };
-
-// Fewer of k are left to multiply-adds on CUDA cores, whose error is smaller there.
-constexpr std::int64_t kLeastSplitDepth = 32;
 
 // kM x kN sums, kWarpM x kWarpN a warp; kK of k are 64 bytes, of which kStages are in shared memory.
 template <class T, Products kProducts_, int kM_, int kN_, int kWarpM_, int kWarpN_, int kStages_,
@@ -132,8 +115,6 @@ struct MmaStorage {
 
 // ---- fragments --------------------------------------------------------------------------------------
 
-using Words = std::uint32_t;
-
 // 16 of the outer index by one mma of k, as four squares of 8 x 16 bytes: square i is the outer half i % 2
 // and the k half i / 2 for A, the other way round for B, whose fragments are two pairs.
 template <bool kOuterFirst, class Stage>
@@ -163,39 +144,6 @@ __device__ __forceinline__ void load_fragments(const Stage& stage, int outer, in
   }
 }
 
-__device__ __forceinline__ void multiply(Half, float (&d)[4], const Words (&a)[4],
-                                         const Words (&b)[2]) {
-  ptx::mma_m16n8k16_f16(d, a, b);
-}
-__device__ __forceinline__ void multiply(Bfloat16, float (&d)[4], const Words (&a)[4],
-                                         const Words (&b)[2]) {
-  ptx::mma_m16n8k16_bf16(d, a, b);
-}
-__device__ __forceinline__ void multiply(float, float (&d)[4], const Words (&a)[4],
-                                         const Words (&b)[2]) {
-  ptx::mma_m16n8k8_tf32(d, a, b);
-}
-
-// The rest of x beside its 11 leading bits, which replace it. big may become infinite and lose a NaN, then
-// small is NaN. mma reads the 11 leading bits of small: what it lacks is one unit of x.
-__device__ __forceinline__ Words split(Words* x) {
-  const Words big = (*x + 0x1000u) & 0xFFFFE000u;
-  float whole, leading;
-  memcpy(&whole, x, sizeof whole);
-  memcpy(&leading, &big, sizeof leading);
-  const float rest = whole - leading;
-  Words small;
-  memcpy(&small, &rest, sizeof small);
-  *x = big;
-  return small;
-}
-
-__device__ __forceinline__ Words round_to_tf32(Words x) {
-  float f;
-  memcpy(&f, &x, sizeof f);
-  return ptx::cvt_rna_tf32_f32(f);
-}
-
 template <class Tile>
 using MmaSums = float[Tile::kMmaM][Tile::kMmaN][4];
 
@@ -212,16 +160,6 @@ struct MmaPlace {
         column(column_of_warp + lane % 4 * 2) {}
 };
 
-// Rounds a fragment, or splits it in two.
-template <class Tile, int kCount>
-__device__ __forceinline__ void prepare(Words (&x)[kCount], Words (&small)[kCount]) {
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) {
-    if constexpr (Tile::kProducts == Products::kThreeTf32) small[i] = split(&x[i]);
-    if constexpr (Tile::kProducts == Products::kTf32) x[i] = round_to_tf32(x[i]);
-  }
-}
-
 // Fragments of B stay, those of A come and go: a warp's columns are independent mma enough.
 template <class Tile, class Stage>
 __device__ __forceinline__ void multiply_step(const Stage& stage, const MmaPlace<Tile>& place,
@@ -234,14 +172,14 @@ __device__ __forceinline__ void multiply_step(const Stage& stage, const MmaPlace
     load_fragments<false>(stage.b, place.column_of_warp + 8 * j, step, place.lane, pairs);
     b[j][0] = pairs[0], b[j][1] = pairs[1];
     b[j + 1][0] = pairs[2], b[j + 1][1] = pairs[3];
-    prepare<Tile>(b[j], small_b[j]);
-    prepare<Tile>(b[j + 1], small_b[j + 1]);
+    prepare<Tile::kProducts>(b[j], small_b[j]);
+    prepare<Tile::kProducts>(b[j + 1], small_b[j + 1]);
   }
 #pragma unroll
   for (int i = 0; i < Tile::kMmaM; ++i) {
     Words a[4], small_a[4];
     load_fragments<true>(stage.a, place.row_of_warp + 16 * i, step, place.lane, a);
-    prepare<Tile>(a, small_a);
+    prepare<Tile::kProducts>(a, small_a);
     const auto multiply_row = [&](const Words(&x)[4], const auto& y) {
 #pragma unroll
       for (int j = 0; j < Tile::kMmaN; ++j) multiply(T{}, sum[i][j], x, y[j]);

@@ -10,6 +10,7 @@
 #include "core/cuda_activate.hpp"
 #include "core/cuda_launch.hpp"
 #include "core/cuda_pack.hpp"
+#include "core/cuda_products.hpp"
 #include "core/cuda_shared.hpp"
 #include "core/index.hpp"
 #include "gemm/gemm.hpp"
@@ -385,11 +386,6 @@ __device__ __forceinline__ void store_rows(const Sum* sums, std::int64_t m, std:
 }
 
 // ---- the block --------------------------------------------------------------------------------------
-
-__device__ __forceinline__ float multiply_add(float a, float b, float c) { return ::fmaf(a, b, c); }
-__device__ __forceinline__ double multiply_add(double a, double b, double c) {
-  return ::fma(a, b, c);
-}
 
 // The tile whose first row and column are (row, column) of an m x n result, over k in [begin, end): whole
 // stages, but for the last one of all, which the operands fill with zeros.

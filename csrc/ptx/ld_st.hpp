@@ -47,4 +47,9 @@ ARRAYNN_PTX_FUNCTION void st_global_cs_v4(void* p, B128 v) {
                            "r"(v.z), "r"(v.w) : "memory"));
 }
 
+// prefetch.global.L2: the line comes from memory, or was there.
+ARRAYNN_PTX_FUNCTION void prefetch_global_l2(const void* p) {
+  ARRAYNN_PTX(host_ptx::prefetch(p), asm volatile("prefetch.global.L2 [%0];" ::"l"(p)));
+}
+
 }  // namespace arraynn::ptx

@@ -47,6 +47,11 @@ const std::map<std::string, Function>& functions() {
       {"pipeline", &pipeline_of_three},
       {"pipeline no_wait", &pipeline_without_wait},
       {"pipeline early_reuse", &pipeline_early_reuse},
+      {"rounds", &cuda::rounds<Plant::kNone>},
+      {"rounds no_barrier", &cuda::rounds<Plant::kNoBarrier>},
+      {"rounds missing_block", &cuda::rounds<Plant::kMissingBlock>},
+      {"rounds too_many_blocks", &cuda::rounds<Plant::kTooManyBlocks>},
+      {"rounds one_by_one", &cuda::rounds<Plant::kOneByOne>},
       {"too_many_threads", &cuda::too_many_threads},
       {"too_many_blocks", &cuda::too_many_blocks},
   };
@@ -87,7 +92,11 @@ void bind_host_cuda(py::module_& m) {
   });
   m.def("set_multiprocessors", [](int count) {
     host_cuda::set_multiprocessors(count);
-    cuda::forget_multiprocessors();
+    cuda::forget_devices();
+  });
+  m.def("set_cooperative", [](bool on) {
+    host_cuda::set_cooperative(on);
+    cuda::forget_devices();
   });
   m.def("set_last_blocks", &host_cuda::set_last_blocks);
   m.def("stream_create", [] {

@@ -28,6 +28,8 @@ constexpr ErrorText kErrors[] = {
      "CUDA driver version is insufficient for CUDA runtime version"},
     {cudaErrorNoDevice, "cudaErrorNoDevice", "no CUDA-capable device is detected"},
     {cudaErrorInvalidResourceHandle, "cudaErrorInvalidResourceHandle", "invalid resource handle"},
+    {cudaErrorCooperativeLaunchTooLarge, "cudaErrorCooperativeLaunchTooLarge",
+     "too many blocks in cooperative launch"},
 };
 
 const ErrorText& text_of(cudaError_t error) {
@@ -55,10 +57,20 @@ cudaError_t cudaSetDevice(int device) {
   current_device = device;
   return cudaSuccess;
 }
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int device) {
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
   if (device < 0 || device >= kDevices) return cudaErrorInvalidValue;
-  *value = host_cuda::multiprocessors();
-  return cudaSuccess;
+  switch (attribute) {
+    case cudaDevAttrMultiProcessorCount:
+      *value = host_cuda::multiprocessors();
+      return cudaSuccess;
+    case cudaDevAttrCooperativeLaunch:
+      *value = host_cuda::cooperative() ? 1 : 0;
+      return cudaSuccess;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      *value = static_cast<int>(host_cuda::most_shared_bytes());
+      return cudaSuccess;
+  }
+  return cudaErrorInvalidValue;
 }
 cudaError_t cudaStreamCreate(cudaStream_t* stream) {
   const std::lock_guard lock(streams_mutex);

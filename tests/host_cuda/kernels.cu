@@ -2,7 +2,7 @@
 // template argument, with one planted fault.
 #include "kernels.hpp"
 
-#include "core/cuda_launch.hpp"
+#include "core/cuda_grid.hpp"
 #include "core/cuda_reduce.hpp"
 #include "core/cuda_shared.hpp"
 #include "ptx/cp_async.hpp"
@@ -88,6 +88,29 @@ __global__ void __launch_bounds__(kThreads) pipeline_kernel(const float* x, floa
   ptx::cp_async_wait_group<0>();
 }
 
+constexpr int kBlocksOfRounds = 2, kRounds = 4, kOfRound = kBlocksOfRounds * kThreads;
+constexpr int kCounter = 2 * kOfRound;  // in y, behind the two buffers
+
+__global__ void __launch_bounds__(kWarp) clear_kernel(float* y) {
+  const std::uint32_t none = 0;
+  if (threadIdx.x == 0) memcpy(y + kCounter, &none, sizeof none);
+}
+
+// y[i] = x[i] + 4: in each round a block adds 1 to what the other one has left.
+template <Plant plant>
+__global__ void __launch_bounds__(kThreads) rounds_kernel(const float* x, float* y) {
+  const int t = static_cast<int>(threadIdx.x), block = static_cast<int>(blockIdx.x) % 2;
+  const int own = block * kThreads + t, other = (1 - block) * kThreads + t;
+  auto* arrived = reinterpret_cast<std::uint32_t*>(y + kCounter);
+  std::uint32_t barriers = 0;
+  y[own] = x[own];
+  for (int round = 0; round < kRounds; ++round) {
+    if (plant == Plant::kMissingBlock && round == 2 && block == 1) return;
+    if (plant != Plant::kNoBarrier || round != 2) grid_barrier(arrived, barriers);
+    y[(round + 1) % 2 * kOfRound + own] = y[round % 2 * kOfRound + other] + 1;
+  }
+}
+
 struct Fragments {
   alignas(16) std::uint16_t a[16][16];
   alignas(16) std::uint16_t b[16][8];
@@ -144,6 +167,13 @@ template <Plant plant>
 void pipeline(const float* x, float* y, int tiles) {
   ARRAYNN_LAUNCH((pipeline_kernel<plant>), kOneBlock, x, y, tiles);
 }
+template <Plant plant>
+void rounds(const float* x, float* y) {
+  ARRAYNN_LAUNCH((clear_kernel), (Grid{1, kWarp}), y);
+  const int blocks = plant == Plant::kTooManyBlocks ? multiprocessors() + 1 : kBlocksOfRounds;
+  const Grid grid{blocks, kThreads, 0, plant != Plant::kOneByOne};
+  ARRAYNN_LAUNCH((rounds_kernel<plant>), grid, x, y);
+}
 void mma_16bit(bool bf16, const std::uint16_t* a, const std::uint16_t* b, float* d) {
   constexpr Grid kOneWarp{1, kWarp};
   if (bf16) {
@@ -171,6 +201,11 @@ template void reverse<Plant::kThreadLeaves>(const float*, float*);
 template void sum<Plant::kNone>(const float*, float*);
 template void sum<Plant::kWrongMask>(const float*, float*);
 template void sum<Plant::kMissingLane>(const float*, float*);
+template void rounds<Plant::kNone>(const float*, float*);
+template void rounds<Plant::kNoBarrier>(const float*, float*);
+template void rounds<Plant::kMissingBlock>(const float*, float*);
+template void rounds<Plant::kTooManyBlocks>(const float*, float*);
+template void rounds<Plant::kOneByOne>(const float*, float*);
 template void pipeline<Plant::kNone>(const float*, float*, int);
 template void pipeline<Plant::kNoWait>(const float*, float*, int);
 template void pipeline<Plant::kEarlyReuse>(const float*, float*, int);

@@ -16,6 +16,9 @@ enum class Plant : std::uint8_t {
   kMissingLane,       // a lane of the mask does not come
   kNoWait,            // a cp.async.wait_group lets one group too many run on
   kEarlyReuse,        // a buffer is filled again while others still read it
+  kMissingBlock,      // a block leaves before the barrier of all blocks
+  kTooManyBlocks,     // more than the device has room for at once wait for each other
+  kOneByOne,          // blocks wait for each other that are not launched together
 };
 
 template <Plant plant>
@@ -24,6 +27,8 @@ template <Plant plant>
 void sum(const float* x, float* y);
 template <Plant plant>
 void pipeline(const float* x, float* y, int tiles);
+template <Plant plant>
+void rounds(const float* x, float* y);
 void mma_16bit(bool bf16, const std::uint16_t* a, const std::uint16_t* b, float* d);
 void mma_tf32(const float* a, const float* b, float* d);
 void too_many_threads(const float* x, float* y);

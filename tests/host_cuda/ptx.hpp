@@ -35,6 +35,8 @@ void st_global_v4(void* p, const B128& v, HOST_PTX_SITE) {
   std::memcpy(p, &v, sizeof v);
 }
 
+inline void prefetch(const void*) {}
+
 inline void make_copy(const host_cuda::AsyncCopy& copy) {
   std::memcpy(copy.shared, copy.global, static_cast<std::size_t>(copy.source_bytes));
   std::memset(static_cast<char*>(copy.shared) + copy.source_bytes, 0,
@@ -55,6 +57,15 @@ inline void cp_async(void* shared, const void* global, int bytes, int source_byt
 inline void cp_async_commit_group() { host_cuda::async_commit(); }
 inline void cp_async_wait_group(int pending) {
   while (const host_cuda::AsyncCopy* copy = host_cuda::async_due(pending)) make_copy(*copy);
+}
+
+inline std::uint32_t ld_acquire_gpu(const std::uint32_t* p, HOST_PTX_SITE) {
+  require_aligned(p, 4, "ld.acquire.gpu", site);
+  return host_cuda::load_acquire(p, site);
+}
+inline void red_release_gpu_add(std::uint32_t* p, std::uint32_t value, HOST_PTX_SITE) {
+  require_aligned(p, 4, "red.release.gpu", site);
+  host_cuda::add_release(p, value);
 }
 
 void mma_m16n8k16_f16(float* d, const std::uint32_t* a, const std::uint32_t* b, HOST_PTX_SITE);

@@ -22,28 +22,38 @@ constexpr unsigned kMaxThreads = 1024;
 // The least that a kernel can be allowed on the devices that there are code for (8.6).
 constexpr std::size_t kMaxDynamicShared = 99 << 10;
 constexpr int kInvalidValue = 1, kInvalidConfiguration = 9;  // of cudaError_t
+constexpr int kCooperativeLaunchTooLarge = 720;
 
-enum class State : std::uint8_t { kReady, kAtWarpOperation, kAtBarrier, kLeft };
+enum class State : std::uint8_t { kReady, kAtWarpOperation, kAtBarrier, kAtMemory, kLeft };
+
+struct Block;
 
 struct Thread {
   Fiber fiber;
+  Block* block = nullptr;
   Uint3 index{};
-  int linear = 0, lane = 0, warp = 0;
+  int linear = 0;  // of all that run together; their blocks are whole warps of them
+  int lane = 0, warp = 0;
   State state = State::kReady;
   Site site;
+  // What it has seen in memory that others change: it waits for a change before it looks again.
+  const std::uint32_t* watched = nullptr;
+  std::uint32_t seen = 0;
   // Asynchronous copies in flight: [0, made) have been made, groups end at group_ends.
   std::vector<AsyncCopy> copies;
   std::vector<std::size_t> group_ends;
   std::size_t made = 0;
 
-  void reset(int i, Dim3 block) {
+  void reset(Block* of, int first, int i, Dim3 dim) {
     const auto n = static_cast<unsigned>(i);
-    index = {n % block.x, n / block.x % block.y, n / (block.x * block.y)};
-    linear = i;
+    block = of;
+    index = {n % dim.x, n / dim.x % dim.y, n / (dim.x * dim.y)};
+    linear = first + i;
     lane = i % kWarp;
     warp = i / kWarp;
     state = State::kReady;
     site = {};
+    watched = nullptr;
     copies.clear();
     group_ends.clear();
     made = 0;
@@ -72,31 +82,39 @@ struct SharedObject {
 };
 
 struct Block {
-  const char* kernel = "";
-  const std::function<void()>* body = nullptr;
-  Dim3 grid, dim;
   Uint3 index{};
+  int first = 0;  // of its threads
   int live = 0, at_barrier = 0;
   Site barrier_site;
   Edges barrier_edges;
   bool votes[2] = {};  // of __syncthreads_or(), by the turn of the edges
-  char start_edge = 0, end_edge = 0;
-  std::vector<int> ready;
   std::vector<WarpOperation> warps;
   std::map<const void*, SharedObject> shared;
   SharedObject dynamic;
-  std::string fault;
+};
+
+struct Launch {
+  const char* kernel = "";
+  const std::function<void()>* body = nullptr;
+  Dim3 grid, dim;
+  int size = 0;  // threads of a block
+  std::size_t shared_bytes = 0;
+  char start_edge = 0, end_edge = 0;
+  std::vector<std::unique_ptr<Block>> blocks;  // that run together
+  std::vector<int> ready;
   int starved_warp = 0;
+  std::string fault;
 };
 
 // One launch at a time; a launch runs on the thread that made it.
 std::mutex launch_mutex;
 std::vector<std::unique_ptr<Thread>> threads;
-Block block;
+Launch now;
 Thread* current = nullptr;
 Schedule schedule;
 Counters count{};
 int device_multiprocessors = 2;
+bool device_cooperative = true;
 std::int64_t last_blocks = 0;
 std::uint64_t random_state = 1;
 
@@ -129,15 +147,21 @@ SharedObject make_shared_object(std::size_t bytes, std::size_t alignment) {
 
 void wake(Thread& t) {
   t.state = State::kReady;
-  block.ready.push_back(t.linear);
+  now.ready.push_back(t.linear);
 }
 
-void open_barrier() {
+// Lets others go on.
+void suspend() {
+  ++count.switches;
+  Fiber::suspend();
+}
+
+void open_barrier(Block& block) {
   block.at_barrier = 0;
   block.barrier_site = {};
   block.barrier_edges.turn = !block.barrier_edges.turn;
   block.votes[block.barrier_edges.turn ? 1 : 0] = false;  // all have read it
-  for (int i = 0; i < block.live; ++i) {
+  for (int i = block.first; i < block.first + block.live; ++i) {
     if (threads[static_cast<std::size_t>(i)]->state == State::kAtBarrier) {
       wake(*threads[static_cast<std::size_t>(i)]);
     }
@@ -145,33 +169,35 @@ void open_barrier() {
 }
 
 void thread_entry() {
-  acquire(&block.start_edge);
-  (*block.body)();
+  acquire(&now.start_edge);
+  (*now.body)();
   if (current->made < current->copies.size()) {
     fault("a thread leaves the kernel with cp.async still in flight");
   }
   current->state = State::kLeft;
-  release(&block.end_edge);
+  release(&now.end_edge);
+  Block& block = *current->block;
   --block.live;
   if (block.at_barrier > 0) {
     fault("a thread leaves the kernel while others wait at __syncthreads()", block.barrier_site);
   }
-  ++count.switches;
-  Fiber::suspend();
+  if (block.live == 0) ++count.blocks;
+  suspend();
 }
 
 // Who waits for what, when nobody can go on.
 std::string deadlock() {
   std::map<std::string, int> waiting;
   int left = 0;
-  const std::size_t n = std::size_t{block.dim.x} * block.dim.y * block.dim.z;
+  const std::size_t n = now.blocks.size() * static_cast<std::size_t>(now.size);
   for (std::size_t i = 0; i < n; ++i) {
     const Thread& t = *threads[i];
     if (t.state == State::kLeft) {
       ++left;
     } else {
-      const char* what =
-          t.state == State::kAtBarrier ? "__syncthreads() at " : "a warp operation at ";
+      const char* what = t.state == State::kAtBarrier  ? "__syncthreads() at "
+                         : t.state == State::kAtMemory ? "a change of memory at "
+                                                       : "a warp operation at ";
       ++waiting[what + text(t.site)];
     }
   }
@@ -185,7 +211,7 @@ std::string deadlock() {
 }
 
 std::size_t pick() {
-  const std::size_t n = block.ready.size();
+  const std::size_t n = now.ready.size();
   switch (schedule.order) {
     case Order::kOldest:
       return 0;
@@ -197,7 +223,7 @@ std::size_t pick() {
       const std::size_t start = next_random() % n;
       for (std::size_t i = 0; i < n; ++i) {
         const std::size_t k = (start + i) % n;
-        if (block.ready[k] / kWarp != block.starved_warp) return k;
+        if (now.ready[k] / kWarp != now.starved_warp) return k;
       }
       return start;
     }
@@ -205,42 +231,51 @@ std::size_t pick() {
   return 0;
 }
 
-void run_block(Uint3 index, std::size_t shared_bytes) {
-  const auto n = static_cast<int>(block.dim.x * block.dim.y * block.dim.z);
-  const int warps = (n + kWarp - 1) / kWarp;
-  block.index = index;
-  block.live = n;
-  block.at_barrier = 0;
-  block.barrier_site = {};
-  block.ready.clear();
-  block.warps.assign(static_cast<std::size_t>(warps), WarpOperation{});
-  block.shared.clear();
-  block.dynamic = make_shared_object(shared_bytes, 16);
-  block.starved_warp = static_cast<int>(next_random() % static_cast<std::uint64_t>(warps));
-  release(&block.start_edge);
-  for (int i = 0; i < n; ++i) {
-    Thread& t = *threads[static_cast<std::size_t>(i)];
-    t.reset(i, block.dim);
-    t.fiber.start(&thread_entry);
-    block.ready.push_back(i);
+// Blocks that run together; of most launches it is one.
+void run_blocks(const std::vector<unsigned>& indices) {
+  const Dim3 grid = now.grid;
+  now.blocks.clear();
+  now.ready.clear();
+  release(&now.start_edge);
+  const int warps = (now.size + kWarp - 1) / kWarp;
+  int first = 0;
+  for (const unsigned i : indices) {
+    auto& block = *now.blocks.emplace_back(std::make_unique<Block>());
+    block.index = {i % grid.x, i / grid.x % grid.y, i / (grid.x * grid.y)};
+    block.first = first;
+    block.live = now.size;
+    block.warps.assign(static_cast<std::size_t>(warps), WarpOperation{});
+    block.dynamic = make_shared_object(now.shared_bytes, 16);
+    for (int t = 0; t < now.size; ++t) {
+      const auto at = static_cast<std::size_t>(first + t);
+      if (threads.size() == at) threads.push_back(std::make_unique<Thread>());
+      threads[at]->reset(&block, first, t, now.dim);
+      threads[at]->fiber.start(&thread_entry);
+      now.ready.push_back(first + t);
+    }
+    first += now.size;
   }
-  while (block.live > 0) {
-    if (block.ready.empty()) {
-      block.fault = deadlock();
+  const auto all = static_cast<std::uint64_t>((first + kWarp - 1) / kWarp);
+  now.starved_warp = static_cast<int>(next_random() % all);
+  const auto live = [](const auto& block) { return block->live > 0; };
+  while (std::any_of(now.blocks.begin(), now.blocks.end(), live)) {
+    Block* of = now.blocks.front().get();
+    if (now.ready.empty()) {
+      now.fault = deadlock();
     } else {
-      const auto chosen = block.ready.begin() + static_cast<std::ptrdiff_t>(pick());
+      const auto chosen = now.ready.begin() + static_cast<std::ptrdiff_t>(pick());
       current = threads[static_cast<std::size_t>(*chosen)].get();
-      block.ready.erase(chosen);
+      of = current->block;
+      now.ready.erase(chosen);
       current->fiber.resume();
       current = nullptr;
     }
-    if (!block.fault.empty()) {
-      throw Fault("[host_cuda] " + std::string(block.kernel) + ", block " + text(index) + ": " +
-                  std::exchange(block.fault, {}));
+    if (!now.fault.empty()) {
+      throw Fault("[host_cuda] " + std::string(now.kernel) + ", block " + text(of->index) + ": " +
+                  std::exchange(now.fault, {}));
     }
   }
-  acquire(&block.end_edge);
-  ++count.blocks;
+  acquire(&now.end_edge);
 }
 
 }  // namespace
@@ -248,31 +283,34 @@ void run_block(Uint3 index, std::size_t shared_bytes) {
 void set_schedule(const Schedule& s) { schedule = s; }
 void set_multiprocessors(int n) { device_multiprocessors = n; }
 int multiprocessors() { return device_multiprocessors; }
+void set_cooperative(bool on) { device_cooperative = on; }
+bool cooperative() { return device_cooperative; }
 void set_last_blocks(std::int64_t n) { last_blocks = n; }
 Counters counters() { return count; }
 
 const Uint3& thread_index() { return current->index; }
-const Uint3& block_index() { return block.index; }
-const Dim3& block_dim() { return block.dim; }
-const Dim3& grid_dim() { return block.grid; }
+const Uint3& block_index() { return current->block->index; }
+const Dim3& block_dim() { return now.dim; }
+const Dim3& grid_dim() { return now.grid; }
 int lane_index() { return current->lane; }
 
 void fault(const std::string& what, Site site) {
   if (current == nullptr) throw Fault("[host_cuda] " + what);
-  block.fault = what + ", thread " + text(current->index);
-  if (site.file != nullptr) block.fault += ", at " + text(site);
+  now.fault = what + ", thread " + text(current->index);
+  if (site.file != nullptr) now.fault += ", at " + text(site);
   Fiber::suspend();  // for good: the host throws
   std::abort();
 }
 
 void sync_threads(Site site) {
   ++count.barriers;
+  Block& block = *current->block;
   if (block.at_barrier > 0 && !(block.barrier_site == site)) {
     fault("threads of one block wait at different __syncthreads(), one at " +
               text(block.barrier_site),
           site);
   }
-  if (block.live < static_cast<int>(block.dim.x * block.dim.y * block.dim.z)) {
+  if (block.live < now.size) {
     fault("__syncthreads() after a thread has left the kernel", site);
   }
   block.barrier_site = site;
@@ -280,13 +318,13 @@ void sync_threads(Site site) {
   release(edge);
   current->state = State::kAtBarrier;
   current->site = site;
-  if (++block.at_barrier == block.live) open_barrier();  // wakes this thread with the others
-  ++count.switches;
-  Fiber::suspend();
+  if (++block.at_barrier == block.live) open_barrier(block);  // wakes this thread with the others
+  suspend();
   acquire(edge);
 }
 
 bool sync_threads_or(bool predicate, Site site) {
+  Block& block = *current->block;
   bool& vote = block.votes[block.barrier_edges.turn ? 1 : 0];
   vote = vote || predicate;
   sync_threads(site);
@@ -296,6 +334,7 @@ bool sync_threads_or(bool predicate, Site site) {
 void warp_operation(std::uint32_t mask, Site site, void* slot, WarpFunction function,
                     std::uint64_t argument, bool orders_memory) {
   ++count.warp_operations;
+  Block& block = *current->block;
   WarpOperation& op = block.warps[static_cast<std::size_t>(current->warp)];
   const int lane = current->lane;
   if ((mask >> lane & 1) == 0)
@@ -316,7 +355,7 @@ void warp_operation(std::uint32_t mask, Site site, void* slot, WarpFunction func
     if (function != nullptr) function(op.slots, mask, argument);
     op.arrived = 0;
     op.edges.turn = !op.edges.turn;
-    const int first = current->warp * kWarp;
+    const int first = block.first + current->warp * kWarp;
     for (int l = 0; l < kWarp; ++l) {
       if ((mask >> l & 1) == 0) continue;
       if (l != lane) wake(*threads[static_cast<std::size_t>(first + l)]);
@@ -326,8 +365,7 @@ void warp_operation(std::uint32_t mask, Site site, void* slot, WarpFunction func
     current->state = State::kAtWarpOperation;
     current->site = site;
   }
-  ++count.switches;
-  Fiber::suspend();
+  suspend();
   if (orders_memory) acquire(edge);
 }
 
@@ -405,6 +443,7 @@ std::uint32_t ballot(std::uint32_t mask, bool predicate, Site site) {
 }
 
 void* shared_storage(const void* key, std::size_t bytes, std::size_t alignment) {
+  Block& block = *current->block;
   auto found = block.shared.find(key);
   if (found == block.shared.end()) {
     std::size_t total = bytes;
@@ -417,9 +456,10 @@ void* shared_storage(const void* key, std::size_t bytes, std::size_t alignment) 
   return found->second.bytes.get();
 }
 
-void* dynamic_shared() { return block.dynamic.bytes.get(); }
+void* dynamic_shared() { return current->block->dynamic.bytes.get(); }
 
 bool is_shared(const void* p, std::size_t bytes) {
+  const Block& block = *current->block;
   const auto* first = static_cast<const char*>(p);
   const auto inside = [&](const SharedObject& o) {
     return first >= o.bytes.get() && first + bytes <= o.bytes.get() + o.size;
@@ -449,7 +489,32 @@ const AsyncCopy* async_due(int pending) {
   return &t.copies[t.made++];
 }
 
-int run(const char* name, Dim3 grid, Dim3 dim, std::size_t shared_bytes,
+std::uint32_t load_acquire(const std::uint32_t* p, Site site) {
+  Thread& t = *current;
+  if (t.watched == p && t.seen == *p) {  // who looks in a loop lets others go on
+    t.state = State::kAtMemory;
+    t.site = site;
+    suspend();
+  }
+  acquire(const_cast<std::uint32_t*>(p));
+  t.watched = p;
+  t.seen = *p;
+  return t.seen;
+}
+
+void add_release(std::uint32_t* p, std::uint32_t value) {
+  release(p);
+  *p += value;
+  const std::size_t n = now.blocks.size() * static_cast<std::size_t>(now.size);
+  for (std::size_t i = 0; i < n; ++i) {
+    Thread& t = *threads[i];
+    if (t.state == State::kAtMemory && t.watched == p) wake(t);
+  }
+}
+
+std::size_t most_shared_bytes() { return kMaxDynamicShared; }
+
+int run(const char* name, Dim3 grid, Dim3 dim, std::size_t shared_bytes, bool together,
         const std::function<void()>& kernel) {
   const std::uint64_t size = std::uint64_t{dim.x} * dim.y * dim.z;
   if (size == 0 || size > kMaxThreads || dim.z > 64 || grid.x == 0 || grid.y == 0 || grid.z == 0 ||
@@ -457,17 +522,22 @@ int run(const char* name, Dim3 grid, Dim3 dim, std::size_t shared_bytes,
     return kInvalidConfiguration;
   }
   if (shared_bytes > kMaxDynamicShared) return kInvalidValue;
+  // A block a multiprocessor is all that is promised to be there at once.
+  if (together && std::int64_t{grid.x} * grid.y * grid.z > device_multiprocessors) {
+    return kCooperativeLaunchTooLarge;
+  }
   const std::lock_guard lock(launch_mutex);
   ++count.launches;
-  while (threads.size() < size) threads.push_back(std::make_unique<Thread>());
-  block.kernel = name;
-  block.body = &kernel;
-  block.grid = grid;
-  block.dim = dim;
+  now.kernel = name;
+  now.body = &kernel;
+  now.grid = grid;
+  now.dim = dim;
+  now.size = static_cast<int>(size);
+  now.shared_bytes = shared_bytes;
   random_state = schedule.seed * 0x9E3779B97F4A7C15ull + 1;
   std::vector<unsigned> order(std::size_t{grid.x} * grid.y * grid.z);
   std::iota(order.begin(), order.end(), 0u);
-  if (last_blocks > 0 && last_blocks < std::ssize(order)) {
+  if (!together && last_blocks > 0 && last_blocks < std::ssize(order)) {
     order.erase(order.begin(), order.end() - last_blocks);
   }
   if (schedule.order == Order::kNewest) {
@@ -476,8 +546,10 @@ int run(const char* name, Dim3 grid, Dim3 dim, std::size_t shared_bytes,
     for (std::size_t i = order.size(); i > 1; --i)
       std::swap(order[i - 1], order[next_random() % i]);
   }
-  for (const unsigned i : order) {
-    run_block({i % grid.x, i / grid.x % grid.y, i / (grid.x * grid.y)}, shared_bytes);
+  if (together) {
+    run_blocks(order);
+  } else {
+    for (const unsigned i : order) run_blocks({i});
   }
   return 0;
 }

@@ -40,6 +40,9 @@ struct Schedule {
   std::uint64_t seed = 1;
 };
 void set_schedule(const Schedule& schedule);
+// Whether the device launches blocks together.
+void set_cooperative(bool on);
+bool cooperative();
 // Multiprocessors that the device claims: few, so that persistent kernels go round their loops.
 void set_multiprocessors(int count);
 int multiprocessors();
@@ -106,16 +109,24 @@ bool async_copy(const AsyncCopy& copy);
 void async_commit();
 const AsyncCopy* async_due(int pending);
 
+// Memory through which blocks of a launch wait for each other. A thread that finds what it found before goes
+// on when it has changed.
+std::uint32_t load_acquire(const std::uint32_t* p, Site site);
+void add_release(std::uint32_t* p, std::uint32_t value);
+
 // ---- launches -------------------------------------------------------------------------------------
 
-// A cudaError_t. Throws Fault.
-int run(const char* name, Dim3 grid, Dim3 block, std::size_t shared_bytes,
+// Dynamic shared memory that a block may ask for.
+std::size_t most_shared_bytes();
+
+// A cudaError_t. Throws Fault. Blocks run one after another, or all of them `together`.
+int run(const char* name, Dim3 grid, Dim3 block, std::size_t shared_bytes, bool together,
         const std::function<void()>& kernel);
 
 template <class... P>
 int run_kernel(const char* name, void (*kernel)(P...), Dim3 grid, Dim3 block,
-               std::size_t shared_bytes, std::type_identity_t<P>... args) {
-  return run(name, grid, block, shared_bytes, [&] { kernel(args...); });
+               std::size_t shared_bytes, bool together, std::type_identity_t<P>... args) {
+  return run(name, grid, block, shared_bytes, together, [&] { kernel(args...); });
 }
 
 }  // namespace host_cuda

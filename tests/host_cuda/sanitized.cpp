@@ -22,6 +22,8 @@ bool run(const char* name, const float* x, float* y) {
   if (is("pipeline early_reuse")) {
     return pipeline<Plant::kEarlyReuse>(x, y, kTiles), y[9] == 2 * x[9];
   }
+  if (is("rounds")) return rounds<Plant::kNone>(x, y), y[9] == x[9] + 4;
+  if (is("rounds no_barrier")) return rounds<Plant::kNoBarrier>(x, y), y[9] == x[9] + 4;
   if (is("sum")) return sum<Plant::kNone>(x, y), y[0] == 127 * 64;
   return false;
 }

@@ -21,6 +21,10 @@ RECORDED = HERE / "golden.json"
 WRAPPERS = {wrapper.name: wrapper for wrapper in golden.wrappers()}
 #: Functions without a result of their own; those of a copy show that they do their part.
 WITHOUT = {"shared_address", "cp_async_commit_group", "cp_async_wait_group"}
+#: What blocks wait for each other with, of which test_runtime.py has kernels.
+WITHOUT |= {"ld_acquire_gpu", "red_release_gpu_add"}
+#: What changes nothing but the time.
+WITHOUT |= {"prefetch_global_l2"}
 
 
 @pytest.fixture(scope="module")

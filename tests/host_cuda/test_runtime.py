@@ -16,7 +16,12 @@ from tolerances import assert_same_bits
 HERE = Path(__file__).parent
 ORDERS = ["oldest", "newest", "random", "starve"]
 X = np.arange(3 * 512, dtype=np.float32)
-EXPECTED = {"reverse": X[:128][::-1], "sum": X[:128].sum(keepdims=True), "pipeline": 2 * X}
+EXPECTED = {
+    "reverse": X[:128][::-1],
+    "sum": X[:128].sum(keepdims=True),
+    "pipeline": 2 * X,
+    "rounds": X[:256] + 4,
+}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +52,7 @@ def outcome(module: Any, kernel: str, order: str, late: bool, seed: int = 1) -> 
 
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("kernel", ["reverse", "sum", "pipeline"])
+@pytest.mark.parametrize("kernel", ["reverse", "sum", "pipeline", "rounds"])
 def test_right_kernels(module: Any, kernel: str, order: str, late: bool) -> None:
     for seed in range(1, 6):
         assert outcome(module, kernel, order, late, seed) == "right"
@@ -99,6 +104,18 @@ def test_faults_in_order(module: Any, kernel: str, report: str, marked: str, ord
     lines = (HERE / "kernels.cu").read_text(encoding="utf-8").splitlines()
     numbers = [str(i) for i, line in enumerate(lines, 1) if marked in line]
     assert any(f"kernels.cu:{n}" in text for n in numbers), text
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_blocks_that_wait_for_each_other(module: Any, order: str) -> None:
+    """Without a barrier of all blocks the numbers show it; one that cannot open is reported."""
+    assert "wrong" in {outcome(module, "rounds no_barrier", order, True, s) for s in range(4)}
+    for fault in ("missing_block", "one_by_one"):
+        text = outcome(module, f"rounds {fault}", order, True)
+        assert "wait for a change of memory" in text
+        assert "cuda_grid.hpp" in text
+    with pytest.raises(RuntimeError, match="cudaErrorCooperativeLaunchTooLarge"):
+        module.run_kernel("rounds too_many_blocks", X, np.zeros_like(X))
 
 
 def test_a_launch_that_the_device_refuses(module: Any) -> None:
@@ -250,7 +267,7 @@ class TestSanitizers:
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
     @pytest.mark.parametrize("sanitizer", ["thread", "address"])
-    @pytest.mark.parametrize("kernel", ["reverse", "sum", "pipeline"])
+    @pytest.mark.parametrize("kernel", ["reverse", "sum", "pipeline", "rounds"])
     def test_right_kernels_pass(self, sanitizer: str, kernel: str) -> None:
         for copies in ("early", "late"):
             done = self.run(sanitizer, kernel, copies)
@@ -264,6 +281,11 @@ class TestSanitizers:
         for marked in ("shared.values[t] = x[t];", "y[t] = shared.values[from];"):
             (number,) = (i for i, line in enumerate(lines, 1) if marked in line)
             assert f"kernels.cu:{number}" in done.stderr
+
+    def test_blocks_that_do_not_wait_for_each_other_race(self) -> None:
+        done = self.run("thread", "rounds no_barrier")
+        assert "data race" in done.stderr
+        assert "rounds_kernel" in done.stderr
 
     def test_a_buffer_filled_too_early_is_a_race(self) -> None:
         done = self.run("thread", "pipeline early_reuse", "early")

@@ -122,9 +122,14 @@ enum cudaError_t : int {
   cudaErrorInsufficientDriver = 35,
   cudaErrorNoDevice = 100,
   cudaErrorInvalidResourceHandle = 400,
+  cudaErrorCooperativeLaunchTooLarge = 720,
 };
 using cudaStream_t = struct CUstream_st*;
-enum cudaDeviceAttr : int { cudaDevAttrMultiProcessorCount = 16 };
+enum cudaDeviceAttr : int {
+  cudaDevAttrMultiProcessorCount = 16,
+  cudaDevAttrCooperativeLaunch = 95,
+  cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
+};
 
 const char* cudaGetErrorName(cudaError_t error);
 const char* cudaGetErrorString(cudaError_t error);
@@ -142,10 +147,12 @@ cudaError_t cudaRuntimeGetVersion(int* version);
 namespace host_cuda {
 template <class... P>
 cudaError_t launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block,
-                   std::size_t shared_bytes, cudaStream_t stream, std::type_identity_t<P>... args) {
+                   std::size_t shared_bytes, bool together, cudaStream_t stream,
+                   std::type_identity_t<P>... args) {
   const cudaError_t error = cudaStreamSynchronize(stream);  // of no stream, if there is none
   if (error != cudaSuccess) return error;
-  return static_cast<cudaError_t>(run_kernel(name, kernel, grid, block, shared_bytes, args...));
+  return static_cast<cudaError_t>(
+      run_kernel(name, kernel, grid, block, shared_bytes, together, args...));
 }
 }  // namespace host_cuda
 
