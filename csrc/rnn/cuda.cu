@@ -1,306 +1,172 @@
-// One layer in one direction on a GPU. A step is the product with h (gemm), then one kernel for all of
-// its gates: a thread has one unit of one sample, and does with it what a tile of the CPU does with
-// its vectors (step.hpp, step_back.hpp). A second product in the step (the reset before the product,
-// the projection) takes a second kernel, a layer norm one of its rows. Steps follow each other by the order
-// of the stream.
+// One layer in one direction on a GPU, forward: all steps in one launch (cuda_scan.hpp). A thread has one
+// unit of one sample at a time, and does with it what a tile of the CPU does with its vectors (step.hpp).
 //
 // What the product reads are rows that lie evenly: `dropped` has the h of every sample for the next step,
-// also where lengths differ. Rows of samples that are not active are formed and not used.
-#include "core/cuda_elements.hpp"
-#include "core/cuda_pack.hpp"
-#include "norm/norm.hpp"
-#include "rnn/stack.hpp"
-#include "rnn/step.hpp"
-#include "rnn/step_back.hpp"
+// also where lengths differ. Sums of samples that are not active are formed and not used.
+#include "rnn/cuda_scan.hpp"
 
 namespace arraynn {
 namespace cuda {
 namespace {
 
-// A step's arithmetic waits for its loads: 512 threads hide them, with 128 registers each.
-constexpr int kBlocksPerMultiprocessor = 2;
 // Gates of a part of the steps: enough rows for the product over all of them to fill the device.
 constexpr std::int64_t kGateBytes = std::int64_t{64} << 20;
 
-Grid grid_of(std::int64_t n) { return element_grid(n, kBlocksPerMultiprocessor); }
-
-// f(b, unit) for all units of all samples, in steps of the grid.
-template <class F>
-__device__ __forceinline__ void for_units_of(std::int64_t batch, std::int64_t units, const F& f) {
-  for_elements(batch * units, [&f, units](std::int64_t i) {
-    const Quotient at = divide(i, units);
-    f(at.quotient, at.remainder);
-  });
-}
-
-__device__ __forceinline__ Range one_of(std::int64_t unit, std::int64_t units) {
-  return {unit, unit < units ? unit + 1 : unit};
-}
-
-// ---- forward ----------------------------------------------------------------------------------------
-
-enum class StepPart : std::uint8_t {
-  kRnn,
-  kLstm,
-  kGru,
-  kReset,      // r and z where the reset comes before the product
-  kCandidate,  // n of these
-  kOutput,     // h of an LSTM whose c is normalised
-  kProject,
-};
-constexpr int sums_of(StepPart part) {
-  switch (part) {
-    case StepPart::kLstm:
-      return 4;
-    case StepPart::kGru:
-      return 3;
-    case StepPart::kReset:
-      return 2;
-    default:
-      return 1;
-  }
-}
-// Samples that are not active are its part, too.
-constexpr bool comes_first(StepPart part) {
-  return part != StepPart::kCandidate && part != StepPart::kOutput && part != StepPart::kProject;
-}
-
-// sums: [batch, gates, units], null for zeros.
-template <class T, StepPart kPart>
-__global__ void __launch_bounds__(kElementThreads, kBlocksPerMultiprocessor)
-    rnn_step_kernel(const __grid_constant__ RnnScan<T> s, std::int64_t t, const T* sums) {
-  constexpr int kSums = sums_of(kPart);
-  const Step<T> step{s, t, Bounds<T>(s.cell)};
-  const std::int64_t units = kPart == StepPart::kProject ? s.out : s.hidden;
-  const std::int64_t all = comes_first(kPart) ? max_i(s.out, s.hidden) : units;
-  for_units_of(s.batch, all, [&](std::int64_t b, std::int64_t unit) {
-    if (!s.active(t, b)) {
-      if (comes_first(kPart) && s.within(t, b)) {
-        pass_state(step, b, one_of(unit, s.out), one_of(unit, s.hidden));
-      }
-      return;
-    }
-    if (unit >= units) return;
-    T z[kSums];
-#pragma unroll
-    for (int g = 0; g < kSums; ++g) {
-      z[g] = sums == nullptr ? T(0) : sums[(b * kSums + g) * units + unit];
-    }
-    const Tile<T> tile{&b, 1, unit, z};
-    if constexpr (kPart == StepPart::kRnn) rnn_tile(step, 1, tile);
-    if constexpr (kPart == StepPart::kLstm) lstm_tile(step, tile);
-    if constexpr (kPart == StepPart::kGru) gru_tile(step, tile);
-    if constexpr (kPart == StepPart::kReset) reset_tile(step, 1, tile);
-    if constexpr (kPart == StepPart::kCandidate) candidate_tile(step, 1, tile);
-    if constexpr (kPart == StepPart::kProject) project_tile(step, 1, tile);
-    if constexpr (kPart == StepPart::kOutput) {  // the sum is the normalised c
-      const Vec<T> o = Vec<T>::load(step.gates(b) + 3 * s.hidden + unit);
-      put_output(step, b, unit, 1, o * Vec<T>{activate(s.cell.output, z[0])});
-    }
-  });
-}
-
-template <class T, StepPart kPart>
-void launch_step(const RnnScan<T>& s, std::int64_t t, const T* sums) {
-  const Grid grid = grid_of(s.batch * max_i(s.out, s.hidden));
-  ARRAYNN_LAUNCH((rnn_step_kernel<T, kPart>), grid, s, t, sums);
-}
-
 template <class T>
-void first_part(const RnnScan<T>& s, std::int64_t t, const T* sums) {
-  switch (s.cell.kind) {
-    case RnnKind::kRnn:
-      return launch_step<T, StepPart::kRnn>(s, t, sums);
-    case RnnKind::kLstm:
-      return launch_step<T, StepPart::kLstm>(s, t, sums);
-    case RnnKind::kGru:
-      if (s.cell.reset_after) return launch_step<T, StepPart::kGru>(s, t, sums);
-      return launch_step<T, StepPart::kReset>(s, t, sums);
-  }
-}
+struct ScanCall {
+  RnnScan<T> s;
+  ScanPlan<T> plan;
 
-template <class T>
-RowNorm rows_of_norm(const RnnScan<T>& s, std::int64_t size) {
-  return {s.batch, size, s.norm.eps, true, {}};
-}
-
-// `sums` for a product over all gates, `second` for one over h or over what is projected.
-template <class T>
-void run_step(const char* op, const RnnScan<T>& s, std::int64_t t, T* sums, T* second) {
-  const std::int64_t width = s.cell.gates() * s.hidden, at = t * s.norm.step * s.batch;
-  const std::int64_t columns = s.reset_before() ? 2 * s.hidden : width;
-  const std::int64_t depth = s.depth(t);
-  const T* product = nullptr;
-  if (depth > 0 || s.norm.on) {
-    T* to = s.norm.on ? s.norm_product(t) : sums;
-    gemm(op, product_of<T>({s.dropped_at(t, 0, 0), s.out}, {s.w_hh, s.out, true}, s.batch, depth,
-                           columns, to));
-    product = to;
+  ARRAYNN_HOST_DEVICE static ScanPart part(int n) { return static_cast<ScanPart>(n); }
+  ARRAYNN_HOST_DEVICE bool has_rows() const { return s.norm.on; }
+  ARRAYNN_HOST_DEVICE bool has(ScanPart part, std::int64_t) const {
+    return part == ScanPart::kProduct ||
+           (part == ScanPart::kRows ? has_rows() : plan.second.gates != 0);
   }
-  if (s.norm.on) {
-    T* const none = nullptr;
-    row_norm<T>(rows_of_norm(s, width), product, s.norm.gain, none, s.norm.normed, s.norm.mean + at,
-                s.norm.rstd + at);
-    product = s.norm.normed;
-  }
-  first_part(s, t, product);
-  if (s.norm.cell != nullptr) {
-    row_norm<T>(rows_of_norm(s, s.hidden), s.norm_cells(t), s.norm.cell_gain, s.norm.cell_bias,
-                s.norm.normed_cell, s.norm.cell_mean + at, s.norm.cell_rstd + at);
-    launch_step<T, StepPart::kOutput>(s, t, s.norm.normed_cell);
-  }
-  if (s.w_hr != nullptr) {
-    gemm(op, product_of<T>({s.wide_at(t, 0), s.hidden}, {s.w_hr, s.hidden, true}, s.batch, s.hidden,
-                           s.out, second));
-    launch_step<T, StepPart::kProject>(s, t, second);
-  }
-  if (s.reset_before()) {
-    const std::int64_t h = s.hidden;
-    gemm(op, product_of<T>({s.inner_at(t, 0), h}, {s.w_hh + 2 * h * h, h, true}, s.batch, h, h,
-                           second));
-    launch_step<T, StepPart::kCandidate>(s, t, second);
-  }
-}
-
-// ---- backward ---------------------------------------------------------------------------------------
-
-enum class BackPart : std::uint8_t {
-  kRnn,
-  kLstm,
-  kGru,
-  kProjected,  // the gradient of h where that is projected
-  kReset,      // of r h where the reset comes before the product
-  kCells,      // of an LSTM whose c is normalised, after that norm
 };
 
-// sums: dz of the step `after` times W_hh, or with `second` the product of this step, null for zeros;
-// [batch, out or hidden]. t = -1 is before the first step.
-template <class T, BackPart kPart>
-__global__ void __launch_bounds__(kElementThreads, kBlocksPerMultiprocessor)
-    rnn_back_kernel(const __grid_constant__ RnnScanBackward<T> g, std::int64_t t,
-                    std::int64_t after, const T* sums, bool second) {
-  const RnnScan<T>& s = g.scan;
-  const Back<T> step{g, s, t, Bounds<T>(s.cell)};
-  const std::int64_t units = second ? s.hidden : s.out;
-  for_units_of(s.batch, second ? units : max_i(s.out, s.hidden),
-               [&](std::int64_t b, std::int64_t unit) {
-                 const bool active = t >= 0 && s.active(t, b), within = t >= 0 && s.within(t, b);
-                 if (second && !active) return;
-                 if (!second && g.dcells != nullptr && within && !active) {
-                   pass_cells(g, t, b, one_of(unit, s.hidden));
-                 }
-                 // One that passes through takes its gradient of y along.
-                 if (unit >= units || !(within || (after >= 0 && s.active(after, b)))) return;
-                 const Vec<T> sum{sums == nullptr ? T(0) : sums[b * units + unit]};
-                 Column<T> column{unit, 1, 1, {b}, {sum.v}};
-                 if (!second && !gradient_of_h(step, b, unit, 1, sum, column.dh)) return;
-                 if constexpr (kPart == BackPart::kRnn) rnn_column(step, column);
-                 if constexpr (kPart == BackPart::kLstm) {
-                   if (s.norm.cell != nullptr) {
-                     output_column(step, column);
-                   } else {
-                     lstm_column(step, column);
-                   }
-                 }
-                 if constexpr (kPart == BackPart::kGru) gru_column(step, column);
-                 if constexpr (kPart == BackPart::kProjected) {
-                   scatter(column, column.dh, [&](std::int64_t row) { return step.dout(row); });
-                 }
-                 if constexpr (kPart == BackPart::kReset) reset_column(step, column);
-                 if constexpr (kPart == BackPart::kCells) lstm_column(step, column);
-               });
-}
-
-// Gradients of peepholes by a step, added to: a thread has a unit and goes through the samples in order.
+// A sample that takes no part in a step; false where it does.
 template <class T>
-__global__ void __launch_bounds__(kElementThreads, kBlocksPerMultiprocessor)
-    rnn_peephole_kernel(const __grid_constant__ RnnScanBackward<T> g, std::int64_t t, T* sums) {
-  using V = Vec<T>;
-  const RnnScan<T>& s = g.scan;
-  const Back<T> step{g, s, t, Bounds<T>(s.cell)};
-  const std::int64_t h = s.hidden;
-  for_units_of(1, h, [&](std::int64_t, std::int64_t unit) {
-    V total[3];
-#pragma unroll
-    for (int p = 0; p < 3; ++p) total[p] = V::load(sums + p * h + unit);
-    for (std::int64_t b = 0; b < s.batch; ++b) {
-      if (!s.active(t, b)) continue;
-      const T* dz = step.dz(b) + unit;
-      const T* gates = step.gates(b) + unit;
-      const V old = V::load(s.c_before(t, b) + unit);
-      const V c = s.cell.zone_cell > 0 ? new_cell(step, V::load(gates), V::load(gates + h),
-                                                  V::load(gates + 2 * h), old)
-                                       : V::load(step.cells(b) + unit);
-      add_peepholes(V::load(dz), V::load(dz + h), V::load(dz + 3 * h), old, c, total);
-    }
-#pragma unroll
-    for (int p = 0; p < 3; ++p) total[p].store(sums + p * h + unit);
-  });
+__device__ __forceinline__ bool passes(const Step<T>& step, std::int64_t b, std::int64_t unit) {
+  const RnnScan<T>& s = step.s;
+  if (s.active(step.t, b)) return false;
+  if (s.within(step.t, b)) pass_state(step, b, one_of(unit, s.out), one_of(unit, s.hidden));
+  return true;
 }
 
-template <class T, BackPart kPart>
-void launch_back(const RnnScanBackward<T>& g, std::int64_t t, std::int64_t after, const T* sums,
-                 bool second) {
-  const Grid grid = grid_of(g.scan.batch * max_i(g.scan.out, g.scan.hidden));
-  ARRAYNN_LAUNCH((rnn_back_kernel<T, kPart>), grid, g, t, after, sums, second);
+// What follows from the sums of the first product.
+template <RnnKind kKind, int kSums, class T>
+__device__ __forceinline__ void first_unit(const Step<T>& step, std::int64_t b, std::int64_t unit,
+                                           T (&z)[kSums]) {
+  const Tile<T> tile{&b, 1, unit, z};
+  if constexpr (kKind == RnnKind::kRnn) rnn_tile(step, 1, tile);
+  if constexpr (kKind == RnnKind::kLstm) lstm_tile(step, tile);
+  if constexpr (kKind == RnnKind::kGru && kSums == 3) gru_tile(step, tile);
+  if constexpr (kKind == RnnKind::kGru && kSums == 2) reset_tile(step, 1, tile);
 }
 
-template <class T>
-void first_part_back(const RnnScanBackward<T>& g, std::int64_t t, std::int64_t after,
-                     const T* sums) {
-  if (g.scan.w_hr != nullptr) {
-    return launch_back<T, BackPart::kProjected>(g, t, after, sums, false);
-  }
-  switch (g.scan.cell.kind) {
-    case RnnKind::kRnn:
-      return launch_back<T, BackPart::kRnn>(g, t, after, sums, false);
-    case RnnKind::kLstm:
-      return launch_back<T, BackPart::kLstm>(g, t, after, sums, false);
-    case RnnKind::kGru:
-      return launch_back<T, BackPart::kGru>(g, t, after, sums, false);
-  }
-}
-
-template <class T>
-void norms_back(const char* op, const RnnScanBackward<T>& g, std::int64_t t) {
-  const RnnScan<T>& s = g.scan;
-  const RnnNorm<T>& norm = s.norm;
-  const std::int64_t at = t * s.batch, h = s.hidden, width = s.cell.gates() * h;
-  T* const none = nullptr;
-  if (norm.cell != nullptr) {
-    row_norm_backward<T>(op, rows_of_norm(s, h), g.dnormed + at * h, norm.cell + at * h,
-                         norm.cell_gain, norm.cell_mean + at, norm.cell_rstd + at, g.dcell, none,
-                         none);
-    launch_back<T, BackPart::kCells>(g, t, t, none, true);
-  }
-  row_norm_backward<T>(op, rows_of_norm(s, width), g.dz + at * width, norm.product + at * width,
-                       norm.gain, norm.mean + at, norm.rstd + at, g.dproduct + at * width, none,
-                       none);
-}
-
-template <class T>
-void run_step_back(const char* op, const RnnScanBackward<T>& g, std::int64_t t, std::int64_t after,
-                   T* sums, T* second) {
-  const RnnScan<T>& s = g.scan;
+template <RnnKind kKind, int kSums, class T>
+__device__ __forceinline__ void product_part(const ScanCall<T>& call, const Step<T>& step,
+                                             std::int64_t next) {
+  const RnnScan<T>& s = step.s;
   const std::int64_t h = s.hidden, width = s.cell.gates() * h;
-  const T* dz = g.dproduct != nullptr ? g.dproduct : g.dz;
-  if (after >= 0) {
-    gemm(op, product_of<T>({dz + after * s.batch * width, width}, {s.w_hh, s.out}, s.batch,
-                           s.reset_before() ? 2 * h : width, s.out, sums));
+  const ScanRows<T> rows{s.dropped_at(step.t, 0, 0), s.out};
+  // x's share of the next step comes from memory while this one is formed: a sector a panel and gate.
+  const auto before = [&](std::int64_t b, std::int64_t unit) {
+    if (next < 0 || unit % kUnits != 0 || unit >= h) return;
+    const T* gates = s.gates + ((next - s.gates_t) * s.batch + b) * width + unit;
+    for (std::int64_t at = 0; at < width; at += h) ptx::prefetch_global_l2(gates + at);
+  };
+  for_products<kSums>(call.plan, call.plan.first, rows, s.batch, s.depth(step.t) > 0, before,
+                      [&](std::int64_t b, std::int64_t unit, T(&z)[kSums]) {
+                        if (s.norm.on) {
+                          if (unit >= h || !s.active(step.t, b)) return;
+                          T* to = s.norm_product(step.t) + b * width + unit;
+#pragma unroll
+                          for (int gate = 0; gate < kSums; ++gate) to[gate * h] = z[gate];
+                        } else if (!passes(step, b, unit) && unit < h) {
+                          first_unit<kKind>(step, b, unit, z);
+                        }
+                      });
+}
+
+template <RnnKind kKind, int kSums, class T>
+__device__ __forceinline__ void rows_part(const Step<T>& step) {
+  const RnnScan<T>& s = step.s;
+  const RnnNorm<T>& norm = s.norm;
+  const std::int64_t h = s.hidden, width = s.cell.gates() * h;
+  for (std::int64_t b = blockIdx.x; b < s.batch; b += gridDim.x) {
+    const std::int64_t at = step.t * norm.step * s.batch + b;
+    if (!s.active(step.t, b)) {
+      for (std::int64_t i = threadIdx.x; i < max_i(s.out, h); i += kScanThreads) passes(step, b, i);
+      continue;
+    }
+    T* normed = norm.normed + b * width;
+    const T* const none = nullptr;
+    normalise_row<T>(width, norm.eps, s.norm_product(step.t) + b * width, norm.gain, none, normed,
+                     norm.mean + at, norm.rstd + at);
+    for (std::int64_t unit = threadIdx.x; unit < h; unit += kScanThreads) {
+      T z[kSums];
+#pragma unroll
+      for (int gate = 0; gate < kSums; ++gate) z[gate] = normed[gate * h + unit];
+      first_unit<kKind>(step, b, unit, z);
+    }
+    if constexpr (kKind == RnnKind::kLstm) {
+      if (norm.cell == nullptr) continue;
+      T* cell = norm.normed_cell + b * h;
+      normalise_row<T>(h, norm.eps, step.norm_cell(b), norm.cell_gain, norm.cell_bias, cell,
+                       norm.cell_mean + at, norm.cell_rstd + at);
+      for (std::int64_t unit = threadIdx.x; unit < h; unit += kScanThreads) {
+        const Vec<T> o = Vec<T>::load(step.gates(b) + 3 * h + unit);
+        put_output(step, b, unit, 1, o * Vec<T>{activate(s.cell.output, cell[unit])});
+      }
+    }
   }
-  first_part_back<T>(g, t, after, after >= 0 ? sums : nullptr);
-  if (t < 0) return;
-  if (s.w_hr != nullptr) {
-    gemm(op, product_of<T>({g.dout + t * s.batch * s.out, s.out}, {s.w_hr, h}, s.batch, s.out, h,
-                           second));
-    launch_back<T, BackPart::kLstm>(g, t, after, second, true);
+}
+
+// The candidate of a reset before the product, or the projection.
+template <RnnKind kKind, class T>
+__device__ __forceinline__ void second_part(const ScanCall<T>& call, const Step<T>& step) {
+  const RnnScan<T>& s = step.s;
+  constexpr bool kProjects = kKind == RnnKind::kLstm;
+  const ScanRows<T> rows{kProjects ? step.wide(0) : step.inner(0), s.hidden};
+  for_products<1>(
+      call.plan, call.plan.second, rows, s.batch, true, [](std::int64_t, std::int64_t) {},
+      [&](std::int64_t b, std::int64_t unit, T(&z)[1]) {
+        if (unit >= call.plan.second.units || !s.active(step.t, b)) return;
+        const Tile<T> tile{&b, 1, unit, z};
+        if constexpr (kProjects) {
+          project_tile(step, 1, tile);
+        } else {
+          candidate_tile(step, 1, tile);
+        }
+      });
+}
+
+template <class T, RnnKind kKind, int kSums>
+__global__ void __launch_bounds__(kScanThreads, 1)
+    rnn_scan_kernel(const __grid_constant__ ScanCall<T> call) {
+  const RnnScan<T>& s = call.s;
+  const ScanRange& range = call.plan.range;
+  auto* resident = reinterpret_cast<Pack<T>*>(dynamic_shared<char>() + call.plan.resident_at);
+  keep_weights(call.plan.first, resident);
+  keep_weights(call.plan.second, resident);
+  __syncthreads();
+  std::uint32_t barriers = 0;
+  bool goes_on = false;
+#pragma unroll 1
+  for (std::int64_t i = range.begin; i < range.end; ++i) {
+    const Step<T> step{s, s.time(i), Bounds<T>(s.cell)};
+#pragma unroll 1
+    for (int p = range.part_begin; p < range.part_end; ++p) {
+      const ScanPart part = call.part(p);
+      if (!call.has(part, i)) continue;
+      if (goes_on) grid_barrier(call.plan.arrived, barriers);
+      goes_on = true;
+      if (part == ScanPart::kProduct) {
+        product_part<kKind, kSums>(call, step, i + 1 < range.end ? s.time(i + 1) : -1);
+      }
+      if constexpr (kSums != 2) {  // norms want the reset after the product
+        if (part == ScanPart::kRows) rows_part<kKind, kSums>(step);
+      }
+      if constexpr (kKind == RnnKind::kLstm || kSums == 2) {
+        if (part == ScanPart::kSecond) second_part<kKind>(call, step);
+      }
+    }
   }
+}
+
+template <class T, RnnKind kKind, int kSums>
+void launch_forward(ScanCall<T> call) {
+  const RnnScan<T>& s = call.s;
+  const std::int64_t h = s.hidden;
+  call.plan.first = scan_product<T>(s.w_hh, s.out, s.out, h, kSums, max_i(s.out, h));
+  if (s.w_hr != nullptr) call.plan.second = scan_product<T>(s.w_hr, h, h, s.out, 1, s.out);
   if (s.reset_before()) {
-    gemm(op, product_of<T>({g.dz + t * s.batch * width + 2 * h, width}, {s.w_hh + 2 * h * h, h},
-                           s.batch, h, h, second));
-    launch_back<T, BackPart::kReset>(g, t, after, second, true);
+    call.plan.second = scan_product<T>(s.w_hh + 2 * h * h, h, h, h, 1, h);
   }
-  if (s.norm.on) norms_back(op, g, t);
+  const Grid grid = plan_scan(&call.plan, s.batch, s.norm.on ? s.batch : 0);
+  launch_scan("rnn_scan_kernel", &rnn_scan_kernel<T, kKind, kSums>, grid, call);
 }
 
 }  // namespace
@@ -312,6 +178,7 @@ std::int64_t steps_at_once(const RnnShape& s, std::int64_t, std::int64_t gate_wi
   return min_i(s.steps, max_i(1, cuda::kGateBytes / row));
 }
 
+// What run_scan() takes is the counter of the barrier.
 template <class T>
 void* prepare_scan(const char*, RnnScan<T>* scan, const RnnForms*, RnnMemory* memory) {
   const std::int64_t size = scan->batch * scan->out;
@@ -322,41 +189,30 @@ void* prepare_scan(const char*, RnnScan<T>* scan, const RnnForms*, RnnMemory* me
                        .to = {scan->dropped, size, scan->out},
                        .from = {scan->h0, 0, scan->out},
                        .factors = scan->factors});
-  const std::int64_t width = scan->cell.gates() * scan->hidden;
-  return memory->take<T>(scan->batch * (width + max_i(scan->out, scan->hidden)));
+  return memory->take<std::uint32_t>(1);
 }
 
 template <class T>
-void run_scan(const char* op, const RnnScan<T>& s, bool, void* prepared) {
-  auto* sums = static_cast<T*>(prepared);
-  T* second = sums + s.batch * s.cell.gates() * s.hidden;
-  for (std::int64_t i = s.first; i < s.last; ++i) cuda::run_step(op, s, s.time(i), sums, second);
-}
-
-template <class T>
-void run_scan_backward(const char* op, const RnnScanBackward<T>& back, RnnMemory* memory) {
-  const RnnScan<T>& s = back.scan;
-  T* sums = memory->take<T>(s.batch * s.out);
-  T* second = memory->take<T>(s.batch * s.hidden);
-  RnnScanBackward<T> g = back;
-  g.dpeephole = nullptr;
-  std::int64_t after = -1;
-  // One more than the steps: the last product gives the gradient of the first state.
-  for (std::int64_t i = s.steps - 1; i >= -1; --i) {
-    const std::int64_t t = i < 0 ? -1 : s.time(i);
-    cuda::run_step_back(op, g, t, after, sums, second);
-    if (t >= 0 && back.dpeephole != nullptr) {
-      const cuda::Grid grid = cuda::grid_of(s.hidden);
-      ARRAYNN_LAUNCH((cuda::rnn_peephole_kernel<T>), grid, g, t, back.dpeephole);
-    }
-    after = t;
+void run_scan(const char*, const RnnScan<T>& s, bool, void* prepared) {
+  if (s.batch == 0 || max_i(s.out, s.hidden) == 0) return;
+  cuda::ScanCall<T> call{.s = s, .plan = {}};
+  call.plan.arrived = static_cast<std::uint32_t*>(prepared);
+  call.plan.range.begin = s.first;
+  call.plan.range.end = s.last;
+  switch (s.cell.kind) {
+    case RnnKind::kRnn:
+      return cuda::launch_forward<T, RnnKind::kRnn, 1>(call);
+    case RnnKind::kLstm:
+      return cuda::launch_forward<T, RnnKind::kLstm, 4>(call);
+    case RnnKind::kGru:
+      if (s.reset_before()) return cuda::launch_forward<T, RnnKind::kGru, 2>(call);
+      return cuda::launch_forward<T, RnnKind::kGru, 3>(call);
   }
 }
 
 #define ARRAYNN_INSTANTIATE(T)                                                        \
   template void* prepare_scan(const char*, RnnScan<T>*, const RnnForms*, RnnMemory*); \
-  template void run_scan(const char*, const RnnScan<T>&, bool, void*);                \
-  template void run_scan_backward(const char*, const RnnScanBackward<T>&, RnnMemory*);
+  template void run_scan(const char*, const RnnScan<T>&, bool, void*);
 ARRAYNN_INSTANTIATE(float)
 ARRAYNN_INSTANTIATE(double)
 #undef ARRAYNN_INSTANTIATE

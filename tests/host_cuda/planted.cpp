@@ -18,6 +18,7 @@
 #include "norm/norm.hpp"
 #include "planted.hpp"
 #include "pool/pool.hpp"
+#include "rnn/stack.hpp"
 #include "runtime.hpp"
 #include "softmax/softmax.hpp"
 
@@ -31,6 +32,11 @@ Scratch::Scratch(const char*, std::int64_t bytes)
 Scratch::~Scratch() { std::free(data_); }
 
 }  // namespace arraynn::cuda
+
+void* arraynn::RnnMemory::block(std::size_t bytes) {
+  blocks_.push_back(std::make_unique<RnnBlock>(op_, bytes));
+  return blocks_.back()->data();
+}
 
 namespace {
 
@@ -296,6 +302,94 @@ Floats run_long_max_pool() {
   return y;
 }
 
+// Five panels of two tiles for three blocks, deep enough for tensor cores.
+constexpr std::int64_t kSteps = 3, kBatch = 40, kHidden = 35;
+
+struct Recurrent {
+  Floats w, gates, h0, c0, y, cells, inner;
+  RnnScan<float> s;
+
+  explicit Recurrent(RnnKind kind) {
+    RnnCell& cell = s.cell;
+    cell.kind = kind;
+    cell.reset_after = false;
+    cell.main.kind = cell.output.kind = ActivationKind::kTanh;
+    cell.gate.kind = ActivationKind::kSigmoid;
+    const std::int64_t state = kBatch * kHidden, width = cell.gates() * kHidden;
+    w = numbers(width * kHidden, 2);
+    for (float& v : w) v *= 0.2f;
+    gates = numbers(kSteps * kBatch * width, 3);
+    h0 = numbers(state, 4);
+    c0 = numbers(state, 5);
+    y = result(kSteps * state);
+    cells = inner = y;
+    s.steps = s.last = kSteps;
+    s.batch = kBatch;
+    s.hidden = s.out = kHidden;
+    s.w_hh = w.data();
+    s.h0 = h0.data();
+    s.c0 = c0.data();
+    s.gates = gates.data();
+    s.keep_gates = true;
+    s.y = y.data();
+    s.y_row = kHidden;
+    s.y_step = s.cells_step = s.inner_step = state;
+    s.cells = cells.data();
+    s.inner = inner.data();
+  }
+
+  void run() {
+    host_cuda::set_multiprocessors(3);
+    cuda::forget_devices();
+    RnnMemory memory(kOp);
+    void* prepared = prepare_scan(kOp, &s, nullptr, &memory);
+    run_scan(kOp, s, false, prepared);
+    reset();
+  }
+  static void reset() {
+    host_cuda::set_multiprocessors(1);
+    cuda::forget_devices();
+  }
+};
+
+Floats run_lstm() {
+  Recurrent lstm(RnnKind::kLstm);
+  lstm.run();
+  append(lstm.y, lstm.cells);
+  return lstm.y;
+}
+
+Floats run_gru() {
+  Recurrent gru(RnnKind::kGru);
+  gru.run();
+  append(gru.y, gru.gates);
+  return gru.y;
+}
+
+// From what is anything but a forward's.
+Floats run_lstm_backward() {
+  Recurrent lstm(RnnKind::kLstm);
+  const std::int64_t state = kBatch * kHidden;
+  lstm.cells = numbers(kSteps * state, 6);
+  lstm.s.cells = lstm.cells.data();
+  const Floats dy = numbers(kSteps * state, 7);
+  Floats dh = numbers(state, 8), dc = numbers(state, 9), dz = result(4 * kSteps * state);
+  RnnScanBackward<float> back;
+  back.scan = lstm.s;
+  back.dy = dy.data();
+  back.dy_row = kHidden;
+  back.dh = dh.data();
+  back.dc = dc.data();
+  back.dz = dz.data();
+  host_cuda::set_multiprocessors(3);
+  cuda::forget_devices();
+  RnnMemory memory(kOp);
+  run_scan_backward(kOp, back, &memory);
+  Recurrent::reset();
+  append(dz, dh);
+  return dz;
+}
+
 const std::map<std::string, Floats (*)()>& problems() {
   static const std::map<std::string, Floats (*)()> kProblems = {
       {"gemm", &run_gemm},
@@ -321,6 +415,9 @@ const std::map<std::string, Floats (*)()>& problems() {
       {"max pool", &run_max_pool},
       {"max pool backward", &run_max_pool_backward},
       {"long max pool", &run_long_max_pool},
+      {"lstm", &run_lstm},
+      {"lstm backward", &run_lstm_backward},
+      {"gru with the reset before", &run_gru},
   };
   return kProblems;
 }

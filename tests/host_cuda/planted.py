@@ -24,6 +24,9 @@ KERNELS = [
     "norm/cuda_rows.cu",
     "pool/cuda_backward.cu",
     "pool/cuda_max.cu",
+    "rnn/cuda.cu",
+    "rnn/cuda_backward.cu",
+    "rnn/cuda_moves.cu",
     "softmax/cuda_softmax.cu",
 ]
 BARRIER = "__syncthreads();"
@@ -50,6 +53,8 @@ def no_barrier(name: str, problem: str, file: str, around: str) -> Fault:
 TILE, GATHER = "core/cuda_tile.hpp", "conv/cuda_gather.hpp"
 MMA, MMA_GEMM = "core/cuda_mma.hpp", "gemm on tensor cores"
 MMA_CONV = "conv on tensor cores"
+GRID, SCAN = "core/cuda_grid.hpp", "rnn/cuda_scan.hpp"
+LSTM, LSTM_BACKWARD, GRU = "lstm", "lstm backward", "gru with the reset before"
 ROWS, SQUARE = "core/cuda_rows.hpp", "attention/cuda_tile.hpp"
 DECODE = "attention/cuda_decode.cu"
 REDUCE, WINDOWS, STATS = "pool/cuda_reduce.hpp", "pool/cuda_windows.hpp", "softmax/cuda_stats.hpp"
@@ -357,6 +362,72 @@ FAULTS = [
         "last >= first ? last - first + 1 : 0}",
         "last >= first ? last - first + (PLANTED ? 0 : 1) : 0}",
     ),
+    # Recurrent networks: blocks that wait for each other.
+    Fault(
+        "a step begins before all blocks have ended the one before",
+        LSTM,
+        "rnn/cuda.cu",
+        "if (goes_on) grid_barrier(",
+        "if (goes_on && !PLANTED) grid_barrier(",
+    ),
+    Fault(
+        "going back a step begins before all blocks have ended the one after",
+        LSTM_BACKWARD,
+        "rnn/cuda_backward.cu",
+        "if (goes_on) grid_barrier(",
+        "if (goes_on && !PLANTED) grid_barrier(",
+    ),
+    Fault(
+        "a block does not wait for the last one",
+        GRU,
+        GRID,
+        "const std::uint32_t all = barriers * gridDim.x;",
+        "const std::uint32_t all = barriers * gridDim.x - (PLANTED ? 1 : 0);",
+    ),
+    no_barrier(
+        "threads go on before the one that waits for other blocks",
+        LSTM,
+        GRID,
+        f"    }}\n  }}\n  {BARRIER}\n",
+    ),
+    no_barrier(
+        "a block arrives before all of its threads have written",
+        LSTM,
+        GRID,
+        f"  {BARRIER}\n  ++barriers;",
+    ),
+    no_barrier(
+        "sums of warps are added before all are there",
+        LSTM,
+        SCAN,
+        f"{BARRIER}  // the sums of all warps are there",
+    ),
+    no_barrier(
+        "sums of the next tile take the place of some that others read",
+        LSTM,
+        SCAN,
+        f"{BARRIER}  // and have been read: the next tile's take their place",
+    ),
+    no_barrier(
+        "weights are read before they are there",
+        LSTM,
+        "rnn/cuda.cu",
+        f"keep_weights(call.plan.second, resident);\n  {BARRIER}",
+    ),
+    Fault(
+        "weights of the panel before are taken",
+        LSTM,
+        SCAN,
+        "    resident += p.resident * p.group_packs();",
+        "    if (!PLANTED) resident += p.resident * p.group_packs();",
+    ),
+    Fault(
+        "a lane splits another's columns of a group",
+        GRU,
+        SCAN,
+        "const std::int64_t of_lane = lane % 4 * kPack<float>,",
+        "const std::int64_t of_lane = (lane + (PLANTED ? 1 : 0)) % 4 * kPack<float>,",
+    ),
 ]
 
 
@@ -380,6 +451,8 @@ def main(directory: Path) -> None:
         change(fault.file, fault.right, wrong)
     storage = "instantiate(float) instantiate(double) instantiate(Half) instantiate(Bfloat16)"
     change("core/dtype.hpp", storage, "instantiate(float)")
+    double = "template void run_scan_backward(const char*, const RnnScanBackward<double>&, RnnMemory*);"
+    change("rnn/cuda_backward.cu", double, "")
     for kernel in KERNELS:
         texts.setdefault(kernel, (CSRC / kernel).read_text(encoding="utf-8"))
     # Ninja knows of the kernels alone: they are written anew after a header.
