@@ -76,9 +76,9 @@ REGISTERS = {
     "unpool_mark_kernel": 48,
     "unpool_kernel": 48,
     "unpool_backward_kernel": 48,
-    "rnn_step_kernel": 128,  # 2 blocks of 256
-    "rnn_back_kernel": 128,
-    "rnn_peephole_kernel": 128,
+    "rnn_scan_kernel": 255,  # 1 block of 256, with most of the shared memory
+    "rnn_scan_back_kernel": 255,
+    "rnn_peephole_kernel": 64,  # 4
     "rnn_move_kernel": 32,  # 8 blocks of 256
     "rnn_ends_kernel": 32,
     "hold_lengths_kernel": 32,

@@ -179,11 +179,12 @@ void launch_backward(ScanBackCall<T> call, RnnMemory* memory) {
 
 // Rows of steps and samples whose sums are one thread's.
 constexpr std::int64_t kPeepholeRows = 128;
+constexpr int kPeepholeBlocks = 4;  // a multiprocessor
 
 // Gradients of peepholes by kPeepholeRows of the rows of all steps, in order: a thread has a unit.
 template <class T>
-__global__ void ARRAYNN_ELEMENT_BOUNDS
-rnn_peephole_kernel(const __grid_constant__ RnnScanBackward<T> g, T* sums) {
+__global__ void __launch_bounds__(kElementThreads, kPeepholeBlocks)
+    rnn_peephole_kernel(const __grid_constant__ RnnScanBackward<T> g, T* sums) {
   using V = Vec<T>;
   const RnnScan<T>& s = g.scan;
   const std::int64_t h = s.hidden, rows = s.steps * s.batch;
@@ -215,7 +216,8 @@ void peepholes(const RnnScanBackward<T>& g, T* sums, RnnMemory* memory) {
   const RnnScan<T>& s = g.scan;
   const std::int64_t parts = ceil_div(s.steps * s.batch, kPeepholeRows);
   T* partial = memory->take<T>(parts * 3 * s.hidden);
-  ARRAYNN_LAUNCH((rnn_peephole_kernel<T>), element_grid(parts * s.hidden), g, partial);
+  ARRAYNN_LAUNCH((rnn_peephole_kernel<T>), element_grid(parts * s.hidden, kPeepholeBlocks), g,
+                 partial);
   column_sums(partial, parts, 3 * s.hidden, sums);
 }
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arraynn import kernels
+import arraynn as ann
+from arraynn import kernels, reference
 from kernels.test_rnn import (
     CELLS,
     KINDS,
@@ -23,6 +24,7 @@ from kernels.test_rnn import (
     check_padding,
     check_specials,
     flat,
+    gains,
     make,
     run,
 )
@@ -174,3 +176,105 @@ def test_a_workspace_knows_its_device(device: Any, rng: np.random.Generator) -> 
         kernels.lstm(there, weights)
     with pytest.raises(TypeError, match=r"\[lstm\] mask: expected bool"):
         kernels.lstm(there, moved, mask=device.put(np.ones((3, 2), np.int32)))
+
+
+#: Deep enough for tensor cores, with units and samples of several panels and tiles.
+SCANS: list[tuple[str, dict[str, Any]]] = [
+    ("rnn", {}),
+    ("lstm", {"peepholes": True}),
+    ("lstm", {"project": 33, "layer_norm": True}),
+    ("gru", {}),
+    ("gru", {"reset_after": False}),
+]
+
+
+def make_scan(rng: Any, kind: str, options: dict[str, Any], steps: int, hidden: int) -> Any:
+    """Arguments of a call in float32, whose samples end at different steps."""
+    how = dict(options)
+    problem = make(rng, kind, steps, 37, 3, hidden, project=how.pop("project", 0))
+    if how.get("peepholes"):
+        how["peepholes"] = [rng.uniform(-1, 1, (3, hidden)).astype(np.float32)]
+    if how.get("layer_norm"):
+        how["layer_norm"] = gains(rng, kind, hidden, 1, np.float32)
+    how["lengths"] = rng.integers(0, steps + 1, 37).tolist()
+    return (kind, *cast(problem, np.float32), lambda r: (r[0], r[1]), how)
+
+
+@pytest.mark.parametrize(("kind", "options"), SCANS, ids=str)
+def test_the_grid_does_not_show(
+    kind: str, options: dict[str, Any], device: Any, rng: np.random.Generator
+) -> None:
+    """Many blocks or one, all steps in a launch or each part in its own: the same bits."""
+    call = make_scan(rng, kind, options, 3, 41)
+    expected = flat(run(device.kernels, *call))
+    if device.name != "host_cuda":
+        pytest.skip("a GPU has the blocks that it has")
+    for count, together in ((1, True), (3, True), (7, True), (3, False)):
+        device.module.set_multiprocessors(count)
+        device.module.set_cooperative(together)
+        try:
+            found = flat(run(device.kernels, *call))
+        finally:
+            device.module.set_cooperative(True)
+        for a, b in zip(found, expected, strict=True):
+            assert_same_bits(a, b, f"{count} multiprocessors, together: {together}")
+
+
+@pytest.mark.parametrize(("kind", "options"), SCANS, ids=str)
+def test_launches_are_as_many_for_any_number_of_steps(
+    kind: str, options: dict[str, Any], device: Any, rng: np.random.Generator
+) -> None:
+    if device.name != "host_cuda":
+        pytest.skip("launches are counted by the emulator")
+    launches = []
+    for steps in (3, 6):
+        call = make_scan(rng, kind, options, steps, 35)
+        before = device.launches()
+        run(device.kernels, *call)
+        launches.append(device.launches() - before)
+    assert launches[0] == launches[1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_samples_of_several_tiles(kind: str, device: Any, rng: np.random.Generator) -> None:
+    x, weights, _ = cast(make(rng, kind, 2, 70, 3, 34), np.float32)
+    y = getattr(device.kernels, kind)(x, weights)[0]
+    for begin, end in ((0, 1), (69, 70), (30, 47)):
+        part = getattr(device.kernels, kind)(x[:, begin:end], weights)[0]
+        assert_same_bits(part, y[:, begin:end], f"samples {begin} to {end} alone")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_beyond_shared_memory(
+    dtype: Any, kind: str, device: Any, rng: np.random.Generator
+) -> None:
+    if device.name == "host_cuda":
+        device.module.set_multiprocessors(1)
+    hidden = {"rnn": 330, "lstm": 130, "gru": 150}[kind]
+    check(kind, *make(rng, kind, 2, 3, 2, hidden), {}, dtype, 4, device.kernels)
+
+
+def test_products_of_the_largest_numbers(device: Any, rng: np.random.Generator) -> None:
+    """Their leading bits are infinite, the products are not; and what is infinite stays so."""
+    x, (w_ih, w_hh), h0 = cast(make(rng, "rnn", 1, 3, 2, 40, biases=0), np.float32)
+    h0[0, 1, 5], w_hh[:, 5] = np.finfo(np.float32).max, 1e-37
+    h0[0, 2, 7], w_hh[:, 7] = np.inf, np.abs(w_hh[:, 7]) + 1e-3
+    how = {"nonlinearity": "relu"}
+    found = device.kernels.rnn(x, [w_ih, w_hh], h0, **how)[0]
+    wide = [a.astype(np.float64) for a in (x, w_ih, w_hh, h0)]
+    truth = reference.rnn(wide[0], wide[1:3], wide[3], **how)[0]
+    assert np.isinf(found[0, 2]).all()
+    np.testing.assert_allclose(found[0, :2], truth[0, :2], rtol=1e-5, atol=1e-4)
+
+
+def test_precision_of_tf32(device: Any, rng: np.random.Generator) -> None:
+    x, weights, state = cast(make(rng, "lstm", 2, 5, 3, 40), np.float32)
+    truth = kernels.lstm(x, weights, state)[0]
+    exact = device.kernels.lstm(x, weights, state)[0]
+    ann.set_float32_precision("tf32")
+    try:
+        short = device.kernels.lstm(x, weights, state)[0]
+    finally:
+        ann.set_float32_precision("highest")
+    assert np.abs(exact - truth).max() < 2e-6
+    assert 2e-6 < np.abs(short - truth).max() < 1e-2

@@ -303,7 +303,7 @@ Floats run_long_max_pool() {
 }
 
 // Five panels of two tiles for three blocks, deep enough for tensor cores.
-constexpr std::int64_t kSteps = 3, kBatch = 40, kHidden = 35;
+constexpr std::int64_t kSteps = 3, kBatch = 64, kHidden = 35;
 
 struct Recurrent {
   Floats w, gates, h0, c0, y, cells, inner;

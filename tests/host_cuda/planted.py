@@ -451,7 +451,9 @@ def main(directory: Path) -> None:
         change(fault.file, fault.right, wrong)
     storage = "instantiate(float) instantiate(double) instantiate(Half) instantiate(Bfloat16)"
     change("core/dtype.hpp", storage, "instantiate(float)")
-    double = "template void run_scan_backward(const char*, const RnnScanBackward<double>&, RnnMemory*);"
+    double = (
+        "template void run_scan_backward(const char*, const RnnScanBackward<double>&, RnnMemory*);"
+    )
     change("rnn/cuda_backward.cu", double, "")
     for kernel in KERNELS:
         texts.setdefault(kernel, (CSRC / kernel).read_text(encoding="utf-8"))
