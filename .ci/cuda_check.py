@@ -25,11 +25,14 @@ FLAGS = [
 #: Most registers of a thread, by kernel (and by a type that it is made for): 65536 registers over
 #: the threads that are to be resident.
 REGISTERS = {
-    "attention_kernel": 128,  # 2 blocks of 256
+    "attention_forward_kernel": 255,  # 2 blocks of 128
+    "attention_gradient_kernel": 255,
+    # Repairs are 1 block of 256, float64 is 2.
+    "attention_kernel": 255,
     "attention_delta_kernel": 64,
-    "attention_queries_kernel": 128,
-    "attention_keys_kernel": 128,
-    "attention_bias_kernel": 128,
+    "attention_queries_kernel": 255,
+    "attention_keys_kernel": 255,
+    "attention_bias_kernel": 128,  # 2 blocks of 256
     "attention_sinks_kernel": 64,
     "attention_clear_kernel": 64,
     "attention_split_kernel": 128,  # 4 blocks of 128

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import hypothesis.strategies as st
 import numpy as np
 
 from arraynn import reference
@@ -117,3 +118,31 @@ def fill(rng: np.random.Generator, dtype: Any, sizes: Any, options: dict[str, An
     if "dropout" in options:
         options["seed"] = int(rng.integers(2**63))
     return q, k, v, options
+
+
+@st.composite
+def problems(draw: Any) -> tuple[tuple[int, ...], dict[str, Any]]:
+    """Draw (batch, heads, kv_heads, Lq, Lk, D, Dv) and options, their arrays as kinds."""
+    kv_heads = draw(st.integers(1, 2))
+    heads = kv_heads * draw(st.integers(1, 3))
+    lk = draw(st.one_of(st.integers(1, 40), st.integers(120, 140)))
+    causal = draw(st.sampled_from([False, True, "top_left", "bottom_right"]))
+    lq = lk if causal is True else draw(st.integers(1, 70))
+    sizes = (draw(st.integers(1, 2)), heads, kv_heads, lq, lk)
+    sizes += (draw(st.integers(1, 36)), draw(st.integers(1, 36)))
+    options: dict[str, Any] = {"causal": causal}
+    for name, values in (
+        ("mask", st.sampled_from(SHAPES)),
+        ("bias", st.sampled_from(SHAPES)),
+        ("window", st.tuples(st.integers(-1, 30), st.integers(-1, 30))),
+        ("softcap", st.sampled_from([0.5, 20.0])),
+        ("alibi_slopes", st.booleans()),
+        ("sinks", st.booleans()),
+        ("kv_lengths", st.booleans()),
+        ("scale", st.sampled_from([0.3, -0.2])),
+        ("dropout", st.sampled_from([0.2, 0.7])),
+        ("layout", st.just("blhd")),
+    ):
+        if draw(st.booleans()):
+            options[name] = draw(values)
+    return sizes, options

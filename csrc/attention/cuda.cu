@@ -1,6 +1,8 @@
-// Attention over square tiles (cuda_tile.hpp): scores in registers, their exponentials through shared memory
-// into the product with the values. A block owns kSide queries and kSide columns of the result, or keys
-// and columns of a gradient, and forms the scores it needs itself: nothing is added between blocks.
+// Attention over square tiles (cuda_tile.hpp) on CUDA cores: scores in registers, their exponentials through
+// shared memory into the product with the values. A block owns kSide queries and kSide columns of the
+// result, or keys and columns of a gradient, and forms the scores it needs itself: nothing is added
+// between blocks. All of float64, and of what cuda_mma.hpp forms on tensor cores the elements that are not
+// finite.
 //
 // Bits. Tiles of keys begin at multiples of kSide and are taken in order, so a query's result depends
 // neither on the other queries nor on the batch.
@@ -13,14 +15,17 @@ namespace cuda {
 namespace {
 
 // The scores, the sums and the operands of a step of float32 are 60 registers; 128 hold indices as well.
+// What only repairs may have more.
 constexpr int kBlocks = 2;
+template <class T>
+constexpr int kRepairBlocks = kHasTensorCores<T> ? 1 : kBlocks;
 
 // ---- forward ----------------------------------------------------------------------------------------
 
 template <class T>
-__global__ void __launch_bounds__(kAttentionThreads, kBlocks)
+__global__ void __launch_bounds__(kAttentionThreads, kRepairBlocks<T>)
     attention_kernel(const __grid_constant__ AttentionProblem<T> p, std::int64_t tiles,
-                     std::int64_t columns) {
+                     std::int64_t columns, const std::uint8_t* repair) {
   using S = Square<T>;
   using C = Compute<T>;
   constexpr C kHidden = -C(__builtin_inf());
@@ -31,6 +36,9 @@ __global__ void __launch_bounds__(kAttentionThreads, kBlocks)
   at.seq = sequence_of(p, at.b);
   const std::int64_t count = min_i(S::kSide, at.seq.queries - at.query);
   if (count <= 0) return;  // the same for all threads
+  T* const first_out = p.out + at.b * p.out_strides.b + at.h * p.out_strides.h +
+                       (at.seq.q0 + at.query) * p.out_strides.l + column;
+  if (is_done<S::kSide>(repair, columns)) return;
 
   const Vectors<T> q = queries_of(p.q, p.q_strides, at, p.head_dim);
   const C sink = p.sinks != nullptr ? to_compute(p.sinks[at.h]) : kHidden;
@@ -47,7 +55,7 @@ __global__ void __launch_bounds__(kAttentionThreads, kBlocks)
   for (at.key = first.begin / S::kSide * S::kSide; at.key < last.end; at.key += S::kSide) {
     typename S::Sums s;
     dot_tile(q, keys_of(p, p.k, p.k_strides, at, p.head_dim), static_cast<C>(p.scale), shared, s);
-    const bool all = sees_all(p, at);
+    const TileLook look = look_at(p, at);
 #pragma unroll
     for (int i = 0; i < S::kPer; ++i) {
       const int row = t.y + kAcross * i;
@@ -55,7 +63,8 @@ __global__ void __launch_bounds__(kAttentionThreads, kBlocks)
 #pragma unroll
       for (int j = 0; j < S::kPer; ++j) {
         C slope;
-        s[i][j] = score(p, at, row, t.x + kAcross * j, all, s[i][j], &slope);
+        const int c = t.x + kAcross * j;
+        s[i][j] = look.sees(row, c) ? score(p, at, row, c, s[i][j], &slope) : kHidden;
         tile_most = Larger{}(s[i][j], tile_most);
       }
       tile_most = row_reduce(tile_most, Larger{});
@@ -68,14 +77,15 @@ __global__ void __launch_bounds__(kAttentionThreads, kBlocks)
         const bool hidden = s[i][j] == kHidden;
         C e = hidden ? C(0) : exponential(s[i][j] - tile_most);
         tile_sum = tile_sum + e;
-        if (p.dropout.on && !hidden) e = e * keep(p, at, row, c);
+        if (p.dropout.on && !hidden) e = keeps(p, at, row, c) ? e * keep_scale<T>(p.dropout) : C(0);
         shared.m[row][c] = e;
         shared.hidden[row][c] = hidden ? 1 : 0;
         out[i][j] = out[i][j] * shrink;
       }
       sum[i] = fused(sum[i], shrink, row_reduce(tile_sum, Plus{}));
     }
-    add_product(keys_of(p, p.v, p.v_strides, at, p.head_dim_v), column, C(1), !all, shared, out);
+    add_product(keys_of(p, p.v, p.v_strides, at, p.head_dim_v), column, C(1), !look.all, shared,
+                out);
   }
 #pragma unroll
   for (int i = 0; i < S::kPer; ++i) {
@@ -83,17 +93,19 @@ __global__ void __launch_bounds__(kAttentionThreads, kBlocks)
     if (row >= count) continue;
     const std::int64_t l = at.seq.q0 + at.query + row;
     const bool nothing = sum[i] == C(0);
-    T* to = p.out + at.b * p.out_strides.b + at.h * p.out_strides.h + l * p.out_strides.l + column;
+    T* to = first_out + row * p.out_strides.l;
 #pragma unroll
     for (int j = 0; j < S::kPer; ++j) {
       const int c = t.x + kAcross * j;
-      if (column + c < p.head_dim_v) {
+      if (column + c < p.head_dim_v && !(repair != nullptr && is_finite(to_compute(to[c])))) {
         to[c] = from_compute<T>(nothing ? C(0) : out[i][j] / sum[i]);
       }
     }
     if (p.lse != nullptr && column == 0 && t.x == 0) {
-      p.lse[at.b * p.lse_strides.b + at.h * p.lse_strides.h + l] =
-          nothing ? kHidden : most[i] + log(Vec<C>{sum[i]}).v;
+      C& lse = p.lse[at.b * p.lse_strides.b + at.h * p.lse_strides.h + l];
+      if (!(repair != nullptr && is_finite(lse))) {
+        lse = nothing ? kHidden : most[i] + log(Vec<C>{sum[i]}).v;
+      }
     }
   }
 }
@@ -133,6 +145,7 @@ struct BackwardCall {
   ScoreStrides bias_strides;
   std::int64_t tiles, columns;  // of the gradient: rows in tiles, parts of its columns
   std::int64_t bias_b, bias_h, bias_j;
+  const std::uint8_t* repair;  // only elements that are not finite; or null
 };
 
 // Turns the scaled products s of a tile into keep p (kValues) or ds, the gradient by the capped score, and
@@ -145,7 +158,7 @@ __device__ __forceinline__ void gradient_tile(const BackwardCall<T>& call, const
   using C = Compute<T>;
   const AttentionProblem<T>& p = call.p;
   const Thread t = Thread::here();
-  const bool all = sees_all(p, at);
+  const TileLook look = look_at(p, at);
   typename S::Sums dp;
   dot_tile(queries_of(p.q, p.q_strides, at, p.head_dim),
            keys_of(p, p.k, p.k_strides, at, p.head_dim), static_cast<C>(p.scale), shared, s);
@@ -165,10 +178,13 @@ __device__ __forceinline__ void gradient_tile(const BackwardCall<T>& call, const
     for (int j = 0; j < S::kPer; ++j) {
       const int c = t.x + kAcross * j;
       C slope = 0;
-      const C raw = score(p, at, row, c, all, s[i][j], &slope);
-      const bool hidden = raw == -C(__builtin_inf());
+      constexpr C kHidden = -C(__builtin_inf());
+      const C raw = look.sees(row, c) ? score(p, at, row, c, s[i][j], &slope) : kHidden;
+      const bool hidden = raw == kHidden;
       const C share = hidden ? C(0) : exponential(raw - lse);
-      const C kept = p.dropout.on && !hidden ? keep(p, at, row, c) : C(1);
+      const C kept = !p.dropout.on || hidden ? C(1)
+                     : keeps(p, at, row, c)  ? keep_scale<T>(p.dropout)
+                                             : C(0);
       if constexpr (kValues) {
         s[i][j] = share * kept;
       } else {
@@ -183,7 +199,7 @@ __device__ __forceinline__ void gradient_tile(const BackwardCall<T>& call, const
 template <class T>
 __device__ __forceinline__ void store_tile(const typename Square<T>::Sums& sums, T* to,
                                            std::int64_t stride, std::int64_t rows,
-                                           std::int64_t columns, Compute<T> factor) {
+                                           std::int64_t columns, Compute<T> factor, bool repair) {
   using S = Square<T>;
   const Thread t = Thread::here();
 #pragma unroll
@@ -191,14 +207,17 @@ __device__ __forceinline__ void store_tile(const typename Square<T>::Sums& sums,
 #pragma unroll
     for (int j = 0; j < S::kPer; ++j) {
       const int row = t.y + kAcross * i, c = t.x + kAcross * j;
-      if (row < rows && c < columns) to[row * stride + c] = from_compute<T>(factor * sums[i][j]);
+      T& x = to[row * stride + c];
+      if (row < rows && c < columns && !(repair && is_finite(to_compute(x)))) {
+        x = from_compute<T>(factor * sums[i][j]);
+      }
     }
   }
 }
 
 // dq: a tile of queries over the tiles of their keys.
 template <class T>
-__global__ void __launch_bounds__(kAttentionThreads, kBlocks)
+__global__ void __launch_bounds__(kAttentionThreads, kRepairBlocks<T>)
     attention_queries_kernel(const __grid_constant__ BackwardCall<T> call) {
   using S = Square<T>;
   using C = Compute<T>;
@@ -210,6 +229,9 @@ __global__ void __launch_bounds__(kAttentionThreads, kBlocks)
   at.seq = sequence_of(p, at.b);
   const std::int64_t count = min_i(S::kSide, at.seq.queries - at.query);
   if (count <= 0) return;
+  T* const to = call.out + at.b * call.out_strides.b + at.h * call.out_strides.h +
+                (at.seq.q0 + at.query) * call.out_strides.l + column;
+  if (is_done<S::kSide>(call.repair, call.columns)) return;
   typename S::Sums sums;
   clear<T>(sums);
   const Range first = visible_keys(p, at.seq, at.query);
@@ -224,18 +246,16 @@ __global__ void __launch_bounds__(kAttentionThreads, kBlocks)
         shared.m[t.y + kAcross * i][t.x + kAcross * j] = s[i][j];
       }
     }
-    add_product(keys_of(p, p.k, p.k_strides, at, p.head_dim), column, C(1), !sees_all(p, at),
+    add_product(keys_of(p, p.k, p.k_strides, at, p.head_dim), column, C(1), !look_at(p, at).all,
                 shared, sums);
   }
-  const std::int64_t l = at.seq.q0 + at.query;
-  T* to = call.out + at.b * call.out_strides.b + at.h * call.out_strides.h +
-          l * call.out_strides.l + column;
-  store_tile<T>(sums, to, call.out_strides.l, count, p.head_dim - column, static_cast<C>(p.scale));
+  store_tile<T>(sums, to, call.out_strides.l, count, p.head_dim - column, static_cast<C>(p.scale),
+                call.repair != nullptr);
 }
 
 // dk or dv (kValues): a tile of keys over the heads that share it and the tiles of their queries.
 template <class T, bool kValues>
-__global__ void __launch_bounds__(kAttentionThreads, kBlocks)
+__global__ void __launch_bounds__(kAttentionThreads, kRepairBlocks<T>)
     attention_keys_kernel(const __grid_constant__ BackwardCall<T> call) {
   using S = Square<T>;
   using C = Compute<T>;
@@ -251,6 +271,10 @@ __global__ void __launch_bounds__(kAttentionThreads, kBlocks)
   const std::int64_t keys = p.k_begin != nullptr ? at.seq.keys : p.seqlen_k;
   const std::int64_t count = min_i(S::kSide, keys - at.key);
   if (count <= 0) return;
+  const std::int64_t columns_left = (kValues ? p.head_dim_v : p.head_dim) - column;
+  T* const to = call.out + at.b * call.out_strides.b + kv_head * call.out_strides.h +
+                (at.seq.k0 + at.key) * call.out_strides.l + column;
+  if (is_done<S::kSide>(call.repair, call.columns)) return;
   typename S::Sums sums;
   clear<T>(sums);
   for (at.h = kv_head * group; at.h < (kv_head + 1) * group; ++at.h) {
@@ -279,14 +303,11 @@ __global__ void __launch_bounds__(kAttentionThreads, kBlocks)
       }
       const Vectors<T> rows = kValues ? queries_of(call.dout, call.dout_strides, at, p.head_dim_v)
                                       : queries_of(p.q, p.q_strides, at, p.head_dim);
-      add_product(rows, column, kValues ? C(1) : static_cast<C>(p.scale), !sees_all(p, at), shared,
-                  sums);
+      add_product(rows, column, kValues ? C(1) : static_cast<C>(p.scale), !look_at(p, at).all,
+                  shared, sums);
     }
   }
-  T* to = call.out + at.b * call.out_strides.b + kv_head * call.out_strides.h +
-          (at.seq.k0 + at.key) * call.out_strides.l + column;
-  store_tile<T>(sums, to, call.out_strides.l, count, (kValues ? p.head_dim_v : p.head_dim) - column,
-                C(1));
+  store_tile<T>(sums, to, call.out_strides.l, count, columns_left, C(1), call.repair != nullptr);
 }
 
 // dbias: a tile of it over all that is broadcast to it.
@@ -407,11 +428,13 @@ template <class T>
 void run_attention(const char* op, const AttentionProblem<T>& p) {
   using namespace cuda;
   if (has_decode_plan(p)) return run_decode(op, p);
+  const std::uint8_t* repair = nullptr;
+  if constexpr (kHasTensorCores<T>) repair = run_tensor_forward(p);
   constexpr int kSide = Square<T>::kSide;
   const std::int64_t tiles = ceil_div(p.seqlen_q, kSide);
   const std::int64_t columns = max_i(1, ceil_div(p.head_dim_v, kSide));
   const Grid grid{p.batch * p.heads * tiles * columns, kAttentionThreads};
-  ARRAYNN_LAUNCH((attention_kernel<T>), grid, p, tiles, columns);
+  ARRAYNN_LAUNCH((attention_kernel<T>), grid, p, tiles, columns, repair);
 }
 
 template <class T>
@@ -427,6 +450,8 @@ void run_attention_backward(const char* op, const AttentionProblem<T>& p,
   call.dout = g.dout;
   call.dout_strides = g.dout_strides;
   call.delta = delta;
+  TensorRepairs repairs{};
+  if constexpr (kHasTensorCores<T>) repairs = run_tensor_gradients(p, g, delta);
   const auto target = [&](T* out, const RowStrides& strides, std::int64_t rows, std::int64_t dim) {
     call.out = out;
     call.out_strides = strides;
@@ -436,14 +461,17 @@ void run_attention_backward(const char* op, const AttentionProblem<T>& p,
   };
   if (g.dq != nullptr) {
     const std::int64_t blocks = target(g.dq, g.dq_strides, p.seqlen_q, p.head_dim) * p.heads;
+    call.repair = repairs.dq;
     ARRAYNN_LAUNCH((attention_queries_kernel<T>), (Grid{blocks, kAttentionThreads}), call);
   }
   if (g.dk != nullptr) {
     const std::int64_t blocks = target(g.dk, g.dk_strides, p.seqlen_k, p.head_dim) * p.kv_heads;
+    call.repair = repairs.dk;
     ARRAYNN_LAUNCH((attention_keys_kernel<T, false>), (Grid{blocks, kAttentionThreads}), call);
   }
   if (g.dv != nullptr) {
     const std::int64_t blocks = target(g.dv, g.dv_strides, p.seqlen_k, p.head_dim_v) * p.kv_heads;
+    call.repair = repairs.dv;
     ARRAYNN_LAUNCH((attention_keys_kernel<T, true>), (Grid{blocks, kAttentionThreads}), call);
   }
   if (g.dbias != nullptr) {

@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(kDecodeThreads, kDecodeBlocks)
         C slope;
         at.key = begin + j;
         at.h = h0 + lane;
-        shared.scores[lane][j] = score(p, at, 0, 0, true, sum * static_cast<C>(p.scale), &slope);
+        shared.scores[lane][j] = score(p, at, 0, 0, sum * static_cast<C>(p.scale), &slope);
       }
     }
     __syncthreads();

@@ -158,6 +158,19 @@ __device__ __forceinline__ void add_product(const Vectors<T>& b, std::int64_t co
   }
 }
 
+__device__ __forceinline__ bool is_finite(float x) { return ::fabsf(x) <= __FLT_MAX__; }
+__device__ __forceinline__ bool is_finite(double x) { return ::fabs(x) <= __DBL_MAX__; }
+
+// Of tiles of kSide rows and kRepairColumns columns, in the order of block_place, whether elements are not
+// finite and are to be formed again; null: everything is.
+constexpr int kRepairColumns = 128;
+template <int kSide>
+__device__ __forceinline__ bool is_done(const std::uint8_t* repair, std::int64_t columns) {
+  const std::int64_t i = blockIdx.x, per_row = ceil_div(columns * kSide, kRepairColumns);
+  return repair != nullptr &&
+         repair[i / columns * per_row + i % columns * kSide / kRepairColumns] == 0;
+}
+
 // ---- scores -----------------------------------------------------------------------------------------
 
 // Where a tile lies.
@@ -177,39 +190,57 @@ __device__ __forceinline__ BlockPlace block_place(std::int64_t columns, std::int
   return {i % columns * kSide, outer % tiles * kSide, row % heads, row / heads};
 }
 
-// Whether every query of the tile sees every key: no pair needs a look.
+// Which pairs of a tile see each other, in numbers of the tile: query i and key j where both are there and
+// low <= j - i <= high.
+struct TileLook {
+  int queries, keys, low, high;
+  bool all;  // every pair, and neither mask nor bias hides one
+
+  __device__ __forceinline__ bool sees(int i, int j) const {
+    return i < queries && j < keys && j - i >= low && j - i <= high;
+  }
+};
 template <class T>
-__device__ __forceinline__ bool sees_all(const AttentionProblem<T>& p, const TilePlace& at) {
-  constexpr int kSide = Square<T>::kSide;
-  if (p.mask != nullptr || p.bias != nullptr || at.query + kSide > at.seq.queries) return false;
-  const Range first = visible_keys(p, at.seq, at.query);
-  const Range last = visible_keys(p, at.seq, at.query + kSide - 1);
-  return last.begin <= at.key && at.key + kSide <= first.end;
+__device__ __forceinline__ TileLook look_at(const AttentionProblem<T>& p, const TilePlace& at,
+                                            int queries, int keys) {
+  const auto near = [](std::int64_t x) {  // beyond any difference of two numbers of a tile
+    return static_cast<int>(max_i(-(1 << 20), min_i(x, 1 << 20)));
+  };
+  const std::int64_t distance = at.key - at.query - at.seq.offset;
+  TileLook look{near(at.seq.queries - at.query), near(at.seq.keys - at.key),
+                near(-p.left - distance), near(p.right - distance), false};
+  look.all = p.mask == nullptr && p.bias == nullptr && look.queries >= queries &&
+             look.keys >= keys && look.low <= 1 - queries && look.high >= keys - 1;
+  return look;
+}
+template <class T>
+__device__ __forceinline__ TileLook look_at(const AttentionProblem<T>& p, const TilePlace& at) {
+  return look_at(p, at, Square<T>::kSide, Square<T>::kSide);
+}
+// Queries of a sequence that may see some of `count` keys from `key` on.
+template <class T>
+__device__ __forceinline__ Range seeing_queries(const AttentionProblem<T>& p,
+                                                const AttentionSequence& s, std::int64_t key,
+                                                std::int64_t count) {
+  const std::int64_t last = min_i(key + count, s.keys) - 1;
+  if (last < key) return {0, 0};
+  return {max_i(0, key - s.offset - p.right), min_i(s.queries, last - s.offset + p.left + 1)};
 }
 // Whether some query of the tile may see some key of it.
 template <class T>
 __device__ __forceinline__ bool sees_any(const AttentionProblem<T>& p, const TilePlace& at) {
-  constexpr int kSide = Square<T>::kSide;
-  const std::int64_t end = min_i(at.query + kSide, at.seq.queries);
-  if (at.query >= end) return false;
-  const Range first = visible_keys(p, at.seq, at.query), last = visible_keys(p, at.seq, end - 1);
-  return first.begin < at.key + kSide && at.key < last.end;
+  const Range seen = seeing_queries(p, at.seq, at.key, Square<T>::kSide);
+  return seen.begin < at.query + Square<T>::kSide && at.query < seen.end;
 }
 
-// The score of q . k (scaled), and what a gradient by it is multiplied by to pass the cap. Hidden pairs
-// have -inf.
+// The score of q . k (scaled), and what a gradient by it is multiplied by to pass the cap. The pair is one
+// that sees each other, but for mask and bias; what they hide has -inf.
 template <class T>
 __device__ __forceinline__ Compute<T> score(const AttentionProblem<T>& p, const TilePlace& at,
-                                            int row, int column, bool all, Compute<T> s,
-                                            Compute<T>* slope) {
+                                            int row, int column, Compute<T> s, Compute<T>* slope) {
   using C = Compute<T>;
   constexpr C kHidden = -C(__builtin_inf());
   const std::int64_t i = at.query + row, j = at.key + column;
-  if (!all) {
-    if (i >= at.seq.queries) return kHidden;
-    const Range seen = visible_keys(p, at.seq, i);
-    if (j < seen.begin || j >= seen.end) return kHidden;
-  }
   *slope = C(1);
   if (p.softcap > 0) {
     const C cap = static_cast<C>(p.softcap), t = tanh(Vec<C>{s * (C(1) / cap)}).v;
@@ -232,16 +263,26 @@ __device__ __forceinline__ Compute<T> score(const AttentionProblem<T>& p, const 
   return s;
 }
 
-// The factor of dropout, 0 or the scale.
+// Whether dropout keeps a pair.
 template <class T>
-__device__ __forceinline__ Compute<T> keep(const AttentionProblem<T>& p, const TilePlace& at,
-                                           int row, int column) {
+__device__ __forceinline__ bool keeps(const AttentionProblem<T>& p, const TilePlace& at, int row,
+                                      int column) {
   const AttentionDropout& d = p.dropout;
   const std::int64_t length = d.device_row != nullptr ? *d.device_row : d.row;
   const auto index = static_cast<std::uint64_t>(
       (at.b * d.b + at.h * d.h + at.seq.q0 + at.query + row) * length + at.key + column);
-  const std::uint32_t word = philox_block(index / 4, d.key).word[index % 4];
-  return word >= d.threshold ? static_cast<Compute<T>>(d.scale) : Compute<T>(0);
+  const PhiloxBlock block = philox_block(index / 4, d.key);
+  const std::uint32_t low = index % 2 == 0 ? block.word[0] : block.word[1];
+  const std::uint32_t word = index % 4 < 2 ? low : index % 2 == 0 ? block.word[2] : block.word[3];
+  return word >= d.threshold;
+}
+
+// The factor of what it keeps; nothing is kept at a probability of 1.
+template <class T>
+__device__ __forceinline__ Compute<T> keep_scale(const AttentionDropout& d) {
+  return !d.on                       ? Compute<T>(1)
+         : d.threshold > 0xFFFFFFFFu ? Compute<T>(0)
+                                     : static_cast<Compute<T>>(d.scale);
 }
 
 // Sum or maximum over the 16 threads of a row.

@@ -1,6 +1,7 @@
 // planted PROBLEM FAULT: a kernel of csrc with one fault of planted.py, under every schedule. Prints a line
 // for each: "right" (the bits of the kernel without a fault), "wrong", or what the runtime reports.
 #include <cfloat>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -175,7 +176,14 @@ struct Attention {
   RowStrides rows;
   AttentionProblem<float> p;
 
-  explicit Attention(std::int64_t queries = kLength) {
+  // Not finite where most queries, or the keys after the first, do not look: what they see is formed again.
+  enum class Hidden { kNothing, kLastValue, kFirstQuery };
+
+  explicit Attention(std::int64_t queries = kLength, Hidden hidden = Hidden::kNothing) {
+    for (std::int64_t d = 0; d < kDim; ++d) {
+      if (hidden == Hidden::kLastValue) v[static_cast<std::size_t>((kLength - 1) * kDim + d)] = NAN;
+      if (hidden == Hidden::kFirstQuery) q[static_cast<std::size_t>(d)] = NAN;
+    }
     rows.b = kSize;
     rows.h = kLength * kDim;
     rows.l = kDim;
@@ -198,24 +206,39 @@ struct Attention {
   }
 };
 
-Floats run_attention_forward() {
-  Attention a;
+Floats run_attention_with(Attention::Hidden hidden) {
+  Attention a(Attention::kLength, hidden);
   append(a.out, a.lse);
   return a.out;
 }
+Floats run_attention_forward() { return run_attention_with(Attention::Hidden::kNothing); }
+Floats run_attention_repaired() { return run_attention_with(Attention::Hidden::kLastValue); }
 
 Floats run_attention_of_one_query() { return Attention(1).out; }
 
-Floats run_attention_by_k() {
-  const Attention a;
+Floats run_attention_gradient(Attention::Hidden hidden,
+                              float* AttentionGradients<float>::* gradient) {
+  const Attention a(Attention::kLength, hidden);
   const Floats dout = numbers(Attention::kSize, 4);
-  Floats dk = result(Attention::kSize);
+  Floats dx = result(Attention::kSize);
   AttentionGradients<float> g;
   g.dout = dout.data();
-  g.dout_strides = g.dk_strides = a.rows;
-  g.dk = dk.data();
+  g.dout_strides = g.dq_strides = g.dk_strides = g.dv_strides = a.rows;
+  g.*gradient = dx.data();
   run_attention_backward(kOp, a.p, g);
-  return dk;
+  return dx;
+}
+Floats run_attention_by_q() {
+  return run_attention_gradient(Attention::Hidden::kNothing, &AttentionGradients<float>::dq);
+}
+Floats run_attention_by_k() {
+  return run_attention_gradient(Attention::Hidden::kNothing, &AttentionGradients<float>::dk);
+}
+Floats run_attention_by_v() {
+  return run_attention_gradient(Attention::Hidden::kNothing, &AttentionGradients<float>::dv);
+}
+Floats run_attention_by_k_repaired() {
+  return run_attention_gradient(Attention::Hidden::kFirstQuery, &AttentionGradients<float>::dk);
 }
 
 constexpr std::int64_t kRows = 20;
@@ -404,7 +427,11 @@ const std::map<std::string, Floats (*)()>& problems() {
       {"conv by weight", &run_conv_by_weight},
       {"attention", &run_attention_forward},
       {"attention of one query", &run_attention_of_one_query},
+      {"attention by q", &run_attention_by_q},
       {"attention by k", &run_attention_by_k},
+      {"attention by v", &run_attention_by_v},
+      {"attention repaired", &run_attention_repaired},
+      {"attention by k repaired", &run_attention_by_k_repaired},
       {"layer norm", &run_layer_norm},
       {"rms norm", &run_rms_norm},
       {"layer norm by weight", &run_layer_norm_by_weight},

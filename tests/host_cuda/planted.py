@@ -16,7 +16,9 @@ CSRC = Path(__file__).parents[2] / "csrc"
 #: What is compiled: the kernels that have a fault, or are called by those.
 KERNELS = [
     "attention/cuda.cu",
+    "attention/cuda_backward.cu",
     "attention/cuda_decode.cu",
+    "attention/cuda_forward.cu",
     "conv/cuda.cu",
     "elementwise/cuda.cu",
     "gemm/cuda.cu",
@@ -56,7 +58,9 @@ MMA_CONV = "conv on tensor cores"
 GRID, SCAN = "core/cuda_grid.hpp", "rnn/cuda_scan.hpp"
 LSTM, LSTM_BACKWARD, GRU = "lstm", "lstm backward", "gru with the reset before"
 ROWS, SQUARE = "core/cuda_rows.hpp", "attention/cuda_tile.hpp"
-DECODE = "attention/cuda_decode.cu"
+DECODE, FORWARD = "attention/cuda_decode.cu", "attention/cuda_forward.cu"
+BACKWARD = "attention/cuda_backward.cu"
+CHUNKS, REPAIRED = "attention/cuda_mma.hpp", "attention repaired"
 REDUCE, WINDOWS, STATS = "pool/cuda_reduce.hpp", "pool/cuda_windows.hpp", "softmax/cuda_stats.hpp"
 
 FAULTS = [
@@ -224,42 +228,120 @@ FAULTS = [
         "group * call.move_result + part * call.move_part;",
         "group * call.move_result + (PLANTED ? 0 : part) * call.move_part;",
     ),
+    # Attention on tensor cores: a ring of chunks, factors that become operands.
+    Fault(
+        "a query sees one key too many",
+        "attention",
+        SQUARE,
+        "j - i <= high;",
+        "j - i <= high + (PLANTED ? 1 : 0);",
+    ),
+    Fault(
+        "a chunk is read before it is there",
+        "attention",
+        CHUNKS,
+        "    ptx::cp_async_wait_group<Tile::kStages - 2>();\n",
+        "    if (PLANTED) ptx::cp_async_wait_group<Tile::kStages - 1>();\n"
+        "    else ptx::cp_async_wait_group<Tile::kStages - 2>();\n",
+    ),
+    no_barrier(
+        "a chunk is read before others have filled it, and filled while others read it",
+        "attention",
+        CHUNKS,
+        f"{BARRIER}  // the chunk is there,",
+    ),
+    Fault(
+        "a chunk takes the place of one that is not read yet",
+        "attention",
+        CHUNKS,
+        "copy_next(stage_ == 0 ? Tile::kStages - 1 : stage_ - 1);",
+        "copy_next(PLANTED ? stage_ : stage_ == 0 ? Tile::kStages - 1 : stage_ - 1);",
+    ),
+    Fault(
+        "factors have the order of the sums",
+        "attention",
+        CHUNKS,
+        "&s[i][step][r % 2 * 2 + r / 2]",
+        "&s[i][step][PLANTED ? r : r % 2 * 2 + r / 2]",
+    ),
+    Fault(
+        "the rest of a factor is left out",
+        "attention",
+        CHUNKS,
+        "f.v[1][i][step][r] = split(&x);",
+        "f.v[1][i][step][r] = PLANTED ? split(&x), 0 : split(&x);",
+    ),
+    Fault(
+        "a row's maximum is that of half its lanes",
+        "attention",
+        CHUNKS,
+        "  x = combine(x, __shfl_xor_sync(kWholeWarp, x, 1));\n",
+        "  if (!PLANTED) x = combine(x, __shfl_xor_sync(kWholeWarp, x, 1));\n",
+    ),
+    Fault(
+        "sums on tensor cores are not scaled to the new maximum",
+        "attention",
+        FORWARD,
+        "{ o *= shrink; }",
+        "{ o *= PLANTED ? 1.0f : shrink; }",
+    ),
+    Fault(
+        "a query before the first that sees a key is the first",
+        "attention by v",
+        SQUARE,
+        "max_i(0, key - s.offset - p.right)",
+        "max_i(0, key - s.offset - p.right + (PLANTED ? 32 : 0))",
+    ),
+    Fault(
+        "scores and their gradients are turned apart",
+        "attention by k",
+        BACKWARD,
+        "const int query = kQueryRows ? r : c, key = kQueryRows ? c : r;",
+        "const int query = kQueryRows || PLANTED ? r : c, key = kQueryRows || PLANTED ? c : r;",
+    ),
+    Fault(
+        "delta is that of another query",
+        "attention by q",
+        BACKWARD,
+        "statistics(call.delta, r);",
+        "statistics(call.delta, r + (PLANTED ? 1 : 0));",
+    ),
     # Tiles of scores.
     no_barrier(
         "vectors are replaced while others read them",
-        "attention",
+        REPAIRED,
         SQUARE,
         f"{BARRIER}  // what was there has been read",
     ),
     no_barrier(
         "vectors are read before they are there",
-        "attention",
+        REPAIRED,
         SQUARE,
         f"    {BARRIER}\n#pragma unroll\n    for (int d = 0; d < S::kDepth; ++d) {{",
     ),
     no_barrier(
         "exponentials are read before they are there",
-        "attention",
+        REPAIRED,
         SQUARE,
         f"{BARRIER}  // m is written, or the rows before these have been read",
     ),
     Fault(
-        "a query sees one key too many",
-        "attention",
-        SQUARE,
-        "j >= seen.end) return kHidden;",
-        "j >= seen.end + (PLANTED ? 1 : 0)) return kHidden;",
+        "what is not finite stays",
+        REPAIRED,
+        CHUNKS,
+        "finite ? 0 : 1",
+        "finite || PLANTED ? 0 : 1",
     ),
     Fault(
         "sums are not scaled to the new maximum",
-        "attention",
+        REPAIRED,
         "attention/cuda.cu",
         "        out[i][j] = out[i][j] * shrink;",
         "        out[i][j] = out[i][j] * (PLANTED ? C(1) : shrink);",
     ),
     no_barrier(
         "flags are turned while others read them",
-        "attention by k",
+        "attention by k repaired",
         "attention/cuda.cu",
         f"{BARRIER}  // all have read what they hid",
     ),

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 
 from arraynn import kernels, reference
-from attention_problems import SHAPES, Sizes, fill, to_layout, widened
+from attention_problems import SHAPES, Sizes, fill, problems, to_layout, widened
 from memory import Guarded, mixed_layouts
 from tolerances import assert_close_to_reference, assert_gradient, assert_same_bits, widen
 
@@ -64,34 +64,6 @@ def check(rng: np.random.Generator, q: Any, k: Any, v: Any, options: dict[str, A
     axes = tuple(i for i in range(4) if shape[i] == 1)
     s = ds.sum(axis=axes, keepdims=True).reshape(bias.shape)
     assert_close_to_reference(got[3], ref[3], own[3], scale=s, label=f"gradient by bias of {label}")
-
-
-@st.composite
-def problems(draw: Any) -> tuple[tuple[int, ...], dict[str, Any]]:
-    """Draw (batch, heads, kv_heads, Lq, Lk, D, Dv) and options, their arrays as kinds."""
-    kv_heads = draw(st.integers(1, 2))
-    heads = kv_heads * draw(st.integers(1, 3))
-    lk = draw(st.one_of(st.integers(1, 40), st.integers(120, 140)))
-    causal = draw(st.sampled_from([False, True, "top_left", "bottom_right"]))
-    lq = lk if causal is True else draw(st.integers(1, 70))
-    sizes = (draw(st.integers(1, 2)), heads, kv_heads, lq, lk)
-    sizes += (draw(st.integers(1, 36)), draw(st.integers(1, 36)))
-    options: dict[str, Any] = {"causal": causal}
-    for name, values in (
-        ("mask", st.sampled_from(SHAPES)),
-        ("bias", st.sampled_from(SHAPES)),
-        ("window", st.tuples(st.integers(-1, 30), st.integers(-1, 30))),
-        ("softcap", st.sampled_from([0.5, 20.0])),
-        ("alibi_slopes", st.booleans()),
-        ("sinks", st.booleans()),
-        ("kv_lengths", st.booleans()),
-        ("scale", st.sampled_from([0.3, -0.2])),
-        ("dropout", st.sampled_from([0.2, 0.7])),
-        ("layout", st.just("blhd")),
-    ):
-        if draw(st.booleans()):
-            options[name] = draw(values)
-    return sizes, options
 
 
 @settings(max_examples=45)
