@@ -32,9 +32,10 @@ int device_count() {
 namespace {
 
 // What is asked of a device: the attributes, and what they are + 1, 0 before they are asked for.
-constexpr cudaDeviceAttr kAttributes[] = {cudaDevAttrMultiProcessorCount,
-                                          cudaDevAttrMaxSharedMemoryPerBlockOptin,
-                                          cudaDevAttrCooperativeLaunch};
+constexpr cudaDeviceAttr kAttributes[] = {
+    cudaDevAttrMultiProcessorCount, cudaDevAttrMaxSharedMemoryPerBlockOptin,
+    cudaDevAttrCooperativeLaunch, cudaDevAttrComputeCapabilityMajor,
+    cudaDevAttrComputeCapabilityMinor};
 std::atomic<int> known[std::size(kAttributes)][kMaxDevices];
 
 // `otherwise` where the driver does not tell: the launch itself will say what is wrong.
@@ -43,7 +44,10 @@ int attribute(std::size_t which, int otherwise) {
   const bool cached = device >= 0 && device < kMaxDevices;
   int value = cached ? known[which][device].load(std::memory_order_relaxed) : 0;
   if (value == 0) {
-    if (cudaDeviceGetAttribute(&value, kAttributes[which], device) != cudaSuccess) return otherwise;
+    if (cudaDeviceGetAttribute(&value, kAttributes[which], device) != cudaSuccess) {
+      cudaGetLastError();
+      return otherwise;
+    }
     ++value;
     if (cached) known[which][device].store(value, std::memory_order_relaxed);
   }
@@ -61,5 +65,6 @@ void forget_devices() {
 int multiprocessors() { return attribute(0, 1); }
 int most_shared_bytes() { return attribute(1, 48 << 10); }
 bool launches_together() { return attribute(2, 0) != 0; }
+bool is_hopper() { return attribute(3, 0) == 9 && attribute(4, 0) == 0; }
 
 }  // namespace arraynn::cuda

@@ -42,6 +42,8 @@ int multiprocessors();
 int most_shared_bytes();
 // Whether all blocks of a launch can be there at once and wait for each other.
 bool launches_together();
+// Whether it is a Hopper (9.0), which alone runs code for sm_90a.
+bool is_hopper();
 void forget_devices();  // asks again: those of tests change
 
 }  // namespace arraynn::cuda

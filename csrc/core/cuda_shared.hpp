@@ -21,7 +21,8 @@ __device__ __forceinline__ Storage& shared_storage() {
 template <class T>
 __device__ __forceinline__ T* dynamic_shared() {
 #ifdef __CUDACC__
-  extern __shared__ __align__(16) unsigned char arraynn_dynamic_shared[];
+  extern __shared__ __align__(alignof(T) > 16 ? alignof(T)
+                                              : 16) unsigned char arraynn_dynamic_shared[];
   return reinterpret_cast<T*>(arraynn_dynamic_shared);
 #else
   return static_cast<T*>(host_cuda::dynamic_shared());

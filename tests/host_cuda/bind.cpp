@@ -64,6 +64,24 @@ void run_kernel(const std::string& name, const Floats& x, Floats& y) {
   call.check("run_kernel", {x, y});
 }
 
+// By name of a fault, "" for none.
+void warpgroup_product(const std::string& fault, bool bf16, bool along_a, bool along_b,
+                       const Words& a, const Words& b, Floats& d) {
+  using Run = void (*)(bool, bool, bool, const std::uint16_t*, const std::uint16_t*, float*);
+  static const std::map<std::string, Run> kRuns = {
+      {"", &cuda::warpgroup_product<Plant::kNone>},
+      {"no_barrier", &cuda::warpgroup_product<Plant::kNoBarrier>},
+      {"no_wait", &cuda::warpgroup_product<Plant::kNoWait>},
+      {"no_product_fence", &cuda::warpgroup_product<Plant::kNoProductFence>},
+      {"no_proxy_fence", &cuda::warpgroup_product<Plant::kNoProxyFence>},
+      {"few_bytes", &cuda::warpgroup_product<Plant::kFewBytes>},
+      {"half_group", &cuda::warpgroup_product<Plant::kHalfGroup>},
+  };
+  const DeviceCall call;
+  kRuns.at(fault)(bf16, along_a, along_b, a.data(), b.data(), d.mutable_data());
+  call.check("warpgroup_product", {});
+}
+
 using Items = py::array_t<std::uint32_t, py::array::c_style>;
 
 // Results of a kernel of golden.cu for operands (items, words).
@@ -98,6 +116,10 @@ void bind_host_cuda(py::module_& m) {
     host_cuda::set_cooperative(on);
     cuda::forget_devices();
   });
+  m.def("set_capability", [](int major, int minor) {
+    host_cuda::set_capability(major, minor);
+    cuda::forget_devices();
+  });
   m.def("set_last_blocks", &host_cuda::set_last_blocks);
   m.def("stream_create", [] {
     cudaStream_t stream = nullptr;
@@ -124,6 +146,7 @@ void bind_host_cuda(py::module_& m) {
     cuda::mma_16bit(bf16, a.data(), b.data(), d.mutable_data());
     call.check("mma_16bit", {});
   });
+  m.def("warpgroup_product", &warpgroup_product);
   m.def("mma_tf32", [](const Floats& a, const Floats& b, Floats& d) {
     const DeviceCall call;
     cuda::mma_tf32(a.data(), b.data(), d.mutable_data());

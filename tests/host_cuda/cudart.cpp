@@ -69,6 +69,12 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:
       *value = static_cast<int>(host_cuda::most_shared_bytes());
       return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMajor:
+      *value = host_cuda::capability_major();
+      return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMinor:
+      *value = host_cuda::capability_minor();
+      return cudaSuccess;
   }
   return cudaErrorInvalidValue;
 }

@@ -5,8 +5,12 @@
 #include "core/cuda_grid.hpp"
 #include "core/cuda_reduce.hpp"
 #include "core/cuda_shared.hpp"
+#include "core/cuda_tensor_map.hpp"
+#include "ptx/bulk.hpp"
 #include "ptx/cp_async.hpp"
+#include "ptx/mbarrier.hpp"
 #include "ptx/mma.hpp"
+#include "ptx/wgmma.hpp"
 
 namespace arraynn::cuda {
 namespace {
@@ -151,7 +155,83 @@ __global__ void __launch_bounds__(kWarp) mma_tf32_kernel(const float* a, const f
   for (int r = 0; r < 4; ++r) d[(g + 8 * (r / 2)) * 8 + 2 * t + r % 2] = sums[r];
 }
 
+struct Boxes {
+  TensorMap a, b;
+};
+struct alignas(1024) Stage {
+  unsigned char a[8192], b[8192];
+  std::uint64_t full;
+};
+
+template <Plant plant, bool kBf16, bool kAlongA, bool kAlongB>
+__global__ void __launch_bounds__(kThreads)
+    warpgroup_kernel(const __grid_constant__ Boxes boxes, float* d) {
+  auto& shared = *dynamic_shared<Stage>();
+  const int t = static_cast<int>(threadIdx.x), warp = t / kWarp, lane = t % kWarp;
+  if (t == 0) {
+    ptx::mbarrier_init(&shared.full, 1);
+    if (plant != Plant::kNoProxyFence) ptx::fence_proxy_async_shared();
+  }
+  __syncthreads();
+  if (t == 0) {
+    // Boxes of 64 along k are half outside of the array.
+    constexpr unsigned kBytes = (kAlongA ? 8192 : 4096) + (kAlongB ? 8192 : 4096);
+    ptx::mbarrier_arrive_expect_tx(&shared.full, kBytes - (plant == Plant::kFewBytes ? 4096 : 0));
+    ptx::cp_async_bulk_tensor_3d(shared.a, &boxes.a, 0, 0, 0, &shared.full);
+    ptx::cp_async_bulk_tensor_3d(shared.b, &boxes.b, 0, 0, 0, &shared.full);
+  }
+  if (plant != Plant::kNoBarrier) {
+    while (!ptx::mbarrier_try_wait_parity(&shared.full, 0)) {
+    }
+  }
+  float sums[32];
+  const std::uint64_t a = ptx::matrix_descriptor(ptx::shared_address(shared.a), 0, 1024);
+  const std::uint64_t b = ptx::matrix_descriptor(ptx::shared_address(shared.b), 0, 1024);
+  if (plant != Plant::kHalfGroup || warp < 2) {
+    if (plant != Plant::kNoProductFence) ptx::wgmma_fence();
+    for (std::uint64_t step = 0; step < 2; ++step) {
+      const std::uint64_t x = a + step * (kAlongA ? 2 : 128), y = b + step * (kAlongB ? 2 : 128);
+      if constexpr (kBf16) {
+        ptx::wgmma_m64n64k16_bf16<kAlongA, kAlongB>(sums, x, y, step > 0);
+      } else {
+        ptx::wgmma_m64n64k16_f16<kAlongA, kAlongB>(sums, x, y, step > 0);
+      }
+    }
+    ptx::wgmma_commit_group();
+    if (plant == Plant::kNoWait) {
+      ptx::wgmma_wait_group<1>();
+    } else {
+      ptx::wgmma_wait_group<0>();
+    }
+    ptx::wgmma_sums_are_here(sums);
+  }
+  for (int i = 0; i < 32; ++i) {
+    const int row = 16 * warp + lane / 4 + 8 * (i / 2 % 2),
+              column = i / 4 * 8 + lane % 4 * 2 + i % 2;
+    d[row * 64 + column] = sums[i];
+  }
+  if (plant == Plant::kNoWait) ptx::wgmma_wait_group<0>();
+}
+
 constexpr Grid kOneBlock{1, kThreads};
+
+template <Plant plant, bool kBf16, bool kAlongA, bool kAlongB>
+void launch_product(const std::uint16_t* a, const std::uint16_t* b, float* d) {
+  constexpr std::uint64_t kSize = 64, kDepth = 32;
+  constexpr auto kElement = kBf16 ? TensorElement::kBfloat16 : TensorElement::kHalf;
+  const auto boxes = [](const void* p, bool along) {
+    const std::uint64_t inner = along ? kDepth : kSize, outer = along ? kSize : kDepth;
+    return TensorBoxes{
+        p, {inner, outer, 1}, {inner, inner * outer}, {64, static_cast<std::uint32_t>(outer), 1}};
+  };
+  Boxes maps{};
+  if (!encode_tensor_map(&maps.a, kElement, boxes(a, kAlongA)) ||
+      !encode_tensor_map(&maps.b, kElement, boxes(b, kAlongB))) {
+    return;
+  }
+  constexpr Grid kGrid{1, kThreads, sizeof(Stage)};
+  ARRAYNN_LAUNCH((warpgroup_kernel<plant, kBf16, kAlongA, kAlongB>), kGrid, maps, d);
+}
 
 }  // namespace
 
@@ -185,6 +265,21 @@ void mma_16bit(bool bf16, const std::uint16_t* a, const std::uint16_t* b, float*
 void mma_tf32(const float* a, const float* b, float* d) {
   ARRAYNN_LAUNCH((mma_tf32_kernel), (Grid{1, kWarp}), a, b, d);
 }
+template <Plant plant>
+void warpgroup_product(bool bf16, bool along_a, bool along_b, const std::uint16_t* a,
+                       const std::uint16_t* b, float* d) {
+  const auto run = [&]<bool kBf16>() {
+    if (along_a && along_b) return launch_product<plant, kBf16, true, true>(a, b, d);
+    if (along_a) return launch_product<plant, kBf16, true, false>(a, b, d);
+    if (along_b) return launch_product<plant, kBf16, false, true>(a, b, d);
+    return launch_product<plant, kBf16, false, false>(a, b, d);
+  };
+  if (bf16) {
+    run.template operator()<true>();
+  } else {
+    run.template operator()<false>();
+  }
+}
 void too_many_threads(const float* x, float* y) {
   ARRAYNN_LAUNCH((reverse_kernel<Plant::kNone>), (Grid{1, 2048}), x, y);
 }
@@ -209,5 +304,16 @@ template void rounds<Plant::kOneByOne>(const float*, float*);
 template void pipeline<Plant::kNone>(const float*, float*, int);
 template void pipeline<Plant::kNoWait>(const float*, float*, int);
 template void pipeline<Plant::kEarlyReuse>(const float*, float*, int);
+#define PRODUCT(plant)                                                                  \
+  template void warpgroup_product<Plant::plant>(bool, bool, bool, const std::uint16_t*, \
+                                                const std::uint16_t*, float*);
+PRODUCT(kNone)
+PRODUCT(kNoBarrier)
+PRODUCT(kNoWait)
+PRODUCT(kNoProductFence)
+PRODUCT(kNoProxyFence)
+PRODUCT(kFewBytes)
+PRODUCT(kHalfGroup)
+#undef PRODUCT
 
 }  // namespace arraynn::cuda

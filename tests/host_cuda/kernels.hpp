@@ -19,6 +19,10 @@ enum class Plant : std::uint8_t {
   kMissingBlock,      // a block leaves before the barrier of all blocks
   kTooManyBlocks,     // more than the device has room for at once wait for each other
   kOneByOne,          // blocks wait for each other that are not launched together
+  kNoProductFence,    // wgmma without wgmma.fence
+  kNoProxyFence,      // mbarriers that bulk copies may not see yet
+  kFewBytes,          // an mbarrier expects fewer bytes than come
+  kHalfGroup,         // two of the four warps of a warpgroup call wgmma
 };
 
 template <Plant plant>
@@ -31,6 +35,10 @@ template <Plant plant>
 void rounds(const float* x, float* y);
 void mma_16bit(bool bf16, const std::uint16_t* a, const std::uint16_t* b, float* d);
 void mma_tf32(const float* a, const float* b, float* d);
+// d (64, 64) = a (64, 32) b (32, 64) by one warpgroup: boxes, mbarriers, wgmma. Operands along k or not.
+template <Plant plant>
+void warpgroup_product(bool bf16, bool along_a, bool along_b, const std::uint16_t* a,
+                       const std::uint16_t* b, float* d);
 void too_many_threads(const float* x, float* y);
 void too_many_blocks(const float* x, float* y);
 

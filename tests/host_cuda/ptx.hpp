@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "engine.hpp"
 #include "runtime.hpp"
 
 namespace host_ptx {
@@ -12,7 +13,9 @@ namespace host_ptx {
 using host_cuda::Site;
 #define HOST_PTX_SITE Site site = {__builtin_FILE(), __builtin_LINE()}
 
-inline std::uint32_t shared_address(const void*) { return 0; }
+inline std::uint32_t shared_address(const void* p, HOST_PTX_SITE) {
+  return host_cuda::shared_address(p, site);
+}
 
 inline void require_aligned(const void* p, std::uintptr_t bytes, const char* what, Site site) {
   if (reinterpret_cast<std::uintptr_t>(p) % bytes != 0) {
@@ -73,11 +76,45 @@ void mma_m16n8k16_bf16(float* d, const std::uint32_t* a, const std::uint32_t* b,
 void mma_m16n8k8_tf32(float* d, const std::uint32_t* a, const std::uint32_t* b, HOST_PTX_SITE);
 void ldmatrix_m8n8_x4(std::uint32_t* r, const void* row, bool transposed, HOST_PTX_SITE);
 
+inline void mbarrier_init(void* barrier, std::uint32_t count, HOST_PTX_SITE) {
+  require_aligned(barrier, 8, "mbarrier", site);
+  host_cuda::mbarrier_init(barrier, count, site);
+}
+inline void mbarrier_arrive(void* barrier, HOST_PTX_SITE) {
+  host_cuda::mbarrier_arrive(barrier, 0, site);
+}
+inline void mbarrier_arrive_expect_tx(void* barrier, std::uint32_t bytes, HOST_PTX_SITE) {
+  host_cuda::mbarrier_arrive(barrier, bytes, site);
+}
+inline bool mbarrier_try_wait_parity(void* barrier, std::uint32_t parity, HOST_PTX_SITE) {
+  return host_cuda::mbarrier_wait(barrier, parity, site);
+}
+inline void cp_async_bulk_tensor_3d(void* shared, const void* map, std::int32_t x, std::int32_t y,
+                                    std::int32_t z, void* barrier, HOST_PTX_SITE) {
+  host_cuda::copy_box(shared, map, x, y, z, barrier, site);
+}
+inline void prefetch_tensormap(const void*) {}
+inline void fence_proxy_async_shared() { host_cuda::fence_proxy_async(); }
+inline void wgmma_fence(HOST_PTX_SITE) { host_cuda::wgmma_fence(site); }
+inline void wgmma_commit_group(HOST_PTX_SITE) { host_cuda::wgmma_commit(site); }
+inline void wgmma_wait_group(int pending, HOST_PTX_SITE) { host_cuda::wgmma_wait(pending, site); }
+inline void setmaxnreg(HOST_PTX_SITE) {
+  host_cuda::warp_operation(0xFFFFFFFFu, site, nullptr, nullptr, 0, false);
+}
 float cvt_f32_f16(std::uint16_t h);
 float cvt_f32_bf16(std::uint16_t h);
 std::uint16_t cvt_rn_f16_f32(float f);
 std::uint16_t cvt_rn_bf16_f32(float f);
 std::uint32_t cvt_rna_tf32_f32(float f);
+
+inline void wgmma_f16(int n, bool along_a, bool along_b, float* d, std::uint64_t a, std::uint64_t b,
+                      bool accumulate, HOST_PTX_SITE) {
+  host_cuda::wgmma({d, a, b, n, along_a, along_b, accumulate, &cvt_f32_f16}, site);
+}
+inline void wgmma_bf16(int n, bool along_a, bool along_b, float* d, std::uint64_t a,
+                       std::uint64_t b, bool accumulate, HOST_PTX_SITE) {
+  host_cuda::wgmma({d, a, b, n, along_a, along_b, accumulate, &cvt_f32_bf16}, site);
+}
 
 #undef HOST_PTX_SITE
 

@@ -19,12 +19,14 @@ namespace {
 
 constexpr int kWarp = 32;
 constexpr unsigned kMaxThreads = 1024;
-// The least that a kernel can be allowed on the devices that there are code for (8.6).
-constexpr std::size_t kMaxDynamicShared = 99 << 10;
+// The least that a kernel can be allowed on the devices that there are code for (8.6), and 9.0's.
+constexpr std::size_t kMaxDynamicShared = 99 << 10, kMaxDynamicSharedOf90 = 227 << 10;
+constexpr std::size_t kSharedAlignment = 1024;  // as of the kernels that ask for most
+constexpr std::uint32_t kSharedWindow = 1024;
 constexpr int kInvalidValue = 1, kInvalidConfiguration = 9;  // of cudaError_t
 constexpr int kCooperativeLaunchTooLarge = 720;
 
-enum class State : std::uint8_t { kReady, kAtWarpOperation, kAtBarrier, kAtMemory, kLeft };
+enum class State : std::uint8_t { kReady, kAtWarpOperation, kAtBarrier, kWaits, kLeft };
 
 struct Block;
 
@@ -36,6 +38,8 @@ struct Thread {
   int lane = 0, warp = 0;
   State state = State::kReady;
   Site site;
+  const void* waits_for = nullptr;
+  const char* what = "";
   // What it has seen in memory that others change: it waits for a change before it looks again.
   const std::uint32_t* watched = nullptr;
   std::uint32_t seen = 0;
@@ -115,6 +119,7 @@ Schedule schedule;
 Counters count{};
 int device_multiprocessors = 2;
 bool device_cooperative = true;
+int device_major = 8, device_minor = 0;
 std::int64_t last_blocks = 0;
 std::uint64_t random_state = 1;
 
@@ -195,10 +200,10 @@ std::string deadlock() {
     if (t.state == State::kLeft) {
       ++left;
     } else {
-      const char* what = t.state == State::kAtBarrier  ? "__syncthreads() at "
-                         : t.state == State::kAtMemory ? "a change of memory at "
-                                                       : "a warp operation at ";
-      ++waiting[what + text(t.site)];
+      const std::string what = t.state == State::kWaits       ? t.what
+                               : t.state == State::kAtBarrier ? "__syncthreads()"
+                                                              : "a warp operation";
+      ++waiting[what + " at " + text(t.site)];
     }
   }
   std::ostringstream s;
@@ -238,6 +243,7 @@ void run_blocks(const std::vector<unsigned>& indices) {
   now.ready.clear();
   release(&now.start_edge);
   const int warps = (now.size + kWarp - 1) / kWarp;
+  engine_begin(warps);
   int first = 0;
   for (const unsigned i : indices) {
     auto& block = *now.blocks.emplace_back(std::make_unique<Block>());
@@ -245,7 +251,7 @@ void run_blocks(const std::vector<unsigned>& indices) {
     block.first = first;
     block.live = now.size;
     block.warps.assign(static_cast<std::size_t>(warps), WarpOperation{});
-    block.dynamic = make_shared_object(now.shared_bytes, 16);
+    block.dynamic = make_shared_object(now.shared_bytes, kSharedAlignment);
     for (int t = 0; t < now.size; ++t) {
       const auto at = static_cast<std::size_t>(first + t);
       if (threads.size() == at) threads.push_back(std::make_unique<Thread>());
@@ -257,11 +263,14 @@ void run_blocks(const std::vector<unsigned>& indices) {
   }
   const auto all = static_cast<std::uint64_t>((first + kWarp - 1) / kWarp);
   now.starved_warp = static_cast<int>(next_random() % all);
-  const auto live = [](const auto& block) { return block->live > 0; };
-  while (std::any_of(now.blocks.begin(), now.blocks.end(), live)) {
+  const auto any_live = [] {
+    return std::any_of(now.blocks.begin(), now.blocks.end(),
+                       [](const auto& block) { return block->live > 0; });
+  };
+  for (bool live = true; live;) {
     Block* of = now.blocks.front().get();
     if (now.ready.empty()) {
-      now.fault = deadlock();
+      if (!engine_idle()) now.fault = deadlock();
     } else {
       const auto chosen = now.ready.begin() + static_cast<std::ptrdiff_t>(pick());
       current = threads[static_cast<std::size_t>(*chosen)].get();
@@ -270,6 +279,8 @@ void run_blocks(const std::vector<unsigned>& indices) {
       current->fiber.resume();
       current = nullptr;
     }
+    live = any_live();
+    if (!live && now.fault.empty()) now.fault = engine_end();
     if (!now.fault.empty()) {
       throw Fault("[host_cuda] " + std::string(now.kernel) + ", block " + text(of->index) + ": " +
                   std::exchange(now.fault, {}));
@@ -286,6 +297,12 @@ int multiprocessors() { return device_multiprocessors; }
 void set_cooperative(bool on) { device_cooperative = on; }
 bool cooperative() { return device_cooperative; }
 void set_last_blocks(std::int64_t n) { last_blocks = n; }
+void set_capability(int major, int minor) {
+  device_major = major;
+  device_minor = minor;
+}
+int capability_major() { return device_major; }
+int capability_minor() { return device_minor; }
 Counters counters() { return count; }
 
 const Uint3& thread_index() { return current->index; }
@@ -293,6 +310,47 @@ const Uint3& block_index() { return current->block->index; }
 const Dim3& block_dim() { return now.dim; }
 const Dim3& grid_dim() { return now.grid; }
 int lane_index() { return current->lane; }
+int warp_index() { return current->warp; }
+bool copies_are_late() { return schedule.copies == Copies::kLate; }
+void count_async_copy() { ++count.async_copies; }
+
+void wait_for(const void* key, const char* what, Site site) {
+  current->state = State::kWaits;
+  current->waits_for = key;
+  current->what = what;
+  current->site = site;
+  suspend();
+}
+
+void wake_waiting(const void* key) {
+  const std::size_t n = now.blocks.size() * static_cast<std::size_t>(now.size);
+  for (std::size_t i = 0; i < n; ++i) {
+    if (threads[i]->state == State::kWaits && threads[i]->waits_for == key) wake(*threads[i]);
+  }
+}
+
+// The engines know one block: those of blocks that run side by side are not modelled.
+SharedObject& shared_of_engines(Site site) {
+  if (now.blocks.size() > 1) fault("bulk copies or wgmma in blocks that run together", site);
+  return now.blocks.front()->dynamic;
+}
+
+std::uint32_t shared_address(const void* p, Site site) {
+  const SharedObject& shared = shared_of_engines(site);
+  const std::ptrdiff_t at = static_cast<const char*>(p) - shared.bytes.get();
+  if (at < 0 || at > static_cast<std::ptrdiff_t>(shared.size)) {
+    fault("an address that is not in dynamic shared memory", site);
+  }
+  return static_cast<std::uint32_t>(at) + kSharedWindow;
+}
+
+char* shared_bytes(std::uint32_t address, std::size_t bytes, Site site) {
+  const SharedObject& shared = shared_of_engines(site);
+  if (address < kSharedWindow || address - kSharedWindow + bytes > shared.size) {
+    fault("an access outside of dynamic shared memory", site);
+  }
+  return shared.bytes.get() + (address - kSharedWindow);
+}
 
 void fault(const std::string& what, Site site) {
   if (current == nullptr) throw Fault("[host_cuda] " + what);
@@ -492,9 +550,7 @@ const AsyncCopy* async_due(int pending) {
 std::uint32_t load_acquire(const std::uint32_t* p, Site site) {
   Thread& t = *current;
   if (t.watched == p && t.seen == *p) {  // who looks in a loop lets others go on
-    t.state = State::kAtMemory;
-    t.site = site;
-    suspend();
+    wait_for(p, "a change of memory", site);
   }
   acquire(const_cast<std::uint32_t*>(p));
   t.watched = p;
@@ -505,14 +561,12 @@ std::uint32_t load_acquire(const std::uint32_t* p, Site site) {
 void add_release(std::uint32_t* p, std::uint32_t value) {
   release(p);
   *p += value;
-  const std::size_t n = now.blocks.size() * static_cast<std::size_t>(now.size);
-  for (std::size_t i = 0; i < n; ++i) {
-    Thread& t = *threads[i];
-    if (t.state == State::kAtMemory && t.watched == p) wake(t);
-  }
+  wake_waiting(p);
 }
 
-std::size_t most_shared_bytes() { return kMaxDynamicShared; }
+std::size_t most_shared_bytes() {
+  return device_major == 9 && device_minor == 0 ? kMaxDynamicSharedOf90 : kMaxDynamicShared;
+}
 
 int run(const char* name, Dim3 grid, Dim3 dim, std::size_t shared_bytes, bool together,
         const std::function<void()>& kernel) {
@@ -521,7 +575,7 @@ int run(const char* name, Dim3 grid, Dim3 dim, std::size_t shared_bytes, bool to
       grid.x > 0x7FFFFFFFu || grid.y > 65535 || grid.z > 65535) {
     return kInvalidConfiguration;
   }
-  if (shared_bytes > kMaxDynamicShared) return kInvalidValue;
+  if (shared_bytes > most_shared_bytes()) return kInvalidValue;
   // A block a multiprocessor is all that is promised to be there at once.
   if (together && std::int64_t{grid.x} * grid.y * grid.z > device_multiprocessors) {
     return kCooperativeLaunchTooLarge;

@@ -48,6 +48,10 @@ void set_multiprocessors(int count);
 int multiprocessors();
 // Runs no more than the last `count` blocks of a grid, 0 for all: those of a grid too large to run.
 void set_last_blocks(std::int64_t count);
+// The device's compute capability, 8.0 at first, and with it the shared memory of a block.
+void set_capability(int major, int minor);
+int capability_major();
+int capability_minor();
 
 struct Counters {
   std::int64_t launches, blocks, switches, barriers, warp_operations, async_copies;
@@ -113,6 +117,23 @@ const AsyncCopy* async_due(int pending);
 // on when it has changed.
 std::uint32_t load_acquire(const std::uint32_t* p, Site site);
 void add_release(std::uint32_t* p, std::uint32_t value);
+
+// ---- what engine.cpp adds: mbarriers, bulk copies, products of warpgroups ---------------------------
+
+int warp_index();
+bool copies_are_late();
+// Until somebody wakes those that wait for `key`; what they wait for is told at a deadlock.
+void wait_for(const void* key, const char* what, Site site);
+void wake_waiting(const void* key);
+// Dynamic shared memory in its window, which begins with 1 KiB of the system's (9.0); of the only block there is.
+std::uint32_t shared_address(const void* p, Site site);
+char* shared_bytes(std::uint32_t address, std::size_t bytes, Site site);
+void count_async_copy();
+// Of a block: before its threads, when none of them can go on (whether that changed), after them (what is
+// wrong, or nothing).
+void engine_begin(int warps);
+bool engine_idle();
+std::string engine_end();
 
 // ---- launches -------------------------------------------------------------------------------------
 

@@ -27,6 +27,10 @@ WITHOUT |= {"ld_acquire_gpu", "red_release_gpu_add"}
 WITHOUT |= {"prefetch_global_l2"}
 
 
+#: Hopper's, for which one warp is not enough: TestWarpgroups of test_runtime.py.
+HOPPER = {"mbarrier.hpp", "bulk.hpp", "wgmma.hpp"}
+
+
 @pytest.fixture(scope="module")
 def run() -> golden.Run:
     try:
@@ -59,7 +63,8 @@ def compare(run: golden.Run, wrapper: golden.Wrapper, kept: dict[str, str]) -> N
 
 
 def test_every_function_is_recorded() -> None:
-    sources = "".join(p.read_text(encoding="utf-8") for p in HERE.parents[1].glob("csrc/ptx/*.hpp"))
+    files = [p for p in HERE.parents[1].glob("csrc/ptx/*.hpp") if p.name not in HOPPER]
+    sources = "".join(p.read_text(encoding="utf-8") for p in files)
     functions = set(re.findall(r"ARRAYNN_PTX_FUNCTION [\w:]+ (\w+)\(", sources))
     assert functions - WITHOUT == set(WRAPPERS)
 

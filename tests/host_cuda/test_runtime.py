@@ -295,3 +295,59 @@ class TestSanitizers:
         done = self.run("address", "reverse off_by_one")
         assert "heap-buffer-overflow" in done.stderr
         assert "kernels.cu" in done.stderr
+
+
+class TestWarpgroups:
+    """Bulk copies, mbarriers and wgmma: the meanings against NumPy, and what their misuse shows."""
+
+    @pytest.fixture
+    def hopper(self, module: Any) -> Any:
+        module.set_capability(9, 0)
+        yield module
+        module.set_capability(8, 0)
+
+    def product(self, module: Any, fault: str, bf16: bool, along: tuple[bool, bool]) -> str:
+        """Return "right", "wrong" or what the runtime reports."""
+        dtype = pytest.importorskip("ml_dtypes").bfloat16 if bf16 else np.float16
+        rng = np.random.default_rng(5)
+        a = rng.standard_normal((64, 32)).astype(dtype)
+        b = rng.standard_normal((32, 64)).astype(dtype)
+        stored = [np.ascontiguousarray(m.view(np.uint16)) for m in (a, b)]
+        stored[0] = stored[0] if along[0] else np.ascontiguousarray(stored[0].T)
+        stored[1] = np.ascontiguousarray(stored[1].T) if along[1] else stored[1]
+        d = np.full((64, 64), np.nan, np.float32)
+        try:
+            module.warpgroup_product(fault, bf16, *along, *stored, d)
+        except module.Fault as error:
+            return str(error)
+        wide = a.astype(np.float64), b.astype(np.float64)
+        first = cut_off(wide[0][:, :16] @ wide[1][:16]).astype(np.float64)
+        expected = cut_off(first + wide[0][:, 16:] @ wide[1][16:])
+        return "right" if np.array_equal(d, expected) else "wrong"
+
+    @pytest.mark.parametrize("bf16", [False, True])
+    @pytest.mark.parametrize("along", [(True, True), (True, False), (False, True), (False, False)])
+    def test_products(self, hopper: Any, bf16: bool, along: tuple[bool, bool]) -> None:
+        """Every layout of the operands, at every schedule."""
+        for order in ORDERS:
+            for late in (False, True):
+                hopper.set_schedule(order, late, 2)
+                assert self.product(hopper, "", bf16, along) == "right"
+
+    @pytest.mark.parametrize(
+        ("fault", "report"),
+        [
+            # Nothing needs the copies, and they are not made.
+            ("no_barrier", "a block ends with a bulk copy in flight"),
+            ("no_wait", "wrong"),  # sums are read before they are there
+            ("no_product_fence", "wgmma without a wgmma.fence"),
+            ("no_proxy_fence", "no fence.proxy.async"),
+            # The first copy ends no phase: its bytes are not those that are left.
+            ("few_bytes", "threads wait for an mbarrier"),
+            ("half_group", "wgmma of less than a whole warpgroup"),
+        ],
+    )
+    def test_faults(self, hopper: Any, fault: str, report: str) -> None:
+        hopper.set_schedule("random", True, 2)
+        found = self.product(hopper, fault, True, (True, False))
+        assert report in found

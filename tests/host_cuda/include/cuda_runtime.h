@@ -127,6 +127,8 @@ enum cudaError_t : int {
 using cudaStream_t = struct CUstream_st*;
 enum cudaDeviceAttr : int {
   cudaDevAttrMultiProcessorCount = 16,
+  cudaDevAttrComputeCapabilityMajor = 75,
+  cudaDevAttrComputeCapabilityMinor = 76,
   cudaDevAttrCooperativeLaunch = 95,
   cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
 };

@@ -1,0 +1,45 @@
+// Hopper's engines: barriers that count bytes, copies of boxes, products of a warpgroup. Copies and products
+// happen at once, or as late as they may: a copy when no thread can go on without it, a product when its
+// warp waits for it, each warp forming its own 16 rows.
+#pragma once
+#include <cstdint>
+
+#include "runtime.hpp"
+
+namespace host_cuda {
+
+void mbarrier_init(void* barrier, std::uint32_t count, Site site);
+// expect: bytes that the phase waits for in addition.
+void mbarrier_arrive(void* barrier, std::uint32_t expect, Site site);
+bool mbarrier_wait(void* barrier, std::uint32_t parity,
+                   Site site);  // returns when the phase has ended
+void fence_proxy_async();
+
+// What a tensor map holds here: an array of elements of 2 or 4 bytes, boxes with the swizzle of 128 bytes.
+struct BoxMap {
+  static constexpr std::uint32_t kMagic = 0x7E4502;
+  std::uint32_t magic;
+  std::uint32_t element;  // bytes
+  const char* base;
+  std::uint64_t extent[3];  // innermost first
+  std::uint64_t stride[2];  // bytes, of all but the innermost
+  std::uint32_t box[3];
+};
+// False where the driver's encoder would refuse.
+bool encode_box_map(void* map, const BoxMap& wanted);
+void copy_box(void* shared, const void* map, std::int32_t x, std::int32_t y, std::int32_t z,
+              void* barrier, Site site);
+
+struct Product {
+  float* d;  // of this thread
+  std::uint64_t a, b;
+  int n;
+  bool along_a, along_b, accumulate;
+  float (*to_float)(std::uint16_t);
+};
+void wgmma(const Product& product, Site site);
+void wgmma_fence(Site site);
+void wgmma_commit(Site site);
+void wgmma_wait(int pending, Site site);
+
+}  // namespace host_cuda
