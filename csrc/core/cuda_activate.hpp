@@ -50,11 +50,12 @@ template <class T>
   return visit_on_device<T>(a, [x](const auto& f) { return f.derivative(Vec<T>{x}).v; });
 }
 
-template <class T>
+template <bool kOutOfLine = true, class T>
 __device__ __forceinline__ T activate(const Activation& a, T x) {
   if (a.kind == ActivationKind::kNone) return x;
   if (a.kind == ActivationKind::kRelu) return Relu<T>(a).forward(Vec<T>{x}).v;
-  return activate_out_of_line(a, x);
+  if constexpr (kOutOfLine) return activate_out_of_line(a, x);
+  return visit_on_device<T>(a, [x](const auto& f) { return f.forward(Vec<T>{x}).v; });
 }
 
 // The factor of a gradient that passes the activation of x.

@@ -90,7 +90,7 @@ struct TileGrid {
 // Parts of a long sum, enough blocks for a large GPU and a thousand of k a part at least. They depend on the
 // shape alone; the results of parts are added in order.
 constexpr std::int64_t kWantedBlocks = 512, kLeastPart = 1024;
-constexpr std::int64_t kPartUnit = 32;  // whole stages of every tile
+constexpr std::int64_t kPartUnit = 64;  // whole stages of every tile
 struct Parts {
   std::int64_t length, count;
 };
@@ -321,8 +321,8 @@ struct TileStorage {
   static_assert(sizeof(stages) <= 49152 && sizeof(sums) <= 49152, "static shared memory");
 };
 
-// n sums of a row.
-template <class Sum, class Result>
+// n sums of a row. Not out of line: a kernel with wgmma may call nothing.
+template <bool kOutOfLine = true, class Sum, class Result>
 __device__ __forceinline__ void store_sums(const Sum* sums, int n, std::int64_t row,
                                            std::int64_t column,
                                            const TileEpilogue<typename Result::T>& e,
@@ -355,7 +355,7 @@ __device__ __forceinline__ void store_sums(const Sum* sums, int n, std::int64_t 
     if (e.bias_axis == BiasAxis::kRow) v = v + to_compute(e.bias[row]);
     if (e.bias_axis == BiasAxis::kColumn) v = v + to_compute(e.bias[column + i]);
     if (result.residual != nullptr) v = v + to_compute(residual.v[i]);
-    out.v[i] = from_compute<T>(activate(e.activation, v));
+    out.v[i] = from_compute<T>(activate<kOutOfLine>(e.activation, v));
   }
   if (packed) {
     store_pack(result.c + result.offset(row, column), out, true);

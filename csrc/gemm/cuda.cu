@@ -2,6 +2,7 @@
 #include "core/cuda_mma.hpp"
 #include "core/cuda_scratch.hpp"
 #include "gemm/batch.hpp"
+#include "gemm/cuda_hopper.hpp"
 
 namespace arraynn {
 namespace cuda {
@@ -136,12 +137,25 @@ void launch_gemm(GemmCall<T, Out> call, bool along_a, bool along_b, std::int64_t
   });
 }
 
+// Builds without code for Hopper (csrc/CMakeLists.txt) have these tiles alone.
+#if defined(ARRAYNN_HOPPER)
+template <class T>
+constexpr bool kOnHopper = sizeof(T) == 2;
+#else
+template <class T>
+constexpr bool kOnHopper = false;
+#endif
+
 // Sums over samples, by parts of k that are added in order: otherwise few tiles would be all blocks.
 template <class T>
 void run_parts(const char* op, const GemmProblem<T>& p, const GemmCall<T, T>& whole, Parts parts) {
   using Sum = Compute<T>;
   const std::int64_t size = p.m * p.n;
   const Scratch scratch(op, parts.count * size * static_cast<std::int64_t>(sizeof(Sum)));
+  const auto add = [&] { run_column_sums(scratch.as<Sum>(), parts.count, size, p.c); };
+  if constexpr (kOnHopper<T>) {
+    if (gemm_parts_on_hopper(p, parts, scratch.as<Sum>())) return add();
+  }
   const bool packed = size % kPack<Sum> == 0 && p.n % kPack<Sum> == 0;
   GemmCall<T, Sum> call{};
   call.m = p.m;
@@ -151,7 +165,7 @@ void run_parts(const char* op, const GemmProblem<T>& p, const GemmCall<T, T>& wh
   call.result = {scratch.as<Sum>(), nullptr, p.n, 0, packed};
   call.part = parts.length;
   launch_gemm(call, false, false, parts.count);
-  run_column_sums(scratch.as<Sum>(), parts.count, size, p.c);
+  add();
 }
 
 template <class T>
@@ -159,6 +173,10 @@ void run_gemm(const char* op, const GemmProblem<T>& p, const GemmBatch& batch) {
   std::int64_t count = 1;
   for (int d = 0; d < batch.ndim; ++d) count *= batch.shape[d];
   if (p.m == 0 || p.n == 0 || count == 0) return;
+  const Parts parts = p.over_samples ? parts_of(p.m, p.n, 1, p.k) : Parts{p.k, 1};
+  if constexpr (kOnHopper<T>) {
+    if (parts.count == 1 && gemm_on_hopper(p, batch)) return;
+  }
   const bool along_a = p.cs_a == 1, along_b = p.rs_b == 1;
   // The stride of a single row is no reason to copy it element by element.
   const auto stride_of = [](std::int64_t size, std::int64_t stride) {
@@ -172,10 +190,7 @@ void run_gemm(const char* op, const GemmProblem<T>& p, const GemmBatch& batch) {
   call.n = p.n;
   call.a = {p.a, stride_a, p.m, p.k, packs_fit<T>(p.a, stride_a, batch.stride_a, batch.ndim)};
   call.b = {p.b, stride_b, p.n, p.k, packs_fit<T>(p.b, stride_b, batch.stride_b, batch.ndim)};
-  if (p.over_samples && !along_a && !along_b) {
-    const Parts parts = parts_of(p.m, p.n, 1, p.k);
-    if (parts.count > 1) return run_parts(op, p, call, parts);
-  }
+  if (parts.count > 1 && !along_a && !along_b) return run_parts(op, p, call, parts);
   const std::int64_t whole[] = {p.m * p.n};
   const int moves = count > 1 ? 1 : 0;
   const bool packed =

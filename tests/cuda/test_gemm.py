@@ -214,7 +214,7 @@ def test_a_gradient_by_weight_is_added_in_parts(
     dtype: Any, device: Any, rng: np.random.Generator
 ) -> None:
     """Of a thousand rows at least; two of them here, for few features."""
-    rows, first = 2100, 1056
+    rows, first = 2100, 1088
     x, grad = normal(rng, dtype, rows, 9), normal(rng, dtype, rows, 33)
     dx, dgrad, weight = device.put(x), device.put(grad), device.put(normal(rng, dtype, 33, 9))
     parts = [

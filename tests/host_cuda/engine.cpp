@@ -171,7 +171,6 @@ void begin_product(void* const* slots, std::uint32_t, std::uint64_t) {
   ++warp.made;
   ++warp.open;
   warp.products.push_back(w);
-  if (!copies_are_late()) make(w);
 }
 
 void finish_products(void* const*, std::uint32_t, std::uint64_t pending) {
@@ -179,7 +178,7 @@ void finish_products(void* const*, std::uint32_t, std::uint64_t pending) {
   warp.fenced = false;  // d may be touched now
   while (warp.groups.size() > pending) {
     for (; warp.groups.front() > 0; --warp.groups.front()) {
-      if (copies_are_late()) make(warp.products.front());
+      make(warp.products.front());
       warp.products.pop_front();
     }
     warp.groups.pop_front();

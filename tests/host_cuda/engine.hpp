@@ -1,6 +1,6 @@
-// Hopper's engines: barriers that count bytes, copies of boxes, products of a warpgroup. Copies and products
-// happen at once, or as late as they may: a copy when no thread can go on without it, a product when its
-// warp waits for it, each warp forming its own 16 rows.
+// Hopper's engines: barriers that count bytes, copies of boxes, products of a warpgroup. Copies happen at once,
+// or when no thread can go on without one; a product when its warp waits for it, each warp forming its own 16
+// rows: whatever is read too late or written too early shows.
 #pragma once
 #include <cstdint>
 

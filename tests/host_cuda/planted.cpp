@@ -15,6 +15,7 @@
 #include "core/cuda_call.hpp"
 #include "core/cuda_precision.hpp"
 #include "core/cuda_scratch.hpp"
+#include "gemm/cuda_hopper.hpp"
 #include "gemm/gemm.hpp"
 #include "norm/norm.hpp"
 #include "planted.hpp"
@@ -105,6 +106,48 @@ Floats run_gemm_over_samples() {  // in two parts
   gemm(kOp, p);
   cuda::set_tf32_products(false);
   return c;
+}
+
+void be_hopper(bool yes) {
+  host_cuda::set_capability(yes ? 9 : 8, 0);
+  cuda::forget_devices();
+}
+
+// The upper halves of numbers.
+std::vector<Bfloat16> bfloat16s(std::int64_t n, std::uint32_t seed = 1) {
+  std::vector<Bfloat16> x;
+  for (const float v : numbers(n, seed)) {
+    std::uint32_t bits = 0;
+    std::memcpy(&bits, &v, sizeof bits);
+    x.push_back({static_cast<std::uint16_t>(bits >> 16)});
+  }
+  return x;
+}
+
+// On one multiprocessor: two tiles of 128 x 128, whose 10 stages go round the ring of 6.
+Floats run_gemm_on_hopper() {
+  constexpr std::int64_t kM = 140, kN = 80, kK = 600;
+  const auto a = bfloat16s(kM * kK), b = bfloat16s(kK * kN, 2);
+  std::vector<Bfloat16> c(kM * kN, {0xFFFF});
+  const GemmProblem<Bfloat16> p{kM, kN, kK, a.data(), kK, 1, b.data(), kN, 1, c.data(), kN, {}};
+  be_hopper(true);
+  const bool launched = cuda::gemm_on_hopper(p, GemmBatch{});
+  be_hopper(false);
+  Floats all;
+  for (const Bfloat16 v : c) all.push_back(launched ? static_cast<float>(v.bits) : -1.0f);
+  return all;
+}
+
+Floats run_gemm_over_samples_on_hopper() {  // in two parts
+  constexpr std::int64_t kM = 8, kN = 16, kK = 2104;
+  const auto a = bfloat16s(kM * kK), b = bfloat16s(kK * kN, 2);
+  const cuda::Parts parts = cuda::parts_of(kM, kN, 1, kK);
+  Floats sums = result(parts.count * kM * kN);
+  const GemmProblem<Bfloat16> p{kM, kN, kK, a.data(), 1, kM, b.data(), kN, 1, nullptr, kN, {}};
+  be_hopper(true);
+  const bool launched = cuda::gemm_parts_on_hopper(p, parts, sums.data());
+  be_hopper(false);
+  return launched ? sums : Floats{};
 }
 
 Floats run_column_sums() {
@@ -420,6 +463,8 @@ const std::map<std::string, Floats (*)()>& problems() {
       {"gemm of the largest number", &run_gemm_of_the_largest},
       {"gemm in tf32", &run_gemm_in_tf32},
       {"gemm over samples", &run_gemm_over_samples},
+      {"gemm on Hopper", &run_gemm_on_hopper},
+      {"gemm over samples on Hopper", &run_gemm_over_samples_on_hopper},
       {"column sums", &run_column_sums},
       {"conv", &run_conv},
       {"conv on tensor cores", &run_conv_on_tensor_cores},
