@@ -241,7 +241,6 @@ void run_blocks(const std::vector<unsigned>& indices) {
   const Dim3 grid = now.grid;
   now.blocks.clear();
   now.ready.clear();
-  release(&now.start_edge);
   const int warps = (now.size + kWarp - 1) / kWarp;
   engine_begin(warps);
   int first = 0;
@@ -263,6 +262,7 @@ void run_blocks(const std::vector<unsigned>& indices) {
   }
   const auto all = static_cast<std::uint64_t>((first + kWarp - 1) / kWarp);
   now.starved_warp = static_cast<int>(next_random() % all);
+  release(&now.start_edge);
   const auto any_live = [] {
     return std::any_of(now.blocks.begin(), now.blocks.end(),
                        [](const auto& block) { return block->live > 0; });
