@@ -9,7 +9,7 @@
 // so an RNN, LSTM or GRU has one barrier a step, and two with a second product or norms (three with both).
 //
 // Products. A panel is kUnits = 8 units with all of their gates, the columns of one mma a gate; a tile is
-// kSamples = 32 samples, the rows of two. Blocks own panels, for the whole sequence: with more panels than
+// kSamples = 32 samples, the rows of two, or half of that where there is a block for each. Blocks own panels, for the whole sequence: with more panels than
 // blocks each has every grid-th, with fewer several blocks share a panel and split its tiles. What a block
 // owns decides who reads the state again: c, and what is carried back, stay with one thread; only h (dz)
 // is read by others, after the barrier.
@@ -101,7 +101,8 @@ struct ScanPlan {
   ScanProduct<T> first, second;
   std::uint32_t* arrived = nullptr;
   ScanRange range;
-  std::int64_t resident_at = 0;  // bytes of shared memory before the weights
+  std::int64_t samples = kSamples;  // of a tile
+  std::int64_t resident_at = 0;     // bytes of shared memory before the weights
 };
 
 // ---- host -------------------------------------------------------------------------------------------
@@ -109,7 +110,9 @@ struct ScanPlan {
 // Blocks and shared memory; `rows`: samples of the part over rows, or 0.
 template <class T>
 Grid plan_scan(ScanPlan<T>* plan, std::int64_t batch, std::int64_t rows) {
-  const std::int64_t most = multiprocessors(), tiles = ceil_div(batch, kSamples);
+  const std::int64_t most = multiprocessors();
+  if (plan->first.panels * ceil_div(batch, kSamples / 2) <= most) plan->samples = kSamples / 2;
+  const std::int64_t tiles = ceil_div(batch, plan->samples);
   std::int64_t blocks = min_i(rows, most);
   int gates = 0;
   for (const ScanProduct<T>* p : {&plan->first, &plan->second}) {
@@ -198,14 +201,14 @@ struct ScanTile {
   const ScanProduct<T>& p;
   const Pack<T>* resident;  // of the panel
   ScanRows<T> rows;
-  std::int64_t panel, first, batch;  // first sample
+  std::int64_t panel, first, end;  // samples [first, end)
 
   // The second half of the tile is there.
-  __device__ __forceinline__ bool both() const { return first + kSamples / 2 < batch; }
+  __device__ __forceinline__ bool both() const { return first + kSamples / 2 < end; }
   // Samples and units that are not there take another's place: their sums are not used.
   __device__ __forceinline__ const T* row(int i) const {
     const std::int64_t b = first + i;
-    return rows.p + (b < batch ? b : first) * rows.stride;
+    return rows.p + (b < end ? b : first) * rows.stride;
   }
   __device__ __forceinline__ const T* weights(int unit) const {
     const std::int64_t u = panel * kUnits + unit;
@@ -413,11 +416,11 @@ __device__ __forceinline__ void for_products(const ScanPlan<T>& plan, const Scan
   const int thread = static_cast<int>(threadIdx.x);
   for (std::int64_t panel = blockIdx.x % p.panels; panel < p.panels; panel += gridDim.x) {
     const std::int64_t unit = panel * kUnits + thread % kUnits;
-    for (std::int64_t first = share * kSamples; first < batch; first += owners * kSamples) {
-      const std::int64_t b = first + thread / kUnits;
-      const bool there = b < batch, sums_there = multiplies && panel * kUnits < p.units;
+    for (std::int64_t first = share * plan.samples; first < batch; first += owners * plan.samples) {
+      const std::int64_t b = first + thread / kUnits, end = min_i(batch, first + plan.samples);
+      const bool there = b < end, sums_there = multiplies && panel * kUnits < p.units;
       if (there) before(b, unit);
-      const ScanTile<T> tile{p, resident, rows, panel, first, batch};
+      const ScanTile<T> tile{p, resident, rows, panel, first, end};
       if (sums_there) {
         multiply_panel<kGates>(tile, sums);
         __syncthreads();  // the sums of all warps are there

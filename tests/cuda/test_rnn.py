@@ -209,7 +209,7 @@ def test_the_grid_does_not_show(
     expected = flat(run(device.kernels, *call))
     if device.name != "host_cuda":
         pytest.skip("a GPU has the blocks that it has")
-    for count, together in ((1, True), (3, True), (7, True), (3, False)):
+    for count, together in ((1, True), (3, True), (7, True), (18, True), (3, False)):
         device.module.set_multiprocessors(count)
         device.module.set_cooperative(together)
         try:
