@@ -180,13 +180,10 @@ __device__ __forceinline__ bool rows_are_packs(const T* p, std::int64_t stride) 
 template <class T>
 __device__ __forceinline__ Pack<T> load_depth(const T* row, std::int64_t k, std::int64_t depth,
                                               bool packed) {
+  if (packed && k + kPack<T> <= depth) return load_pack<Access::kInPlace>(row + k, true);
   Pack<T> r;
-  if (packed && k + kPack<T> <= depth) {
-    memcpy(&r, __builtin_assume_aligned(row + k, 16), sizeof r);
-  } else {
 #pragma unroll
-    for (int i = 0; i < kPack<T>; ++i) r.v[i] = k + i < depth ? row[k + i] : T(0);
-  }
+  for (int i = 0; i < kPack<T>; ++i) r.v[i] = k + i < depth ? row[k + i] : T(0);
   return r;
 }
 
