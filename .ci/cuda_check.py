@@ -78,7 +78,7 @@ REGISTERS = {
     "run_kernel": 128,  # 2 blocks of 256
     "combine_kernel": 64,
     "rope_kernel": 64,  # 4 blocks of 256
-    "adam_kernel": 128,  # 2 to 4 blocks of 256: kStepBlocks
+    "adam_kernel": 128,  # 2 or 3 blocks of 256: kStepBlocks
     "sgd_kernel": 80,  # 3 or 4
     "adagrad_kernel": 128,  # 2 to 4 blocks of 256: kRootBlocks
     "rmsprop_kernel": 128,

@@ -1,6 +1,6 @@
 // Multi-tensor optimizer steps. The table of the tensors is a kernel parameter: no copy to the device,
-// nothing to keep alive, and a CUDA graph holds it. It has room for kTensors tensors; a longer list takes
-// as many launches as it has tables. Blocks walk over the chunks of all tensors of the table; which tensor
+// nothing to keep alive, and a CUDA graph holds it. It has room for kTensors tensors, more than a thousand
+// for Adam; a longer list takes as many launches as it has tables. Blocks walk over the chunks of all tensors of the table; which tensor
 // a chunk belongs to is a binary search in the constant bank, the same for all threads.
 #include "optim/cuda.hpp"
 
@@ -16,30 +16,60 @@ namespace arraynn::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-// Two packs of each array in flight a thread: 8 loads of 16 bytes for Adam. Four blocks a
-// multiprocessor hold the registers at 64 a thread, which five arrays would exceed.
+// Two packs of each array in flight a thread: 8 loads of 16 bytes for Adam, 96 KB a multiprocessor.
+// Four blocks on it hold the registers at 64 a thread, which four arrays would exceed.
 template <int kArrays>
 constexpr int kUnroll = kArrays > 4 ? 1 : 2;
 template <int kArrays>
-constexpr int kBlocksPerMultiprocessor = kArrays > 4 ? 3 : 4;
+constexpr int kBlocksPerMultiprocessor = kArrays > 3 ? 3 : 4;
 constexpr std::size_t kScalarBytes = 256;  // what else a kernel takes
+static_assert(kOptimChunk < 1 << 16);      // a tail is half a word
 
-// Pointers, sizes and chunks of as many tensors as fit a kernel's parameters.
+// Addresses, sizes and chunks of as many tensors as fit a kernel's parameters. An address, counted in
+// elements, has 48 bits: devices have 49 of bytes.
 template <class T, int kArrays>
 struct Table {
-  static constexpr int kTensors = static_cast<int>(
-      (kMaxParameterBytes - kScalarBytes) / (kArrays * sizeof(T*) + sizeof(std::int64_t) + 4));
-  T* arrays[kArrays][kTensors];
-  std::int64_t size[kTensors];
+  static constexpr int kHalves = kArrays / 2 + 1;  // words of two: of each address, and the tail
+  static constexpr int kTensors =
+      static_cast<int>((kMaxParameterBytes - kScalarBytes) / (4 * (kArrays + kHalves + 1)));
+  std::uint32_t low[kArrays][kTensors];
+  std::uint32_t high[kHalves][kTensors];
   std::uint32_t first_chunk[kTensors];  // of the chunks of this table
   std::uint32_t chunks;
   int count;
+
+  __device__ __forceinline__ std::uint32_t half(int i, int tensor) const {
+    return high[i / 2][tensor] >> (i % 2 * 16) & 0xFFFFu;
+  }
+  __device__ __forceinline__ T* array(int a, int tensor) const {
+    const std::uint64_t element = std::uint64_t{half(a, tensor)} << 32 | low[a][tensor];
+    return reinterpret_cast<T*>(element * sizeof(T));
+  }
+  // Elements of a tensor's last chunk.
+  __device__ __forceinline__ int tail(int tensor) const {
+    return static_cast<int>(half(kArrays, tensor));
+  }
+
+  void clear(int tensor) {
+    for (auto& words : high) words[tensor] = 0;
+  }
+  void set_half(int i, int tensor, std::uint64_t value) {
+    high[i / 2][tensor] |= static_cast<std::uint32_t>(value << (i % 2 * 16));
+  }
+  // False where the address has more bits.
+  bool set_array(int a, int tensor, const T* p) {
+    const std::uint64_t element = reinterpret_cast<std::uintptr_t>(p) / sizeof(T);
+    low[a][tensor] = static_cast<std::uint32_t>(element);
+    set_half(a, tensor, element >> 32 & 0xFFFFu);
+    return element >> 48 == 0;
+  }
 };
 
 template <class T>
 struct Chunk {
   int tensor;
-  std::int64_t begin, end;
+  std::int64_t begin;
+  int size;
 };
 
 template <class T, int kArrays>
@@ -50,21 +80,21 @@ __device__ __forceinline__ Chunk<T> find_chunk(const Table<T, kArrays>& table,
     const int middle = (low + high) / 2;
     (table.first_chunk[middle] <= chunk ? low : high) = middle;
   }
-  const std::int64_t begin = std::int64_t{chunk - table.first_chunk[low]} * kOptimChunk;
-  return {low, begin, min_i(begin + kOptimChunk, table.size[low])};
+  const std::uint32_t next = high < table.count ? table.first_chunk[high] : table.chunks;
+  return {low, std::int64_t{chunk - table.first_chunk[low]} * kOptimChunk,
+          chunk + 1 == next ? table.tail(low) : static_cast<int>(kOptimChunk)};
 }
 
 // Calls f(packs of the kArrays arrays) for all packs of a chunk and stores those from kFirstStored on,
 // and f on single elements, as packs of which one element counts, at its end.
 template <class T, int kArrays, class F>
-__device__ __forceinline__ void update_chunk(T* const (&arrays)[kArrays], std::int64_t n,
-                                             unsigned stored, const F& f) {
-  const auto thread = static_cast<std::int64_t>(threadIdx.x);
+__device__ __forceinline__ void update_chunk(T* const (&arrays)[kArrays], int n, unsigned stored,
+                                             const F& f) {
   bool packed[kArrays];
 #pragma unroll
   for (int a = 0; a < kArrays; ++a) packed[a] = is_packed(arrays[a]);
-  constexpr std::int64_t kStep = std::int64_t{kThreads} * kPack<T>;
-  std::int64_t i = thread * kPack<T>;
+  constexpr int kStep = kThreads * kPack<T>;
+  int i = static_cast<int>(threadIdx.x) * kPack<T>;
   for (; i + (kUnroll<kArrays> - 1) * kStep + kPack<T> <= n; i += kUnroll<kArrays> * kStep) {
     Pack<T> in[kUnroll<kArrays>][kArrays];
 #pragma unroll
@@ -93,7 +123,7 @@ __device__ __forceinline__ void update_chunk(T* const (&arrays)[kArrays], std::i
   }
   // What is left of each thread's packs, fewer than kUnroll and at most one of them cut.
   for (; i < n; i += kStep) {
-    for (std::int64_t k = i; k < min_i(i + kPack<T>, n); ++k) {
+    for (int k = i; k < n && k < i + kPack<T>; ++k) {
       Compute<T> values[kArrays];
 #pragma unroll
       for (int a = 0; a < kArrays; ++a) values[a] = to_compute(arrays[a][k]);
@@ -113,8 +143,8 @@ __device__ __forceinline__ void update_table(const Table<T, kArrays>& table, uns
     const Chunk<T> chunk = find_chunk(table, c);
     T* arrays[kArrays];
 #pragma unroll
-    for (int a = 0; a < kArrays; ++a) arrays[a] = table.arrays[a][chunk.tensor] + chunk.begin;
-    update_chunk(arrays, chunk.end - chunk.begin, stored, f);
+    for (int a = 0; a < kArrays; ++a) arrays[a] = table.array(a, chunk.tensor) + chunk.begin;
+    update_chunk(arrays, chunk.size, stored, f);
   }
 }
 
@@ -267,12 +297,12 @@ __global__ void __launch_bounds__(kThreads)
   auto& shared = shared_storage<SumStorage>();
   for (std::uint32_t c = blockIdx.x; c < table.chunks; c += gridDim.x) {
     const Chunk<T> chunk = find_chunk(table, c);
-    const T* grad = table.arrays[0][chunk.tensor] + chunk.begin;
-    const std::int64_t n = chunk.end - chunk.begin;
+    const T* grad = table.array(0, chunk.tensor) + chunk.begin;
+    const int n = chunk.size;
     const bool packed = is_packed(grad);
     double sum = 0;
-    std::int64_t i = std::int64_t{threadIdx.x} * kPack<T>;
-    for (; i + kPack<T> <= n; i += std::int64_t{kThreads} * kPack<T>) {
+    int i = static_cast<int>(threadIdx.x) * kPack<T>;
+    for (; i + kPack<T> <= n; i += kThreads * kPack<T>) {
       const Pack<T> g = load_pack(grad + i, packed);
 #pragma unroll
       for (int j = 0; j < kPack<T>; ++j) {
@@ -317,11 +347,19 @@ void for_tables(const std::vector<OptimTensor<T>>& tensors, const Pointers& poin
     std::int64_t chunks = 0;
     for (; next < tensors.size() && table.count < TableOf::kTensors; ++next) {
       const int i = table.count++;
+      table.clear(i);
       const std::array<T*, kArrays> arrays = pointers(tensors[next]);
-      for (int a = 0; a < kArrays; ++a) table.arrays[a][i] = arrays[static_cast<std::size_t>(a)];
-      table.size[i] = tensors[next].end - tensors[next].begin;
+      for (int a = 0; a < kArrays; ++a) {
+        if (!table.set_array(a, i, arrays[static_cast<std::size_t>(a)])) {
+          call_state().error = cudaErrorInvalidValue;
+          return;
+        }
+      }
+      const std::int64_t size = tensors[next].end - tensors[next].begin;
+      const std::int64_t of_tensor = ceil_div(size, kOptimChunk);
       table.first_chunk[i] = static_cast<std::uint32_t>(chunks);
-      chunks += ceil_div(table.size[i], kOptimChunk);
+      table.set_half(kArrays, i, static_cast<std::uint64_t>(size - (of_tensor - 1) * kOptimChunk));
+      chunks += of_tensor;
     }
     table.chunks = static_cast<std::uint32_t>(chunks);
     f(table, Grid{persistent_blocks(chunks, kBlocks), kThreads});

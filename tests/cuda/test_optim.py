@@ -320,7 +320,7 @@ def test_wrong_lists(device: Any, rng: np.random.Generator) -> None:
 def test_launches(device: Any, rng: np.random.Generator) -> None:
     if device.name != "host_cuda":
         pytest.skip("counted by the emulated device only")
-    there = on(device, State(rng, np.float32, [(5,)] * 700))
+    there = on(device, State(rng, np.float32, [(5,)] * 1000))
     before = device.launches()
     there.adam(kernels, 1, False)
     assert device.launches() == before + 1
