@@ -3,7 +3,8 @@
 Every answer of ours is held against the reference in float64 before it is timed. Candidates take
 turns; a turn is a run of calls between two CUDA events that goes round buffers of more than three
 times the L2 cache, so that every call reads device memory. All libraries work on the same memory
-and on the default stream. The limit is the copy rate measured in the same run.
+and on the default stream. The limit is the copy rate measured in the same run, or the rate of the
+vendor's products where arithmetic is what bounds a case.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Case:
     floor: float = 1e-3
     microseconds: dict[str, float] = field(default_factory=dict)
     flop: float = 0.0  # of one call, where arithmetic is what bounds it
+    products: str = ""  # whose rate is the limit then: a dtype's, or tf32's
 
 
 def libraries() -> tuple[Any, Any]:
@@ -82,6 +84,26 @@ def buffer_sets(cupy: Any, bytes_of_a_call: int) -> int:
     """Count the sets that together are more than three times the L2 cache."""
     cache = cupy.cuda.Device().attributes.get("L2CacheSize", 60 << 20)
     return max(2, -(-3 * cache // bytes_of_a_call))
+
+
+def candidates(
+    torch: Any, compiled: bool, ours: Callable[[int], Any], eager: Any, inputs: Callable[[int], Any]
+) -> dict[str, Callable[[int], Any]]:
+    """Ours, and PyTorch's function of ``inputs(i)``, eager and compiled where that works."""
+    calls: dict[str, Callable[[int], Any]] = {"arraynn": ours}
+    if torch is None:
+        return calls
+    calls["torch"] = lambda i: eager(*inputs(i))
+    if not compiled:
+        return calls
+    function = torch.compile(eager, dynamic=False)
+    try:
+        function(*inputs(0))
+    except Exception as error:  # what its compiler needs is not on every machine
+        print(f"torch.compile: {type(error).__name__}", file=sys.stderr)
+    else:
+        calls["torch.compile"] = lambda i: function(*inputs(i))
+    return calls
 
 
 def elementwise_cases(cupy: Any, torch: Any, dtype: Any, n: int) -> list[Case]:
@@ -146,20 +168,22 @@ def glu_cases(cupy: Any, torch: Any, dtype: Any, rows: int, n: int) -> list[Case
     grad = [normal(random, dtype, rows, n) for _ in range(sets)]
     y, dx = [cupy.empty_like(g) for g in grad], [cupy.empty_like(a) for a in x]
     how = {"activation": "silu"}
-    forward: dict[str, Callable[[int], Any]] = {
-        "arraynn": lambda i: K.glu(x[i], out=y[i], **how),
-    }
+    tx = [] if torch is None else [torch.from_dlpack(a) for a in x]
+
+    def composed(joined: Any) -> Any:
+        a, b = joined.chunk(2, -1)
+        return a * torch.nn.functional.silu(b)
+
+    forward = candidates(
+        torch,
+        np.dtype(dtype) == np.float32,
+        lambda i: K.glu(x[i], out=y[i], **how),
+        composed,
+        lambda i: (tx[i],),
+    )
     backward: dict[str, Callable[[int], Any]] = {
         "arraynn": lambda i: K.glu_backward(grad[i], x[i], out=dx[i], **how),
     }
-    if torch is not None:
-        tx = [torch.from_dlpack(a) for a in x]
-
-        def composed(i: int) -> Any:
-            a, b = tx[i].chunk(2, -1)
-            return a * torch.nn.functional.silu(b)
-
-        forward["torch"] = composed
 
     def answer(of: Any, expected: Callable[[Any, Any], Any]) -> Callable[[str], tuple[Any, Any]]:
         def ask(_: str) -> tuple[Any, Any]:
@@ -249,7 +273,8 @@ def adam_case(
     }
     if torch is not None:
         there = [[[torch.from_dlpack(a) for a in group] for group in s] for s in state]
-        steps = [[torch.tensor(2.0, device="cuda") for _ in shapes] for _ in range(sets)]
+        two = there[0][0][0].new_full((), 2.0, dtype=torch.float32)
+        steps = [[two.clone() for _ in shapes] for _ in range(sets)]
 
         def fused(i: int) -> Any:
             return torch._fused_adamw_(
@@ -462,6 +487,33 @@ def copy_rate(cupy: Any) -> float:
     return 2 * n / statistics.median(elapsed(cupy, call, 1, 5, 0) for _ in range(ROUNDS))
 
 
+def product_rates(cupy: Any, torch: Any, n: int = 8192) -> dict[str, float]:
+    """Multiply-adds, counted twice, a second of a large product of the vendor's, by dtype.
+
+    float32 may be made of three products of tf32, which is faster on tensor cores.
+    """
+    found: dict[str, float] = {}
+    if torch is None:
+        return found
+    kinds = [("float16", n), ("bfloat16", n), ("tf32", n), ("float32", n // 2), ("float64", n // 2)]
+    for name, size in kinds:
+        kind = getattr(torch, "float32" if name == "tf32" else name)
+        random = cupy.random.default_rng(1)
+        drawn = [normal(random, np.float32, size, size) for _ in "ab"]
+        a, b = (torch.from_dlpack(x).to(kind) for x in drawn)
+        torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
+
+        def call(_: int, a: Any = a, b: Any = b) -> Any:
+            return a @ b
+
+        elapsed(cupy, call, 1, 2, 0)
+        took = statistics.median(elapsed(cupy, call, 1, 3, 0) for _ in range(5))
+        found[name] = 2.0 * size**3 / took
+    torch.backends.cuda.matmul.allow_tf32 = False
+    found["float32"] = max(found["float32"], found["tf32"] / 3)
+    return found
+
+
 def overheads(cupy: Any, torch: Any) -> dict[str, float]:
     """Microseconds of the CPU per call on tiny arrays, launches included, nothing waited for."""
     x, out = cupy.ones(32, np.float32), cupy.empty(32, np.float32)
@@ -511,6 +563,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     cupy, torch = libraries()
     rate = copy_rate(cupy)
+    ceilings = product_rates(cupy, torch)
     makers: list[Callable[[], list[Case]]] = [
         lambda: elementwise_cases(cupy, torch, np.float32, 1 << 26),
         lambda: elementwise_cases(cupy, torch, np.float32, 1 << 20),
@@ -541,6 +594,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "device": properties["name"].decode(),
         "config": dict(ann.show_config()),
         "copy_bytes_per_second": rate,
+        "products_flop_per_second": ceilings,
         "cases": [],
         "failures": [],
     }
@@ -551,6 +605,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
 
     print(f"copy rate {rate / 1e9:.0f} GB/s")
+    for name, ceiling in ceilings.items():
+        print(f"products of {name} {ceiling / 1e12:.1f} TFLOP/s")
     print(f"{'case':40} {'us':>9} {'GB/s':>6} {'limit':>6} {'ratio':>6}  peers (us)")
     for maker in makers:
         for case in maker():
@@ -561,12 +617,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 found["failures"].append(str(error))
                 continue
             measure(cupy, case)
-            print(row(case, rate), flush=True)
+            print(row(case, rate, ceilings), flush=True)
             found["cases"].append(
                 {
                     "name": case.name,
                     "bytes": case.bytes,
                     "flop": case.flop,
+                    "limit": share_of_limit(case, rate, ceilings),
                     "us": case.microseconds,
                 }
             )
@@ -581,7 +638,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if found["failures"] else 0
 
 
-def row(case: Case, rate: float) -> str:
+def share_of_limit(case: Case, rate: float, ceilings: dict[str, float]) -> float:
+    """Tell how near arraynn is to what bounds the case, as measured in this run."""
+    seconds = case.microseconds["arraynn"] * 1e-6
+    ceiling = ceilings.get(case.products, 0.0)
+    return case.flop / seconds / ceiling if ceiling else case.bytes / seconds / rate
+
+
+def row(case: Case, rate: float, ceilings: dict[str, float]) -> str:
     """Write a line of the table."""
     ours = case.microseconds["arraynn"]
     peers = {k: v for k, v in case.microseconds.items() if not k.startswith("arraynn")}
@@ -591,8 +655,8 @@ def row(case: Case, rate: float) -> str:
     if case.flop:
         rest["TFLOP/s"] = round(case.flop / ours * 1e-6, 1)
     return (
-        f"{case.name:40} {ours:9.2f} {bandwidth / 1e9:6.0f} {bandwidth / rate:6.0%} "
-        f"{ratio:6.2f}  {rest}"
+        f"{case.name:40} {ours:9.2f} {bandwidth / 1e9:6.0f} "
+        f"{share_of_limit(case, rate, ceilings):6.0%} {ratio:6.2f}  {rest}"
     )
 
 

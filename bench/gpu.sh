@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # bench/gpu.sh OUT_DIR: the CUDA kernels on the GPU of this machine, in under nine minutes and without a
-# network. Needs nvcc, CMake, ninja, a compiler, and in python3 scikit-build-core, pybind11, pytest,
-# CuPy and PyTorch. Builds for this device, records what PTX instructions give (golden.json, to be committed
+# network. Needs nvcc, CMake, ninja, a compiler, and in python3 pybind11, pytest, hypothesis, CuPy and
+# PyTorch. Builds for this device, records what PTX instructions give (golden.json, to be committed
 # as tests/host_cuda/golden.json), runs the benchmarks, the device half of the tests and compute-sanitizer
 # on a part of them. OUT_DIR gets build.txt, golden.*, gpu.json, gpu.txt, tests.txt, sanitizer-*.txt.
 # Every part runs even when one before it failed, within what is left of the time; the exit code is 1 then.

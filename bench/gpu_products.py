@@ -58,7 +58,8 @@ def linear_cases(
     weight = [normal(random, dtype, n, k) for _ in range(sets)]
     grad = [normal(random, dtype, m, n) for _ in range(sets)]
     bias = normal(random, dtype, n)
-    label = f"{'tf32' if tf32 else np.dtype(dtype).name} {m}x{k}x{n}"
+    products = "tf32" if tf32 else np.dtype(dtype).name
+    label = f"{products} {m}x{k}x{n}"
     forward: dict[str, Callable[[int], Any]] = {
         "arraynn": lambda i: K.linear(x[i], weight[i], bias, activation="gelu")
     }
@@ -94,7 +95,16 @@ def linear_cases(
 
     flop = 2.0 * m * k * n
     return [
-        Case(f"linear gelu {label}", moved, sets, forward, answer, flop=flop, floor=floor),
+        Case(
+            f"linear gelu {label}",
+            moved,
+            sets,
+            forward,
+            answer,
+            flop=flop,
+            floor=floor,
+            products=products,
+        ),
         Case(
             f"linear_backward {label}",
             2 * moved,
@@ -103,6 +113,7 @@ def linear_cases(
             answer_backward,
             flop=2 * flop,
             floor=floor,
+            products=products,
         ),
     ]
 
@@ -169,7 +180,16 @@ def conv_cases(
     flop = 2.0 * n * channels * size * size * taps
     label = f"{np.dtype(dtype).name} {n}x{channels}x{size}x{size} groups {groups} {layout}"
     return [
-        Case(f"conv2d {label}", moved, sets, forward, answer, flop=flop, floor=FLOOR),
+        Case(
+            f"conv2d {label}",
+            moved,
+            sets,
+            forward,
+            answer,
+            flop=flop,
+            floor=FLOOR,
+            products=np.dtype(dtype).name,
+        ),
         Case(
             f"conv2d_backward {label}",
             2 * moved,
@@ -178,6 +198,7 @@ def conv_cases(
             answer_backward,
             flop=2 * flop,
             floor=FLOOR,
+            products=np.dtype(dtype).name,
         ),
     ]
 
@@ -215,6 +236,12 @@ def attention_cases(
         there = [[torch.from_dlpack(a) for a in arrays] for arrays in (q, k, v)]
         attend = torch.nn.functional.scaled_dot_product_attention
         forward["torch"] = lambda i: attend(*(t[i] for t in there), is_causal=causal)
+        leaves = [[t.clone().requires_grad_() for t in qkv] for qkv in zip(*there, strict=True)]
+        graphs = [attend(*qkv, is_causal=causal) for qkv in leaves]
+        tg = [torch.from_dlpack(g) for g in grad]
+        backward["torch"] = lambda i: torch.autograd.grad(
+            graphs[i], leaves[i], tg[i], retain_graph=True
+        )
 
     def answer(_: str) -> tuple[Any, Any]:
         got = K.attention(q[0], k[0], v[0], causal=causal)[:1, :1].get()
@@ -230,7 +257,16 @@ def attention_cases(
     flop = 4.0 * batch * heads * length * length * dim * (0.5 if causal else 1.0)
     label = f"{np.dtype(dtype).name} {batch}x{heads}x{length}x{dim}{' causal' if causal else ''}"
     return [
-        Case(f"attention {label}", moved, sets, forward, answer, flop=flop, floor=FLOOR),
+        Case(
+            f"attention {label}",
+            moved,
+            sets,
+            forward,
+            answer,
+            flop=flop,
+            floor=FLOOR,
+            products=np.dtype(dtype).name,
+        ),
         Case(
             f"attention_backward {label}",
             2 * moved,
@@ -239,6 +275,7 @@ def attention_cases(
             answer_backward,
             flop=2.5 * flop,
             floor=FLOOR,
+            products=np.dtype(dtype).name,
         ),
     ]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,27 +10,7 @@ import numpy as np
 from arraynn import kernels as K
 from arraynn import reference
 
-from .gpu import PROBE, Case, buffer_sets, normal
-
-
-def candidates(
-    torch: Any, compiled: bool, ours: Callable[[int], Any], eager: Any, inputs: Callable[[int], Any]
-) -> dict[str, Callable[[int], Any]]:
-    """Ours, and PyTorch's function of ``inputs(i)``, eager and compiled where that works."""
-    calls: dict[str, Callable[[int], Any]] = {"arraynn": ours}
-    if torch is None:
-        return calls
-    calls["torch"] = lambda i: eager(*inputs(i))
-    if not compiled:
-        return calls
-    function = torch.compile(eager, dynamic=False)
-    try:
-        function(*inputs(0))
-    except Exception as error:  # what its compiler needs is not on every machine
-        print(f"torch.compile: {type(error).__name__}", file=sys.stderr)
-    else:
-        calls["torch.compile"] = lambda i: function(*inputs(i))
-    return calls
+from .gpu import PROBE, Case, buffer_sets, candidates, normal
 
 
 def row_cases(
@@ -167,6 +146,9 @@ def image_cases(cupy: Any, torch: Any, shape: tuple[int, ...], layout: str) -> l
 
     functional = None if torch is None else torch.nn.functional
     vectors = () if torch is None else (torch.from_dlpack(w), torch.from_dlpack(b))
+    if torch is not None:
+        forward = torch.native_batch_norm
+        moments = [forward(there(a), *vectors, None, None, True, 0.1, 1e-5)[1:] for a in x]
     table: list[tuple[str, int, Any, Any, Any]] = [
         (
             "batch_norm",
@@ -179,7 +161,10 @@ def image_cases(cupy: Any, torch: Any, shape: tuple[int, ...], layout: str) -> l
             "batch_norm_backward",
             3,
             lambda i: K.batch_norm_backward(grad[i], x[i], weight=w, **training)[0],
-            None,
+            lambda i: torch.ops.aten.native_batch_norm_backward(
+                *(there(grad[i]), there(x[i]), vectors[0], None, None, *moments[i], True, 1e-5),
+                [True, True, True],
+            ),
             lambda: reference.batch_norm_backward(wide[1], wide[0], weight=wide[2], **training)[0],
         ),
         (
@@ -203,7 +188,7 @@ def image_cases(cupy: Any, torch: Any, shape: tuple[int, ...], layout: str) -> l
             return held["result"][:1].get(), expected()[:1]
 
         calls: dict[str, Callable[[int], Any]] = {"arraynn": call}
-        if torch is not None and theirs is not None:
+        if torch is not None:
             calls["torch"] = theirs
         label = f"{name} {layout} {'x'.join(map(str, shape))}"
         cases.append(Case(label, 4 * passes * total, sets, calls, answer, floor=1.0))

@@ -43,7 +43,7 @@ def lstm_cases(cupy: Any, torch: Any, steps: int, batch: int, size: int, hidden:
     }
     if torch is not None:
         torch.backends.cudnn.allow_tf32 = False
-        module = torch.nn.LSTM(size, hidden, device="cuda")
+        module = torch.nn.LSTM(size, hidden, device=torch.from_dlpack(weights[0]).device)
         with torch.no_grad():
             for p, w in zip(module.parameters(), weights, strict=True):
                 p.copy_(torch.from_dlpack(w))
@@ -77,10 +77,13 @@ def lstm_cases(cupy: Any, torch: Any, steps: int, batch: int, size: int, hidden:
     flop = 2.0 * steps * batch * rows * (size + hidden)
     label = f"float32 T {steps} B {batch} {size} to {hidden}"
     return [
-        Case(f"lstm {label}", moved, sets, forward, answer, flop=flop, floor=FLOOR),
+        Case(
+            f"lstm {label}", moved, sets, forward, answer,
+            flop=flop, floor=FLOOR, products="float32",
+        ),
         Case(
             f"lstm_backward {label}", 2 * moved, sets, backward, answer_backward,
-            flop=2 * flop, floor=FLOOR,
+            flop=2 * flop, floor=FLOOR, products="float32",
         ),
     ]  # fmt: skip
 

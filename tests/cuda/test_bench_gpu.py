@@ -134,4 +134,87 @@ def test_times_and_their_row(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None
     case = GROUPS["elementwise"](cupy, np.dtype(np.float32))[1]
     gpu.measure(cupy, case)
     assert case.microseconds["arraynn"] > 0
-    assert case.name in gpu.row(case, 1e9)
+    assert case.name in gpu.row(case, 1e9, {})
+
+
+def test_shares_of_the_limits(cupy: Any) -> None:
+    case = gpu.Case("a", 6000, 1, {}, lambda _: (None, None), microseconds={"arraynn": 2.0})
+    assert gpu.share_of_limit(case, 6e9, {"float32": 1e12}) == pytest.approx(0.5)
+    case.flop, case.products = 1e6, "float32"
+    assert gpu.share_of_limit(case, 6e9, {"float32": 1e12}) == pytest.approx(0.5)
+    assert gpu.share_of_limit(case, 6e9, {}) == pytest.approx(0.5)
+    (products,) = GROUPS["linear"](cupy, np.dtype(np.float32))[:1]
+    assert products.products == "float32"
+
+
+class Torch:
+    """PyTorch on the CPU, which sees the emulated device's memory as its own."""
+
+    def __init__(self) -> None:
+        self.torch = pytest.importorskip("torch")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.torch, name)
+
+    def from_dlpack(self, a: Any) -> Any:
+        return self.torch.from_numpy(a._host)
+
+
+#: The groups that take PyTorch, with it.
+PEERS: dict[str, Callable[[Any, Any], list[Any]]] = {
+    "elementwise": lambda cupy, torch: gpu.elementwise_cases(cupy, torch, np.float32, 5000),
+    "adam": lambda cupy, torch: [gpu.adam_case(cupy, torch, [101] * 3, "3 tensors")],
+    "steps": lambda cupy, torch: gpu.simple_step_cases(cupy, torch, 101),
+    "glu": lambda cupy, torch: gpu.glu_cases(cupy, torch, np.float64, 6, 40),
+    "lookup": lambda cupy, torch: gpu.lookup_cases(cupy, torch, np.float32, 32, 50),
+    "pool first": lambda cupy, torch: gpu.pool_cases(cupy, torch, "channels_first", 2, 3, 14),
+    "pool last": lambda cupy, torch: gpu.pool_cases(cupy, torch, "channels_last", 2, 3, 14),
+    "linear": lambda cupy, torch: products.linear_cases(cupy, torch, np.float32, 33, 70, 40),
+    "conv": lambda cupy, torch: products.conv_cases(
+        cupy, torch, 2, 8, 6, groups=1, layout="channels_last"
+    ),
+    "attention": lambda cupy, torch: products.attention_cases(
+        cupy, torch, 2, 2, 70, 32, causal=True
+    ),
+    "rows": lambda cupy, torch: rows.row_cases(cupy, torch, np.float32, 5, 300),
+    "image first": lambda cupy, torch: rows.image_cases(
+        cupy, torch, (2, 64, 5, 5), "channels_first"
+    ),
+    "image last": lambda cupy, torch: rows.image_cases(cupy, torch, (2, 5, 5, 64), "channels_last"),
+    "lstm": lambda cupy, torch: sequences.lstm_cases(cupy, torch, 5, 3, 10, 20),
+    "decode": lambda cupy, torch: sequences.decode_cases(cupy, torch, np.float32, 2, 4, 2, 70, 32),
+    "fold": lambda cupy, torch: sequences.fold_cases(cupy, torch, np.float32, 2, 3, 7),
+}
+
+
+def test_rates_of_products(cupy: Any) -> None:
+    rates = gpu.product_rates(cupy, Torch(), 64)
+    assert sorted(rates) == ["bfloat16", "float16", "float32", "float64", "tf32"]
+    assert all(rate > 0 for rate in rates.values())
+    assert gpu.product_rates(cupy, None) == {}
+
+
+def as_arrays(result: Any) -> list[Any]:
+    """List the tensors or arrays of a result, as NumPy's."""
+    if isinstance(result, tuple | list):
+        return [a for part in result for a in as_arrays(part)]
+    if isinstance(result, library.ndarray):
+        return [result.get()]
+    return [result.detach().numpy()] if hasattr(result, "detach") else []
+
+
+@pytest.mark.parametrize("group", list(PEERS))
+def test_peers_do_the_same(cupy: Any, group: str) -> None:
+    """PyTorch's side of every case runs, on the same numbers, and gives what ours gives."""
+    for case in PEERS[group](cupy, Torch()):
+        if "torch" not in case.calls:
+            assert case.name.startswith(("swiglu_backward", "rope")), case.name
+            continue
+        theirs, ours = (as_arrays(case.calls[name](0)) for name in ("torch", "arraynn"))
+        if not theirs or not ours or case.name.startswith("dropout"):
+            continue
+        got, expected = ours[0], theirs[0]
+        if got.shape != expected.shape:
+            got = np.moveaxis(got, -1, 1)  # PyTorch's view of channels_last
+        scale = max(1.0, float(np.abs(expected).max()))
+        np.testing.assert_allclose(got, expected, 1e-3, 1e-4 * scale, err_msg=case.name)
