@@ -3,7 +3,8 @@
 
 Warnings are errors, and so is what ptxas says of wgmma that it serialises and of setmaxnreg that it
 ignores. A kernel may not spill, and may not use more registers or shared memory than
-its blocks per multiprocessor allow: a persistent grid would no longer be resident at once.
+its blocks per multiprocessor allow: a persistent grid would no longer be resident at once. Linked,
+they may ask for no library of CUDA's.
 `python3 .ci/cuda_check.py [DIRECTORY]` keeps the reports in DIRECTORY. Exits with 1 when a file or
 a kernel fails, with 0 where there is no nvcc.
 """
@@ -22,17 +23,9 @@ ARCHITECTURE = "sm_90"
 #: Of files whose instructions no other architecture has.
 ARCHITECTURES = {"gemm/cuda_hopper.cu": "sm_90a"}
 FLAGS = [
-    *("-std=c++20", "-O3", "-fmad=false", "--expt-relaxed-constexpr"),
-    *(
-        "-DARRAYNN_CUDA",
-        "-DARRAYNN_HOPPER",
-        "-Icsrc/lane",
-        "-Icsrc",
-        "-Werror",
-        "all-warnings",
-        "-Xptxas",
-        "-v",
-    ),
+    *("-std=c++20", "-O3", "-fmad=false", "--expt-relaxed-constexpr", "-Xcompiler", "-fPIC"),
+    *("-DARRAYNN_CUDA", "-DARRAYNN_HOPPER", "-Icsrc/lane", "-Icsrc"),
+    *("-Werror", "all-warnings", "-Xptxas", "-v"),
 ]
 #: Most registers of a thread, by kernel (and by a type that it is made for): 65536 registers over
 #: the threads that are to be resident.
@@ -178,14 +171,19 @@ SPILLS = {
 }
 
 
+def object_of(path: Path, logs: Path) -> Path:
+    """Name what a file is compiled to."""
+    return logs / f"{path.parent.name}_{path.stem}.o"
+
+
 def compile_file(path: Path, logs: Path) -> tuple[Path, int, str]:
     """Return the file, nvcc's exit code and all it said."""
-    name = f"{path.parent.name}_{path.stem}"
     architecture = ARCHITECTURES.get(f"{path.parent.name}/{path.name}", ARCHITECTURE)
     code = f"-gencode=arch={architecture.replace('sm', 'compute')},code={architecture}"
-    command = ["nvcc", *FLAGS, code, "-c", "-o", str(logs / f"{name}.o"), str(path)]
+    result = object_of(path, logs)
+    command = ["nvcc", *FLAGS, code, "-c", "-o", str(result), str(path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    (logs / f"{name}.txt").write_text(done.stdout + done.stderr, encoding="utf-8")
+    result.with_suffix(".txt").write_text(done.stdout + done.stderr, encoding="utf-8")
     return path, done.returncode, done.stdout + done.stderr
 
 
@@ -214,6 +212,19 @@ def kernels(report: str) -> list[tuple[str, int, int, int]]:
     return found
 
 
+def link(objects: list[Path], logs: Path) -> list[str]:
+    """Link all kernels as the module is: a library that asks for CUDA's runtime or driver fails."""
+    library = logs / "kernels.so"
+    command = ["nvcc", "-shared", "-cudart", "static", "-o", str(library), *map(str, objects)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        return [f"link failed\n{done.stderr}"]
+    read = ["readelf", "--dynamic", "--wide", str(library)]
+    text = subprocess.run(read, capture_output=True, text=True, check=True).stdout
+    needed = re.findall(r"\(NEEDED\).*\[(.*)\]", text)
+    return [f"{library.name} needs {name}" for name in needed if name.startswith("libcu")]
+
+
 def main() -> int:
     if shutil.which("nvcc") is None:
         print("no nvcc: not checked")
@@ -223,11 +234,14 @@ def main() -> int:
     failures: list[str] = []
     most: dict[str, int] = {}
     count = 0
+    objects: list[Path] = []
     sources = sorted(ROOT.glob("csrc/*/*.cu"))
     with ThreadPoolExecutor(2) as pool:
         for path, code, report in pool.map(lambda p: compile_file(p, logs), sources):
             if code != 0:
                 failures.append(f"{path.relative_to(ROOT)}: nvcc failed\n{report}")
+            else:
+                objects.append(object_of(path, logs))
             failures += [f"{path.relative_to(ROOT)}: {line}" for line in losses(report)]
             for name, registers, spilt, shared in kernels(report):
                 count += 1
@@ -240,6 +254,7 @@ def main() -> int:
                     failures.append(f"{name}: {shared} bytes of shared memory")
                 if spilt and name not in SPILLS:
                     failures.append(f"{name}: spills {spilt} bytes")
+    failures += link(objects, logs)
     for name in REGISTERS:
         print(f"{name:32} {most.get(name, 0):4} of {REGISTERS[name]} registers")
         if name not in most:

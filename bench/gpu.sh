@@ -37,7 +37,7 @@ part() {
 build_all() {
   "$python" -c 'import pybind11' && command -v nvcc cmake ninja || return 1
   cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DARRAYNN_CUDA=ON \
-    -DARRAYNN_CUDA_ARCHS="$arch" -DPython_EXECUTABLE="$(command -v "$python")" \
+    -DARRAYNN_CUDA_ARCHS="$arch" -DPython_EXECUTABLE="$("$python" -c 'import sys; print(sys.executable)')" \
     -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" &&
     ninja -C "$build" -j "$jobs" _core _cuda &&
     cmake --install "$build" --prefix python

@@ -40,9 +40,11 @@ def is_available() -> bool:
     True
     """
     module = _module()
-    if module is None or importlib.util.find_spec("cupy") is None:
-        return False
-    return int(module.device_count()) > 0
+    try:
+        found = importlib.util.find_spec("cupy") is not None
+    except ValueError:  # a module of that name without a spec, in sys.modules
+        found = False
+    return found and module is not None and int(module.device_count()) > 0
 
 
 def debug(on: bool) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import mmap
 import re
-from types import SimpleNamespace
+import sys
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -412,3 +413,13 @@ class TestIntakeByCuPy:
         cupy = StandIn(5)
         _array.cupy_view(cupy, x)
         assert cupy.log == [("from_dlpack", x)]
+
+
+@pytest.mark.parametrize("cupy", [None, ModuleType("cupy")])
+def test_availability_is_asked_without_an_error(
+    cupy: ModuleType | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CuPy may be kept out of sys.modules by None, or be a module that came without a loader."""
+    monkeypatch.setattr(ann.cuda, "_module", lambda: SimpleNamespace(device_count=lambda: 1))
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    assert ann.cuda.is_available() is False
