@@ -14,7 +14,7 @@ import pytest
 from activations import every_variant, functions, scale_of
 from arraynn import kernels
 from halves import assert_same_numbers, rounded
-from optimizer_state import COMMON, State, combinations
+from optimizer_state import COMMON, State, combinations, rmsprop_state
 from tolerances import assert_same_bits, finfo
 
 SHAPES: list[tuple[int, ...]] = [(1,), (9,), (2047,), (4096,), (), (2, 0), (7, 33), (16_385,)]
@@ -107,6 +107,20 @@ def test_sgd(
         norms = [s.sgd(kernels, **options) for s in (there, wide)]
         assert_rounded(device, there, wide, half, str(options))
         check_norms(device, norms, start.grads, options)
+
+
+@pytest.mark.parametrize("rule", ["adagrad", "rmsprop", "rmsprop centred", "rmsprop momentum"])
+def test_steps_by_a_root(rule: str, half: Any, device: Any, rng: np.random.Generator) -> None:
+    start = rmsprop_state(rng, np.float32, SHAPES[:-1]).mapped(lambda a: rounded(a, half))
+    there, wide = start.mapped(device.put), start.mapped(lambda a: device.put(a.astype("f4")))
+    options = {"lr": 0.05, "eps": 1e-3, "weight_decay": 0.1, "maximize": True, "grad_scale": 2.0}
+    for state in (there, wide):
+        if rule == "adagrad":
+            state.adagrad(kernels, 2, lr_decay=0.3, **options)
+        else:
+            momentum = 0.9 if "momentum" in rule else 0.0
+            state.rmsprop(kernels, "centred" in rule, momentum, **options)
+    assert_rounded(device, there, wide, half, rule)
 
 
 def check_norms(device: Any, norms: list[Any], grads: list[Any], options: dict[str, Any]) -> None:
