@@ -321,7 +321,7 @@ struct TileStorage {
   static_assert(sizeof(stages) <= 49152 && sizeof(sums) <= 49152, "static shared memory");
 };
 
-// n sums of a row. Not out of line: a kernel with wgmma may call nothing.
+// n sums of a row. A call would move the other sums that a thread still has in registers.
 template <bool kOutOfLine = true, class Sum, class Result>
 __device__ __forceinline__ void store_sums(const Sum* sums, int n, std::int64_t row,
                                            std::int64_t column,

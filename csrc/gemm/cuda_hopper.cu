@@ -212,6 +212,7 @@ __device__ __forceinline__ void multiply_tiles(const HopperCall<Out>& call,
       const std::uint64_t b =
           ptx::matrix_descriptor(ptx::shared_address(stage.b), kBoxBytes, kAtomBytes);
       wait(&shared.full[turn.stage], turn.parity);
+      __syncwarp();  // lanes may have waited one more time than others, wgmma takes them together
       ptx::wgmma_fence();
 #pragma unroll
       for (unsigned step = 0; step < kDepth / 16; ++step) {
@@ -257,8 +258,8 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 // ---- launches ---------------------------------------------------------------------------------------
 
-constexpr std::int64_t kMostIndex = (std::int64_t{1} << 31) - 1;
-constexpr std::int64_t kUnit = 8;  // elements of 16 bytes
+constexpr std::int64_t kMostIndex = (std::int64_t{1} << 31) - 1024;  // and a tile further
+constexpr std::int64_t kUnit = 8;                                    // elements of 16 bytes
 
 // How an operand moves from product to product of a batch: by one stride, or not at all.
 struct Moves {

@@ -192,8 +192,8 @@ FAULTS = [
         "those that multiply wait for the wrong parity",
         HOPPER_GEMM,
         HOPPER,
-        " turn.parity);\n      ptx::wgmma_fence();",
-        " turn.parity ^ (PLANTED ? 1 : 0));\n      ptx::wgmma_fence();",
+        " turn.parity);\n      __syncwarp();  // lanes may",
+        " turn.parity ^ (PLANTED ? 1 : 0));\n      __syncwarp();  // lanes may",
     ),
     Fault(
         "a stage of the ring is filled while it is read",
