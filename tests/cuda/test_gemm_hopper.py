@@ -161,11 +161,11 @@ def test_epilogues(
         bias, residual = normal(rng, half, features), normal(rng, half, rows, features)
         scale = np.matmul(*(np.abs(v) for v in widen(x, weight.T))) + 8
         for b, r in ((None, None), (bias, residual)):
-            given = [None if v is None else hopper.put(v) for v in (x, weight, b, r)]
+            given: list[Any] = [None if v is None else hopper.put(v) for v in (x, weight, b, r)]
             got = hopper.get(kernels.linear(*given[:3], residual=given[3], activation=activation))
-            wide = [None if v is None else widen(v) for v in (x, weight, b, r)]
+            wide: list[Any] = [None if v is None else widen(v) for v in (x, weight, b, r)]
             ref = reference.linear(*wide[:3], residual=wide[3], activation=activation)
-            single = [None if v is None else v.astype(np.float32) for v in wide]
+            single: list[Any] = [None if v is None else v.astype(np.float32) for v in wide]
             near = reference.linear(*single[:3], residual=single[3], activation=activation)
             label = f"{rows} x {features} {activation}"
             assert_close_to_reference(got, ref, near, scale=scale, label=label)
