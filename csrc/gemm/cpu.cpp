@@ -291,31 +291,42 @@ void run_gemm(const GemmProblem<T>& g, int threads, void* scratch) {
   });
 }
 
+// Rows of so many bytes, and kSumRows at least, are read in whole while the sums of all columns wait in
+// `out`: read a part of every row at a time, arrays would come from memory in pieces.
+constexpr std::int64_t kSumBytes = std::int64_t{8} << 10, kSumRows = 8;
+
 template <class T>
 void column_sums(const T* x, std::int64_t rs, std::int64_t m, std::int64_t n, int threads, T* out) {
   constexpr int kL = kLanes<T>;
   constexpr int kVectors = 8;
   parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
     const Range part = split_range(ceil_div(n, kL), nthreads, tid);
-    for (std::int64_t v0 = part.begin; v0 < part.end; v0 += kVectors) {
-      const std::int64_t count = min_i(kVectors, part.end - v0);
-      const std::int64_t j = v0 * kL;
-      Vec<T> acc[kVectors];
-      for (int v = 0; v < kVectors; ++v) acc[v] = Vec<T>::zero();
-      if (count == kVectors && j + kVectors * kL <= n) {
-        for (std::int64_t i = 0; i < m; ++i) {
-          for (int v = 0; v < kVectors; ++v) {
-            acc[v] = acc[v] + Vec<T>::load(x + i * rs + j + v * kL);
+    const auto item = static_cast<std::int64_t>(sizeof(T));
+    const std::int64_t step = max_i(kSumRows, kSumBytes / max_i(1, n * item));
+    for (std::int64_t i0 = 0; i0 < max_i(1, m); i0 += step) {
+      const std::int64_t i1 = min_i(m, i0 + step);
+      for (std::int64_t v0 = part.begin; v0 < part.end; v0 += kVectors) {
+        const std::int64_t count = min_i(kVectors, part.end - v0);
+        const std::int64_t j = v0 * kL;
+        if (count == kVectors && j + kVectors * kL <= n) {
+          Vec<T> acc[kVectors];
+          ARRAYNN_UNROLL for (int v = 0; v < kVectors; ++v) {
+            acc[v] = i0 > 0 ? Vec<T>::load(out + j + v * kL) : Vec<T>::zero();
           }
+          for (std::int64_t i = i0; i < i1; ++i) {
+            ARRAYNN_UNROLL for (int v = 0; v < kVectors; ++v) {
+              acc[v] = acc[v] + Vec<T>::load(x + i * rs + j + v * kL);
+            }
+          }
+          ARRAYNN_UNROLL for (int v = 0; v < kVectors; ++v) acc[v].store(out + j + v * kL);
+          continue;
         }
-        for (int v = 0; v < kVectors; ++v) acc[v].store(out + j + v * kL);
-        continue;
-      }
-      for (std::int64_t v = 0; v < count; ++v) {
-        const std::int64_t width = min_i(kL, n - j - v * kL);
-        Vec<T> sum = Vec<T>::zero();
-        for (std::int64_t i = 0; i < m; ++i) sum = sum + load_n(x + i * rs + j + v * kL, width);
-        store_n(sum, out + j + v * kL, width);
+        for (std::int64_t v = 0; v < count; ++v) {
+          const std::int64_t at = j + v * kL, width = min_i(kL, n - at);
+          Vec<T> sum = i0 > 0 ? load_n(out + at, width) : Vec<T>::zero();
+          for (std::int64_t i = i0; i < i1; ++i) sum = sum + load_n(x + i * rs + at, width);
+          store_n(sum, out + at, width);
+        }
       }
     }
   });

@@ -350,3 +350,15 @@ def test_matmul_of_few_rows_and_several_panels(
     for m, k in ((5, 40), (15, 530), (40, 1100)):
         a, b = normal(rng, dtype, m, k), normal(rng, dtype, k, n)
         check_matmul(a, b, kernels.matmul(a, b))
+
+
+def test_sums_of_columns_have_the_order_of_rows(dtype: Any, rng: np.random.Generator) -> None:
+    """The gradient by the bias, however many columns wait for the next rows."""
+    for rows in (1, 7, 8, 9, 33):
+        for columns in (1, 17, 64, 128, 129, 300):
+            grad = normal(rng, dtype, rows, columns)
+            x, weight = np.zeros((rows, 1), dtype), np.zeros((columns, 1), dtype)
+            expected = np.cumsum(grad, axis=0, dtype=dtype)[-1]
+            for n in thread_counts():
+                got = kernels.linear_backward(grad, x, weight, needs=("bias",))[2]
+                assert_same_bits(got, expected, f"{rows} x {columns}, {n} threads")
