@@ -43,11 +43,14 @@ bool describes_gemm(const Conv2dProblem& p, const GemmProblem<T>& g, std::int64_
 // kernel has pixels as rows, of which a tile takes any number, and sums over all samples at once.
 constexpr std::int64_t kSmallPlane = 64;
 
-bool is_gemm(const Conv2dProblem& p) {
+bool fills_vectors(const Conv2dProblem& p) { return p.channels_last || p.oh * p.ow > kSmallPlane; }
+
+bool is_product(const Conv2dProblem& p) {
   return p.kh == 1 && p.kw == 1 && p.stride_h == 1 && p.stride_w == 1 && p.groups == 1 &&
-         p.oh == p.ih && p.ow == p.iw && p.pad_h == 0 && p.pad_w == 0 && !p.is_volume() &&
-         (p.channels_last || p.oh * p.ow > kSmallPlane);
+         p.oh == p.ih && p.ow == p.iw && p.pad_h == 0 && p.pad_w == 0 && !p.is_volume();
 }
+
+bool is_gemm(const Conv2dProblem& p) { return is_product(p) && fills_vectors(p); }
 
 bool three_in_a_row(const DirectAxis& axis) {
   return axis.taps == 3 && axis.step == 1 && axis.out_step == 1 &&
@@ -85,17 +88,18 @@ bool is_winograd(Algorithm algorithm, const Conv<T>& d) {
 // Up to so many channels, columns of a row are better lanes than channels of a pixel: those few would
 // fill no vector on their way to [column][channel]. One block of the direct sum, whose bits it has.
 constexpr std::int64_t kFirstChannels = 4;
-constexpr std::int64_t kFirstColumns = 24;  // of the result, that a tile of rows is full of them
+// Columns of the result that fill a tile of a row. Fewer, of stride 1, go by all positions of the plane.
+constexpr std::int64_t kFirstColumns = 24;
 constexpr std::int64_t kFirstStep = 8;      // columns apart
 constexpr std::int64_t kFirstBytes = 2048;  // of the products of a pixel: KC of any level
 
 template <class T>
 bool is_first(const DirectConv<T>& d) {
   const std::int64_t products = d.channels * d.h.taps * d.w.taps;
+  const std::int64_t row = d.h.step == 1 && d.w.step == 1 ? d.h.count * d.w.count : d.w.count;
   return !d.channels_last && d.pool == nullptr && d.channels > 0 && d.channels <= kFirstChannels &&
-         d.h.out_step == 1 && d.w.out_step == 1 && d.w.count >= kFirstColumns &&
-         d.w.step <= kFirstStep && d.depth.size == 1 && d.depth.out_size == 1 &&
-         d.depth.taps == 1 && products > 0 &&
+         d.h.out_step == 1 && d.w.out_step == 1 && row >= kFirstColumns && d.w.step <= kFirstStep &&
+         d.depth.size == 1 && d.depth.out_size == 1 && d.depth.taps == 1 && products > 0 &&
          products * static_cast<std::int64_t>(sizeof(T)) <= kFirstBytes;
 }
 
@@ -177,27 +181,31 @@ bool by_planes(const Conv2dProblem& p) { return !p.channels_last || (p.ic == 1 &
 
 // Whether every output channel reads one source channel: by x, that takes one output channel each.
 bool is_depthwise(const Conv2dProblem& p, bool by_x) {
-  if (p.is_volume() || p.groups != p.ic) return false;
-  if (p.kh > kMostDepthwiseTaps || p.kw > kMostDepthwiseTaps) return false;
+  if (p.groups != p.ic || std::max({p.kd, p.kh, p.kw}) > kMostDepthwiseTaps) return false;
+  if (p.kd * p.kh > kMostDepthwiseLines) return false;
   if (p.oc == p.ic) return true;
   // One channel in and many out is a matrix product again.
-  return !by_x && !p.channels_last && (p.groups > 1 || p.oc <= kFewColumns);
+  return !by_x && !p.channels_last && !p.is_volume() && (p.groups > 1 || p.oc <= kFewColumns);
 }
 
 template <class T>
-DepthwiseConv<T> depthwise_of(const Conv2dProblem& p, const DirectAxis& h, const DirectAxis& w,
-                              const T* src, const T* weight, const ConvEpilogue<T>& e, T* out,
-                              std::int64_t channels, std::int64_t out_h, std::int64_t out_w) {
+DepthwiseConv<T> depthwise_of(const Conv2dProblem& p, const DirectAxis& depth, const DirectAxis& h,
+                              const DirectAxis& w, const T* src, const T* weight,
+                              const ConvEpilogue<T>& e, T* out, bool by_x) {
+  const std::int64_t channels = by_x ? p.ic : p.oc;
   return DepthwiseConv<T>{p.n,
                           channels,
                           channels / p.groups,
+                          depth,
                           h,
                           w,
                           src,
                           out,
-                          out_h,
-                          out_w,
+                          by_x ? p.id : p.od,
+                          by_x ? p.ih : p.oh,
+                          by_x ? p.iw : p.ow,
                           weight,
+                          p.kd,
                           p.kh,
                           p.kw,
                           !by_planes(p),
@@ -210,7 +218,7 @@ template <class T>
 void run_depthwise(const Conv2dProblem& p, const DepthwiseResidues<T>& d,
                    const ConvEpilogue<T>& e) {
   if (d.n == 0 || d.channels == 0 || d.out_h == 0 || d.out_w == 0) return;
-  const auto results = static_cast<double>(d.n * d.channels * d.out_h * d.out_w);
+  const auto results = static_cast<double>(d.n * d.channels * d.out_d * d.out_h * d.out_w);
   const int threads = threads_for(p.flop() + kFlopPerElement * results, kFlopPerThread);
   if (e.pool != nullptr) return pool_depthwise(p, d, *e.pool, threads);
   run_kernel(p, depthwise_kernels().of<T>(), d, threads, "depthwise",
@@ -293,9 +301,10 @@ void forward(const Conv2dProblem& p, const T* x, const T* weight, const ConvEpil
   }
   Axis h = forward_axis(axis_h(p), p.flip_kernel), w = forward_axis(axis_w(p), p.flip_kernel);
   if (is_depthwise(p, false)) {
+    Axis depth = forward_axis(axis_d(p), p.flip_kernel);
     return run_depthwise(p,
-                         DepthwiseResidues<T>{depthwise_of(p, h.finish(), w.finish(), x, weight, e,
-                                                           y, p.oc, p.oh, p.ow)},
+                         DepthwiseResidues<T>{depthwise_of(p, depth.finish(), h.finish(),
+                                                           w.finish(), x, weight, e, y, false)},
                          e);
   }
   if (pooled && is_tall(*e.pool, p.oc / p.groups)) return pool_by_samples(p, x, weight, e, y);
@@ -363,12 +372,15 @@ void fill_epilogue(const Conv2dProblem& p, const ConvEpilogue<T>& e, T* dx) {
 template <class T>
 void backward_x_depthwise(const Conv2dProblem& p, const T* dy, const T* weight,
                           const ConvEpilogue<T>& e, T* dx) {
-  std::vector<Axis> rows, columns;
+  std::vector<Axis> depths, rows, columns;
+  const std::vector<DirectAxis> depth = finish_residues(axis_d(p), p.flip_kernel, &depths);
   const std::vector<DirectAxis> h = finish_residues(axis_h(p), p.flip_kernel, &rows);
   const std::vector<DirectAxis> w = finish_residues(axis_w(p), p.flip_kernel, &columns);
-  DepthwiseResidues<T> d{depthwise_of(p, h[0], w[0], dy, weight, e, dx, p.ic, p.ih, p.iw)};
+  DepthwiseResidues<T> d{depthwise_of(p, depth[0], h[0], w[0], dy, weight, e, dx, true)};
+  d.d_residues = depth.data();
   d.h_residues = h.data();
   d.w_residues = w.data();
+  d.d_count = static_cast<std::int64_t>(depth.size());
   d.h_count = static_cast<std::int64_t>(h.size());
   d.w_count = static_cast<std::int64_t>(w.size());
   run_depthwise(p, d, e);
@@ -446,17 +458,19 @@ void backward_weight(const Conv2dProblem& p, const T* dy, const T* x, T* dw) {
     if (p.plan == nullptr) std::fill_n(dw, p.oc * icg * taps, T(0));
     return;
   }
-  if (is_gemm(p)) return backward_weight_gemm(p, dy, x, dw);
+  // Of a single sample the few pixels of a small plane are the sum, and fill no vector themselves.
+  if (is_product(p) && (p.n == 1 || fills_vectors(p))) return backward_weight_gemm(p, dy, x, dw);
   Axis h = forward_axis(axis_h(p), p.flip_kernel), w = forward_axis(axis_w(p), p.flip_kernel);
+  Axis depth = forward_axis(axis_d(p), p.flip_kernel);
   if (is_depthwise(p, false)) {
-    const DepthwiseGradient<T> d{p.n,  p.oc, p.oc / p.groups, h.finish(), w.finish(), x, dy, dw,
-                                 p.kh, p.kw, !by_planes(p)};
+    const DepthwiseGradient<T> d{
+        p.n,  p.oc, p.oc / p.groups, depth.finish(), h.finish(), w.finish(), x, dy, dw, p.kd,
+        p.kh, p.kw, !by_planes(p)};
     const int threads =
         threads_for(p.flop() + kFlopPerElement * static_cast<double>(p.y_size()), kFlopPerThread);
     return run_kernel(p, depthwise_gradient_kernels().of<T>(), d, threads, "depthwise",
                       "an output channel reads one input channel: its products stay in lanes");
   }
-  const Axis depth = forward_axis(axis_d(p), p.flip_kernel);
   if (p.is_volume()) h = with_depth(h, depth, p.kh);
   for (std::int64_t g = 0; g < p.groups; ++g) {
     WeightGradient<T> d{};

@@ -160,23 +160,26 @@ struct DirectConv {
 };
 
 // out[n, o, positions] (+ epilogue) = sum over taps:
-//   src[n, o / multiplier, h, w] * weight[o, kernel tap]
-// channels_last only with a multiplier of 1. At most kMostDepthwiseTaps along an axis.
-inline constexpr std::int64_t kMostDepthwiseTaps = 16;
+//   src[n, o / multiplier, depth, h, w] * weight[o, kernel tap]
+// channels_last and volumes only with a multiplier of 1. At most kMostDepthwiseTaps along an axis, and
+// kMostDepthwiseLines rows of the kernel at all its depths.
+inline constexpr std::int64_t kMostDepthwiseTaps = 16, kMostDepthwiseLines = 64;
 
 template <class T>
 struct DepthwiseConv {
   std::int64_t n, channels, multiplier;  // of the result
-  DirectAxis h, w;
+  DirectAxis depth, h, w;
   const T* src;
   T* out;
-  std::int64_t out_h, out_w;
+  std::int64_t out_d, out_h, out_w;
   const T* weight;
-  std::int64_t kernel_h, kernel_w;
+  std::int64_t kernel_d, kernel_h, kernel_w;
   bool channels_last;
   const T* bias;      // [channels] or null
   const T* residual;  // like out, or null
   Activation activation;
+
+  bool is_image() const { return depth.size == 1 && depth.taps == 1 && out_d == 1; }
 };
 
 // dw[oc, c, kh, kw] of one group.
@@ -198,11 +201,13 @@ struct WeightGradient {
 template <class T>
 struct DepthwiseGradient {
   std::int64_t n, channels, multiplier;  // of dy
-  DirectAxis h, w;                       // of the forward convolution
+  DirectAxis depth, h, w;                // of the forward convolution
   const T *x, *dy;
   T* dw;
-  std::int64_t kernel_h, kernel_w;
+  std::int64_t kernel_d, kernel_h, kernel_w;
   bool channels_last;
+
+  bool is_image() const { return depth.size == 1 && depth.taps == 1 && depth.count == 1; }
 };
 
 // A kernel, and the bytes of scratch that a team takes.

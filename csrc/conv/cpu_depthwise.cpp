@@ -3,10 +3,11 @@
 //
 //   planes  channels_first, 3x3 of step 1 or 2: rows are read where they lie, their border masked
 //   bands   other channels_first: planes as lanes, brought into a band of pixels and back; and pixels of
-//           channels_last that a vector is too wide for
+//           channels_last that a vector is too wide for. All volumes of these layouts
 //   lines   other channels_first with planes too few for that, or with several results each: rows of a
 //           strip staged with their border as lines of one pitch, so that a tap is an offset
 //   rows    other channels_last: lanes are channels; some neighbouring pixels share a tap's weights
+// Rows of the kernel at all depths of a volume are one list of rows.
 // Taps are added in ascending order from 0.
 #include "conv/border.hpp"
 #include "conv/depthwise_pixels.hpp"
@@ -17,43 +18,54 @@
 namespace ARRAYNN_ISA_NAMESPACE {
 namespace {
 
-// Weights of the residues of h before residue i, of all residues of w, in taps.
+// Weights before those of residue (k, i) of the depth and h, with all residues of w, in taps.
 template <class T>
-std::int64_t packed_taps(const DepthwiseResidues<T>& d, std::int64_t i) {
-  std::int64_t rows = 0, columns = 0;
-  for (std::int64_t p = 0; p < i; ++p) rows += d.h_at(p).taps;
+std::int64_t packed_taps(const DepthwiseResidues<T>& d, std::int64_t k, std::int64_t i) {
+  std::int64_t before = 0, rows = 0, all_rows = 0, columns = 0;
+  for (std::int64_t r = 0; r < k; ++r) before += d.depth_at(r).taps;
+  for (std::int64_t p = 0; p < d.h_count; ++p) {
+    if (p < i) rows += d.h_at(p).taps;
+    all_rows += d.h_at(p).taps;
+  }
   for (std::int64_t q = 0; q < d.w_count; ++q) columns += d.w_at(q).taps;
-  return rows * columns;
+  return (before * all_rows + (k < d.d_count ? d.depth_at(k).taps * rows : 0)) * columns;
+}
+template <class T>
+std::int64_t packed_taps(const DepthwiseResidues<T>& d) {
+  return packed_taps(d, d.d_count, 0);
 }
 
 // f(tap of the kernel) for every tap in the order in which the weights are packed: residue by residue.
 template <class T, class F>
 ARRAYNN_INLINE void for_packed_taps(const DepthwiseResidues<T>& d, const F& f) {
-  for (std::int64_t p = 0; p < d.h_count; ++p) {
-    for (std::int64_t q = 0; q < d.w_count; ++q) {
-      const DirectAxis &h = d.h_at(p), &w = d.w_at(q);
+  for (std::int64_t r = 0; r < d.d_count * d.h_count * d.w_count; ++r) {
+    const DirectAxis& depth = d.depth_at(r / d.w_count / d.h_count);
+    const DirectAxis &h = d.h_at(r / d.w_count % d.h_count), &w = d.w_at(r % d.w_count);
+    for (std::int64_t k = 0; k < depth.taps; ++k) {
       for (std::int64_t i = 0; i < h.taps; ++i) {
-        for (std::int64_t j = 0; j < w.taps; ++j) f(h.kernel[i] * d.kernel_w + w.kernel[j]);
+        const std::int64_t row = depth.kernel[k] * d.kernel_h + h.kernel[i];
+        for (std::int64_t j = 0; j < w.taps; ++j) f(row * d.kernel_w + w.kernel[j]);
       }
     }
   }
 }
 
 // Rows of pixels with channels as lanes: where the source, the results and the residual of one sample
-// lie from the row on that each begins with.
+// lie from the row on that each begins with. Source plane z is plane z % ring, results are of one plane.
 template <class T>
 struct PixelRows {
   std::int64_t channels;
   const T *packed, *bias;
   const T* src;
-  std::int64_t src_row;
+  std::int64_t src_row, src_plane, ring;  // src_plane: elements
   T* out;
   const T* residual;  // or null
   std::int64_t out_row;
 };
 
 template <class T>
-void run_rows(const DepthwiseResidues<T>& d, const PixelRows<T>& s, Range rows) {
+void run_rows(const DepthwiseResidues<T>& d, const PixelRows<T>& s, std::int64_t plane,
+              Range rows) {
   PixelRow<T> r{};
   r.channels = s.channels;
   r.bias = s.bias;
@@ -63,22 +75,28 @@ void run_rows(const DepthwiseResidues<T>& d, const PixelRows<T>& s, Range rows) 
     return w.taps == 0 ? Segment{} : inside_positions(w);
   };
   r.inside = inside(d.w_at(0));
+  const std::int64_t d_residue = plane % d.d_count, z = plane / d.d_count;
+  const DirectAxis& depth = d.depth_at(d_residue);
+  const Segment deep = taps_at(depth, z);
   for (std::int64_t row = rows.begin; row < rows.end; ++row) {
     const std::int64_t residue = row % d.h_count, a = row / d.h_count;
     const DirectAxis& h = d.h_at(residue);
     const Segment seen = taps_at(h, a);
-    const T* packed = s.packed + packed_taps(d, residue) * r.weight_step;
+    const T* packed = s.packed + packed_taps(d, d_residue, residue) * r.weight_step;
     for (std::int64_t i = 0; i < d.w_count; ++i) {
       const DirectAxis& w = d.w_at(i);
       r.w = &w;
       if (d.w_count > 1) r.inside = inside(w);
-      r.count = seen.taps();
-      for (std::int64_t t = 0; t < r.count; ++t) {
-        const std::int64_t tap = seen.tap_begin + t;
-        r.lines[t] = s.src + (a * h.step + h.offset[tap] - s.src_row) * w.size * s.channels;
-        r.weights[t] = packed + tap * w.taps * r.weight_step;
+      r.count = 0;
+      for (std::int64_t k = deep.tap_begin; k < deep.tap_end; ++k) {
+        const T* source = s.src + (z * depth.step + depth.offset[k]) % s.ring * s.src_plane;
+        for (std::int64_t tap = seen.tap_begin; tap < seen.tap_end; ++tap) {
+          const std::int64_t line = a * h.step + h.offset[tap] - s.src_row;
+          r.lines[r.count] = source + line * w.size * s.channels;
+          r.weights[r.count++] = packed + (k * h.taps + tap) * w.taps * r.weight_step;
+        }
       }
-      packed += h.taps * w.taps * r.weight_step;
+      packed += depth.taps * h.taps * w.taps * r.weight_step;
       const std::int64_t at =
           ((a * h.out_step + h.out_begin - s.out_row) * d.out_w + w.out_begin) * s.channels;
       r.out = s.out + at;
@@ -92,8 +110,8 @@ template <class T>
 void run_channels_last(const DepthwiseResidues<T>& d, int threads, void* scratch) {
   parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
     const std::int64_t packed_row = round_up(d.channels, kLanes<T>);
-    const std::int64_t kernel = d.kernel_h * d.kernel_w;
-    T* packed = static_cast<T*>(scratch) + tid * packed_taps(d, d.h_count) * packed_row;
+    const std::int64_t kernel = d.kernel_d * d.kernel_h * d.kernel_w;
+    T* packed = static_cast<T*>(scratch) + tid * packed_taps(d) * packed_row;
     T* at = packed;
     for_packed_taps(d, [&](std::int64_t tap) {
       for (std::int64_t c = 0; c < packed_row; ++c) {
@@ -102,16 +120,15 @@ void run_channels_last(const DepthwiseResidues<T>& d, int threads, void* scratch
       at += packed_row;
     });
     const std::int64_t in = d.h_at(0).size * d.w_at(0).size * d.channels;
-    const std::int64_t out = d.out_h * d.out_w * d.channels;
-    const Range rows = split_range(d.n * d.rows(), nthreads, tid);
+    const std::int64_t out = d.out_h * d.out_w * d.channels, depth = d.depth_at(0).size;
+    const Range rows = split_range(d.n * d.out_d * d.rows(), nthreads, tid);
     for (std::int64_t g = rows.begin; g < rows.end;) {
-      const std::int64_t sample = g / d.rows(), row = g % d.rows();
+      const std::int64_t image = g / d.rows(), row = g % d.rows();
       const std::int64_t count = min_i(rows.end - g, d.rows() - row);
-      const T* residual = d.residual != nullptr ? d.residual + sample * out : nullptr;
-      run_rows(
-          d,
-          {d.channels, packed, d.bias, d.src + sample * in, 0, d.out + sample * out, residual, 0},
-          {row, row + count});
+      const T* residual = d.residual != nullptr ? d.residual + image * out : nullptr;
+      const T* src = d.src + image / d.out_d * depth * in;
+      run_rows(d, {d.channels, packed, d.bias, src, 0, in, depth, d.out + image * out, residual, 0},
+               image % d.out_d, {row, row + count});
       g += count;
     }
   });
@@ -119,11 +136,13 @@ void run_channels_last(const DepthwiseResidues<T>& d, int threads, void* scratch
 
 // Bands of pixels of one vector, [row][column][lane]. channels_first: as many planes as a vector has
 // lanes are brought into one, which goes its way as channels_last and back to the planes.
-// channels_last: pixels of less than a vector, which are padded to one.
+// channels_last: pixels of less than a vector, which are padded to one. Of a volume a band holds the
+// source planes that a result sees, and those that the next one sees as well stay.
 template <class T>
 struct BandLayout {
-  std::int64_t blocks, strips;  // of channels of a sample, and of the rows of the result
-  std::int64_t source, result;  // elements
+  std::int64_t blocks, strips;  // of channels of a sample, and of the rows of a plane of the result
+  std::int64_t ring;            // source planes
+  std::int64_t source, result;  // elements, of a plane
   std::int64_t bytes;           // of a member
 };
 
@@ -145,19 +164,16 @@ Range band_source(const DepthwiseResidues<T>& d, Range rows) {
   return {max_i(0, seen.begin), max_i(max_i(0, seen.begin), min_i(seen.end, d.h_at(0).size))};
 }
 
-// At most so many for `rows` of them, wherever they begin.
-template <class T>
-std::int64_t most_source_rows(const DepthwiseResidues<T>& d, std::int64_t rows) {
-  const std::int64_t size = d.h_at(0).size;
+// Source positions from the first to the last that `positions` of every residue read, at most.
+inline std::int64_t most_seen(const DirectAxis* axes, std::int64_t count, std::int64_t positions) {
+  const std::int64_t size = axes[0].size;
   std::int64_t begin = size, end = -size;
-  for (std::int64_t i = 0; i < d.h_count; ++i) {
-    const DirectAxis& h = d.h_at(i);
-    if (h.taps == 0) continue;
-    begin = min_i(begin, h.offset[0]);
-    end = max_i(end, h.offset[h.taps - 1] + 1);
+  for (std::int64_t i = 0; i < count; ++i) {
+    if (axes[i].taps == 0) continue;
+    begin = min_i(begin, axes[i].offset[0]);
+    end = max_i(end, axes[i].offset[axes[i].taps - 1] + 1);
   }
-  const std::int64_t positions = (rows - 1) / d.h_count + (d.h_count > 1 ? 1 : 0);
-  return max_i(0, min_i(size, positions * d.h_at(0).step + end - begin));
+  return max_i(0, min_i(size, (positions - 1) * axes[0].step + end - begin));
 }
 
 // The bytes do not shrink as rows are added: who computes some rows at a time asks for those of all.
@@ -166,74 +182,90 @@ BandLayout<T> make_band_layout(const DepthwiseResidues<T>& d) {
   constexpr int kL = kLanes<T>;
   BandLayout<T> l{};
   l.blocks = ceil_div(d.channels, kL);
+  l.ring = max_i(1, most_seen(&d.depth_at(0), d.d_count, 1));
   const std::int64_t in_row = d.w_at(0).size * kL, out_row = d.out_w * kL;
   const auto item = static_cast<std::int64_t>(sizeof(T));
-  const std::int64_t all = d.h_at(0).size * in_row + d.out_h * out_row;
+  const std::int64_t all = l.ring * d.h_at(0).size * in_row + d.out_h * out_row;
   const std::int64_t rows = max_i(1, d.out_h / ceil_div(all * item, kBandBytes));
   l.strips = ceil_div(d.rows(), rows);
   const std::int64_t most = min_i(rows, d.rows());
-  l.source = most_source_rows(d, most) * in_row;
+  const std::int64_t positions = (most - 1) / d.h_count + (d.h_count > 1 ? 2 : 1);
+  l.source = most_seen(&d.h_at(0), d.h_count, positions) * in_row;
   l.result = most * out_row;
-  const std::int64_t taps = d.kernel_h * d.kernel_w + packed_taps(d, d.h_count) + 1;
-  l.bytes = (l.source + l.result + taps * kL) * item;
+  const std::int64_t taps = d.kernel_d * d.kernel_h * d.kernel_w + packed_taps(d) + 1;
+  l.bytes = (l.ring * l.source + l.result + taps * kL) * item;
   return l;
 }
 
-// What a band holds: some rows of the result of a block of channels of one sample.
+// What a band holds: some rows of a plane of the result of a block of channels of one sample.
 struct BandPart {
-  std::int64_t sample;
+  std::int64_t sample, plane;
   Range channels, rows;
 };
 
-// `pixels` pixels of `count` lanes to and from memory where a plane is `plane` elements, or where pixels
-// lie one after the other. Whole vectors where what they touch beyond a pixel is the next one.
+// `pixels` pixels of `count` lanes to and from memory where channels are `step` elements apart, or where
+// pixels lie one after the other. Whole vectors where what they touch beyond a pixel is the next one.
 template <class T>
-void to_band(bool channels_last, const T* src, std::int64_t plane, std::int64_t count,
+void to_band(bool channels_last, const T* src, std::int64_t step, std::int64_t count,
              std::int64_t pixels, T* band) {
   constexpr int kL = kLanes<T>;
-  if (!channels_last) return transpose_copy(src, plane, band, kL, count, pixels);
+  if (!channels_last) return transpose_copy(src, step, band, kL, count, pixels);
   for (std::int64_t i = 0; i < pixels; ++i) {
     load_lanes(src + i * count, (pixels - i) * count).store(band + i * kL);
   }
 }
 template <class T>
-void from_band(bool channels_last, const T* band, std::int64_t plane, std::int64_t count,
+void from_band(bool channels_last, const T* band, std::int64_t step, std::int64_t count,
                std::int64_t pixels, T* out) {
   constexpr int kL = kLanes<T>;
-  if (!channels_last) return transpose_copy(band, kL, out, plane, pixels, count);
+  if (!channels_last) return transpose_copy(band, kL, out, step, pixels, count);
   for (std::int64_t i = 0; i < pixels; ++i) {
     store_lanes(Vec<T>::load(band + i * kL), out + i * count, (pixels - i) * count);
   }
 }
 
-// A part's place in an array of planes of `plane` elements, of which `pixel` come before its rows.
+// Where a part's pixels from `pixel` on lie in an array of `depth` planes of `size` pixels, in plane z.
 template <class T>
-std::int64_t band_at(const DepthwiseResidues<T>& d, const BandPart& part, std::int64_t plane,
-                     std::int64_t pixel) {
-  if (d.channels_last) return (part.sample * plane + pixel) * d.channels;
-  return (part.sample * d.channels + part.channels.begin) * plane + pixel;
+std::int64_t band_at(const DepthwiseResidues<T>& d, const BandPart& part, std::int64_t depth,
+                     std::int64_t z, std::int64_t size, std::int64_t pixel) {
+  if (d.channels_last) return ((part.sample * depth + z) * size + pixel) * d.channels;
+  return ((part.sample * d.channels + part.channels.begin) * depth + z) * size + pixel;
 }
 
+// `held`: source planes that lie in the band already.
 template <class T>
 void run_band(const DepthwiseResidues<T>& d, const BandLayout<T>& l, const BandPart& part,
-              const T* packed, const T* bias, T* staged) {
+              const T* packed, const T* bias, T* staged, Range* held) {
   constexpr int kL = kLanes<T>;
   const std::int64_t width = d.w_at(0).size, in = d.h_at(0).size * width;
   const std::int64_t out = d.out_h * d.out_w, count = part.channels.end - part.channels.begin;
   const Range source = band_source(d, part.rows), rows = part.rows;
-  to_band(d.channels_last, d.src + band_at(d, part, in, source.begin * width), in, count,
-          (source.end - source.begin) * width, staged);
-  T* result = staged + l.source;
-  const std::int64_t at = band_at(d, part, out, rows.begin * d.out_w);
+  const DirectAxis& depth = d.depth_at(part.plane % d.d_count);
+  const std::int64_t z = part.plane / d.d_count * depth.step;
+  const Segment deep = taps_at(depth, part.plane / d.d_count);
+  if (deep.taps() > 0) {
+    const Range planes{z + depth.offset[deep.tap_begin], z + depth.offset[deep.tap_end - 1] + 1};
+    if (planes.begin < held->begin || planes.begin > held->end) {
+      *held = {planes.begin, planes.begin};
+    }
+    for (; held->end < planes.end; ++held->end) {
+      const T* src = d.src + band_at(d, part, depth.size, held->end, in, source.begin * width);
+      to_band(d.channels_last, src, depth.size * in, count, (source.end - source.begin) * width,
+              staged + held->end % l.ring * l.source);
+    }
+    held->begin = max_i(held->begin, held->end - l.ring);
+  }
+  T* result = staged + l.ring * l.source;
+  const std::int64_t at = band_at(d, part, d.out_d, part.plane, out, rows.begin * d.out_w);
   const std::int64_t pixels = (rows.end - rows.begin) * d.out_w;
   if (d.residual != nullptr) {
-    to_band(d.channels_last, d.residual + at, out, count, pixels, result);
+    to_band(d.channels_last, d.residual + at, d.out_d * out, count, pixels, result);
   }
   run_rows(d,
-           {kL, packed, bias, staged, source.begin, result,
+           {kL, packed, bias, staged, source.begin, l.source, l.ring, result,
             d.residual != nullptr ? result : nullptr, rows.begin},
-           rows);
-  from_band(d.channels_last, result, out, count, pixels, d.out + at);
+           part.plane, rows);
+  from_band(d.channels_last, result, d.out_d * out, count, pixels, d.out + at);
 }
 
 template <class T>
@@ -241,20 +273,22 @@ void run_bands(const DepthwiseResidues<T>& d, int threads, void* scratch) {
   constexpr int kL = kLanes<T>;
   parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
     const BandLayout<T> l = make_band_layout(d);
-    const std::int64_t kernel = d.kernel_h * d.kernel_w;
+    const std::int64_t kernel = d.kernel_d * d.kernel_h * d.kernel_w;
     T* raw = reinterpret_cast<T*>(static_cast<char*>(scratch) + tid * l.bytes);
     T* bias = raw + kernel * kL;
     T* packed = bias + kL;
-    T* staged = packed + packed_taps(d, d.h_count) * kL;
+    T* staged = packed + packed_taps(d) * kL;
     const std::int64_t bands = d.n * l.strips;  // of a block, one after the other for its weights
     const auto part_of = [&](std::int64_t u) {
-      const std::int64_t block = u / bands;
-      return BandPart{u % bands / l.strips,
+      const std::int64_t band = u / d.out_d, block = band / bands;
+      return BandPart{band % bands / l.strips,
+                      u % d.out_d,
                       {block * kL, min_i(d.channels, (block + 1) * kL)},
-                      split_range(d.rows(), l.strips, u % l.strips)};
+                      split_range(d.rows(), l.strips, band % l.strips)};
     };
     std::int64_t known = -1;
-    const Range units = split_range(bands * l.blocks, nthreads, tid);
+    Range held{0, 0};
+    const Range units = split_range(bands * l.blocks * d.out_d, nthreads, tid);
     for (std::int64_t u = units.begin; u < units.end; ++u) {
       const BandPart part = part_of(u);
       const std::int64_t first = part.channels.begin, count = part.channels.end - first;
@@ -268,7 +302,8 @@ void run_bands(const DepthwiseResidues<T>& d, int threads, void* scratch) {
         });
         if (d.bias != nullptr) load_n(d.bias + first, count).store(bias);
       }
-      run_band(d, l, part, packed, d.bias != nullptr ? bias : nullptr, staged);
+      if (part.plane == 0) held = {0, 0};
+      run_band(d, l, part, packed, d.bias != nullptr ? bias : nullptr, staged, &held);
     }
   });
 }
@@ -277,7 +312,7 @@ void run_bands(const DepthwiseResidues<T>& d, int threads, void* scratch) {
 template <class T>
 bool is_banded(const DepthwiseResidues<T>& d) {
   if (d.channels_last) return d.channels < kLanes<T>;
-  return d.multiplier == 1 && d.channels >= kLanes<T> / 2;
+  return d.multiplier == 1 && (d.channels >= kLanes<T> / 2 || !d.is_image());
 }
 
 // One residue of the stride, as a convolution of its own.
@@ -295,9 +330,8 @@ constexpr std::int64_t kSecondColumns = 32;
 
 template <class T>
 bool is_planes(const DepthwiseResidues<T>& d) {
-  if (d.channels_last || d.h_count > 1 || d.w_count > 1 || !is_three(d.h_at(0), d.w_at(0))) {
-    return false;
-  }
+  if (d.channels_last || d.h_count > 1 || d.w_count > 1 || !d.is_image()) return false;
+  if (!is_three(d.h_at(0), d.w_at(0))) return false;
   return d.w_at(0).step == 1 || d.w_at(0).count <= kSecondColumns || !is_banded(d);
 }
 
@@ -316,7 +350,7 @@ std::int64_t scratch_of(const DepthwiseResidues<T>& d, int threads) {
   if (is_planes(d)) return 0;
   if (is_banded(d)) return threads * make_band_layout(d).bytes;
   if (d.channels_last) {
-    return threads * packed_taps(d, d.h_count) * round_up(d.channels, kLanes<T>) *
+    return threads * packed_taps(d) * round_up(d.channels, kLanes<T>) *
            static_cast<std::int64_t>(sizeof(T));
   }
   std::int64_t bytes = 0;

@@ -193,46 +193,62 @@ void add_row(const DepthwiseGradient<T>& d, const Segment& inside, std::int64_t 
 }
 
 template <class T>
+std::int64_t all_taps(const DepthwiseGradient<T>& d) {
+  return d.depth.taps * d.h.taps * d.w.taps;
+}
+
+template <class T>
 void store_taps(const DepthwiseGradient<T>& d, const T* acc, std::int64_t acc_row, Range channels,
                 T* dw) {
   for (std::int64_t c = channels.begin; c < channels.end; ++c) {
-    T* out = dw + c * d.kernel_h * d.kernel_w;
-    for (std::int64_t t = 0; t < d.h.taps * d.w.taps; ++t) {
-      out[d.h.kernel[t / d.w.taps] * d.kernel_w + d.w.kernel[t % d.w.taps]] = acc[t * acc_row + c];
+    T* out = dw + c * d.kernel_d * d.kernel_h * d.kernel_w;
+    const T* from = acc + c;
+    for (std::int64_t k = 0; k < d.depth.taps; ++k) {
+      for (std::int64_t i = 0; i < d.h.taps; ++i) {
+        T* row = out + (d.depth.kernel[k] * d.kernel_h + d.h.kernel[i]) * d.kernel_w;
+        for (std::int64_t j = 0; j < d.w.taps; ++j, from += acc_row) row[d.w.kernel[j]] = *from;
+      }
     }
   }
 }
 
 template <class T>
 void run_channels_last(const DepthwiseGradient<T>& d, int threads, void* scratch) {
-  const std::int64_t acc_row = round_up(d.channels, kLanes<T>), taps = d.h.taps * d.w.taps;
+  const std::int64_t acc_row = round_up(d.channels, kLanes<T>), rows = d.h.taps * d.w.taps;
   T* acc = static_cast<T*>(scratch);
   parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
     const Range vectors = split_range(acc_row / kLanes<T>, nthreads, tid);
     const Range channels{vectors.begin * kLanes<T>, min_i(d.channels, vectors.end * kLanes<T>)};
-    for (std::int64_t t = 0; t < taps; ++t) {
+    for (std::int64_t t = 0; t < all_taps(d); ++t) {
       for (std::int64_t v = vectors.begin; v < vectors.end; ++v) {
         Vec<T>::zero().store(acc + t * acc_row + v * kLanes<T>);
       }
     }
     const Segment inside = inside_positions(d.w);
     const std::int64_t in = d.h.size * d.w.size * d.channels;
-    for (std::int64_t g = 0; g < d.n * d.h.count; ++g) {
-      add_row(d, inside, g % d.h.count, d.x + g / d.h.count * in, 0,
-              d.dy + g * d.w.count * d.channels, channels, acc, acc_row);
+    for (std::int64_t g = 0; g < d.n * d.depth.count * d.h.count; ++g) {
+      const std::int64_t image = g / d.h.count, z = image % d.depth.count;
+      const Segment deep = taps_at(d.depth, z);
+      for (std::int64_t k = deep.tap_begin; k < deep.tap_end; ++k) {
+        const std::int64_t plane =
+            image / d.depth.count * d.depth.size + z * d.depth.step + d.depth.offset[k];
+        add_row(d, inside, g % d.h.count, d.x + plane * in, 0, d.dy + g * d.w.count * d.channels,
+                channels, acc + k * rows * acc_row, acc_row);
+      }
     }
     store_taps(d, acc, acc_row, channels, d.dw);
   });
 }
 
 // channels_first, planes as lanes: strips of as many planes as a vector has lanes, of x and of dy, as
-// pixels of channels_last.
+// pixels of channels_last. Of a volume the planes of x that the next one of dy meets as well stay.
 constexpr std::int64_t kBandBytes = std::int64_t{96} << 10;
 
 template <class T>
 struct BandLayout {
-  std::int64_t strips, source, gradient;  // of the rows of dy; elements
-  std::int64_t bytes;                     // of a member
+  std::int64_t strips, ring;      // of the rows of dy; planes of x
+  std::int64_t source, gradient;  // elements, of a plane
+  std::int64_t bytes;             // of a member
 };
 
 template <class T>
@@ -248,7 +264,8 @@ BandLayout<T> make_band_layout(const DepthwiseGradient<T>& d) {
   const auto item = static_cast<std::int64_t>(sizeof(T));
   BandLayout<T> l{};
   const std::int64_t in_row = d.w.size * kL, out_row = d.w.count * kL;
-  const std::int64_t all = d.h.size * in_row + d.h.count * out_row;
+  l.ring = max_i(1, min_i(d.depth.size, tap_span(d.depth)));
+  const std::int64_t all = l.ring * d.h.size * in_row + d.h.count * out_row;
   l.strips = min_i(d.h.count, ceil_div(all * item, kBandBytes));
   std::int64_t most = 0;
   for (std::int64_t i = 0; i < l.strips; ++i) {
@@ -257,7 +274,7 @@ BandLayout<T> make_band_layout(const DepthwiseGradient<T>& d) {
   }
   l.source = most * in_row;
   l.gradient = ceil_div(d.h.count, l.strips) * out_row;
-  l.bytes = (d.h.taps * d.w.taps * kL + l.source + l.gradient) * item;
+  l.bytes = (all_taps(d) * kL + l.ring * l.source + l.gradient) * item;
   return l;
 }
 
@@ -266,31 +283,46 @@ void run_bands(const DepthwiseGradient<T>& d, int threads, void* scratch) {
   constexpr int kL = kLanes<T>;
   parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
     const BandLayout<T> l = make_band_layout(d);
-    const std::int64_t taps = d.h.taps * d.w.taps;
+    const std::int64_t rows_taps = d.h.taps * d.w.taps;
     T* acc = reinterpret_cast<T*>(static_cast<char*>(scratch) + tid * l.bytes);
-    T *staged = acc + taps * kL, *staged_dy = staged + l.source;
+    T *staged = acc + all_taps(d) * kL, *staged_dy = staged + l.ring * l.source;
     const std::int64_t in = d.h.size * d.w.size, out = d.h.count * d.w.count;
+    const std::int64_t all_in = d.depth.size * in, all_out = d.depth.count * out;
     const Segment inside = inside_positions(d.w);
     DepthwiseGradient<T> lanes = d;
     lanes.channels = kL;
     const Range blocks = split_range(ceil_div(d.channels, kL), nthreads, tid);
     for (std::int64_t b = blocks.begin; b < blocks.end; ++b) {
       const std::int64_t count = min_i(kL, d.channels - b * kL);
-      for (std::int64_t t = 0; t < taps; ++t) Vec<T>::zero().store(acc + t * kL);
-      for (std::int64_t i = 0; i < d.n * l.strips; ++i) {
-        const Range rows = split_range(d.h.count, l.strips, i % l.strips);
+      for (std::int64_t t = 0; t < all_taps(d); ++t) Vec<T>::zero().store(acc + t * kL);
+      std::int64_t held = 0;  // planes of x up to this one lie in the band
+      for (std::int64_t i = 0; i < d.n * l.strips * d.depth.count; ++i) {
+        const std::int64_t z = i % d.depth.count, strip = i / d.depth.count % l.strips;
+        const std::int64_t volume = i / d.depth.count / l.strips * d.channels + b * kL;
+        const Range rows = split_range(d.h.count, l.strips, strip);
         const Range source = band_source(d, rows);
-        const std::int64_t plane = i / l.strips * d.channels + b * kL;
-        transpose_copy(d.x + plane * in + source.begin * d.w.size, in, staged, kL, count,
-                       (source.end - source.begin) * d.w.size);
-        transpose_copy(d.dy + plane * out + rows.begin * d.w.count, out, staged_dy, kL, count,
-                       (rows.end - rows.begin) * d.w.count);
+        if (z == 0) held = 0;
+        const Segment deep = taps_at(d.depth, z);
+        if (deep.taps() == 0) continue;
+        const std::int64_t first = z * d.depth.step;
+        held = max_i(held, first + d.depth.offset[deep.tap_begin]);
+        for (; held <= first + d.depth.offset[deep.tap_end - 1]; ++held) {
+          transpose_copy(d.x + volume * all_in + held * in + source.begin * d.w.size, all_in,
+                         staged + held % l.ring * l.source, kL, count,
+                         (source.end - source.begin) * d.w.size);
+        }
+        transpose_copy(d.dy + volume * all_out + z * out + rows.begin * d.w.count, all_out,
+                       staged_dy, kL, count, (rows.end - rows.begin) * d.w.count);
         for (std::int64_t a = rows.begin; a < rows.end; ++a) {
-          add_row(lanes, inside, a, staged, source.begin,
-                  staged_dy + (a - rows.begin) * d.w.count * kL, {0, kL}, acc, kL);
+          for (std::int64_t k = deep.tap_begin; k < deep.tap_end; ++k) {
+            const std::int64_t plane = (first + d.depth.offset[k]) % l.ring;
+            add_row(lanes, inside, a, staged + plane * l.source, source.begin,
+                    staged_dy + (a - rows.begin) * d.w.count * kL, {0, kL},
+                    acc + k * rows_taps * kL, kL);
+          }
         }
       }
-      store_taps(d, acc, kL, {0, count}, d.dw + b * kL * d.kernel_h * d.kernel_w);
+      store_taps(d, acc, kL, {0, count}, d.dw + b * kL * d.kernel_d * d.kernel_h * d.kernel_w);
     }
   });
 }
@@ -298,14 +330,13 @@ void run_bands(const DepthwiseGradient<T>& d, int threads, void* scratch) {
 // Planes as lanes: enough of them to fill a vector by half.
 template <class T>
 bool is_banded(const DepthwiseGradient<T>& d) {
-  return d.multiplier == 1 && d.channels >= kLanes<T> / 2;
+  return d.multiplier == 1 && (d.channels >= kLanes<T> / 2 || !d.is_image());
 }
 
 template <class T>
 std::int64_t scratch_bytes(const DepthwiseGradient<T>& d, int threads) {
   if (d.channels_last) {
-    return d.h.taps * d.w.taps * round_up(d.channels, kLanes<T>) *
-           static_cast<std::int64_t>(sizeof(T));
+    return all_taps(d) * round_up(d.channels, kLanes<T>) * static_cast<std::int64_t>(sizeof(T));
   }
   if (is_banded(d)) return threads * make_band_layout(d).bytes;
   return threads * (sums_bytes(d) + line_scratch_bytes<T>(make_line_layout<T>(d.h, d.w), d.h, d.w));

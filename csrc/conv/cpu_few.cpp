@@ -21,15 +21,23 @@ namespace {
 constexpr std::int64_t kChannels = 16;
 // Staged rows of a strip, half of an L2 of 512 KiB.
 constexpr std::int64_t kStagedBytes = std::int64_t{256} << 10;
-// Vectors of a tile: 4 x 4 sums + 4 of the source + 1 weight of 32 registers, or 4 x 3 + 3 + 1 of 16.
+// Vectors of a row of a tile: 4 x 4 sums + 4 of the source + 1 weight of 32 registers, or 4 x 3 + 3 + 1
+// of 16. Fewer sums than kSums would wait for one another: a tile of few results of short rows has
+// several rows.
 constexpr int kVectors = kVectorRegisters == 32 ? 4 : 3;
+constexpr int kSums = kVectorRegisters == 32 ? 16 : 8;
+constexpr int lines_of(int sums) {
+  return 8 * sums <= kSums ? 8 : 4 * sums <= kSums ? 4 : 2 * sums <= kSums ? 2 : 1;
+}
 
 template <class T>
 struct Layout {
-  std::int64_t pitch, row;      // elements: of a line, of all channels of a block
-  std::int64_t span_h, rows;    // source rows that a result sees; rows of a strip
-  std::int64_t taps, blocks;    // of the kernel; of channels
-  std::int64_t staged, sums;    // elements
+  std::int64_t vectors;       // of a row of the result that fills less than a tile, else of a tile
+  std::int64_t width;         // elements of a row of sums
+  std::int64_t pitch, row;    // elements: of a line, of all channels of a block
+  std::int64_t span_h, rows;  // source rows that a result sees; rows of a strip
+  std::int64_t taps, blocks;  // of the kernel; of channels
+  std::int64_t staged, sums;  // elements
   std::int64_t packed, tables;  // bytes of the team; of a member's offsets
   std::int64_t bytes;           // of a member
 };
@@ -40,7 +48,10 @@ Layout<T> make_layout(const DirectConv<T>& d) {
   const auto item = static_cast<std::int64_t>(sizeof(T));
   Layout<T> l{};
   const std::int64_t span_w = d.w.offset[d.w.taps - 1] - d.w.offset[0] + 1;
-  l.pitch = round_up(d.w.count, kVectors * kL) + round_up(span_w - 1, kL);
+  const std::int64_t vectors = ceil_div(d.w.count, kL);
+  l.vectors = vectors <= 2 ? vectors : kVectors;
+  l.width = round_up(d.w.count, l.vectors * kL);
+  l.pitch = l.width + round_up(span_w - 1, kL);
   // Lines a power of two apart would share cache sets.
   if (rows_alias<T>(l.pitch * 4)) l.pitch += kL;
   l.row = min_i(kChannels, d.channels) * l.pitch;
@@ -50,7 +61,7 @@ Layout<T> make_layout(const DirectConv<T>& d) {
   l.taps = d.h.taps * d.w.taps;
   l.blocks = ceil_div(d.channels, kChannels);
   l.staged = ((l.rows - 1) * d.h.step + l.span_h) * l.row;
-  l.sums = l.rows * d.columns * round_up(d.w.count, kVectors * kL);
+  l.sums = l.rows * d.columns * l.width;
   l.packed = round_up(d.channels * l.taps * d.columns * item, 64);
   l.tables = round_up(l.taps * kChannels * 8, 64);
   l.bytes = l.tables + round_up(l.staged * item, 64) + round_up(l.sums * item, 64);
@@ -75,16 +86,25 @@ void stage_row(const DirectConv<T>& d, const Layout<T>& l, std::int64_t sample, 
   const bool inside = row >= 0 && row < d.h.size;
   const std::int64_t begin = inside ? min_i(l.pitch, max_i(0, -first)) : l.pitch;
   const std::int64_t end = inside ? max_i(begin, min_i(l.pitch, d.w.size - first)) : l.pitch;
-  const auto item = static_cast<std::size_t>(sizeof(T));
   const std::int64_t source = d.src_channel + channels.begin;
-  for (std::int64_t c = 0; c < count; ++c) {
-    T* line = dst + c * l.pitch;
-    __builtin_memset(line, 0, static_cast<std::size_t>(begin) * item);
-    __builtin_memset(line + end, 0, static_cast<std::size_t>(l.pitch - end) * item);
-    if (d.channels_last || begin == end) continue;
-    const T* src = d.src + ((sample * d.src_channels + source + c) * d.h.size + row) * d.w.size;
-    __builtin_memcpy(line + begin, src + first + begin,
-                     static_cast<std::size_t>(end - begin) * item);
+  const std::int64_t plane = d.h.size * d.w.size;
+  const T* src = d.src;
+  if (!d.channels_last && begin < end) {
+    src += (sample * d.src_channels + source) * plane + row * d.w.size;
+  }
+  for (std::int64_t q = 0; q < l.pitch; q += kLanes<T>) {
+    const std::int64_t from = max_i(0, min_i(kLanes<T>, begin - q));
+    const std::int64_t to = max_i(from, min_i(kLanes<T>, end - q));
+    const bool whole = to - from == kLanes<T>;
+    T* line = dst + q;
+    if (from == to || (d.channels_last && !whole)) {
+      for (std::int64_t c = 0; c < count; ++c) Vec<T>::zero().store(line + c * l.pitch);
+    } else if (!d.channels_last) {
+      for (std::int64_t c = 0; c < count; ++c) {
+        const T* p = src + (c * plane + first + q);
+        (whole ? Vec<T>::load(p) : load_between(p, from, to)).store(line + c * l.pitch);
+      }
+    }
   }
   if (!d.channels_last || begin == end) return;
   const std::int64_t pixel = (sample * d.h.size + row) * d.w.size + first + begin;
@@ -92,48 +112,82 @@ void stage_row(const DirectConv<T>& d, const Layout<T>& l, std::int64_t sample, 
                  end - begin, count);
 }
 
-// sums[i ld + b] (+)= sum over k of w[k kRows + i] * staged[offset[k] + b], from 0 or from what is there.
-template <class T, int kRows, int kCount>
-[[gnu::noinline]] void few_ukernel(const T* staged, const std::int64_t* offset, std::int64_t count,
-                                   const T* w, bool add, T* sums, std::int64_t ld) {
+// sums[(r kResults + i) ld + b] (+)= sum over k of w[k kResults + i] staged[r line + offset[k] + b],
+// from 0 or from what is there.
+template <class T, int kResults, int kLines, int kCount>
+[[gnu::noinline]] void few_ukernel(const T* staged, std::int64_t line, const std::int64_t* offset,
+                                   std::int64_t count, const T* w, bool add, T* sums,
+                                   std::int64_t ld) {
   constexpr int kL = kLanes<T>;
-  Vec<T> acc[kRows][kCount];
-  ARRAYNN_UNROLL for (int i = 0; i < kRows; ++i) {
-    ARRAYNN_UNROLL for (int j = 0; j < kCount; ++j) {
-      acc[i][j] = add ? Vec<T>::load(sums + i * ld + j * kL) : Vec<T>::zero();
+  Vec<T> acc[kLines][kResults][kCount];
+  ARRAYNN_UNROLL for (int r = 0; r < kLines; ++r) {
+    ARRAYNN_UNROLL for (int i = 0; i < kResults; ++i) {
+      ARRAYNN_UNROLL for (int j = 0; j < kCount; ++j) {
+        acc[r][i][j] = add ? Vec<T>::load(sums + (r * kResults + i) * ld + j * kL) : Vec<T>::zero();
+      }
     }
   }
   for (std::int64_t k = 0; k < count; ++k) {
     const T* x = staged + offset[k];
-    Vec<T> xv[kCount];
-    ARRAYNN_UNROLL for (int j = 0; j < kCount; ++j) xv[j] = Vec<T>::load(x + j * kL);
-    ARRAYNN_UNROLL for (int i = 0; i < kRows; ++i) {
-      const Vec<T> wv = Vec<T>::set1(w[i]);
-      ARRAYNN_UNROLL for (int j = 0; j < kCount; ++j) acc[i][j] = fma(wv, xv[j], acc[i][j]);
+    if constexpr (kLines == 1) {
+      Vec<T> xv[kCount];
+      ARRAYNN_UNROLL for (int j = 0; j < kCount; ++j) xv[j] = Vec<T>::load(x + j * kL);
+      ARRAYNN_UNROLL for (int i = 0; i < kResults; ++i) {
+        const Vec<T> wv = Vec<T>::set1(w[i]);
+        ARRAYNN_UNROLL for (int j = 0; j < kCount; ++j) {
+          acc[0][i][j] = fma(wv, xv[j], acc[0][i][j]);
+        }
+      }
+    } else {
+      Vec<T> wv[kResults];
+      ARRAYNN_UNROLL for (int i = 0; i < kResults; ++i) wv[i] = Vec<T>::set1(w[i]);
+      ARRAYNN_UNROLL for (int r = 0; r < kLines; ++r) {
+        ARRAYNN_UNROLL for (int j = 0; j < kCount; ++j) {
+          const Vec<T> xv = Vec<T>::load(x + j * kL);
+          ARRAYNN_UNROLL for (int i = 0; i < kResults; ++i) {
+            acc[r][i][j] = fma(wv[i], xv, acc[r][i][j]);
+          }
+        }
+        x += line;
+      }
     }
-    w += kRows;
+    w += kResults;
   }
-  ARRAYNN_UNROLL for (int i = 0; i < kRows; ++i) {
-    ARRAYNN_UNROLL for (int j = 0; j < kCount; ++j) acc[i][j].store(sums + i * ld + j * kL);
+  ARRAYNN_UNROLL for (int r = 0; r < kLines; ++r) {
+    ARRAYNN_UNROLL for (int i = 0; i < kResults; ++i) {
+      ARRAYNN_UNROLL for (int j = 0; j < kCount; ++j) {
+        acc[r][i][j].store(sums + (r * kResults + i) * ld + j * kL);
+      }
+    }
   }
 }
 
+// Of `lines` rows, and of those that are left.
 template <class T>
-using FewUkernel = void (*)(const T*, const std::int64_t*, std::int64_t, const T*, bool, T*,
-                            std::int64_t);
-template <class T, int kRows>
+struct FewUkernel {
+  using Tile = void (*)(const T*, std::int64_t, const std::int64_t*, std::int64_t, const T*, bool,
+                        T*, std::int64_t);
+  int lines;
+  Tile many, one;
+};
+template <class T, int kResults, int kCount>
+FewUkernel<T> few_at() {
+  constexpr int kLines = lines_of(kResults * kCount);
+  return {kLines, &few_ukernel<T, kResults, kLines, kCount>, &few_ukernel<T, kResults, 1, kCount>};
+}
+template <class T, int kResults>
 FewUkernel<T> few_of(std::int64_t vectors) {
-  return vectors == 1   ? &few_ukernel<T, kRows, 1>
-         : vectors == 2 ? &few_ukernel<T, kRows, 2>
-                        : &few_ukernel<T, kRows, kVectors>;
+  return vectors == 1   ? few_at<T, kResults, 1>()
+         : vectors == 2 ? few_at<T, kResults, 2>()
+                        : few_at<T, kResults, kVectors>();
 }
 template <class T>
-FewUkernel<T> few_of(std::int64_t rows, std::int64_t vectors) {
+FewUkernel<T> few_of(std::int64_t results, std::int64_t vectors) {
   static_assert(kFewResults == 4);
-  return rows == 1   ? few_of<T, 1>(vectors)
-         : rows == 2 ? few_of<T, 2>(vectors)
-         : rows == 3 ? few_of<T, 3>(vectors)
-                     : few_of<T, 4>(vectors);
+  return results == 1   ? few_of<T, 1>(vectors)
+         : results == 2 ? few_of<T, 2>(vectors)
+         : results == 3 ? few_of<T, 3>(vectors)
+                        : few_of<T, 4>(vectors);
 }
 
 // Packed weights of one block of channels.
@@ -193,7 +247,7 @@ template <class T>
 void run_strip(const DirectConv<T>& d, const Layout<T>& l, std::int64_t sample, Range rows,
                const T* packed, std::int64_t* offset, T* staged, T* sums) {
   constexpr int kL = kLanes<T>;
-  const std::int64_t ld = round_up(d.w.count, kVectors * kL);
+  const std::int64_t ld = l.width, next = d.h.step * l.row, count_h = rows.end - rows.begin;
   const std::int64_t top = rows.begin * d.h.step + d.h.offset[0];
   const std::int64_t lines = (rows.end - rows.begin - 1) * d.h.step + l.span_h;
   for (std::int64_t block = 0; block < l.blocks; ++block) {
@@ -203,12 +257,14 @@ void run_strip(const DirectConv<T>& d, const Layout<T>& l, std::int64_t sample, 
     }
     const std::int64_t count = fill_offsets(d, l, channels.end - channels.begin, offset);
     const T* w = packed + channels.begin * l.taps * d.columns;
-    for (std::int64_t a = 0; a < rows.end - rows.begin; ++a) {
-      const T* x = staged + a * d.h.step * l.row;
-      for (std::int64_t b = 0; b < d.w.count; b += kVectors * kL) {
-        const std::int64_t vectors = ceil_div(min_i(d.w.count - b, kVectors * kL), kL);
-        few_of<T>(d.columns, vectors)(x + b, offset, count, w, block > 0,
-                                      sums + a * d.columns * ld + b, ld);
+    for (std::int64_t b = 0; b < d.w.count; b += l.vectors * kL) {
+      const std::int64_t left = ceil_div(d.w.count - b, kL);
+      const FewUkernel<T> kernel = few_of<T>(d.columns, min_i(l.vectors, left));
+      for (std::int64_t a = 0; a < count_h;) {
+        const bool many = a + kernel.lines <= count_h;
+        (many ? kernel.many : kernel.one)(staged + a * next + b, next, offset, count, w, block > 0,
+                                          sums + a * d.columns * ld + b, ld);
+        a += many ? kernel.lines : 1;
       }
     }
   }

@@ -6,6 +6,9 @@
 //   staged    [row][channel][phase][column / step]: columns that are equal modulo the stride lie
 //             together, within their border of zeros, so that every tap is a contiguous load
 //   packed    [tile of channels][tap][channel of the tile]
+// Rows of less than kFlatColumns results, of stride 1, are one long row: for every kernel column
+//   staged    [channel][kernel column][row][column], shifted and with zeros where it leaves a row
+// so that lanes are neighbours in the plane of the result, whatever row they are in.
 // Sums run over kernel row, kernel column, channel, as those of the direct convolution in one block;
 // kernel rows beside the image are left out, and zeros beside its columns change no sum of numbers.
 #include "conv/border.hpp"
@@ -21,8 +24,11 @@ namespace {
 // Staged rows of a strip, which each tile of channels walks anew: most of an L2 of 512 KiB.
 constexpr std::int64_t kStagedBytes = std::int64_t{192} << 10;
 
+constexpr std::int64_t kFlatColumns = 24;
+
 template <class T>
 struct Layout {
+  bool flat;
   std::int64_t phases, pitch, row;  // pitch: of a phase of a channel; row: of all channels
   std::int64_t cuts, width;         // parts of an output row, each a strip; their columns
   std::int64_t rows, staged;        // output rows of a strip; elements
@@ -38,6 +44,20 @@ Layout<T> make_layout(const DirectConv<T>& d, int threads) {
   const std::int64_t span = d.w.offset[d.w.taps - 1] - d.w.offset[0];
   const std::int64_t height = d.h.offset[d.h.taps - 1] - d.h.offset[0] + 1;
   const auto item = static_cast<std::int64_t>(sizeof(T));
+  l.tap_row = d.w.taps * d.channels;
+  l.taps = d.h.taps * l.tap_row;
+  l.tiles = ceil_div(d.columns, kMR);
+  l.packed = d.columns * l.taps;
+  l.flat = d.w.count < kFlatColumns && d.w.step == 1 && d.h.step == 1;
+  if (l.flat) {
+    l.cuts = 1;
+    l.row = l.width = d.w.count;
+    l.rows = min_i(d.h.count, max_i(1, kStagedBytes / (l.tap_row * l.row * item) - height + 1));
+    l.pitch = round_up(round_up(l.rows * l.row, kNR<T>) + (height - 1) * l.row, kLanes<T>);
+    l.staged = l.tap_row * l.pitch + kLanes<T>;
+    l.bytes = round_up(l.staged * item, 64) + round_up(l.taps * 8, 64);
+    return l;
+  }
   // Rows that are too long, or fewer than the team, are cut at whole tiles.
   const std::int64_t bytes = height * d.channels * l.phases * d.w.count * item;
   const std::int64_t parts =
@@ -49,10 +69,6 @@ Layout<T> make_layout(const DirectConv<T>& d, int threads) {
   const std::int64_t fitting = (kStagedBytes / (l.row * item) - height) / d.h.step + 1;
   l.rows = l.cuts > 1 ? 1 : min_i(d.h.count, max_i(1, fitting));
   l.staged = ((l.rows - 1) * d.h.step + height) * l.row;
-  l.tap_row = d.w.taps * d.channels;
-  l.taps = d.h.taps * l.tap_row;
-  l.tiles = ceil_div(d.columns, kMR);
-  l.packed = d.columns * l.taps;
   l.bytes = round_up(l.staged * item, 64) + round_up(l.taps * 8, 64);
   return l;
 }
@@ -179,8 +195,59 @@ void fill_offsets(const DirectConv<T>& d, const Layout<T>& l, std::int64_t* offs
       const std::int64_t column = d.w.offset[k] - d.w.offset[0];
       for (std::int64_t c = 0; c < d.channels; ++c) {
         *offset++ = (d.h.offset[i] - d.h.offset[0]) * l.row +
-                    (c * l.phases + column % l.phases) * l.pitch + column / l.phases;
+                    (l.flat ? (c * d.w.taps + k) * l.pitch
+                            : (c * l.phases + column % l.phases) * l.pitch + column / l.phases);
       }
+    }
+  }
+}
+
+// Source rows of one channel from `top` on as one column of the kernel meets them.
+template <class T>
+void stage_flat(const DirectConv<T>& d, const T* src, std::int64_t top, std::int64_t rows,
+                std::int64_t offset, T* dst) {
+  constexpr int kL = kLanes<T>;
+  const std::int64_t width = d.w.count;
+  const std::int64_t begin = min_i(width, max_i(0, -offset));
+  const std::int64_t end = max_i(begin, min_i(width, d.w.size - offset));
+  for (std::int64_t r = top; r < top + rows; ++r, dst += width) {
+    const bool inside = r >= 0 && r < d.h.size;
+    // What a vector writes behind the row is the next one, not yet staged.
+    for (std::int64_t q = 0; q < width; q += kL) {
+      const std::int64_t from = max_i(0, min_i(kL, begin - q));
+      const std::int64_t to = max_i(from, min_i(kL, end - q));
+      const bool empty = !inside || from == to;
+      (empty ? Vec<T>::zero() : load_between(src + (r * d.w.size + offset + q), from, to))
+          .store(dst + q);
+    }
+  }
+}
+
+// Rows of the result of one sample, as one row.
+template <class T>
+void run_flat(const DirectConv<T>& d, const Layout<T>& l, std::int64_t sample, Range rows,
+              const T* packed, const std::int64_t* offset, T* staged) {
+  const std::int64_t in = d.h.size * d.w.size, plane = d.out_h * d.out_w;
+  const std::int64_t count = rows.end - rows.begin, positions = count * d.w.count;
+  const std::int64_t top = rows.begin + d.h.offset[0];
+  const std::int64_t height = count + d.h.offset[d.h.taps - 1] - d.h.offset[0];
+  for (std::int64_t c = 0; c < d.channels; ++c) {
+    const T* src = d.src + (sample * d.src_channels + d.src_channel + c) * in;
+    for (std::int64_t k = 0; k < d.w.taps; ++k) {
+      stage_flat(d, src, top, height, d.w.offset[k], staged + (c * d.w.taps + k) * l.pitch);
+    }
+  }
+  for (std::int64_t t = 0; t < l.tiles; ++t) {
+    const Range j = split_range(d.columns, l.tiles, t);
+    const std::int64_t first = (sample * d.out_channels + d.out_channel + j.begin) * plane;
+    const auto& ukernels = kTileTable<FirstTiles<T>>.at[j.end - j.begin - 1];
+    for (std::int64_t b = 0; b < positions; b += kNR<T>) {
+      const std::int64_t at = first + rows.begin * d.w.count + b;
+      const TileTarget<T> target{
+          d.out + at,    d.residual != nullptr ? d.residual + at : nullptr, plane,
+          positions - b, d.bias != nullptr ? d.bias + j.begin : nullptr,    &d.activation};
+      ukernels[positions - b > kLanes<T> ? 1 : 0](staged + b, offset, l.taps,
+                                                  packed + j.begin * l.taps, target);
     }
   }
 }
@@ -189,6 +256,7 @@ void fill_offsets(const DirectConv<T>& d, const Layout<T>& l, std::int64_t* offs
 template <class T>
 void run_strip(const DirectConv<T>& d, const Layout<T>& l, std::int64_t sample, Range rows,
                Range columns, const T* packed, const std::int64_t* offset, T* staged) {
+  if (l.flat) return run_flat(d, l, sample, rows, packed, offset, staged);
   const std::int64_t in = d.h.size * d.w.size, plane = d.out_h * d.out_w;
   const T* src = d.src + (sample * d.src_channels + d.src_channel) * in;
   const std::int64_t top = rows.begin * d.h.step + d.h.offset[0];

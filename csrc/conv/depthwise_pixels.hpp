@@ -16,12 +16,12 @@ struct PixelRow {
   std::int64_t channels;  // elements from pixel to pixel, in and out: a vector or more
   const T* bias;          // [channels] or null
   const Activation* activation;
-  std::int64_t weight_step;              // from tap to tap along the width
-  std::int64_t count;                    // taps along the height that lie inside the source
-  const T* lines[kMostDepthwiseTaps];    // for each the source row, at its first column
-  const T* weights[kMostDepthwiseTaps];  // and its packed weights
-  T* out;                                // of the first pixel
-  const T* residual;                     // likewise, or null
+  std::int64_t weight_step;               // from tap to tap along the width
+  std::int64_t count;                     // rows of the kernel, at all depths, inside the source
+  const T* lines[kMostDepthwiseLines];    // for each the source row, at its first column
+  const T* weights[kMostDepthwiseLines];  // and its packed weights
+  T* out;                                 // of the first pixel
+  const T* residual;                      // likewise, or null
 };
 
 // kU neighbouring pixels from column b on, a vector of channels from c on. With kTaps the taps of a row

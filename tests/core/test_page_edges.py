@@ -66,6 +66,15 @@ def rows():
             for stride in (1, 2):
                 y = k.conv2d(x, w, None, stride, 1, 1, channels, layout=layout)
                 k.conv2d_backward(y, x, w, stride, 1, 1, channels, layout=layout)
+                x3 = np.stack([x, x], 2 if layout == "channels_first" else 1)
+                w3 = np.stack([w, w], 2)
+                y = k.conv3d(x3, w3, None, stride, 1, 1, channels, layout=layout)
+                k.conv3d_backward(y, x3, w3, stride, 1, 1, channels, layout=layout)
+            if channels <= 3:  # a first layer
+                w = rng.standard_normal((5, channels, 3, 3)).astype(dtype)
+                y = k.conv2d(x, w, None, 1, 1, layout=layout)
+                k.conv2d_backward(y, x, w, 1, 1, layout=layout)
+            for stride in (1, 2):
                 y, at = k.max_pool2d(x, 3, stride, 1, return_indices=True, layout=layout)
                 for indices in (None, at):
                     k.max_pool2d_backward(y, x, 3, stride, 1, indices=indices, layout=layout)

@@ -87,6 +87,37 @@ def test_same_bits_as_channels_last(
             both("conv2d", x, weight, bias, **options, activation=activation)
 
 
+def test_planes_of_short_rows(isa: str, dtype: Any, rng: np.random.Generator) -> None:
+    """Rows of stride 1 one after the other, cut in strips; any team, a sample alone."""
+    rows = register_tile("conv2d", isa, dtype)[0]
+    for i, (size, kernel, options) in enumerate(
+        (
+            ((8, 8), (3, 3), {"padding": 1}),
+            ((28, 1), (5, 1), {"padding": (2, 0)}),
+            ((9, 5), (3, 3), {"padding": ((0, 2), (2, 3))}),
+            ((11, 23), (5, 2), {"padding": (4, 0)}),
+            ((16, 17), (3, 3), {"dilation": (2, 3), "padding": (2, 3)}),
+            ((9, 9), (9, 3), {"padding": ((9, 9), (1, 1))}),  # rows that see nothing
+            ((6, 6), (3, 3), {"padding": 1, "flip_kernel": True}),
+            ((1301, 19), (3, 3), {"padding": 1}),
+        )
+    ):
+        channels, columns = 1 + i % 4, (19, rows - 1, rows, rows + 1, 33)[i % 5]
+        x = normal(rng, dtype, 2, channels, *size)
+        weight, bias = normal(rng, dtype, columns, channels, *kernel), normal(rng, dtype, columns)
+        assert is_first(x, weight, **options)
+        y = both("conv2d", x, weight, bias, **options)
+        residual = normal(rng, dtype, *y.shape)
+        both("conv2d", x, weight, bias, residual, **options, activation="gelu")
+        guarded = Guarded(y.shape, dtype)
+        for n in thread_counts():
+            kernels.conv2d(x, weight, bias, **options, out=guarded.out)
+            assert_same_bits(guarded.out, y, f"{n} threads")
+            assert_same_bits(kernels.conv2d(x[1:], weight, bias, **options), y[1:], f"{n} threads")
+        guarded.check()
+        assert_same_bits(kernels.conv2d_pool(x, weight, bias, **options, pool_size=1), y)
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 def test_channels_and_columns_around_the_tile(
     isa: str, dtype: Any, stride: int, rng: np.random.Generator
@@ -145,7 +176,8 @@ def test_values_that_are_not_finite(dtype: Any, rng: np.random.Generator) -> Non
 
 def test_what_is_left_to_others(rng: np.random.Generator) -> None:
     for shape, kernel, options in (
-        ((1, 3, 40, 23), (3, 3), {"padding": 1}),  # narrow
+        ((1, 3, 40, 46), (3, 3), {"padding": 1, "stride": 2}),  # narrow
+        ((1, 3, 3, 7), (3, 3), {"padding": 1}),  # small
         ((1, 5, 9, 40), (3, 3), {}),  # five channels
         ((1, 3, 40, 400), (3, 3), {"stride": 9}),
         ((1, 4, 40, 40), (12, 12), {}),  # 576 products: more than a block

@@ -88,6 +88,84 @@ def test_depthwise_has_the_bits_of_channels_last(
         assert_same_bits(gradients[1], twin[1])
 
 
+#: Kernel and geometry of depthwise convolutions of volumes.
+VOLUMES: list[tuple[tuple[int, int, int], dict[str, Any]]] = [
+    ((3, 3, 3), {"padding": 1}),
+    ((3, 3, 3), {"padding": 1, "stride": 2}),
+    ((3, 5, 5), {"padding": (1, 2, 2), "stride": (2, 1, 1)}),
+    ((1, 3, 3), {"padding": (0, 1, 1)}),
+    ((1, 3, 3), {"padding": 1}),  # planes at both ends that see padding alone
+    ((2, 3, 2), {"padding": ((3, 2), (0, 1), (2, 0)), "stride": (1, 2, 3)}),
+    ((3, 2, 3), {"padding": (4, 1, 1), "dilation": (2, 1, 2), "stride": (3, 1, 1)}),
+    ((4, 1, 3), {"padding": (2, 0, 1), "stride": (3, 2, 1)}),
+    ((2, 2, 2), {"stride": 3, "padding": 1}),  # positions that no tap reaches
+    ((3, 3, 3), {"padding": 1, "flip_kernel": True}),
+    ((7, 7, 3), {"padding": (3, 3, 1)}),
+]
+
+
+@pytest.mark.parametrize(("kernel", "options"), VOLUMES, ids=str)
+def test_depthwise_volumes(
+    isa: str, dtype: Any, kernel: Any, options: dict[str, Any], rng: np.random.Generator
+) -> None:
+    """A stencil in both layouts, whose source planes stay in a band from one to the next."""
+    lanes = register_tile("conv2d", isa, dtype)[1] // 2
+    for i, channels in enumerate((1, lanes, lanes + 3)):
+        size = ((5, 6, 9), (1, 7, 6), (7, 4, 7))[i]
+        x = normal(rng, dtype, 2, channels, *size)
+        weight, bias = normal(rng, dtype, channels, 1, *kernel), normal(rng, dtype, channels)
+        how = {**options, "groups": channels}
+        y = kernels.conv3d(x, weight, bias, **how)
+        scale = reference.conv3d(*absolute(x, weight, bias), **how)
+        bound = dot_bound(weight[0].size, dtype, scale)
+        assert_within(y, reference.conv3d(*widen(x, weight, bias), **how), bound)
+        grad, residual = normal(rng, dtype, *y.shape), normal(rng, dtype, *y.shape)
+        added = kernels.conv3d(x, weight, bias, residual=residual, **how)
+        assert_same_bits(added, y + residual)
+        gradients = kernels.conv3d_backward(grad, x, weight, **how)
+        ref = reference.conv3d_backward(*widen(grad, x, weight), **how)
+        native = reference.conv3d_backward(grad, x, weight, **how)
+        scales = reference.conv3d_backward(*absolute(grad, x, weight), **how)
+        last = [arranged(a, "channels_last") for a in (x, grad)]
+        how["layout"] = "channels_last"
+        assert_same_bits(y, first(kernels.conv3d(last[0], weight, bias, **how)))
+        twin = kernels.conv3d_backward(last[1], last[0], weight, **how)
+        assert_same_bits(gradients[0], first(twin[0]))
+        for found in (gradients[1:], twin[1:]):
+            parts = zip("wb", found, ref[1:], native[1:], scales[1:], strict=True)
+            for name, g, r, n, s in parts:
+                assert_close_to_reference(g, r, n, scale=s, label=f"grad_{name} {channels} {how}")
+        assert_close_to_reference(gradients[0], ref[0], native[0], scale=scales[0], label="grad_x")
+
+
+def test_depthwise_volumes_of_several_strips(dtype: Any, rng: np.random.Generator) -> None:
+    """Planes that fill a band by themselves; any team, a sample alone, nothing else written."""
+    for stride in (1, 2):
+        x, weight = normal(rng, dtype, 2, 20, 5, 41, 37), normal(rng, dtype, 20, 1, 3, 3, 3)
+        how: dict[str, Any] = {"padding": 1, "stride": stride, "groups": 20}
+        bias = normal(rng, dtype, 20)
+        y = kernels.conv3d(x, weight, bias, activation="relu", **how)
+        expected = reference.conv3d(*widen(x, weight, bias), activation="relu", **how)
+        scale = reference.conv3d(*absolute(x, weight, bias), **how)
+        assert_within(y, expected, dot_bound(28, dtype, scale))
+        grad = normal(rng, dtype, *y.shape)
+        gradients = kernels.conv3d_backward(grad, x, weight, **how)
+        ref = reference.conv3d_backward(*widen(grad, x, weight), **how)
+        scales = reference.conv3d_backward(*absolute(grad, x, weight), **how)
+        assert_within(gradients[0], ref[0], dot_bound(27, dtype, scales[0]))
+        assert_within(gradients[1], ref[1], dot_bound(grad[:, 0].size, dtype, scales[1]))
+        guarded = Guarded(y.shape, dtype)
+        for n in thread_counts():
+            kernels.conv3d(x, weight, bias, activation="relu", **how, out=guarded.out)
+            assert_same_bits(guarded.out, y, f"{n} threads")
+            again = kernels.conv3d_backward(grad, x, weight, **how)
+            for got, once in zip(again, gradients, strict=True):
+                assert_same_bits(got, once, f"{n} threads")
+        guarded.check()
+        alone = kernels.conv3d(x[1:], weight, bias, activation="relu", **how)
+        assert_same_bits(alone, y[1:])
+
+
 def test_depthwise_strips_epilogues_teams_and_memory(dtype: Any, rng: np.random.Generator) -> None:
     """Planes of several strips; any team, a sample alone, any memory, nothing else written."""
     for stride in (1, 2):

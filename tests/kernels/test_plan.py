@@ -31,7 +31,8 @@ _plan_of: Any = kernels.plan  # called with names from tables
         ((3, 64, 28, 28), (32, 64, 1, 1), {}, "gemm"),
         ((1, 28, 28, 64), (32, 64, 1, 1), {"layout": "channels_last"}, "gemm"),
         ((1, 64, 28, 28), (64, 1, 3, 3), {"groups": 64}, "depthwise"),
-        ((1, 8, 9, 9), (4, 4, 3, 3), {"groups": 2}, "direct"),
+        ((1, 8, 9, 9), (4, 4, 3, 3), {"groups": 2}, "first"),
+        ((1, 10, 9, 9), (4, 5, 3, 3), {"groups": 2}, "direct"),
         ((0, 64, 28, 28), (64, 64, 3, 3), {"padding": 1}, "none"),
     ],
     ids=str,
@@ -60,6 +61,7 @@ GRADIENTS: list[tuple[Any, Any, dict[str, Any], tuple[str, str]]] = [
     ((2, 64, 28, 28), (64, 1, 3, 3), {"groups": 64, "stride": 2}, ("depthwise", "depthwise")),
     ((2, 64, 28, 28), (128, 1, 3, 3), {"groups": 64}, ("few", "depthwise")),
     ((2, 3, 28, 28), (32, 3, 3, 3), {"padding": 1}, ("few", "direct")),
+    ((1, 64, 7, 7), (32, 64, 1, 1), {}, ("direct", "gemm")),
     ((0, 64, 28, 28), (64, 64, 3, 3), {}, ("none", "none")),
 ]
 
@@ -104,6 +106,9 @@ def test_other_axes_and_float64() -> None:
 
     assert kernels.plan("conv1d", *arrays((1, 8, 30), (8, 8, 3))).algorithm == "direct"
     assert kernels.plan("conv3d", *arrays((1, 8, 9, 9, 9), (8, 8, 3, 3, 3))).algorithm == "direct"
+    lanes = arrays((1, 8, 9, 9, 9), (8, 1, 3, 3, 3))
+    assert kernels.plan("conv3d", *lanes, groups=8).algorithm == "depthwise"
+    assert kernels.plan("conv_transpose3d", *lanes, groups=8).algorithm == "depthwise"
     wide = arrays((1, 64, 28, 28), (64, 64, 3, 3), np.float64)
     assert kernels.plan("conv2d", *wide, padding=1).algorithm == "direct"
     assert kernels.plan("conv2d", *arrays((1, 64, 9, 9), (64, 1, 5, 5)), groups=64).scratch_bytes
