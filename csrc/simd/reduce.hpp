@@ -41,6 +41,7 @@ template <class T>
 ARRAYNN_INLINE Vec<T> reduce_add_rows(const Vec<T>* rows) {
   constexpr int kL = kLanes<T>, kB = kBlock<T>;
   Vec<T> sums[kB];
+  ARRAYNN_UNROLL
   for (int c = 0; c < kB; ++c) {
     const Vec<T>* r = rows + c;
     if constexpr (kL == kB) {
