@@ -120,10 +120,21 @@ void add_backward_units(const AttentionProblem<T>& p, const AttentionGradients<T
   }
 }
 
+// Scratch that the hungriest of the units takes.
+template <class T>
+std::int64_t backward_bytes(const AttentionProblem<T>& p, const AttentionGradients<T>& g,
+                            const std::vector<BackwardUnit>& units) {
+  std::int64_t bytes = 0;
+  for (const BackwardUnit& unit : units) {
+    bytes = std::max(bytes, attention_backward_kernels().of<T>().scratch(p, g, unit));
+  }
+  return bytes;
+}
+
 // The gradient by bias: an owner of a part of it passes over all that is broadcast to that part.
 template <class T>
 void run_bias(const char* op, const AttentionProblem<T>& p, const AttentionGradients<T>& g,
-              double work, std::int64_t bytes) {
+              double work) {
   const auto& k = attention_backward_kernels().of<T>();
   const ScoreStrides& bs = g.dbias_strides;
   // Rows of packed sequences are each of one of them.
@@ -139,6 +150,7 @@ void run_bias(const char* op, const AttentionProblem<T>& p, const AttentionGradi
       }
     }
   }
+  const std::int64_t bytes = backward_bytes(p, g, owners);
   for_units(op, owners, work, kWorkPerThread, bytes, [&](BackwardUnit unit, void* scratch) {
     const std::int64_t first_h = unit.heads.begin, first_b = unit.b;
     const Range queries = unit.queries;
@@ -194,15 +206,13 @@ void run_attention_backward(const char* op, const AttentionProblem<T>& p,
   const double work = pairs_of(p) * 2.5 * static_cast<double>(p.head_dim + p.head_dim_v);
   const bool whole = p.batch * p.kv_heads >= threads_for(work, kWorkPerThread);
   std::vector<BackwardUnit> units;
-  std::int64_t keys = 0;
   for (std::int64_t b = 0; b < p.batch; ++b) add_backward_units(p, g, b, whole, &units);
-  for (const BackwardUnit& u : units) keys = std::max(keys, u.keys.end - u.keys.begin);
   const bool rest = g.dq != nullptr || g.dk != nullptr || g.dv != nullptr;
   if (rest) {
-    for_units(op, units, work, kWorkPerThread, k.scratch(p, keys),
+    for_units(op, units, work, kWorkPerThread, backward_bytes(p, g, units),
               [&](const BackwardUnit& unit, void* scratch) { k.backward(p, g, unit, scratch); });
   }
-  if (g.dbias != nullptr) run_bias(op, p, g, work, k.scratch(p, p.seqlen_k));
+  if (g.dbias != nullptr) run_bias(op, p, g, work);
 }
 
 template <class T>

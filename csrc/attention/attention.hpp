@@ -168,7 +168,8 @@ using AttentionKernels = FloatKernels<AttentionTable>;
 
 template <class T>
 struct AttentionBackwardTable {
-  std::int64_t (*scratch)(const AttentionProblem<T>& p, std::int64_t keys);
+  std::int64_t (*scratch)(const AttentionProblem<T>& p, const AttentionGradients<T>& g,
+                          const BackwardUnit& unit);
   void (*backward)(const AttentionProblem<T>& p, const AttentionGradients<T>& g,
                    const BackwardUnit& unit, void* scratch);
   // dsinks of one head: the share of every query times what it takes away, in order.

@@ -19,6 +19,12 @@ bool needs_copy(std::int64_t row_stride, std::int64_t dim) {
   return rows_alias<T>(row_stride) || dim % kLanes<T> != 0;
 }
 
+// Whether sums of a gradient's rows are formed where the gradient lies.
+template <class T>
+bool in_place(const T* gradient, const RowStrides& strides, std::int64_t dim) {
+  return gradient != nullptr && !needs_copy<T>(strides.l, dim);
+}
+
 template <class T>
 struct BackwardScratch {
   static constexpr std::int64_t kPanels = kBlockQ / kNR<T>;
@@ -29,14 +35,16 @@ struct BackwardScratch {
   T *lse, *delta;             // of the block
   T *p, *ds;                  // tiles
   T* cap_slopes;              // of one panel's tile
-  T *dq, *dk, *dv;            // sums
+  T *dq, *dk, *dv;            // sums; of dk and dv unless they are formed in place
   std::int64_t step, step_v;  // between rows of copies and sums
   T* rows;                    // a panel's tile, turned
   Kept<T> kept;
   std::int64_t used;
 
-  BackwardScratch(const Problem<T>& problem, std::int64_t keys, T* base) {
+  BackwardScratch(const Problem<T>& problem, const AttentionGradients<T>& g,
+                  const BackwardUnit& unit, T* base) {
     Pieces<T> pieces{base};
+    const std::int64_t keys = unit.keys.end - unit.keys.begin;
     step = copy_stride<T>(problem.head_dim);
     step_v = copy_stride<T>(problem.head_dim_v);
     queries = pieces.take(kPanels * problem.head_dim * kNR<T>);
@@ -54,8 +62,11 @@ struct BackwardScratch {
     ds = pieces.take(kBlockK * kBlockQ);
     cap_slopes = pieces.take(kBlockK * kNR<T>);
     dq = pieces.take(kBlockQ * step);
-    dk = pieces.take(keys * step);
-    dv = pieces.take(keys * step_v);
+    const auto sums = [&](bool direct, std::int64_t row) {
+      return pieces.take(unit.keys_too && !direct ? keys * row : 0);
+    };
+    dk = sums(in_place(g.dk, g.dk_strides, problem.head_dim), step);
+    dv = sums(in_place(g.dv, g.dv_strides, problem.head_dim_v), step_v);
     rows = pieces.take(kNR<T> * kRowStep<T>);
     kept = Kept<T>::in(&pieces);
     used = pieces.used;
@@ -63,8 +74,10 @@ struct BackwardScratch {
 };
 
 template <class T>
-void zero(T* at, std::int64_t n) {
-  for (std::int64_t i = 0; i < n; ++i) at[i] = T(0);
+void zero_rows(T* at, std::int64_t step, std::int64_t n, std::int64_t dim) {
+  for (std::int64_t r = 0; r < n; ++r) {
+    for (std::int64_t d = 0; d < dim; ++d) at[r * step + d] = T(0);
+  }
 }
 
 template <class T>
@@ -113,6 +126,13 @@ bool all_finite(const T* rows, std::int64_t step, std::int64_t n, std::int64_t d
   return true;
 }
 
+// Rows of sums.
+template <class T>
+struct Sums {
+  T* at;
+  std::int64_t step;
+};
+
 // One unit's work on one block of queries of one head.
 template <class T>
 struct Block {
@@ -124,6 +144,7 @@ struct Block {
   std::int64_t h = 0, i0 = 0, count = 0;
   bool skip = false;  // leave out masked products
   Rows<T> keys{}, values{}, queries{}, douts{};
+  Sums<T> dk{}, dv{};
 
   // Q^T, dO^T, lse and delta of the block.
   void load() {
@@ -216,7 +237,7 @@ struct Block {
   // Sums over the unit's keys; false when dQ came out not finite.
   bool run() {
     load();
-    if (unit.queries_too) zero(scratch.dq, kBlockQ * scratch.step);
+    if (unit.queries_too) zero_rows(scratch.dq, scratch.step, kBlockQ, scratch.step);
     const Range any = PanelPlace<T>::at(p, seq, unit.b, h, i0, count).any;
     const std::int64_t end = min_i(any.end, unit.keys.end);
     for (std::int64_t j0 = max_i(any.begin, unit.keys.begin) / kBlockK * kBlockK; j0 < end;
@@ -225,10 +246,8 @@ struct Block {
       const std::int64_t n = min_i(j0 + kBlockK, end) - from, at = from - unit.keys.begin;
       for (std::int64_t c = 0; c < count; c += kNR<T>) probabilities(c, from, n);
       if (unit.keys_too) {
-        add<Order::kRows>(n, p.head_dim_v, count, scratch.p, douts,
-                          scratch.dv + at * scratch.step_v, scratch.step_v);
-        add<Order::kRows>(n, p.head_dim, count, scratch.ds, queries, scratch.dk + at * scratch.step,
-                          scratch.step);
+        add<Order::kRows>(n, p.head_dim_v, count, scratch.p, douts, dv.at + at * dv.step, dv.step);
+        add<Order::kRows>(n, p.head_dim, count, scratch.ds, queries, dk.at + at * dk.step, dk.step);
       }
       if (unit.queries_too) {
         add<Order::kColumns>(count, p.head_dim, n, scratch.ds,
@@ -257,7 +276,7 @@ void backward(const Problem<T>& p, const AttentionGradients<T>& g, const Backwar
   const AttentionSequence seq = sequence_of(p, unit.b);
   // Keys past the length have no block: their gradients are written as zeros.
   const std::int64_t keys = unit.keys.end - unit.keys.begin;
-  const BackwardScratch<T> scratch(p, keys, static_cast<T*>(memory));
+  const BackwardScratch<T> scratch(p, g, unit, static_cast<T*>(memory));
   Block<T> block{p, g, unit, scratch, seq};
   const std::int64_t kv_head = unit.heads.begin / (p.heads / p.kv_heads);
   const std::int64_t row = seq.k0 + unit.keys.begin;
@@ -266,12 +285,19 @@ void backward(const Problem<T>& p, const AttentionGradients<T>& g, const Backwar
                        scratch.k_rows);
   block.values = rows_of(p.v + unit.b * vs.b + kv_head * vs.h + row * vs.l, vs.l, keys,
                          p.head_dim_v, scratch.v_rows);
+  const RowStrides &dks = g.dk_strides, &dvs = g.dv_strides;
+  T* dk = g.dk == nullptr ? nullptr : g.dk + unit.b * dks.b + kv_head * dks.h + row * dks.l;
+  T* dv = g.dv == nullptr ? nullptr : g.dv + unit.b * dvs.b + kv_head * dvs.h + row * dvs.l;
+  const bool dk_there = in_place(dk, dks, p.head_dim), dv_there = in_place(dv, dvs, p.head_dim_v);
+  block.dk = dk_there ? Sums<T>{dk, dks.l} : Sums<T>{scratch.dk, scratch.step};
+  block.dv = dv_there ? Sums<T>{dv, dvs.l} : Sums<T>{scratch.dv, scratch.step_v};
   for (int attempt = 0; attempt < 2; ++attempt) {
     block.skip = attempt == 1;
     bool finite = true;
     if (unit.keys_too) {
-      zero(scratch.dk, keys * scratch.step);
-      zero(scratch.dv, keys * scratch.step_v);
+      // Products are as wide as whole vectors.
+      zero_rows(block.dk.at, block.dk.step, keys, round_up(p.head_dim, kLanes<T>));
+      zero_rows(block.dv.at, block.dv.step, keys, round_up(p.head_dim_v, kLanes<T>));
     }
     for (block.h = unit.heads.begin; block.h < unit.heads.end; ++block.h) {
       for (block.i0 = unit.queries.begin; block.i0 < unit.queries.end; block.i0 += kBlockQ) {
@@ -280,20 +306,17 @@ void backward(const Problem<T>& p, const AttentionGradients<T>& g, const Backwar
       }
     }
     if (unit.keys_too) {
-      finite = finite && all_finite(scratch.dk, scratch.step, keys, p.head_dim) &&
-               all_finite(scratch.dv, scratch.step_v, keys, p.head_dim_v);
+      finite = finite && all_finite(block.dk.at, block.dk.step, keys, p.head_dim) &&
+               all_finite(block.dv.at, block.dv.step, keys, p.head_dim_v);
     }
     if (finite || !p.hides_keys()) break;
   }
   if (!unit.keys_too) return;
-  const RowStrides &dks = g.dk_strides, &dvs = g.dv_strides;
-  if (g.dk != nullptr) {
-    Block<T>::store_rows(scratch.dk, scratch.step, keys, p.head_dim,
-                         g.dk + unit.b * dks.b + kv_head * dks.h + row * dks.l, dks.l);
+  if (dk != nullptr && !dk_there) {
+    Block<T>::store_rows(scratch.dk, scratch.step, keys, p.head_dim, dk, dks.l);
   }
-  if (g.dv != nullptr) {
-    Block<T>::store_rows(scratch.dv, scratch.step_v, keys, p.head_dim_v,
-                         g.dv + unit.b * dvs.b + kv_head * dvs.h + row * dvs.l, dvs.l);
+  if (dv != nullptr && !dv_there) {
+    Block<T>::store_rows(scratch.dv, scratch.step_v, keys, p.head_dim_v, dv, dvs.l);
   }
 }
 
@@ -316,8 +339,9 @@ void sink_gradient(const Problem<T>& p, const AttentionGradients<T>& g, std::int
 }
 
 template <class T>
-std::int64_t scratch_bytes(const Problem<T>& p, std::int64_t keys) {
-  return BackwardScratch<T>(p, keys, nullptr).used * static_cast<std::int64_t>(sizeof(T));
+std::int64_t scratch_bytes(const Problem<T>& p, const AttentionGradients<T>& g,
+                           const BackwardUnit& unit) {
+  return BackwardScratch<T>(p, g, unit, nullptr).used * static_cast<std::int64_t>(sizeof(T));
 }
 
 }  // namespace
