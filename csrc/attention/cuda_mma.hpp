@@ -293,7 +293,7 @@ template <class Tile>
 __device__ __forceinline__ void add_scores(const LeftChunk<Tile>& left,
                                            const ScoreChunk<Tile>& right, int depth,
                                            const ScorePlace<Tile>& place, ScoreSums<Tile>& s) {
-#pragma unroll
+#pragma unroll 2  // more would take registers
   for (int step = 0; step < Tile::kSteps; ++step) {
     if (step * Tile::kStepK >= depth) break;
     Words a[Tile::kMmaM][4], small_a[Tile::kMmaM][4];

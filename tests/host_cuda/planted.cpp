@@ -223,6 +223,9 @@ struct Attention {
   enum class Hidden { kNothing, kLastValue, kFirstQuery };
 
   explicit Attention(std::int64_t queries = kLength, Hidden hidden = Hidden::kNothing) {
+    if (hidden == Hidden::kLastValue) {  // and scores of the second tile are the largest
+      for (std::int64_t i = 64 * kDim; i < kLength * kDim; ++i) k[static_cast<std::size_t>(i)] *= 4;
+    }
     for (std::int64_t d = 0; d < kDim; ++d) {
       if (hidden == Hidden::kLastValue) v[static_cast<std::size_t>((kLength - 1) * kDim + d)] = NAN;
       if (hidden == Hidden::kFirstQuery) q[static_cast<std::size_t>(d)] = NAN;
