@@ -167,7 +167,6 @@ SPILLS = {
     "softmax_backward_kernel": "8 bytes, of long rows of 16 bits that are no multiple of 16 bytes",
     "cross_entropy_kernel": "4 bytes, of the same rows",
     "attention_forward_kernel": "8 bytes, of float32 in three products, once a tile of keys",
-    "attention_keys_kernel": "8 bytes, of float64, once a tile of queries",
     "move_running_kernel": "8 bytes around the divisions in float64, a thread a channel",
 }
 
