@@ -166,6 +166,7 @@ SPILLS = {
     "row_gradient_kernel": "8 bytes, of rows too long for one block and no multiple of 16 bytes",
     "softmax_backward_kernel": "8 bytes, of long rows of 16 bits that are no multiple of 16 bytes",
     "cross_entropy_kernel": "4 bytes, of the same rows",
+    "attention_gradient_kernel": "at most 116 bytes, around the exponentials of a tile",
     "attention_forward_kernel": "8 bytes, of float32 in three products, once a tile of keys",
     "move_running_kernel": "8 bytes around the divisions in float64, a thread a channel",
 }
