@@ -28,14 +28,8 @@ from kernels.test_pool_family import (
 )
 from kernels.test_pool_integers import CALLS as INTEGERS
 from kernels.test_pool_integers import DTYPES, values
-from kernels.test_pool_unpool import (
-    LP,
-    NORMS,
-    UNPOOL,
-    check_lp,
-    check_lp_of_signs,
-    check_unpool,
-)
+from kernels.test_pool_lp import LP, NORMS, check_lp, check_lp_of_signs
+from kernels.test_pool_unpool import UNPOOL, check_unpool
 from kernels.test_pool_volume import ADAPTIVE as ADAPTIVE_VOLUMES
 from kernels.test_pool_volume import WINDOWS as VOLUMES
 from tolerances import assert_same_bits, native

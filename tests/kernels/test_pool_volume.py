@@ -15,7 +15,8 @@ from tolerances import assert_gradient, assert_same_bits
 
 from .problems import normal, thread_counts
 from .test_pool_family import Call, arranged, check_average, check_max, check_outs, pools
-from .test_pool_unpool import NORMS, check_lp, check_lp_outs, check_unpool_outs
+from .test_pool_lp import NORMS, check_lp, check_lp_outs
+from .test_pool_unpool import check_unpool_outs
 
 pytestmark = pytest.mark.usefixtures("isa")
 
