@@ -1,5 +1,4 @@
-#include "pool/reduce.hpp"
-#include "pool/staged.hpp"
+#include "pool/columns.hpp"
 #include "pool/tables.hpp"
 
 namespace ARRAYNN_ISA_NAMESPACE {
@@ -153,6 +152,7 @@ ARRAYNN_INLINE void spread_planes(const PoolProblem p, Average<T> op, const T* d
 template <class T>
 void average(const PoolProblem& p, const AverageDivisor& d, const T* x, T* y, Range rows,
              void* scratch) {
+  if (is_by_columns(p)) return reduce_columns(p, make_average<T>(d), x, y, rows, scratch);
   if (is_staged(p, PoolTask::kSum)) {
     return pool_staged(p, x, y, nullptr, rows, scratch,
                        [&](const PoolProblem& b, const T* in, T* out, std::int64_t*) {
@@ -173,6 +173,8 @@ void average_backward(const PoolProblem& p, const AverageDivisor& d, const T* dy
     spread_tiles(p, op, dy, dx, rows);
   } else if (is_whole(p, PoolTask::kSumBackward)) {
     spread_planes(p, op, dy, dx, rows);
+  } else if (is_by_columns(p)) {
+    spread_columns(p, op, dy, dx, rows, scratch);
   } else if (is_staged(p, PoolTask::kSumBackward)) {
     pool_staged_backward(p, dy, dx, rows, scratch,
                          [&](const PoolProblem& b, const T* g, T* out, Range own) {

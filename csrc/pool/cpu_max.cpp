@@ -1,6 +1,6 @@
+#include "pool/columns.hpp"
 #include "pool/max_first.hpp"
 #include "pool/max_last.hpp"
-#include "pool/staged.hpp"
 #include "pool/tables.hpp"
 
 namespace ARRAYNN_ISA_NAMESPACE {
@@ -8,6 +8,7 @@ namespace {
 
 template <class T>
 void max_values(const PoolProblem& p, const T* x, T* y, Range rows, void* scratch) {
+  if (is_by_columns(p)) return reduce_columns(p, Max<T>{}, x, y, rows, scratch);
   if (is_staged(p, PoolTask::kMax)) {
     return pool_staged(p, x, y, nullptr, rows, scratch,
                        [](const PoolProblem& b, const T* in, T* out, std::int64_t*) {

@@ -163,31 +163,72 @@ ARRAYNN_INLINE Vec<T> reduce_plane(const Op& op, const T* in, std::int64_t size,
   return op.combine(acc[0], select(tail, op.map(rest), op.identity()));
 }
 
+// Vectors of a plane up to which one accumulator is enough: the next planes do not wait for it.
+inline constexpr std::int64_t kShortPlane = 8;
+
+// `count` planes of at least one vector, in order of memory. A last vector that is not full overlaps
+// the one before it, without the lanes that were counted: nothing is read behind a plane.
+template <class T, class Op>
+ARRAYNN_INLINE void reduce_short_planes(const Op& op, const T* in, std::int64_t size,
+                                        std::int64_t count, Mask<T> uncounted,
+                                        Vec<T> (&all)[kLanes<T>]) {
+  constexpr std::int64_t kL = kLanes<T>;
+#pragma GCC unroll 16
+  for (int k = 0; k < kL; ++k) {
+    const T* plane = in + (k < count ? k : 0) * size;
+    Vec<T> sum = op.map(Vec<T>::load(plane));
+    for (std::int64_t i = kL; i + kL <= size; i += kL) {
+      sum = op.combine(sum, op.map(Vec<T>::load(plane + i)));
+    }
+    const Vec<T> rest = op.map(Vec<T>::load(plane + size - kL));
+    all[k] = op.combine(sum, select(uncounted, rest, op.identity()));
+  }
+}
+
+// Lane k of the result is vector first + k reduced, neighbours first.
+template <int kCount, int kFirst = 0, class T, class Op>
+ARRAYNN_INLINE Vec<T> reduce_each(const Op& op, const Vec<T> (&all)[kLanes<T>]) {
+  if constexpr (kCount == 1) {
+    return all[kFirst];
+  } else {
+    Vec<T> even, odd;
+    split_pair(reduce_each<kCount / 2, kFirst>(op, all),
+               reduce_each<kCount / 2, kFirst + kCount / 2>(op, all), &even, &odd);
+    return op.combine(even, odd);
+  }
+}
+
 // One window over a whole plane, channels_first: planes are reduced along their memory to a vector
-// each, and as many of those as they have lanes across, by halves.
+// each, and as many of those as they have lanes to one.
 template <class T, class Op>
 ARRAYNN_INLINE void reduce_planes(const PoolProblem p, Op op, const T* x, T* y, Range rows) {
   constexpr std::int64_t kL = kLanes<T>;
-  const std::int64_t size = p.h.size * p.w.size;
+  const std::int64_t size = p.h.size * p.w.size, rest = size % kL;
   op.set_row(p, 0);
   op.set_pixel(p, 0);
   Mask<T> tail{};
-  for (int l = 0; l < kL; ++l) tail.v[l] = l < size % kL ? -1 : 0;
+  Vec<T> all[kL];
+  const auto put = [&](std::int64_t r) __attribute__((always_inline)) {
+    store_lanes(op.finish(reduce_each<kL>(op, all)), y + r, rows.end - r);
+  };
+  if (size >= kL && size < kShortPlane * kL) {
+    for (int l = 0; l < kL; ++l) tail.v[l] = l >= kL - rest ? -1 : 0;
+    for (std::int64_t r = rows.begin; r < rows.end; r += kL) {
+      reduce_short_planes(op, x + r * size, size, rows.end - r, tail, all);
+      put(r);
+    }
+    return;
+  }
+  for (int l = 0; l < kL; ++l) tail.v[l] = l < rest ? -1 : 0;
   for (std::int64_t r = rows.begin; r < rows.end; r += kL) {
-    const std::int64_t count = min_i(kL, rows.end - r);
-    Vec<T> all[kL];
     for (int k = 0; k < kL; ++k) {
       all[k] = op.identity();
-      if (k < count) {
+      if (r + k < rows.end) {
         const bool near_end = (rows.end - r - k - 1) * size < kL;
         all[k] = reduce_plane(op, x + (r + k) * size, size, near_end, tail);
       }
     }
-    transpose(all);
-    for (int half = kL / 2; half > 0; half /= 2) {
-      for (int k = 0; k < half; ++k) all[k] = op.combine(all[k], all[k + half]);
-    }
-    store_lanes(op.finish(all[0]), y + r, count);
+    put(r);
   }
 }
 

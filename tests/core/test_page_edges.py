@@ -80,6 +80,12 @@ def rows():
                     k.max_pool2d_backward(y, x, 3, stride, 1, indices=indices, layout=layout)
                 y = k.avg_pool2d(x, 3, stride, 1, layout=layout)
                 k.avg_pool2d_backward(y, x.shape, 3, stride, 1, layout=layout)
+            y = k.global_avg_pool(x, layout=layout)
+            k.global_avg_pool_backward(y, x.shape, layout=layout)
+            tall = np.repeat(x, 5, axis=2 if layout == "channels_first" else 1)
+            k.adaptive_max_pool2d(tall, (2, min(width, 3)), layout=layout)
+            y = k.adaptive_avg_pool2d(tall, (2, min(width, 3)), layout=layout)
+            k.adaptive_avg_pool2d_backward(y, tall.shape, (2, min(width, 3)), layout=layout)
 
 def outside():
     a = at_page_edge(np.ones(3, "f"), end=True)
