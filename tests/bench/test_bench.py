@@ -410,6 +410,16 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.parametrize("family", ["attention", "elementwise", "model", "pool", "rnn", "softmax"])
+def test_memory_is_measured_where_data_are_made_of_answers(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(case_module, "answerless", False)
+    for case in run.FAMILIES[family]("float32", True):
+        found = peak.candidates_of(case, "arraynn", 1)
+        assert "arraynn" in {candidate.library for candidate in found}, case.name
+
+
 def test_a_run_writes_a_table_and_json(tmp_path: Path) -> None:
     file = tmp_path / "rows.json"
     done = bench("gemm", "--tiny", "--threads", "1,2", "--json", str(file))
