@@ -9,10 +9,10 @@
 // so an RNN, LSTM or GRU has one barrier a step, and two with a second product or norms (three with both).
 //
 // Products. A panel is kUnits = 8 units with all of their gates, the columns of one mma a gate; a tile is
-// kSamples = 32 samples, the rows of two, or half of that where there is a block for each. Blocks own panels, for the whole sequence: with more panels than
-// blocks each has every grid-th, with fewer several blocks share a panel and split its tiles. What a block
-// owns decides who reads the state again: c, and what is carried back, stay with one thread; only h (dz)
-// is read by others, after the barrier.
+// kSamples = 32 samples, the rows of two, or half of that where there is a block for each. Blocks own
+// panels, for the whole sequence: with more panels than blocks each has every grid-th, with fewer several
+// blocks share a panel and split its tiles. What a block owns decides who reads the state again: c, and
+// what is carried back, stay with one thread; only h (dz) is read by others, after the barrier.
 //   k        goes in groups of 16, of which warp w of the 8 takes every 8th from w on: a lane loads 16 bytes
 //            of k of a row at a time. mma takes them in that order, which both operands agree on. The sums of
 //            the warps meet in shared memory, 8 x gates x 256 elements (LSTM: 32 KiB of float32), and
