@@ -20,7 +20,7 @@ from .test_pool_unpool import named, sizes_of
 
 pytestmark = pytest.mark.usefixtures("isa")
 
-# Shape, options of lp_pool1d, lp_pool2d or lp_pool3d
+# Shape, options of lp_pool1d or lp_pool2d
 LP: list[tuple[tuple[int, ...], dict[str, Any]]] = [
     ((1, 1, 1), {"kernel_size": 1}),
     ((2, 3, 9), {"kernel_size": 2, "ceil_mode": True}),
@@ -42,6 +42,19 @@ LP: list[tuple[tuple[int, ...], dict[str, Any]]] = [
     ((2, 2, 6, 5), {"kernel_size": 3, "stride": 2, "padding": ((0, 1), (1, 0))}),
     ((0, 3, 8, 8), {"kernel_size": 2}),
     ((2, 0, 8, 8), {"kernel_size": 2}),
+]
+# The same of lp_pool3d
+LP_VOLUMES: list[tuple[tuple[int, ...], dict[str, Any]]] = [
+    ((1, 1, 1, 1, 1), {"kernel_size": 1}),
+    ((2, 3, 4, 6, 8), {"kernel_size": 2}),
+    ((1, 17, 5, 7, 9), {"kernel_size": (2, 3, 2), "stride": 2, "ceil_mode": True}),
+    ((1, 9, 3, 6, 40), {"kernel_size": (1, 2, 3), "stride": 1}),
+    ((1, 3, 5, 5, 5), {"kernel_size": 5}),
+    ((1, 17, 5, 7, 9), {"kernel_size": 3, "stride": 2, "padding": 1}),
+    ((1, 4, 9, 9, 11), {"kernel_size": 3, "dilation": (2, 1, 3), "padding": (2, 1, 3)}),
+    ((1, 3, 5, 8, 7), {"kernel_size": (2, 3, 4), "stride": 2, "padding": "same"}),
+    ((1, 2, 4, 5, 36), {"kernel_size": 3, "stride": 2, "padding": 1, "ceil_mode": True}),
+    ((0, 3, 4, 4, 4), {"kernel_size": 2}),
 ]
 NORMS = [1, 2, 3, 1.5, 0.5]
 
@@ -99,7 +112,7 @@ def check_lp_outs(x: Any, layout: str, strided: bool) -> None:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize(("shape", "options"), LP, ids=str)
+@pytest.mark.parametrize(("shape", "options"), [*LP, *LP_VOLUMES], ids=str)
 def test_lp(
     dtype: Any,
     layout: str,
@@ -108,10 +121,22 @@ def test_lp(
     norm: float,
     rng: np.random.Generator,
 ) -> None:
-    """lp_pool1d and lp_pool2d; signs where the norm is defined for them."""
+    """lp_pool1d to lp_pool3d; signs where the norm is defined for them."""
     x = arranged(normal(rng, dtype, *shape), layout)
     x = x if norm in (1, 2) else np.abs(x) + np.asarray(0.01, dtype)
     check_lp(x, norm, rng, **options, layout=layout)
+
+
+def test_lp_of_signs_and_zeros_in_volumes(dtype: Any, layout: str) -> None:
+    """The sum of a box decides, not those of its planes; a window of zeros has no slope."""
+    x = arranged(np.array([[-2, 3], [0, 0]], dtype).reshape(1, 2, 2, 1, 1), layout)
+    y = kernels.lp_pool3d(x, 3, (2, 1, 1), layout=layout)
+    np.testing.assert_allclose(y.ravel(), [19 ** (1 / 3), 0], rtol=4 * np.finfo(dtype).eps)
+    for norm in (1, 2, 3):
+        y = kernels.lp_pool3d(x, norm, (2, 1, 1), layout=layout)
+        grad = kernels.lp_pool3d_backward(np.ones_like(y), x, y, norm, (2, 1, 1), layout=layout)
+        zeros = grad[..., 1] if layout == "channels_last" else grad[:, 1]
+        np.testing.assert_array_equal(zeros, np.full_like(zeros, norm == 1))
 
 
 @pytest.mark.parametrize("norm", NORMS)

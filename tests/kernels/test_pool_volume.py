@@ -15,7 +15,7 @@ from tolerances import assert_gradient, assert_same_bits
 
 from .problems import normal, thread_counts
 from .test_pool_family import Call, arranged, check_average, check_max, check_outs, pools
-from .test_pool_lp import NORMS, check_lp, check_lp_outs
+from .test_pool_lp import check_lp_outs
 from .test_pool_unpool import check_unpool_outs
 
 pytestmark = pytest.mark.usefixtures("isa")
@@ -137,49 +137,6 @@ def test_global(dtype: Any, layout: str, shape: tuple[int, ...], rng: np.random.
     check_average(x, call, rng)
     y = kernels.global_max_pool(x, layout=layout)
     assert y.shape == arranged(np.empty((*shape[:2], 1, 1, 1)), layout).shape
-
-
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize(
-    ("shape", "options"),
-    [
-        ((1, 1, 1, 1, 1), {"kernel_size": 1}),
-        ((2, 3, 4, 6, 8), {"kernel_size": 2}),
-        ((1, 17, 5, 7, 9), {"kernel_size": (2, 3, 2), "stride": 2, "ceil_mode": True}),
-        ((1, 9, 3, 6, 40), {"kernel_size": (1, 2, 3), "stride": 1}),
-        ((1, 3, 5, 5, 5), {"kernel_size": 5}),
-        ((1, 17, 5, 7, 9), {"kernel_size": 3, "stride": 2, "padding": 1}),
-        ((1, 4, 9, 9, 11), {"kernel_size": 3, "dilation": (2, 1, 3), "padding": (2, 1, 3)}),
-        ((1, 3, 5, 8, 7), {"kernel_size": (2, 3, 4), "stride": 2, "padding": "same"}),
-        ((1, 2, 4, 5, 36), {"kernel_size": 3, "stride": 2, "padding": 1, "ceil_mode": True}),
-        ((0, 3, 4, 4, 4), {"kernel_size": 2}),
-    ],
-    ids=str,
-)
-def test_lp(
-    dtype: Any,
-    layout: str,
-    shape: tuple[int, ...],
-    options: dict[str, Any],
-    norm: float,
-    rng: np.random.Generator,
-) -> None:
-    """lp_pool3d."""
-    x = arranged(normal(rng, dtype, *shape), layout)
-    x = x if norm in (1, 2) else np.abs(x) + np.asarray(0.01, dtype)
-    check_lp(x, norm, rng, **options, layout=layout)
-
-
-def test_lp_of_signs_and_zeros(dtype: Any, layout: str) -> None:
-    """The sum of a box decides, not those of its planes; a window of zeros has no slope."""
-    x = arranged(np.array([[-2, 3], [0, 0]], dtype).reshape(1, 2, 2, 1, 1), layout)
-    y = kernels.lp_pool3d(x, 3, (2, 1, 1), layout=layout)
-    np.testing.assert_allclose(y.ravel(), [19 ** (1 / 3), 0], rtol=4 * np.finfo(dtype).eps)
-    for norm in (1, 2, 3):
-        y = kernels.lp_pool3d(x, norm, (2, 1, 1), layout=layout)
-        grad = kernels.lp_pool3d_backward(np.ones_like(y), x, y, norm, (2, 1, 1), layout=layout)
-        zeros = grad[..., 1] if layout == "channels_last" else grad[:, 1]
-        np.testing.assert_array_equal(zeros, np.full_like(zeros, norm == 1))
 
 
 @pytest.mark.parametrize(
