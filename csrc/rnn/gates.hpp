@@ -89,6 +89,27 @@ ARRAYNN_RNN_APART void times_derivative_of_value(const Activation& f, const T* y
       return each([](V v, V g) { return tanh_back(v, g); });
     case ActivationKind::kRelu:
       return each([](V v, V g) { return select(v <= V::zero(), V::zero(), g); });
+    case ActivationKind::kLeakyRelu: {
+      const V slope = V::set1(static_cast<T>(f.alpha));
+      return each([&](V v, V g) { return select(v > V::zero(), g, g * slope); });
+    }
+    case ActivationKind::kElu: {  // alpha exp(x) = y + alpha
+      const V alpha = V::set1(static_cast<T>(f.alpha));
+      return each([&](V v, V g) { return select(v > V::zero(), g, g * (v + alpha)); });
+    }
+    case ActivationKind::kSelu: {
+      const V alpha = V::set1(Selu<T>::kAlphaScale), scale = V::set1(Selu<T>::kScale);
+      return each([&](V v, V g) { return g * select(v > V::zero(), scale, v + alpha); });
+    }
+    case ActivationKind::kHardsigmoid: {
+      const V one = V::set1(T(1)), slope = V::set1(T(1.0 / 6.0));
+      return each(
+          [&](V v, V g) { return select((v > V::zero()) & (v < one), g * slope, V::zero()); });
+    }
+    case ActivationKind::kSoftplus: {  // sigmoid(beta x) = 1 - exp(-beta y)
+      const V beta = V::set1(static_cast<T>(f.alpha));
+      return each([&](V v, V g) { return -g * expm1(-(beta * v)); });
+    }
     default:  // none: the derivative is 1
       return;
   }

@@ -66,13 +66,14 @@ struct RnnCell {
 // The derivative follows from the activation's value; for the others the argument is kept.
 ARRAYNN_INLINE constexpr bool derivative_from_value(ActivationKind kind) {
   switch (kind) {
-    case ActivationKind::kNone:
-    case ActivationKind::kRelu:
-    case ActivationKind::kSigmoid:
-    case ActivationKind::kTanh:
-      return true;
+    case ActivationKind::kHardswish:
+    case ActivationKind::kSilu:
+    case ActivationKind::kGelu:
+    case ActivationKind::kGeluTanh:
+    case ActivationKind::kMish:
+      return false;  // not monotonic
     default:
-      return false;
+      return true;
   }
 }
 

@@ -165,11 +165,13 @@ CELLS: list[tuple[str, dict[str, Any]]] = [
     ("lstm", {"clip": 0.75, "cell_clip": 0.5}),
     ("lstm", {"activation": "relu", "recurrent_activation": "hardsigmoid"}),
     ("lstm", {"activation": "silu", "output_activation": "softplus", "peepholes": True}),
+    ("lstm", {"activation": "elu", "output_activation": "selu"}),
     ("lstm", {"project": 5}),
     ("lstm", {"project": 21, "peepholes": True, "cell_clip": 0.5, "return_cells": True}),
     ("gru", {"reset_after": False}),
     ("gru", {"reset_after": False, "clip": 0.5, "activation": "elu"}),
     ("gru", {"recurrent_activation": "hardsigmoid", "activation": "mish"}),
+    ("gru", {"activation": "leaky_relu", "reset_after": False}),
     ("gru", {"clip": 0.5}),
     ("rnn", {"layer_norm": True, "nonlinearity": "softplus"}),
     ("lstm", {"layer_norm": True}),
@@ -203,6 +205,10 @@ def test_options_of_the_cells(
     check_options(kind, options, biases, (9, 40), dtype, rng)
 
 
+# Those whose derivative follows from their value, and one whose argument is kept.
+ACTIVATIONS = ["relu", "leaky_relu", "elu", "sigmoid", "hardsigmoid", "softplus", "silu"]
+
+
 def check_combination(kind: str, data: st.DataObject, *on: Any) -> None:
     """Hold any combination of options against the reference."""
     draw = data.draw
@@ -230,7 +236,7 @@ def check_combination(kind: str, data: st.DataObject, *on: Any) -> None:
     names = ["nonlinearity"] if kind == "rnn" else ["activation", "recurrent_activation"]
     for name in names + ["output_activation"] * (kind == "lstm"):
         if draw(st.booleans()):
-            how[name] = draw(st.sampled_from(["relu", "sigmoid", "softplus", "hardsigmoid"]))
+            how[name] = draw(st.sampled_from(ACTIVATIONS))
     project = 0
     if kind == "lstm":
         project = draw(st.sampled_from([0, 3]))
