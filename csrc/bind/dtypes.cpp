@@ -70,12 +70,10 @@ Dtype dtype_of(PyObject* descr) {
   if (descr == d.f32.ptr()) return Dtype::kF32;
   if (descr == d.f64.ptr()) return Dtype::kF64;
   static const auto& api = py::detail::npy_api::get();
-#if defined(ARRAYNN_CUDA)
-  if (api.PyArray_EquivTypes_(descr, d.f16.ptr())) return Dtype::kF16;
+  if (descr == d.f16.ptr()) return Dtype::kF16;
   if (descr == d.bfloat16()) return Dtype::kBF16;
-#endif
   for (const Dtype t : {Dtype::kI64, Dtype::kI32, Dtype::kU8, Dtype::kBool, Dtype::kF32,
-                        Dtype::kF64, Dtype::kI8, Dtype::kI16}) {
+                        Dtype::kF64, Dtype::kI8, Dtype::kI16, Dtype::kF16}) {
     // Equivalent descriptors (long and long long, "<f4") share a layout; swapped bytes do not.
     if (api.PyArray_EquivTypes_(descr, d.get(t))) return t;
   }

@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "core/cpu_isa.hpp"
+#include "core/dtype.hpp"
 
 namespace arraynn {
 
@@ -20,6 +21,28 @@ struct FloatKernels {
       return f32;
     } else {
       return f64;
+    }
+  }
+};
+
+// The table of a family whose kernels exist for every storage type.
+template <template <class> class Table>
+struct StorageKernels {
+  Table<float> f32;
+  Table<double> f64;
+  Table<Half> f16;
+  Table<Bfloat16> bf16;
+
+  template <class T>
+  const Table<T>& of() const {
+    if constexpr (std::is_same_v<T, float>) {
+      return f32;
+    } else if constexpr (std::is_same_v<T, double>) {
+      return f64;
+    } else if constexpr (std::is_same_v<T, Half>) {
+      return f16;
+    } else {
+      return bf16;
     }
   }
 };

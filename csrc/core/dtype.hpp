@@ -5,7 +5,6 @@
 
 namespace arraynn {
 
-// The 16-bit floats are known to the module of the GPU only; on the CPU they are kOther.
 enum class Dtype : std::uint8_t {
   kF32,
   kF64,
@@ -44,7 +43,7 @@ struct ComputeOf<Bfloat16> {
 template <class T>
 using Compute = typename ComputeOf<T>::type;
 
-// What the kernels of a GPU are instantiated for.
+// What kernels are instantiated for.
 #define ARRAYNN_FOR_EACH_STORAGE(instantiate) \
   instantiate(float) instantiate(double) instantiate(Half) instantiate(Bfloat16)
 
