@@ -7,6 +7,7 @@ import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import numpy as np
@@ -80,8 +81,28 @@ def rng(request: pytest.FixtureRequest, _fresh_context: None) -> np.random.Gener
 
 @pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])
 def dtype(request: pytest.FixtureRequest) -> np.dtype[np.floating]:
-    """Both dtypes of the kernels."""
+    """Both dtypes that kernels compute in."""
     return np.dtype(request.param)
+
+
+def sixteen_bits(name: str) -> np.dtype[Any]:
+    """Return the dtype; NumPy has bfloat16 from ml_dtypes."""
+    if name == "float16":
+        return np.dtype(np.float16)
+    return np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
+
+
+@pytest.fixture(params=["float16", "bfloat16"])
+def half(request: pytest.FixtureRequest) -> np.dtype[Any]:
+    """The dtypes that kernels store and do not compute in."""
+    return sixteen_bits(request.param)
+
+
+@pytest.fixture(params=["float32", "float64", "float16", "bfloat16"])
+def storage(request: pytest.FixtureRequest) -> np.dtype[Any]:
+    """All dtypes of arrays that kernels take."""
+    name = request.param
+    return np.dtype(name) if name.startswith(("float3", "float6")) else sixteen_bits(name)
 
 
 @pytest.fixture(params=["channels_first", "channels_last"])

@@ -72,6 +72,8 @@ def wrong_dtypes(
     """
     for i, name in enumerate(names):
         for wrong in (np.int64, np.bool_, np.complex64, np.float16, np.longdouble, ">f4", object):
+            if i == 0 and wrong is np.float16:
+                continue  # right in itself
             # The dtype of the first array rules: where it is wrong it is the one to blame.
             bad = (*args[:i], args[i].astype(wrong), *args[i + 1 :])
             if not (integers and wrong is np.int64):

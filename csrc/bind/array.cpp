@@ -131,9 +131,10 @@ bool take_plain(py::handle h, bool inout, Plain* plain) {
   const int needed = npy_api::NPY_ARRAY_C_CONTIGUOUS_ | npy_api::NPY_ARRAY_ALIGNED_ |
                      (inout ? npy_api::NPY_ARRAY_WRITEABLE_ : 0);
   if ((proxy->flags & needed) != needed || proxy->nd > kMaxDims) return false;
-  const bool is_f32 = proxy->descr == descriptors.f32;
-  if (!is_f32 && proxy->descr != descriptors.f64) return false;
-  plain->dtype = is_f32 ? Dtype::kF32 : Dtype::kF64;
+  plain->dtype = proxy->descr == descriptors.f32   ? Dtype::kF32
+                 : proxy->descr == descriptors.f64 ? Dtype::kF64
+                                                   : dtype_of(proxy->descr);
+  if (!is_storage(plain->dtype)) return false;
   plain->data = proxy->data;
   plain->size = 1;
   for (int i = 0; i < proxy->nd; ++i) plain->size *= proxy->dimensions[i];

@@ -51,7 +51,7 @@ bool same_shape(py::handle a, py::handle b);  // of two ndarrays
 
 // float32 or float64, else TypeError.
 void require_float(const char* op, const char* arg, const Array& a);
-// A dtype that this module's dispatch_storage knows: on a GPU also float16 and bfloat16.
+// float16, bfloat16, float32 or float64: what dispatch_storage knows.
 bool is_storage(Dtype t);
 void require_storage(const char* op, const char* arg, const Array& a);
 // Same dtype as `first`, else TypeError naming both.
@@ -113,12 +113,15 @@ decltype(auto) dispatch_float(Dtype t, const F& f) {
   return t == Dtype::kF32 ? f(float{}) : f(double{});
 }
 
-// What kernels store and load; they compute in float32 where it has 16 bits.
+// What kernels store and load; they compute in float32 where it has 16 bits. Bindings with
+// ARRAYNN_WIDENED (csrc/CMakeLists.txt) have widened the arrays of a CPU before.
 template <class F>
 decltype(auto) dispatch_storage(Dtype t, const F& f) {
-#if defined(ARRAYNN_CUDA)
+#if defined(ARRAYNN_CUDA) || !defined(ARRAYNN_WIDENED)
   if (t == Dtype::kF16) return f(Half{});
   if (t == Dtype::kBF16) return f(Bfloat16{});
+#else
+  if (compute_dtype(t) != t) fail<TypeError>("dispatch", dtype_name(t), "expected a wider array");
 #endif
   return dispatch_float(t, f);
 }

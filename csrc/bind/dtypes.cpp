@@ -77,6 +77,8 @@ Dtype dtype_of(PyObject* descr) {
     // Equivalent descriptors (long and long long, "<f4") share a layout; swapped bytes do not.
     if (api.PyArray_EquivTypes_(descr, d.get(t))) return t;
   }
+  PyObject* bfloat16 = d.bfloat16();
+  if (bfloat16 != nullptr && api.PyArray_EquivTypes_(descr, bfloat16)) return Dtype::kBF16;
   return Dtype::kOther;
 }
 

@@ -17,8 +17,6 @@ void require_float(const char* op, const char* arg, const Array& a) {
   }
 }
 
-#if defined(ARRAYNN_CUDA)
-
 bool is_storage(Dtype t) {
   return t == Dtype::kF32 || t == Dtype::kF64 || t == Dtype::kF16 || t == Dtype::kBF16;
 }
@@ -28,14 +26,6 @@ void require_storage(const char* op, const char* arg, const Array& a) {
     fail<TypeError>(op, arg, "expected float16, bfloat16, float32 or float64, got ", dtype_text(a));
   }
 }
-
-#else
-
-bool is_storage(Dtype t) { return t == Dtype::kF32 || t == Dtype::kF64; }
-
-void require_storage(const char* op, const char* arg, const Array& a) { require_float(op, arg, a); }
-
-#endif
 
 void require_same_dtype(const char* op, const char* arg, const Array& a, const char* first_arg,
                         const Array& first) {

@@ -1,18 +1,20 @@
 #include "elementwise/elementwise.hpp"
 #include "simd/activation.hpp"
 #include "simd/philox.hpp"
+#include "simd/storage.hpp"
 
 namespace ARRAYNN_ISA_NAMESPACE {
 namespace {
 
-template <class T, class F>
-ARRAYNN_INLINE void map(const F& f, const T* x, T* y, std::int64_t n) {
-  constexpr int kL = kLanes<T>;
+template <class S, class F>
+ARRAYNN_INLINE void map(const F& f, const S* x, S* y, std::int64_t n) {
+  using V = Vec<Compute<S>>;
+  constexpr int kL = V::kSize;
   std::int64_t i = 0;
   for (; i + 2 * kL <= n; i += 2 * kL) {  // two chains: the polynomials are long
-    const Vec<T> a = f(Vec<T>::load(x + i)), b = f(Vec<T>::load(x + i + kL));
-    a.store(y + i);
-    b.store(y + i + kL);
+    const V a = f(load(x + i)), b = f(load(x + i + kL));
+    store(a, y + i);
+    store(b, y + i + kL);
   }
   for (; i < n; i += kL) {
     const std::int64_t left = min_i(n - i, kL);
@@ -20,23 +22,25 @@ ARRAYNN_INLINE void map(const F& f, const T* x, T* y, std::int64_t n) {
   }
 }
 
-template <class T>
-void activation(const Activation& a, const T* x, T* y, std::int64_t n) {
+template <class S>
+void activation(const Activation& a, const S* x, S* y, std::int64_t n) {
+  using T = Compute<S>;
   visit_activation<T>(a, [&](const auto& f) {
     map([&f](Vec<T> v) __attribute__((always_inline)) { return f.forward(v); }, x, y, n);
   });
 }
 
-template <class T>
-void activation_backward(const Activation& a, const T* dy, const T* x, T* dx, std::int64_t n) {
+template <class S>
+void activation_backward(const Activation& a, const S* dy, const S* x, S* dx, std::int64_t n) {
+  using T = Compute<S>;
   visit_activation<T>(a, [&](const auto& f) {
     constexpr int kL = kLanes<T>;
     std::int64_t i = 0;
     for (; i + 2 * kL <= n; i += 2 * kL) {
-      const Vec<T> u = Vec<T>::load(dy + i) * f.derivative(Vec<T>::load(x + i));
-      const Vec<T> v = Vec<T>::load(dy + i + kL) * f.derivative(Vec<T>::load(x + i + kL));
-      u.store(dx + i);
-      v.store(dx + i + kL);
+      const Vec<T> u = load(dy + i) * f.derivative(load(x + i));
+      const Vec<T> v = load(dy + i + kL) * f.derivative(load(x + i + kL));
+      store(u, dx + i);
+      store(v, dx + i + kL);
     }
     for (; i < n; i += kL) {
       const std::int64_t left = min_i(n - i, kL);
@@ -45,10 +49,11 @@ void activation_backward(const Activation& a, const T* dy, const T* x, T* dx, st
   });
 }
 
-template <class T>
-void dropout(const Dropout& d, const T* x, T* y, std::int64_t begin, std::int64_t end) {
+template <class S>
+void dropout(const Dropout& d, const S* x, S* y, std::int64_t begin, std::int64_t end) {
+  using T = Compute<S>;
   if (d.threshold > 0xFFFFFFFFu) {
-    for (std::int64_t i = begin; i < end; ++i) y[i] = T(0);
+    for (std::int64_t i = begin; i < end; ++i) y[i] = S{};
     return;
   }
   const auto threshold = static_cast<std::uint32_t>(d.threshold);
@@ -58,13 +63,13 @@ void dropout(const Dropout& d, const T* x, T* y, std::int64_t begin, std::int64_
     philox_words(static_cast<std::uint64_t>(i / 4), d.key, words);
     if (i + kPhiloxWords <= end) {
       for (int j = 0; j < kPhiloxWords; j += kLanes<T>) {
-        const Vec<T> v = Vec<T>::load(x + i + j) * scale;
-        select(kept<T>(words + j, threshold), v, Vec<T>::zero()).store(y + i + j);
+        const Vec<T> v = load(x + i + j) * scale;
+        store(select(kept<T>(words + j, threshold), v, Vec<T>::zero()), y + i + j);
       }
     } else {
       const T factor = static_cast<T>(d.scale);
       for (std::int64_t j = 0; j < end - i; ++j) {
-        y[i + j] = words[j] >= threshold ? x[i + j] * factor : T(0);
+        y[i + j] = words[j] >= threshold ? from_compute<S>(to_compute(x[i + j]) * factor) : S{};
       }
     }
   }
@@ -91,8 +96,11 @@ void math(MathFunction f, const T* x, T* y, std::int64_t n) {
 }  // namespace
 
 extern const ElementwiseKernels elementwise_kernels = {
-    {&activation<float>, &activation_backward<float>, &dropout<float>, &math<float>},
-    {&activation<double>, &activation_backward<double>, &dropout<double>, &math<double>},
+    {&activation<float>, &activation_backward<float>, &dropout<float>},
+    {&activation<double>, &activation_backward<double>, &dropout<double>},
+    {&activation<Half>, &activation_backward<Half>, &dropout<Half>},
+    {&activation<Bfloat16>, &activation_backward<Bfloat16>, &dropout<Bfloat16>},
 };
+extern const MathKernels math_kernels = {{&math<float>}, {&math<double>}};
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

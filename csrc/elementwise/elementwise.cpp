@@ -51,7 +51,7 @@ void run_dropout(const Dropout& d, const T* x, T* y, std::int64_t n) {
 
 template <class T>
 void run_math(MathFunction f, const T* x, T* y, std::int64_t n) {
-  const auto kernel = elementwise_kernels().of<T>().math;
+  const auto kernel = math_kernels().of<T>().run;
   for_parts(n, Denormals::kFlush, [&](std::int64_t begin, std::int64_t end) {
     kernel(f, x + begin, y + begin, end - begin);
   });
@@ -61,10 +61,10 @@ void run_math(MathFunction f, const T* x, T* y, std::int64_t n) {
   template void run_activation<T>(const Activation&, const T*, T*, std::int64_t);     \
   template void run_activation_backward<T>(const Activation&, const T*, const T*, T*, \
                                            std::int64_t);                             \
-  template void run_dropout<T>(const Dropout&, const T*, T*, std::int64_t);           \
-  template void run_math<T>(MathFunction, const T*, T*, std::int64_t);
-ARRAYNN_INSTANTIATE(float)
-ARRAYNN_INSTANTIATE(double)
+  template void run_dropout<T>(const Dropout&, const T*, T*, std::int64_t);
+ARRAYNN_FOR_EACH_STORAGE(ARRAYNN_INSTANTIATE)
 #undef ARRAYNN_INSTANTIATE
+template void run_math<float>(MathFunction, const float*, float*, std::int64_t);
+template void run_math<double>(MathFunction, const double*, double*, std::int64_t);
 
 }  // namespace arraynn

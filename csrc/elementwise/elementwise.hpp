@@ -37,11 +37,17 @@ struct ElementwiseTable {
   void (*activation_backward)(const Activation& f, const T* dy, const T* x, T* dx, std::int64_t n);
   // Elements [begin, end); begin is a multiple of kElementwiseBlock.
   void (*dropout)(const Dropout& d, const T* x, T* y, std::int64_t begin, std::int64_t end);
-  void (*math)(MathFunction f, const T* x, T* y, std::int64_t n);
 };
-using ElementwiseKernels = FloatKernels<ElementwiseTable>;
+using ElementwiseKernels = StorageKernels<ElementwiseTable>;
+
+template <class T>
+struct MathTable {
+  void (*run)(MathFunction f, const T* x, T* y, std::int64_t n);
+};
+using MathKernels = FloatKernels<MathTable>;
 
 ARRAYNN_KERNEL_TABLE(ElementwiseKernels, elementwise_kernels)
+ARRAYNN_KERNEL_TABLE(MathKernels, math_kernels)
 
 template <class T>
 void run_activation(const Activation& f, const T* x, T* y, std::int64_t n);

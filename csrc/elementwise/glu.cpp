@@ -37,8 +37,7 @@ void run_glu_backward(const Activation& f, const GluShape& p, const T* dy, const
 #define ARRAYNN_INSTANTIATE(T)                                                \
   template void run_glu<T>(const Activation&, const GluShape&, const T*, T*); \
   template void run_glu_backward<T>(const Activation&, const GluShape&, const T*, const T*, T*);
-ARRAYNN_INSTANTIATE(float)
-ARRAYNN_INSTANTIATE(double)
+ARRAYNN_FOR_EACH_STORAGE(ARRAYNN_INSTANTIATE)
 #undef ARRAYNN_INSTANTIATE
 
 }  // namespace arraynn

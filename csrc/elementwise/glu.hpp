@@ -25,7 +25,7 @@ struct GluTable {
   void (*backward)(const Activation& f, const GluShape& p, const T* dy, const T* x, T* dx,
                    std::int64_t begin, std::int64_t end);
 };
-using GluKernels = FloatKernels<GluTable>;
+using GluKernels = StorageKernels<GluTable>;
 
 ARRAYNN_KERNEL_TABLE(GluKernels, glu_kernels)
 

@@ -1,3 +1,4 @@
+#include "elementwise/convert.hpp"
 #include "norm/channels.hpp"
 
 namespace arraynn {
@@ -5,19 +6,22 @@ namespace {
 
 template <class T>
 struct Backward {
+  using C = Compute<T>;
   const ChannelNorm& p;
   const Blocks blocks, parts;  // of planes, and of what is summed
-  const T *dy, *x, *w;
+  const T *dy, *x;
+  const C* w;
   const double *mean, *rstd;
-  T *dx, *dw, *db;
+  T* dx;
+  C *dw, *db;
   GradientSums* sums;
-  Slope<T> k;
+  Slope<C> k;
 
   double weight(std::int64_t c) const { return w != nullptr ? static_cast<double>(w[c]) : 1.0; }
 
   void find_centres(const Box& box) const {
     blocks.for_channels(box, [&](std::int64_t c, std::int64_t at) {
-      k.m[blocks.coefficient(box.n0, c)] = static_cast<T>(mean[at]);
+      k.m[blocks.coefficient(box.n0, c)] = static_cast<C>(mean[at]);
     });
   }
 
@@ -28,7 +32,7 @@ struct Backward {
       const Run run = parts.run(n, c, block);
       const std::int64_t at = run.offset;
       GradientSums* to = sums + parts.index(n, c, block);
-      const T* m = k.m + blocks.coefficient(n, c);
+      const C* m = k.m + blocks.coefficient(n, c);
       if (p.channels_last) {
         columns.sums(dy + at, x + at, run.size, p.c, m, to);
       } else {
@@ -73,9 +77,9 @@ struct Backward {
     blocks.for_channels(box, [&](std::int64_t c, std::int64_t at) {
       const std::int64_t to = blocks.coefficient(box.n0, c);
       const double scale = rstd[at];
-      k.a[to] = static_cast<T>(scale * weight(c));
+      k.a[to] = static_cast<C>(scale * weight(c));
       if (fixed) {
-        k.m[to] = k.c[to] = T(0);  // applied to dy alone
+        k.m[to] = k.c[to] = C(0);  // applied to dy alone
         return;
       }
       if (p.groups == 0) {
@@ -84,8 +88,8 @@ struct Backward {
       }
       const double b = -scale * scale * means.product;
       const double rest = static_cast<double>(k.m[to]) - mean[at];
-      k.b[to] = static_cast<T>(b);
-      k.c[to] = static_cast<T>(b * rest - scale * means.dy);
+      k.b[to] = static_cast<C>(b);
+      k.c[to] = static_cast<C>(b * rest - scale * means.dy);
     });
   }
 
@@ -95,8 +99,8 @@ struct Backward {
     blocks.for_planes(box, tid, team, [&](auto n, auto c, auto block, auto planes) {
       const Run run = blocks.run(n, c, block);
       const std::int64_t at = run.offset, size = run.size, i = blocks.coefficient(n, c);
-      const Affine<T> straight{k.m + i, k.a + i, k.c + i, k.stream};
-      const Slope<T> slope{k.m + i, k.a + i, k.b + i, k.c + i, k.stream};
+      const Affine<C> straight{k.m + i, k.a + i, k.c + i, k.stream};
+      const Slope<C> slope{k.m + i, k.a + i, k.b + i, k.c + i, k.stream};
       if (p.channels_last && fixed) {
         columns.apply(dy + at, dx + at, size, p.c, straight, {});
       } else if (p.channels_last) {
@@ -132,7 +136,7 @@ struct Backward {
     const auto& f = norm_block_kernels().of<T>();
     const std::int64_t wide = p.c / p.groups, size = wide * p.s;
     for (std::int64_t i = groups.begin; i < groups.end; ++i) {
-      const T* own = w != nullptr ? w + i % p.groups * wide : nullptr;
+      const C* own = w != nullptr ? w + i % p.groups * wide : nullptr;
       f.group_gradient(dy + i * size, x + i * size, own, dx != nullptr ? dx + i * size : nullptr,
                        wide, p.s, mean[i], rstd[i], sums + i * wide, k.stream);
     }
@@ -149,8 +153,8 @@ struct Backward {
         all.dy += s.dy;
         all.product += s.product;
       }
-      if (dw != nullptr) dw[c] = static_cast<T>(all.product);
-      if (db != nullptr) db[c] = static_cast<T>(all.dy);
+      if (dw != nullptr) dw[c] = static_cast<C>(all.product);
+      if (db != nullptr) db[c] = static_cast<C>(all.dy);
     }
   }
 };
@@ -164,30 +168,34 @@ void channel_norm_backward(const char* op, const ChannelNorm& p, const T* dy, co
   const Blocks blocks(p), parts(p, samples_of_block(p));
   if (blocks.total() == 0) {
     for (std::int64_t c = 0; c < p.c; ++c) {
-      if (dw != nullptr) dw[c] = T(0);
-      if (db != nullptr) db[c] = T(0);
+      if (dw != nullptr) dw[c] = T{};
+      if (db != nullptr) db[c] = T{};
     }
     return;
   }
-  const std::int64_t item = static_cast<std::int64_t>(sizeof(T));
-  const std::int64_t bytes = round_up(blocks.coefficients() * item, 64);
+  using C = Compute<T>;
+  const WideCopy<T> weight(op, w, p.c);
+  const NarrowResult<T> by_weight(op, dw, p.c), by_bias(op, db, p.c);
+  constexpr auto item = static_cast<std::int64_t>(sizeof(T));
+  constexpr auto coefficient = static_cast<std::int64_t>(sizeof(C));
+  const std::int64_t bytes = round_up(blocks.coefficients() * coefficient, 64);
   const std::int64_t sums = parts.total() * static_cast<std::int64_t>(sizeof(GradientSums));
   const Scratch scratch(op, static_cast<std::size_t>(sums + 4 * bytes));
   char* at = static_cast<char*>(scratch.data());
-  auto* k = reinterpret_cast<T*>(at);
-  const std::int64_t step = bytes / item;
+  auto* k = reinterpret_cast<C*>(at);
+  const std::int64_t step = bytes / coefficient;
   const Backward<T> backward{
       p,
       blocks,
       parts,
       dy,
       x,
-      w,
+      weight.data(),
       mean,
       rstd,
       dx,
-      dw,
-      db,
+      by_weight.data(),
+      by_bias.data(),
       reinterpret_cast<GradientSums*>(at + 4 * bytes),
       {k, k + step, k + 2 * step, k + 3 * step, streams(p.n * p.c * p.s, item)}};
   const std::int64_t groups = p.n * p.groups;
@@ -199,19 +207,22 @@ void channel_norm_backward(const char* op, const ChannelNorm& p, const T* dy, co
       team_barrier(team);
       backward.sum_samples(tid, team);
     });
-    return;
+  } else {
+    // x and dy are read together.
+    for_boxes(
+        p, 2 * item,
+        [&](const Box& box, int tid, int team) { backward.run(box, tid, team, fixed); },
+        [&](int tid, int team) { backward.sum_samples(tid, team); });
   }
-  // x and dy are read together.
-  for_boxes(
-      p, 2 * item, [&](const Box& box, int tid, int team) { backward.run(box, tid, team, fixed); },
-      [&](int tid, int team) { backward.sum_samples(tid, team); });
+  by_weight.finish();
+  by_bias.finish();
 }
 
-template void channel_norm_backward<float>(const char*, const ChannelNorm&, const float*,
-                                           const float*, const float*, const double*, const double*,
-                                           bool, float*, float*, float*);
-template void channel_norm_backward<double>(const char*, const ChannelNorm&, const double*,
-                                            const double*, const double*, const double*,
-                                            const double*, bool, double*, double*, double*);
+#define ARRAYNN_INSTANTIATE(T)                                                                 \
+  template void channel_norm_backward<T>(const char*, const ChannelNorm&, const T*, const T*,  \
+                                         const T*, const double*, const double*, bool, T*, T*, \
+                                         T*);
+ARRAYNN_FOR_EACH_STORAGE(ARRAYNN_INSTANTIATE)
+#undef ARRAYNN_INSTANTIATE
 
 }  // namespace arraynn

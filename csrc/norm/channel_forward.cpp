@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "elementwise/convert.hpp"
 #include "norm/channels.hpp"
 
 namespace arraynn {
@@ -7,14 +8,16 @@ namespace {
 
 template <class T>
 struct Forward {
+  using C = Compute<T>;
   const ChannelNorm& p;
   const Blocks blocks, sums;
   std::int64_t wide;  // channels of a run
-  const T *x, *w, *b;
+  const T* x;
+  const C *w, *b;
   T* y;
   double *mean, *rstd, *var;
   Moments* moments;
-  Affine<T> k;
+  Affine<C> k;
 
   // The channels of a box as runs: those of a group lie side by side.
   Box runs_of(const Box& box) const { return {box.n0, box.n1, box.c0 / wide, box.c1 / wide}; }
@@ -91,9 +94,9 @@ struct Forward {
     blocks.for_channels(box, [&](std::int64_t c, std::int64_t at) {
       const std::int64_t to = blocks.coefficient(box.n0, c);
       const double scale = rstd[at] * (w != nullptr ? static_cast<double>(w[c]) : 1.0);
-      k.m[to] = static_cast<T>(mean[at]);
-      k.scale[to] = static_cast<T>(scale);
-      k.shift[to] = static_cast<T>((b != nullptr ? static_cast<double>(b[c]) : 0.0) +
+      k.m[to] = static_cast<C>(mean[at]);
+      k.scale[to] = static_cast<C>(scale);
+      k.shift[to] = static_cast<C>((b != nullptr ? static_cast<double>(b[c]) : 0.0) +
                                    (static_cast<double>(k.m[to]) - mean[at]) * scale);
     });
   }
@@ -104,7 +107,7 @@ struct Forward {
     blocks.for_planes(box, tid, team, [&](auto n, auto c, auto block, auto planes) {
       const Run run = blocks.run(n, c, block);
       const std::int64_t at = run.offset, i = blocks.coefficient(n, c);
-      const Affine<T> own{k.m + i, k.scale + i, k.shift + i, k.stream};
+      const Affine<C> own{k.m + i, k.scale + i, k.shift + i, k.stream};
       if (p.channels_last) {
         columns.apply(x + at, y + at, run.size, p.c, own, p.activation);
       } else {
@@ -162,10 +165,12 @@ void move_running(const ChannelNorm& p, const Blocks& blocks, const double* mean
       spread += var[blocks.statistic(n, c)];
     }
     const double share = running.momentum / static_cast<double>(samples);
-    T& m = running.mean[c * running.mean_stride];
-    T& v = running.var[c * running.var_stride];
-    m = static_cast<T>((1 - running.momentum) * static_cast<double>(m) + share * centre);
-    v = static_cast<T>((1 - running.momentum) * static_cast<double>(v) + share * unbiased * spread);
+    const auto move = [&](T& from, double by) {
+      const double kept = (1 - running.momentum) * static_cast<double>(wide_of(from));
+      from = narrow_of<T>(static_cast<Compute<T>>(kept + by));
+    };
+    move(running.mean[c * running.mean_stride], share * centre);
+    move(running.var[c * running.var_stride], share * unbiased * spread);
   }
 }
 
@@ -182,6 +187,8 @@ void channel_norm(const char* op, const ChannelNorm& p, const T* x, const T* w, 
     }
     return;
   }
+  using C = Compute<T>;
+  const WideCopy<T> weight(op, w, p.c), bias(op, b, p.c);
   // A group of channels is one run in memory, but channels last.
   const bool joined = p.groups != 0 && !p.channels_last;
   const std::int64_t wide = joined ? p.c / p.groups : 1;
@@ -193,16 +200,16 @@ void channel_norm(const char* op, const ChannelNorm& p, const T* x, const T* w, 
       fixed ? 0 : sums.total() * static_cast<std::int64_t>(sizeof(Moments));
   const std::int64_t vars = p.statistics() * static_cast<std::int64_t>(sizeof(double));
   const std::int64_t bytes =
-      round_up(blocks.coefficients() * static_cast<std::int64_t>(sizeof(T)), 64);
+      round_up(blocks.coefficients() * static_cast<std::int64_t>(sizeof(C)), 64);
   const Scratch scratch(op, static_cast<std::size_t>(moments + vars + 64 + 3 * bytes));
   char* at = static_cast<char*>(scratch.data());
-  auto* k = reinterpret_cast<T*>(at);
-  const std::int64_t step = bytes / static_cast<std::int64_t>(sizeof(T));
+  auto* k = reinterpret_cast<C*>(at);
+  const std::int64_t step = bytes / static_cast<std::int64_t>(sizeof(C));
   auto* own_moments = reinterpret_cast<Moments*>(at + 3 * bytes);
   auto* var = reinterpret_cast<double*>(at + 3 * bytes + moments);
   const bool stream = streams(p.n * p.c * p.s, sizeof(T), p.activation);
-  const Affine<T> coefficients{k, k + step, k + 2 * step, stream};
-  const Forward<T> forward{p, blocks, sums, wide, x,           w,           b,
+  const Affine<C> coefficients{k, k + step, k + 2 * step, stream};
+  const Forward<T> forward{p, blocks, sums, wide, x,           weight.data(), bias.data(),
                            y, mean,   rstd, var,  own_moments, coefficients};
   const std::int64_t groups = p.n * p.groups;
   const int threads =
@@ -219,11 +226,10 @@ void channel_norm(const char* op, const ChannelNorm& p, const T* x, const T* w, 
   if (!fixed && running.mean != nullptr) move_running(p, blocks, mean, var, running);
 }
 
-template void channel_norm<float>(const char*, const ChannelNorm&, const float*, const float*,
-                                  const float*, float*, double*, double*, bool,
-                                  const Running<float>&);
-template void channel_norm<double>(const char*, const ChannelNorm&, const double*, const double*,
-                                   const double*, double*, double*, double*, bool,
-                                   const Running<double>&);
+#define ARRAYNN_INSTANTIATE(T)                                                                     \
+  template void channel_norm<T>(const char*, const ChannelNorm&, const T*, const T*, const T*, T*, \
+                                double*, double*, bool, const Running<T>&);
+ARRAYNN_FOR_EACH_STORAGE(ARRAYNN_INSTANTIATE)
+#undef ARRAYNN_INSTANTIATE
 
 }  // namespace arraynn

@@ -10,8 +10,8 @@ Moments moments(const T* x, std::int64_t runs, std::int64_t n, std::int64_t stri
 }
 
 // y = max(low, (x - m) scale + shift).
-template <class T>
-ARRAYNN_INLINE void apply_plane(const T* x, T* y, std::int64_t n, T m, T scale, T shift, Vec<T> low,
+template <class S, class T>
+ARRAYNN_INLINE void apply_plane(const S* x, S* y, std::int64_t n, T m, T scale, T shift, Vec<T> low,
                                 bool stream) {
   using V = Vec<T>;
   const V mv = V::set1(m), sv = V::set1(scale), tv = V::set1(shift);
@@ -20,9 +20,10 @@ ARRAYNN_INLINE void apply_plane(const T* x, T* y, std::int64_t n, T m, T scale, 
   });
 }
 
-template <class T>
-void apply(const T* x, T* y, std::int64_t planes, std::int64_t n, const Affine<T>& k,
+template <class S>
+void apply(const S* x, S* y, std::int64_t planes, std::int64_t n, const Affine<Compute<S>>& k,
            const Activation& activation) {
+  using T = Compute<S>;
   const Vec<T> low = floor_of<T>(activation);
   for (std::int64_t c = 0; c < planes; ++c) {
     apply_plane(x + c * n, y + c * n, n, k.m[c], k.scale[c], k.shift[c], low, k.stream);
@@ -32,9 +33,10 @@ void apply(const T* x, T* y, std::int64_t planes, std::int64_t n, const Affine<T
 
 // The three phases of a group in one block without leaving it. Returns mean and variance. The
 // arithmetic is that of Forward in channel_forward.cpp, so that it cannot be seen in the bits.
-template <class T>
-Moments group(const T* x, const T* w, const T* b, T* y, std::int64_t planes, std::int64_t n,
-              double eps, const Activation& activation, bool stream) {
+template <class S>
+Moments group(const S* x, const Compute<S>* w, const Compute<S>* b, S* y, std::int64_t planes,
+              std::int64_t n, double eps, const Activation& activation, bool stream) {
+  using T = Compute<S>;
   Moments all = moments_of_block(x, planes * n);
   all.m2 /= static_cast<double>(planes * n);
   if (y == nullptr) return all;
@@ -52,8 +54,8 @@ Moments group(const T* x, const T* w, const T* b, T* y, std::int64_t planes, std
   return all;
 }
 
-template <class T>
-ARRAYNN_INLINE GradientSums sums_of_runs(const T* dy, const T* x, std::int64_t runs, std::int64_t n,
+template <class S, class T>
+ARRAYNN_INLINE GradientSums sums_of_runs(const S* dy, const S* x, std::int64_t runs, std::int64_t n,
                                          std::int64_t stride, T m) {
   using V = Vec<T>;
   const V mv = V::set1(m);
@@ -67,14 +69,14 @@ ARRAYNN_INLINE GradientSums sums_of_runs(const T* dy, const T* x, std::int64_t r
                                             });
   return {static_cast<double>(totals.a), static_cast<double>(totals.b)};
 }
-template <class T>
-GradientSums sums(const T* dy, const T* x, std::int64_t runs, std::int64_t n, std::int64_t stride,
-                  T m) {
+template <class S>
+GradientSums sums(const S* dy, const S* x, std::int64_t runs, std::int64_t n, std::int64_t stride,
+                  Compute<S> m) {
   return sums_of_runs(dy, x, runs, n, stride, m);
 }
 
-template <class T>
-ARRAYNN_INLINE void gradient_of_plane(const T* dy, const T* x, T* dx, std::int64_t n, T m, T a, T b,
+template <class S, class T>
+ARRAYNN_INLINE void gradient_of_plane(const S* dy, const S* x, S* dx, std::int64_t n, T m, T a, T b,
                                       T c, bool stream) {
   using V = Vec<T>;
   const V mv = V::set1(m), av = V::set1(a), bv = V::set1(b), cv = V::set1(c);
@@ -84,9 +86,9 @@ ARRAYNN_INLINE void gradient_of_plane(const T* dy, const T* x, T* dx, std::int64
   });
 }
 
-template <class T>
-void gradient(const T* dy, const T* x, T* dx, std::int64_t planes, std::int64_t n,
-              const Slope<T>& k) {
+template <class S>
+void gradient(const S* dy, const S* x, S* dx, std::int64_t planes, std::int64_t n,
+              const Slope<Compute<S>>& k) {
   for (std::int64_t c = 0; c < planes; ++c) {
     const std::int64_t at = c * n;
     gradient_of_plane(dy + at, x + at, dx + at, n, k.m[c], k.a[c], k.b[c], k.c[c], k.stream);
@@ -95,9 +97,10 @@ void gradient(const T* dy, const T* x, T* dx, std::int64_t planes, std::int64_t 
 
 // The three phases of a group of short planes without leaving it; their arithmetic is that of
 // Backward in channel_backward.cpp, so that it cannot be seen in the bits who does it.
-template <class T>
-void group_gradient(const T* dy, const T* x, const T* w, T* dx, std::int64_t planes, std::int64_t n,
-                    double mean, double rstd, GradientSums* of, bool stream) {
+template <class S>
+void group_gradient(const S* dy, const S* x, const Compute<S>* w, S* dx, std::int64_t planes,
+                    std::int64_t n, double mean, double rstd, GradientSums* of, bool stream) {
+  using T = Compute<S>;
   const T m = static_cast<T>(mean);
   const double rest = static_cast<double>(m) - mean, count = static_cast<double>(planes * n);
   GradientSums group{0, 0};
@@ -126,6 +129,7 @@ constexpr NormBlockTable<T> table() {
 
 }  // namespace
 
-extern const FloatKernels<NormBlockTable> norm_block_kernels = {table<float>(), table<double>()};
+extern const StorageKernels<NormBlockTable> norm_block_kernels = {table<float>(), table<double>(),
+                                                                  table<Half>(), table<Bfloat16>()};
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

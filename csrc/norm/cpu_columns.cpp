@@ -18,17 +18,18 @@ ARRAYNN_INLINE void for_strips(std::int64_t c, const F& f) {
   for (; j < c; j += kL) f.template operator()<1>(j, min_i(kL, c - j));
 }
 
-template <int kW, class T>
-ARRAYNN_INLINE void load_strip(const T* p, std::int64_t lanes, Vec<T>* v) {
+template <int kW, class S, class T>
+ARRAYNN_INLINE void load_strip(const S* p, std::int64_t lanes, Vec<T>* v) {
   ARRAYNN_UNROLL
   for (int k = 0; k < kW; ++k) {
-    v[k] = kW == 1 ? load_lanes(p, lanes) : Vec<T>::load(p + k * kLanes<T>);
+    v[k] = kW == 1 ? load_lanes(p, lanes) : load(p + k * kLanes<T>);
   }
 }
 
-template <int kW, class T>
-ARRAYNN_INLINE void strip_moments(const T* x, std::int64_t rows, std::int64_t c, std::int64_t lanes,
+template <int kW, class S>
+ARRAYNN_INLINE void strip_moments(const S* x, std::int64_t rows, std::int64_t c, std::int64_t lanes,
                                   Moments* moments) {
+  using T = Compute<S>;
   constexpr int kL = kLanes<T>;
   using V = Vec<T>;
   alignas(64) T pivot[kW * kL], first[kW * kL], second[kW * kL];
@@ -66,15 +67,15 @@ ARRAYNN_INLINE void strip_moments(const T* x, std::int64_t rows, std::int64_t c,
   }
 }
 
-template <class T>
-void moments(const T* x, std::int64_t rows, std::int64_t c, Moments* out) {
-  for_strips<T>(c, [&]<int kW>(std::int64_t j, std::int64_t lanes) __attribute__((always_inline)) {
-    strip_moments<kW>(x + j, rows, c, lanes, out + j);
-  });
+template <class S>
+void moments(const S* x, std::int64_t rows, std::int64_t c, Moments* out) {
+  for_strips<Compute<S>>(
+      c, [&]<int kW>(std::int64_t j, std::int64_t lanes)
+             __attribute__((always_inline)) { strip_moments<kW>(x + j, rows, c, lanes, out + j); });
 }
 
-template <int kW, class T>
-ARRAYNN_INLINE void strip_sums(const T* dy, const T* x, std::int64_t rows, std::int64_t c,
+template <int kW, class S, class T>
+ARRAYNN_INLINE void strip_sums(const S* dy, const S* x, std::int64_t rows, std::int64_t c,
                                std::int64_t lanes, const T* m, GradientSums* out) {
   constexpr int kL = kLanes<T>;
   using V = Vec<T>;
@@ -101,12 +102,13 @@ ARRAYNN_INLINE void strip_sums(const T* dy, const T* x, std::int64_t rows, std::
   }
 }
 
-template <class T>
-void sums(const T* dy, const T* x, std::int64_t rows, std::int64_t c, const T* m,
+template <class S>
+void sums(const S* dy, const S* x, std::int64_t rows, std::int64_t c, const Compute<S>* m,
           GradientSums* out) {
-  for_strips<T>(c, [&]<int kW>(std::int64_t j, std::int64_t lanes) __attribute__((always_inline)) {
-    strip_sums<kW>(dy + j, x + j, rows, c, lanes, m + j, out + j);
-  });
+  for_strips<Compute<S>>(
+      c, [&]<int kW>(std::int64_t j, std::int64_t lanes) __attribute__((always_inline)) {
+        strip_sums<kW>(dy + j, x + j, rows, c, lanes, m + j, out + j);
+      });
 }
 
 // f<W>(first row, rows, first column, lanes) over strips of a few rows each: coefficients are loaded
@@ -121,12 +123,13 @@ ARRAYNN_INLINE void for_tiles(std::int64_t rows, std::int64_t c, const F& f) {
 }
 
 // Whether every strip of every row begins at an address of whole vectors.
-template <class T>
-ARRAYNN_INLINE bool rows_are_vectors(const T* p, std::int64_t c) {
-  return reinterpret_cast<std::uintptr_t>(p) % kVecBytes == 0 && c % kLanes<T> == 0;
+template <class S>
+ARRAYNN_INLINE bool rows_are_vectors(const S* p, std::int64_t c) {
+  constexpr int kL = kLanes<Compute<S>>;
+  return reinterpret_cast<std::uintptr_t>(p) % (kL * sizeof(S)) == 0 && c % kL == 0;
 }
-template <int kW, class T>
-ARRAYNN_INLINE void store_strip(const Vec<T>* v, T* p, std::int64_t lanes, bool stream) {
+template <int kW, class S, class T>
+ARRAYNN_INLINE void store_strip(const Vec<T>* v, S* p, std::int64_t lanes, bool stream) {
   ARRAYNN_UNROLL
   for (int k = 0; k < kW; ++k) {
     if (stream) {
@@ -137,9 +140,10 @@ ARRAYNN_INLINE void store_strip(const Vec<T>* v, T* p, std::int64_t lanes, bool 
   }
 }
 
-template <class T>
-void apply(const T* x, T* y, std::int64_t rows, std::int64_t c, const Affine<T>& k,
+template <class S>
+void apply(const S* x, S* y, std::int64_t rows, std::int64_t c, const Affine<Compute<S>>& k,
            const Activation& activation) {
+  using T = Compute<S>;
   const Vec<T> low = floor_of<T>(activation);
   const bool stream = k.stream && rows_are_vectors(y, c);
   for_tiles<T>(rows, c,
@@ -160,9 +164,10 @@ void apply(const T* x, T* y, std::int64_t rows, std::int64_t c, const Affine<T>&
   activate_run(y, rows * c, activation);
 }
 
-template <class T>
-void gradient(const T* dy, const T* x, T* dx, std::int64_t rows, std::int64_t c,
-              const Slope<T>& k) {
+template <class S>
+void gradient(const S* dy, const S* x, S* dx, std::int64_t rows, std::int64_t c,
+              const Slope<Compute<S>>& k) {
+  using T = Compute<S>;
   const bool stream = k.stream && rows_are_vectors(dx, c);
   for_tiles<T>(rows, c,
                [&]<int kW>(std::int64_t r, std::int64_t n, std::int64_t j, std::int64_t lanes)
@@ -191,6 +196,7 @@ constexpr NormColumnTable<T> table() {
 
 }  // namespace
 
-extern const FloatKernels<NormColumnTable> norm_column_kernels = {table<float>(), table<double>()};
+extern const StorageKernels<NormColumnTable> norm_column_kernels = {
+    table<float>(), table<double>(), table<Half>(), table<Bfloat16>()};
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

@@ -8,8 +8,9 @@ struct RowStats {
   double mean, var;
 };
 
-template <class T>
-ARRAYNN_INLINE RowStats row_stats(const RowNorm& p, const T* x) {
+template <class S>
+ARRAYNN_INLINE RowStats row_stats(const RowNorm& p, const S* x) {
+  using T = Compute<S>;
   const double count = static_cast<double>(p.n);
   if (!p.centred) {
     double total = 0;
@@ -34,8 +35,8 @@ ARRAYNN_INLINE RowStats row_stats(const RowNorm& p, const T* x) {
   return {all.mean, all.m2 / count};
 }
 
-template <bool kWeight, bool kBias, class T>
-ARRAYNN_INLINE void apply_row(const RowNorm& p, const T* x, const T* w, const T* b, T* y, T m,
+template <bool kWeight, bool kBias, class S, class T>
+ARRAYNN_INLINE void apply_row(const RowNorm& p, const S* x, const T* w, const T* b, S* y, T m,
                               T scale, T shift) {
   using V = Vec<T>;
   const V mv = V::set1(m), sv = V::set1(scale), tv = V::set1(shift);
@@ -58,17 +59,18 @@ ARRAYNN_INLINE void apply_row(const RowNorm& p, const T* x, const T* w, const T*
   activate_run(y, p.n, p.activation);
 }
 
-template <class T>
-void forward(const RowNorm& p, const T* x, const T* w, const T* b, T* y, double* mean, double* rstd,
-             std::int64_t begin, std::int64_t end) {
+template <class S>
+void forward(const RowNorm& p, const S* x, const Compute<S>* w, const Compute<S>* b, S* y,
+             double* mean, double* rstd, std::int64_t begin, std::int64_t end) {
+  using T = Compute<S>;
   for (std::int64_t r = begin; r < end; ++r) {
-    const T* row = x + r * p.n;
+    const S* row = x + r * p.n;
     const RowStats stats = row_stats(p, row);
     const double scale = 1.0 / __builtin_sqrt(stats.var + p.eps);
     if (mean != nullptr) mean[r] = stats.mean;
     if (rstd != nullptr) rstd[r] = scale;
     if (y == nullptr) continue;
-    T* to = y + r * p.n;
+    S* to = y + r * p.n;
     const T m = static_cast<T>(stats.mean), s = static_cast<T>(scale);
     const T shift = static_cast<T>((static_cast<double>(m) - stats.mean) * scale);
     if (w != nullptr && b != nullptr) {
@@ -84,9 +86,11 @@ void forward(const RowNorm& p, const T* x, const T* w, const T* b, T* y, double*
 }
 
 // One row of a backward: pointers at its beginning.
-template <class T>
+template <class S>
 struct Row {
-  const T *dy, *x, *w;
+  using T = Compute<S>;
+  const S *dy, *x;
+  const T* w;
   T m, scale, shift;  // xhat = (x - m) scale + shift
 
   [[gnu::always_inline]] inline Vec<T> normalised(std::int64_t i, std::int64_t lanes) const {
@@ -97,9 +101,10 @@ struct Row {
 
 // sum g and sum g xhat of kRows rows, in one chain each, so that four rows stay in registers; dw and
 // db are added to on the way, row by row.
-template <bool kWeight, bool kGradients, int kRows, class T>
-ARRAYNN_INLINE void sweep_rows(const Row<T>* rows, std::int64_t n, T* dw, T* db,
+template <bool kWeight, bool kGradients, int kRows, class S>
+ARRAYNN_INLINE void sweep_rows(const Row<S>* rows, std::int64_t n, Compute<S>* dw, Compute<S>* db,
                                GradientSums* all) {
+  using T = Compute<S>;
   using V = Vec<T>;
   for (int r = 0; r < kRows; ++r) all[r] = {0, 0};
   for (std::int64_t first = 0; first < n; first += kNormBlock) {
@@ -140,8 +145,8 @@ ARRAYNN_INLINE void sweep_rows(const Row<T>* rows, std::int64_t n, T* dw, T* db,
 
 // dx = a w dy + b (x - m) + c. The row `ahead` elements further on is fetched into L2: rows that pass
 // together begin apart, where no stream of the hardware's prefetching leads.
-template <bool kWeight, class T>
-ARRAYNN_INLINE void finish_row(const Row<T>& row, std::int64_t n, T a, T b, T c, T* dx,
+template <bool kWeight, class S, class T>
+ARRAYNN_INLINE void finish_row(const Row<S>& row, std::int64_t n, T a, T b, T c, S* dx,
                                std::int64_t ahead, bool stream) {
   using V = Vec<T>;
   const V av = V::set1(a), bv = V::set1(b), cv = V::set1(c), mv = V::set1(row.m);
@@ -161,12 +166,12 @@ inline constexpr int kRowsAtOnce = kVecBytes == 64 ? 4 : 2;
 // Bytes of x and dy that are read again for dx: half of a small L2.
 inline constexpr std::int64_t kRowsBytes = std::int64_t{256} << 10;
 
-template <bool kWeight, int kRows, class T>
-ARRAYNN_INLINE void backward_of_rows(const RowNorm& p, const T* dy, const T* x, const T* w,
-                                     const double* mean, const double* rstd, T* dx, T* dw, T* db,
+template <bool kWeight, int kRows, class S, class T>
+ARRAYNN_INLINE void backward_of_rows(const RowNorm& p, const S* dy, const S* x, const T* w,
+                                     const double* mean, const double* rstd, S* dx, T* dw, T* db,
                                      std::int64_t first) {
   const double count = static_cast<double>(p.n);
-  Row<T> rows[kRows];
+  Row<S> rows[kRows];
   GradientSums sums[kRows];
   for (int i = 0; i < kRows; ++i) {
     const std::int64_t r = first + i;
@@ -192,9 +197,9 @@ ARRAYNN_INLINE void backward_of_rows(const RowNorm& p, const T* dy, const T* x, 
   }
 }
 
-template <bool kWeight, class T>
-ARRAYNN_INLINE void backward_rows(const RowNorm& p, const T* dy, const T* x, const T* w,
-                                  const double* mean, const double* rstd, T* dx, T* dw, T* db,
+template <bool kWeight, class S, class T>
+ARRAYNN_INLINE void backward_rows(const RowNorm& p, const S* dy, const S* x, const T* w,
+                                  const double* mean, const double* rstd, S* dx, T* dw, T* db,
                                   std::int64_t begin, std::int64_t end) {
   const std::int64_t together = 2 * kRowsAtOnce * p.n * static_cast<std::int64_t>(sizeof(T));
   std::int64_t r = begin;
@@ -204,9 +209,10 @@ ARRAYNN_INLINE void backward_rows(const RowNorm& p, const T* dy, const T* x, con
   for (; r < end; ++r) backward_of_rows<kWeight, 1>(p, dy, x, w, mean, rstd, dx, dw, db, r);
 }
 
-template <class T>
-void backward(const RowNorm& p, const T* dy, const T* x, const T* w, const double* mean,
-              const double* rstd, T* dx, T* dw, T* db, std::int64_t begin, std::int64_t end) {
+template <class S>
+void backward(const RowNorm& p, const S* dy, const S* x, const Compute<S>* w, const double* mean,
+              const double* rstd, S* dx, Compute<S>* dw, Compute<S>* db, std::int64_t begin,
+              std::int64_t end) {
   if (w != nullptr) {
     backward_rows<true>(p, dy, x, w, mean, rstd, dx, dw, db, begin, end);
   } else {
@@ -221,6 +227,7 @@ constexpr NormRowTable<T> table() {
 
 }  // namespace
 
-extern const FloatKernels<NormRowTable> norm_row_kernels = {table<float>(), table<double>()};
+extern const StorageKernels<NormRowTable> norm_row_kernels = {table<float>(), table<double>(),
+                                                              table<Half>(), table<Bfloat16>()};
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

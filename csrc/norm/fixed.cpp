@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "elementwise/convert.hpp"
+
 namespace arraynn {
 
 template <class T>
@@ -9,15 +11,16 @@ void fixed_statistics(const Running<T>& running, std::int64_t samples, std::int6
                       double eps, double* mean, double* rstd) {
   for (std::int64_t i = 0; i < samples * channels; ++i) {
     const std::int64_t c = i % channels;
-    mean[i] = static_cast<double>(running.mean[c * running.mean_stride]);
-    const auto spread = static_cast<double>(running.var[c * running.var_stride]);
+    mean[i] = static_cast<double>(wide_of(running.mean[c * running.mean_stride]));
+    const auto spread = static_cast<double>(wide_of(running.var[c * running.var_stride]));
     rstd[i] = 1.0 / std::sqrt(spread + eps);
   }
 }
 
-template void fixed_statistics<float>(const Running<float>&, std::int64_t, std::int64_t, double,
-                                      double*, double*);
-template void fixed_statistics<double>(const Running<double>&, std::int64_t, std::int64_t, double,
-                                       double*, double*);
+#define ARRAYNN_INSTANTIATE(T)                                                             \
+  template void fixed_statistics<T>(const Running<T>&, std::int64_t, std::int64_t, double, \
+                                    double*, double*);
+ARRAYNN_FOR_EACH_STORAGE(ARRAYNN_INSTANTIATE)
+#undef ARRAYNN_INSTANTIATE
 
 }  // namespace arraynn

@@ -50,9 +50,10 @@ ARRAYNN_INLINE TwoSums<T> sum_runs(std::int64_t runs, std::int64_t n, std::int64
 }
 
 // Moments of at most kNormBlock elements, at least one, in runs of n.
-template <class T>
-ARRAYNN_INLINE Moments moments_of_runs(const T* x, std::int64_t runs, std::int64_t n,
+template <class S>
+ARRAYNN_INLINE Moments moments_of_runs(const S* x, std::int64_t runs, std::int64_t n,
                                        std::int64_t stride) {
+  using T = Compute<S>;
   using V = Vec<T>;
   const double inverse = 1.0 / static_cast<double>(runs * n);
   const auto add = [&](std::int64_t i, std::int64_t lanes, V& a, V&)
@@ -82,9 +83,10 @@ ARRAYNN_INLINE Moments moments_of_block(const T* x, std::int64_t n) {
 }
 
 // y = f(y) over a run just stored; relu is applied before the store.
-template <class T>
-ARRAYNN_INLINE void activate_run(T* y, std::int64_t n, const Activation& activation) {
+template <class S>
+ARRAYNN_INLINE void activate_run(S* y, std::int64_t n, const Activation& activation) {
   if (activation.kind == ActivationKind::kNone || activation.kind == ActivationKind::kRelu) return;
+  using T = Compute<S>;
   visit_activation<T>(activation, [&](const auto& f) __attribute__((always_inline)) {
     for (std::int64_t i = 0; i < n; i += kLanes<T>) {
       const std::int64_t lanes = min_i(kLanes<T>, n - i);

@@ -19,7 +19,8 @@
 // Three phases: moments of blocks, statistics and coefficients, application. Where what shares
 // statistics fits kFusedBytes a thread runs all three on it while it is in L2, and x is read once;
 // elsewhere the team goes through the phases together. Either way the same blocks are merged in the
-// same order, so the plan and the number of threads cannot be seen in the bits.
+// same order, so the plan and the number of threads cannot be seen in the bits. Vectors per channel or
+// column are widened first in 16 bits: kernels have C = Compute<T> for them.
 #pragma once
 #include <cstdint>
 
@@ -83,44 +84,47 @@ struct RowNorm {
 // elsewhere one run each of `planes` channels, side by side.
 template <class T>
 struct NormBlockTable {
+  using C = Compute<T>;
   Moments (*moments)(const T* x, std::int64_t runs, std::int64_t n, std::int64_t stride);
-  void (*apply)(const T* x, T* y, std::int64_t planes, std::int64_t n, const Affine<T>& k,
+  void (*apply)(const T* x, T* y, std::int64_t planes, std::int64_t n, const Affine<C>& k,
                 const Activation& activation);
   GradientSums (*sums)(const T* dy, const T* x, std::int64_t runs, std::int64_t n,
-                       std::int64_t stride, T m);
+                       std::int64_t stride, C m);
   void (*gradient)(const T* dy, const T* x, T* dx, std::int64_t planes, std::int64_t n,
-                   const Slope<T>& k);
+                   const Slope<C>& k);
   // All of a group: planes of n elements that share statistics, kNormBlock elements at most, backward
   // a plane. w, b and y or dx may be null; sums takes (sum dy, sum dy xhat) of each plane.
-  Moments (*group)(const T* x, const T* w, const T* b, T* y, std::int64_t planes, std::int64_t n,
+  Moments (*group)(const T* x, const C* w, const C* b, T* y, std::int64_t planes, std::int64_t n,
                    double eps, const Activation& activation, bool stream);
-  void (*group_gradient)(const T* dy, const T* x, const T* w, T* dx, std::int64_t planes,
+  void (*group_gradient)(const T* dy, const T* x, const C* w, T* dx, std::int64_t planes,
                          std::int64_t n, double mean, double rstd, GradientSums* sums, bool stream);
 };
 // `rows` positions of `c` channels; at most kNormRows for the sums.
 template <class T>
 struct NormColumnTable {
+  using C = Compute<T>;
   void (*moments)(const T* x, std::int64_t rows, std::int64_t c, Moments* moments);
-  void (*apply)(const T* x, T* y, std::int64_t rows, std::int64_t c, const Affine<T>& k,
+  void (*apply)(const T* x, T* y, std::int64_t rows, std::int64_t c, const Affine<C>& k,
                 const Activation& activation);
-  void (*sums)(const T* dy, const T* x, std::int64_t rows, std::int64_t c, const T* m,
+  void (*sums)(const T* dy, const T* x, std::int64_t rows, std::int64_t c, const C* m,
                GradientSums* sums);
   void (*gradient)(const T* dy, const T* x, T* dx, std::int64_t rows, std::int64_t c,
-                   const Slope<T>& k);
+                   const Slope<C>& k);
 };
 // Rows [begin, end).
 template <class T>
 struct NormRowTable {
+  using C = Compute<T>;
   // Statistics are written where the pointers are not null; y may be null.
-  void (*forward)(const RowNorm& p, const T* x, const T* w, const T* b, T* y, double* mean,
+  void (*forward)(const RowNorm& p, const T* x, const C* w, const C* b, T* y, double* mean,
                   double* rstd, std::int64_t begin, std::int64_t end);
   // Statistics are read. dw and db, n each, are added to; either and dx may be null.
-  void (*backward)(const RowNorm& p, const T* dy, const T* x, const T* w, const double* mean,
-                   const double* rstd, T* dx, T* dw, T* db, std::int64_t begin, std::int64_t end);
+  void (*backward)(const RowNorm& p, const T* dy, const T* x, const C* w, const double* mean,
+                   const double* rstd, T* dx, C* dw, C* db, std::int64_t begin, std::int64_t end);
 };
-ARRAYNN_KERNEL_TABLE(FloatKernels<NormBlockTable>, norm_block_kernels)
-ARRAYNN_KERNEL_TABLE(FloatKernels<NormColumnTable>, norm_column_kernels)
-ARRAYNN_KERNEL_TABLE(FloatKernels<NormRowTable>, norm_row_kernels)
+ARRAYNN_KERNEL_TABLE(StorageKernels<NormBlockTable>, norm_block_kernels)
+ARRAYNN_KERNEL_TABLE(StorageKernels<NormColumnTable>, norm_column_kernels)
+ARRAYNN_KERNEL_TABLE(StorageKernels<NormRowTable>, norm_row_kernels)
 
 // Whether a result goes past the caches. One that an activation passes over once more does not.
 ARRAYNN_INLINE bool streams(std::int64_t elements, std::int64_t item, const Activation& f) {

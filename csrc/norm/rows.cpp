@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "elementwise/convert.hpp"
 #include "norm/channels.hpp"
 
 namespace arraynn {
@@ -43,48 +44,53 @@ void row_norm(const RowNorm& problem, const T* x, const T* w, const T* b, T* y, 
     return;
   }
   const auto& k = norm_row_kernels().of<T>();
+  const WideCopy<T> weight("norm", w, p.n), bias("norm", b, p.n);
   parallel(team_for(p, p.rows), Denormals::kFlush, [&](int tid, int team) {
     const Range part = split_range(p.rows, team, tid);
-    k.forward(p, x, w, b, y, mean, rstd, part.begin, part.end);
+    k.forward(p, x, weight.data(), bias.data(), y, mean, rstd, part.begin, part.end);
   });
 }
 
 template <class T>
 void row_norm_backward(const char* op, const RowNorm& problem, const T* dy, const T* x, const T* w,
                        const double* mean, const double* rstd, T* dx, T* dw, T* db) {
+  using C = Compute<T>;
   RowNorm p = problem;
   p.stream = streams(p.rows * p.n, sizeof(T));
+  const WideCopy<T> weight(op, w, p.n);
+  const NarrowResult<T> by_weight(op, dw, p.n), by_bias(op, db, p.n);
   const auto& k = norm_row_kernels().of<T>();
   // Partial sums of the gradients by weight and bias: as many as the rows say, not the team.
   const bool sums = dw != nullptr || db != nullptr;
   const std::int64_t parts = std::max<std::int64_t>(1, std::min(kRowParts, p.rows / kRowsOfPart));
   const std::int64_t wide = sums ? 2 * p.n : 0;
-  const Scratch scratch(op, static_cast<std::size_t>(parts * wide) * sizeof(T));
-  auto* partial = static_cast<T*>(scratch.data());
+  const Scratch scratch(op, static_cast<std::size_t>(parts * wide) * sizeof(C));
+  auto* partial = static_cast<C*>(scratch.data());
   parallel(team_for(p, sums ? parts : std::max<std::int64_t>(1, p.rows)), Denormals::kFlush,
            [&](int tid, int team) {
              const Range own = split_range(sums ? parts : team, team, tid);
              for (std::int64_t i = own.begin; i < own.end; ++i) {
                const Range rows = split_range(p.rows, sums ? parts : team, i);
-               T* pw = partial + i * wide;
-               std::fill_n(pw, wide, T(0));
-               k.backward(p, dy, x, w, mean, rstd, dx, dw != nullptr ? pw : nullptr,
+               C* pw = partial + i * wide;
+               std::fill_n(pw, wide, C(0));
+               k.backward(p, dy, x, weight.data(), mean, rstd, dx, dw != nullptr ? pw : nullptr,
                           db != nullptr ? pw + p.n : nullptr, rows.begin, rows.end);
              }
              team_barrier(team);
              if (!sums) return;
              const Range columns = split_range(p.n, team, tid);
-             if (dw != nullptr) add_parts(partial, parts, wide, columns, dw);
-             if (db != nullptr) add_parts(partial + p.n, parts, wide, columns, db);
+             if (dw != nullptr) add_parts(partial, parts, wide, columns, by_weight.data());
+             if (db != nullptr) add_parts(partial + p.n, parts, wide, columns, by_bias.data());
            });
+  by_weight.finish();
+  by_bias.finish();
 }
 
 #define ARRAYNN_INSTANTIATE(T)                                                                   \
   template void row_norm<T>(const RowNorm&, const T*, const T*, const T*, T*, double*, double*); \
   template void row_norm_backward<T>(const char*, const RowNorm&, const T*, const T*, const T*,  \
                                      const double*, const double*, T*, T*, T*);
-ARRAYNN_INSTANTIATE(float)
-ARRAYNN_INSTANTIATE(double)
+ARRAYNN_FOR_EACH_STORAGE(ARRAYNN_INSTANTIATE)
 #undef ARRAYNN_INSTANTIATE
 
 }  // namespace arraynn

@@ -1,5 +1,6 @@
 #include "core/parallel.hpp"
 #include "optim/rules.hpp"
+#include "simd/storage.hpp"
 
 namespace ARRAYNN_ISA_NAMESPACE {
 namespace {
@@ -7,8 +8,8 @@ namespace {
 // The steps below take rule and tensor by value: stores through the tensor's pointers cannot change
 // copies whose address nobody has, so they stay in registers (twice as fast from L2).
 
-template <bool kLargest, class T>
-ARRAYNN_INLINE void update(const AdamRule<T> rule, const OptimTensor<T> t, std::int64_t i,
+template <bool kLargest, class T, class S>
+ARRAYNN_INLINE void update(const AdamRule<T> rule, const OptimTensor<S> t, std::int64_t i,
                            std::int64_t n) {
   Vec<T> p = load_lanes(t.param + i, n), m = load_lanes(t.first + i, n),
          v = load_lanes(t.second + i, n), largest = Vec<T>::zero();
@@ -20,8 +21,8 @@ ARRAYNN_INLINE void update(const AdamRule<T> rule, const OptimTensor<T> t, std::
   store_lanes(p, t.param + i, n);
 }
 
-template <bool kRead, bool kWrite, class T>
-ARRAYNN_INLINE void update(const SgdRule<T> rule, const OptimTensor<T> t, std::int64_t i,
+template <bool kRead, bool kWrite, class T, class S>
+ARRAYNN_INLINE void update(const SgdRule<T> rule, const OptimTensor<S> t, std::int64_t i,
                            std::int64_t n) {
   Vec<T> p = load_lanes(t.param + i, n), b = Vec<T>::zero();
   if constexpr (kRead) b = load_lanes(t.first + i, n);
@@ -30,8 +31,8 @@ ARRAYNN_INLINE void update(const SgdRule<T> rule, const OptimTensor<T> t, std::i
   store_lanes(p, t.param + i, n);
 }
 
-template <class T>
-ARRAYNN_INLINE void update(const AdagradRule<T> rule, const OptimTensor<T> t, std::int64_t i,
+template <class T, class S>
+ARRAYNN_INLINE void update(const AdagradRule<T> rule, const OptimTensor<S> t, std::int64_t i,
                            std::int64_t n) {
   Vec<T> p = load_lanes(t.param + i, n), sum = load_lanes(t.first + i, n);
   rule.apply(p, load_lanes(t.grad + i, n), sum);
@@ -39,8 +40,8 @@ ARRAYNN_INLINE void update(const AdagradRule<T> rule, const OptimTensor<T> t, st
   store_lanes(p, t.param + i, n);
 }
 
-template <bool kCentred, bool kMomentum, class T>
-ARRAYNN_INLINE void update(const RmspropRule<T> rule, const OptimTensor<T> t, std::int64_t i,
+template <bool kCentred, bool kMomentum, class T, class S>
+ARRAYNN_INLINE void update(const RmspropRule<T> rule, const OptimTensor<S> t, std::int64_t i,
                            std::int64_t n) {
   Vec<T> p = load_lanes(t.param + i, n), square = load_lanes(t.first + i, n), mean = Vec<T>::zero(),
          buffer = Vec<T>::zero();
@@ -54,33 +55,34 @@ ARRAYNN_INLINE void update(const RmspropRule<T> rule, const OptimTensor<T> t, st
 }
 
 // Elements [begin, end) of a tensor.
-template <bool... kOptions, class T, class Rule>
-void update_part(const Rule rule, const OptimTensor<T> t, std::int64_t begin, std::int64_t end) {
+template <bool... kOptions, class S, class Rule>
+void update_part(const Rule rule, const OptimTensor<S> t, std::int64_t begin, std::int64_t end) {
+  constexpr int kL = kLanes<Compute<S>>;
   std::int64_t i = begin;
-  for (; i + kLanes<T> <= end; i += kLanes<T>) update<kOptions...>(rule, t, i, kLanes<T>);
+  for (; i + kL <= end; i += kL) update<kOptions...>(rule, t, i, kL);
   if (i < end) update<kOptions...>(rule, t, i, end - i);
 }
 
-template <class T>
-void run_part(const AdamRule<T>& rule, const OptimTensor<T>& t, std::int64_t begin,
+template <class T, class S>
+void run_part(const AdamRule<T>& rule, const OptimTensor<S>& t, std::int64_t begin,
               std::int64_t end) {
   if (t.largest != nullptr) return update_part<true>(rule, t, begin, end);
   update_part<false>(rule, t, begin, end);
 }
-template <class T>
-void run_part(const SgdRule<T>& rule, const OptimTensor<T>& t, std::int64_t begin,
+template <class T, class S>
+void run_part(const SgdRule<T>& rule, const OptimTensor<S>& t, std::int64_t begin,
               std::int64_t end) {
   if (rule.reads_buffer()) return update_part<true, true>(rule, t, begin, end);
   if (rule.use_buffer) return update_part<false, true>(rule, t, begin, end);
   update_part<false, false>(rule, t, begin, end);
 }
-template <class T>
-void run_part(const AdagradRule<T>& rule, const OptimTensor<T>& t, std::int64_t begin,
+template <class T, class S>
+void run_part(const AdagradRule<T>& rule, const OptimTensor<S>& t, std::int64_t begin,
               std::int64_t end) {
   update_part(rule, t, begin, end);
 }
-template <class T>
-void run_part(const RmspropRule<T>& rule, const OptimTensor<T>& t, std::int64_t begin,
+template <class T, class S>
+void run_part(const RmspropRule<T>& rule, const OptimTensor<S>& t, std::int64_t begin,
               std::int64_t end) {
   const bool centred = t.second != nullptr, momentum = t.largest != nullptr;
   if (centred && momentum) return update_part<true, true>(rule, t, begin, end);
@@ -90,21 +92,22 @@ void run_part(const RmspropRule<T>& rule, const OptimTensor<T>& t, std::int64_t 
 }
 
 // A member of the team takes its part of the flat run.
-template <class T, template <class> class Rule, class Scalars>
-void run_flat(const OptimTensor<T>* tensors, std::int64_t count, const Scalars& s, int threads) {
-  const Rule<T> rule(s);
+template <class S, template <class> class Rule, class Scalars>
+void run_flat(const OptimTensor<S>* tensors, std::int64_t count, const Scalars& s, int threads) {
+  const Rule<Compute<S>> rule(s);
   parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
     const Range part = split_range(count == 0 ? 0 : tensors[count - 1].end, nthreads, tid);
     for (std::int64_t i = 0; i < count; ++i) {
-      const OptimTensor<T>& t = tensors[i];
+      const OptimTensor<S>& t = tensors[i];
       const std::int64_t begin = max_i(part.begin, t.begin), end = min_i(part.end, t.end);
       if (begin < end) run_part(rule, t, begin - t.begin, end - t.begin);
     }
   });
 }
 
-template <class T>
-double square_sum(const T* p, std::int64_t n) {
+template <class S>
+double square_sum(const S* p, std::int64_t n) {
+  using T = Compute<S>;
   constexpr int kL = kLanes<double>;
   typedef T Narrow __attribute__((vector_size(kL * sizeof(T))));
   constexpr int kChains = 4;
@@ -112,15 +115,20 @@ double square_sum(const T* p, std::int64_t n) {
   for (int c = 0; c < kChains; ++c) acc[c] = Vec<double>::zero();
   std::int64_t i = 0;
   for (; i + kChains * kL <= n; i += kChains * kL) {
+    alignas(64) T block[kChains * kL];
+    for (int c = 0; c < kChains * kL; c += kLanes<T>) store(load(p + i + c), block + c);
     for (int c = 0; c < kChains; ++c) {
       Narrow raw;
-      __builtin_memcpy(&raw, p + i + c * kL, sizeof raw);
+      __builtin_memcpy(&raw, block + c * kL, sizeof raw);
       const Vec<double> x{__builtin_convertvector(raw, Vec<double>::Raw)};
       acc[c] = fma(x, x, acc[c]);
     }
   }
   double rest = 0;
-  for (; i < n; ++i) rest += static_cast<double>(p[i]) * static_cast<double>(p[i]);
+  for (; i < n; ++i) {
+    const auto x = static_cast<double>(to_compute(p[i]));
+    rest += x * x;
+  }
   return reduce_add((acc[0] + acc[1]) + (acc[2] + acc[3])) + rest;
 }
 
@@ -147,6 +155,7 @@ constexpr OptimTable<T> table() {
 
 }  // namespace
 
-extern const OptimKernels optim_kernels = {table<float>(), table<double>()};
+extern const OptimKernels optim_kernels = {table<float>(), table<double>(), table<Half>(),
+                                           table<Bfloat16>()};
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

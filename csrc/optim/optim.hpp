@@ -116,7 +116,7 @@ struct OptimTable {
   // sums[i] = sum of squares of chunk i; chunks are those of the tensors in order.
   void (*square_sums)(const OptimTensor<T>* tensors, std::int64_t count, int threads, double* sums);
 };
-using OptimKernels = FloatKernels<OptimTable>;
+using OptimKernels = StorageKernels<OptimTable>;
 
 ARRAYNN_KERNEL_TABLE(OptimKernels, optim_kernels)
 

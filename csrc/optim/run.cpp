@@ -58,7 +58,7 @@ template <class Options>
 py::object run_step(const StepLists& lists, const Gradient& gradient, const Options& options,
                     const Number& step, const Number& lr) {
   double norm = 0;
-  dispatch_float(lists.params->dtype, [&](auto tag) {
+  dispatch_storage(lists.params->dtype, [&](auto tag) {
     using T = decltype(tag);
     const auto tensors = tensors_of<T>(lists);
     const py::gil_scoped_release nogil;

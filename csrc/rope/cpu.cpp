@@ -1,6 +1,6 @@
 #include "rope/rope.hpp"
+#include "simd/storage.hpp"
 #include "simd/transpose.hpp"
-#include "simd/vec.hpp"
 
 namespace ARRAYNN_ISA_NAMESPACE {
 namespace {
@@ -14,15 +14,16 @@ ARRAYNN_INLINE void turn_pairs(Vec<T> c, Vec<T> s, Vec<T>* a, Vec<T>* b) {
   *b = fma(second, c, first * sine);
 }
 
-template <class T, bool kBack>
-ARRAYNN_INLINE void turn_halves(const T* x, const T* cos, const T* sin, std::int64_t half, T* y) {
+template <class S, bool kBack>
+ARRAYNN_INLINE void turn_halves(const S* x, const S* cos, const S* sin, std::int64_t half, S* y) {
+  using T = Compute<S>;
   constexpr int kL = kLanes<T>;
   std::int64_t i = 0;
   for (; i + kL <= half; i += kL) {
-    Vec<T> a = Vec<T>::load(x + i), b = Vec<T>::load(x + half + i);
-    turn_pairs<T, kBack>(Vec<T>::load(cos + i), Vec<T>::load(sin + i), &a, &b);
-    a.store(y + i);
-    b.store(y + half + i);
+    Vec<T> a = load(x + i), b = load(x + half + i);
+    turn_pairs<T, kBack>(load(cos + i), load(sin + i), &a, &b);
+    store(a, y + i);
+    store(b, y + half + i);
   }
   if (const std::int64_t n = half - i; n > 0) {
     Vec<T> a = load_n(x + i, n), b = load_n(x + half + i, n);
@@ -45,25 +46,26 @@ struct Zip {
   }
 };
 
-template <class T, bool kBack>
-ARRAYNN_INLINE void turn_neighbours(const T* x, const T* cos, const T* sin, std::int64_t half,
-                                    T* y) {
+template <class S, bool kBack>
+ARRAYNN_INLINE void turn_neighbours(const S* x, const S* cos, const S* sin, std::int64_t half,
+                                    S* y) {
+  using T = Compute<S>;
   constexpr int kL = kLanes<T>;
   for (std::int64_t i = 0; i < half; i += kL) {
     const std::int64_t n = min_i(half - i, kL), low = min_i(2 * n, kL), high = 2 * n - low;
     const bool whole = n == kL;
-    const T* from = x + 2 * i;
-    const Vec<T> first = whole ? Vec<T>::load(from) : load_n(from, low);
-    const Vec<T> second = whole ? Vec<T>::load(from + kL) : load_n(from + low, high);
-    const Vec<T> c = whole ? Vec<T>::load(cos + i) : load_n(cos + i, n);
-    const Vec<T> s = whole ? Vec<T>::load(sin + i) : load_n(sin + i, n);
+    const S* from = x + 2 * i;
+    const Vec<T> first = whole ? load(from) : load_n(from, low);
+    const Vec<T> second = whole ? load(from + kL) : load_n(from + low, high);
+    const Vec<T> c = whole ? load(cos + i) : load_n(cos + i, n);
+    const Vec<T> s = whole ? load(sin + i) : load_n(sin + i, n);
     Vec<T> a = shuffle<Alternate<T, false>>(first, second);
     Vec<T> b = shuffle<Alternate<T, true>>(first, second);
     turn_pairs<T, kBack>(c, s, &a, &b);
     const Vec<T> lower = shuffle<Zip<T, false>>(a, b), upper = shuffle<Zip<T, true>>(a, b);
     if (whole) {
-      lower.store(y + 2 * i);
-      upper.store(y + 2 * i + kL);
+      store(lower, y + 2 * i);
+      store(upper, y + 2 * i + kL);
     } else {
       store_n(lower, y + 2 * i, low);
       store_n(upper, y + 2 * i + low, high);
@@ -71,9 +73,10 @@ ARRAYNN_INLINE void turn_neighbours(const T* x, const T* cos, const T* sin, std:
   }
 }
 
-template <class T, bool kBack>
-void turn(const RopeShape& p, const T* x, const T* cos, const T* sin, T* y, std::int64_t begin,
+template <class S, bool kBack>
+void turn(const RopeShape& p, const S* x, const S* cos, const S* sin, S* y, std::int64_t begin,
           std::int64_t end) {
+  using T = Compute<S>;
   const std::int64_t turned = 2 * p.half;
   std::int64_t at[3] = {begin / (p.size[1] * p.size[2]), begin / p.size[2] % p.size[1],
                         begin % p.size[2]};
@@ -82,15 +85,15 @@ void turn(const RopeShape& p, const T* x, const T* cos, const T* sin, T* y, std:
     const std::int64_t row =
         p.positions == nullptr ? p.first + l : p.positions[at[0] * p.positions_b + l];
     const std::int64_t angles = at[0] * p.table_b + row * p.half;
-    const T* from = x + at[0] * p.strides[0] + at[1] * p.strides[1] + at[2] * p.strides[2];
-    T* to = y + r * p.dim;
+    const S* from = x + at[0] * p.strides[0] + at[1] * p.strides[1] + at[2] * p.strides[2];
+    S* to = y + r * p.dim;
     if (p.interleaved) {
-      turn_neighbours<T, kBack>(from, cos + angles, sin + angles, p.half, to);
+      turn_neighbours<S, kBack>(from, cos + angles, sin + angles, p.half, to);
     } else {
-      turn_halves<T, kBack>(from, cos + angles, sin + angles, p.half, to);
+      turn_halves<S, kBack>(from, cos + angles, sin + angles, p.half, to);
     }
     std::int64_t j = turned;
-    for (; j + kLanes<T> <= p.dim; j += kLanes<T>) Vec<T>::load(from + j).store(to + j);
+    for (; j + kLanes<T> <= p.dim; j += kLanes<T>) store(load(from + j), to + j);
     if (j < p.dim) store_n(load_n(from + j, p.dim - j), to + j, p.dim - j);
     for (int i = 2; ++at[i] == p.size[i] && i > 0; --i) at[i] = 0;
   }
@@ -103,6 +106,7 @@ constexpr RopeTable<T> table() {
 
 }  // namespace
 
-extern const RopeKernels rope_kernels = {table<float>(), table<double>()};
+extern const RopeKernels rope_kernels = {table<float>(), table<double>(), table<Half>(),
+                                         table<Bfloat16>()};
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

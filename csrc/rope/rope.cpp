@@ -25,8 +25,7 @@ void run_rope(const RopeShape& p, const T* x, const T* cos, const T* sin, bool b
 
 #define ARRAYNN_INSTANTIATE(T) \
   template void run_rope<T>(const RopeShape&, const T*, const T*, const T*, bool, T*);
-ARRAYNN_INSTANTIATE(float)
-ARRAYNN_INSTANTIATE(double)
+ARRAYNN_FOR_EACH_STORAGE(ARRAYNN_INSTANTIATE)
 #undef ARRAYNN_INSTANTIATE
 
 }  // namespace arraynn

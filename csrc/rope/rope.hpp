@@ -36,7 +36,7 @@ struct RopeTable {
   void (*turn_back)(const RopeShape& p, const T* x, const T* cos, const T* sin, T* y,
                     std::int64_t begin, std::int64_t end);
 };
-using RopeKernels = FloatKernels<RopeTable>;
+using RopeKernels = StorageKernels<RopeTable>;
 
 ARRAYNN_KERNEL_TABLE(RopeKernels, rope_kernels)
 

@@ -81,6 +81,7 @@ ARRAYNN_INLINE Shorts load_shorts_n(const void* p, std::int64_t n) {
   return load_shorts(lanes);
 #endif
 }
+ARRAYNN_INLINE void store_shorts(Shorts bits, void* p) { std::memcpy(p, &bits, sizeof bits); }
 ARRAYNN_INLINE void store_shorts_n(Shorts bits, void* p, std::int64_t n) {
 #if defined(__AVX512F__)
   _mm256_mask_storeu_epi16(p, static_cast<__mmask16>((1u << n) - 1u), (__m256i)bits);
@@ -102,27 +103,24 @@ ARRAYNN_INLINE void store(Vec<T> x, T* p) {
   x.store(p);
 }
 
-#define ARRAYNN_STORAGE_OF_16_BITS(S)                                                 \
-  ARRAYNN_INLINE Vec<float> load(const S* p) { return widened(load_shorts(p), S{}); } \
-  ARRAYNN_INLINE void store(Vec<float> x, S* p) {                                     \
-    const Shorts bits = narrowed(x, S{});                                             \
-    std::memcpy(p, &bits, sizeof bits);                                               \
-  }                                                                                   \
-  ARRAYNN_INLINE Vec<float> load_n(const S* p, std::int64_t n) {                      \
-    return widened(load_shorts_n(p, n), S{});                                         \
-  }                                                                                   \
-  ARRAYNN_INLINE void store_n(Vec<float> x, S* p, std::int64_t n) {                   \
-    store_shorts_n(narrowed(x, S{}), p, n);                                           \
-  }                                                                                   \
-  ARRAYNN_INLINE Vec<float> load_lanes(const S* p, std::int64_t n) {                  \
-    return n >= kLanes<float> ? load(p) : load_n(p, n);                               \
-  }                                                                                   \
-  ARRAYNN_INLINE void store_lanes(Vec<float> x, S* p, std::int64_t n) {               \
-    if (n >= kLanes<float>) {                                                         \
-      store(x, p);                                                                    \
-    } else {                                                                          \
-      store_n(x, p, n);                                                               \
-    }                                                                                 \
+#define ARRAYNN_STORAGE_OF_16_BITS(S)                                                  \
+  ARRAYNN_INLINE Vec<float> load(const S* p) { return widened(load_shorts(p), S{}); }  \
+  ARRAYNN_INLINE void store(Vec<float> x, S* p) { store_shorts(narrowed(x, S{}), p); } \
+  ARRAYNN_INLINE Vec<float> load_n(const S* p, std::int64_t n) {                       \
+    return widened(load_shorts_n(p, n), S{});                                          \
+  }                                                                                    \
+  ARRAYNN_INLINE void store_n(Vec<float> x, S* p, std::int64_t n) {                    \
+    store_shorts_n(narrowed(x, S{}), p, n);                                            \
+  }                                                                                    \
+  ARRAYNN_INLINE Vec<float> load_lanes(const S* p, std::int64_t n) {                   \
+    return n >= kLanes<float> ? load(p) : load_n(p, n);                                \
+  }                                                                                    \
+  ARRAYNN_INLINE void store_lanes(Vec<float> x, S* p, std::int64_t n) {                \
+    if (n >= kLanes<float>) {                                                          \
+      store(x, p);                                                                     \
+    } else {                                                                           \
+      store_n(x, p, n);                                                                \
+    }                                                                                  \
   }
 ARRAYNN_STORAGE_OF_16_BITS(Half)
 ARRAYNN_STORAGE_OF_16_BITS(Bfloat16)

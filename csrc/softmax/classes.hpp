@@ -12,7 +12,7 @@ ARRAYNN_INLINE T product_or_zero(T t, T x) {
 
 template <class T>
 ARRAYNN_INLINE void fill_zero(T* p, std::int64_t n) {
-  for (std::int64_t i = 0; i < n; ++i) p[i] = T(0);
+  for (std::int64_t i = 0; i < n; ++i) p[i] = T{};
 }
 
 // A strip of columns: every column is a sample, classes lie `inner` apart.

@@ -9,7 +9,8 @@ struct Target {
   T keep, uniform;  // 1 - eps and eps / C
   const T* weight;
 
-  ARRAYNN_INLINE Target of(const CrossEntropy<T>& p) {
+  template <class S>
+  ARRAYNN_INLINE Target of(const CrossEntropy<S>& p) {
     return {static_cast<T>(1.0 - p.smoothing),
             static_cast<T>(p.smoothing / static_cast<double>(p.shape.n)), p.weight};
   }
@@ -31,8 +32,8 @@ ARRAYNN_INLINE Vec<T> loss_terms(Vec<T> t, Vec<T> log_sum, Vec<T> shifted) {
 }
 
 // T_c at lanes of a row: of probabilities, or the uniform part of a class index.
-template <class T>
-ARRAYNN_INLINE Vec<T> row_target(const Target<T>& target, const T* t, std::int64_t i,
+template <class S, class T>
+ARRAYNN_INLINE Vec<T> row_target(const Target<T>& target, const S* t, std::int64_t i,
                                  std::int64_t lanes) {
   const Vec<T> w =
       target.weight != nullptr ? load_lanes(target.weight + i, lanes) : Vec<T>::set1(T(1));
@@ -41,8 +42,8 @@ ARRAYNN_INLINE Vec<T> row_target(const Target<T>& target, const T* t, std::int64
 }
 
 // sum_c T_c (log s - (z_c - m)) over the dense part of the target.
-template <class T>
-ARRAYNN_INLINE T dense_loss(const Target<T>& target, const T* z, const T* t, T m, T log_sum,
+template <class S, class T>
+ARRAYNN_INLINE T dense_loss(const Target<T>& target, const S* z, const S* t, T m, T log_sum,
                             std::int64_t n) {
   using V = Vec<T>;
   return sum_row<T>(n, [&](std::int64_t i, std::int64_t lanes) __attribute__((always_inline)) {
@@ -52,10 +53,10 @@ ARRAYNN_INLINE T dense_loss(const Target<T>& target, const T* z, const T* t, T m
   });
 }
 
-template <class T>
-ARRAYNN_INLINE T row_loss(const CrossEntropy<T>& p, const Target<T>& target, std::int64_t row) {
+template <class S, class T>
+ARRAYNN_INLINE T row_loss(const CrossEntropy<S>& p, const Target<T>& target, std::int64_t row) {
   const std::int64_t n = p.shape.n;
-  const T* z = p.logits + row * n;
+  const S* z = p.logits + row * n;
   if (p.probabilities != nullptr) {
     const SoftmaxStats<T> s = row_stats(z, n);
     return dense_loss(target, z, p.probabilities + row * n, s.max, log_of_sum(s.sum), n);
@@ -64,14 +65,15 @@ ARRAYNN_INLINE T row_loss(const CrossEntropy<T>& p, const Target<T>& target, std
   if (y == p.ignore_index) return T(0);
   const SoftmaxStats<T> s = row_stats(z, n);
   const T log_sum = log_of_sum(s.sum);
-  const T loss = product_or_zero(target.keep * target.weight_of(y), log_sum - (z[y] - s.max));
+  const T loss =
+      product_or_zero(target.keep * target.weight_of(y), log_sum - (to_compute(z[y]) - s.max));
   if (p.smoothing == 0) return loss;
-  return loss + dense_loss<T>(target, z, nullptr, s.max, log_sum, n);
+  return loss + dense_loss<S>(target, z, nullptr, s.max, log_sum, n);
 }
 
 // sum_c T_c of probabilities.
-template <class T>
-ARRAYNN_INLINE T target_sum(const Target<T>& target, const T* t, std::int64_t n) {
+template <class S, class T>
+ARRAYNN_INLINE T target_sum(const Target<T>& target, const S* t, std::int64_t n) {
   return sum_row<T>(n, [&](std::int64_t i, std::int64_t lanes) __attribute__((always_inline)) {
     const Vec<T> value = row_target(target, t, i, lanes);
     return lanes == kLanes<T> ? value : select(first_lanes<T>(lanes), value, Vec<T>::zero());
@@ -79,30 +81,31 @@ ARRAYNN_INLINE T target_sum(const Target<T>& target, const T* t, std::int64_t n)
 }
 
 // sum_c T_c of class index y.
-template <class T>
-ARRAYNN_INLINE T target_sum(const CrossEntropy<T>& p, const Target<T>& target, std::int64_t y) {
+template <class S, class T>
+ARRAYNN_INLINE T target_sum(const CrossEntropy<S>& p, const Target<T>& target, std::int64_t y) {
   return target.keep * target.weight_of(y) +
          static_cast<T>(p.smoothing * p.weight_sum / static_cast<double>(p.shape.n));
 }
 
-// dx = exp(z - m) factor - g T, dense part; then the class of an index.
-template <class T>
-ARRAYNN_INLINE void row_gradient(const CrossEntropy<T>& p, const Target<T>& target,
-                                 std::int64_t row, T g, T* dx) {
+// dx = exp(z - m) factor - g T, dense part; then the class of an index, which in 16 bits is formed
+// again rather than rounded twice.
+template <class S, class T>
+ARRAYNN_INLINE void row_gradient(const CrossEntropy<S>& p, const Target<T>& target,
+                                 std::int64_t row, T g, S* dx, T* buffer) {
   constexpr int kL = kLanes<T>;
   using V = Vec<T>;
   const std::int64_t n = p.shape.n;
-  const T* z = p.logits + row * n;
-  const T* t = p.probabilities != nullptr ? p.probabilities + row * n : nullptr;
+  const S* z = p.logits + row * n;
+  const S* t = p.probabilities != nullptr ? p.probabilities + row * n : nullptr;
   const std::int64_t y = t == nullptr ? p.target[row] : 0;
   if (t == nullptr && y == p.ignore_index) return fill_zero(dx, n);
   const T sum = t != nullptr ? target_sum(target, t, n) : target_sum(p, target, y);
   if (sum == T(0)) return fill_zero(dx, n);
-  const bool stored = n <= kShortRow<T>;
+  T* stored = room_for_row(dx, buffer, n);
   SoftmaxStats<T> s{};
-  if (stored) {
+  if (stored != nullptr) {
     s.max = row_max(z, n);
-    s.sum = row_exp_sum<true>(z, s.max, dx, n);
+    s.sum = row_exp_sum<true>(z, s.max, stored, n);
   } else {
     s = row_stats(z, n);
   }
@@ -110,29 +113,38 @@ ARRAYNN_INLINE void row_gradient(const CrossEntropy<T>& p, const Target<T>& targ
   const bool dense = t != nullptr || p.smoothing != 0;
   for (std::int64_t i = 0; i < n; i += kL) {
     const std::int64_t lanes = min_i(kL, n - i);
-    const V e = stored ? load_lanes(dx + i, lanes) : exp(load_lanes(z + i, lanes) - m);
+    const V e =
+        stored != nullptr ? load_lanes(stored + i, lanes) : exp(load_lanes(z + i, lanes) - m);
     V d = e * factor;
     if (dense) d = d - gv * row_target(target, t, i, lanes);
     store_lanes(d, dx + i, lanes);
   }
-  if (t == nullptr) dx[y] -= g * (target.keep * target.weight_of(y));
+  if (t != nullptr) return;
+  const T own = g * (target.keep * target.weight_of(y));
+  if constexpr (sizeof(S) == 2) {
+    T d = exp_scalar(to_compute(z[y]) - s.max) * factor.v[0];
+    if (dense) d -= g * (target.weight_of(y) * target.uniform);
+    dx[y] = from_compute<S>(d - own);
+  } else {
+    dx[y] -= own;
+  }
 }
 
-template <class T>
-ARRAYNN_INLINE Vec<T> column_target(const Target<T>& target, const T* t, std::int64_t c,
+template <class S, class T>
+ARRAYNN_INLINE Vec<T> column_target(const Target<T>& target, const S* t, std::int64_t c,
                                     std::int64_t at, std::int64_t lanes) {
   const Vec<T> w = Vec<T>::set1(target.weight_of(c));
   return t != nullptr ? soft_target(target, load_lanes(t + at, lanes), w)
                       : w * Vec<T>::set1(target.uniform);
 }
 
-template <class T>
-void strip_loss(const CrossEntropy<T>& p, const Target<T>& target, const Strip& strip, T* losses) {
+template <class S, class T>
+void strip_loss(const CrossEntropy<S>& p, const Target<T>& target, const Strip& strip, T* losses) {
   using V = Vec<T>;
   alignas(64) T max_of[kStrip], sum_of[kStrip], loss_of[kStrip];
   const std::int64_t n = p.shape.n, inner = p.shape.inner;
-  const T* z = p.logits + strip.offset;
-  const T* t = p.probabilities != nullptr ? p.probabilities + strip.offset : nullptr;
+  const S* z = p.logits + strip.offset;
+  const S* t = p.probabilities != nullptr ? p.probabilities + strip.offset : nullptr;
   strip_stats(z, n, inner, strip.width, max_of, sum_of);
   for_vectors<T>(strip.width, [&](std::int64_t j, std::int64_t) __attribute__((always_inline)) {
     log_of_sum(V::load(sum_of + j)).store(sum_of + j);
@@ -157,20 +169,20 @@ void strip_loss(const CrossEntropy<T>& p, const Target<T>& target, const Strip& 
       loss = y == p.ignore_index
                  ? T(0)
                  : loss + product_or_zero(target.keep * target.weight_of(y),
-                                          sum_of[j] - (z[y * inner + j] - max_of[j]));
+                                          sum_of[j] - (to_compute(z[y * inner + j]) - max_of[j]));
     }
     losses[strip.sample + j] = loss;
   }
 }
 
-template <class T>
-void strip_gradient(const CrossEntropy<T>& p, const Target<T>& target, const Strip& strip,
-                    const T* g, T scale, T* dx) {
+template <class S, class T>
+void strip_gradient(const CrossEntropy<S>& p, const Target<T>& target, const Strip& strip,
+                    const T* g, T scale, S* dx) {
   using V = Vec<T>;
   alignas(64) T max_of[kStrip], sum_of[kStrip], g_of[kStrip], target_of[kStrip] = {};
   const std::int64_t n = p.shape.n, inner = p.shape.inner;
-  const T* z = p.logits + strip.offset;
-  const T* t = p.probabilities != nullptr ? p.probabilities + strip.offset : nullptr;
+  const S* z = p.logits + strip.offset;
+  const S* t = p.probabilities != nullptr ? p.probabilities + strip.offset : nullptr;
   dx += strip.offset;
   strip_stats(z, n, inner, strip.width, max_of, sum_of);
   if (t != nullptr) {
@@ -206,13 +218,22 @@ void strip_gradient(const CrossEntropy<T>& p, const Target<T>& target, const Str
   if (t != nullptr) return;
   for (std::int64_t j = 0; j < strip.width; ++j) {
     const std::int64_t y = p.target[strip.sample + j];
-    if (target_of[j] != T(0)) dx[y * inner + j] -= g_of[j] * (target.keep * target.weight_of(y));
+    if (target_of[j] == T(0)) continue;
+    const std::int64_t at = y * inner + j;
+    const T own = g_of[j] * (target.keep * target.weight_of(y));
+    if constexpr (sizeof(S) == 2) {
+      T d = exp_scalar(to_compute(z[at]) - max_of[j]) * sum_of[j];
+      if (dense) d -= g_of[j] * (target.weight_of(y) * target.uniform);
+      dx[at] = from_compute<S>(d - own);
+    } else {
+      dx[at] -= own;
+    }
   }
 }
 
-template <class T>
-void forward(const CrossEntropy<T>& p, T* losses, std::int64_t begin, std::int64_t end) {
-  const Target<T> target = Target<T>::of(p);
+template <class S>
+void forward(const CrossEntropy<S>& p, Compute<S>* losses, std::int64_t begin, std::int64_t end) {
+  const auto target = Target<Compute<S>>::of(p);
   for (std::int64_t unit = begin; unit < end; ++unit) {
     if (p.shape.inner == 1) {
       losses[unit] = row_loss(p, target, unit);
@@ -222,14 +243,16 @@ void forward(const CrossEntropy<T>& p, T* losses, std::int64_t begin, std::int64
   }
 }
 
-template <class T>
-void backward(const CrossEntropy<T>& p, const T* g, T scale, T* dx, std::int64_t begin,
-              std::int64_t end) {
-  const Target<T> target = Target<T>::of(p);
+template <class S>
+void backward(const CrossEntropy<S>& p, const Compute<S>* g, Compute<S> scale, S* dx,
+              std::int64_t begin, std::int64_t end) {
+  using T = Compute<S>;
+  const auto target = Target<T>::of(p);
+  alignas(64) T buffer[kRowRoom<S>];
   for (std::int64_t unit = begin; unit < end; ++unit) {
     if (p.shape.inner == 1) {
       const T factor = g != nullptr ? g[unit] * scale : scale;
-      row_gradient(p, target, unit, factor, dx + unit * p.shape.n);
+      row_gradient(p, target, unit, factor, dx + unit * p.shape.n, buffer);
     } else {
       strip_gradient(p, target, strip_of(p, unit), g, scale, dx);
     }
@@ -241,6 +264,8 @@ void backward(const CrossEntropy<T>& p, const T* g, T scale, T* dx, std::int64_t
 extern const CrossEntropyKernels cross_entropy_kernels = {
     {&forward<float>, &backward<float>},
     {&forward<double>, &backward<double>},
+    {&forward<Half>, &backward<Half>},
+    {&forward<Bfloat16>, &backward<Bfloat16>},
 };
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "core/arena.hpp"
+#include "elementwise/convert.hpp"
 #include "softmax/cross_entropy_args.hpp"
 
 namespace arraynn {
@@ -51,8 +52,8 @@ class Indices {
 };
 
 template <class T>
-CrossEntropy<T> problem_of(const CrossEntropyArgs& args, const Indices& indices) {
-  const T* weight = args.weight ? args.weight->as<const T>() : nullptr;
+CrossEntropy<T> problem_of(const CrossEntropyArgs& args, const Indices& indices,
+                           const Compute<T>* weight) {
   double weight_sum = 0;
   for (std::int64_t c = 0; c < args.shape.n; ++c) {
     weight_sum += weight != nullptr ? static_cast<double>(weight[c]) : 1.0;
@@ -61,6 +62,11 @@ CrossEntropy<T> problem_of(const CrossEntropyArgs& args, const Indices& indices)
           indices.data(), indices.data() == nullptr ? args.target->as<const T>() : nullptr,
           weight,         args.ignore_index,
           args.smoothing, weight_sum};
+}
+
+template <class T>
+WideCopy<T> weight_of(const CrossEntropyArgs& args) {
+  return {args.op, args.weight ? args.weight->as<const T>() : nullptr, args.shape.n};
 }
 
 // Of the mean: the weights of the targets that count, or the number of samples.
@@ -79,34 +85,42 @@ double divisor_of(const CrossEntropy<T>& p, std::int64_t samples) {
 
 template <class T>
 void compute_loss(Loss kind, const CrossEntropyArgs& args, T* out) {
+  using C = Compute<T>;
   const Indices indices(args);
-  const CrossEntropy<T> p = problem_of<T>(args, indices);
-  if (args.reduction == Reduction::kNone) return run_loss(kind, p, out);
-  const Scratch losses(args.op, static_cast<std::size_t>(args.samples) * sizeof(T));
-  auto* per_sample = static_cast<T*>(losses.data());
+  const WideCopy<T> weight = weight_of<T>(args);
+  const CrossEntropy<T> p = problem_of<T>(args, indices, weight.data());
+  if (args.reduction == Reduction::kNone) {
+    const NarrowResult<T> losses(args.op, out, args.samples);
+    run_loss(kind, p, losses.data());
+    return losses.finish();
+  }
+  const Scratch losses(args.op, static_cast<std::size_t>(args.samples) * sizeof(C));
+  auto* per_sample = static_cast<C*>(losses.data());
   run_loss(kind, p, per_sample);
   CompensatedSum total;
   for (std::int64_t i = 0; i < args.samples; ++i) total.add(static_cast<double>(per_sample[i]));
   const bool mean = args.reduction == Reduction::kMean;
-  *out = static_cast<T>(mean ? total.value() / divisor_of(p, args.samples) : total.value());
+  const double loss = mean ? total.value() / divisor_of(p, args.samples) : total.value();
+  *out = narrow_of<T>(static_cast<C>(loss));
 }
 
 template <class T>
 void compute_loss_gradient(Loss kind, const CrossEntropyArgs& args, const T* grad_out, double scale,
                            T* dx) {
   const Indices indices(args);
-  const CrossEntropy<T> p = problem_of<T>(args, indices);
+  const WideCopy<T> weight = weight_of<T>(args);
+  const CrossEntropy<T> p = problem_of<T>(args, indices, weight.data());
   const bool none = args.reduction == Reduction::kNone;
-  if (!none && grad_out != nullptr) scale = static_cast<double>(*grad_out);
+  const WideCopy<T> gradients(args.op, none ? grad_out : nullptr, args.samples);
+  if (!none && grad_out != nullptr) scale = static_cast<double>(wide_of(*grad_out));
   if (args.reduction == Reduction::kMean) scale /= divisor_of(p, args.samples);
-  run_loss_backward(kind, p, none ? grad_out : nullptr, static_cast<T>(scale), dx);
+  run_loss_backward(kind, p, gradients.data(), static_cast<Compute<T>>(scale), dx);
 }
 
 #define ARRAYNN_INSTANTIATE(T)                                      \
   template void compute_loss<T>(Loss, const CrossEntropyArgs&, T*); \
   template void compute_loss_gradient<T>(Loss, const CrossEntropyArgs&, const T*, double, T*);
-ARRAYNN_INSTANTIATE(float)
-ARRAYNN_INSTANTIATE(double)
+ARRAYNN_FOR_EACH_STORAGE(ARRAYNN_INSTANTIATE)
 #undef ARRAYNN_INSTANTIATE
 
 }  // namespace arraynn

@@ -21,26 +21,28 @@ ARRAYNN_INLINE Mask<T> first_lanes(std::int64_t n) {
 }
 
 // n elements and -inf in the other lanes: those change neither maximum nor sum.
-template <class T>
-ARRAYNN_INLINE Vec<T> load_row_end(const T* p, std::int64_t n) {
+template <class S>
+ARRAYNN_INLINE Vec<Compute<S>> load_row_end(const S* p, std::int64_t n) {
+  using T = Compute<S>;
   return select(first_lanes<T>(n), load_n(p, n), Vec<T>::set1(-T(__builtin_inf())));
 }
 
 // The largest element, NaN aside, or the lowest finite number: subtracting it is never inf - inf,
 // and a row of nothing but -inf ends as 0 / 0. A NaN makes the sum NaN, which is enough.
-template <class T>
-ARRAYNN_INLINE T row_max(const T* x, std::int64_t n) {
+template <class S>
+ARRAYNN_INLINE Compute<S> row_max(const S* x, std::int64_t n) {
+  using T = Compute<S>;
   constexpr int kL = kLanes<T>;
   using V = Vec<T>;
   V m0 = V::set1(kLowest<T>), m1 = m0, m2 = m0, m3 = m0;
   std::int64_t i = 0;
   for (; i + 4 * kL <= n; i += 4 * kL) {
-    m0 = max(V::load(x + i), m0);
-    m1 = max(V::load(x + i + kL), m1);
-    m2 = max(V::load(x + i + 2 * kL), m2);
-    m3 = max(V::load(x + i + 3 * kL), m3);
+    m0 = max(load(x + i), m0);
+    m1 = max(load(x + i + kL), m1);
+    m2 = max(load(x + i + 2 * kL), m2);
+    m3 = max(load(x + i + 3 * kL), m3);
   }
-  for (; i + kL <= n; i += kL) m0 = max(V::load(x + i), m0);
+  for (; i + kL <= n; i += kL) m0 = max(load(x + i), m0);
   if (i < n) m1 = max(load_row_end(x + i, n - i), m1);
   return reduce_max(max(max(m0, m1), max(m2, m3)));
 }
@@ -49,8 +51,9 @@ ARRAYNN_INLINE T row_max(const T* x, std::int64_t n) {
 inline constexpr std::int64_t kSumLength = 64;
 
 // The sum of exp(x - m); the exponentials go to y when kStore.
-template <bool kStore, class T>
-ARRAYNN_INLINE T row_exp_sum(const T* x, T m, T* y, std::int64_t n) {
+template <bool kStore, class S>
+ARRAYNN_INLINE Compute<S> row_exp_sum(const S* x, Compute<S> m, Compute<S>* y, std::int64_t n) {
+  using T = Compute<S>;
   constexpr int kL = kLanes<T>;
   using V = Vec<T>;
   const V shift = V::set1(m);
@@ -61,9 +64,9 @@ ARRAYNN_INLINE T row_exp_sum(const T* x, T m, T* y, std::int64_t n) {
     V s0 = V::zero(), s1 = s0, s2 = s0, s3 = s0;
     for (; i + 4 * kL <= end; i += 4 * kL) {
       // The next row (or block) comes in while this one is computed: its maximum needs it at once.
-      for (int j = 0; j < 4 * kL; j += kCacheLine<T>) __builtin_prefetch(x + n + i + j);
-      const V a = exp(V::load(x + i) - shift), b = exp(V::load(x + i + kL) - shift);
-      const V c = exp(V::load(x + i + 2 * kL) - shift), d = exp(V::load(x + i + 3 * kL) - shift);
+      for (int j = 0; j < 4 * kL; j += kCacheLine<S>) __builtin_prefetch(x + n + i + j);
+      const V a = exp(load(x + i) - shift), b = exp(load(x + i + kL) - shift);
+      const V c = exp(load(x + i + 2 * kL) - shift), d = exp(load(x + i + 3 * kL) - shift);
       if constexpr (kStore) {
         a.store(y + i);
         b.store(y + i + kL);
@@ -78,7 +81,7 @@ ARRAYNN_INLINE T row_exp_sum(const T* x, T m, T* y, std::int64_t n) {
     total = total + ((s0 + s1) + (s2 + s3));
   }
   for (; i + kL <= n; i += kL) {
-    const V a = exp(V::load(x + i) - shift);
+    const V a = exp(load(x + i) - shift);
     if constexpr (kStore) a.store(y + i);
     total = total + a;
   }
@@ -134,15 +137,16 @@ ARRAYNN_INLINE SoftmaxStats<T> merge_stats(SoftmaxStats<T> a, SoftmaxStats<T> b)
   return {m, a.sum * exp_scalar(a.max - m) + b.sum * exp_scalar(b.max - m)};
 }
 
-template <class T>
-ARRAYNN_INLINE SoftmaxStats<T> block_stats_of(const T* x, std::int64_t n) {
-  const T m = row_max(x, n);
-  return {m, row_exp_sum<false, T>(x, m, nullptr, n)};
+template <class S>
+ARRAYNN_INLINE SoftmaxStats<Compute<S>> block_stats_of(const S* x, std::int64_t n) {
+  const Compute<S> m = row_max(x, n);
+  return {m, row_exp_sum<false>(x, m, nullptr, n)};
 }
 
 // One reading of memory: a block is still in cache for its second sweep.
-template <class T>
-ARRAYNN_INLINE SoftmaxStats<T> row_stats(const T* x, std::int64_t n) {
+template <class S>
+ARRAYNN_INLINE SoftmaxStats<Compute<S>> row_stats(const S* x, std::int64_t n) {
+  using T = Compute<S>;
   if (n <= kShortRow<T>) return block_stats_of(x, n);
   SoftmaxStats<T> all = block_stats_of(x, kRowBlock);
   for (std::int64_t i = kRowBlock; i < n; i += kRowBlock) {
@@ -150,6 +154,19 @@ ARRAYNN_INLINE SoftmaxStats<T> row_stats(const T* x, std::int64_t n) {
   }
   return all;
 }
+
+// Where the exponentials of a row of n are kept until their sum is known: in the result, in 16 bits in
+// `buffer`, of kRowBlock elements. Null: nowhere, they are formed again.
+template <class S>
+ARRAYNN_INLINE Compute<S>* room_for_row(S* y, Compute<S>* buffer, std::int64_t n) {
+  if constexpr (sizeof(S) == 2) {
+    return n <= kRowBlock ? buffer : nullptr;
+  } else {
+    return n <= kShortRow<S> ? y : nullptr;
+  }
+}
+template <class S>
+inline constexpr std::int64_t kRowRoom = sizeof(S) == 2 ? kRowBlock : 1;
 
 // f(offset, lanes) for every vector of a strip; lanes < kLanes only for the last.
 template <class T, class F>
@@ -161,9 +178,10 @@ ARRAYNN_INLINE void for_vectors(std::int64_t width, const F& f) {
 }
 
 // max and sum of every column of a strip; the arrays hold kStrip elements, whole vectors.
-template <class T>
-ARRAYNN_INLINE void strip_stats(const T* x, std::int64_t n, std::int64_t inner, std::int64_t width,
-                                T* max_of, T* sum_of) {
+template <class S>
+ARRAYNN_INLINE void strip_stats(const S* x, std::int64_t n, std::int64_t inner, std::int64_t width,
+                                Compute<S>* max_of, Compute<S>* sum_of) {
+  using T = Compute<S>;
   using V = Vec<T>;
   for_vectors<T>(width, [&](std::int64_t j, std::int64_t lanes) __attribute__((always_inline)) {
     V m = V::set1(kLowest<T>), s = V::zero();

@@ -44,8 +44,9 @@ template <class T>
 void run_long_rows(SoftmaxKind kind, const SoftmaxShape& shape, const T* x, T* y) {
   const auto& k = softmax_kernels().of<T>();
   const std::int64_t blocks = ceil_div(shape.n, kRowBlock), units = shape.outer * blocks;
-  const Scratch scratch("softmax", static_cast<std::size_t>(units) * sizeof(SoftmaxStats<T>));
-  auto* stats = static_cast<SoftmaxStats<T>*>(scratch.data());
+  const Scratch scratch("softmax",
+                        static_cast<std::size_t>(units) * sizeof(SoftmaxStats<Compute<T>>));
+  auto* stats = static_cast<SoftmaxStats<Compute<T>>*>(scratch.data());
   const auto block_at = [&](std::int64_t unit) {
     const std::int64_t first = unit % blocks * kRowBlock;
     return Range{unit / blocks * shape.n + first,
@@ -59,7 +60,7 @@ void run_long_rows(SoftmaxKind kind, const SoftmaxShape& shape, const T* x, T* y
     }
     team_barrier(team);
     std::int64_t row = -1;
-    SoftmaxStats<T> whole{};
+    SoftmaxStats<Compute<T>> whole{};
     for (std::int64_t unit = part.begin; unit < part.end; ++unit) {
       if (unit / blocks != row) {
         row = unit / blocks;
@@ -96,7 +97,8 @@ void run_softmax(SoftmaxKind kind, const SoftmaxShape& shape, const T* x, T* y) 
     for_strips(shape, [&](std::int64_t at, std::int64_t width) {
       k.strip(kind, x + at, y + at, shape.n, shape.inner, width);
     });
-  } else if (shape.n > kShortRow<T> && shape.outer > 0 && shape.outer < 4 * max_threads()) {
+  } else if (shape.n > kShortRow<Compute<T>> && shape.outer > 0 &&
+             shape.outer < 4 * max_threads()) {
     run_long_rows(kind, shape, x, y);
   } else {
     for_units(shape, shape.outer, [&](std::int64_t begin, std::int64_t end) {
@@ -123,14 +125,15 @@ void run_softmax_backward(SoftmaxKind kind, const SoftmaxShape& shape, const T* 
 }
 
 template <class T>
-void run_loss(Loss loss, const CrossEntropy<T>& p, T* losses) {
+void run_loss(Loss loss, const CrossEntropy<T>& p, Compute<T>* losses) {
   const auto& k = loss_table<T>(loss);
   for_units(loss == Loss::kNll ? one_class(p.shape) : p.shape, cross_entropy_units(p),
             [&](std::int64_t begin, std::int64_t end) { k.forward(p, losses, begin, end); });
 }
 
 template <class T>
-void run_loss_backward(Loss loss, const CrossEntropy<T>& p, const T* g, T scale, T* dx) {
+void run_loss_backward(Loss loss, const CrossEntropy<T>& p, const Compute<T>* g, Compute<T> scale,
+                       T* dx) {
   const auto& k = loss_table<T>(loss);
   for_units(p.shape, cross_entropy_units(p),
             [&](std::int64_t begin, std::int64_t end) { k.backward(p, g, scale, dx, begin, end); });
@@ -139,10 +142,10 @@ void run_loss_backward(Loss loss, const CrossEntropy<T>& p, const T* g, T scale,
 #define ARRAYNN_INSTANTIATE(T)                                                                     \
   template void run_softmax<T>(SoftmaxKind, const SoftmaxShape&, const T*, T*);                    \
   template void run_softmax_backward<T>(SoftmaxKind, const SoftmaxShape&, const T*, const T*, T*); \
-  template void run_loss<T>(Loss, const CrossEntropy<T>&, T*);                                     \
-  template void run_loss_backward<T>(Loss, const CrossEntropy<T>&, const T*, T, T*);
-ARRAYNN_INSTANTIATE(float)
-ARRAYNN_INSTANTIATE(double)
+  template void run_loss<T>(Loss, const CrossEntropy<T>&, Compute<T>*);                            \
+  template void run_loss_backward<T>(Loss, const CrossEntropy<T>&, const Compute<T>*, Compute<T>,  \
+                                     T*);
+ARRAYNN_FOR_EACH_STORAGE(ARRAYNN_INSTANTIATE)
 #undef ARRAYNN_INSTANTIATE
 
 }  // namespace arraynn

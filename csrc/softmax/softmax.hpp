@@ -9,7 +9,8 @@
 // w_c ((1 - eps) t_c + eps / C) for probabilities t; all 0 for an ignored sample.
 //
 // Plan. An array is (outer, n, inner) around the axis. inner == 1: one row at a time. Rows up to
-// kShortRow stay in L2 for three sweeps (maximum; exponentials and their sum, stored; scaling).
+// kShortRow stay in L2 for three sweeps (maximum; exponentials and their sum, stored; scaling); in 16
+// bits those up to kRowBlock, whose exponentials stay in float32.
 // Longer ones are read twice: blocks of kRowBlock give (m, s) pairs, merged in order, then the
 // exponentials are taken again; few long rows are shared among threads by blocks. inner > 1: strips
 // of kStrip columns, vectors across the columns, (m, s) merged every kColumnBlock rows; nothing is
@@ -47,11 +48,13 @@ struct SoftmaxStats {
 // Of nll_loss as well: its logits are log-probabilities, its targets class indices, not smoothed.
 template <class T>
 struct CrossEntropy {
+  using C = Compute<T>;
+
   SoftmaxShape shape;  // (N, C, d1 d2 ...)
   const T* logits;
   const std::int64_t* target;  // class indices, or
   const T* probabilities;      // of logits' shape
-  const T* weight;             // (C,) or nullptr
+  const C* weight;             // (C,) or nullptr
   std::int64_t ignore_index;
   double smoothing;
   double weight_sum;  // of all classes
@@ -64,28 +67,29 @@ struct SoftmaxTable {
   void (*rows_backward)(SoftmaxKind kind, const T* dy, const T* y, T* dx, std::int64_t rows,
                         std::int64_t n, bool stream);
   // Parts of a long row.
-  SoftmaxStats<T> (*block_stats)(const T* x, std::int64_t n);
-  SoftmaxStats<T> (*merge)(const SoftmaxStats<T>* stats, std::int64_t count);
-  void (*block_finish)(SoftmaxKind kind, SoftmaxStats<T> stats, const T* x, T* y, std::int64_t n,
-                       bool stream);
+  SoftmaxStats<Compute<T>> (*block_stats)(const T* x, std::int64_t n);
+  SoftmaxStats<Compute<T>> (*merge)(const SoftmaxStats<Compute<T>>* stats, std::int64_t count);
+  void (*block_finish)(SoftmaxKind kind, SoftmaxStats<Compute<T>> stats, const T* x, T* y,
+                       std::int64_t n, bool stream);
   // Columns [0, width) of an (n, inner) matrix, width <= kStrip.
   void (*strip)(SoftmaxKind kind, const T* x, T* y, std::int64_t n, std::int64_t inner,
                 std::int64_t width);
   void (*strip_backward)(SoftmaxKind kind, const T* dy, const T* y, T* dx, std::int64_t n,
                          std::int64_t inner, std::int64_t width);
 };
-using SoftmaxKernels = FloatKernels<SoftmaxTable>;
+using SoftmaxKernels = StorageKernels<SoftmaxTable>;
 
 // Units [begin, end) are rows, or strips when inner > 1: see cross_entropy_units.
 template <class T>
 struct CrossEntropyTable {
-  void (*forward)(const CrossEntropy<T>& p, T* losses, std::int64_t begin, std::int64_t end);
+  void (*forward)(const CrossEntropy<T>& p, Compute<T>* losses, std::int64_t begin,
+                  std::int64_t end);
   // g: one gradient per sample, or nullptr for `scale` alone.
-  void (*backward)(const CrossEntropy<T>& p, const T* g, T scale, T* dx, std::int64_t begin,
-                   std::int64_t end);
+  void (*backward)(const CrossEntropy<T>& p, const Compute<T>* g, Compute<T> scale, T* dx,
+                   std::int64_t begin, std::int64_t end);
 };
-using CrossEntropyKernels = FloatKernels<CrossEntropyTable>;
-using NllLossKernels = FloatKernels<CrossEntropyTable>;
+using CrossEntropyKernels = StorageKernels<CrossEntropyTable>;
+using NllLossKernels = StorageKernels<CrossEntropyTable>;
 
 ARRAYNN_KERNEL_TABLE(SoftmaxKernels, softmax_kernels)
 ARRAYNN_KERNEL_TABLE(CrossEntropyKernels, cross_entropy_kernels)
@@ -100,8 +104,9 @@ void run_softmax_backward(SoftmaxKind kind, const SoftmaxShape& shape, const T* 
                           T* dx);
 // losses: one per sample.
 template <class T>
-void run_loss(Loss loss, const CrossEntropy<T>& p, T* losses);
+void run_loss(Loss loss, const CrossEntropy<T>& p, Compute<T>* losses);
 template <class T>
-void run_loss_backward(Loss loss, const CrossEntropy<T>& p, const T* g, T scale, T* dx);
+void run_loss_backward(Loss loss, const CrossEntropy<T>& p, const Compute<T>* g, Compute<T> scale,
+                       T* dx);
 
 }  // namespace arraynn

@@ -176,6 +176,16 @@ def cuda_module() -> ModuleType:
     return _cuda
 
 
+def is_floating(dtype: np.dtype[Any]) -> bool:
+    """Whether these are numbers that have gradients; bfloat16 is no dtype of NumPy's own."""
+    return dtype.kind == "f" or dtype.name == "bfloat16"
+
+
+def has_16_bits(dtype: np.dtype[Any]) -> bool:
+    """Whether these are stored in 16 bits and computed in float32."""
+    return dtype.itemsize == 2 and is_floating(dtype)
+
+
 def device_of(x: Any) -> str:
     """Tell where an array of NumPy or CuPy is: ``cpu``, or ``cuda`` with a number."""
     if isinstance(x, np.ndarray):

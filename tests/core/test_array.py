@@ -116,7 +116,9 @@ class TestTensorsOfOthers:
 
     def test_torch_dtypes_are_checked(self) -> None:
         torch = pytest.importorskip("torch")
-        for dtype in (torch.float16, torch.bfloat16, torch.int32):
+        half = torch.tensor([1.5, -1], dtype=torch.float16)
+        assert torch.equal(K.relu(half), torch.relu(half))
+        for dtype in (torch.bfloat16, torch.int32):  # NumPy does not take PyTorch's bfloat16
             with pytest.raises(TypeError, match=r"^\[relu\] x: expected "):
                 K.relu(torch.ones(3, dtype=dtype))
 
@@ -155,11 +157,13 @@ class TestRefused:
 
     @pytest.mark.parametrize(
         "dtype",
-        [">f4", ">f8", "f2", "g", "i4", "i8", "u1", "?", "c8", "O", "U3", "M8[s]", "V4"],
+        [">f4", ">f8", ">f2", "g", "i4", "i8", "u1", "?", "c8", "O", "U3", "M8[s]", "V4"],
     )
     def test_dtypes(self, dtype: str) -> None:
         x = np.zeros(3, dtype=dtype)
-        with pytest.raises(TypeError, match=r"^\[relu\] x: expected float32 or float64, got "):
+        with pytest.raises(
+            TypeError, match=r"^\[relu\] x: expected float16, bfloat16, float32 or float64, got "
+        ):
             K.relu(x)
 
     def test_mixed_dtypes_name_both(self) -> None:

@@ -10,40 +10,33 @@ import pytest
 from arraynn import _core
 from halves import assert_same_numbers, rounded
 
-KINDS = ["float16", "bfloat16"]
-
-
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> np.dtype[Any]:
-    if request.param == "bfloat16":
-        return np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
-    return np.dtype(request.param)
+pytestmark = pytest.mark.usefixtures("isa")
 
 
 def convert(x: Any, to: Any, flush: bool) -> Any:
     return _core.elementwise_convert(x, np.empty(x.shape, to), flush)
 
 
-def every_value(kind: Any) -> Any:
-    return np.arange(1 << 16, dtype=np.uint16).view(kind)
+def every_value(half: Any) -> Any:
+    return np.arange(1 << 16, dtype=np.uint16).view(half)
 
 
 @pytest.mark.parametrize("flush", [False, True])
-def test_every_value_is_widened(kind: Any, flush: bool, isa: str) -> None:
-    x = every_value(kind)
+def test_every_value_is_widened(half: Any, flush: bool) -> None:
+    x = every_value(half)
     wide = convert(x, np.float32, flush)
     with np.errstate(invalid="ignore"):
         expected = x.astype(np.float32)
     assert_same_numbers(wide, expected)
     np.testing.assert_array_equal(np.signbit(wide), x.view(np.uint16) >> 15)
-    assert_same_numbers(convert(wide, kind, flush), x)  # and back
+    assert_same_numbers(convert(wide, half, flush), x)  # and back
 
 
 @pytest.mark.parametrize("flush", [False, True])
-def test_rounding_is_to_nearest_even(kind: Any, flush: bool, isa: str) -> None:
+def test_rounding_is_to_nearest_even(half: Any, flush: bool) -> None:
     """Between every two neighbours: just below the tie, the tie, and just above it."""
     with np.errstate(invalid="ignore"):
-        low = every_value(kind).astype(np.float32)
+        low = every_value(half).astype(np.float32)
     high = np.roll(low, -1)
     finite = np.isfinite(low) & np.isfinite(high) & (np.signbit(low) == np.signbit(high))
     tie = ((low[finite].astype(np.float64) + high[finite]) / 2).astype(np.float32)
@@ -51,28 +44,28 @@ def test_rounding_is_to_nearest_even(kind: Any, flush: bool, isa: str) -> None:
     bits = tie.view(np.int32)
     for step in (-1, 0, 1):
         x = (bits + step).view(np.float32)
-        assert_same_numbers(convert(x, kind, flush), rounded(x, kind), str(step))
+        assert_same_numbers(convert(x, half, flush), rounded(x, half), str(step))
 
 
 @pytest.mark.parametrize("flush", [False, True])
 def test_every_float32_exponent_is_rounded(
-    kind: Any, flush: bool, isa: str, rng: np.random.Generator
+    half: Any, flush: bool, rng: np.random.Generator
 ) -> None:
     x = rng.integers(0, 1 << 32, 1 << 18, dtype=np.uint32)
     edges = np.arange(0, 1 << 32, 1 << 12, dtype=np.uint64).astype(np.uint32)
     for values in (x, edges, edges + 1, edges - 1):
         wide = values.astype(np.uint32).view(np.float32)
-        got = convert(wide, kind, flush)
-        assert_same_numbers(got, rounded(wide, kind))
+        got = convert(wide, half, flush)
+        assert_same_numbers(got, rounded(wide, half))
         np.testing.assert_array_equal(got.view(np.uint16) >> 15, values >> 31)
 
 
-def test_lengths_touch_nothing_else(kind: Any, isa: str, rng: np.random.Generator) -> None:
-    x = rng.standard_normal(80).astype(kind)
+def test_lengths_touch_nothing_else(half: Any, rng: np.random.Generator) -> None:
+    x = rng.standard_normal(80).astype(half)
     wide = x.astype(np.float32)
     for n in range(71):
         for start in (0, 1, 7):
-            for source, to in ((x, np.float32), (wide, kind)):
+            for source, to in ((x, np.float32), (wide, half)):
                 room = np.full(90, 7, to)
                 _core.elementwise_convert(source[start : start + n], room[5 : 5 + n], False)
                 expected = np.full(90, 7, to)

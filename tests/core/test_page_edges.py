@@ -21,7 +21,7 @@ import numpy as np
 import arraynn.kernels
 from arraynn import _core
 from arraynn.cli import _attention_checks, _checks, _norm_checks, _recurrent_checks
-from arraynn.cli.check import check_kernel
+from arraynn.cli.check import CHECKED, check_kernel
 from memory import at_page_edge
 
 def at_edge(function, end):
@@ -49,7 +49,7 @@ def registered():
         for module in (_checks, _attention_checks, _norm_checks, _recurrent_checks):
             module.kernels = kernels_at_edge(end)
         if row["isa"] == sys.argv[2]:
-            for dtype in row["dtypes"]:
+            for dtype in CHECKED:
                 print(row["name"], dtype, "end" if end else "begin", flush=True)
                 complaint, _ = check_kernel(row["name"], dtype)
                 assert complaint is None, complaint
@@ -87,13 +87,46 @@ def rows():
             y = k.adaptive_avg_pool2d(tall, (2, min(width, 3)), layout=layout)
             k.adaptive_avg_pool2d_backward(y, tall.shape, (2, min(width, 3)), layout=layout)
 
+def halves():
+    import ml_dtypes
+    rng = np.random.default_rng(0)
+    kinds = (np.float16, ml_dtypes.bfloat16)
+    for dtype, end, n in itertools.product(kinds, (False, True), range(1, 41)):
+        k = kernels_at_edge(end)
+        print(dtype, "end" if end else "begin", n, flush=True)
+        x, even = (rng.standard_normal(s).astype(dtype) for s in ((3, n), (3, 2 * n)))
+        one, index = x[0].copy(), np.array([0, 2, 2])
+        k.gelu_backward(k.gelu(x), x)
+        k.dropout(x, 0.5, 1)
+        k.glu_backward(k.glu(even), even)
+        for interleaved in (False, True):
+            k.rope(even[None], x, x, interleaved=interleaved)
+        k.embedding_backward(k.embedding(index, x), index, 3)
+        for axis in (0, 1):
+            k.softmax_backward(x, k.softmax(x, axis), axis)
+            k.log_softmax_backward(x, k.log_softmax(x, axis), axis)
+        for target in (np.zeros(3, int), k.softmax(x)):
+            k.cross_entropy_backward(1.0, x, target, label_smoothing=0.1)
+        k.nll_loss_backward(1.0, x, np.zeros(3, int))
+        k.layer_norm_backward(k.layer_norm(x, n, one, one), x, n, one)
+        k.rms_norm_backward(k.rms_norm(x, n, one), x, n, one)
+        for a, layout in ((x[:, None], "channels_first"), (x[:, None], "channels_last")):
+            y = k.batch_norm(a, training=True, layout=layout)
+            k.batch_norm_backward(y, a, training=True, layout=layout)
+            k.group_norm_backward(k.group_norm(a, 1, layout=layout), a, 1, layout=layout)
+        lists = [[x.copy()] for _ in range(5)]
+        k.adam_step(*lists[:4], 1, max_exp_avg_sqs=lists[4])
+        k.sgd_step(*lists[:3], 2, momentum=0.9, max_norm=1.0)
+        k.adagrad_step(*lists[:3], 1)
+        k.rmsprop_step(*lists[:3], momentum=0.9, momentum_buffers=lists[3])
+
 def outside():
     a = at_page_edge(np.ones(3, "f"), end=True)
     print("inside", a[2], flush=True)
     print(ctypes.cast(a.ctypes.data, ctypes.POINTER(ctypes.c_float))[3])
 
 _core.set_isa(sys.argv[2])
-{"registered": registered, "rows": rows, "outside": outside}[sys.argv[1]]()
+{"registered": registered, "rows": rows, "halves": halves, "outside": outside}[sys.argv[1]]()
 """
 
 
@@ -109,9 +142,11 @@ def test_the_pages_fault() -> None:
     assert (done.returncode, done.stdout) == (-signal.SIGSEGV, "inside 1.0\n")
 
 
-@pytest.mark.parametrize("part", ["registered", "rows"])
+@pytest.mark.parametrize("part", ["registered", "rows", "halves"])
 @pytest.mark.parametrize("level", _core.available_isas())
 def test_kernels_stay_inside(part: str, level: str) -> None:
+    if part == "halves":
+        pytest.importorskip("ml_dtypes")
     done = run(part, level)
     last = done.stdout.splitlines()[-1:]
     assert done.returncode == 0, (last, done.stderr[-2000:])

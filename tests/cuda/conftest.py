@@ -122,26 +122,6 @@ class CuPy:
             yield f"run {i}"
 
 
-def sixteen_bits(name: str) -> np.dtype[Any]:
-    """Return the dtype; NumPy has bfloat16 from ml_dtypes."""
-    if name == "float16":
-        return np.dtype(np.float16)
-    return np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
-
-
-@pytest.fixture(params=["float16", "bfloat16"])
-def half(request: pytest.FixtureRequest) -> np.dtype[Any]:
-    """The dtypes that a device stores and does not compute in."""
-    return sixteen_bits(request.param)
-
-
-@pytest.fixture(params=["float32", "float64", "float16", "bfloat16"])
-def storage(request: pytest.FixtureRequest) -> np.dtype[Any]:
-    """All dtypes of arrays that kernels take on a device."""
-    name = request.param
-    return np.dtype(name) if name.startswith(("float3", "float6")) else sixteen_bits(name)
-
-
 @pytest.fixture(params=["host_cuda", pytest.param("cupy", marks=pytest.mark.cuda)])
 def device(request: pytest.FixtureRequest) -> Any:
     """Every device that there is."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from arraynn import _array
 from arraynn import kernels as K
 from arraynn.autograd.tape import (
     Array,
@@ -35,7 +36,28 @@ def unbroadcast(grad: Array, shape: tuple[int, ...]) -> Array:
     lead = grad.ndim - len(shape)
     axes = [*range(lead)]
     axes += [lead + i for i, n in enumerate(shape) if n == 1 and grad.shape[lead + i] != 1]
-    return grad.sum(axis=tuple(axes)).reshape(shape)
+    return total(grad, tuple(axes)).reshape(shape)
+
+
+def total(
+    x: Array, axes: tuple[int, ...], keepdims: bool = False, factor: float | None = None
+) -> Array:
+    """Sum over axes, times a factor; 16 bits in float32, rounded once."""
+    wide = x.astype(np.float32) if _array.has_16_bits(x.dtype) else x
+    out = wide.sum(axis=axes, keepdims=keepdims)
+    if factor is not None:
+        out = out * factor
+    return out if wide is x else out.astype(x.dtype)
+
+
+def number_like(value: Any, like: Any) -> Any:
+    """Return a Python number as what leaves the dtype of ``like`` alone.
+
+    NumPy's own dtypes win over it; a float beside bfloat16 is float32.
+    """
+    if type(value) is float and hasattr(like, "dtype") and like.dtype.kind == "V":
+        return np.asarray(value, like.dtype)
+    return value
 
 
 def plain_operand(value: Any) -> Any:
@@ -57,11 +79,13 @@ def operands(name: str, a: Any, b: Any) -> tuple[Any, Any] | None:
     x, y = plain_operand(a), plain_operand(b)
     if x is None or y is None:
         return None
-    if type(x) in _PYTHON_NUMBERS or type(y) in _PYTHON_NUMBERS or x.dtype is y.dtype:
+    if type(x) in _PYTHON_NUMBERS or type(y) in _PYTHON_NUMBERS:
+        return number_like(x, y), number_like(y, x)
+    if x.dtype is y.dtype:
         return x, y
     both = np.result_type(x.dtype, y.dtype)
     for this, other in ((x, y), (y, x)):
-        if this.dtype.kind == "f" and both != this.dtype:
+        if _array.is_floating(this.dtype) and both != this.dtype:
             raise TypeError(
                 f"[{name}] operands: expected one floating dtype, got {x.dtype} and {y.dtype}; "
                 f"convert one with .astype, as {other.dtype} would turn {this.dtype} into {both}"
@@ -303,9 +327,9 @@ def negative(a: Any) -> Tensor:
 def _select(a: Any, b: Any, condition: Any, x: Any, y: Any) -> Tensor:
     edges = _edges(a, b)
     out = np.where(condition, x, y)
-    if out.dtype.kind == "f":
+    if _array.is_floating(out.dtype):
         # np.where takes Python numbers as float64; a tensor's dtype wins over a number's.
-        dtypes = [v.dtype for v in (x, y) if hasattr(v, "dtype") and v.dtype.kind == "f"]
+        dtypes = [v.dtype for v in (x, y) if hasattr(v, "dtype") and _array.is_floating(v.dtype)]
         if dtypes and out.dtype != dtypes[0]:
             out = out.astype(dtypes[0])
     return make(out, SelectNode(edges, x, y, (condition,), ()) if edges else None)

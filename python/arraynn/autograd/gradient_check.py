@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from arraynn import _array
 from arraynn.autograd.tape import Array, no_grad
 from arraynn.autograd.tensor import Tensor
 
@@ -21,7 +22,7 @@ DIRECTIONS = 3
 
 def _outputs(result: Any) -> list[Tensor]:
     found = list(result) if isinstance(result, tuple | list) else [result]
-    return [t for t in found if isinstance(t, Tensor) and t.dtype.kind == "f"]
+    return [t for t in found if isinstance(t, Tensor) and _array.is_floating(t.dtype)]
 
 
 def gradcheck(

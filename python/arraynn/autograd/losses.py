@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from arraynn import _array
+from arraynn.autograd.pointwise import in_float32
 from arraynn.autograd.softmax import REDUCTIONS
 from arraynn.autograd.tape import (
     Array,
@@ -58,7 +60,7 @@ def _check(op: str, x: Any, target: Any, reduction: str, more: tuple[str, ...] =
         raise ValueError(
             f"[{op}] reduction: expected one of {' '.join(allowed)}, got {reduction!r}"
         )
-    if a.dtype.kind != "f":
+    if not _array.is_floating(a.dtype):
         raise TypeError(f"[{op}] input: expected a floating dtype, got {a.dtype}")
     if a.shape != b.shape:
         raise ValueError(f"[{op}] target: expected shape {a.shape} (as input), got {b.shape}")
@@ -105,6 +107,7 @@ def _reduce(x: Any, target: Any, terms: Array, reduction: str, slopes: Any) -> T
     return make(out, LossNode((edge_of(x), edge_of(target)), found))
 
 
+@in_float32
 def l1_loss(x: Any, target: Any, reduction: str = "mean") -> Tensor:
     """Return |x - target|, differentiable in both; the slope at 0 is 0."""
     _check("l1_loss", x, target, reduction)
@@ -132,6 +135,7 @@ def _huber(op: str, x: Any, target: Any, reduction: str, at: float, factor: floa
     return _reduce(x, target, terms, reduction, slopes)
 
 
+@in_float32
 def smooth_l1_loss(x: Any, target: Any, reduction: str = "mean", beta: float = 1.0) -> Tensor:
     """Return d^2 / (2 beta) for |d| < beta, |d| - beta / 2 beyond, d = x - target."""
     if not beta >= 0:
@@ -142,6 +146,7 @@ def smooth_l1_loss(x: Any, target: Any, reduction: str = "mean", beta: float = 1
     return _huber("smooth_l1_loss", x, target, reduction, beta, 1 / beta)
 
 
+@in_float32
 def huber_loss(x: Any, target: Any, reduction: str = "mean", delta: float = 1.0) -> Tensor:
     """Return d^2 / 2 for |d| <= delta, delta (|d| - delta / 2) beyond (Huber, 1964)."""
     if not delta > 0:
@@ -158,6 +163,7 @@ def _plain(op: str, target: Any) -> Array:
     return plain
 
 
+@in_float32
 def binary_cross_entropy(
     x: Any, target: Any, weight: Any = None, reduction: str = "mean"
 ) -> Tensor:
@@ -178,6 +184,7 @@ def binary_cross_entropy(
     return _reduce(x, target, -w * (t * yes + (1 - t) * no), reduction, slopes)
 
 
+@in_float32
 def binary_cross_entropy_with_logits(
     x: Any, target: Any, weight: Any = None, reduction: str = "mean", pos_weight: Any = None
 ) -> Tensor:
@@ -198,6 +205,7 @@ def binary_cross_entropy_with_logits(
     return _reduce(x, target, terms, reduction, slopes)
 
 
+@in_float32
 def kl_div(x: Any, target: Any, reduction: str = "mean", log_target: bool = False) -> Tensor:
     """Return t (log t - x) of log-probabilities x; 0 where t is 0.
 

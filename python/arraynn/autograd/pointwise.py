@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
-from arraynn.autograd.tape import Array, Node, edge_of, grad_mode, guard, make
+from arraynn import _array
+from arraynn.autograd.tape import (
+    Array,
+    Node,
+    Variable,
+    array_of,
+    edge_of,
+    grad_mode,
+    guard,
+    make,
+)
 
 if TYPE_CHECKING:
     from arraynn.autograd.tensor import Tensor
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 __all__ = [
     "absolute",
@@ -19,6 +32,7 @@ __all__ = [
     "cos",
     "exp",
     "hardtanh",
+    "in_float32",
     "log",
     "log1p",
     "sin",
@@ -48,7 +62,7 @@ class PointwiseNode(Node):
 def _apply(
     x: Tensor, name: str, out: Array, slope: Callable[[Array, Array], Array], saves_out: bool
 ) -> Tensor:
-    if out.dtype.kind != "f" and x._requires_grad:
+    if not _array.is_floating(out.dtype) and x._requires_grad:
         raise TypeError(f"[{name}] x: expected a floating result, got {out.dtype}")
     result = make(out, None)
     if grad_mode.enabled and x._requires_grad:
@@ -101,6 +115,12 @@ def absolute(x: Tensor) -> Tensor:
     return _apply(x, "abs", np.abs(x.data), lambda g, v: g * np.sign(v), False)
 
 
+def _limited(x: Array, low: float | None, high: float | None) -> Array:
+    out = np.clip(x, low, high)
+    # A float beside bfloat16 is float32.
+    return out.astype(x.dtype) if x.dtype.kind == "V" else out
+
+
 def clip(x: Tensor, low: float | None = None, high: float | None = None) -> Tensor:
     """Limit every element to ``[low, high]``; the gradient passes where the limit is not exceeded.
 
@@ -120,7 +140,7 @@ def clip(x: Tensor, low: float | None = None, high: float | None = None) -> Tens
             inside &= v <= high
         return grad * inside
 
-    return _apply(x, "clip", np.clip(x.data, low, high), slope, False)
+    return _apply(x, "clip", _limited(x.data, low, high), slope, False)
 
 
 def hardtanh(x: Tensor, low: float, high: float) -> Tensor:
@@ -137,7 +157,7 @@ def hardtanh(x: Tensor, low: float, high: float) -> Tensor:
     def slope(grad: Array, v: Array) -> Array:
         return grad * ((v > low) & (v < high))
 
-    return _apply(x, "hardtanh", np.clip(x.data, low, high), slope, True)
+    return _apply(x, "hardtanh", _limited(x.data, low, high), slope, True)
 
 
 class CastNode(Node):
@@ -155,8 +175,31 @@ class CastNode(Node):
 def astype(x: Tensor, dtype: Any) -> Tensor:
     """Return a copy of ``x`` in ``dtype``; between floating dtypes the gradient passes."""
     out = x.data.astype(dtype)
-    if not (grad_mode.enabled and x._requires_grad) or out.dtype.kind != "f":
+    if not (grad_mode.enabled and x._requires_grad) or not _array.is_floating(out.dtype):
         return make(out, None)
     node = CastNode((edge_of(x),))
     node.dtype = x.data.dtype
     return make(out, node)
+
+
+def in_float32(loss: _F) -> _F:
+    """Compute a loss of 16-bit arrays in float32: sums would overflow or stand still."""
+
+    @functools.wraps(loss)
+    def call(x: Any, target: Any, *rest: Any, **options: Any) -> Tensor:
+        dtype = array_of(x).dtype
+        if not _array.has_16_bits(dtype) or array_of(target).dtype != dtype:
+            return cast("Tensor", loss(x, target, *rest, **options))
+
+        def wide(value: Any) -> Any:
+            if getattr(value, "dtype", None) != dtype:
+                return value
+            if isinstance(value, Variable):
+                return astype(cast("Tensor", value), np.float32)
+            return value.astype(np.float32)
+
+        named = {name: wide(value) for name, value in options.items()}
+        found: Tensor = loss(wide(x), wide(target), *map(wide, rest), **named)
+        return astype(found, dtype)
+
+    return cast(_F, call)

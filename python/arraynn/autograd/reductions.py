@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from arraynn import _array
+from arraynn.autograd.arithmetic import number_like, total
 from arraynn.autograd.tape import Array, Node, edge_of, grad_mode, guard, make
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ class SumNode(Node):
 
     def backward(self, grad: Array) -> tuple[Array | None, ...]:
         if self.factor is not None:
-            grad = grad * self.factor
+            grad = grad * number_like(self.factor, grad)
         return (np.broadcast_to(grad.reshape(self.kept), self.shape),)
 
 
@@ -63,7 +65,7 @@ def _sum(x: Tensor, out: Array, axes: tuple[int, ...], factor: float | None) -> 
 def sum(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Return the sum over ``axis`` (all axes when None)."""
     axes = _axes("sum", x.data, axis)
-    return _sum(x, x.data.sum(axis=axes, keepdims=keepdims), axes, None)
+    return _sum(x, total(x.data, axes, keepdims), axes, None)
 
 
 def _count(shape: tuple[int, ...], axes: tuple[int, ...]) -> int:
@@ -76,25 +78,26 @@ def _count(shape: tuple[int, ...], axes: tuple[int, ...]) -> int:
 def mean(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Return the mean over ``axis`` (all axes when None); of nothing it is NaN."""
     data = x.data
-    if data.dtype.kind != "f":
+    if not _array.is_floating(data.dtype):
         raise TypeError(f"[mean] x: expected a floating dtype, got {data.dtype}")
     axes = _axes("mean", data, axis)
     count = _count(data.shape, axes)
     factor = 1 / count if count else float("nan")
-    return _sum(x, data.sum(axis=axes, keepdims=keepdims) * factor, axes, factor)
+    return _sum(x, total(data, axes, keepdims, factor), axes, factor)
 
 
 def var(x: Tensor, axis: Axis = None, correction: int = 1, keepdims: bool = False) -> Tensor:
     """Return the variance over ``axis``, divided by ``count - correction`` as PyTorch does."""
     data = x.data
-    if data.dtype.kind != "f":
+    if not _array.is_floating(data.dtype):
         raise TypeError(f"[var] x: expected a floating dtype, got {data.dtype}")
     axes = _axes("var", data, axis)
     count = _count(data.shape, axes)
     if count <= correction:
         raise ValueError(f"[var] x: expected more than {correction} elements, got {count}")
     centred = x - mean(x, axes, keepdims=True)
-    return sum(centred * centred, axes, keepdims) * (1 / (count - correction))
+    squares, factor = centred * centred, 1 / (count - correction)
+    return _sum(squares, total(squares.data, axes, keepdims, factor), axes, factor)
 
 
 class ExtremumNode(Node):

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from arraynn import _array
 from arraynn import kernels as K
+from arraynn.autograd.pointwise import in_float32
 from arraynn.autograd.tape import (
     Array,
     Node,
@@ -177,6 +179,7 @@ class MseLossNode(Node):
         return None if edge_x is None else slope, None if edge_target is None else -slope
 
 
+@in_float32
 def mse_loss(x: Any, target: Any, reduction: str = "mean") -> Tensor:
     """Return the squared difference of equal shapes, differentiable in both."""
     a, b = array_of(x), array_of(target)
@@ -186,7 +189,7 @@ def mse_loss(x: Any, target: Any, reduction: str = "mean") -> Tensor:
         )
     if a.shape != b.shape:
         raise ValueError(f"[mse_loss] target: expected shape {a.shape} (as input), got {b.shape}")
-    if a.dtype != b.dtype or a.dtype.kind != "f":
+    if a.dtype != b.dtype or not _array.is_floating(a.dtype):
         raise TypeError(
             f"[mse_loss] target: expected {a.dtype} (as input) of a floating kind, got {b.dtype}"
         )

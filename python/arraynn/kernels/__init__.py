@@ -1,7 +1,8 @@
 """Stateless kernels: arrays in, arrays out, forward and backward.
 
-Arrays are float32 or float64, all of a call of one dtype. Those on a GPU may be float16 or bfloat16
-as well: they are computed in float32 and rounded once, as they are stored (docs/numerics.md).
+Arrays are of a floating dtype, all of a call of one: float32, float64, float16 or bfloat16
+(``ml_dtypes.bfloat16``). Those of 16 bits are computed in float32 and rounded once, as they are
+stored (docs/numerics.md).
 """
 
 from arraynn.kernels.attention import (

@@ -5,10 +5,10 @@ behaviour at NaN and the infinities is PyTorch's. Errors of the elementary funct
 ``csrc/simd/math.hpp``: at most 3 ULP, except 7 ULP for the normal distribution inside ``gelu``.
 ``relu`` and ``leaky_relu`` keep denormal numbers; the other functions flush them to zero.
 
-All take arrays of any shape and strides (a non-contiguous one is copied), float32 or float64, and
+All take arrays of any shape and strides (a non-contiguous one is copied), of a floating dtype:
+float32, float64, or float16 and bfloat16, computed in float32 and rounded once. They
 return a new C-ordered array or ``out``, which must have the result's shape and dtype, be writeable
-and not overlap an input (ValueError). Other or mixed dtypes are a TypeError. Arrays on a GPU may be
-float16 or bfloat16 as well: computed in float32, rounded once.
+and not overlap an input (ValueError). Other or mixed dtypes are a TypeError.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def relu(x: Array, *, out: Array | None = None) -> Array:
 
     Parameters
     ----------
-    x : array, float32 or float64
+    x : array, of a floating dtype
     out : array like ``x``, optional
 
     Raises
@@ -81,7 +81,7 @@ def relu_backward(grad_out: Array, x: Array, *, out: Array | None = None) -> Arr
 
     Parameters
     ----------
-    grad_out, x : arrays of one shape, float32 or float64
+    grad_out, x : arrays of one shape, of a floating dtype
         ``x`` is the input of :func:`relu`.
     out : array like ``x``, optional
 
@@ -106,7 +106,7 @@ def leaky_relu(x: Array, negative_slope: float = 0.01, *, out: Array | None = No
 
     Parameters
     ----------
-    x : array, float32 or float64
+    x : array, of a floating dtype
     negative_slope : float, default 0.01
     out : array like ``x``, optional
 
@@ -132,7 +132,7 @@ def leaky_relu_backward(
 
     Parameters
     ----------
-    grad_out, x : arrays of one shape, float32 or float64
+    grad_out, x : arrays of one shape, of a floating dtype
         ``x`` is the input of :func:`leaky_relu`.
     negative_slope : float, default 0.01
     out : array like ``x``, optional
@@ -158,7 +158,7 @@ def elu(x: Array, alpha: float = 1.0, *, out: Array | None = None) -> Array:
 
     Parameters
     ----------
-    x : array, float32 or float64
+    x : array, of a floating dtype
     alpha : float, default 1.0
     out : array like ``x``, optional
 
@@ -182,7 +182,7 @@ def elu_backward(
 
     Parameters
     ----------
-    grad_out, x : arrays of one shape, float32 or float64
+    grad_out, x : arrays of one shape, of a floating dtype
         ``x`` is the input of :func:`elu`.
     alpha : float, default 1.0
     out : array like ``x``, optional
@@ -209,7 +209,7 @@ def selu(x: Array, *, out: Array | None = None) -> Array:
 
     Parameters
     ----------
-    x : array, float32 or float64
+    x : array, of a floating dtype
     out : array like ``x``, optional
 
     Raises
@@ -230,7 +230,7 @@ def selu_backward(grad_out: Array, x: Array, *, out: Array | None = None) -> Arr
 
     Parameters
     ----------
-    grad_out, x : arrays of one shape, float32 or float64
+    grad_out, x : arrays of one shape, of a floating dtype
         ``x`` is the input of :func:`selu`.
     out : array like ``x``, optional
 
@@ -254,7 +254,7 @@ def sigmoid(x: Array, *, out: Array | None = None) -> Array:
 
     Parameters
     ----------
-    x : array, float32 or float64
+    x : array, of a floating dtype
     out : array like ``x``, optional
 
     Raises
@@ -278,7 +278,7 @@ def sigmoid_backward(grad_out: Array, x: Array, *, out: Array | None = None) -> 
 
     Parameters
     ----------
-    grad_out, x : arrays of one shape, float32 or float64
+    grad_out, x : arrays of one shape, of a floating dtype
         ``x`` is the input of :func:`sigmoid`.
     out : array like ``x``, optional
 
@@ -302,7 +302,7 @@ def tanh(x: Array, *, out: Array | None = None) -> Array:
 
     Parameters
     ----------
-    x : array, float32 or float64
+    x : array, of a floating dtype
     out : array like ``x``, optional
 
     Raises
@@ -326,7 +326,7 @@ def tanh_backward(grad_out: Array, x: Array, *, out: Array | None = None) -> Arr
 
     Parameters
     ----------
-    grad_out, x : arrays of one shape, float32 or float64
+    grad_out, x : arrays of one shape, of a floating dtype
         ``x`` is the input of :func:`tanh`.
     out : array like ``x``, optional
 
@@ -350,7 +350,7 @@ def hardsigmoid(x: Array, *, out: Array | None = None) -> Array:
 
     Parameters
     ----------
-    x : array, float32 or float64
+    x : array, of a floating dtype
     out : array like ``x``, optional
 
     Raises
@@ -371,7 +371,7 @@ def hardsigmoid_backward(grad_out: Array, x: Array, *, out: Array | None = None)
 
     Parameters
     ----------
-    grad_out, x : arrays of one shape, float32 or float64
+    grad_out, x : arrays of one shape, of a floating dtype
         ``x`` is the input of :func:`hardsigmoid`.
     out : array like ``x``, optional
 
@@ -395,7 +395,7 @@ def hardswish(x: Array, *, out: Array | None = None) -> Array:
 
     Parameters
     ----------
-    x : array, float32 or float64
+    x : array, of a floating dtype
     out : array like ``x``, optional
 
     Raises
@@ -416,7 +416,7 @@ def hardswish_backward(grad_out: Array, x: Array, *, out: Array | None = None) -
 
     Parameters
     ----------
-    grad_out, x : arrays of one shape, float32 or float64
+    grad_out, x : arrays of one shape, of a floating dtype
         ``x`` is the input of :func:`hardswish`.
     out : array like ``x``, optional
 
@@ -440,7 +440,7 @@ def silu(x: Array, *, out: Array | None = None) -> Array:
 
     Parameters
     ----------
-    x : array, float32 or float64
+    x : array, of a floating dtype
     out : array like ``x``, optional
 
     Raises
@@ -461,7 +461,7 @@ def silu_backward(grad_out: Array, x: Array, *, out: Array | None = None) -> Arr
 
     Parameters
     ----------
-    grad_out, x : arrays of one shape, float32 or float64
+    grad_out, x : arrays of one shape, of a floating dtype
         ``x`` is the input of :func:`silu`.
     out : array like ``x``, optional
 
@@ -488,7 +488,7 @@ def gelu(x: Array, approximate: str = "none", *, out: Array | None = None) -> Ar
 
     Parameters
     ----------
-    x : array, float32 or float64
+    x : array, of a floating dtype
     approximate : {"none", "tanh"}, default "none"
     out : array like ``x``, optional
 
@@ -515,7 +515,7 @@ def gelu_backward(
 
     Parameters
     ----------
-    grad_out, x : arrays of one shape, float32 or float64
+    grad_out, x : arrays of one shape, of a floating dtype
         ``x`` is the input of :func:`gelu`.
     approximate : {"none", "tanh"}, default "none"
     out : array like ``x``, optional
@@ -540,7 +540,7 @@ def mish(x: Array, *, out: Array | None = None) -> Array:
 
     Parameters
     ----------
-    x : array, float32 or float64
+    x : array, of a floating dtype
     out : array like ``x``, optional
 
     Raises
@@ -561,7 +561,7 @@ def mish_backward(grad_out: Array, x: Array, *, out: Array | None = None) -> Arr
 
     Parameters
     ----------
-    grad_out, x : arrays of one shape, float32 or float64
+    grad_out, x : arrays of one shape, of a floating dtype
         ``x`` is the input of :func:`mish`.
     out : array like ``x``, optional
 
@@ -588,7 +588,7 @@ def softplus(
 
     Parameters
     ----------
-    x : array, float32 or float64
+    x : array, of a floating dtype
     beta : float, default 1.0
     threshold : float, default 20.0
     out : array like ``x``, optional
@@ -619,7 +619,7 @@ def softplus_backward(
 
     Parameters
     ----------
-    grad_out, x : arrays of one shape, float32 or float64
+    grad_out, x : arrays of one shape, of a floating dtype
         ``x`` is the input of :func:`softplus`.
     beta : float, default 1.0
     threshold : float, default 20.0
@@ -650,7 +650,7 @@ def dropout(x: Array, p: float, seed: int, *, out: Array | None = None) -> Array
 
     Parameters
     ----------
-    x : array, float32 or float64
+    x : array, of a floating dtype
         Any shape and strides; a non-contiguous ``x`` is copied.
     p : float in [0, 1]
         Probability that an element becomes 0.
@@ -678,7 +678,7 @@ def dropout_backward(grad_out: Array, p: float, seed: int, *, out: Array | None 
 
     Parameters
     ----------
-    grad_out : array, float32 or float64
+    grad_out : array, of a floating dtype
     p : float in [0, 1]
     seed : int of 64 bits
         As in the forward call: the mask is made again, not stored.

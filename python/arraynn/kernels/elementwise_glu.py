@@ -26,7 +26,7 @@ def glu(
 
     Parameters
     ----------
-    x : array, float32 or float64
+    x : array, of a floating dtype
         Of an even length along the axis.
     axis : int
     activation : str or None
@@ -68,7 +68,7 @@ def glu_backward(
 
     Parameters
     ----------
-    grad_out : array of the result's shape, float32 or float64
+    grad_out : array of the result's shape, of a floating dtype
     x, axis, activation
         As given to :func:`glu`.
     out : array like ``x``, optional

@@ -23,7 +23,7 @@ def embedding(
     indices : array of any shape, int64 or int32
         In [0, rows): negative ones do not count from the end. On a GPU they are not read back to be
         checked: the row of one outside is NaN, and ``arraynn.cuda.debug(True)`` raises.
-    weight : array (rows, columns), float32 or float64
+    weight : array (rows, columns), of a floating dtype
     padding_idx : int, optional
         A row of the table, negative from the end. It is looked up like any other;
         :func:`embedding_backward` gives it no gradient.
@@ -65,7 +65,7 @@ def embedding_backward(
 
     Parameters
     ----------
-    grad_out : array (*indices.shape, columns), float32 or float64
+    grad_out : array (*indices.shape, columns), of a floating dtype
     indices : array of any shape, int64 or int32
     num_embeddings : int
         Rows of the table.

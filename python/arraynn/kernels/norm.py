@@ -52,7 +52,7 @@ def layer_norm(
 
     Parameters
     ----------
-    x : array (..., *normalized_shape), float32 or float64
+    x : array (..., *normalized_shape), of a floating dtype
         Any strides; a non-contiguous ``x`` is copied.
     normalized_shape : int or sequence of int
         The last sizes of ``x``.
@@ -152,7 +152,7 @@ def rms_norm(
 
     Parameters
     ----------
-    x : array (..., *normalized_shape), float32 or float64
+    x : array (..., *normalized_shape), of a floating dtype
         Any strides; a non-contiguous ``x`` is copied.
     normalized_shape : int or sequence of int
         The last sizes of ``x``.
@@ -254,7 +254,7 @@ def batch_norm(
 
     Parameters
     ----------
-    x : array (n, c, ...), or (n, ..., c) with ``layout="channels_last"``; float32 or float64
+    x : array (n, c, ...), or (n, ..., c) with ``layout="channels_last"``; of a floating dtype
         Any strides; a non-contiguous ``x`` is copied.
     running_mean, running_var : array (c,) of the dtype of ``x``, optional
         Used in place of the batch's statistics unless ``training``; in training updated in place:
@@ -382,7 +382,7 @@ def group_norm(
 
     Parameters
     ----------
-    x : array (n, c, ...), or (n, ..., c) with ``layout="channels_last"``; float32 or float64
+    x : array (n, c, ...), or (n, ..., c) with ``layout="channels_last"``; of a floating dtype
         Any strides; a non-contiguous ``x`` is copied.
     num_groups : int
         Divides c; a group is c / num_groups channels side by side.
@@ -490,7 +490,7 @@ def instance_norm(
 
     Parameters
     ----------
-    x : array (n, c, ...), or (n, ..., c) with ``layout="channels_last"``; float32 or float64
+    x : array (n, c, ...), or (n, ..., c) with ``layout="channels_last"``; of a floating dtype
         Any strides; a non-contiguous ``x`` is copied.
     running_mean, running_var : array (c,) of the dtype of ``x``, optional
         Used in place of the input's statistics unless ``use_input_stats``; with it updated in

@@ -43,9 +43,9 @@ def adam_step(
 
     Parameters
     ----------
-    params, exp_avgs, exp_avg_sqs : lists of arrays of one dtype, float32 or float64
-        Updated in place. Strided arrays are worked on in contiguous copies and written back. On a
-        GPU also float16 or bfloat16, stepped in float32 and rounded once.
+    params, exp_avgs, exp_avg_sqs : lists of arrays of one dtype, of a floating dtype
+        Updated in place. Strided arrays are worked on in contiguous copies and written back.
+        float16 and bfloat16 are stepped in float32 and rounded once.
     grads : list of arrays
         Never modified.
     step : int
@@ -136,7 +136,7 @@ def sgd_step(
 
     Parameters
     ----------
-    params : list of arrays of one dtype, float32 or float64
+    params : list of arrays of one dtype, of a floating dtype
         Updated in place.
     grads : list of arrays
         Never modified.
@@ -209,7 +209,7 @@ def adagrad_step(
 
     Parameters
     ----------
-    params, state_sums : lists of arrays of one dtype, float32 or float64
+    params, state_sums : lists of arrays of one dtype, of a floating dtype
         Updated in place, as in :func:`adam_step`.
     grads : list of arrays
         Never modified.
@@ -282,7 +282,7 @@ def rmsprop_step(
 
     Parameters
     ----------
-    params, square_avgs : lists of arrays of one dtype, float32 or float64
+    params, square_avgs : lists of arrays of one dtype, of a floating dtype
         Updated in place, as in :func:`adam_step`.
     grads : list of arrays
         Never modified.

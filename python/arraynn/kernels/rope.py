@@ -36,7 +36,7 @@ def rope(
 
     Parameters
     ----------
-    x : array (B, H, L, D), or (H, L, D) of one sample, float32 or float64
+    x : array (B, H, L, D), or (H, L, D) of one sample, of a floating dtype
         Any strides; with a contiguous last dimension nothing is copied.
     cos, sin : arrays (P, R/2) of the dtype of x
         Of the angles of P positions; R <= D. Or (B, L, R/2): those of every vector, without
@@ -88,7 +88,7 @@ def rope_backward(
 
     Parameters
     ----------
-    grad_out : array of the shape of x, float32 or float64
+    grad_out : array of the shape of x, of a floating dtype
     cos, sin, positions, interleaved, layout
         As given to :func:`rope`.
     out : array like ``grad_out``, optional

@@ -33,7 +33,7 @@ def softmax(x: Array, axis: int = -1, *, out: Array | None = None) -> Array:
 
     Parameters
     ----------
-    x : array of at least one dimension, float32 or float64
+    x : array of at least one dimension, of a floating dtype
         Any strides; a non-contiguous ``x`` is copied.
     axis : int, default -1
     out : array of ``x``'s shape and dtype, optional
@@ -70,7 +70,7 @@ def softmax_backward(
 
     Parameters
     ----------
-    grad_out, y : arrays of one shape, float32 or float64
+    grad_out, y : arrays of one shape, of a floating dtype
     axis : int, default -1
     out : array of ``y``'s shape and dtype, optional
         Where the result goes. Must not overlap an input.
@@ -101,7 +101,7 @@ def log_softmax(x: Array, axis: int = -1, *, out: Array | None = None) -> Array:
 
     Parameters
     ----------
-    x : array of at least one dimension, float32 or float64
+    x : array of at least one dimension, of a floating dtype
         Any strides; a non-contiguous ``x`` is copied.
     axis : int, default -1
     out : array of ``x``'s shape and dtype, optional
@@ -133,7 +133,7 @@ def log_softmax_backward(
 
     Parameters
     ----------
-    grad_out, y : arrays of one shape, float32 or float64
+    grad_out, y : arrays of one shape, of a floating dtype
     axis : int, default -1
     out : array of ``y``'s shape and dtype, optional
         Where the result goes. Must not overlap an input.
@@ -178,7 +178,7 @@ def cross_entropy(
 
     Parameters
     ----------
-    logits : array (N, C, d1, ...) or (C,), float32 or float64
+    logits : array (N, C, d1, ...) or (C,), of a floating dtype
     target : array
         Class indices (N, d1, ...), int64 or int32, in [0, C); or probabilities of the shape and
         dtype of ``logits``.
@@ -286,7 +286,7 @@ def nll_loss(
 
     Parameters
     ----------
-    log_probs : array (N, C, d1, ...) or (C,), float32 or float64
+    log_probs : array (N, C, d1, ...) or (C,), of a floating dtype
     target : array (N, d1, ...), int64 or int32
         Class indices in [0, C).
     weight : array (C,) of the dtype of ``log_probs``, optional

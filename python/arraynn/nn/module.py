@@ -390,11 +390,11 @@ class Module:
             If the dtype is not floating, or ``device`` names neither.
         """
         place, kind = _array.split_target("to", device, dtype)
-        if kind is not None and kind.kind != "f":
+        if kind is not None and not _array.is_floating(kind):
             raise TypeError(f"[to] dtype: expected a floating dtype, got {kind}")
 
         def moved(data: Array) -> Array:
-            if kind is not None and data.dtype.kind == "f":
+            if kind is not None and _array.is_floating(data.dtype):
                 data = data.astype(kind, copy=False)
             return data if place is None else _array.to_device("to", data, place)
 
@@ -451,8 +451,8 @@ def check_positive(op: str, **sizes: Any) -> None:
 def check_floating(op: str, dtype: Any) -> np.dtype[Any]:
     """Return the dtype of a layer's parameters, float32 when None."""
     kind = np.dtype(np.float32 if dtype is None else dtype)
-    if kind not in (np.dtype(np.float32), np.dtype(np.float64)):
-        raise TypeError(f"[{op}] dtype: expected float32 or float64, got {kind}")
+    if kind.name not in ("float32", "float64", "float16", "bfloat16"):
+        raise TypeError(f"[{op}] dtype: expected float16, bfloat16, float32 or float64, got {kind}")
     return kind
 
 
