@@ -73,7 +73,6 @@ def test_a_network_learns(half: Any, rng: np.random.Generator) -> None:
         optimizer.zero_grad()
         loss = F.cross_entropy(F.gelu(model(tokens)), tokens)
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         losses.append(float(loss.data))
     assert all(p.dtype == half for p in model.parameters())

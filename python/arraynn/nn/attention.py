@@ -85,7 +85,7 @@ class MultiheadAttention(Module):
     batch_first : bool
         Whether inputs are (N, L, E) instead of (L, N, E).
     dtype : dtype, optional
-        float32 (default) or float64.
+        float32 (default), float64, float16 or bfloat16.
 
     Attributes
     ----------

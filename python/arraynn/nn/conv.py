@@ -283,7 +283,7 @@ class Conv2d(_Forward):
     padding_mode : {"zeros", "reflect", "replicate", "circular"}
         What the padding holds. All but zeros copy the input.
     dtype : dtype, optional
-        float32 (default) or float64.
+        float32 (default), float64, float16 or bfloat16.
     layout : {"channels_first", "channels_last"}
         (N, C, H, W), or (N, H, W, C), of input and output, with or without N. The weight's shape
         is the same in both.
@@ -458,7 +458,7 @@ class ConvTranspose2d(_Transposed):
     bias : bool
     padding_mode : {"zeros"}
     dtype : dtype, optional
-        float32 (default) or float64.
+        float32 (default), float64, float16 or bfloat16.
     layout : {"channels_first", "channels_last"}
         (N, C, H, W), or (N, H, W, C), of input and output, with or without N. The weight's shape
         is the same in both.

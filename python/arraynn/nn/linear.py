@@ -36,7 +36,7 @@ class Linear(PackableLayer):
     bias : bool
         Whether to add a bias.
     dtype : dtype, optional
-        float32 (default) or float64.
+        float32 (default), float64, float16 or bfloat16.
 
     Attributes
     ----------

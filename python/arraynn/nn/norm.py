@@ -72,7 +72,7 @@ class LayerNorm(_Norm):
     bias : bool
         Whether there is a bias beside the weight.
     dtype : dtype, optional
-        float32 (default) or float64.
+        float32 (default), float64, float16 or bfloat16.
 
     Attributes
     ----------
@@ -133,7 +133,7 @@ class RMSNorm(_Norm):
     elementwise_affine : bool
         Whether there is a weight.
     dtype : dtype, optional
-        float32 (default) or float64.
+        float32 (default), float64, float16 or bfloat16.
 
     Attributes
     ----------
@@ -206,7 +206,7 @@ class GroupNorm(_Norm):
         Whether there is a bias beside the weight.
     layout : {"channels_first", "channels_last"}
     dtype : dtype, optional
-        float32 (default) or float64.
+        float32 (default), float64, float16 or bfloat16.
 
     Attributes
     ----------
@@ -414,7 +414,7 @@ class BatchNorm2d(_BatchNorm):
         Whether there is a bias beside the weight.
     layout : {"channels_first", "channels_last"}
     dtype : dtype, optional
-        float32 (default) or float64.
+        float32 (default), float64, float16 or bfloat16.
 
     Attributes
     ----------
@@ -500,7 +500,7 @@ class InstanceNorm2d(_InstanceNorm):
         Whether there is a bias beside the weight.
     layout : {"channels_first", "channels_last"}
     dtype : dtype, optional
-        float32 (default) or float64.
+        float32 (default), float64, float16 or bfloat16.
 
     Attributes
     ----------

@@ -75,7 +75,7 @@ class RotaryEmbedding(Module):
     layout : {"bhld", "blhd"}
         Order of the dimensions of inputs.
     dtype : dtype, optional
-        float32 (default) or float64.
+        float32 (default), float64, float16 or bfloat16.
 
     Attributes
     ----------

@@ -33,7 +33,7 @@ class Embedding(Module):
     sparse : bool
         False; gradients are dense arrays.
     dtype : dtype, optional
-        float32 (default) or float64.
+        float32 (default), float64, float16 or bfloat16.
 
     Attributes
     ----------

@@ -124,7 +124,7 @@ class TransformerEncoderLayer(_Layer):
     bias : bool
         Whether projections and normalisations have one.
     dtype : dtype, optional
-        float32 (default) or float64.
+        float32 (default), float64, float16 or bfloat16.
 
     Attributes
     ----------
