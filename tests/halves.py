@@ -24,9 +24,41 @@ def assert_same_numbers(got: Any, expected: Any, label: str = "result") -> None:
 
 
 def _mapped(value: Any, change: Any) -> Any:
-    if type(value) is tuple:
-        return tuple(_mapped(v, change) for v in value)
+    if type(value) in (tuple, list):
+        return type(value)(_mapped(v, change) for v in value)
+    if type(value) is dict:
+        return {k: _mapped(v, change) for k, v in value.items()}
     return change(value) if isinstance(value, np.ndarray) else value
+
+
+def assert_rounded_once(got: Any, expected: Any, half: Any, label: str) -> None:
+    """Assert that results in 16 bits are those in float32, rounded. Statistics stay float32."""
+    if type(expected) in (tuple, list):
+        assert type(got) is type(expected), label
+        for i, (g, e) in enumerate(zip(got, expected, strict=True)):
+            assert_rounded_once(g, e, half, f"{label}[{i}]")
+    elif isinstance(expected, np.ndarray) and expected.dtype == np.float32:
+        if got.dtype == np.float32:
+            assert_same_numbers(got, expected, label)
+        else:
+            assert_same_numbers(got, rounded(expected, half), label)
+    elif isinstance(expected, np.ndarray):
+        np.testing.assert_array_equal(got, expected, label)
+    else:
+        assert type(got) is type(expected), label
+
+
+def both_ways(half: Any, arguments: Any) -> tuple[Any, Any]:
+    """Return nested arguments whose float32 arrays are of 16 bits, and in float32 again."""
+
+    def narrow(a: Any) -> Any:
+        return rounded(a, half) if a.dtype == np.float32 else a.copy()
+
+    def wide(a: Any) -> Any:
+        return a.astype(np.float32) if a.dtype == half else a.copy()
+
+    short = _mapped(arguments, narrow)
+    return short, _mapped(short, wide)
 
 
 class RoundedOnce:
@@ -54,22 +86,7 @@ class RoundedOnce:
     def compare(self, name: str, *arguments: Any, **options: Any) -> None:
         """Hold a call in 16 bits against one in float32."""
 
-        def narrow(a: Any) -> Any:
-            return rounded(a, self.half) if a.dtype == np.float32 else a.copy()
-
-        def wide(a: Any) -> Any:
-            return a.astype(np.float32) if a.dtype == self.half else a.copy()
-
         function = getattr(self.kernels, name)
-        short = _mapped(arguments, narrow), {k: _mapped(v, narrow) for k, v in options.items()}
-        long = _mapped(short[0], wide), {k: _mapped(v, wide) for k, v in short[1].items()}
+        short, long = both_ways(self.half, (arguments, options))
         got, expected = function(*short[0], **short[1]), function(*long[0], **long[1])
-        pairs = zip(got, expected, strict=True) if type(got) is tuple else [(got, expected)]
-        for i, (g, e) in enumerate(pairs):
-            label = f"result {i} of {name}, {self.half.name}"
-            if e is None:
-                assert g is None, label
-            elif e.dtype == np.float32:
-                assert_same_numbers(g, rounded(e, self.half), label)
-            else:
-                np.testing.assert_array_equal(g, e, label)
+        assert_rounded_once(got, expected, self.half, f"{name}, {self.half.name}")

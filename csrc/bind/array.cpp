@@ -24,7 +24,7 @@ const npy_api& api() {
 }  // namespace
 
 std::string dtype_text(const Array& a) {
-  if (a.view.dtype != Dtype::kOther) return dtype_name(a.view.dtype);
+  if (a.stored() != Dtype::kOther) return dtype_name(a.stored());
   return py::str(py::detail::array_proxy(a.owner.ptr())->descr).cast<std::string>();
 }
 

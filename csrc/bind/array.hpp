@@ -24,7 +24,11 @@ struct Array {
   py::object foreign;         // the caller's object when it was not a numpy array
   const char* low = nullptr;  // bytes of the caller's array: [low, high), also when it was copied
   const char* high = nullptr;
+  py::object wide;               // the memory of the view where it was widened (bind/wide.hpp)
+  Dtype narrow = Dtype::kOther;  // and the dtype of the caller's array
 
+  // The dtype of the caller's array.
+  Dtype stored() const { return wide ? narrow : view.dtype; }
   const TensorView* operator->() const { return &view; }
   explicit operator bool() const { return view.dtype != Dtype::kOther || owner; }
 };

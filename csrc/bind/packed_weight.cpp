@@ -5,7 +5,9 @@
 
 #include "bind/binders.hpp"
 #include "bind/call.hpp"
+#include "bind/dtypes.hpp"
 #include "bind/rows.hpp"
+#include "bind/wide.hpp"
 
 namespace arraynn {
 namespace {
@@ -26,6 +28,19 @@ int weight_ndim(const std::string& op) {
 
 constexpr const char* kOp = "pack";
 
+// A copy shared with nobody, of what the kernels read.
+Array own_copy(const char* arg, Array weight) {
+  if (!weight.wide) return contiguous_copy(kOp, arg, weight);
+  weight.owner = weight.wide.attr("reshape")(weight.owner.attr("shape"));
+  weight.foreign = {};
+  weight.low = weight.high = nullptr;
+  return weight;
+}
+
+py::object dtype_of_copy(const Array& weight) {
+  return py::reinterpret_borrow<py::object>(descriptor_of(weight.stored()));
+}
+
 // Their shapes are for the call to judge, which knows the other sizes.
 std::unique_ptr<PackedWeights> pack_list(py::handle weights, std::string op) {
   if (!PyList_Check(weights.ptr()) && !PyTuple_Check(weights.ptr())) {
@@ -38,13 +53,13 @@ std::unique_ptr<PackedWeights> pack_list(py::handle weights, std::string op) {
   if (list.size() == 0) fail<ValueError>(kOp, "weight", "expected arrays, got none");
   for (std::size_t i = 0; i < list.size(); ++i) {
     const std::string name = concat("weight[", i, "]");
-    const Array weight = take(kOp, name.c_str(), py::object(list[i]));
-    require_float(kOp, name.c_str(), weight);
+    const Array weight = take_wide(kOp, name.c_str(), py::object(list[i]));
+    require_storage(kOp, name.c_str(), weight);
     if (i > 0) require_same_dtype(kOp, name.c_str(), weight, "weight[0]", packed->weights[0]);
     if (weight->ndim != 1 && weight->ndim != 2) {
       fail<ValueError>(kOp, name.c_str(), "expected 1 or 2 dimensions, got ", weight->ndim);
     }
-    packed->weights.push_back(contiguous_copy(kOp, name.c_str(), weight));
+    packed->weights.push_back(own_copy(name.c_str(), weight));
     packed->forms.push_back(std::make_unique<PreparedWeight>());
   }
   return packed;
@@ -58,12 +73,12 @@ std::unique_ptr<PackedWeight> pack_one(py::handle weight_in, std::string op) {
                      "conv_transpose2d, conv_transpose3d, rnn, lstm or gru, got '",
                      op, "'");
   }
-  const Array weight = take(kOp, "weight", weight_in);
+  const Array weight = take_wide(kOp, "weight", weight_in);
   require_storage(kOp, "weight", weight);
   require_ndim(kOp, "weight", weight, ndim);
   auto packed = std::make_unique<PackedWeight>();
   packed->op = std::move(op);
-  packed->weight = contiguous_copy(kOp, "weight", weight);
+  packed->weight = own_copy("weight", weight);
   return packed;
 }
 
@@ -77,7 +92,7 @@ py::object pack(py::handle weight, py::handle op_in) {
 
 Weight take_weight(const char* op, const char* arg, py::handle h, Layout layout,
                    const char* packed_for) {
-  if (Py_TYPE(h.ptr()) != packed_type) return {take(op, arg, h, layout)};
+  if (Py_TYPE(h.ptr()) != packed_type) return {take_wide(op, arg, h, layout)};
   auto* packed = h.cast<PackedWeight*>();
   const char* wanted = packed_for != nullptr ? packed_for : op;
   if (packed->op != wanted) {
@@ -106,7 +121,7 @@ void bind_packed_weight(py::module_& m) {
           .def_property_readonly("shape",
                                  [](const PackedWeight& p) { return p.weight.owner.attr("shape"); })
           .def_property_readonly("dtype",
-                                 [](const PackedWeight& p) { return p.weight.owner.attr("dtype"); })
+                                 [](const PackedWeight& p) { return dtype_of_copy(p.weight); })
           .def_property_readonly("nbytes", [](const PackedWeight& p) {
             return p.weight.owner.attr("nbytes").cast<std::int64_t>() + p.forms.bytes();
           });
@@ -123,8 +138,8 @@ void bind_packed_weight(py::module_& m) {
                                    }
                                    return shapes;
                                  })
-          .def_property_readonly(
-              "dtype", [](const PackedWeights& p) { return p.weights[0].owner.attr("dtype"); })
+          .def_property_readonly("dtype",
+                                 [](const PackedWeights& p) { return dtype_of_copy(p.weights[0]); })
           .def_property_readonly("nbytes", [](const PackedWeights& p) {
             std::int64_t bytes = 0;
             for (std::size_t i = 0; i < p.weights.size(); ++i) {

@@ -29,7 +29,7 @@ void require_storage(const char* op, const char* arg, const Array& a) {
 
 void require_same_dtype(const char* op, const char* arg, const Array& a, const char* first_arg,
                         const Array& first) {
-  if (a.view.dtype != first.view.dtype) {
+  if (a.stored() != first.stored()) {
     fail<TypeError>(op, arg, "expected ", dtype_text(first), " (the dtype of ", first_arg,
                     "), got ", dtype_text(a));
   }

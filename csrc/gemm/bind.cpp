@@ -3,6 +3,7 @@
 #include "bind/call.hpp"
 #include "bind/packed_weight.hpp"
 #include "bind/rows.hpp"
+#include "bind/wide.hpp"
 #include "gemm/batch.hpp"
 
 #include <algorithm>
@@ -32,7 +33,7 @@ Matrix as_matrix(const char* op, const char* arg, Array array) {
     if (m.cs == 1 || attempt == 1) return m;
     if (m.rows <= 1) m.rs = 1;
     if (m.rs == 1) return m;
-    Array copy = contiguous_copy(op, arg, m.array);
+    Array copy = widened(op, arg, contiguous_copy(op, arg, m.array));
     copy.low = m.array.low;
     copy.high = m.array.high;
     m.array = std::move(copy);
@@ -40,7 +41,7 @@ Matrix as_matrix(const char* op, const char* arg, Array array) {
 }
 
 Matrix take_matrix(const char* op, const char* arg, py::handle h) {
-  return as_matrix(op, arg, take(op, arg, h, Layout::kAny));
+  return as_matrix(op, arg, take_wide(op, arg, h, Layout::kAny));
 }
 
 Activation activation_argument(const char* op, py::handle name) {
@@ -65,7 +66,7 @@ void set_epilogue(const Array& bias, BiasAxis axis, const Array& residual, std::
 py::object linear(py::handle x_in, py::handle weight_in, py::handle bias_in,
                   py::handle activation_in, py::handle residual_in, py::handle out_in) {
   constexpr const char* kOp = "linear";
-  const Array x = take(kOp, "x", x_in);
+  const Array x = take_wide(kOp, "x", x_in);
   require_storage(kOp, "x", x);
   if (x->ndim < 1) fail<ValueError>(kOp, "x", "expected at least 1 dimension, got 0");
   const Weight weight = take_weight(kOp, "weight", weight_in, Layout::kAny);
@@ -78,7 +79,7 @@ py::object linear(py::handle x_in, py::handle weight_in, py::handle bias_in,
     fail<ValueError>(kOp, "weight", "expected ", k, " input features (x has shape ",
                      shape_str(x->shape, ndim), "), got ", w.cols);
   }
-  const Array bias = take_optional(kOp, "bias", bias_in);
+  const Array bias = take_optional_wide(kOp, "bias", bias_in);
   if (bias) {
     require_same_dtype(kOp, "bias", bias, "x", x);
     require_shape(kOp, "bias", bias, {n});
@@ -86,7 +87,7 @@ py::object linear(py::handle x_in, py::handle weight_in, py::handle bias_in,
   std::int64_t shape[kMaxDims];
   std::copy_n(x->shape, ndim - 1, shape);
   shape[ndim - 1] = n;
-  const Array residual = take_optional(kOp, "residual", residual_in);
+  const Array residual = take_optional_wide(kOp, "residual", residual_in);
   if (residual) {
     require_same_dtype(kOp, "residual", residual, "x", x);
     if (residual->ndim != ndim || !std::equal(shape, shape + ndim, residual->shape)) {
@@ -95,7 +96,8 @@ py::object linear(py::handle x_in, py::handle weight_in, py::handle bias_in,
     }
   }
   const Activation activation = activation_argument(kOp, activation_in);
-  Output out(kOp, out_in, x->dtype, shape, ndim, {&x, &w.array, &bias, &residual});
+  Output out(kOp, out_in, x.stored(), shape, ndim, {&x, &w.array, &bias, &residual});
+  const WideResults results(kOp, {&out.view});
   dispatch_storage(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     GemmProblem<T> g;
@@ -115,6 +117,7 @@ py::object linear(py::handle x_in, py::handle weight_in, py::handle bias_in,
     const py::gil_scoped_release nogil;
     if (weight.forms != nullptr) use_packed(kOp, weight.forms, Operand::kB, &g);
     gemm(kOp, g);
+    results.narrow();
   });
   return out.finish(x);
 }
@@ -122,9 +125,9 @@ py::object linear(py::handle x_in, py::handle weight_in, py::handle bias_in,
 py::tuple linear_backward(py::handle grad_in, py::handle x_in, py::handle weight_in,
                           py::handle needs_in) {
   constexpr const char* kOp = "linear_backward";
-  const Array dy = take(kOp, "grad_out", grad_in);
+  const Array dy = take_wide(kOp, "grad_out", grad_in);
   require_storage(kOp, "grad_out", dy);
-  const Array x = take(kOp, "x", x_in);
+  const Array x = take_wide(kOp, "x", x_in);
   require_same_dtype(kOp, "x", x, "grad_out", dy);
   if (x->ndim < 1) fail<ValueError>(kOp, "x", "expected at least 1 dimension, got 0");
   const Matrix w = take_matrix(kOp, "weight", weight_in);
@@ -144,9 +147,10 @@ py::tuple linear_backward(py::handle grad_in, py::handle x_in, py::handle weight
   const std::int64_t weight_shape[2] = {n, k};
   py::object grads[3] = {py::none(), py::none(), py::none()};
   TensorView dx, dw, db;
-  if (needs.x) grads[0] = new_array(kOp, x->dtype, x->shape, ndim, &dx);
-  if (needs.weight) grads[1] = new_array(kOp, x->dtype, weight_shape, 2, &dw);
-  if (needs.bias) grads[2] = new_array(kOp, x->dtype, &n, 1, &db);
+  if (needs.x) grads[0] = new_array(kOp, x.stored(), x->shape, ndim, &dx);
+  if (needs.weight) grads[1] = new_array(kOp, x.stored(), weight_shape, 2, &dw);
+  if (needs.bias) grads[2] = new_array(kOp, x.stored(), &n, 1, &db);
+  const WideResults results(kOp, {&dx, &dw, &db});
   dispatch_storage(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
@@ -161,6 +165,7 @@ py::tuple linear_backward(py::handle grad_in, py::handle x_in, py::handle weight
       gemm(kOp, g);
     }
     if (needs.bias) column_sums(grad, m, n, db.as<T>());
+    results.narrow();
   });
   return py::make_tuple(grads[0], grads[1], grads[2]);
 }
@@ -199,7 +204,7 @@ GemmBatch broadcast(const char* op, const TensorView& a, const TensorView& b, st
 
 py::object matmul(py::handle a_in, py::handle b_in, py::handle out_in) {
   constexpr const char* kOp = "matmul";
-  const Array first = take(kOp, "a", a_in, Layout::kAny);
+  const Array first = take_wide(kOp, "a", a_in, Layout::kAny);
   const Weight weight = take_weight(kOp, "b", b_in, Layout::kAny);
   const Array& second = weight.array;
   if (first->ndim == 0) fail<ValueError>(kOp, "a", "expected at least 1 dimension, got 0");
@@ -216,7 +221,8 @@ py::object matmul(py::handle a_in, py::handle b_in, py::handle out_in) {
   int ndim = batch.ndim;
   if (first->ndim > 1) shape[ndim++] = a.rows;
   if (second->ndim > 1) shape[ndim++] = b.cols;
-  Output out(kOp, out_in, a.array->dtype, shape, ndim, {&a.array, &b.array});
+  Output out(kOp, out_in, first.stored(), shape, ndim, {&a.array, &b.array});
+  const WideResults results(kOp, {&out.view});
   dispatch_storage(a.array->dtype, [&](auto tag) {
     using T = decltype(tag);
     GemmProblem<T> g{a.rows,
@@ -234,6 +240,7 @@ py::object matmul(py::handle a_in, py::handle b_in, py::handle out_in) {
     const py::gil_scoped_release nogil;
     if (weight.forms != nullptr) use_packed(kOp, weight.forms, Operand::kB, &g);
     gemm_batch(kOp, g, batch);
+    results.narrow();
   });
   return out.finish(first);
 }
