@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "bind/wide.hpp"
+
 namespace arraynn {
 namespace {
 
@@ -265,7 +267,7 @@ ConvArguments take_conv_transpose(const ConvCall& call, const Array& x, const Ar
 }
 
 Array take_grad_out(const ConvCall& call, const ConvArguments& a, const Array& x, py::handle h) {
-  Array grad = take(call.op, "grad_out", h);
+  Array grad = take_wide(call.op, "grad_out", h);
   require_same_dtype(call.op, "grad_out", grad, "x", x);
   require_out_shape(call, "grad_out", grad, a);
   return grad;
@@ -274,8 +276,8 @@ Array take_grad_out(const ConvCall& call, const ConvArguments& a, const Array& x
 EpilogueArguments::EpilogueArguments(const ConvCall& call, const ConvArguments& a, const Array& x,
                                      py::handle bias_in, py::handle residual_in,
                                      py::handle activation_in)
-    : bias(take_optional(call.op, "bias", bias_in)),
-      residual(take_optional(call.op, "residual", residual_in)) {
+    : bias(take_optional_wide(call.op, "bias", bias_in)),
+      residual(take_optional_wide(call.op, "residual", residual_in)) {
   if (bias) {
     require_same_dtype(call.op, "bias", bias, "x", x);
     require_shape(call.op, "bias", bias, {a.out_channels});

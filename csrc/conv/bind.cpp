@@ -4,6 +4,7 @@
 #include "bind/binders.hpp"
 #include "bind/call.hpp"
 #include "bind/packed_weight.hpp"
+#include "bind/wide.hpp"
 #include "conv/arguments.hpp"
 #include "conv/storage.hpp"
 
@@ -33,11 +34,13 @@ py::object result(const ConvCall& call, const ConvArguments& a, const Array& x, 
                   py::handle bias, py::handle residual, py::handle activation, py::handle out_in,
                   const F& run) {
   const EpilogueArguments e(call, a, x, bias, residual, activation);
-  Output out(call.op, out_in, x->dtype, a.out_shape, a.ndim, {&x, &weight, &e.bias, &e.residual});
+  Output out(call.op, out_in, x.stored(), a.out_shape, a.ndim, {&x, &weight, &e.bias, &e.residual});
+  const WideResults results(call.op, {&out.view});
   dispatch_storage(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     run(x->as<const T>(), weight->as<const T>(), e.view<T>(), out.data<T>());
+    results.narrow();
   });
   return out.finish(x);
 }
@@ -51,35 +54,49 @@ py::tuple gradients(const ConvCall& call, const ConvArguments& a, const Array& x
   const Needs needs = take_needs(op, needs_in);
   py::object grads[3] = {py::none(), py::none(), py::none()};
   TensorView dx, dw, db;
-  if (needs.x) grads[0] = new_array(op, x->dtype, x->shape, a.ndim, &dx);
-  if (needs.weight) grads[1] = new_array(op, x->dtype, weight->shape, a.ndim, &dw);
-  if (needs.bias) grads[2] = new_array(op, x->dtype, &a.out_channels, 1, &db);
+  if (needs.x) grads[0] = new_array(op, x.stored(), x->shape, a.ndim, &dx);
+  if (needs.weight) grads[1] = new_array(op, x.stored(), weight->shape, a.ndim, &dw);
+  if (needs.bias) grads[2] = new_array(op, x.stored(), &a.out_channels, 1, &db);
+  const WideResults results(op, {&dx, &dw, &db});
   dispatch_storage(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     run(dy->as<const T>(), x->as<const T>(), weight->as<const T>(),
         ConvGradients<T>{dx.as<T>(), dw.as<T>(), db.as<T>()});
+    results.narrow();
   });
   return py::make_tuple(grads[0], grads[1], grads[2]);
 }
 
-// (algorithm or None, reason, scratch bytes, threads) of what `run` describes.
+// (algorithm or None, reason, scratch bytes, threads) of what `run` describes; the bytes are more by
+// those of `wide` arrays.
 template <class F>
-py::tuple plan_of(const ConvArguments& a, const Array& x, const F& run) {
+py::tuple plan_of(const ConvArguments& a, const Array& x, std::int64_t wide, const F& run) {
   ConvPlan plan;
   Conv2dProblem p = a.problem;
   p.plan = &plan;
   dispatch_storage(x->dtype, [&](auto tag) { run(p, static_cast<decltype(tag)*>(nullptr)); });
-  return py::make_tuple(plan.algorithm, plan.reason, plan.scratch, plan.threads);
+  return py::make_tuple(plan.algorithm, plan.reason, plan.scratch + wide, plan.threads);
+}
+
+// Of a forward call.
+template <class F>
+py::tuple plan_of_result(const ConvArguments& a, const Array& x, const Array& weight, bool packed,
+                         const F& run) {
+  std::int64_t wide = x->size() + checked_size(a.problem.op, "output", a.out_shape, a.ndim, 8);
+  if (!packed) wide += weight->size();
+  return plan_of(a, x, wide_bytes(x.stored(), wide), run);
 }
 
 // Of every gradient asked for; `run` describes that whose pointer is not null.
 template <class F>
-py::tuple plans_of_gradients(const ConvArguments& a, const Array& x, const Needs& needs,
-                             const F& run) {
+py::tuple plans_of_gradients(const ConvArguments& a, const Array& x, const Array& weight,
+                             const Array& dy, const Needs& needs, const F& run) {
+  const std::int64_t operands = dy->size() + x->size() + weight->size();
   const auto plan = [&](bool needed, bool of_x) -> py::object {
     if (!needed) return py::none();
-    return plan_of(a, x, [&](const Conv2dProblem& p, auto* none) {
+    const std::int64_t wide = wide_bytes(x.stored(), operands + (of_x ? x : weight)->size());
+    return plan_of(a, x, wide, [&](const Conv2dProblem& p, auto* none) {
       using T = std::remove_pointer_t<decltype(none)>;
       T asked{};
       T *const dx = of_x ? &asked : nullptr, *const dw = of_x ? nullptr : &asked;
@@ -95,7 +112,7 @@ py::object conv(py::handle x_in, py::handle weight_in, py::handle bias, py::hand
                 py::handle residual, py::handle layout, py::handle flip_kernel,
                 py::handle algorithm, py::handle out_in) {
   const ConvCall call{kConv[kAxes], kAxes, stride, padding, dilation, groups, layout, algorithm};
-  const Array x = take(call.op, "x", x_in);
+  const Array x = take_wide(call.op, "x", x_in);
   const auto [weight, forms] = take_weight(call.op, "weight", weight_in);
   ConvArguments a = take_conv(call, x, weight, flip_kernel);
   a.problem.forms = forms;
@@ -108,10 +125,10 @@ py::tuple conv_plan(py::handle x_in, py::handle weight_in, py::handle stride, py
                     py::handle dilation, py::handle groups, py::handle layout,
                     py::handle flip_kernel, py::handle algorithm) {
   const ConvCall call{kConv[kAxes], kAxes, stride, padding, dilation, groups, layout, algorithm};
-  const Array x = take(call.op, "x", x_in);
+  const Array x = take_wide(call.op, "x", x_in);
   const auto [weight, forms] = take_weight(call.op, "weight", weight_in);
   const ConvArguments a = take_conv(call, x, weight, flip_kernel);
-  return plan_of(a, x, [](const Conv2dProblem& p, auto* none) {
+  return plan_of_result(a, x, weight, forms != nullptr, [](const Conv2dProblem& p, auto* none) {
     conv2d(p, none, none, ConvEpilogue<std::remove_pointer_t<decltype(none)>>{}, none);
   });
 }
@@ -123,7 +140,7 @@ py::tuple conv_backward(py::handle grad_in, py::handle x_in, py::handle weight_i
                         py::handle algorithm, py::handle needs) {
   const ConvCall call{
       kConvBackward[kAxes], kAxes, stride, padding, dilation, groups, layout, algorithm};
-  const Array x = take(call.op, "x", x_in), weight = take(call.op, "weight", weight_in);
+  const Array x = take_wide(call.op, "x", x_in), weight = take_wide(call.op, "weight", weight_in);
   const ConvArguments a = take_conv(call, x, weight, flip_kernel);
   return gradients(call, a, x, weight, grad_in, needs,
                    [&](const auto&... arguments) { conv2d_backward(a.problem, arguments...); });
@@ -136,10 +153,10 @@ py::tuple conv_backward_plan(py::handle grad_in, py::handle x_in, py::handle wei
                              py::handle algorithm, py::handle needs) {
   const ConvCall call{
       kConvBackward[kAxes], kAxes, stride, padding, dilation, groups, layout, algorithm};
-  const Array x = take(call.op, "x", x_in), weight = take(call.op, "weight", weight_in);
+  const Array x = take_wide(call.op, "x", x_in), weight = take_wide(call.op, "weight", weight_in);
   const ConvArguments a = take_conv(call, x, weight, flip_kernel);
-  take_grad_out(call, a, x, grad_in);
-  return plans_of_gradients(a, x, take_needs(call.op, needs),
+  const Array dy = take_grad_out(call, a, x, grad_in);
+  return plans_of_gradients(a, x, weight, dy, take_needs(call.op, needs),
                             [](const auto&... arguments) { conv2d_backward(arguments...); });
 }
 
@@ -150,7 +167,7 @@ py::object conv_transpose(py::handle x_in, py::handle weight_in, py::handle bias
                           py::handle layout, py::handle algorithm, py::handle out_in) {
   const ConvCall call{kTranspose[kAxes], kAxes,  stride, padding,
                       dilation,          groups, layout, algorithm};
-  const Array x = take(call.op, "x", x_in);
+  const Array x = take_wide(call.op, "x", x_in);
   const auto [weight, forms] = take_weight(call.op, "weight", weight_in);
   ConvArguments a = take_conv_transpose(call, x, weight, output_padding);
   a.problem.forms = forms;
@@ -164,10 +181,10 @@ py::tuple conv_transpose_plan(py::handle x_in, py::handle weight_in, py::handle 
                               py::handle dilation, py::handle layout, py::handle algorithm) {
   const ConvCall call{kTranspose[kAxes], kAxes,  stride, padding,
                       dilation,          groups, layout, algorithm};
-  const Array x = take(call.op, "x", x_in);
+  const Array x = take_wide(call.op, "x", x_in);
   const auto [weight, forms] = take_weight(call.op, "weight", weight_in);
   const ConvArguments a = take_conv_transpose(call, x, weight, output_padding);
-  return plan_of(a, x, [](const Conv2dProblem& p, auto* none) {
+  return plan_of_result(a, x, weight, forms != nullptr, [](const Conv2dProblem& p, auto* none) {
     conv_transpose2d(p, none, none, ConvEpilogue<std::remove_pointer_t<decltype(none)>>{}, none);
   });
 }
@@ -179,7 +196,7 @@ py::tuple conv_transpose_backward(py::handle grad_in, py::handle x_in, py::handl
                                   py::handle algorithm, py::handle needs) {
   const ConvCall call{
       kTransposeBackward[kAxes], kAxes, stride, padding, dilation, groups, layout, algorithm};
-  const Array x = take(call.op, "x", x_in), weight = take(call.op, "weight", weight_in);
+  const Array x = take_wide(call.op, "x", x_in), weight = take_wide(call.op, "weight", weight_in);
   const ConvArguments a = take_conv_transpose(call, x, weight, output_padding);
   return gradients(call, a, x, weight, grad_in, needs, [&](const auto&... arguments) {
     conv_transpose2d_backward(a.problem, arguments...);
@@ -194,12 +211,12 @@ py::tuple conv_transpose_backward_plan(py::handle grad_in, py::handle x_in, py::
                                        py::handle needs) {
   const ConvCall call{
       kTransposeBackward[kAxes], kAxes, stride, padding, dilation, groups, layout, algorithm};
-  const Array x = take(call.op, "x", x_in), weight = take(call.op, "weight", weight_in);
+  const Array x = take_wide(call.op, "x", x_in), weight = take_wide(call.op, "weight", weight_in);
   const ConvArguments a = take_conv_transpose(call, x, weight, output_padding);
-  take_grad_out(call, a, x, grad_in);
-  return plans_of_gradients(a, x, take_needs(call.op, needs), [](const auto&... arguments) {
-    conv_transpose2d_backward(arguments...);
-  });
+  const Array dy = take_grad_out(call, a, x, grad_in);
+  return plans_of_gradients(
+      a, x, weight, dy, take_needs(call.op, needs),
+      [](const auto&... arguments) { conv_transpose2d_backward(arguments...); });
 }
 
 template <int kAxes>

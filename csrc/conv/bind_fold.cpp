@@ -4,6 +4,7 @@
 #include "bind/array.hpp"
 #include "bind/binders.hpp"
 #include "bind/call.hpp"
+#include "bind/wide.hpp"
 #include "conv/fold.hpp"
 
 namespace arraynn {
@@ -49,7 +50,7 @@ FoldProblem take_problem(const char* op, const std::int64_t* size, py::handle ke
 py::object unfold(py::handle x_in, py::handle kernel_size, py::handle dilation, py::handle padding,
                   py::handle stride, py::handle out_in) {
   constexpr const char* kOp = "unfold";
-  const Array x = take(kOp, "x", x_in);
+  const Array x = take_wide(kOp, "x", x_in);
   require_storage(kOp, "x", x);
   require_ndim(kOp, "x", x, 4);
   FoldProblem p = take_problem(kOp, x->shape + 2, kernel_size, dilation, padding, stride);
@@ -58,11 +59,13 @@ py::object unfold(py::handle x_in, py::handle kernel_size, py::handle dilation, 
   const std::int64_t shape[] = {p.n, checked_mul(kOp, "kernel_size", p.c, p.taps()),
                                 checked_mul(kOp, "output", p.h.out, p.w.out)};
   checked_size(kOp, "output", shape, 3, 8);
-  Output out(kOp, out_in, x->dtype, shape, 3, {&x});
+  Output out(kOp, out_in, x.stored(), shape, 3, {&x});
+  const WideResults results(kOp, {&out.view});
   dispatch_storage(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     run_unfold(p, x->as<const T>(), out.data<T>());
+    results.narrow();
   });
   return out.finish(x);
 }
@@ -70,7 +73,7 @@ py::object unfold(py::handle x_in, py::handle kernel_size, py::handle dilation, 
 py::object fold(py::handle x_in, py::handle output_size, py::handle kernel_size,
                 py::handle dilation, py::handle padding, py::handle stride, py::handle out_in) {
   constexpr const char* kOp = "fold";
-  const Array x = take(kOp, "x", x_in);
+  const Array x = take_wide(kOp, "x", x_in);
   require_storage(kOp, "x", x);
   require_ndim(kOp, "x", x, 3);
   std::int64_t size[2];
@@ -95,11 +98,13 @@ py::object fold(py::handle x_in, py::handle output_size, py::handle kernel_size,
   p.c = x->shape[1] / p.taps();
   const std::int64_t shape[] = {p.n, p.c, size[0], size[1]};
   checked_size(kOp, "output", shape, 4, 8);
-  Output out(kOp, out_in, x->dtype, shape, 4, {&x});
+  Output out(kOp, out_in, x.stored(), shape, 4, {&x});
+  const WideResults results(kOp, {&out.view});
   dispatch_storage(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     run_fold(p, x->as<const T>(), out.data<T>());
+    results.narrow();
   });
   return out.finish(x);
 }

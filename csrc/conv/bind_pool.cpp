@@ -2,6 +2,7 @@
 #include "bind/array.hpp"
 #include "bind/binders.hpp"
 #include "bind/packed_weight.hpp"
+#include "bind/wide.hpp"
 #include "conv/arguments.hpp"
 #include "pool/arguments.hpp"
 
@@ -48,14 +49,15 @@ py::object conv2d_pool(py::handle x_in, py::handle weight_in, py::handle bias, p
                        py::handle divisor_override, py::handle activation, py::handle layout,
                        py::handle flip_kernel, py::handle algorithm, py::handle out_in) {
   const ConvCall call{kOp, 2, stride, padding, dilation, groups, layout, algorithm};
-  const Array x = take(kOp, "x", x_in);
+  const Array x = take_wide(kOp, "x", x_in);
   const auto [weight, forms] = take_weight(kOp, "weight", weight_in, Layout::kContiguous, "conv2d");
   PooledArguments a(call, x, weight, flip_kernel,
                     {pool, pool_size, pool_stride, pool_padding, pool_dilation, ceil_mode,
                      count_include_pad, divisor_override});
   a.conv.problem.forms = forms;
   const EpilogueArguments e(call, a.conv, x, bias, py::none(), activation);
-  Output out(kOp, out_in, x->dtype, a.windows.y_shape, 4, {&x, &weight, &e.bias});
+  Output out(kOp, out_in, x.stored(), a.windows.y_shape, 4, {&x, &weight, &e.bias});
+  const WideResults results(kOp, {&out.view});
   dispatch_float(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const ConvPool<T> pooling = a.pool<T>();
@@ -63,6 +65,7 @@ py::object conv2d_pool(py::handle x_in, py::handle weight_in, py::handle bias, p
     epilogue.pool = &pooling;
     const py::gil_scoped_release nogil;
     conv2d(a.conv.problem, x->as<const T>(), weight->as<const T>(), epilogue, out.data<T>());
+    results.narrow();
   });
   return out.finish(x);
 }
@@ -74,7 +77,7 @@ py::tuple conv2d_pool_plan(py::handle x_in, py::handle weight_in, py::handle str
                            py::handle pool_padding, py::handle pool_dilation, py::handle ceil_mode,
                            py::handle layout, py::handle flip_kernel, py::handle algorithm) {
   const ConvCall call{kOp, 2, stride, padding, dilation, groups, layout, algorithm};
-  const Array x = take(kOp, "x", x_in);
+  const Array x = take_wide(kOp, "x", x_in);
   const auto [weight, forms] = take_weight(kOp, "weight", weight_in, Layout::kContiguous, "conv2d");
   PooledArguments a(call, x, weight, flip_kernel,
                     {pool, pool_size, pool_stride, pool_padding, pool_dilation, ceil_mode,
@@ -89,6 +92,9 @@ py::tuple conv2d_pool_plan(py::handle x_in, py::handle weight_in, py::handle str
     epilogue.pool = &pooling;
     conv2d(a.conv.problem, none, none, epilogue, static_cast<T*>(nullptr));
   });
+  std::int64_t wide = x->size() + checked_size(kOp, "output", a.windows.y_shape, 4, 8);
+  if (forms == nullptr) wide += weight->size();
+  plan.scratch += wide_bytes(x.stored(), wide);
   return py::make_tuple(plan.algorithm, plan.reason, plan.scratch, plan.threads);
 }
 
