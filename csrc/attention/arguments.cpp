@@ -7,12 +7,18 @@
 #include "attention/values.hpp"
 #include "bind/check.hpp"
 #include "bind/rows.hpp"
+#include "bind/wide.hpp"
 
 namespace arraynn {
+
+void require_rows(const char* op, const char* arg, const Array& a, int ndim) {
+  if (compute_dtype(a->dtype) == a->dtype) require_storage(op, arg, a);  // others have 16 bits
+  require_ndim(op, arg, a, ndim);
+}
+
 Array take_rows(const char* op, const char* arg, py::handle h, int ndim) {
   Array a = take(op, arg, h, Layout::kAny);
-  require_storage(op, arg, a);
-  require_ndim(op, arg, a, ndim);
+  require_rows(op, arg, a, ndim);
   return with_contiguous_rows(op, arg, std::move(a));
 }
 
@@ -51,6 +57,7 @@ AttentionArgs::AttentionArgs(const char* op, py::handle q_in, py::handle k_in, p
                      k->shape[0]);
   }
   take_options(op, options);
+  widen_queries(op);
 }
 
 AttentionArgs::AttentionArgs(const char* op, py::handle q_in, py::handle k_in, py::handle v_in,
@@ -74,6 +81,7 @@ AttentionArgs::AttentionArgs(const char* op, py::handle q_in, py::handle k_in, p
   sizes_.q_begin = integers(cu_q_);
   sizes_.k_begin = integers(cu_k_);
   take_options(op, options);
+  widen_queries(op);
 }
 
 void AttentionArgs::check_heads(const char* op, const char* k_arg, const char* v_arg) {
@@ -218,10 +226,11 @@ void AttentionArgs::take_options(const char* op, const AttentionOptions& o) {
     bias = take(op, "bias", o.bias, Layout::kAny);
     require_same_dtype(op, "bias", bias, "q", q);
     if (bias->ndim > 0) bias = with_contiguous_rows(op, "bias", std::move(bias), true);
+    bias = widened(op, "bias", std::move(bias));
     take_scores(op, "bias", bias, &s.bias_strides);
   }
   if (given(o.alibi_slopes)) {
-    slopes = take(op, "alibi_slopes", o.alibi_slopes);
+    slopes = take_wide(op, "alibi_slopes", o.alibi_slopes);
     require_same_dtype(op, "alibi_slopes", slopes, "q", q);
     const TensorView& a = slopes.view;
     const bool shared = a.ndim == 1 && a.shape[0] == s.heads;
@@ -233,7 +242,7 @@ void AttentionArgs::take_options(const char* op, const AttentionOptions& o) {
     s.slopes_b = own ? s.heads : 0;
   }
   if (given(o.sinks)) {
-    sinks = take(op, "sinks", o.sinks);
+    sinks = take_wide(op, "sinks", o.sinks);
     require_same_dtype(op, "sinks", sinks, "q", q);
     require_shape(op, "sinks", sinks, {s.heads});
   }
@@ -245,6 +254,14 @@ void AttentionArgs::take_options(const char* op, const AttentionOptions& o) {
   }
   take_causal(op, o);
   take_dropout(op, o);
+}
+
+void AttentionArgs::widen_queries(const char* op) { q = widened(op, "q", std::move(q)); }
+
+void AttentionArgs::widen(const char* op) {
+  widen_queries(op);
+  k = widened(op, "k", std::move(k));
+  v = widened(op, "v", std::move(v));
 }
 
 template <class T>
@@ -261,6 +278,7 @@ AttentionProblem<T> AttentionArgs::problem() const {
   p.q = q->as<const T>();
   p.k = k->as<const T>();
   p.v = v->as<const T>();
+  if (compute_dtype(k->dtype) != k->dtype) p.kv_half = k->dtype;
   p.q_strides = strides_of(q.view);
   p.k_strides = strides_of(k.view);
   p.v_strides = strides_of(v.view);

@@ -36,6 +36,8 @@ struct AttentionArgs {
   std::int64_t out_shape[4] = {}, lse_shape[3] = {};
   int ndim = 4;
   bool empty() const { return sizes_.batch == 0 || sizes_.seqlen_q == 0; }
+  // Keys and values as well as queries, which always are (bind/wide.hpp).
+  void widen(const char* op);
   // Writes the new keys and values of a decode call behind those of the cache.
   void append() const;
 
@@ -48,6 +50,7 @@ struct AttentionArgs {
   void take_causal(const char* op, const AttentionOptions& o);
   void take_dropout(const char* op, const AttentionOptions& o);
   void take_new_rows(const char* op, py::handle new_k, py::handle new_v, py::handle lengths);
+  void widen_queries(const char* op);
   void turn(const char* op, const DecodeAngles& angles);
 
   // Heads come before positions in memory.
@@ -56,6 +59,8 @@ struct AttentionArgs {
   Array lengths_, cu_q_, cu_k_, pages_, new_k_, new_v_;
 };
 
+// Of 16 bits or a dtype that kernels of this device read.
+void require_rows(const char* op, const char* arg, const Array& a, int ndim);
 // A float array of `ndim` dimensions, the last one contiguous; others are copied.
 Array take_rows(const char* op, const char* arg, py::handle h, int ndim);
 // The array itself, or a copy of it in int64, contiguous.

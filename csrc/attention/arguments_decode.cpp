@@ -5,6 +5,7 @@
 #include "attention/cache.hpp"
 #include "attention/values.hpp"
 #include "bind/check.hpp"
+#include "bind/wide.hpp"
 #include "rope/rope.hpp"
 
 namespace arraynn {
@@ -23,8 +24,7 @@ AttentionArgs::AttentionArgs(const char* op, py::handle q_in, py::handle k_cache
   // A copy of the cache would take what is appended to it.
   const auto cache = [&](const char* arg, py::handle h) {
     Array a = take(op, arg, h, Layout::kAny);
-    require_storage(op, arg, a);
-    require_ndim(op, arg, a, 4);
+    require_rows(op, arg, a, 4);
     if (a->size() > 0 && a->shape[3] > 1 && a->strides[3] != 1) {
       fail<ValueError>(op, arg, "expected a contiguous last dimension, got a stride of ",
                        a->strides[3], " elements");
@@ -58,6 +58,7 @@ AttentionArgs::AttentionArgs(const char* op, py::handle q_in, py::handle k_cache
   s.alignment = Alignment::kLengthEnd;
   s.right = std::min<std::int64_t>(s.right, 0);
   turn(op, angles);
+  widen_queries(op);
 }
 
 // Queries and new keys become copies of themselves, turned by the angles of their positions.
@@ -68,7 +69,7 @@ void AttentionArgs::turn(const char* op, const DecodeAngles& angles) {
                      "expected an array (the other one is given), got ", "None");
   }
   if (!given(angles.cos)) return;
-  const Array cos = take(op, "cos", angles.cos), sin = take(op, "sin", angles.sin);
+  const Array cos = take_wide(op, "cos", angles.cos), sin = take_wide(op, "sin", angles.sin);
   require_same_dtype(op, "cos", cos, "q", q);
   require_ndim(op, "cos", cos, 2);
   require_like(op, "sin", sin, "cos", cos);
@@ -81,7 +82,8 @@ void AttentionArgs::turn(const char* op, const DecodeAngles& angles) {
   if (cos->shape[0] == 0) return;  // and nothing to turn
   for (Array* a : {&q, &new_k_}) {
     if (!*a) continue;
-    const TensorView from = a->view;
+    const Array wide = widened(op, "q", *a);  // lives as long as it is read
+    const TensorView& from = wide.view;
     RopeShape p;
     std::copy_n(from.shape, 3, p.size);
     std::copy_n(from.strides, 3, p.strides);
@@ -97,12 +99,14 @@ void AttentionArgs::turn(const char* op, const DecodeAngles& angles) {
     last_positions(s, rows, positions.as<std::int64_t>());
     p.positions = positions.as<const std::int64_t>();
     p.positions_b = rows;
-    py::object turned = new_array(op, from.dtype, from.shape, 4, &a->view);
+    py::object turned = new_array(op, a->stored(), from.shape, 4, &a->view);
+    TensorView to = a->view;
+    const WideResults results(op, {&to});
     dispatch_storage(from.dtype, [&](auto tag) {
       using T = decltype(tag);
-      run_rope(p, from.as<const T>(), cos->as<const T>(), sin->as<const T>(), false,
-               a->view.as<T>());
+      run_rope(p, from.as<const T>(), cos->as<const T>(), sin->as<const T>(), false, to.as<T>());
     });
+    results.narrow();
     a->owner = std::move(turned);
   }
 }
@@ -140,7 +144,7 @@ void AttentionArgs::take_new_rows(const char* op, py::handle new_k, py::handle n
 
 void AttentionArgs::append() const {
   if (!new_k_) return;
-  const auto item = static_cast<std::int64_t>(dtype_size(q->dtype));
+  const auto item = static_cast<std::int64_t>(dtype_size(k->dtype));
   const std::int64_t more = new_k_->shape[heads_first_ ? 2 : 1];
   const auto to = [&](const Array& cache, const Array& from, std::int64_t dim) {
     append_rows(sizes_, {from->data, cache->data, strides_of(from.view), strides_of(cache.view),

@@ -58,8 +58,19 @@ struct DecodeUnit {
 };
 
 template <class T>
+DecodeSplit<T> split_of(const AttentionProblem<T>& p) {
+  const DecodeKernels& k = decode_kernels();
+  if constexpr (sizeof(T) == 4) {
+    if (p.kv_half == Dtype::kF16) return k.split_f16;
+    if (p.kv_half == Dtype::kBF16) return k.split_bf16;
+  }
+  return k.of<T>().split;
+}
+
+template <class T>
 void run_decode(const char* op, const AttentionProblem<T>& p) {
   const auto& k = decode_kernels().of<T>();
+  const DecodeSplit<T> split = split_of(p);
   const std::int64_t group = p.heads / p.kv_heads, step = p.head_dim_v + 2;
   std::vector<DecodeUnit> units;
   std::vector<Range> splits;  // of every (b, kv_head), in units
@@ -82,7 +93,7 @@ void run_decode(const char* op, const AttentionProblem<T>& p) {
   const Scratch partials(op, bytes);
   T* sums = static_cast<T*>(partials.data());
   for_units(op, units, reads, kReadsPerThread, 0, [&](const DecodeUnit& unit, void*) {
-    k.split(p, unit.b, unit.kv_head, unit.keys, sums + unit.partial);
+    split(p, unit.b, unit.kv_head, unit.keys, sums + unit.partial);
   });
   parallel(1, Denormals::kFlush, [&](int, int) {
     for (std::int64_t i = 0; i < p.batch * p.heads; ++i) {

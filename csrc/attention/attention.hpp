@@ -69,6 +69,8 @@ struct AttentionProblem {
   std::int64_t batch = 0, heads = 0, kv_heads = 0, seqlen_q = 0, seqlen_k = 0;
   std::int64_t head_dim = 0, head_dim_v = 0;
   const T *q = nullptr, *k = nullptr, *v = nullptr;
+  // On a CPU k and v may have 16 bits (T is float): the forward plans widen the rows that they read.
+  Dtype kv_half = Dtype::kOther;
   RowStrides q_strides, k_strides, v_strides;
   T* out = nullptr;
   Compute<T>* lse = nullptr;  // may be null
@@ -180,13 +182,17 @@ using AttentionBackwardKernels = FloatKernels<AttentionBackwardTable>;
 // Keys [begin, end) against the query of every head of a group: for each head head_dim_v sums, then
 // the maximum and the sum of the exponentials.
 template <class T>
+using DecodeSplit = void (*)(const AttentionProblem<T>& p, std::int64_t b, std::int64_t kv_head,
+                             Range keys, T* partial);
+template <class T>
 struct DecodeTable {
-  void (*split)(const AttentionProblem<T>& p, std::int64_t b, std::int64_t kv_head, Range keys,
-                T* partial);
+  DecodeSplit<T> split;
   void (*merge)(const AttentionProblem<T>& p, std::int64_t b, std::int64_t h, const T* partials,
                 std::int64_t count, std::int64_t step);
 };
-using DecodeKernels = FloatKernels<DecodeTable>;
+struct DecodeKernels : FloatKernels<DecodeTable> {
+  DecodeSplit<float> split_f16, split_bf16;  // of such keys and values
+};
 
 ARRAYNN_KERNEL_TABLE(AttentionKernels, attention_kernels)
 ARRAYNN_KERNEL_TABLE(AttentionBackwardKernels, attention_backward_kernels)

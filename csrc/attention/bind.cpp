@@ -7,6 +7,7 @@
 #include "attention/values.hpp"
 #include "bind/binders.hpp"
 #include "bind/call.hpp"
+#include "bind/wide.hpp"
 
 namespace arraynn {
 namespace {
@@ -15,7 +16,8 @@ namespace {
 py::object forward(const char* op, const AttentionArgs& args, py::handle return_lse_,
                    py::handle out_, std::initializer_list<const Array*> inputs) {
   const bool return_lse = take_bool(op, "return_lse", return_lse_);
-  Output out(op, out_, args.q->dtype, args.out_shape, args.ndim, inputs);
+  Output out(op, out_, args.q.stored(), args.out_shape, args.ndim, inputs);
+  const WideResults results(op, {&out.view});
   Output lse(op, py::none(), compute_dtype(args.q->dtype), args.lse_shape,
              return_lse ? args.ndim - 1 : 0);
   args.append();
@@ -29,6 +31,7 @@ py::object forward(const char* op, const AttentionArgs& args, py::handle return_
     // Nothing to fill, though a batch that is broadcast may be endless.
     const bool nothing = args.empty() || (out.view.size() == 0 && !return_lse);
     if (!nothing) run_attention(op, p);
+    results.narrow();
   });
   py::object result = out.finish(args.q);
   if (!return_lse) return result;
@@ -77,11 +80,12 @@ AttentionNeeds take_attention_needs(const char* op, py::handle h) {
   return needs;
 }
 
-py::tuple backward(const char* op, const AttentionArgs& args, py::handle grad_out_, py::handle out_,
+py::tuple backward(const char* op, AttentionArgs args, py::handle grad_out_, py::handle out_,
                    py::handle lse_, const AttentionNeeds& needs) {
   const int ndim = args.ndim;
+  args.widen(op);
   const auto like_out = [&](const char* arg, py::handle h) {
-    Array a = take_rows(op, arg, h, ndim);
+    const Array a = widened(op, arg, take_rows(op, arg, h, ndim));
     require_same_dtype(op, arg, a, "q", args.q);
     if (!std::equal(args.out_shape, args.out_shape + ndim, a->shape)) {
       fail<ValueError>(op, arg, "expected shape ", shape_str(args.out_shape, ndim), ", got ",
@@ -92,7 +96,7 @@ py::tuple backward(const char* op, const AttentionArgs& args, py::handle grad_ou
   const Array grad_out = like_out("grad_out", grad_out_), out = like_out("out", out_);
   const Array lse = take(op, "lse", lse_);
   const Dtype computed = compute_dtype(args.q->dtype);
-  if (computed == args.q->dtype) {
+  if (computed == args.q.stored()) {
     require_same_dtype(op, "lse", lse, "q", args.q);
   } else if (lse->dtype != computed) {
     fail<TypeError>(op, "lse", "expected ", dtype_name(computed), ", got ", dtype_name(lse->dtype));
@@ -104,7 +108,7 @@ py::tuple backward(const char* op, const AttentionArgs& args, py::handle grad_ou
   TensorView dq, dk, dv, dbias, dsinks;
   py::object grads[5] = {py::none(), py::none(), py::none(), py::none(), py::none()};
   const auto make = [&](const Array& like, TensorView* view) {
-    return new_array(op, like->dtype, like->shape, like->ndim, view);
+    return new_array(op, like.stored(), like->shape, like->ndim, view);
   };
   if (needs.q) grads[0] = make(args.q, &dq);
   if (needs.k) grads[1] = make(args.k, &dk);
@@ -113,6 +117,7 @@ py::tuple backward(const char* op, const AttentionArgs& args, py::handle grad_ou
   if (needs_bias) grads[3] = make(args.bias, &dbias);
   const bool needs_sinks = needs.sinks && args.sinks;
   if (needs_sinks) grads[4] = make(args.sinks, &dsinks);
+  const WideResults results(op, {&dq, &dk, &dv, &dbias, &dsinks});
   dispatch_storage(args.q->dtype, [&](auto tag) {
     using T = decltype(tag);
     AttentionProblem<T> p = args.problem<T>();
@@ -144,10 +149,12 @@ py::tuple backward(const char* op, const AttentionArgs& args, py::handle grad_ou
       if (wanted) size += view->size();
     }
     if (size > 0) run_attention_backward(op, p, g);
-    if (!needs_sinks) return;
-    g.dsinks = dsinks.as<T>();
-    clear_gradient(g.dsinks, dsinks.size());
-    if (!args.empty()) run_attention_sinks(op, p, g);
+    if (needs_sinks) {
+      g.dsinks = dsinks.as<T>();
+      clear_gradient(g.dsinks, dsinks.size());
+      if (!args.empty()) run_attention_sinks(op, p, g);
+    }
+    results.narrow();
   });
   return py::make_tuple(grads[0], grads[1], grads[2], grads[3], grads[4]);
 }

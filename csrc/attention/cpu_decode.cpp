@@ -19,13 +19,13 @@ constexpr std::int64_t kHeads = 4;
 constexpr int kHeld = kVecBytes == 64 ? 16 : 8, kWide = 8;
 
 // f(first key, count, rows) over stretches of at most kStep keys that lie evenly in memory.
-template <class T, class F>
-ARRAYNN_INLINE void for_stretches(const Problem<T>& p, const T* base, const RowStrides& strides,
+template <class T, class S, class F>
+ARRAYNN_INLINE void for_stretches(const Problem<T>& p, const S* base, const RowStrides& strides,
                                   std::int64_t b, std::int64_t kv_head, Range keys, const F& f) {
-  const T* head = base + kv_head * strides.h;
+  const S* head = base + kv_head * strides.h;
   for (std::int64_t j = keys.begin; j < keys.end;) {
     std::int64_t n = min_i(kStep, keys.end - j);
-    const T* rows = head + b * strides.b + j * strides.l;
+    const S* rows = head + b * strides.b + j * strides.l;
     if (p.pages != nullptr) {
       const std::int64_t in_page = j % p.page_size;
       n = min_i(n, p.page_size - in_page);
@@ -85,8 +85,8 @@ ARRAYNN_INLINE void load_block(const T* from, std::int64_t step, std::int64_t la
 }
 
 // Scores of one head and a step's rows of kV vectors, whose sums do not leave registers.
-template <class T, int kV>
-void score_step(const T* q, const T* rows, std::int64_t stride, T scale, T* scores) {
+template <class T, class S, int kV>
+void score_step(const T* q, const S* rows, std::int64_t stride, T scale, T* scores) {
   constexpr int kL = kLanes<T>;
   static_assert(kStep % kL == 0);
   Vec<T> held[kV];
@@ -98,7 +98,7 @@ void score_step(const T* q, const T* rows, std::int64_t stride, T scale, T* scor
     for (int r = 0; r < kL; ++r, rows += stride) {
       acc[r] = Vec<T>::zero();
       ARRAYNN_UNROLL
-      for (int v = 0; v < kV; ++v) acc[r] = fma(held[v], Vec<T>::load(rows + v * kL), acc[r]);
+      for (int v = 0; v < kV; ++v) acc[r] = fma(held[v], load(rows + v * kL), acc[r]);
       keep_order(acc[r]);
     }
     (reduce_add_rows(acc) * Vec<T>::set1(scale)).store(scores + first);
@@ -106,11 +106,11 @@ void score_step(const T* q, const T* rows, std::int64_t stride, T scale, T* scor
 }
 
 // Of rows of at most kV vectors.
-template <class T, int kV>
-ARRAYNN_INLINE void score_whole(const T* q, const T* rows, std::int64_t stride, std::int64_t dim,
+template <class T, class S, int kV>
+ARRAYNN_INLINE void score_whole(const T* q, const S* rows, std::int64_t stride, std::int64_t dim,
                                 T scale, T* scores) {
-  if (dim == kV * kLanes<T>) return score_step<T, kV>(q, rows, stride, scale, scores);
-  if constexpr (kV > 1) score_whole<T, kV - 1>(q, rows, stride, dim, scale, scores);
+  if (dim == kV * kLanes<T>) return score_step<T, S, kV>(q, rows, stride, scale, scores);
+  if constexpr (kV > 1) score_whole<T, S, kV - 1>(q, rows, stride, dim, scale, scores);
 }
 
 // Rows side by side share what is loaded of the queries, but they do not stream. It pays where
@@ -120,8 +120,8 @@ constexpr bool kBeside = kG > 2;
 
 // Scores of kG heads and kR rows. Every product is one chain and one tree, wherever it
 // stands.
-template <class T, int kG, int kR, bool kWhole>
-[[gnu::noinline]] void score_tile(const T* q, std::int64_t q_stride, const T* rows,
+template <class T, class S, int kG, int kR, bool kWhole>
+[[gnu::noinline]] void score_tile(const T* q, std::int64_t q_stride, const S* rows,
                                   std::int64_t stride, std::int64_t dim, T scale, T* scores) {
   constexpr int kL = kLanes<T>;
   constexpr int kSide = kBeside<kG> ? kR : 1;
@@ -164,37 +164,39 @@ template <class T, int kG, int kR, bool kWhole>
 
 // Of kG heads and n rows. Rows side by side are asked for a step before: without it a cache in L3
 // took 2.5 times as long.
-template <class T, int kG>
-void score_heads(const T* q, std::int64_t q_stride, const T* rows, std::int64_t n,
+template <class T, class S, int kG>
+void score_heads(const T* q, std::int64_t q_stride, const S* rows, std::int64_t n,
                  std::int64_t stride, std::int64_t dim, bool ahead, T scale, T* scores) {
   constexpr int kR = kLanes<T> / (kG == 3 ? 4 : kG);
   const auto tiles = [&]<bool kWhole>() {
     std::int64_t r = 0;
     for (; r + kR <= n; r += kR) {
       if (kBeside<kG> && ahead) prefetch_rows(rows + (r + kStep) * stride, kR, stride, dim);
-      score_tile<T, kG, kR, kWhole>(q, q_stride, rows + r * stride, stride, dim, scale, scores + r);
+      score_tile<T, S, kG, kR, kWhole>(q, q_stride, rows + r * stride, stride, dim, scale,
+                                       scores + r);
     }
     for (; r < n; ++r) {
-      score_tile<T, kG, 1, kWhole>(q, q_stride, rows + r * stride, stride, dim, scale, scores + r);
+      score_tile<T, S, kG, 1, kWhole>(q, q_stride, rows + r * stride, stride, dim, scale,
+                                      scores + r);
     }
   };
   dim % kLanes<T> == 0 ? tiles.template operator()<true>() : tiles.template operator()<false>();
 }
 
 // scores[g * kDecodeSplit + r] = scale q_g . row r for n <= kStep rows.
-template <class T>
-ARRAYNN_INLINE void score_rows(const T* q, std::int64_t q_stride, std::int64_t heads, const T* rows,
+template <class T, class S>
+ARRAYNN_INLINE void score_rows(const T* q, std::int64_t q_stride, std::int64_t heads, const S* rows,
                                std::int64_t n, std::int64_t stride, std::int64_t dim, T scale,
                                T* scores) {
   constexpr int kL = kLanes<T>;
   if (heads == 1 && n == kStep && dim % kL == 0 && dim <= kWide * kL) {
-    return score_whole<T, kWide>(q, rows, stride, dim, scale, scores);
+    return score_whole<T, S, kWide>(q, rows, stride, dim, scale, scores);
   }
   std::int64_t g = 0;
   const auto some = [&]<int kG>() __attribute__((always_inline)) {
     for (; g + kG <= heads; g += kG) {
-      score_heads<T, kG>(q + g * q_stride, q_stride, rows, n, stride, dim, g == 0, scale,
-                         scores + g * kDecodeSplit);
+      score_heads<T, S, kG>(q + g * q_stride, q_stride, rows, n, stride, dim, g == 0, scale,
+                            scores + g * kDecodeSplit);
     }
   };
   if constexpr (kL >= 4) {
@@ -206,8 +208,8 @@ ARRAYNN_INLINE void score_rows(const T* q, std::int64_t q_stride, std::int64_t h
 }
 
 // sums of head g += its weights . rows over kV vectors of columns.
-template <class T, int kG, int kV>
-void add_values(const T* weights, std::int64_t n, const T* rows, std::int64_t stride,
+template <class T, class S, int kG, int kV>
+void add_values(const T* weights, std::int64_t n, const S* rows, std::int64_t stride,
                 std::int64_t lanes, T* sums, std::int64_t step) {
   constexpr int kL = kLanes<T>;
   Vec<T> acc[kG][kV];
@@ -270,8 +272,10 @@ void weigh(const Problem<T>& p, std::int64_t b, std::int64_t h, const AttentionS
   stats[1] = reduce_add(sum);
 }
 
-template <class T>
+// S: of keys and values in memory.
+template <class T, class S>
 void split(const Problem<T>& p, std::int64_t b, std::int64_t kv_head, Range keys, T* partial) {
+  const void *k = p.k, *v = p.v;
   const AttentionSequence seq = sequence_of(p, b);
   const std::int64_t group = p.heads / p.kv_heads, step = p.head_dim_v + 2;
   // Scores of four heads are 8 KiB.
@@ -280,8 +284,8 @@ void split(const Problem<T>& p, std::int64_t b, std::int64_t kv_head, Range keys
   for (std::int64_t g0 = 0; g0 < group; g0 += kHeads) {
     const std::int64_t heads = min_i(kHeads, group - g0), h0 = kv_head * group + g0;
     const T* q = p.q + b * p.q_strides.b + h0 * p.q_strides.h;
-    for_stretches(p, p.k, p.k_strides, b, kv_head, keys,
-                  [&](std::int64_t j, std::int64_t n, const T* rows) {
+    for_stretches(p, static_cast<const S*>(k), p.k_strides, b, kv_head, keys,
+                  [&](std::int64_t j, std::int64_t n, const S* rows) {
                     score_rows(q, p.q_strides.h, heads, rows, n, p.k_strides.l, p.head_dim, scale,
                                scores + j);
                   });
@@ -290,15 +294,16 @@ void split(const Problem<T>& p, std::int64_t b, std::int64_t kv_head, Range keys
       for (std::int64_t d = 0; d < p.head_dim_v; ++d) sums[g * step + d] = T(0);
       weigh(p, b, h0 + g, seq, keys, scores + g * kDecodeSplit, sums + g * step + p.head_dim_v);
     }
-    for_stretches(
-        p, p.v, p.v_strides, b, kv_head, keys, [&](std::int64_t j, std::int64_t n, const T* rows) {
-          const T* weights = scores + j;
-          for_slabs<T>(heads, p.head_dim_v,
-                       [&]<int kG, int kV>(std::int64_t g, std::int64_t d, std::int64_t lanes) {
-                         add_values<T, kG, kV>(weights + g * kDecodeSplit, n, rows + d,
-                                               p.v_strides.l, lanes, sums + g * step + d, step);
-                       });
-        });
+    for_stretches(p, static_cast<const S*>(v), p.v_strides, b, kv_head, keys,
+                  [&](std::int64_t j, std::int64_t n, const S* rows) {
+                    const T* weights = scores + j;
+                    for_slabs<T>(
+                        heads, p.head_dim_v,
+                        [&]<int kG, int kV>(std::int64_t g, std::int64_t d, std::int64_t lanes) {
+                          add_values<T, S, kG, kV>(weights + g * kDecodeSplit, n, rows + d,
+                                                   p.v_strides.l, lanes, sums + g * step + d, step);
+                        });
+                  });
   }
 }
 
@@ -337,8 +342,9 @@ void merge(const Problem<T>& p, std::int64_t b, std::int64_t h, const T* partial
 }  // namespace
 
 extern const DecodeKernels decode_kernels = {
-    {&split<float>, &merge<float>},
-    {&split<double>, &merge<double>},
+    {{&split<float, float>, &merge<float>}, {&split<double, double>, &merge<double>}},
+    &split<float, Half>,
+    &split<float, Bfloat16>,
 };
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

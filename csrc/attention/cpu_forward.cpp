@@ -212,7 +212,7 @@ template <class T>
 void add_block(const Problem<T>& p, std::int64_t b, std::int64_t h, const AttentionSequence& seq,
                Range keys, Ahead<T>* ahead) {
   const std::int64_t kv_head = h / (p.heads / p.kv_heads), n = keys.end - keys.begin;
-  if (p.pages != nullptr || n <= 0) return;
+  if (p.pages != nullptr || p.kv_half != Dtype::kOther || n <= 0) return;
   const auto rows = [&](const T* base, const RowStrides& strides, std::int64_t dim) {
     ahead->add(row_of(base, strides, b, kv_head, seq, keys.begin), strides.l, n, dim);
   };

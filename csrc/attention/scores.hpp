@@ -5,6 +5,7 @@
 #include "gemm/blocking.hpp"
 #include "simd/math.hpp"
 #include "simd/philox.hpp"
+#include "simd/storage.hpp"
 #include "simd/transpose.hpp"
 
 namespace ARRAYNN_ISA_NAMESPACE {
@@ -384,10 +385,10 @@ ARRAYNN_INLINE std::int64_t copy_stride(std::int64_t dim) {
   return rows_alias<T>(step) ? step + kLanes<T> : step;
 }
 
-template <class T>
-ARRAYNN_INLINE void copy_row(const T* from, std::int64_t dim, T* to) {
+template <class T, class S>
+ARRAYNN_INLINE void copy_row(const S* from, std::int64_t dim, T* to) {
   std::int64_t d = 0;
-  for (; d + kLanes<T> <= dim; d += kLanes<T>) Vec<T>::load(from + d).store(to + d);
+  for (; d + kLanes<T> <= dim; d += kLanes<T>) load(from + d).store(to + d);
   if (d < dim) load_n(from + d, dim - d).store(to + d);
 }
 
@@ -398,20 +399,18 @@ ARRAYNN_INLINE const T* row_of(const T* base, const RowStrides& strides, std::in
   return base + b * strides.b + kv_head * strides.h + (seq.k0 + j) * strides.l;
 }
 
-// Keys [j0, j0 + n) of a head of k or v: where they lie, or copied when `copy` or when they are in
-// pages.
-template <class T>
-static Rows<T> fetch_rows(const AttentionProblem<T>& p, const T* base, const RowStrides& strides,
-                          std::int64_t b, std::int64_t kv_head, const AttentionSequence& seq,
-                          std::int64_t j0, std::int64_t n, std::int64_t dim, bool copy, T* buffer) {
+// Keys [j0, j0 + n) of a head of k or v, copied.
+template <class T, class S>
+static Rows<T> copy_rows(const AttentionProblem<T>& p, const S* base, const RowStrides& strides,
+                         std::int64_t b, std::int64_t kv_head, const AttentionSequence& seq,
+                         std::int64_t j0, std::int64_t n, std::int64_t dim, T* buffer) {
   if (p.pages == nullptr) {
-    const T* rows = row_of(base, strides, b, kv_head, seq, j0);
-    if (!copy) return {rows, strides.l};
+    const S* rows = row_of(base, strides, b, kv_head, seq, j0);
     for (std::int64_t r = 0; r < n; ++r) {
       copy_row(rows + r * strides.l, dim, buffer + r * copy_stride<T>(dim));
     }
   } else {
-    const T* head = base + kv_head * strides.h;
+    const S* head = base + kv_head * strides.h;
     const std::int64_t* pages = p.pages + b * p.pages_per_sequence;
     for (std::int64_t r = 0; r < n; ++r) {
       const std::int64_t j = j0 + r;
@@ -420,6 +419,23 @@ static Rows<T> fetch_rows(const AttentionProblem<T>& p, const T* base, const Row
     }
   }
   return {buffer, copy_stride<T>(dim)};
+}
+
+// The same where they lie, unless `copy`, or when they are in pages or have 16 bits.
+template <class T>
+static Rows<T> fetch_rows(const AttentionProblem<T>& p, const T* base, const RowStrides& strides,
+                          std::int64_t b, std::int64_t kv_head, const AttentionSequence& seq,
+                          std::int64_t j0, std::int64_t n, std::int64_t dim, bool copy, T* buffer) {
+  const auto copied = [&](const auto* rows) {
+    return copy_rows(p, rows, strides, b, kv_head, seq, j0, n, dim, buffer);
+  };
+  if constexpr (sizeof(T) == 4) {
+    const void* rows = base;
+    if (p.kv_half == Dtype::kF16) return copied(static_cast<const Half*>(rows));
+    if (p.kv_half == Dtype::kBF16) return copied(static_cast<const Bfloat16*>(rows));
+  }
+  if (copy || p.pages != nullptr) return copied(base);
+  return {row_of(base, strides, b, kv_head, seq, j0), strides.l};
 }
 
 }  // namespace ARRAYNN_ISA_NAMESPACE
