@@ -4,6 +4,8 @@
 #include <limits>
 #include <optional>
 
+#include "bind/wide.hpp"
+
 namespace arraynn {
 namespace {
 
@@ -188,21 +190,21 @@ int require_planes(const char* op, const Array& x, int axes) {
 }
 
 Array take_x(const char* op, py::handle x_in, int* axes) {
-  Array x = take(op, "x", x_in);
+  Array x = take_wide(op, "x", x_in);
   require_storage(op, "x", x);
   *axes = require_planes(op, x, *axes);
   return x;
 }
 
 Array take_x_like(const char* op, py::handle x_in, const Array& dy, int* axes) {
-  Array x = take(op, "x", x_in);
+  Array x = take_wide(op, "x", x_in);
   require_same_dtype(op, "x", x, "grad_out", dy);
   *axes = require_planes(op, x, *axes);
   return x;
 }
 
 Array take_grad(const char* op, py::handle grad_in) {
-  Array dy = take(op, "grad_out", grad_in);
+  Array dy = take_wide(op, "grad_out", grad_in);
   require_storage(op, "grad_out", dy);
   return dy;
 }
@@ -281,7 +283,8 @@ static void run_integers(const PoolArguments& a, const Array& x, const Output& o
 py::object run_max(const char* op, const PoolArguments& a, const Array& x,
                    py::handle return_indices, py::handle out_in) {
   const bool with_indices = take_bool(op, "return_indices", return_indices);
-  Output out(op, out_in, x->dtype, a.y_shape, a.axes + 2, {&x});
+  Output out(op, out_in, x.stored(), a.y_shape, a.axes + 2, {&x});
+  const WideResults results(op, {&out.view});
   const bool integers = !is_storage(x->dtype);
   const auto run = [&](std::int64_t* indices) {
     if (integers) return run_integers(a, x, out, indices);
@@ -289,6 +292,7 @@ py::object run_max(const char* op, const PoolArguments& a, const Array& x,
       using T = decltype(tag);
       const py::gil_scoped_release nogil;
       a.visit([&](const auto& p) { max_pool(op, p, x->as<const T>(), out.data<T>(), indices); });
+      results.narrow();
     });
   };
   if (!with_indices) {
@@ -312,7 +316,8 @@ py::object run_max_backward(const char* op, const PoolArguments& a, const Array&
     require_y_shape(op, "indices", indices, a);
   }
   require_narrow_window(op, a, x->dtype);
-  Output dx(op, out, x->dtype, x->shape, x->ndim, {&dy, &x, &indices});
+  Output dx(op, out, x.stored(), x->shape, x->ndim, {&dy, &x, &indices});
+  const WideResults results(op, {&dx.view});
   if (indices && !out.is_none() && !are_inside(indices, a.positions(), &a)) fail_outside(op);
   const std::int64_t* winners = indices ? indices->as<const std::int64_t>() : nullptr;
 #if defined(ARRAYNN_CUDA)
@@ -332,9 +337,11 @@ py::object run_max_backward(const char* op, const PoolArguments& a, const Array&
   const bool good = dispatch_storage(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
-    return a.visit([&](const auto& p) {
+    const bool inside = a.visit([&](const auto& p) {
       return max_pool_backward(op, p, dy->as<const T>(), x->as<const T>(), winners, dx.data<T>());
     });
+    if (inside) results.narrow();
+    return inside;
   });
   if (!good) fail_outside(op);
   return dx.finish(dy);
@@ -342,11 +349,13 @@ py::object run_max_backward(const char* op, const PoolArguments& a, const Array&
 
 py::object run_average(const char* op, const PoolArguments& a, const AverageDivisor& d,
                        const Array& x, py::handle out_in) {
-  Output out(op, out_in, x->dtype, a.y_shape, a.axes + 2, {&x});
+  Output out(op, out_in, x.stored(), a.y_shape, a.axes + 2, {&x});
+  const WideResults results(op, {&out.view});
   dispatch_storage(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     a.visit([&](const auto& p) { avg_pool(op, p, d, x->as<const T>(), out.data<T>()); });
+    results.narrow();
   });
   return out.finish(x);
 }
@@ -354,11 +363,13 @@ py::object run_average(const char* op, const PoolArguments& a, const AverageDivi
 py::object run_average_backward(const char* op, const PoolArguments& a, const AverageDivisor& d,
                                 const Array& dy, const std::int64_t* x_shape, py::handle out) {
   require_y_shape(op, "grad_out", dy, a);
-  Output dx(op, out, dy->dtype, x_shape, a.axes + 2, {&dy});
+  Output dx(op, out, dy.stored(), x_shape, a.axes + 2, {&dy});
+  const WideResults results(op, {&dx.view});
   dispatch_storage(dy->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     a.visit([&](const auto& p) { avg_pool_backward(op, p, d, dy->as<const T>(), dx.data<T>()); });
+    results.narrow();
   });
   return dx.finish(dy);
 }

@@ -2,6 +2,7 @@
 #include "bind/binders.hpp"
 #include "bind/call.hpp"
 #include "bind/dtypes.hpp"
+#include "bind/wide.hpp"
 #include "pool/arguments.hpp"
 
 namespace arraynn {
@@ -27,19 +28,15 @@ constexpr const char* kAdaptiveAverageBackward[] = {"", "adaptive_avg_pool1d_bac
 
 constexpr AverageDivisor kMean = {false, 0};
 
-#if defined(ARRAYNN_CUDA)
-constexpr const char* kHalves = "float16, bfloat16, ";
-#else
-constexpr const char* kHalves = "";
-#endif
-
 // Of a maximum, which integers have as well.
 Array take_max_x(const char* op, py::handle x_in, int* axes) {
-  Array x = take(op, "x", x_in);
+  Array x = take_wide(op, "x", x_in);
   const Dtype t = x->dtype;
   if (!is_storage(t) && !is_integer(t)) {
-    fail<TypeError>(op, "x", "expected ", kHalves,
-                    "float32, float64, uint8, int8, int16, int32 or int64, got ", dtype_text(x));
+    fail<TypeError>(op, "x",
+                    "expected float16, bfloat16, float32, float64, uint8, int8, int16, int32 or "
+                    "int64, got ",
+                    dtype_text(x));
   }
   *axes = require_planes(op, x, *axes);
   return x;

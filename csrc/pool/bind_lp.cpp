@@ -3,6 +3,7 @@
 #include "bind/binders.hpp"
 #include "bind/call.hpp"
 #include "bind/check.hpp"
+#include "bind/wide.hpp"
 #include "pool/arguments.hpp"
 
 namespace arraynn {
@@ -21,11 +22,13 @@ double take_norm(const char* op, py::handle h) {
 
 py::object run_lp(const char* op, const PoolArguments& a, double norm, const Array& x,
                   py::handle out_in) {
-  Output out(op, out_in, x->dtype, a.y_shape, a.axes + 2, {&x});
+  Output out(op, out_in, x.stored(), a.y_shape, a.axes + 2, {&x});
+  const WideResults results(op, {&out.view});
   dispatch_storage(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     a.visit([&](const auto& p) { lp_pool(op, p, norm, x->as<const T>(), out.data<T>()); });
+    results.narrow();
   });
   return out.finish(x);
 }
@@ -35,7 +38,9 @@ struct LpArrays {
   Array dy, x, y;
 
   LpArrays(const char* op, py::handle grad_in, py::handle x_in, py::handle y_in, int* axes)
-      : dy(take_grad(op, grad_in)), x(take_x_like(op, x_in, dy, axes)), y(take(op, "y", y_in)) {
+      : dy(take_grad(op, grad_in)),
+        x(take_x_like(op, x_in, dy, axes)),
+        y(take_wide(op, "y", y_in)) {
     require_same_dtype(op, "y", y, "grad_out", dy);
   }
 };
@@ -44,7 +49,8 @@ py::object run_lp_backward(const char* op, const PoolArguments& a, double norm, 
                            py::handle out) {
   require_y_shape(op, "grad_out", in.dy, a);
   require_y_shape(op, "y", in.y, a);
-  Output dx(op, out, in.dy->dtype, in.x->shape, in.x->ndim, {&in.dy, &in.x, &in.y});
+  Output dx(op, out, in.dy.stored(), in.x->shape, in.x->ndim, {&in.dy, &in.x, &in.y});
+  const WideResults results(op, {&dx.view});
   dispatch_storage(in.dy->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
@@ -52,6 +58,7 @@ py::object run_lp_backward(const char* op, const PoolArguments& a, double norm, 
       lp_pool_backward(op, p, norm, in.dy->as<const T>(), in.x->as<const T>(), in.y->as<const T>(),
                        dx.data<T>());
     });
+    results.narrow();
   });
   return dx.finish(in.dy);
 }

@@ -3,6 +3,7 @@
 #include "bind/binders.hpp"
 #include "bind/call.hpp"
 #include "bind/check.hpp"
+#include "bind/wide.hpp"
 #include "pool/arguments.hpp"
 #if defined(ARRAYNN_CUDA)
 #include "pool/cuda.hpp"
@@ -84,7 +85,8 @@ py::object unpool_forward(py::handle x_in, py::handle indices_in, py::handle ker
   checked_size(kOp, "output", shape, kAxes + 2, 8);
   const UnpoolProblem p{shape[0], shape[last ? kAxes + 1 : 1], plane_size(x->shape, kAxes, last),
                         plane_size(shape, kAxes, last), last};
-  Output out(kOp, out_in, x->dtype, shape, kAxes + 2, {&x, &indices});
+  Output out(kOp, out_in, x.stored(), shape, kAxes + 2, {&x, &indices});
+  const WideResults results(kOp, {&out.view});
   if (!out_in.is_none() && !are_inside(indices, p.out)) fail_outside(kOp, p.out);
 #if defined(ARRAYNN_CUDA)
   const std::int64_t bytes = cuda::unpool_scratch_bytes(p);
@@ -98,7 +100,11 @@ py::object unpool_forward(py::handle x_in, py::handle indices_in, py::handle ker
                      scratch.data<void>());
     return true;
 #else
-    return max_unpool(p, x->as<const T>(), indices->as<const std::int64_t>(), out.data<T>());
+    if (!max_unpool(p, x->as<const T>(), indices->as<const std::int64_t>(), out.data<T>())) {
+      return false;
+    }
+    results.narrow();
+    return true;
 #endif
   });
   if (!good) fail_outside(kOp, p.out);
@@ -122,13 +128,16 @@ py::object unpool_backward(py::handle grad_in, py::handle indices_in, py::handle
   }
   const UnpoolProblem p{dy->shape[0], dy->shape[channel], plane_size(indices->shape, kAxes, last),
                         plane_size(dy->shape, kAxes, last), last};
-  Output dx(kOp, out, dy->dtype, indices->shape, kAxes + 2, {&dy, &indices});
+  Output dx(kOp, out, dy.stored(), indices->shape, kAxes + 2, {&dy, &indices});
+  const WideResults results(kOp, {&dx.view});
   if (!out.is_none() && !are_inside(indices, p.out)) fail_outside(kOp, p.out);
   const bool good = dispatch_storage(dy->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
-    return max_unpool_backward(p, dy->as<const T>(), indices->as<const std::int64_t>(),
-                               dx.data<T>());
+    const bool inside =
+        max_unpool_backward(p, dy->as<const T>(), indices->as<const std::int64_t>(), dx.data<T>());
+    if (inside) results.narrow();
+    return inside;
   });
   if (!good) fail_outside(kOp, p.out);
   return dx.finish(dy);
