@@ -11,7 +11,7 @@ from arraynn import kernels
 from wrong_calls import INF, NAN, TOO_LARGE, Case, T, V, f32, f64, huge
 
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
-NOT_FLOAT = (np.int64, np.bool_, np.complex64, np.float16, np.longdouble, ">f4", object)
+NOT_FLOAT = (np.int64, np.bool_, np.complex64, np.longdouble, ">f4", object)
 
 
 def _weights(kind: str) -> list[Any]:

@@ -5,6 +5,7 @@
 
 #include "bind/check.hpp"
 #include "bind/packed_weight.hpp"
+#include "bind/wide.hpp"
 
 namespace arraynn {
 namespace {
@@ -57,7 +58,7 @@ std::vector<Array> take_arrays(const char* op, const char* arg, py::handle h, co
   const auto list = py::reinterpret_borrow<py::sequence>(h);
   for (std::size_t i = 0; i < list.size(); ++i) {
     const std::string name = concat(arg, "[", i, "]");
-    arrays.push_back(take(op, name.c_str(), py::object(list[i])));
+    arrays.push_back(take_wide(op, name.c_str(), py::object(list[i])));
     require_same_dtype(op, name.c_str(), arrays.back(), "x", x);
   }
   return arrays;
@@ -197,7 +198,7 @@ void take_mask(const RnnCall& call, RnnArguments* a) {
 void take_state(const RnnCall& call, RnnArguments* a) {
   if (call.state.is_none()) return;
   const auto part = [&](const char* name, py::handle h, std::int64_t size) {
-    Array state = take(call.op, name, h);
+    Array state = take_wide(call.op, name, h);
     require_same_dtype(call.op, name, state, "x", a->x);
     require_shape_of(call.op, name, state, a->state_shape(size));
     return state;
@@ -283,8 +284,8 @@ RnnArguments take_rnn(const RnnCall& call) {
   a.one_step = call.one_step;
   a.cell = take_cell(call);
   if (!call.one_step) take_options(call, &a);
-  a.x = take(call.op, "x", call.x);
-  require_float(call.op, "x", a.x);
+  a.x = take_wide(call.op, "x", call.x);
+  require_storage(call.op, "x", a.x);
   a.dtype = a.x->dtype;
   const int most = call.one_step ? 2 : 3;
   if (a.x->ndim != most && a.x->ndim != most - 1) {
@@ -305,7 +306,7 @@ RnnArguments take_rnn(const RnnCall& call) {
   const PackedWeights* packed = take_weights(call, &a);
   if (!call.peepholes.is_none()) {
     if (call.one_step) {
-      a.peepholes.push_back(take(call.op, "peepholes", call.peepholes));
+      a.peepholes.push_back(take_wide(call.op, "peepholes", call.peepholes));
       require_same_dtype(call.op, "peepholes", a.peepholes[0], "x", a.x);
     } else {
       a.peepholes = take_arrays(call.op, "peepholes", call.peepholes, a.x);

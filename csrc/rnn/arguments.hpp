@@ -31,7 +31,7 @@ struct RnnArguments {
   const char* op;
   RnnCell cell;
   RnnShape shape;
-  Dtype dtype;
+  Dtype dtype;  // of the arithmetic, and in memory what the kernels read
   bool batched, one_step;
   RnnRandom random;
   Array x, h0, c0;

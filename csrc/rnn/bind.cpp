@@ -18,16 +18,19 @@ Results forward(const RnnCall& call, bool wants_cells, bool wants_workspace) {
   const bool lstm = a.cell.kind == RnnKind::kLstm;
   Results r;
   TensorView y, h_n, c_n, cells;
-  r.y = rnn_array(a.op, a.dtype, a.y_shape(s.out), &y);
-  r.h_n = rnn_array(a.op, a.dtype, a.state_shape(s.out), &h_n);
-  if (lstm) r.c_n = rnn_array(a.op, a.dtype, a.state_shape(s.hidden), &c_n);
-  if (wants_cells) r.cells = rnn_array(a.op, a.dtype, a.y_shape(s.hidden), &cells);
+  const Dtype stored = a.x.stored();
+  r.y = rnn_array(a.op, stored, a.y_shape(s.out), &y);
+  r.h_n = rnn_array(a.op, stored, a.state_shape(s.out), &h_n);
+  if (lstm) r.c_n = rnn_array(a.op, stored, a.state_shape(s.hidden), &c_n);
+  if (wants_cells) r.cells = rnn_array(a.op, stored, a.y_shape(s.hidden), &cells);
+  work->results = WideResults(a.op, {&y, &h_n, &c_n, &cells});
   dispatch_float(a.dtype, [&](auto tag) {
     using T = decltype(tag);
     RnnKept<T>& saved = *work->of<T>();
     const py::gil_scoped_release nogil;
     run_rnn(saved.stack, RnnOutputs<T>{y.as<T>(), h_n.as<T>(), c_n.as<T>(), cells.as<T>()},
             wants_workspace ? &saved.saved : nullptr);
+    work->results.narrow();
   });
   if (wants_workspace) {
     work->y = r.y;

@@ -6,14 +6,15 @@ namespace {
 
 // A copy of a gradient of the state, which becomes that of the first state; None is zeros.
 py::object start_gradient(const RnnArguments& a, const char* op, const char* arg, py::handle h,
-                          std::int64_t size, TensorView* view) {
+                          std::int64_t size, TensorView* view, WideResults* results) {
   const std::vector<std::int64_t> shape = a.state_shape(size);
-  Array given = take_optional(op, arg, h);
+  const Array given = take_optional_wide(op, arg, h);
   if (given) {
     require_same_dtype(op, arg, given, "x", a.x);
     require_shape_of(op, arg, given, shape);
   }
-  py::object result = rnn_array(op, a.dtype, shape, view);
+  py::object result = rnn_array(op, a.x.stored(), shape, view);
+  results->add(op, view);
   if (view->size() == 0) return result;
   dispatch_float(a.dtype, [&](auto tag) {
     using T = decltype(tag);
@@ -55,27 +56,30 @@ py::tuple backward(py::handle grad_y, py::handle grad_state, py::handle workspac
     }
     for (std::size_t i = 0; i < 2; ++i) parts[i] = pair[i];
   }
-  const Array dy = take_optional(op, "grad_y", grad_y);
+  const Array dy = take_optional_wide(op, "grad_y", grad_y);
   if (dy) {
     require_same_dtype(op, "grad_y", dy, "x", a.x);
     require_shape_of(op, "grad_y", dy, a.y_shape(s.out));
   }
-  const Array dcells = take_optional(op, "grad_cells", grad_cells);
+  const Array dcells = take_optional_wide(op, "grad_cells", grad_cells);
   if (dcells) {
     require_same_dtype(op, "grad_cells", dcells, "x", a.x);
     require_shape_of(op, "grad_cells", dcells, a.y_shape(s.hidden));
   }
   const char* h_name = kOneStep && !kLstm ? "grad_h" : "grad_state";
   TensorView dx, dh, dc;
-  const py::object grad_h = start_gradient(a, op, h_name, parts[0], s.out, &dh);
+  WideResults results;
+  const py::object grad_h = start_gradient(a, op, h_name, parts[0], s.out, &dh, &results);
   py::object grad_c;
-  if (kLstm) grad_c = start_gradient(a, op, h_name, parts[1], s.hidden, &dc);
-  const py::object grad_x = new_array(op, a.dtype, a.x->shape, a.x->ndim, &dx);
+  if (kLstm) grad_c = start_gradient(a, op, h_name, parts[1], s.hidden, &dc, &results);
+  const py::object grad_x = new_array(op, a.x.stored(), a.x->shape, a.x->ndim, &dx);
+  results.add(op, &dx);
   const auto like = [&](const std::vector<Array>& arrays, std::vector<TensorView>* views) {
     py::list list;
     for (const Array& w : arrays) {
       views->emplace_back();
-      list.append(new_array(op, a.dtype, w->shape, w->ndim, &views->back()));
+      list.append(new_array(op, a.x.stored(), w->shape, w->ndim, &views->back()));
+      results.add(op, &views->back());
     }
     return list;
   };
@@ -115,17 +119,18 @@ py::tuple backward(py::handle grad_y, py::handle grad_state, py::handle workspac
     }
     const py::gil_scoped_release nogil;
     run_rnn_backward(saved.stack, saved.saved, grads);
+    results.narrow();
   });
   const py::object state = kLstm ? py::object(py::make_tuple(grad_h, grad_c)) : grad_h;
-  py::list results;
-  results.append(grad_x);
-  results.append(state);
-  results.append(grad_weights);
+  py::list all;
+  all.append(grad_x);
+  all.append(state);
+  all.append(grad_weights);
   if (!a.peepholes.empty()) {
-    results.append(kOneStep ? py::object(grad_peepholes[0]) : py::object(grad_peepholes));
+    all.append(kOneStep ? py::object(grad_peepholes[0]) : py::object(grad_peepholes));
   }
-  if (!a.norms.empty()) results.append(grad_norms);
-  return py::tuple(results);
+  if (!a.norms.empty()) all.append(grad_norms);
+  return py::tuple(all);
 }
 
 template <RnnKind kKind>

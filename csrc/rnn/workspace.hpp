@@ -3,6 +3,7 @@
 #include <memory>
 #include <utility>
 
+#include "bind/wide.hpp"
 #include "rnn/arguments.hpp"
 
 namespace arraynn {
@@ -31,11 +32,13 @@ struct RnnWorkspace {
     }
   }
   std::int64_t nbytes() const {
-    return f32 != nullptr ? f32->saved.memory.bytes() : f64->saved.memory.bytes();
+    return results.bytes() +
+           (f32 != nullptr ? f32->saved.memory.bytes() : f64->saved.memory.bytes());
   }
 
   RnnArguments a;
-  py::object y;  // backward reads it
+  py::object y;         // backward reads it
+  WideResults results;  // or this, of 16 bits
   std::unique_ptr<RnnKept<float>> f32;
   std::unique_ptr<RnnKept<double>> f64;
 };
