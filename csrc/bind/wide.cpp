@@ -118,7 +118,9 @@ std::int64_t wide_bytes(Dtype stored, std::int64_t size) {
 
 void WideResults::add(const char* op, TensorView* result) {
   if (!is_half(result->dtype)) return;
-  const auto bytes = static_cast<std::size_t>(result->size()) * sizeof(float);
+  // Never null, which would be a result that nobody asked for.
+  const auto bytes =
+      static_cast<std::size_t>(std::max<std::int64_t>(1, result->size())) * sizeof(float);
   results_.push_back({*result, std::make_unique<const Scratch>(op, bytes)});
   result->data = results_.back().wide->data();
   result->dtype = Dtype::kF32;

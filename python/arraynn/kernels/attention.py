@@ -62,7 +62,7 @@ def attention(
 
     Parameters
     ----------
-    q : array (B, H, Lq, D), float32 or float64
+    q : array (B, H, Lq, D), of a floating dtype
         Any strides; with a contiguous last dimension (a slice of packed projections, for example)
         nothing is copied.
     k : array (B, Hkv, Lk, D)
@@ -261,7 +261,7 @@ def attention_varlen(
 
     Parameters
     ----------
-    q : array (Tq, H, D), float32 or float64
+    q : array (Tq, H, D), of a floating dtype
     k : array (Tk, Hkv, D)
     v : array (Tk, Hkv, Dv)
     cu_seqlens_q, cu_seqlens_k : int arrays (B + 1,)
@@ -431,7 +431,7 @@ def attention_decode(
 
     Parameters
     ----------
-    q : array (B, H, Lq, D), float32 or float64
+    q : array (B, H, Lq, D), of a floating dtype
     k_cache, v_cache : arrays (B, Hkv, Lmax, D) and (B, Hkv, Lmax, Dv)
         Or (pages, Hkv, page, D) and (pages, Hkv, page, Dv) with a block table. The last dimension
         is contiguous. Changed where ``k`` and ``v`` are given; nothing else is.

@@ -60,7 +60,7 @@ def conv1d(
 
     Parameters
     ----------
-    x : array (n, ic, l), or (n, l, ic) with ``layout="channels_last"``; float32 or float64
+    x : array (n, ic, l), or (n, l, ic) with ``layout="channels_last"``; of a floating dtype
     weight : array or PackedWeight (oc, ic / groups, k), in both layouts
     bias : array (oc,), optional
     stride, dilation : int
@@ -184,7 +184,7 @@ def conv2d(
 
     Parameters
     ----------
-    x : array (n, ic, h, w), or (n, h, w, ic) with ``layout="channels_last"``; float32 or float64
+    x : array (n, ic, h, w), or (n, h, w, ic) with ``layout="channels_last"``; of a floating dtype
     weight : array or PackedWeight (oc, ic / groups, kh, kw), in both layouts
     bias : array (oc,), optional
     stride, dilation : int or (int, int)
@@ -331,7 +331,7 @@ def conv_transpose1d(
 
     Parameters
     ----------
-    x : array (n, ic, l), or (n, l, ic) with ``layout="channels_last"``; float32 or float64
+    x : array (n, ic, l), or (n, l, ic) with ``layout="channels_last"``; of a floating dtype
         At least one element long.
     weight : array or PackedWeight (ic, oc / groups, k), in both layouts
     bias : array (oc,), optional
@@ -469,7 +469,7 @@ def conv_transpose2d(
 
     Parameters
     ----------
-    x : array (n, ic, h, w), or (n, h, w, ic) with ``layout="channels_last"``; float32 or float64
+    x : array (n, ic, h, w), or (n, h, w, ic) with ``layout="channels_last"``; of a floating dtype
         At least one pixel high and wide.
     weight : array or PackedWeight (ic, oc / groups, kh, kw), in both layouts
     bias : array (oc,), optional

@@ -36,7 +36,7 @@ def unfold(
 
     Parameters
     ----------
-    x : array (n, c, h, w); float32 or float64
+    x : array (n, c, h, w); of a floating dtype
     kernel_size, dilation, stride : int or (int, int)
         At least 1.
     padding : int, (int, int) or ((top, bottom), (left, right))
@@ -85,7 +85,7 @@ def fold(
 
     Parameters
     ----------
-    x : array (n, c * kh * kw, oh * ow); float32 or float64
+    x : array (n, c * kh * kw, oh * ow); of a floating dtype
     output_size : int or (int, int)
         Height and width of the images.
     kernel_size, dilation, padding, stride, out

@@ -47,7 +47,7 @@ def conv3d(
     Parameters
     ----------
     x : array (n, ic, d, h, w), or (n, d, h, w, ic) with ``layout="channels_last"``
-        float32 or float64.
+        Of a floating dtype.
     weight : array or PackedWeight (oc, ic / groups, kd, kh, kw), in both layouts
     bias : array (oc,), optional
     stride, dilation : int or (int, int, int)
@@ -177,7 +177,7 @@ def conv_transpose3d(
     Parameters
     ----------
     x : array (n, ic, d, h, w), or (n, d, h, w, ic) with ``layout="channels_last"``
-        float32 or float64; every axis at least 1 long.
+        Of a floating dtype; every axis at least 1 long.
     weight : array or PackedWeight (ic, oc / groups, kd, kh, kw), in both layouts
     bias : array (oc,), optional
     stride, dilation : int or (int, int, int)

@@ -34,7 +34,7 @@ def linear(
 
     Parameters
     ----------
-    x : array (..., in_features), float32 or float64
+    x : array (..., in_features), of a floating dtype
         Any strides; a non-contiguous ``x`` is copied.
     weight : array or PackedWeight (out_features, in_features)
         Read in place when one of its strides is one element (a transposed view is fine).
@@ -84,7 +84,7 @@ def linear_backward(
 
     Parameters
     ----------
-    grad_out : array (..., out_features), float32 or float64
+    grad_out : array (..., out_features), of a floating dtype
     x : array (..., in_features)
     weight : array (out_features, in_features)
     needs : sequence of {"x", "weight", "bias"}
@@ -118,7 +118,7 @@ def matmul(a: Array, b: Array | PackedWeight, *, out: Array | None = None) -> Ar
 
     Parameters
     ----------
-    a : array (..., m, k) or (k,), float32 or float64
+    a : array (..., m, k) or (k,), of a floating dtype
     b : array (..., k, n) or (k,), or PackedWeight (k, n)
         Transposed views are read in place.
     out : array, optional

@@ -27,7 +27,7 @@ def pack(weight: Any, op: str) -> Any:
 
     Parameters
     ----------
-    weight : array, or list of arrays for a recurrent network; float32 or float64
+    weight : array, or list of arrays for a recurrent network; of a floating dtype
         In the shape that ``op`` takes. It is copied: later changes of it are not seen.
     op : str
         ``linear``, ``matmul``, ``conv1d``, ``conv2d``, ``conv3d``, ``conv_transpose1d``,

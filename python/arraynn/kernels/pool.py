@@ -55,7 +55,7 @@ def max_pool2d(
     Parameters
     ----------
     x : array (n, c, h, w), or (n, h, w, c) with ``layout="channels_last"``
-        float32, float64, uint8, int8, int16, int32 or int64. The gradient is that of floats alone.
+        Of a floating dtype, uint8, int8, int16, int32 or int64. The gradient is that of floats.
     kernel_size : int or (int, int)
         At least 1.
     stride : int or (int, int), optional
@@ -235,7 +235,7 @@ def avg_pool2d_backward(
 
     Parameters
     ----------
-    grad_out : array, shape of the result; float32 or float64
+    grad_out : array, shape of the result; of a floating dtype
     x_shape : sequence of 4 ints
         The shape of the forward call's `x`, in its layout.
     kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, dilation, layout
@@ -437,7 +437,7 @@ def avg_pool1d_backward(
 
     Parameters
     ----------
-    grad_out : array, shape of the result; float32 or float64
+    grad_out : array, shape of the result; of a floating dtype
     x_shape : sequence of 3 ints
         The shape of the forward call's `x`, in its layout.
     kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, dilation, layout

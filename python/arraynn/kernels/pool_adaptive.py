@@ -170,7 +170,7 @@ def adaptive_avg_pool1d_backward(
 
     Parameters
     ----------
-    grad_out : array, shape of the result; float32 or float64
+    grad_out : array, shape of the result; of a floating dtype
     x_shape : sequence of 3 ints
         The shape of the forward call's `x`, in its layout.
     output_size, layout
@@ -333,7 +333,7 @@ def adaptive_avg_pool2d_backward(
 
     Parameters
     ----------
-    grad_out : array, shape of the result; float32 or float64
+    grad_out : array, shape of the result; of a floating dtype
     x_shape : sequence of 4 ints
         The shape of the forward call's `x`, in its layout.
     output_size, layout
@@ -481,7 +481,7 @@ def global_avg_pool_backward(
 
     Parameters
     ----------
-    grad_out : array, shape of the result; float32 or float64
+    grad_out : array, shape of the result; of a floating dtype
     x_shape : sequence of 3 or 4 ints
         The shape of the forward call's `x`, in its layout.
     out : array, optional

@@ -47,7 +47,7 @@ def lp_pool1d(
     Parameters
     ----------
     x : array (n, c, l), or (n, l, c) with ``layout="channels_last"``
-        float32 or float64.
+        Of a floating dtype.
     norm_type : float
         The p, above 0.
     kernel_size, stride, ceil_mode, padding, dilation, layout, out
@@ -144,7 +144,7 @@ def lp_pool2d(
     Parameters
     ----------
     x : array (n, c, h, w), or (n, h, w, c) with ``layout="channels_last"``
-        float32 or float64.
+        Of a floating dtype.
     norm_type : float
         The p, above 0.
     kernel_size, stride, ceil_mode, padding, dilation, layout, out
@@ -240,7 +240,7 @@ def lp_pool3d(
     Parameters
     ----------
     x : array (n, c, d, h, w), or (n, d, h, w, c) with ``layout="channels_last"``
-        float32 or float64.
+        Of a floating dtype.
     norm_type : float
         The p, above 0.
     kernel_size, stride, ceil_mode, padding, dilation, layout, out
@@ -331,7 +331,7 @@ def global_lp_pool(
     Parameters
     ----------
     x : array (n, c, ...), or (n, ..., c) with ``layout="channels_last"``
-        Signals (n, c, l), images (n, c, h, w) or volumes (n, c, d, h, w); float32 or float64.
+        Signals (n, c, l), images (n, c, h, w) or volumes (n, c, d, h, w); of a floating dtype.
     norm_type : float
         The p, above 0.
     out : array, optional

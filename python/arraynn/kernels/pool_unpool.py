@@ -39,7 +39,7 @@ def max_unpool1d(
     Parameters
     ----------
     x : array (n, c, l), or (n, l, c) with ``layout="channels_last"``
-        float32 or float64.
+        Of a floating dtype.
     indices : int64 array, shape of `x`
         Positions in the signal.
     kernel_size, stride, padding : int or (int,)
@@ -86,7 +86,7 @@ def max_unpool1d_backward(
 
     Parameters
     ----------
-    grad_out : array, shape of the result; float32 or float64
+    grad_out : array, shape of the result; of a floating dtype
     indices, layout
         As in the forward call.
     out : array, optional
@@ -129,7 +129,7 @@ def max_unpool2d(
     Parameters
     ----------
     x : array (n, c, h, w), or (n, h, w, c) with ``layout="channels_last"``
-        float32 or float64.
+        Of a floating dtype.
     indices : int64 array, shape of `x`
         Flat positions ``h * W + w`` in the plane of the result.
     kernel_size, stride, padding : int or (int, int)
@@ -178,7 +178,7 @@ def max_unpool2d_backward(
 
     Parameters
     ----------
-    grad_out : array, shape of the result; float32 or float64
+    grad_out : array, shape of the result; of a floating dtype
     indices, layout
         As in the forward call.
     out : array, optional

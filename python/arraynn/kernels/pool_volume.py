@@ -207,7 +207,7 @@ def avg_pool3d_backward(
 
     Parameters
     ----------
-    grad_out : array, shape of the result; float32 or float64
+    grad_out : array, shape of the result; of a floating dtype
     x_shape : sequence of 5 ints
         The shape of the forward call's `x`, in its layout.
     kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, dilation, layout
@@ -373,7 +373,7 @@ def adaptive_avg_pool3d_backward(
 
     Parameters
     ----------
-    grad_out : array, shape of the result; float32 or float64
+    grad_out : array, shape of the result; of a floating dtype
     x_shape : sequence of 5 ints
         The shape of the forward call's `x`, in its layout.
     output_size, layout
@@ -419,7 +419,7 @@ def max_unpool3d(
     Parameters
     ----------
     x : array (n, c, d, h, w), or (n, d, h, w, c) with ``layout="channels_last"``
-        float32 or float64.
+        Of a floating dtype.
     indices : int64 array, shape of `x`
         Flat positions ``(d * H + h) * W + w`` in the volume of the result.
     kernel_size, stride, padding : int or (int, int, int)
@@ -460,7 +460,7 @@ def max_unpool3d_backward(
 
     Parameters
     ----------
-    grad_out : array, shape of the result; float32 or float64
+    grad_out : array, shape of the result; of a floating dtype
     indices, layout
         As in the forward call.
     out : array, optional

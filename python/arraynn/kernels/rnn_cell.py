@@ -34,7 +34,7 @@ def rnn_cell(
     Parameters
     ----------
     x : array of shape (B, I), or (I,) for one sample
-        float32 or float64.
+        Of a floating dtype.
     weights : list of arrays
         w_ih (H, I), w_hh (H, H) and no, one or two biases (H).
     h0 : array of shape (B, H) or (H,), optional
@@ -124,7 +124,7 @@ def lstm_cell(
     Parameters
     ----------
     x : array of shape (B, I), or (I,) for one sample
-        float32 or float64.
+        Of a floating dtype.
     weights : list of arrays
         One group of those of :func:`lstm`.
     state : (h0, c0), optional
@@ -228,7 +228,7 @@ def gru_cell(
     Parameters
     ----------
     x : array of shape (B, I), or (I,) for one sample
-        float32 or float64.
+        Of a floating dtype.
     weights : list of arrays
         One group of those of :func:`gru`.
     h0 : array of shape (B, H) or (H,), optional
