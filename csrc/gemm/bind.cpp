@@ -225,18 +225,9 @@ py::object matmul(py::handle a_in, py::handle b_in, py::handle out_in) {
   const WideResults results(kOp, {&out.view});
   dispatch_storage(a.array->dtype, [&](auto tag) {
     using T = decltype(tag);
-    GemmProblem<T> g{a.rows,
-                     b.cols,
-                     a.cols,
-                     a.array->as<const T>(),
-                     a.rs,
-                     a.cs,
-                     b.array->as<const T>(),
-                     b.rs,
-                     b.cs,
-                     out.data<T>(),
-                     b.cols,
-                     {}};
+    const T *from_a = a.array->as<const T>(), *from_b = b.array->as<const T>();
+    GemmProblem<T> g{a.rows, b.cols, a.cols, from_a,        a.rs,   a.cs,
+                     from_b, b.rs,   b.cs,   out.data<T>(), b.cols, {}};
     const py::gil_scoped_release nogil;
     if (weight.forms != nullptr) use_packed(kOp, weight.forms, Operand::kB, &g);
     gemm_batch(kOp, g, batch);
