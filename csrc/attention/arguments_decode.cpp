@@ -102,7 +102,7 @@ void AttentionArgs::turn(const char* op, const DecodeAngles& angles) {
     py::object turned = new_array(op, a->stored(), from.shape, 4, &a->view);
     TensorView to = a->view;
     const WideResults results(op, {&to});
-    dispatch_storage(from.dtype, [&](auto tag) {
+    dispatch_wide(from.dtype, [&](auto tag) {
       using T = decltype(tag);
       run_rope(p, from.as<const T>(), cos->as<const T>(), sin->as<const T>(), false, to.as<T>());
     });

@@ -21,7 +21,7 @@ py::object forward(const char* op, const AttentionArgs& args, py::handle return_
   Output lse(op, py::none(), compute_dtype(args.q->dtype), args.lse_shape,
              return_lse ? args.ndim - 1 : 0);
   args.append();
-  dispatch_storage(args.q->dtype, [&](auto tag) {
+  dispatch_wide(args.q->dtype, [&](auto tag) {
     using T = decltype(tag);
     AttentionProblem<T> p = args.problem<T>();
     p.out = out.data<T>();
@@ -118,7 +118,7 @@ py::tuple backward(const char* op, AttentionArgs args, py::handle grad_out_, py:
   const bool needs_sinks = needs.sinks && args.sinks;
   if (needs_sinks) grads[4] = make(args.sinks, &dsinks);
   const WideResults results(op, {&dq, &dk, &dv, &dbias, &dsinks});
-  dispatch_storage(args.q->dtype, [&](auto tag) {
+  dispatch_wide(args.q->dtype, [&](auto tag) {
     using T = decltype(tag);
     AttentionProblem<T> p = args.problem<T>();
     p.out = out->as<T>();

@@ -117,16 +117,11 @@ decltype(auto) dispatch_float(Dtype t, const F& f) {
   return t == Dtype::kF32 ? f(float{}) : f(double{});
 }
 
-// What kernels store and load; they compute in float32 where it has 16 bits. Bindings with
-// ARRAYNN_WIDENED (csrc/CMakeLists.txt) have widened the arrays of a CPU before.
+// What kernels store and load; they compute in float32 where it has 16 bits.
 template <class F>
 decltype(auto) dispatch_storage(Dtype t, const F& f) {
-#if defined(ARRAYNN_CUDA) || !defined(ARRAYNN_WIDENED)
   if (t == Dtype::kF16) return f(Half{});
   if (t == Dtype::kBF16) return f(Bfloat16{});
-#else
-  if (compute_dtype(t) != t) fail<TypeError>("dispatch", dtype_name(t), "expected a wider array");
-#endif
   return dispatch_float(t, f);
 }
 

@@ -24,6 +24,16 @@ inline Array take_optional_wide(const char* op, const char* arg, py::handle h,
   return widened(op, arg, take_optional(op, arg, h, layout));
 }
 
+// The dtype of arrays that are widened: float32 or float64 on the CPU, any on a GPU.
+template <class F>
+decltype(auto) dispatch_wide(Dtype t, const F& f) {
+#if defined(ARRAYNN_CUDA)
+  return dispatch_storage(t, f);
+#else
+  return dispatch_float(t, f);
+#endif
+}
+
 // Bytes that widened() or WideResults take for an array of this dtype.
 std::int64_t wide_bytes(Dtype stored, std::int64_t size);
 

@@ -36,7 +36,7 @@ py::object result(const ConvCall& call, const ConvArguments& a, const Array& x, 
   const EpilogueArguments e(call, a, x, bias, residual, activation);
   Output out(call.op, out_in, x.stored(), a.out_shape, a.ndim, {&x, &weight, &e.bias, &e.residual});
   const WideResults results(call.op, {&out.view});
-  dispatch_storage(x->dtype, [&](auto tag) {
+  dispatch_wide(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     run(x->as<const T>(), weight->as<const T>(), e.view<T>(), out.data<T>());
@@ -58,7 +58,7 @@ py::tuple gradients(const ConvCall& call, const ConvArguments& a, const Array& x
   if (needs.weight) grads[1] = new_array(op, x.stored(), weight->shape, a.ndim, &dw);
   if (needs.bias) grads[2] = new_array(op, x.stored(), &a.out_channels, 1, &db);
   const WideResults results(op, {&dx, &dw, &db});
-  dispatch_storage(x->dtype, [&](auto tag) {
+  dispatch_wide(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     run(dy->as<const T>(), x->as<const T>(), weight->as<const T>(),
@@ -75,7 +75,7 @@ py::tuple plan_of(const ConvArguments& a, const Array& x, std::int64_t wide, con
   ConvPlan plan;
   Conv2dProblem p = a.problem;
   p.plan = &plan;
-  dispatch_storage(x->dtype, [&](auto tag) { run(p, static_cast<decltype(tag)*>(nullptr)); });
+  dispatch_wide(x->dtype, [&](auto tag) { run(p, static_cast<decltype(tag)*>(nullptr)); });
   return py::make_tuple(plan.algorithm, plan.reason, plan.scratch + wide, plan.threads);
 }
 

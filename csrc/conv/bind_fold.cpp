@@ -61,7 +61,7 @@ py::object unfold(py::handle x_in, py::handle kernel_size, py::handle dilation, 
   checked_size(kOp, "output", shape, 3, 8);
   Output out(kOp, out_in, x.stored(), shape, 3, {&x});
   const WideResults results(kOp, {&out.view});
-  dispatch_storage(x->dtype, [&](auto tag) {
+  dispatch_wide(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     run_unfold(p, x->as<const T>(), out.data<T>());
@@ -100,7 +100,7 @@ py::object fold(py::handle x_in, py::handle output_size, py::handle kernel_size,
   checked_size(kOp, "output", shape, 4, 8);
   Output out(kOp, out_in, x.stored(), shape, 4, {&x});
   const WideResults results(kOp, {&out.view});
-  dispatch_storage(x->dtype, [&](auto tag) {
+  dispatch_wide(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     run_fold(p, x->as<const T>(), out.data<T>());

@@ -98,7 +98,7 @@ py::object linear(py::handle x_in, py::handle weight_in, py::handle bias_in,
   const Activation activation = activation_argument(kOp, activation_in);
   Output out(kOp, out_in, x.stored(), shape, ndim, {&x, &w.array, &bias, &residual});
   const WideResults results(kOp, {&out.view});
-  dispatch_storage(x->dtype, [&](auto tag) {
+  dispatch_wide(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     GemmProblem<T> g;
     g.m = 1;
@@ -151,7 +151,7 @@ py::tuple linear_backward(py::handle grad_in, py::handle x_in, py::handle weight
   if (needs.weight) grads[1] = new_array(kOp, x.stored(), weight_shape, 2, &dw);
   if (needs.bias) grads[2] = new_array(kOp, x.stored(), &n, 1, &db);
   const WideResults results(kOp, {&dx, &dw, &db});
-  dispatch_storage(x->dtype, [&](auto tag) {
+  dispatch_wide(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     const T* grad = dy->as<const T>();
@@ -223,7 +223,7 @@ py::object matmul(py::handle a_in, py::handle b_in, py::handle out_in) {
   if (second->ndim > 1) shape[ndim++] = b.cols;
   Output out(kOp, out_in, first.stored(), shape, ndim, {&a.array, &b.array});
   const WideResults results(kOp, {&out.view});
-  dispatch_storage(a.array->dtype, [&](auto tag) {
+  dispatch_wide(a.array->dtype, [&](auto tag) {
     using T = decltype(tag);
     const T *from_a = a.array->as<const T>(), *from_b = b.array->as<const T>();
     GemmProblem<T> g{a.rows, b.cols, a.cols, from_a,        a.rs,   a.cs,

@@ -288,7 +288,7 @@ py::object run_max(const char* op, const PoolArguments& a, const Array& x,
   const bool integers = !is_storage(x->dtype);
   const auto run = [&](std::int64_t* indices) {
     if (integers) return run_integers(a, x, out, indices);
-    dispatch_storage(x->dtype, [&](auto tag) {
+    dispatch_wide(x->dtype, [&](auto tag) {
       using T = decltype(tag);
       const py::gil_scoped_release nogil;
       a.visit([&](const auto& p) { max_pool(op, p, x->as<const T>(), out.data<T>(), indices); });
@@ -326,7 +326,7 @@ py::object run_max_backward(const char* op, const PoolArguments& a, const Array&
   if (!indices) {
     found.emplace(op, py::none(), Dtype::kI64, a.y_shape, a.axes + 2);
     winners = found->data<std::int64_t>();
-    dispatch_storage(x->dtype, [&](auto tag) {
+    dispatch_wide(x->dtype, [&](auto tag) {
       using T = decltype(tag);
       a.visit([&](const auto& p) {
         max_pool(op, p, x->as<const T>(), static_cast<T*>(nullptr), found->data<std::int64_t>());
@@ -334,7 +334,7 @@ py::object run_max_backward(const char* op, const PoolArguments& a, const Array&
     });
   }
 #endif
-  const bool good = dispatch_storage(x->dtype, [&](auto tag) {
+  const bool good = dispatch_wide(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     const bool inside = a.visit([&](const auto& p) {
@@ -351,7 +351,7 @@ py::object run_average(const char* op, const PoolArguments& a, const AverageDivi
                        const Array& x, py::handle out_in) {
   Output out(op, out_in, x.stored(), a.y_shape, a.axes + 2, {&x});
   const WideResults results(op, {&out.view});
-  dispatch_storage(x->dtype, [&](auto tag) {
+  dispatch_wide(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     a.visit([&](const auto& p) { avg_pool(op, p, d, x->as<const T>(), out.data<T>()); });
@@ -365,7 +365,7 @@ py::object run_average_backward(const char* op, const PoolArguments& a, const Av
   require_y_shape(op, "grad_out", dy, a);
   Output dx(op, out, dy.stored(), x_shape, a.axes + 2, {&dy});
   const WideResults results(op, {&dx.view});
-  dispatch_storage(dy->dtype, [&](auto tag) {
+  dispatch_wide(dy->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     a.visit([&](const auto& p) { avg_pool_backward(op, p, d, dy->as<const T>(), dx.data<T>()); });

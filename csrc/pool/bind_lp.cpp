@@ -24,7 +24,7 @@ py::object run_lp(const char* op, const PoolArguments& a, double norm, const Arr
                   py::handle out_in) {
   Output out(op, out_in, x.stored(), a.y_shape, a.axes + 2, {&x});
   const WideResults results(op, {&out.view});
-  dispatch_storage(x->dtype, [&](auto tag) {
+  dispatch_wide(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     a.visit([&](const auto& p) { lp_pool(op, p, norm, x->as<const T>(), out.data<T>()); });
@@ -51,7 +51,7 @@ py::object run_lp_backward(const char* op, const PoolArguments& a, double norm, 
   require_y_shape(op, "y", in.y, a);
   Output dx(op, out, in.dy.stored(), in.x->shape, in.x->ndim, {&in.dy, &in.x, &in.y});
   const WideResults results(op, {&dx.view});
-  dispatch_storage(in.dy->dtype, [&](auto tag) {
+  dispatch_wide(in.dy->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     a.visit([&](const auto& p) {

@@ -92,7 +92,7 @@ py::object unpool_forward(py::handle x_in, py::handle indices_in, py::handle ker
   const std::int64_t bytes = cuda::unpool_scratch_bytes(p);
   const Output scratch(kOp, py::none(), Dtype::kU8, &bytes, 1);
 #endif
-  const bool good = dispatch_storage(x->dtype, [&](auto tag) {
+  const bool good = dispatch_wide(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
 #if defined(ARRAYNN_CUDA)
@@ -131,7 +131,7 @@ py::object unpool_backward(py::handle grad_in, py::handle indices_in, py::handle
   Output dx(kOp, out, dy.stored(), indices->shape, kAxes + 2, {&dy, &indices});
   const WideResults results(kOp, {&dx.view});
   if (!out.is_none() && !are_inside(indices, p.out)) fail_outside(kOp, p.out);
-  const bool good = dispatch_storage(dy->dtype, [&](auto tag) {
+  const bool good = dispatch_wide(dy->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     const bool inside =
