@@ -8,6 +8,7 @@
 #include "bind/dtypes.hpp"
 #include "bind/rows.hpp"
 #include "bind/wide.hpp"
+#include "gemm/gemm.hpp"
 
 namespace arraynn {
 namespace {
@@ -73,7 +74,7 @@ std::unique_ptr<PackedWeight> pack_one(py::handle weight_in, std::string op) {
                      "conv_transpose2d, conv_transpose3d, rnn, lstm or gru, got '",
                      op, "'");
   }
-  const Array weight = take_wide(kOp, "weight", weight_in);
+  const Array weight = as_factor(op, "weight", take(kOp, "weight", weight_in));
   require_storage(kOp, "weight", weight);
   require_ndim(kOp, "weight", weight, ndim);
   auto packed = std::make_unique<PackedWeight>();
@@ -90,16 +91,24 @@ py::object pack(py::handle weight, py::handle op_in) {
 
 }  // namespace
 
+Array as_factor(const std::string& op, const char* arg, Array a) {
+#if !defined(ARRAYNN_CUDA)
+  const bool of_gemm = op == "linear" || op == "linear_backward" || op == "matmul";
+  if (!of_gemm || !has_gemm(a->dtype)) return widened(op.c_str(), arg, std::move(a));
+#endif
+  return a;
+}
+
 Weight take_weight(const char* op, const char* arg, py::handle h, Layout layout,
                    const char* packed_for) {
-  if (Py_TYPE(h.ptr()) != packed_type) return {take_wide(op, arg, h, layout)};
+  if (Py_TYPE(h.ptr()) != packed_type) return {as_factor(op, arg, take(op, arg, h, layout))};
   auto* packed = h.cast<PackedWeight*>();
   const char* wanted = packed_for != nullptr ? packed_for : op;
   if (packed->op != wanted) {
     fail<ValueError>(op, arg, "expected an array or one packed for ", wanted,
                      ", got one packed for ", packed->op);
   }
-  return {packed->weight, &packed->forms};
+  return {as_factor(op, arg, packed->weight), &packed->forms};  // the level may be a lower one now
 }
 
 PackedWeights* take_packed_weights(const char* op, const char* arg, py::handle h,

@@ -23,7 +23,10 @@ struct PackedWeights {
   std::vector<std::unique_ptr<PreparedWeight>> forms;  // one a weight
 };
 
-// A weight argument, packed or not.
+// An operand as the products of `op` read it: widened, unless gemm multiplies its dtype itself.
+Array as_factor(const std::string& op, const char* arg, Array a);
+
+// A weight argument, packed or not, as_factor().
 struct Weight {
   Array array;
   PreparedWeight* forms = nullptr;  // of a packed one; lives while the caller's object does

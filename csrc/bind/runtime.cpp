@@ -18,7 +18,7 @@ namespace {
 Isa isa_argument(const char* op, const std::string& name) {
   Isa isa{};
   if (!isa_from_name(name.c_str(), &isa)) {
-    fail<ValueError>(op, "level", "expected generic, avx2 or avx512, got '", name, "'");
+    fail<ValueError>(op, "level", "expected generic, avx2, avx512 or avx512_bf16, got '", name, "'");
   }
   return isa;
 }
@@ -40,7 +40,6 @@ py::list available_isas() {
 py::list isa_extensions() {
   const CpuExtensions found = detected_extensions();
   py::list names;
-  if (found.avx512_bf16) names.append("avx512_bf16");
   if (found.amx_bf16) names.append("amx_bf16");
   return names;
 }

@@ -30,10 +30,8 @@ bool tiles_are_granted() {
 
 CpuExtensions detected_extensions() {
   CpuExtensions found;
-  if (detected_isa() != Isa::kAvx512) return found;
+  if (detected_isa() < Isa::kAvx512) return found;
   unsigned a = 0, b = 0, c = 0, d = 0;
-  if (!__get_cpuid_count(7, 1, &a, &b, &c, &d)) return found;
-  found.avx512_bf16 = (a & 1u << 5) != 0;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return found;
   constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;
   std::uint32_t low = 0, high = 0;

@@ -5,7 +5,6 @@ namespace arraynn {
 
 // What the CPU has, the operating system saves and, for tiles, the kernel gives leave to use.
 struct CpuExtensions {
-  bool avx512_bf16 = false;
   bool amx_bf16 = false;
 };
 CpuExtensions detected_extensions();

@@ -12,7 +12,7 @@
 namespace arraynn {
 namespace {
 
-constexpr const char* kNames[kIsaCount] = {"generic", "avx2", "avx512"};
+constexpr const char* kNames[kIsaCount] = {"generic", "avx2", "avx512", "avx512_bf16"};
 
 #if defined(__x86_64__)
 // XCR0 says which register files the operating system saves: CPUID alone would allow
@@ -37,8 +37,10 @@ Isa probe() {
   if ((b & (kBmi1 | kAvx2 | kBmi2)) != (kBmi1 | kAvx2 | kBmi2)) return Isa::kGeneric;
   constexpr unsigned kF = 1u << 16, kDq = 1u << 17, kCd = 1u << 28, kBw = 1u << 30, kVl = 1u << 31;
   constexpr unsigned kX86V4 = kF | kDq | kCd | kBw | kVl;
-  if ((b & kX86V4) == kX86V4 && (state & 0xe6) == 0xe6) return Isa::kAvx512;  // opmask and zmm
-  return Isa::kAvx2;
+  if ((b & kX86V4) != kX86V4 || (state & 0xe6) != 0xe6) return Isa::kAvx2;  // opmask and zmm
+  constexpr unsigned kAvx512Bf16 = 1u << 5;
+  if (!__get_cpuid_count(7, 1, &a, &b, &c, &d)) return Isa::kAvx512;
+  return (a & kAvx512Bf16) != 0 ? Isa::kAvx512Bf16 : Isa::kAvx512;
 }
 #else
 Isa probe() { return Isa::kGeneric; }

@@ -3,8 +3,10 @@
 
 namespace arraynn {
 
-enum class Isa : int { kGeneric = 0, kAvx2 = 1, kAvx512 = 2 };
-inline constexpr int kIsaCount = 3;
+// The kernels of a level are those of the one before where the level has none of its own:
+// avx512_bf16 has products of bfloat16 alone.
+enum class Isa : int { kGeneric, kAvx2, kAvx512, kAvx512Bf16 };
+inline constexpr int kIsaCount = 4;
 
 const char* isa_name(Isa isa);
 

@@ -62,6 +62,7 @@ struct StorageKernels {
   }                                                          \
   [[gnu::always_inline]] static inline const Table& name() { \
     switch (current_isa()) {                                 \
+      case Isa::kAvx512Bf16:                                 \
       case Isa::kAvx512:                                     \
         return avx512::name;                                 \
       case Isa::kAvx2:                                       \

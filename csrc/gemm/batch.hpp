@@ -15,16 +15,13 @@ struct GemmBatch {
 };
 void gemm_batch(const char* op, const GemmProblem<float>& p, const GemmBatch& batch);
 void gemm_batch(const char* op, const GemmProblem<double>& p, const GemmBatch& batch);
+void gemm_batch(const char* op, const GemmProblem<Bfloat16>& p, const GemmBatch& batch);
 
-#if defined(ARRAYNN_CUDA)  // what gemm.hpp declares, for the dtypes that only a GPU has
-#define ARRAYNN_DECLARE(T)                                                              \
-  void gemm(const char* op, const GemmProblem<T>& p);                                   \
-  void gemm_batch(const char* op, const GemmProblem<T>& p, const GemmBatch& batch);     \
-  void use_packed(const char* op, PreparedWeight*, Operand operand, GemmProblem<T>* p); \
-  void column_sums(const T* x, std::int64_t m, std::int64_t n, T* out);
-ARRAYNN_DECLARE(Half)
-ARRAYNN_DECLARE(Bfloat16)
-#undef ARRAYNN_DECLARE
+#if defined(ARRAYNN_CUDA)  // what gemm.hpp declares, for the dtype that only a GPU has
+void gemm(const char* op, const GemmProblem<Half>& p);
+void gemm_batch(const char* op, const GemmProblem<Half>& p, const GemmBatch& batch);
+void use_packed(const char* op, PreparedWeight*, Operand operand, GemmProblem<Half>* p);
+void column_sums(const Half* x, std::int64_t m, std::int64_t n, Half* out);
 // Of partial sums, which are float32.
 void column_sums(const float* x, std::int64_t m, std::int64_t n, Half* out);
 void column_sums(const float* x, std::int64_t m, std::int64_t n, Bfloat16* out);

@@ -12,6 +12,32 @@
 namespace arraynn {
 namespace {
 
+// The dtype of operands that are as_factor().
+template <class F>
+void dispatch_factors(Dtype t, const F& f) {
+#if !defined(ARRAYNN_CUDA)
+  if (t == Dtype::kBF16) return f(Bfloat16{});
+#endif
+  dispatch_wide(t, f);
+}
+
+bool is_widened(const Array& x) { return x.stored() != x->dtype; }
+
+// What is added to products of `x`.
+Array take_addend(const char* op, const char* arg, py::handle h, const Array& x) {
+  Array a = take_optional(op, arg, h);
+  return is_widened(x) ? widened(op, arg, std::move(a)) : a;
+}
+
+WideResults results_of(const char* op, const Array& x, std::initializer_list<TensorView*> results) {
+  return is_widened(x) ? WideResults(op, results) : WideResults();
+}
+
+// A weight that was packed at a lower level may be wide where `x` is not.
+void widen_with(const char* op, const char* arg, const Array& weight, Array* x) {
+  if (is_widened(weight)) *x = widened(op, arg, std::move(*x));
+}
+
 // Any array of at least two dimensions whose last two have a unit stride among them; others are
 // copied. A dimension of one element takes the stride that suits.
 struct Matrix {
@@ -33,7 +59,7 @@ Matrix as_matrix(const char* op, const char* arg, Array array) {
     if (m.cs == 1 || attempt == 1) return m;
     if (m.rows <= 1) m.rs = 1;
     if (m.rs == 1) return m;
-    Array copy = widened(op, arg, contiguous_copy(op, arg, m.array));
+    Array copy = as_factor(op, arg, contiguous_copy(op, arg, m.array));
     copy.low = m.array.low;
     copy.high = m.array.high;
     m.array = std::move(copy);
@@ -41,7 +67,7 @@ Matrix as_matrix(const char* op, const char* arg, Array array) {
 }
 
 Matrix take_matrix(const char* op, const char* arg, py::handle h) {
-  return as_matrix(op, arg, take_wide(op, arg, h, Layout::kAny));
+  return as_matrix(op, arg, as_factor(op, arg, take(op, arg, h, Layout::kAny)));
 }
 
 Activation activation_argument(const char* op, py::handle name) {
@@ -66,20 +92,21 @@ void set_epilogue(const Array& bias, BiasAxis axis, const Array& residual, std::
 py::object linear(py::handle x_in, py::handle weight_in, py::handle bias_in,
                   py::handle activation_in, py::handle residual_in, py::handle out_in) {
   constexpr const char* kOp = "linear";
-  const Array x = take_wide(kOp, "x", x_in);
+  Array x = as_factor(kOp, "x", take(kOp, "x", x_in));
   require_storage(kOp, "x", x);
   if (x->ndim < 1) fail<ValueError>(kOp, "x", "expected at least 1 dimension, got 0");
   const Weight weight = take_weight(kOp, "weight", weight_in, Layout::kAny);
   const Matrix w = as_matrix(kOp, "weight", weight.array);
   require_ndim(kOp, "weight", w.array, 2);
   require_same_dtype(kOp, "weight", w.array, "x", x);
+  widen_with(kOp, "x", w.array, &x);
   const int ndim = x->ndim;
   const std::int64_t k = x->shape[ndim - 1], n = w.rows;
   if (w.cols != k) {
     fail<ValueError>(kOp, "weight", "expected ", k, " input features (x has shape ",
                      shape_str(x->shape, ndim), "), got ", w.cols);
   }
-  const Array bias = take_optional_wide(kOp, "bias", bias_in);
+  const Array bias = take_addend(kOp, "bias", bias_in, x);
   if (bias) {
     require_same_dtype(kOp, "bias", bias, "x", x);
     require_shape(kOp, "bias", bias, {n});
@@ -87,7 +114,7 @@ py::object linear(py::handle x_in, py::handle weight_in, py::handle bias_in,
   std::int64_t shape[kMaxDims];
   std::copy_n(x->shape, ndim - 1, shape);
   shape[ndim - 1] = n;
-  const Array residual = take_optional_wide(kOp, "residual", residual_in);
+  const Array residual = take_addend(kOp, "residual", residual_in, x);
   if (residual) {
     require_same_dtype(kOp, "residual", residual, "x", x);
     if (residual->ndim != ndim || !std::equal(shape, shape + ndim, residual->shape)) {
@@ -97,8 +124,8 @@ py::object linear(py::handle x_in, py::handle weight_in, py::handle bias_in,
   }
   const Activation activation = activation_argument(kOp, activation_in);
   Output out(kOp, out_in, x.stored(), shape, ndim, {&x, &w.array, &bias, &residual});
-  const WideResults results(kOp, {&out.view});
-  dispatch_wide(x->dtype, [&](auto tag) {
+  const WideResults results = results_of(kOp, x, {&out.view});
+  dispatch_factors(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     GemmProblem<T> g;
     g.m = 1;
@@ -125,9 +152,9 @@ py::object linear(py::handle x_in, py::handle weight_in, py::handle bias_in,
 py::tuple linear_backward(py::handle grad_in, py::handle x_in, py::handle weight_in,
                           py::handle needs_in) {
   constexpr const char* kOp = "linear_backward";
-  const Array dy = take_wide(kOp, "grad_out", grad_in);
+  const Array dy = as_factor(kOp, "grad_out", take(kOp, "grad_out", grad_in));
   require_storage(kOp, "grad_out", dy);
-  const Array x = take_wide(kOp, "x", x_in);
+  const Array x = as_factor(kOp, "x", take(kOp, "x", x_in));
   require_same_dtype(kOp, "x", x, "grad_out", dy);
   if (x->ndim < 1) fail<ValueError>(kOp, "x", "expected at least 1 dimension, got 0");
   const Matrix w = take_matrix(kOp, "weight", weight_in);
@@ -150,8 +177,8 @@ py::tuple linear_backward(py::handle grad_in, py::handle x_in, py::handle weight
   if (needs.x) grads[0] = new_array(kOp, x.stored(), x->shape, ndim, &dx);
   if (needs.weight) grads[1] = new_array(kOp, x.stored(), weight_shape, 2, &dw);
   if (needs.bias) grads[2] = new_array(kOp, x.stored(), &n, 1, &db);
-  const WideResults results(kOp, {&dx, &dw, &db});
-  dispatch_wide(x->dtype, [&](auto tag) {
+  const WideResults results = results_of(kOp, x, {&dx, &dw, &db});
+  dispatch_factors(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     const T* grad = dy->as<const T>();
@@ -204,9 +231,10 @@ GemmBatch broadcast(const char* op, const TensorView& a, const TensorView& b, st
 
 py::object matmul(py::handle a_in, py::handle b_in, py::handle out_in) {
   constexpr const char* kOp = "matmul";
-  const Array first = take_wide(kOp, "a", a_in, Layout::kAny);
+  Array first = as_factor(kOp, "a", take(kOp, "a", a_in, Layout::kAny));
   const Weight weight = take_weight(kOp, "b", b_in, Layout::kAny);
   const Array& second = weight.array;
+  widen_with(kOp, "a", second, &first);
   if (first->ndim == 0) fail<ValueError>(kOp, "a", "expected at least 1 dimension, got 0");
   if (second->ndim == 0) fail<ValueError>(kOp, "b", "expected at least 1 dimension, got 0");
   const Matrix a = as_matrix(kOp, "a", two_axes(first, 0));
@@ -222,8 +250,8 @@ py::object matmul(py::handle a_in, py::handle b_in, py::handle out_in) {
   if (first->ndim > 1) shape[ndim++] = a.rows;
   if (second->ndim > 1) shape[ndim++] = b.cols;
   Output out(kOp, out_in, first.stored(), shape, ndim, {&a.array, &b.array});
-  const WideResults results(kOp, {&out.view});
-  dispatch_wide(a.array->dtype, [&](auto tag) {
+  const WideResults results = results_of(kOp, first, {&out.view});
+  dispatch_factors(a.array->dtype, [&](auto tag) {
     using T = decltype(tag);
     const T *from_a = a.array->as<const T>(), *from_b = b.array->as<const T>();
     GemmProblem<T> g{a.rows, b.cols, a.cols, from_a,        a.rs,   a.cs,

@@ -1,5 +1,6 @@
 #include "gemm/gemm.hpp"
 
+#include <type_traits>
 #include <vector>
 
 #include "core/arena.hpp"
@@ -17,6 +18,20 @@ constexpr double kElementsPerThread = 1 << 16;
 constexpr double kBytesPerThread = 1 << 18;  // of columns that are added up
 
 template <class T>
+const GemmTable<T>& table() {
+  if constexpr (std::is_same_v<T, Bfloat16>) {
+#if defined(__x86_64__)
+    return avx512_bf16::gemm_kernels;
+#else
+    static const GemmTable<Bfloat16> none{};  // has_gemm() is false
+    return none;
+#endif
+  } else {
+    return gemm_kernels().of<T>();
+  }
+}
+
+template <class T>
 double flop(const GemmProblem<T>& p) {
   return 2.0 * static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k);
 }
@@ -24,8 +39,8 @@ double flop(const GemmProblem<T>& p) {
 template <class T>
 void run(const char* op, const GemmProblem<T>& p) {
   const int threads = threads_for(flop(p), kFlopPerThread);
-  const Scratch scratch(op, static_cast<std::size_t>(gemm_kernels().of<T>().scratch(p, threads)));
-  gemm_kernels().of<T>().run(p, threads, scratch.data());
+  const Scratch scratch(op, static_cast<std::size_t>(table<T>().scratch(p, threads)));
+  table<T>().run(p, threads, scratch.data());
 }
 
 template <class T>
@@ -44,9 +59,9 @@ void run_batch(const char* op, const GemmProblem<T>& p, const BatchItem* items,
     for (std::int64_t i = 0; i < count; ++i) run(op, item_problem(i));
     return;
   }
-  const auto bytes = static_cast<std::size_t>(round_up(gemm_kernels().of<T>().scratch(p, 1), 64));
+  const auto bytes = static_cast<std::size_t>(round_up(table<T>().scratch(p, 1), 64));
   const Scratch scratch(op, bytes * static_cast<std::size_t>(threads));
-  const auto run_one = gemm_kernels().of<T>().run;
+  const auto run_one = table<T>().run;
   parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
     const Range part = split_range(count, nthreads, tid);
     char* mine = static_cast<char*>(scratch.data()) + bytes * static_cast<std::size_t>(tid);
@@ -77,7 +92,7 @@ void run_broadcast(const char* op, const GemmProblem<T>& p, const GemmBatch& bat
 
 template <class T>
 void packed(const char* op, PreparedWeight* weight, Operand operand, GemmProblem<T>* p) {
-  const auto pack = gemm_kernels().of<T>().pack;
+  const auto pack = table<T>().pack;
   T* const none = nullptr;
   const std::int64_t elements = pack(*p, operand, 1, none);
   const int threads = threads_for(static_cast<double>(elements), kElementsPerThread);
@@ -95,37 +110,42 @@ GemmUse batch_use(const GemmProblem<T>& p, std::int64_t count) {
   const int threads = threads_for(flop(p) * static_cast<double>(count), kFlopPerThread);
   if (threads == 1 || count < threads) {
     const int team = threads_for(flop(p), kFlopPerThread);
-    return {gemm_kernels().of<T>().scratch(p, team), team};
+    return {table<T>().scratch(p, team), team};
   }
-  return {threads * round_up(gemm_kernels().of<T>().scratch(p, 1), 64), threads};
+  return {threads * round_up(table<T>().scratch(p, 1), 64), threads};
 }
 
 template <class T>
 void add_columns(const T* x, std::int64_t m, std::int64_t n, T* out) {
   const int threads = threads_for(static_cast<double>(m) * static_cast<double>(n),
                                   kBytesPerThread / static_cast<double>(sizeof(T)));
-  gemm_kernels().of<T>().column_sums(x, n, m, n, threads, out);
+  table<T>().column_sums(x, n, m, n, threads, out);
 }
 
 }  // namespace
 
-GemmUse gemm_batch_use(const GemmProblem<float>& p, std::int64_t count) {
-  return batch_use(p, count);
-}
-GemmUse gemm_batch_use(const GemmProblem<double>& p, std::int64_t count) {
-  return batch_use(p, count);
+bool has_gemm(Dtype dtype) {
+  if (dtype == Dtype::kBF16) return current_isa() == Isa::kAvx512Bf16;
+  return dtype == Dtype::kF32 || dtype == Dtype::kF64;
 }
 
-void gemm(const char* op, const GemmProblem<float>& p) { run(op, p); }
-void gemm(const char* op, const GemmProblem<double>& p) { run(op, p); }
+// What gemm.hpp declares for each dtype.
+#define ARRAYNN_GEMM_OF(T)                                                                      \
+  void gemm(const char* op, const GemmProblem<T>& p) { run(op, p); }                            \
+  void use_packed(const char* op, PreparedWeight* weight, Operand operand, GemmProblem<T>* p) { \
+    packed(op, weight, operand, p);                                                             \
+  }                                                                                             \
+  void gemm_batch(const char* op, const GemmProblem<T>& p, const GemmBatch& batch) {            \
+    run_broadcast(op, p, batch);                                                                \
+  }                                                                                             \
+  void column_sums(const T* x, std::int64_t m, std::int64_t n, T* out) {                        \
+    add_columns(x, m, n, out);                                                                  \
+  }
+ARRAYNN_GEMM_OF(float)
+ARRAYNN_GEMM_OF(double)
+ARRAYNN_GEMM_OF(Bfloat16)
 
-void use_packed(const char* op, PreparedWeight* weight, Operand operand, GemmProblem<float>* p) {
-  packed(op, weight, operand, p);
-}
-void use_packed(const char* op, PreparedWeight* weight, Operand operand, GemmProblem<double>* p) {
-  packed(op, weight, operand, p);
-}
-
+// For convolutions, which have float32 and float64 alone.
 void gemm_batch(const char* op, const GemmProblem<float>& p, const BatchItem* items,
                 std::int64_t count) {
   run_batch(op, p, items, count);
@@ -134,19 +154,11 @@ void gemm_batch(const char* op, const GemmProblem<double>& p, const BatchItem* i
                 std::int64_t count) {
   run_batch(op, p, items, count);
 }
-
-void gemm_batch(const char* op, const GemmProblem<float>& p, const GemmBatch& batch) {
-  run_broadcast(op, p, batch);
+GemmUse gemm_batch_use(const GemmProblem<float>& p, std::int64_t count) {
+  return batch_use(p, count);
 }
-void gemm_batch(const char* op, const GemmProblem<double>& p, const GemmBatch& batch) {
-  run_broadcast(op, p, batch);
-}
-
-void column_sums(const float* x, std::int64_t m, std::int64_t n, float* out) {
-  add_columns(x, m, n, out);
-}
-void column_sums(const double* x, std::int64_t m, std::int64_t n, double* out) {
-  add_columns(x, m, n, out);
+GemmUse gemm_batch_use(const GemmProblem<double>& p, std::int64_t count) {
+  return batch_use(p, count);
 }
 
 }  // namespace arraynn

@@ -76,14 +76,25 @@ struct GemmTable {
 };
 
 ARRAYNN_KERNEL_TABLE(FloatKernels<GemmTable>, gemm_kernels)
+#if defined(__x86_64__)
+namespace avx512_bf16 {
+extern const GemmTable<Bfloat16> gemm_kernels;
+}
+#endif
+
+// Whether gemm, at the level in force, takes operands of this dtype as they are. Of 16 bits it neither
+// accumulates nor takes a packed A.
+bool has_gemm(Dtype dtype);
 
 // These allocate scratch, pick the team and run the table of the ISA in force.
 void gemm(const char* op, const GemmProblem<float>& p);
 void gemm(const char* op, const GemmProblem<double>& p);
+void gemm(const char* op, const GemmProblem<Bfloat16>& p);
 
 // Sets packed_a or packed_b of the problem to the weight's form, made if this is the first call.
 void use_packed(const char* op, PreparedWeight* weight, Operand operand, GemmProblem<float>* p);
 void use_packed(const char* op, PreparedWeight* weight, Operand operand, GemmProblem<double>* p);
+void use_packed(const char* op, PreparedWeight* weight, Operand operand, GemmProblem<Bfloat16>* p);
 
 // Element offsets of one product of a batch; sizes, strides and epilogue are shared, and a residual
 // moves with C.
@@ -106,5 +117,6 @@ GemmUse gemm_batch_use(const GemmProblem<double>& p, std::int64_t count);
 // out[j] = sum_i x[i, j] of a contiguous x.
 void column_sums(const float* x, std::int64_t m, std::int64_t n, float* out);
 void column_sums(const double* x, std::int64_t m, std::int64_t n, double* out);
+void column_sums(const Bfloat16* x, std::int64_t m, std::int64_t n, Bfloat16* out);
 
 }  // namespace arraynn

@@ -134,8 +134,16 @@ ARRAYNN_INLINE void store_tile(Vec<T> (&acc)[kRows][kVectors], const TileStore<T
 inline constexpr std::int64_t kShortSum = 192;
 inline constexpr int kProductsPerFetch = 4;
 
+// What a product is: of T itself, or of what a lane's bits stand for (cpu_bf16.cpp).
+struct PlainProducts {
+  template <class T>
+  ARRAYNN_MEMBER static Vec<T> add(Vec<T> a, Vec<T> b, Vec<T> sum) {
+    return fma(a, b, sum);
+  }
+};
+
 // Rows of A by pointer, contiguous along k.
-template <class T, int kRows, int kVectors, bool kShort>
+template <class T, int kRows, int kVectors, bool kShort, class Products>
 [[gnu::noinline]] static void row_ukernel(const T* const* a_rows, std::int64_t k,
                                           const TapList& taps, const T* b_first, std::int64_t ldb,
                                           const TileStore<T>& store) {
@@ -174,7 +182,9 @@ template <class T, int kRows, int kVectors, bool kShort>
         b += ldb;
         ARRAYNN_UNROLL for (int i = 0; i < kRows; ++i) {
           const Vec<T> av = Vec<T>::set1(a[i][p]);
-          ARRAYNN_UNROLL for (int j = 0; j < kVectors; ++j) acc[i][j] = fma(av, bv[j], acc[i][j]);
+          ARRAYNN_UNROLL for (int j = 0; j < kVectors; ++j) {
+            acc[i][j] = Products::add(av, bv[j], acc[i][j]);
+          }
         }
       }
     } while (kShort && p < k);
@@ -182,11 +192,11 @@ template <class T, int kRows, int kVectors, bool kShort>
   store_tile(acc, store);
 }
 
-template <class T, bool kShort>
+template <class T, bool kShort, class Products>
 struct RowTiles {
   template <int kRows, int kVectors>
   static constexpr auto tile() {
-    return &row_ukernel<T, kRows, kVectors, kShort>;
+    return &row_ukernel<T, kRows, kVectors, kShort, Products>;
   }
 };
 
@@ -212,14 +222,14 @@ ARRAYNN_INLINE TileStore<T> tile_store(const GemmProblem<T>& g, std::int64_t i, 
 }
 
 // One tile: m x store.n, columns of a panel with row stride ldb.
-template <class T>
+template <class Products = PlainProducts, class T>
 ARRAYNN_INLINE void run_tile(std::int64_t m, const T* const* a_rows, std::int64_t k,
                              const TapList& taps, const T* b, std::int64_t ldb,
                              const TileStore<T>& store) {
   const int vectors = store.n > kLanes<T> ? 2 : 1;
   const auto tile = taps.count * k < kShortSum
-                        ? kTileTable<RowTiles<T, true>>.at[m - 1][vectors - 1]
-                        : kTileTable<RowTiles<T, false>>.at[m - 1][vectors - 1];
+                        ? kTileTable<RowTiles<T, true, Products>>.at[m - 1][vectors - 1]
+                        : kTileTable<RowTiles<T, false, Products>>.at[m - 1][vectors - 1];
   tile(a_rows, k, taps, b, ldb, store);
   if (store.activation.kind > ActivationKind::kRelu) {
     activate_rows(store.activation, store.c_rows, m, store.n);
