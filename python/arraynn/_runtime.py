@@ -113,7 +113,7 @@ def _isa_limit() -> str:
     limit = os.environ.get("ARRAYNN_MAX_ISA")
     if limit is None:
         return "none (ARRAYNN_MAX_ISA)"
-    known = limit in ("generic", "avx2", "avx512")
+    known = limit in ("generic", "avx2", "avx512", "avx512_bf16")
     return limit if known else f"{limit!r} is no level and was ignored"
 
 
@@ -143,7 +143,7 @@ def show_config() -> Config:
     Examples
     --------
     >>> import arraynn as ann
-    >>> ann.show_config()["isa"] in ("generic", "avx2", "avx512")
+    >>> ann.show_config()["isa"] in ("generic", "avx2", "avx512", "avx512_bf16")
     True
     """
     cache = _core.block_cache()
