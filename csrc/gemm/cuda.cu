@@ -3,6 +3,7 @@
 #include "core/cuda_scratch.hpp"
 #include "gemm/batch.hpp"
 #include "gemm/cuda_hopper.hpp"
+#include "gemm/sums.hpp"
 
 namespace arraynn {
 namespace cuda {
@@ -115,16 +116,13 @@ template <class Tile, class T, class Out>
 void launch_tiles(GemmCall<T, Out>& call, bool along_a, bool along_b, std::int64_t count) {
   call.tiles = {ceil_div(call.m, Tile::kM), ceil_div(call.n, Tile::kN)};
   const Grid grid{call.tiles.count() * count, Tile::kThreads, Tile::kSharedBytes};
-  if constexpr (std::is_same_v<T, Out>) {  // parts have neither along k
-    if (along_a && along_b) {
-      ARRAYNN_LAUNCH((gemm_kernel<T, Out, Tile, true, true>), grid, call);
-    } else if (along_a) {
-      ARRAYNN_LAUNCH((gemm_kernel<T, Out, Tile, true, false>), grid, call);
-    } else if (along_b) {
-      ARRAYNN_LAUNCH((gemm_kernel<T, Out, Tile, false, true>), grid, call);
-    }
-  }
-  if (!along_a && !along_b) {
+  if (along_a && along_b) {
+    ARRAYNN_LAUNCH((gemm_kernel<T, Out, Tile, true, true>), grid, call);
+  } else if (along_a) {
+    ARRAYNN_LAUNCH((gemm_kernel<T, Out, Tile, true, false>), grid, call);
+  } else if (along_b) {
+    ARRAYNN_LAUNCH((gemm_kernel<T, Out, Tile, false, true>), grid, call);
+  } else {
     ARRAYNN_LAUNCH((gemm_kernel<T, Out, Tile, false, false>), grid, call);
   }
 }
@@ -147,12 +145,13 @@ constexpr bool kOnHopper = false;
 #endif
 
 // Sums over samples, by parts of k that are added in order: otherwise few tiles would be all blocks.
-template <class T>
-void run_parts(const char* op, const GemmProblem<T>& p, const GemmCall<T, T>& whole, Parts parts) {
+template <class T, class Out>
+void run_parts(const char* op, const GemmProblem<T>& p, const GemmCall<T, Out>& whole,
+               Parts parts) {
   using Sum = Compute<T>;
   const std::int64_t size = p.m * p.n;
   const Scratch scratch(op, parts.count * size * static_cast<std::int64_t>(sizeof(Sum)));
-  const auto add = [&] { run_column_sums(scratch.as<Sum>(), parts.count, size, p.c); };
+  const auto add = [&] { run_column_sums(scratch.as<Sum>(), parts.count, size, whole.result.c); };
   if constexpr (kOnHopper<T>) {
     if (gemm_parts_on_hopper(p, parts, scratch.as<Sum>())) return add();
   }
@@ -168,14 +167,15 @@ void run_parts(const char* op, const GemmProblem<T>& p, const GemmCall<T, T>& wh
   add();
 }
 
-template <class T>
-void run_gemm(const char* op, const GemmProblem<T>& p, const GemmBatch& batch) {
+template <class T, class Out>
+void run_gemm(const char* op, const GemmProblem<T>& p, const GemmResult<Out>& to,
+              const GemmBatch& batch) {
   std::int64_t count = 1;
   for (int d = 0; d < batch.ndim; ++d) count *= batch.shape[d];
   if (p.m == 0 || p.n == 0 || count == 0) return;
   const Parts parts = p.over_samples ? parts_of(p.m, p.n, 1, p.k) : Parts{p.k, 1};
   if constexpr (kOnHopper<T>) {
-    if (parts.count == 1 && gemm_on_hopper(p, batch)) return;
+    if (parts.count == 1 && gemm_on_hopper(p, to, batch)) return;
   }
   const bool along_a = p.cs_a == 1, along_b = p.rs_b == 1;
   // The stride of a single row is no reason to copy it element by element.
@@ -184,19 +184,19 @@ void run_gemm(const char* op, const GemmProblem<T>& p, const GemmBatch& batch) {
   };
   const std::int64_t stride_a = along_a ? stride_of(p.m, p.rs_a) : stride_of(p.k, p.cs_a);
   const std::int64_t stride_b = along_b ? stride_of(p.n, p.cs_b) : stride_of(p.k, p.rs_b);
-  const Epilogue<T>& e = p.epilogue;
-  GemmCall<T, T> call{};
+  const Epilogue<Out>& e = to.epilogue;
+  GemmCall<T, Out> call{};
   call.m = p.m;
   call.n = p.n;
   call.a = {p.a, stride_a, p.m, p.k, packs_fit<T>(p.a, stride_a, batch.stride_a, batch.ndim)};
   call.b = {p.b, stride_b, p.n, p.k, packs_fit<T>(p.b, stride_b, batch.stride_b, batch.ndim)};
-  if (parts.count > 1 && !along_a && !along_b) return run_parts(op, p, call, parts);
   const std::int64_t whole[] = {p.m * p.n};
   const int moves = count > 1 ? 1 : 0;
   const bool packed =
-      packs_fit<T>(p.c, p.rs_c, whole, moves) &&
-      (e.residual == nullptr || packs_fit<T>(e.residual, e.rs_residual, whole, moves));
-  call.result = {p.c, e.residual, p.rs_c, e.rs_residual, packed};
+      packs_fit<Out>(to.c, p.rs_c, whole, moves) &&
+      (e.residual == nullptr || packs_fit<Out>(e.residual, e.rs_residual, whole, moves));
+  call.result = {to.c, e.residual, p.rs_c, e.rs_residual, packed};
+  if (parts.count > 1 && !along_a && !along_b) return run_parts(op, p, call, parts);
   call.epilogue = {e.bias, e.bias == nullptr ? BiasAxis::kNone : e.bias_axis, p.accumulate,
                    e.activation};
   call.batch = batch;
@@ -207,22 +207,29 @@ void run_gemm(const char* op, const GemmProblem<T>& p, const GemmBatch& batch) {
 }  // namespace cuda
 
 // use_packed: the kernels read a weight where it lies.
-#define ARRAYNN_DEFINE(T)                                                                    \
-  void gemm(const char* op, const GemmProblem<T>& p) { cuda::run_gemm(op, p, GemmBatch{}); } \
-  void gemm_batch(const char* op, const GemmProblem<T>& p, const GemmBatch& batch) {         \
-    cuda::run_gemm(op, p, batch);                                                            \
-  }                                                                                          \
-  void use_packed(const char*, PreparedWeight*, Operand, GemmProblem<T>*) {}                 \
-  void column_sums(const T* x, std::int64_t m, std::int64_t n, T* out) {                     \
-    cuda::run_column_sums(x, m, n, out);                                                     \
+#define ARRAYNN_DEFINE(T)                                                                \
+  void gemm_batch(const char* op, const GemmProblem<T>& p, const GemmBatch& batch) {     \
+    cuda::run_gemm(op, p, GemmResult<T>{p.c, p.epilogue}, batch);                        \
+  }                                                                                      \
+  void gemm(const char* op, const GemmProblem<T>& p) { gemm_batch(op, p, GemmBatch{}); } \
+  void use_packed(const char*, PreparedWeight*, Operand, GemmProblem<T>*) {}             \
+  void column_sums(const T* x, std::int64_t m, std::int64_t n, T* out) {                 \
+    cuda::run_column_sums(x, m, n, out);                                                 \
   }
 ARRAYNN_FOR_EACH_STORAGE(ARRAYNN_DEFINE)
 #undef ARRAYNN_DEFINE
-void column_sums(const float* x, std::int64_t m, std::int64_t n, Half* out) {
-  cuda::run_column_sums(x, m, n, out);
-}
-void column_sums(const float* x, std::int64_t m, std::int64_t n, Bfloat16* out) {
-  cuda::run_column_sums(x, m, n, out);
-}
+#define ARRAYNN_DEFINE(T)                                                                \
+  void gemm_sums(const char* op, const GemmProblem<T>& p, const GemmResult<float>& to) { \
+    cuda::run_gemm(op, p, to, GemmBatch{});                                              \
+  }                                                                                      \
+  void column_sums(const T* x, std::int64_t m, std::int64_t n, float* out) {             \
+    cuda::run_column_sums(x, m, n, out);                                                 \
+  }                                                                                      \
+  void column_sums(const float* x, std::int64_t m, std::int64_t n, T* out) {             \
+    cuda::run_column_sums(x, m, n, out);                                                 \
+  }
+ARRAYNN_DEFINE(Half)
+ARRAYNN_DEFINE(Bfloat16)
+#undef ARRAYNN_DEFINE
 
 }  // namespace arraynn

@@ -328,16 +328,13 @@ bool launch_tiles(HopperCall<Out>& call, const HopperOperands& o, std::int64_t c
   using Storage = HopperStorage<Tile>;
   static_assert(sizeof(Storage) <= 227 * 1024);
   const Grid grid{persistent_blocks(call.tiles, 1), kThreads, sizeof(Storage)};
-  if constexpr (std::is_same_v<T, Out>) {  // parts have neither along k
-    if (o.a.along_k && o.b.along_k) {
-      ARRAYNN_LAUNCH((hopper_gemm_kernel<T, Out, Tile, true, true>), grid, call);
-    } else if (o.a.along_k) {
-      ARRAYNN_LAUNCH((hopper_gemm_kernel<T, Out, Tile, true, false>), grid, call);
-    } else if (o.b.along_k) {
-      ARRAYNN_LAUNCH((hopper_gemm_kernel<T, Out, Tile, false, true>), grid, call);
-    }
-  }
-  if (!o.a.along_k && !o.b.along_k) {
+  if (o.a.along_k && o.b.along_k) {
+    ARRAYNN_LAUNCH((hopper_gemm_kernel<T, Out, Tile, true, true>), grid, call);
+  } else if (o.a.along_k) {
+    ARRAYNN_LAUNCH((hopper_gemm_kernel<T, Out, Tile, true, false>), grid, call);
+  } else if (o.b.along_k) {
+    ARRAYNN_LAUNCH((hopper_gemm_kernel<T, Out, Tile, false, true>), grid, call);
+  } else {
     ARRAYNN_LAUNCH((hopper_gemm_kernel<T, Out, Tile, false, false>), grid, call);
   }
   return true;
@@ -381,21 +378,22 @@ bool fits(const GemmProblem<T>& p) {
 
 }  // namespace
 
-template <class T>
-bool gemm_on_hopper(const GemmProblem<T>& p, const GemmBatch& batch) {
+template <class T, class Out>
+bool gemm_on_hopper(const GemmProblem<T>& p, const GemmResult<Out>& to, const GemmBatch& batch) {
   std::int64_t count = 1;
   for (int d = 0; d < batch.ndim; ++d) count *= batch.shape[d];
   if (!fits(p) || count == 0) return false;
   const HopperOperands o =
       operands_of(p, moves_of(batch, batch.stride_a), moves_of(batch, batch.stride_b));
-  const Epilogue<T>& e = p.epilogue;
-  HopperCall<T> call = call_of<T>(p);
-  const auto packed = [&](const T* c, std::int64_t stride) {
-    return is_packed(c) && stride % kUnit == 0 && (count == 1 || p.m * p.n % kUnit == 0);
+  const Epilogue<Out>& e = to.epilogue;
+  HopperCall<Out> call = call_of<Out>(p);
+  const auto packed = [&](const Out* c, std::int64_t stride) {
+    constexpr std::int64_t kOf = kPack<Out>;
+    return is_packed(c) && stride % kOf == 0 && (count == 1 || p.m * p.n % kOf == 0);
   };
   call.result = {
-      p.c, e.residual, p.rs_c, e.rs_residual,
-      packed(p.c, p.rs_c) && (e.residual == nullptr || packed(e.residual, e.rs_residual))};
+      to.c, e.residual, p.rs_c, e.rs_residual,
+      packed(to.c, p.rs_c) && (e.residual == nullptr || packed(e.residual, e.rs_residual))};
   call.epilogue = {e.bias, e.bias == nullptr ? BiasAxis::kNone : e.bias_axis, p.accumulate,
                    e.activation};
   call.moves_a = count > 1 && o.a.moves.stride != 0;
@@ -413,9 +411,10 @@ bool gemm_parts_on_hopper(const GemmProblem<T>& p, Parts parts, float* sums) {
   return launch<T>(call, operands_of(p, {}, {}), parts.count);
 }
 
-#define ARRAYNN_INSTANTIATE(T)                                                      \
-  template bool gemm_on_hopper<T>(const GemmProblem<T>& p, const GemmBatch& batch); \
-  template bool gemm_parts_on_hopper<T>(const GemmProblem<T>& p, Parts parts, float* sums);
+#define ARRAYNN_INSTANTIATE(T)                                                                     \
+  template bool gemm_on_hopper(const GemmProblem<T>&, const GemmResult<T>&, const GemmBatch&);     \
+  template bool gemm_on_hopper(const GemmProblem<T>&, const GemmResult<float>&, const GemmBatch&); \
+  template bool gemm_parts_on_hopper(const GemmProblem<T>&, Parts, float*);
 ARRAYNN_INSTANTIATE(Half)
 ARRAYNN_INSTANTIATE(Bfloat16)
 #undef ARRAYNN_INSTANTIATE

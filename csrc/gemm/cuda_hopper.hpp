@@ -38,13 +38,14 @@
 
 #include "core/cuda_tile.hpp"
 #include "gemm/batch.hpp"
+#include "gemm/sums.hpp"
 
 namespace arraynn::cuda {
 
 // Whether this product, or `parts` of it (of k, one after the other at `sums`), was launched; if not, nothing
 // was.
-template <class T>
-bool gemm_on_hopper(const GemmProblem<T>& p, const GemmBatch& batch);
+template <class T, class Out>
+bool gemm_on_hopper(const GemmProblem<T>& p, const GemmResult<Out>& to, const GemmBatch& batch);
 template <class T>
 bool gemm_parts_on_hopper(const GemmProblem<T>& p, Parts parts, float* sums);
 

@@ -24,9 +24,9 @@ Results forward(const RnnCall& call, bool wants_cells, bool wants_workspace) {
   if (lstm) r.c_n = rnn_array(a.op, stored, a.state_shape(s.hidden), &c_n);
   if (wants_cells) r.cells = rnn_array(a.op, stored, a.y_shape(s.hidden), &cells);
   work->results = WideResults(a.op, {&y, &h_n, &c_n, &cells});
-  dispatch_float(a.dtype, [&](auto tag) {
+  dispatch_wide(a.dtype, [&](auto tag) {
     using T = decltype(tag);
-    RnnKept<T>& saved = *work->of<T>();
+    RnnKept<T>& saved = work->of<T>();
     const py::gil_scoped_release nogil;
     run_rnn(saved.stack, RnnOutputs<T>{y.as<T>(), h_n.as<T>(), c_n.as<T>(), cells.as<T>()},
             wants_workspace ? &saved.saved : nullptr);

@@ -16,12 +16,12 @@ py::object start_gradient(const RnnArguments& a, const char* op, const char* arg
   py::object result = rnn_array(op, a.x.stored(), shape, view);
   results->add(op, view);
   if (view->size() == 0) return result;
-  dispatch_float(a.dtype, [&](auto tag) {
+  dispatch_wide(a.dtype, [&](auto tag) {
     using T = decltype(tag);
     if (given) {
       copy(given->as<const T>(), view->as<T>(), view->size());
     } else {
-      fill(view->as<T>(), view->size(), T(0));
+      fill(view->as<T>(), view->size(), 0);
     }
   });
   return result;
@@ -86,9 +86,9 @@ py::tuple backward(py::handle grad_y, py::handle grad_state, py::handle workspac
   std::vector<TensorView> dw, dp, dn;
   const py::list grad_weights = like(a.weights, &dw), grad_peepholes = like(a.peepholes, &dp);
   const py::list grad_norms = like(a.norms, &dn);
-  dispatch_float(a.dtype, [&](auto tag) {
+  dispatch_wide(a.dtype, [&](auto tag) {
     using T = decltype(tag);
-    RnnKept<T>& saved = *work.of<T>();
+    RnnKept<T>& saved = work.of<T>();
     RnnGradients<T> grads;
     if (dy) grads.dy = dy->as<const T>();
     if (dcells) grads.dcells = dcells->as<const T>();

@@ -163,15 +163,14 @@ void run_step(const Step<T>& step, const Matrices<T>& m, const std::int64_t* row
   }
   team_barrier(share.nthreads);
   if (!m.two) return;
-  if (s.w_hr != nullptr) {
-    for_tiles(
-        m.second, row, count, s.hidden, share, [&](std::int64_t b) { return step.wide(b); },
-        [&](const Tile<T>& tile) { project_tile(step, m.second.groups, tile); });
-  } else {
-    for_tiles(
-        m.second, row, count, s.hidden, share, [&](std::int64_t b) { return step.inner(b); },
-        [&](const Tile<T>& tile) { candidate_tile(step, m.second.groups, tile); });
-  }
+  const auto rows = [&](std::int64_t b) { return step.wide(b); };
+  for_tiles(m.second, row, count, s.hidden, share, rows, [&](const Tile<T>& tile) {
+    if (s.w_hr != nullptr) {
+      project_tile(step, m.second.groups, tile);
+    } else {
+      candidate_tile(step, m.second.groups, tile);
+    }
+  });
   team_barrier(share.nthreads);
 }
 

@@ -37,8 +37,8 @@ __device__ __forceinline__ bool passes(const Step<T>& step, std::int64_t b, std:
 // What follows from the sums of the first product.
 template <RnnKind kKind, int kSums, class T>
 __device__ __forceinline__ void first_unit(const Step<T>& step, std::int64_t b, std::int64_t unit,
-                                           T (&z)[kSums]) {
-  const Tile<T> tile{&b, 1, unit, z};
+                                           Compute<T> (&z)[kSums]) {
+  const Tile<Compute<T>> tile{&b, 1, unit, z};
   if constexpr (kKind == RnnKind::kRnn) rnn_tile(step, 1, tile);
   if constexpr (kKind == RnnKind::kLstm) lstm_tile(step, tile);
   if constexpr (kKind == RnnKind::kGru && kSums == 3) gru_tile(step, tile);
@@ -54,14 +54,14 @@ __device__ __forceinline__ void product_part(const ScanCall<T>& call, const Step
   // x's share of the next step comes from memory while this one is formed: a sector a panel and gate.
   const auto before = [&](std::int64_t b, std::int64_t unit) {
     if (next < 0 || unit % kUnits != 0 || unit >= h) return;
-    const T* gates = s.gates + ((next - s.gates_t) * s.batch + b) * width + unit;
+    const Compute<T>* gates = s.gates + ((next - s.gates_t) * s.batch + b) * width + unit;
     for (std::int64_t at = 0; at < width; at += h) ptx::prefetch_global_l2(gates + at);
   };
   for_products<kSums>(call.plan, call.plan.first, rows, s.batch, s.depth(step.t) > 0, before,
-                      [&](std::int64_t b, std::int64_t unit, T(&z)[kSums]) {
+                      [&](std::int64_t b, std::int64_t unit, Compute<T>(&z)[kSums]) {
                         if (s.norm.on) {
                           if (unit >= h || !s.active(step.t, b)) return;
-                          T* to = s.norm_product(step.t) + b * width + unit;
+                          Compute<T>* to = s.norm_product(step.t) + b * width + unit;
 #pragma unroll
                           for (int gate = 0; gate < kSums; ++gate) to[gate * h] = z[gate];
                         } else if (!passes(step, b, unit) && unit < h) {
@@ -71,37 +71,38 @@ __device__ __forceinline__ void product_part(const ScanCall<T>& call, const Step
 }
 
 template <RnnKind kKind, int kSums, class T>
-__device__ __forceinline__ void rows_part(const Step<T>& step) {
+__device__ __forceinline__ void rows_part(const ScanPlan<T>& plan, const Step<T>& step) {
+  using C = Compute<T>;
   const RnnScan<T>& s = step.s;
-  const RnnNorm<T>& norm = s.norm;
+  const RnnNorm<C>& norm = s.norm;
   const std::int64_t h = s.hidden, width = s.cell.gates() * h;
-  for (std::int64_t b = blockIdx.x; b < s.batch; b += gridDim.x) {
+  for_rows(plan, s.batch, [&](std::int64_t b) {
     const std::int64_t at = step.t * norm.step * s.batch + b;
     if (!s.active(step.t, b)) {
       for (std::int64_t i = threadIdx.x; i < max_i(s.out, h); i += kScanThreads) passes(step, b, i);
-      continue;
+      return;
     }
-    T* normed = norm.normed + b * width;
-    const T* const none = nullptr;
-    normalise_row<T>(width, norm.eps, s.norm_product(step.t) + b * width, norm.gain, none, normed,
+    C* normed = norm.normed + b * width;
+    const C* const none = nullptr;
+    normalise_row<C>(width, norm.eps, s.norm_product(step.t) + b * width, norm.gain, none, normed,
                      norm.mean + at, norm.rstd + at);
     for (std::int64_t unit = threadIdx.x; unit < h; unit += kScanThreads) {
-      T z[kSums];
+      C z[kSums];
 #pragma unroll
       for (int gate = 0; gate < kSums; ++gate) z[gate] = normed[gate * h + unit];
       first_unit<kKind>(step, b, unit, z);
     }
     if constexpr (kKind == RnnKind::kLstm) {
-      if (norm.cell == nullptr) continue;
-      T* cell = norm.normed_cell + b * h;
-      normalise_row<T>(h, norm.eps, step.norm_cell(b), norm.cell_gain, norm.cell_bias, cell,
+      if (norm.cell == nullptr) return;
+      C* cell = norm.normed_cell + b * h;
+      normalise_row<C>(h, norm.eps, step.norm_cell(b), norm.cell_gain, norm.cell_bias, cell,
                        norm.cell_mean + at, norm.cell_rstd + at);
       for (std::int64_t unit = threadIdx.x; unit < h; unit += kScanThreads) {
-        const Vec<T> o = Vec<T>::load(step.gates(b) + 3 * h + unit);
-        put_output(step, b, unit, 1, o * Vec<T>{activate(s.cell.output, cell[unit])});
+        const Vec<C> o = Vec<C>::load(step.gates(b) + 3 * h + unit);
+        put_output(step, b, unit, 1, o * Vec<C>{activate(s.cell.output, cell[unit])});
       }
     }
-  }
+  });
 }
 
 // The candidate of a reset before the product, or the projection.
@@ -109,12 +110,12 @@ template <RnnKind kKind, class T>
 __device__ __forceinline__ void second_part(const ScanCall<T>& call, const Step<T>& step) {
   const RnnScan<T>& s = step.s;
   constexpr bool kProjects = kKind == RnnKind::kLstm;
-  const ScanRows<T> rows{kProjects ? step.wide(0) : step.inner(0), s.hidden};
+  const ScanRows<T> rows{step.wide(0), s.hidden};
   for_products<1>(
       call.plan, call.plan.second, rows, s.batch, true, [](std::int64_t, std::int64_t) {},
-      [&](std::int64_t b, std::int64_t unit, T(&z)[1]) {
+      [&](std::int64_t b, std::int64_t unit, Compute<T>(&z)[1]) {
         if (unit >= call.plan.second.units || !s.active(step.t, b)) return;
-        const Tile<T> tile{&b, 1, unit, z};
+        const Tile<Compute<T>> tile{&b, 1, unit, z};
         if constexpr (kProjects) {
           project_tile(step, 1, tile);
         } else {
@@ -127,33 +128,18 @@ template <class T, RnnKind kKind, int kSums>
 __global__ void __launch_bounds__(kScanThreads, 1)
     rnn_scan_kernel(const __grid_constant__ ScanCall<T> call) {
   const RnnScan<T>& s = call.s;
-  const ScanRange& range = call.plan.range;
-  auto* resident = reinterpret_cast<Pack<T>*>(dynamic_shared<char>() + call.plan.resident_at);
-  keep_weights(call.plan.first, resident);
-  keep_weights(call.plan.second, resident);
-  __syncthreads();
-  std::uint32_t barriers = 0;
-  bool goes_on = false;
-#pragma unroll 1
-  for (std::int64_t i = range.begin; i < range.end; ++i) {
-    const Step<T> step{s, s.time(i), Bounds<T>(s.cell)};
-#pragma unroll 1
-    for (int p = range.part_begin; p < range.part_end; ++p) {
-      const ScanPart part = call.part(p);
-      if (!call.has(part, i)) continue;
-      if (goes_on) grid_barrier(call.plan.arrived, barriers);
-      goes_on = true;
-      if (part == ScanPart::kProduct) {
-        product_part<kKind, kSums>(call, step, i + 1 < range.end ? s.time(i + 1) : -1);
-      }
-      if constexpr (kSums != 2) {  // norms want the reset after the product
-        if (part == ScanPart::kRows) rows_part<kKind, kSums>(step);
-      }
-      if constexpr (kKind == RnnKind::kLstm || kSums == 2) {
-        if (part == ScanPart::kSecond) second_part<kKind>(call, step);
-      }
+  walk_scan(call, [&](std::int64_t i, ScanPart part) {
+    const Step<T> step{s, s.time(i), Bounds<Compute<T>>(s.cell)};
+    if (part == ScanPart::kProduct) {
+      product_part<kKind, kSums>(call, step, i + 1 < call.plan.range.end ? s.time(i + 1) : -1);
     }
-  }
+    if constexpr (kSums != 2) {  // norms want the reset after the product
+      if (part == ScanPart::kRows) rows_part<kKind, kSums>(call.plan, step);
+    }
+    if constexpr (kKind == RnnKind::kLstm || kSums == 2) {
+      if (part == ScanPart::kSecond) second_part<kKind>(call, step);
+    }
+  });
 }
 
 template <class T, RnnKind kKind, int kSums>
@@ -213,8 +199,7 @@ void run_scan(const char*, const RnnScan<T>& s, bool, void* prepared) {
 #define ARRAYNN_INSTANTIATE(T)                                                        \
   template void* prepare_scan(const char*, RnnScan<T>*, const RnnForms*, RnnMemory*); \
   template void run_scan(const char*, const RnnScan<T>&, bool, void*);
-ARRAYNN_INSTANTIATE(float)
-ARRAYNN_INSTANTIATE(double)
+ARRAYNN_FOR_EACH_STORAGE(ARRAYNN_INSTANTIATE)
 #undef ARRAYNN_INSTANTIATE
 
 }  // namespace arraynn

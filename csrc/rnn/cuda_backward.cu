@@ -35,7 +35,7 @@ __device__ __forceinline__ Column<T> column_of(std::int64_t b, std::int64_t unit
 
 // From the gradient of h, or with norms from that of LN(c), to those of the gates.
 template <RnnKind kKind, class T>
-__device__ __forceinline__ void first_column(const Back<T>& step, Column<T>& column) {
+__device__ __forceinline__ void first_column(const Back<T>& step, Column<Compute<T>>& column) {
   if constexpr (kKind == RnnKind::kRnn) rnn_column(step, column);
   if constexpr (kKind == RnnKind::kGru) gru_column(step, column);
   if constexpr (kKind == RnnKind::kLstm) {
@@ -58,18 +58,18 @@ __device__ __forceinline__ void product_part(const ScanBackCall<T>& call, const 
   // What forward kept of the next step comes from memory while this one is formed.
   const auto before = [&](std::int64_t b, std::int64_t unit) {
     if (next < 0 || unit % kUnits != 0 || unit >= h || !s.gates_kept()) return;
-    const T* gates = s.gates + (next * s.batch + b) * width + unit;
+    const Compute<T>* gates = s.gates + (next * s.batch + b) * width + unit;
     for (std::int64_t at = 0; at < width; at += h) ptx::prefetch_global_l2(gates + at);
   };
   for_products<1>(call.plan, call.plan.first, rows, s.batch, after >= 0, before,
-                  [&](std::int64_t b, std::int64_t unit, T(&z)[1]) {
+                  [&](std::int64_t b, std::int64_t unit, Compute<T>(&z)[1]) {
                     const bool active = t >= 0 && s.active(t, b), within = t >= 0 && s.within(t, b);
                     if (g.dcells != nullptr && within && !active)
                       pass_cells(g, t, b, one_of(unit, h));
                     // One that passes through takes its gradient of y along.
                     if (unit >= s.out || !(within || (after >= 0 && s.active(after, b)))) return;
-                    Column<T> column = column_of(b, unit, z[0]);
-                    if (!gradient_of_h(step, b, unit, 1, Vec<T>{z[0]}, column.dh)) return;
+                    auto column = column_of(b, unit, z[0]);
+                    if (!gradient_of_h(step, b, unit, 1, {z[0]}, column.dh)) return;
                     if (kKind == RnnKind::kLstm && s.w_hr != nullptr) {
                       scatter(column, column.dh, [&](std::int64_t row) { return step.dout(row); });
                     } else {
@@ -87,9 +87,9 @@ __device__ __forceinline__ void second_part(const ScanBackCall<T>& call, const B
                                      : ScanRows<T>{step.dz(0) + 2 * s.hidden, step.width()};
   for_products<1>(
       call.plan, call.plan.second, rows, s.batch, true, [](std::int64_t, std::int64_t) {},
-      [&](std::int64_t b, std::int64_t unit, T(&z)[1]) {
+      [&](std::int64_t b, std::int64_t unit, Compute<T>(&z)[1]) {
         if (unit >= s.hidden || !s.active(step.t, b)) return;
-        Column<T> column = column_of(b, unit, z[0]);
+        auto column = column_of(b, unit, z[0]);
         if constexpr (kProjects) {
           first_column<kKind>(step, column);
         } else {
@@ -99,58 +99,43 @@ __device__ __forceinline__ void second_part(const ScanBackCall<T>& call, const B
 }
 
 template <RnnKind kKind, class T>
-__device__ __forceinline__ void rows_part(const Back<T>& step) {
+__device__ __forceinline__ void rows_part(const ScanPlan<T>& plan, const Back<T>& step) {
   const RnnScanBackward<T>& g = step.g;
   const RnnScan<T>& s = step.s;
-  const RnnNorm<T>& norm = s.norm;
+  const RnnNorm<Compute<T>>& norm = s.norm;
   const std::int64_t h = s.hidden, width = step.width();
-  for (std::int64_t b = blockIdx.x; b < s.batch; b += gridDim.x) {
-    if (!s.active(step.t, b)) continue;
+  for_rows(plan, s.batch, [&](std::int64_t b) {
+    if (!s.active(step.t, b)) return;
     const std::int64_t at = step.at(b);
     if constexpr (kKind == RnnKind::kLstm) {
       if (norm.cell != nullptr) {
-        normalise_row_back<T>(h, g.dnormed + at * h, norm.cell + at * h, norm.cell_gain,
-                              norm.cell_mean[at], norm.cell_rstd[at], g.dcell + b * h);
+        normalise_row_back(h, g.dnormed + at * h, norm.cell + at * h, norm.cell_gain,
+                           norm.cell_mean[at], norm.cell_rstd[at], g.dcell + b * h);
         for (std::int64_t unit = threadIdx.x; unit < h; unit += kScanThreads) {
-          lstm_column(step, column_of(b, unit, T(0)));
+          lstm_column(step, column_of(b, unit, Compute<T>(0)));
         }
         __syncthreads();  // the gradients of the row are there
       }
     }
-    normalise_row_back<T>(width, g.dz + at * width, norm.product + at * width, norm.gain,
-                          norm.mean[at], norm.rstd[at], g.dproduct + at * width);
-  }
+    normalise_row_back(width, g.dz + at * width, norm.product + at * width, norm.gain,
+                       norm.mean[at], norm.rstd[at], g.dproduct + at * width);
+  });
 }
 
 template <class T, RnnKind kKind>
 __global__ void __launch_bounds__(kScanThreads, 1)
     rnn_scan_back_kernel(const __grid_constant__ ScanBackCall<T> call) {
   const RnnScan<T>& s = call.g.scan;
-  const ScanRange& range = call.plan.range;
-  auto* resident = reinterpret_cast<Pack<T>*>(dynamic_shared<char>() + call.plan.resident_at);
-  keep_weights(call.plan.first, resident);
-  keep_weights(call.plan.second, resident);
-  __syncthreads();
-  std::uint32_t barriers = 0;
-  bool goes_on = false;
-#pragma unroll 1
-  for (std::int64_t i = range.begin; i < range.end; ++i) {
-    const Back<T> step{call.g, s, call.time(i), Bounds<T>(s.cell)};
-#pragma unroll 1
-    for (int n = range.part_begin; n < range.part_end; ++n) {
-      const ScanPart part = call.part(n);
-      if (!call.has(part, i)) continue;
-      if (goes_on) grid_barrier(call.plan.arrived, barriers);
-      goes_on = true;
-      if (part == ScanPart::kProduct) {
-        product_part<kKind>(call, step, call.time(i - 1), call.time(i + 1));
-      }
-      if constexpr (kKind != RnnKind::kRnn) {
-        if (part == ScanPart::kSecond) second_part<kKind>(call, step);
-      }
-      if (part == ScanPart::kRows) rows_part<kKind>(step);
+  walk_scan(call, [&](std::int64_t i, ScanPart part) {
+    const Back<T> step{call.g, s, call.time(i), Bounds<Compute<T>>(s.cell)};
+    if (part == ScanPart::kProduct) {
+      product_part<kKind>(call, step, call.time(i - 1), call.time(i + 1));
     }
-  }
+    if constexpr (kKind != RnnKind::kRnn) {
+      if (part == ScanPart::kSecond) second_part<kKind>(call, step);
+    }
+    if (part == ScanPart::kRows) rows_part<kKind>(call.plan, step);
+  });
 }
 
 template <class T, RnnKind kKind>
@@ -184,8 +169,8 @@ constexpr int kPeepholeBlocks = 4;  // a multiprocessor
 // Gradients of peepholes by kPeepholeRows of the rows of all steps, in order: a thread has a unit.
 template <class T>
 __global__ void __launch_bounds__(kElementThreads, kPeepholeBlocks)
-    rnn_peephole_kernel(const __grid_constant__ RnnScanBackward<T> g, T* sums) {
-  using V = Vec<T>;
+    rnn_peephole_kernel(const __grid_constant__ RnnScanBackward<T> g, Compute<T>* sums) {
+  using V = Vec<Compute<T>>;
   const RnnScan<T>& s = g.scan;
   const std::int64_t h = s.hidden, rows = s.steps * s.batch;
   for_elements(ceil_div(rows, kPeepholeRows) * h, [&](std::int64_t i) {
@@ -196,26 +181,27 @@ __global__ void __launch_bounds__(kElementThreads, kPeepholeBlocks)
       const Quotient of = divide(row, s.batch);
       const std::int64_t t = of.quotient, b = of.remainder;
       if (!s.active(t, b)) continue;
-      const Back<T> step{g, s, t, Bounds<T>(s.cell)};
+      const Back<T> step{g, s, t, Bounds<Compute<T>>(s.cell)};
       const T* dz = step.dz(b) + unit;
-      const T* gates = step.gates(b) + unit;
+      const Compute<T>* gates = step.gates(b) + unit;
       const V old = V::load(s.c_before(t, b) + unit);
       const V c = s.cell.zone_cell > 0 ? new_cell(step, V::load(gates), V::load(gates + h),
                                                   V::load(gates + 2 * h), old)
                                        : V::load(step.cells(b) + unit);
-      add_peepholes(V::load(dz), V::load(dz + h), V::load(dz + 3 * h), old, c, total);
+      add_peepholes(load_lanes(dz, 1), load_lanes(dz + h, 1), load_lanes(dz + 3 * h, 1), old, c,
+                    total);
     }
-    T* to = sums + at.quotient * 3 * h + unit;
+    Compute<T>* to = sums + at.quotient * 3 * h + unit;
 #pragma unroll
     for (int p = 0; p < 3; ++p) total[p].store(to + p * h);
   });
 }
 
 template <class T>
-void peepholes(const RnnScanBackward<T>& g, T* sums, RnnMemory* memory) {
+void peepholes(const RnnScanBackward<T>& g, Compute<T>* sums, RnnMemory* memory) {
   const RnnScan<T>& s = g.scan;
   const std::int64_t parts = ceil_div(s.steps * s.batch, kPeepholeRows);
-  T* partial = memory->take<T>(parts * 3 * s.hidden);
+  auto* partial = memory->take<Compute<T>>(parts * 3 * s.hidden);
   ARRAYNN_LAUNCH((rnn_peephole_kernel<T>), element_grid(parts * s.hidden, kPeepholeBlocks), g,
                  partial);
   column_sums(partial, parts, 3 * s.hidden, sums);
@@ -246,7 +232,9 @@ void run_scan_backward(const char*, const RnnScanBackward<T>& back, RnnMemory* m
   if (back.dpeephole != nullptr && s.steps > 0) cuda::peepholes(call.g, back.dpeephole, memory);
 }
 
-template void run_scan_backward(const char*, const RnnScanBackward<float>&, RnnMemory*);
-template void run_scan_backward(const char*, const RnnScanBackward<double>&, RnnMemory*);
+#define ARRAYNN_INSTANTIATE(T) \
+  template void run_scan_backward(const char*, const RnnScanBackward<T>&, RnnMemory*);
+ARRAYNN_FOR_EACH_STORAGE(ARRAYNN_INSTANTIATE)
+#undef ARRAYNN_INSTANTIATE
 
 }  // namespace arraynn

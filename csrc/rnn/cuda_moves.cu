@@ -13,21 +13,37 @@ namespace {
 // Lengths that a launch brings along, 4 KB of parameters.
 constexpr std::int64_t kCarried = 512;
 
-template <class T>
-__global__ void ARRAYNN_ELEMENT_BOUNDS rnn_move_kernel(const __grid_constant__ RnnMove<T> m) {
-  for_elements(m.steps * m.batch * m.n, [&m](std::int64_t i) {
+template <class To, class From>
+__global__ void ARRAYNN_ELEMENT_BOUNDS
+rnn_move_kernel(const __grid_constant__ RnnMove<To, From> m) {
+  const auto widen = [](From x) {
+    if constexpr (std::is_same_v<From, Compute<From>>) {
+      return x;
+    } else {
+      return to_compute(x);
+    }
+  };
+  for_elements(m.steps * m.batch * m.n, [&m, &widen](std::int64_t i) {
     const Quotient row = divide(i, m.n), at = divide(row.quotient, m.batch);
     const std::int64_t t = at.quotient, b = at.remainder;
-    T* to = m.to.data + t * m.to.step + b * m.to.row;
-    to[row.remainder] = m.is_active(t, b) ? m.value(t, b, row.remainder) : T(0);
+    To* to = m.to.data + t * m.to.step + b * m.to.row;
+    to[row.remainder] =
+        m.is_active(t, b) ? from_compute<To>(m.value(t, b, row.remainder, widen)) : To{};
   });
 }
 
-template <class T>
-__global__ void ARRAYNN_ELEMENT_BOUNDS rnn_ends_kernel(const __grid_constant__ RnnEnds<T> e) {
+template <class To, class From>
+__global__ void ARRAYNN_ELEMENT_BOUNDS
+rnn_ends_kernel(const __grid_constant__ RnnEnds<To, From> e) {
   for_elements(e.batch * e.n, [&e](std::int64_t i) {
     const Quotient at = divide(i, e.n);
-    e.to.data[at.quotient * e.to.row + at.remainder] = e.value(at.quotient, at.remainder);
+    const From value = e.value(at.quotient, at.remainder);
+    To& to = e.to.data[at.quotient * e.to.row + at.remainder];
+    if constexpr (std::is_same_v<To, From>) {
+      to = value;
+    } else {
+      to = from_compute<To>(value);
+    }
   });
 }
 
@@ -69,19 +85,27 @@ void put_lengths(const std::int64_t* from, std::int64_t count, std::int64_t* to)
 
 }  // namespace cuda
 
-template <class T>
-void move_rows(const RnnMove<T>& m) {
-  ARRAYNN_LAUNCH((cuda::rnn_move_kernel<T>), cuda::element_grid(m.steps * m.batch * m.n), m);
+template <class To, class From>
+void move_rows(const RnnMove<To, From>& m) {
+  ARRAYNN_LAUNCH((cuda::rnn_move_kernel<To, From>), cuda::element_grid(m.steps * m.batch * m.n), m);
 }
-template <class T>
-void take_ends(const RnnEnds<T>& e) {
-  ARRAYNN_LAUNCH((cuda::rnn_ends_kernel<T>), cuda::element_grid(e.batch * e.n), e);
+template <class To, class From>
+void take_ends(const RnnEnds<To, From>& e) {
+  ARRAYNN_LAUNCH((cuda::rnn_ends_kernel<To, From>), cuda::element_grid(e.batch * e.n), e);
 }
 
+#define ARRAYNN_INSTANTIATE(T)                   \
+  template void move_rows(const RnnMove<T, T>&); \
+  template void take_ends(const RnnEnds<T, T>&);
+#define ARRAYNN_INSTANTIATE_HALF(T)                  \
+  template void move_rows(const RnnMove<T, float>&); \
+  template void move_rows(const RnnMove<float, T>&); \
+  template void take_ends(const RnnEnds<T, float>&);
 template void move_rows(const RnnMove<std::uint8_t>&);
-template void move_rows(const RnnMove<float>&);
-template void move_rows(const RnnMove<double>&);
-template void take_ends(const RnnEnds<float>&);
-template void take_ends(const RnnEnds<double>&);
+ARRAYNN_FOR_EACH_STORAGE(ARRAYNN_INSTANTIATE)
+ARRAYNN_INSTANTIATE_HALF(Half)
+ARRAYNN_INSTANTIATE_HALF(Bfloat16)
+#undef ARRAYNN_INSTANTIATE
+#undef ARRAYNN_INSTANTIATE_HALF
 
 }  // namespace arraynn

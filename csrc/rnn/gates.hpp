@@ -6,6 +6,7 @@
 #include "simd/activation.hpp"
 #if defined(ARRAYNN_CUDA)
 #include "core/cuda_activate.hpp"
+#include "core/cuda_pack.hpp"
 // A thread has one element: there is nothing to keep apart, and its values stay in registers.
 #define ARRAYNN_RNN_APART ARRAYNN_MEMBER
 #else
@@ -13,6 +14,20 @@
 #endif
 
 namespace ARRAYNN_ISA_NAMESPACE {
+
+#if defined(ARRAYNN_CUDA)
+// The first n lanes, 0 <= n <= 1, of 16-bit elements.
+#define ARRAYNN_STORED_LANES(T)                                         \
+  ARRAYNN_MEMBER Vec<float> load_lanes(const T* p, std::int64_t n) {    \
+    return {n > 0 ? to_compute(*p) : 0.0f};                             \
+  }                                                                     \
+  ARRAYNN_MEMBER void store_lanes(Vec<float> a, T* p, std::int64_t n) { \
+    if (n > 0) *p = from_compute<T>(a.v);                               \
+  }
+ARRAYNN_STORED_LANES(Half)
+ARRAYNN_STORED_LANES(Bfloat16)
+#undef ARRAYNN_STORED_LANES
+#endif
 
 // v[i] = f(v[i]), i < count vectors. One choice of f for a whole tile.
 template <class T>
@@ -51,6 +66,16 @@ ARRAYNN_RNN_APART void times_derivative(const Activation& f, const T* x, T* d, s
 template <class T>
 ARRAYNN_MEMBER Vec<T> clamp(Vec<T> x, T bound) {
   return min(Vec<T>::set1(bound), max(Vec<T>::set1(-bound), x));
+}
+
+// What a value is once it is stored.
+template <class T>
+ARRAYNN_MEMBER Vec<Compute<T>> as_stored(Vec<Compute<T>> v) {
+#if defined(ARRAYNN_CUDA)
+  return {to_compute(from_compute<T>(v.v))};
+#else
+  return v;
+#endif
 }
 
 // The bounds of a cell; none is infinity.

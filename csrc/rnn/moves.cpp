@@ -1,13 +1,14 @@
 #include "rnn/moves.hpp"
 
 #include <algorithm>
+#include <functional>
 
 #include "core/parallel.hpp"
 #include "elementwise/elementwise.hpp"
 
 namespace arraynn {
 
-template <class T>
+template <class T, class>
 void move_rows(const RnnMove<T>& m) {
   const bool plain = m.factors == nullptr && m.addend == nullptr;
   const std::int64_t rows = m.steps * m.batch;
@@ -19,7 +20,7 @@ void move_rows(const RnnMove<T>& m) {
     } else if (plain && m.from.data == nullptr) {
       std::fill_n(to, m.n, m.fill);
     } else if (!plain) {
-      for (std::int64_t j = 0; j < m.n; ++j) to[j] = m.value(t, b, j);
+      for (std::int64_t j = 0; j < m.n; ++j) to[j] = m.value(t, b, j, std::identity{});
     } else if (from != to) {
       std::copy_n(from, m.n, to);
     }
@@ -31,7 +32,7 @@ void move_rows(const RnnMove<T>& m) {
   });
 }
 
-template <class T>
+template <class T, class>
 void take_ends(const RnnEnds<T>& e) {
   for (std::int64_t b = 0; b < e.batch; ++b) {
     for (std::int64_t j = 0; j < e.n; ++j) e.to.data[b * e.to.row + j] = e.value(b, j);

@@ -37,6 +37,7 @@
 #include <cstdint>
 
 #include "core/dispatch.hpp"
+#include "core/dtype.hpp"
 #include "core/host_device.hpp"
 #include "core/index.hpp"
 #include "elementwise/activation.hpp"
@@ -96,9 +97,11 @@ struct RnnNorm {
 };
 
 // Arrays are [steps, batch, ...] with dense rows unless a stride says otherwise; t is the time, not
-// the order of the steps: the reverse direction begins at the last.
+// the order of the steps: the reverse direction begins at the last. What products read is T, all else C:
+// where T has 16 bits h is rounded as it is stored, and so are the gradients of gates; c is not.
 template <class T>
 struct RnnScan {
+  using C = Compute<T>;
   RnnCell cell;
   std::int64_t steps = 0, batch = 0, hidden = 0;
   std::int64_t out = 0;              // elements of h: those of the projection, else hidden
@@ -107,40 +110,42 @@ struct RnnScan {
   bool apart = false;                     // the team splits the samples, else the units
   const std::int64_t* lengths = nullptr;  // [batch] or null
   const std::uint8_t* mask = nullptr;     // [steps, batch] or null: at 0 the state passes through
-  const T* factors = nullptr;             // [batch, out] or null: of h where W_hh meets it
+  const C* factors = nullptr;             // [batch, out] or null: of h where W_hh meets it
   T* dropped = nullptr;                   // [2, batch, out]: h times these, for every other step;
                                           // on a GPU always, as the product reads even rows
-  const T* fresh = nullptr;               // [steps, batch, out]: 1 a new h, 0 the former;
-  const T* fresh_cell = nullptr;          // [.., hidden] likewise; null: the mean of both
+  const C* fresh = nullptr;               // [steps, batch, out]: 1 a new h, 0 the former;
+  const C* fresh_cell = nullptr;          // [.., hidden] likewise; null: the mean of both
   const T* w_hh = nullptr;                // [gates * hidden, out]
   const T* w_hr = nullptr;                // [out, hidden] or null
-  const T* b_hn = nullptr;                // [hidden] or null: GRU with reset_after
-  const T* peephole = nullptr;            // [3, hidden]: i f o, or null
-  const T *h0 = nullptr, *c0 = nullptr;   // [batch, out], [batch, hidden]
+  const C* b_hn = nullptr;                // [hidden] or null: GRU with reset_after
+  const C* peephole = nullptr;            // [3, hidden]: i f o, or null
+  const T* h0 = nullptr;                  // [batch, out]
+  const C* c0 = nullptr;                  // [batch, hidden]
   bool from_zero = false;                 // h0 is zeros: the first step needs no product with it
-  const T* product = nullptr;             // h0 W_hh' where one step is all, [batch, gates * hidden]
-  T* gates = nullptr;  // [.., batch, gates * hidden]: the input's share of z; their values after
+  const C* product = nullptr;             // h0 W_hh' where one step is all, [batch, gates * hidden]
+  C* gates = nullptr;  // [.., batch, gates * hidden]: the input's share of z; their values after
   std::int64_t gates_t = 0;  // the time of its first row
   // An input of one element: a step forms its share, x [steps, batch] times w_x + b_x (or null), and
   // there are no gates. Null otherwise, and on a GPU.
-  const T *x = nullptr, *w_x = nullptr, *b_x = nullptr;
+  const T *x = nullptr, *w_x = nullptr;
+  const C* b_x = nullptr;
   bool keep_gates = false;  // backward follows
   T* y = nullptr;
   std::int64_t y_step = 0, y_row = 0;
-  T* cells = nullptr;  // every c, or one step's that holds c0 at first
+  C* cells = nullptr;  // every c, or one step's that holds c0 at first
   std::int64_t cells_step = 0;
-  T* z = nullptr;      // arguments of the activations as they were before clipping, or null
-  T* inner = nullptr;  // GRU: h W_hn' + b_hn, or r h with the reset before; or null
+  C* z = nullptr;      // arguments of the activations as they were before clipping, or null
+  C* inner = nullptr;  // GRU with reset_after: h W_hn' + b_hn, or null
   std::int64_t inner_step = 0;
-  T* wide = nullptr;  // what is projected
+  T* wide = nullptr;  // rows of the step's second product: what is projected, or a GRU's r h
   std::int64_t wide_step = 0;
-  RnnNorm<T> norm;
+  RnnNorm<C> norm;
   // Panels of w_hh and of the step's second matrix, made beforehand; null: packed in the call.
   const T* panels[2] = {nullptr, nullptr};
 
-  // An RNN's h is f(z) unless it is blended: backward then needs the latter.
+  // An RNN's h is f(z) unless it is blended or rounded: backward then needs the latter.
   ARRAYNN_RNN_MEMBER bool gates_kept() const {
-    return keep_gates && (cell.kind != RnnKind::kRnn || cell.zone > 0);
+    return keep_gates && (cell.kind != RnnKind::kRnn || cell.zone > 0 || sizeof(T) < sizeof(C));
   }
   ARRAYNN_RNN_MEMBER bool first_of(std::int64_t t, std::int64_t b) const {
     return t == (reverse ? (lengths == nullptr ? steps : lengths[b]) - 1 : 0);
@@ -160,20 +165,20 @@ struct RnnScan {
   ARRAYNN_RNN_MEMBER T* dropped_at(std::int64_t t, std::int64_t after, std::int64_t b) const {
     return dropped + (((t + after) & 1) * batch + b) * out;
   }
-  ARRAYNN_RNN_MEMBER const T* c_before(std::int64_t t, std::int64_t b) const {
+  ARRAYNN_RNN_MEMBER const C* c_before(std::int64_t t, std::int64_t b) const {
     if (cells_step != 0 && first_of(t, b)) return c0 + b * hidden;
     return cells + before(t) * cells_step + b * hidden;
   }
-  ARRAYNN_RNN_MEMBER T* inner_at(std::int64_t t, std::int64_t b) const {
+  ARRAYNN_RNN_MEMBER C* inner_at(std::int64_t t, std::int64_t b) const {
     return inner + t * inner_step + b * hidden;
   }
   ARRAYNN_RNN_MEMBER T* wide_at(std::int64_t t, std::int64_t b) const {
     return wide + t * wide_step + b * hidden;
   }
-  ARRAYNN_RNN_MEMBER T* norm_product(std::int64_t t) const {
+  ARRAYNN_RNN_MEMBER C* norm_product(std::int64_t t) const {
     return norm.product + t * norm.step * batch * cell.gates() * hidden;
   }
-  ARRAYNN_RNN_MEMBER T* norm_cells(std::int64_t t) const {
+  ARRAYNN_RNN_MEMBER C* norm_cells(std::int64_t t) const {
     return norm.cell + t * norm.step * batch * hidden;
   }
   // Of the product with h: the first step of a direction is the first of all its samples.
@@ -188,20 +193,22 @@ struct RnnScan {
 // `scan` as forward left it, all of its steps kept.
 template <class T>
 struct RnnScanBackward {
+  using C = Compute<T>;
   RnnScan<T> scan;
-  const T* dy = nullptr;  // rows of dy_row, steps of batch rows
+  const C* dy = nullptr;  // rows of dy_row, steps of batch rows
   std::int64_t dy_row = 0;
-  const T* dcells = nullptr;  // of every c, rows of dcells_row; null: zeros
+  const C* dcells = nullptr;  // of every c, rows of dcells_row; null: zeros
   std::int64_t dcells_row = 0;
-  T *dh = nullptr, *dc = nullptr;  // gradients of the last state, of the first on return
+  C *dh = nullptr, *dc = nullptr;  // gradients of the last state, of the first on return
   bool leaves_product = false;     // of dz and W_hh, to be added to dh: where one step is all
   T* dz = nullptr;                 // [steps, batch, gates * hidden]; 0 where no sample is active
   T* dn =
       nullptr;  // [steps, batch, hidden]: GRU with reset_after, the input's share where it differs
   T* dout = nullptr;       // [steps, batch, out]: gradients of h where that is projected
-  T* dpeephole = nullptr;  // [3, hidden], added to
+  C* dpeephole = nullptr;  // [3, hidden], added to
   // With layer norms: gradients of W_hh h, of LN(c) and, of one step, of c by it.
-  T *dproduct = nullptr, *dnormed = nullptr, *dcell = nullptr;
+  T* dproduct = nullptr;
+  C *dnormed = nullptr, *dcell = nullptr;
 };
 
 #undef ARRAYNN_RNN_MEMBER

@@ -77,8 +77,9 @@ T* product_of_one_step(const char* op, const RnnScan<T>& scan, RnnMemory* memory
   const T* h = scan.factors == nullptr ? scan.h0 : scan.dropped;
   T* product =
       scan.norm.product != nullptr ? scan.norm.product : memory->take<T>(scan.batch * columns);
-  gemm(op, product_of<T>({h, scan.out}, {scan.w_hh, scan.out, true}, scan.batch, scan.out, columns,
-                         product));
+  multiply(op,
+           product_of<T>({h, scan.out}, {scan.w_hh, scan.out, true}, scan.batch, scan.out, columns),
+           product);
   return product;
 }
 
@@ -101,8 +102,10 @@ void first_state(const char* op, const RnnScanBackward<T>& back) {
   RnnMemory memory(op);
   T* product = memory.take<T>(s.batch * s.out);
   const T* dz = back.dproduct != nullptr ? back.dproduct : back.dz;
-  gemm(op, product_of<T>({dz, width}, {s.w_hh, s.out}, s.batch,
-                         s.reset_before() ? 2 * s.hidden : width, s.out, product));
+  multiply(op,
+           product_of<T>({dz, width}, {s.w_hh, s.out}, s.batch,
+                         s.reset_before() ? 2 * s.hidden : width, s.out),
+           product);
   for (std::int64_t b = 0; b < s.batch; ++b) {
     if (!s.active(0, b)) continue;
     for (std::int64_t j = b * s.out; j < (b + 1) * s.out; ++j) {

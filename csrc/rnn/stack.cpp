@@ -8,28 +8,29 @@ namespace {
 // Ones after dropout.
 template <class T>
 void draw_ones(const Dropout& d, T* to, std::int64_t n) {
-  fill(to, n, T(1));
+  fill(to, n, 1);
   run_dropout(d, to, to, n);
 }
 
 // What is added to x W_ih': both biases, but for that of a GRU's n within the reset.
 template <class T>
-const T* input_bias(const RnnCell& cell, const RnnGroup<const T>& g, std::int64_t hidden,
-                    RnnMemory* memory) {
-  if (g.b_ih == nullptr || g.b_hh == nullptr) return g.b_ih;
+const Compute<T>* input_bias(const RnnCell& cell, const RnnGroup<const T>& g, std::int64_t hidden,
+                             RnnMemory* memory) {
   const std::int64_t size = cell.gates() * hidden;
+  if (g.b_ih == nullptr || g.b_hh == nullptr) return as_compute(g.b_ih, size, memory);
   const bool within = cell.kind == RnnKind::kGru && cell.reset_after;
-  T* sum = memory->take<T>(size);
-  move_rows(RnnMove<T>{.n = size,
-                       .to = {sum, 0, 0},
-                       .from = {g.b_ih, 0, 0},
-                       .addend = g.b_hh,
-                       .addends = within ? 2 * hidden : size});
+  auto* sum = memory->take<Compute<T>>(size);
+  move_rows(RnnMove<Compute<T>, T>{.n = size,
+                                   .to = {sum, 0, 0},
+                                   .from = {g.b_ih, 0, 0},
+                                   .addend = g.b_hh,
+                                   .addends = within ? 2 * hidden : size});
   return sum;
 }
 
 template <class T>
 struct Layers {
+  using C = Compute<T>;
   const RnnStack<T>& stack;
   const RnnOutputs<T>& out;
   RnnSaved<T>* saved;
@@ -45,7 +46,13 @@ struct Layers {
     const auto& group = stack.groups[static_cast<std::size_t>(index)];
     const std::int64_t rows = s.rows(), state = s.batch * s.hidden;
     const auto take = [&](RnnMemory& memory, std::int64_t count) {
-      return s.padded ? memory.zeros<T>(count) : memory.take<T>(count);
+      return s.padded ? memory.zeros<C>(count) : memory.take<C>(count);
+    };
+    // The second product's rows, of which backward multiplies all.
+    const auto take_wide = [&](RnnScan<T>* to) {
+      const std::int64_t count = keeps() ? rows * s.hidden : state;
+      to->wide_step = keeps() ? state : 0;
+      to->wide = s.padded ? kept().template zeros<T>(count) : kept().template take<T>(count);
     };
     RnnScan<T> scan;
     scan.cell = cell;
@@ -58,16 +65,16 @@ struct Layers {
     scan.mask = s.active.mask;
     scan.w_hh = recurrent_weights(group, index);
     scan.w_hr = group.w_hr;
-    scan.peephole = group.peephole;
+    scan.peephole = as_compute(group.peephole, 3 * s.hidden, &kept());
     if (cell.kind == RnnKind::kGru && cell.reset_after && group.b_hh != nullptr) {
-      scan.b_hn = group.b_hh + 2 * s.hidden;
+      scan.b_hn = as_compute(group.b_hh + 2 * s.hidden, s.hidden, &kept());
     }
     scan.h0 = stack.h0 != nullptr ? stack.h0 + index * s.batch * s.out
                                   : kept().template zeros<T>(s.batch * s.out);
     // What is infinite or NaN in W_hh does not meet these zeros.
     scan.from_zero = stack.h0 == nullptr;
     if (stack.random.state > 0) {
-      T* factors = kept().template take<T>(s.batch * s.out);
+      C* factors = kept().template take<C>(s.batch * s.out);
       draw_ones(stack.random.draw(stack.random.state, true, RnnStream::kState, index), factors,
                 s.batch * s.out);
       scan.factors = factors;
@@ -78,19 +85,17 @@ struct Layers {
     scan.y_row = direct ? s.steps * s.width() : s.width();
     scan.y_step = direct ? s.width() : s.batch * s.width();
     if (cell.kind == RnnKind::kLstm) {
-      scan.c0 = stack.c0 != nullptr ? stack.c0 + index * state : kept().template zeros<T>(state);
+      scan.c0 = stack.c0 != nullptr ? as_compute(stack.c0 + index * state, state, &kept())
+                                    : kept().template zeros<C>(state);
       const bool all = keeps() || (out.cells != nullptr && layer + 1 == s.layers);
       scan.cells_step = all ? state : 0;
-      scan.cells = all ? take(kept(), rows * s.hidden) : own.take<T>(state);
+      scan.cells = all ? take(kept(), rows * s.hidden) : own.take<C>(state);
       if (!all) copy(scan.c0, scan.cells, state);
-      if (group.w_hr != nullptr) {
-        scan.wide_step = keeps() ? state : 0;
-        scan.wide = take(kept(), keeps() ? rows * s.hidden : state);
-      }
     }
-    if (cell.kind == RnnKind::kGru && (keeps() || !cell.reset_after)) {
-      scan.inner_step = keeps() ? state : 0;
-      scan.inner = take(kept(), keeps() ? rows * s.hidden : state);
+    if (group.w_hr != nullptr || scan.reset_before()) take_wide(&scan);
+    if (cell.kind == RnnKind::kGru && cell.reset_after && keeps()) {
+      scan.inner_step = state;
+      scan.inner = take(kept(), rows * s.hidden);
     }
     const bool derived = derivative_from_value(cell.main.kind) &&
                          (cell.kind == RnnKind::kRnn || derivative_from_value(cell.gate.kind));
@@ -101,7 +106,7 @@ struct Layers {
   }
 
   // The layer norms of a group; what backward does not need is of the call.
-  RnnNorm<T> norm_of(const RnnGroup<const T>& group) {
+  RnnNorm<C> norm_of(const RnnGroup<const T>& group) {
     const RnnShape& s = stack.shape;
     const std::int64_t steps = keeps() ? s.steps : 1, rows = steps * s.batch;
     const std::int64_t width = stack.cell.gates() * s.hidden;
@@ -110,46 +115,46 @@ struct Layers {
       using V = decltype(tag);
       return s.padded ? kept().template zeros<V>(count) : kept().template take<V>(count);
     };
-    const auto take = [&](std::int64_t count) { return of_rows(T{}, count); };
+    const auto take = [&](std::int64_t count) { return of_rows(C{}, count); };
     const auto statistics = [&](std::int64_t count) { return of_rows(double{}, count); };
-    RnnNorm<T> norm;
+    RnnNorm<C> norm;
     norm.on = true;
     norm.eps = stack.norm_eps;
     norm.step = keeps() ? 1 : 0;
-    norm.gain = group.norm_hh;
+    norm.gain = as_compute(group.norm_hh, width, &kept());
     norm.product = take(rows * width);
     norm.mean = statistics(rows);
     norm.rstd = statistics(rows);
-    norm.normed = own.template take<T>(s.batch * width);
+    norm.normed = own.template take<C>(s.batch * width);
     if (keeps()) {
       norm.input = take(rows * width);
       norm.input_mean = statistics(rows);
       norm.input_rstd = statistics(rows);
     }
     if (group.norm_cell == nullptr) return norm;
-    norm.cell_gain = group.norm_cell;
-    norm.cell_bias = group.norm_cell_bias;
+    norm.cell_gain = as_compute(group.norm_cell, s.hidden, &kept());
+    norm.cell_bias = as_compute(group.norm_cell_bias, s.hidden, &kept());
     norm.cell = take(rows * s.hidden);
     norm.cell_mean = statistics(rows);
     norm.cell_rstd = statistics(rows);
-    norm.normed_cell = own.template take<T>(s.batch * s.hidden);
+    norm.normed_cell = own.template take<C>(s.batch * s.hidden);
     return norm;
   }
 
   // LN(from) + b into the gates: x W_ih' of the steps of a part, of which t is the first in time.
-  void norm_input(const RnnScan<T>& scan, const RnnGroup<const T>& group, const T* bias,
-                  const T* from, std::int64_t t) const {
+  void norm_input(const RnnScan<T>& scan, const C* gain, const C* bias, const C* from,
+                  std::int64_t t) const {
     const RnnShape& s = stack.shape;
     const std::int64_t width = scan.cell.gates() * s.hidden, row = t * s.batch;
     const RowNorm p{(scan.last - scan.first) * s.batch, width, stack.norm_eps, true, {}};
-    const RnnNorm<T>& norm = scan.norm;
+    const RnnNorm<C>& norm = scan.norm;
     const bool keep = norm.input != nullptr;
-    row_norm(p, from, group.norm_ih, bias, scan.gates + (t - scan.gates_t) * s.batch * width,
+    row_norm(p, from, gain, bias, scan.gates + (t - scan.gates_t) * s.batch * width,
              keep ? norm.input_mean + row : nullptr, keep ? norm.input_rstd + row : nullptr);
     // All steps have been.
     if (!keep || !s.padded || scan.last < s.steps) return;
     // Backward takes all rows together: what padding held must not reach its sums.
-    move_active<T>(s, norm.input, norm.input, width);
+    move_active<C>(s, norm.input, norm.input, width);
     move_active<double>(s, norm.input_mean, norm.input_mean, 1);
     move_active<double>(s, norm.input_rstd, norm.input_rstd, 1);
   }
@@ -165,21 +170,18 @@ struct Layers {
 
   // x W_ih' + b of the steps of a part, of which t is the first in time, into their gates.
   void multiply_input(const RnnScan<T>& scan, const RnnGroup<const T>& group, const T* x,
-                      std::int64_t input, std::int64_t t, const T* bias, PreparedWeight* w) const {
+                      std::int64_t input, std::int64_t t, const C* gain, const C* bias,
+                      PreparedWeight* w) const {
     const RnnShape& s = stack.shape;
     const std::int64_t width = scan.cell.gates() * s.hidden;
     const bool norms = scan.norm.on;
-    T* to = scan.norm.input != nullptr ? scan.norm.input + t * s.batch * width
+    C* to = scan.norm.input != nullptr ? scan.norm.input + t * s.batch * width
                                        : scan.gates + (t - scan.gates_t) * s.batch * width;
     auto g = product_of<T>({x + t * s.batch * input, input}, {group.w_ih, input, true},
-                           (scan.last - scan.first) * s.batch, input, width, to);
-    if (bias != nullptr && !norms) {
-      g.epilogue.bias = bias;
-      g.epilogue.bias_axis = BiasAxis::kColumn;
-    }
+                           (scan.last - scan.first) * s.batch, input, width);
     if (w != nullptr) use_packed(stack.op, w, Operand::kB, &g);
-    gemm(stack.op, g);
-    if (norms) norm_input(scan, group, bias, to, t);
+    multiply(stack.op, g, to, norms ? nullptr : bias);
+    if (norms) norm_input(scan, gain, bias, to, t);
   }
 
   void run_direction(RnnScan<T>* scan, std::int64_t layer, std::int64_t direction, const T* x) {
@@ -188,7 +190,8 @@ struct Layers {
     const std::int64_t width = scan->cell.gates() * s.hidden, input = s.input_of(layer);
     RnnMemory scratch(stack.op);
     const bool keep = scan->gates_kept(), norms = scan->norm.on;
-    const T* bias = input_bias(scan->cell, group, s.hidden, &scratch);
+    const C* bias = input_bias(scan->cell, group, s.hidden, &scratch);
+    const C* gain = as_compute(group.norm_ih, width, &scratch);
     // A reset before the product keeps r and z among the gates.
     const bool within = kFormsInput && input == 1 && !keeps() && !norms && !scan->reset_before();
     if (within) {
@@ -196,10 +199,10 @@ struct Layers {
       scan->w_x = group.w_ih;
       scan->b_x = bias;
     }
-    const std::int64_t part = within ? s.steps : steps_at_once(s, input, width, sizeof(T));
+    const std::int64_t part = within ? s.steps : steps_at_once(s, input, width, sizeof(C));
     if (!within) {
       scan->gates =
-          (keep ? kept() : scratch).template take<T>((keep ? s.steps : part) * s.batch * width);
+          (keep ? kept() : scratch).template take<C>((keep ? s.steps : part) * s.batch * width);
     }
     const RnnForms& forms = stack.forms[static_cast<std::size_t>(layer * s.directions + direction)];
     // Elements of w_hh that are dropped make others of it.
@@ -213,32 +216,33 @@ struct Layers {
       scan->last = min_i(s.steps, i + part);
       const std::int64_t t = scan->reverse ? s.steps - scan->last : i;
       scan->gates_t = keep ? 0 : t;
-      if (!within) multiply_input(*scan, group, x, input, t, bias, w_ih);
+      if (!within) multiply_input(*scan, group, x, input, t, gain, bias, w_ih);
       run_scan(stack.op, *scan, i > 0, prepared);
     }
-    scan->product = scan->dropped = nullptr;
+    scan->product = nullptr;
+    scan->dropped = nullptr;
     scan->fresh = scan->fresh_cell = nullptr;
     if (!keep) scan->gates = nullptr;
   }
 
   void final_states(const RnnScan<T>& scan, std::int64_t index) {
     const RnnShape& s = stack.shape;
-    RnnEnds<T> ends{.steps = s.steps,
-                    .batch = s.batch,
-                    .n = s.out,
-                    .lengths = s.active.lengths,
-                    .first = scan.reverse};
-    ends.to = {out.h_n + index * s.batch * s.out, 0, s.out};
-    ends.from = {scan.y, scan.y_step, scan.y_row};
-    ends.none = {scan.h0, 0, s.out};
-    take_ends(ends);
+    const auto take = [&]<class From>(T* to, std::int64_t n, const RnnRows<const From>& from,
+                                      const From* none) {
+      take_ends(RnnEnds<T, From>{.steps = s.steps,
+                                 .batch = s.batch,
+                                 .n = n,
+                                 .lengths = s.active.lengths,
+                                 .first = scan.reverse,
+                                 .to = {to + index * s.batch * n, 0, n},
+                                 .from = from,
+                                 .none = {none, 0, n}});
+    };
+    take(out.h_n, s.out, RnnRows<const T>{scan.y, scan.y_step, scan.y_row}, scan.h0);
     if (scan.cell.kind != RnnKind::kLstm) return;
-    ends.n = s.hidden;
-    ends.to = {out.c_n + index * s.batch * s.hidden, 0, s.hidden};
-    ends.from = {scan.cells, scan.cells_step, s.hidden};
     // Where one c is all there is, it is that of the last step of each sample.
-    ends.none = {scan.cells_step != 0 ? scan.c0 : scan.cells, 0, s.hidden};
-    take_ends(ends);
+    take(out.c_n, s.hidden, RnnRows<const C>{scan.cells, scan.cells_step, s.hidden},
+         scan.cells_step != 0 ? scan.c0 : scan.cells);
   }
 
   // Every c of a direction of the last layer, beside those of the other.
@@ -247,11 +251,11 @@ struct Layers {
     const std::int64_t width = s.directions * s.hidden;
     const std::int64_t step = s.batch_first ? width : s.batch * width;
     const std::int64_t row = s.batch_first ? s.steps * width : width;
-    move_rows(RnnMove<T>{.steps = s.steps,
-                         .batch = s.batch,
-                         .n = s.hidden,
-                         .to = {out.cells + direction * s.hidden, step, row},
-                         .from = {scan.cells, scan.cells_step, s.hidden}});
+    move_rows(RnnMove<T, C>{.steps = s.steps,
+                            .batch = s.batch,
+                            .n = s.hidden,
+                            .to = {out.cells + direction * s.hidden, step, row},
+                            .from = {scan.cells, scan.cells_step, s.hidden}});
   }
 
   void run() {
@@ -267,7 +271,7 @@ struct Layers {
       const bool direct = last && s.transposed() && !keeps();
       T* y = last && (direct || !s.transposed()) ? out.y
                                                  : kept().template take<T>(s.rows() * s.width());
-      if (s.padded) fill(y, s.rows() * s.width(), T(0));
+      if (s.padded) fill(y, s.rows() * s.width(), 0);
       if (keeps()) saved->inputs.push_back(x);
       const T* input = x;
       std::unique_ptr<RnnMemory> dropped;
@@ -310,9 +314,10 @@ Dropout RnnRandom::draw(double p, bool scaled, RnnStream stream, std::int64_t pl
 template <class T>
 void draw_zones(const RnnStack<T>& stack, std::int64_t group, RnnMemory* memory, RnnScan<T>* scan) {
   if (!stack.random.zones) return;
-  const auto draw = [&](double p, RnnStream stream, std::int64_t size) -> const T* {
+  using C = Compute<T>;
+  const auto draw = [&](double p, RnnStream stream, std::int64_t size) -> const C* {
     if (p <= 0) return nullptr;
-    T* fresh = memory->take<T>(stack.shape.rows() * size);
+    C* fresh = memory->take<C>(stack.shape.rows() * size);
     draw_ones(stack.random.draw(p, false, stream, group), fresh, stack.shape.rows() * size);
     return fresh;
   };
@@ -328,8 +333,7 @@ void run_rnn(const RnnStack<T>& stack, const RnnOutputs<T>& out, RnnSaved<T>* sa
 #define ARRAYNN_INSTANTIATE(T)                                                         \
   template void draw_zones(const RnnStack<T>&, std::int64_t, RnnMemory*, RnnScan<T>*); \
   template void run_rnn(const RnnStack<T>&, const RnnOutputs<T>&, RnnSaved<T>*);
-ARRAYNN_INSTANTIATE(float)
-ARRAYNN_INSTANTIATE(double)
+ARRAYNN_RNN_FOR_EACH(ARRAYNN_INSTANTIATE)
 #undef ARRAYNN_INSTANTIATE
 
 }  // namespace arraynn

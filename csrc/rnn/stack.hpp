@@ -2,18 +2,22 @@
 //
 // Inside everything is time-major, [steps, batch, ...]; a batch-first x is copied once, and results
 // are copied back. Without backward the gates of a part of the steps exist at a time.
+// Arrays of 16 bits, on a GPU: x, h and gradients of gates are operands of products and stay T; biases, norms,
+// peepholes, c and what is carried back are C, copied from T and to it at the ends of a call.
 #pragma once
 #include <cstdint>
 #include <memory>
+#include <type_traits>
 #include <vector>
 
 #include "core/prepared.hpp"
 #include "elementwise/elementwise.hpp"
-#include "gemm/gemm.hpp"
+#include "gemm/sums.hpp"
 #include "rnn/moves.hpp"
 #include "rnn/rnn.hpp"
 #if defined(ARRAYNN_CUDA)
 #include "core/cuda_scratch.hpp"
+#include "gemm/batch.hpp"
 #else
 #include "core/arena.hpp"
 #endif
@@ -52,8 +56,10 @@ struct RnnShape {
 
 #if defined(ARRAYNN_CUDA)
 using RnnBlock = cuda::Scratch;
+#define ARRAYNN_RNN_FOR_EACH(instantiate) ARRAYNN_FOR_EACH_STORAGE(instantiate)
 #else
 using RnnBlock = Scratch;
+#define ARRAYNN_RNN_FOR_EACH(instantiate) instantiate(float) instantiate(double)
 #endif
 
 // An operand of a product, rows that far apart; a turned one is given as its transpose.
@@ -67,7 +73,7 @@ struct RnnOperand {
 // C[m, n] = A[m, k] B[k, n], rows of C without gaps.
 template <class T>
 GemmProblem<T> product_of(const RnnOperand<T>& a, const RnnOperand<T>& b, std::int64_t m,
-                          std::int64_t k, std::int64_t n, T* c) {
+                          std::int64_t k, std::int64_t n) {
   GemmProblem<T> g;
   g.m = m;
   g.n = n;
@@ -78,9 +84,25 @@ GemmProblem<T> product_of(const RnnOperand<T>& a, const RnnOperand<T>& b, std::i
   g.b = b.data;
   g.rs_b = b.turned ? 1 : b.row;
   g.cs_b = b.turned ? b.row : 1;
-  g.c = c;
   g.rs_c = n;
   return g;
+}
+
+// The product in C, plus a bias of its columns or null.
+template <class T>
+void multiply(const char* op, GemmProblem<T> g, Compute<T>* c, const Compute<T>* bias = nullptr) {
+  GemmResult<Compute<T>> to{c, {}};
+  if (bias != nullptr) {
+    to.epilogue.bias = bias;
+    to.epilogue.bias_axis = BiasAxis::kColumn;
+  }
+  if constexpr (std::is_same_v<T, Compute<T>>) {
+    g.c = c;
+    g.epilogue = to.epilogue;
+    gemm(op, g);
+  } else {
+    gemm_sums(op, g, to);
+  }
 }
 
 // Rows of [steps, batch, n]; zeros where a sample is not active. `to` may be `from`.
@@ -105,7 +127,7 @@ class RnnMemory {
   template <class T>
   T* zeros(std::int64_t count) {
     T* p = take<T>(count);
-    fill(p, count, T(0));
+    fill(p, count, 0);
     return p;
   }
   std::int64_t bytes() const { return bytes_; }
@@ -117,6 +139,23 @@ class RnnMemory {
   std::vector<std::unique_ptr<RnnBlock>> blocks_;
   std::int64_t bytes_ = 0;
 };
+
+// An array in C: itself where that is T. Null stays.
+template <class T>
+Compute<T>* as_compute(T* p, std::int64_t count, RnnMemory* memory) {
+  if constexpr (std::is_same_v<T, Compute<T>>) {
+    return p;
+  } else {
+    if (p == nullptr) return nullptr;
+    auto* wide = memory->take<Compute<T>>(count);
+    copy(p, wide, count);
+    return wide;
+  }
+}
+template <class T>
+const Compute<T>* as_compute(const T* p, std::int64_t count, RnnMemory* memory) {
+  return as_compute(const_cast<T*>(p), count, memory);
+}
 
 // What is drawn in training, each from a stream of its own: place i of stream s takes the seed
 // seed + 2^32 s + i.

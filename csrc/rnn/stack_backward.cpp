@@ -1,4 +1,5 @@
 #include <utility>
+#include <vector>
 
 #include "norm/norm.hpp"
 #include "rnn/stack.hpp"
@@ -9,7 +10,7 @@ namespace {
 // A[k, m]' B[k, n] into C[m, n].
 template <class T>
 void product_over_rows(const char* op, RnnOperand<T> a, std::int64_t m, RnnOperand<T> b,
-                       std::int64_t n, std::int64_t rows, T* c, bool accumulate) {
+                       std::int64_t n, std::int64_t rows, Compute<T>* c, bool accumulate) {
   const std::int64_t k = max_i(0, rows);
   if constexpr (kTurnsProducts) {
     if (k == 1) return outer_product(a.data, m, b.data, n, c, accumulate);
@@ -22,22 +23,56 @@ void product_over_rows(const char* op, RnnOperand<T> a, std::int64_t m, RnnOpera
     std::swap(m, n);
   }
   RnnMemory memory(op);
-  auto g = product_of<T>({a.data, a.row, true}, b, m, k, n, turned ? memory.take<T>(m * n) : c);
+  Compute<T>* const to = turned ? memory.take<Compute<T>>(m * n) : c;
+  auto g = product_of<T>({a.data, a.row, true}, b, m, k, n);
   g.accumulate = accumulate;
   g.over_samples = !accumulate;
-  gemm(op, g);
+  multiply(op, g, to);
   if (!turned) return;
   constexpr std::int64_t kSquare = 16;
   for (std::int64_t j0 = 0; j0 < n; j0 += kSquare) {
     const std::int64_t end = min_i(n, j0 + kSquare);
     for (std::int64_t i = 0; i < m; ++i) {
-      for (std::int64_t j = j0; j < end; ++j) c[j * m + i] = g.c[i * n + j];
+      for (std::int64_t j = j0; j < end; ++j) c[j * m + i] = to[i * n + j];
     }
   }
 }
 
+// Results in C, rounded to T when all of them are there: T's own memory where that is C.
+template <class T>
+class Rounded {
+ public:
+  using C = Compute<T>;
+  explicit Rounded(const char* op) : memory_(op) {}
+  // `holds`: begins with what the result holds.
+  C* of(T* result, std::int64_t count, bool holds = false) {
+    if constexpr (std::is_same_v<T, C>) {
+      return result;
+    } else {
+      if (result == nullptr) return nullptr;
+      C* wide = memory_.take<C>(count);
+      if (holds) copy(result, wide, count);
+      parts_.push_back({wide, result, count});
+      return wide;
+    }
+  }
+  void store() const {
+    for (const Part& part : parts_) copy(part.from, part.to, part.count);
+  }
+
+ private:
+  struct Part {
+    const C* from;
+    T* to;
+    std::int64_t count;
+  };
+  RnnMemory memory_;
+  std::vector<Part> parts_;
+};
+
 template <class T>
 struct LayersBackward {
+  using C = Compute<T>;
   const RnnStack<T>& stack;
   const RnnSaved<T>& saved;
   const RnnGradients<T>& grads;
@@ -85,7 +120,7 @@ struct LayersBackward {
   }
 
   // Products with the h that each step began from: y of the step before, h0 at a sample's first.
-  void hidden_weights(const RnnScan<T>& scan, const T* dz, std::int64_t columns, T* dw,
+  void hidden_weights(const RnnScan<T>& scan, const T* dz, std::int64_t columns, C* dw,
                       bool first_is_zero) const {
     const RnnShape& s = stack.shape;
     const std::int64_t width = scan.cell.gates() * s.hidden, shift = s.batch;
@@ -115,35 +150,39 @@ struct LayersBackward {
   }
 
   // Gradients of the gains, and dz, of the norm's results, becomes that of x W_ih'.
-  void through_norms(const RnnScanBackward<T>& back, T* dz, const RnnGroup<T>& to,
+  void through_norms(const RnnScanBackward<T>& back, const RnnGroup<C>& to,
                      const T* gain_ih) const {
     const RnnShape& s = stack.shape;
-    const RnnNorm<T>& norm = back.scan.norm;
-    const std::int64_t h = s.hidden, width = back.scan.cell.gates() * h;
-    const RowNorm p{s.rows(), width, stack.norm_eps, true, {}};
-    const auto backward = [&](const RowNorm& rows, const T* dy, const T* x, const T* w,
-                              const double* mean, const double* rstd, T* dx, T* dw, T* db) {
-      if (rows.rows > 0 && rows.n > 0) {
-        row_norm_backward(stack.op, rows, dy, x, w, mean, rstd, dx, dw, db);
+    const RnnNorm<C>& norm = back.scan.norm;
+    const std::int64_t h = s.hidden, width = back.scan.cell.gates() * h, rows = s.rows();
+    const RowNorm p{rows, width, stack.norm_eps, true, {}};
+    const auto backward = [&](const RowNorm& of, const C* dy, const C* x, const C* w,
+                              const double* mean, const double* rstd, C* dx, C* dw, C* db) {
+      if (of.rows > 0 && of.n > 0) {
+        row_norm_backward(stack.op, of, dy, x, w, mean, rstd, dx, dw, db);
         return;
       }
-      if (dw != nullptr) fill(dw, rows.n, T(0));
-      if (db != nullptr) fill(db, rows.n, T(0));
+      if (dw != nullptr) fill(dw, of.n, 0);
+      if (db != nullptr) fill(db, of.n, 0);
     };
-    T* const none = nullptr;
-    backward(p, back.dz, norm.product, norm.gain, norm.mean, norm.rstd, none, to.norm_hh, none);
+    RnnMemory memory(stack.op);
+    C* const dz = as_compute(back.dz, rows * width, &memory);
+    const C* const gain = as_compute(gain_ih, width, &memory);
+    C* const none = nullptr;
+    backward(p, dz, norm.product, norm.gain, norm.mean, norm.rstd, none, to.norm_hh, none);
     if (back.dn != nullptr) {  // n's other side
-      move_rows(RnnMove<T>{
-          .batch = s.rows(), .n = h, .to = {dz + 2 * h, 0, width}, .from = {back.dn, 0, h}});
+      move_rows(RnnMove<C, T>{
+          .batch = rows, .n = h, .to = {dz + 2 * h, 0, width}, .from = {back.dn, 0, h}});
     }
-    backward(p, dz, norm.input, gain_ih, norm.input_mean, norm.input_rstd, dz, to.norm_ih, none);
+    backward(p, dz, norm.input, gain, norm.input_mean, norm.input_rstd, dz, to.norm_ih, none);
+    if constexpr (!std::is_same_v<T, C>) copy(dz, back.dz, rows * width);
     if (norm.cell_gain == nullptr) return;
-    const RowNorm cell{s.rows(), h, stack.norm_eps, true, {}};
+    const RowNorm cell{rows, h, stack.norm_eps, true, {}};
     backward(cell, back.dnormed, norm.cell, norm.cell_gain, norm.cell_mean, norm.cell_rstd, none,
              to.norm_cell, to.norm_cell_bias);
   }
 
-  void biases(const RnnScanBackward<T>& back, const RnnGroup<T>& to) const {
+  void biases(const RnnScanBackward<T>& back, const RnnGroup<C>& to) const {
     if (to.b_ih == nullptr) return;
     const std::int64_t rows = stack.shape.rows(), h = stack.shape.hidden;
     const std::int64_t width = back.scan.cell.gates() * h;
@@ -153,7 +192,7 @@ struct LayersBackward {
   }
 
   void parameters(const RnnScanBackward<T>& back, std::int64_t group, const T* x,
-                  std::int64_t input, const RnnGroup<T>& to) const {
+                  std::int64_t input, const RnnGroup<C>& to) const {
     const RnnShape& s = stack.shape;
     RnnMemory memory(stack.op);
     const RnnScan<T> scan =
@@ -172,7 +211,7 @@ struct LayersBackward {
     if (scan.reset_before()) {
       hidden_weights(scan, back.dz, 2 * h, to.w_hh, zero);
       product_over_rows(stack.op, RnnOperand<T>{back.dz + 2 * h, width}, h,
-                        RnnOperand<T>{scan.inner, h}, h, rows, to.w_hh + 2 * h * h, false);
+                        RnnOperand<T>{scan.wide, h}, h, rows, to.w_hh + 2 * h * h, false);
     } else {
       hidden_weights(scan, normed ? back.dproduct : back.dz, width, to.w_hh, zero);
     }
@@ -186,15 +225,42 @@ struct LayersBackward {
     }
   }
 
-  void run_direction(std::int64_t layer, std::int64_t d, const T* x, const T* dy, const T* dcells,
-                     T* dx) const {
+  // Gradients of the states and of the parameters of all groups, in C.
+  struct Gradients {
+    C *dh, *dc;
+    std::vector<RnnGroup<C>> groups;
+  };
+  Gradients gradients(Rounded<T>* rounded) const {
+    const RnnShape& s = stack.shape;
+    const std::int64_t h = s.hidden, width = stack.cell.gates() * h;
+    const auto count = static_cast<std::int64_t>(grads.groups.size());
+    Gradients to;
+    to.dh = rounded->of(grads.dh, count * s.batch * s.out, true);
+    to.dc = rounded->of(grads.dc, count * s.batch * h, true);
+    for (std::int64_t i = 0; i < count; ++i) {
+      const RnnGroup<T>& g = grads.groups[static_cast<std::size_t>(i)];
+      to.groups.push_back({rounded->of(g.w_ih, width * s.input_of(i / s.directions)),
+                           rounded->of(g.w_hh, width * s.out), rounded->of(g.b_ih, width),
+                           rounded->of(g.b_hh, width), rounded->of(g.w_hr, s.out * h),
+                           rounded->of(g.peephole, 3 * h), rounded->of(g.norm_ih, width),
+                           rounded->of(g.norm_hh, width), rounded->of(g.norm_cell, h),
+                           rounded->of(g.norm_cell_bias, h)});
+    }
+    return to;
+  }
+
+  void run_direction(const Gradients& all, std::int64_t layer, std::int64_t d, const T* x,
+                     const C* dy, const C* dcells, C* dx) const {
     const RnnShape& s = stack.shape;
     const std::int64_t index = layer * s.directions + d, input = s.input_of(layer);
     const auto group = static_cast<std::size_t>(index);
-    const RnnGroup<T>& to = grads.groups[group];
+    const RnnGroup<C>& to = all.groups[group];
     RnnMemory memory(stack.op);
     const auto take = [&](std::int64_t count) {
       return s.padded ? memory.zeros<T>(count) : memory.take<T>(count);
+    };
+    const auto take_wide = [&](std::int64_t count) {
+      return s.padded ? memory.zeros<C>(count) : memory.take<C>(count);
     };
     RnnScanBackward<T> back;
     back.scan = saved.scans[group];
@@ -204,8 +270,8 @@ struct LayersBackward {
     back.dy_row = s.width();
     back.dcells = dcells != nullptr ? dcells + d * s.hidden : nullptr;
     back.dcells_row = s.directions * s.hidden;
-    back.dh = grads.dh + index * s.batch * s.out;
-    if (grads.dc != nullptr) back.dc = grads.dc + index * s.batch * s.hidden;
+    back.dh = all.dh + index * s.batch * s.out;
+    if (all.dc != nullptr) back.dc = all.dc + index * s.batch * s.hidden;
     back.dz = take(rows * width);
     if (back.scan.cell.kind == RnnKind::kGru && back.scan.cell.reset_after) {
       back.dn = take(rows * s.hidden);
@@ -214,22 +280,22 @@ struct LayersBackward {
     const bool normed = back.scan.norm.on;
     if (normed) back.dproduct = take(rows * width);
     if (back.scan.norm.cell != nullptr) {
-      back.dnormed = take(rows * s.hidden);
-      back.dcell = memory.template take<T>(s.batch * s.hidden);
+      back.dnormed = take_wide(rows * s.hidden);
+      back.dcell = memory.template take<C>(s.batch * s.hidden);
     }
     back.dpeephole = to.peephole;
-    if (to.peephole != nullptr) fill(to.peephole, 3 * s.hidden, T(0));
+    if (to.peephole != nullptr) fill(to.peephole, 3 * s.hidden, 0);
     run_scan_backward(stack.op, back, &memory);
     const T* w = stack.groups[group].w_ih;
     biases(back, to);
-    if (normed) through_norms(back, back.dz, to, stack.groups[group].norm_ih);
+    if (normed) through_norms(back, to, stack.groups[group].norm_ih);
     const bool apart = back.dn != nullptr && !normed;
     const std::int64_t same = apart ? 2 * s.hidden : width;
     const auto add_dx = [&](const RnnOperand<T>& gradients, const T* rows_of_w,
                             std::int64_t columns, bool accumulate) {
-      auto g = product_of<T>(gradients, {rows_of_w, input}, rows, columns, input, dx);
+      auto g = product_of<T>(gradients, {rows_of_w, input}, rows, columns, input);
       g.accumulate = accumulate;
-      gemm(stack.op, g);
+      multiply(stack.op, g, dx);
     };
     add_dx({back.dz, width}, w, same, d > 0);
     if (apart) add_dx({back.dn, s.hidden}, w + same * input, s.hidden, true);
@@ -239,25 +305,31 @@ struct LayersBackward {
   void run() const {
     const RnnShape& s = stack.shape;
     RnnMemory memory(stack.op);
-    const auto time_major = [&](const T* from, std::int64_t width) -> const T* {
-      if (from == nullptr || !s.transposed()) return from;
-      T* copy = memory.take<T>(s.rows() * width);
+    const auto time_major = [&](const T* from, std::int64_t width) -> const C* {
+      if (from == nullptr || !s.transposed()) return as_compute(from, s.rows() * width, &memory);
+      C* copy = memory.take<C>(s.rows() * width);
       swap_axes(from, copy, s.batch, s.steps, width);
       return copy;
     };
-    const T* dy = time_major(grads.dy, s.width());
-    const T* dcells = time_major(grads.dcells, s.directions * s.hidden);
+    const C* dy = time_major(grads.dy, s.width());
+    const C* dcells = time_major(grads.dcells, s.directions * s.hidden);
+    Rounded<T> rounded(stack.op);
+    const Gradients all = gradients(&rounded);
     for (std::int64_t layer = s.layers - 1; layer >= 0; --layer) {
       RnnMemory temporary(stack.op);
       const T* x = input(layer, &temporary);
       const std::int64_t size = s.rows() * s.input_of(layer);
-      T* dx = layer == 0 && !s.transposed() ? grads.dx : memory.take<T>(size);
-      for (std::int64_t d = 0; d < s.directions; ++d) run_direction(layer, d, x, dy, dcells, dx);
+      const bool direct = layer == 0 && !s.transposed();
+      C* dx = direct ? rounded.of(grads.dx, size) : memory.take<C>(size);
+      for (std::int64_t d = 0; d < s.directions; ++d) {
+        run_direction(all, layer, d, x, dy, dcells, dx);
+      }
       if (layer > 0 && stack.random.dropout > 0) run_dropout(between(layer), dx, dx, size);
-      if (dx != grads.dx && layer == 0) swap_axes(dx, grads.dx, s.steps, s.batch, s.input);
+      if (layer == 0 && !direct) swap_axes(dx, grads.dx, s.steps, s.batch, s.input);
       dy = dx;
       dcells = nullptr;
     }
+    rounded.store();
   }
 };
 
@@ -269,9 +341,9 @@ void run_rnn_backward(const RnnStack<T>& stack, const RnnSaved<T>& saved,
   LayersBackward<T>{stack, saved, grads}.run();
 }
 
-template void run_rnn_backward(const RnnStack<float>&, const RnnSaved<float>&,
-                               const RnnGradients<float>&);
-template void run_rnn_backward(const RnnStack<double>&, const RnnSaved<double>&,
-                               const RnnGradients<double>&);
+#define ARRAYNN_INSTANTIATE(T) \
+  template void run_rnn_backward(const RnnStack<T>&, const RnnSaved<T>&, const RnnGradients<T>&);
+ARRAYNN_RNN_FOR_EACH(ARRAYNN_INSTANTIATE)
+#undef ARRAYNN_INSTANTIATE
 
 }  // namespace arraynn

@@ -26,29 +26,30 @@ struct InputShare {
 // One step of a scan: where the rows of a sample are.
 template <class T>
 struct Step {
+  using C = Compute<T>;
   const RnnScan<T>& s;
   std::int64_t t;
-  Bounds<T> bounds;
+  Bounds<C> bounds;
 
-  ARRAYNN_MEMBER T* gates(std::int64_t b) const {
+  ARRAYNN_MEMBER C* gates(std::int64_t b) const {
     return s.gates + ((t - s.gates_t) * s.batch + b) * s.cell.gates() * s.hidden;
   }
-  ARRAYNN_MEMBER T* z(std::int64_t b) const {
+  ARRAYNN_MEMBER C* z(std::int64_t b) const {
     return s.z + (t * s.batch + b) * s.cell.gates() * s.hidden;
   }
   ARRAYNN_MEMBER T* y(std::int64_t b) const { return s.y + t * s.y_step + b * s.y_row; }
-  ARRAYNN_MEMBER T* cells(std::int64_t b) const {
+  ARRAYNN_MEMBER C* cells(std::int64_t b) const {
     return s.cells + t * s.cells_step + b * s.hidden;
   }
-  ARRAYNN_MEMBER T* inner(std::int64_t b) const { return s.inner_at(t, b); }
+  ARRAYNN_MEMBER C* inner(std::int64_t b) const { return s.inner_at(t, b); }
   ARRAYNN_MEMBER T* wide(std::int64_t b) const { return s.wide_at(t, b); }
-  ARRAYNN_MEMBER T* norm_cell(std::int64_t b) const { return s.norm_cells(t) + b * s.hidden; }
+  ARRAYNN_MEMBER C* norm_cell(std::int64_t b) const { return s.norm_cells(t) + b * s.hidden; }
   ARRAYNN_MEMBER const T* h(std::int64_t b) const { return s.h_before(t, b); }
-  ARRAYNN_MEMBER InputShare<T> input(std::int64_t b) const {
+  ARRAYNN_MEMBER InputShare<C> input(std::int64_t b) const {
 #if !defined(ARRAYNN_CUDA)
-    if (s.x != nullptr) return {nullptr, s.w_x, s.b_x, Vec<T>::set1(s.x[t * s.batch + b])};
+    if (s.x != nullptr) return {nullptr, s.w_x, s.b_x, Vec<C>::set1(s.x[t * s.batch + b])};
 #endif
-    return {gates(b), nullptr, nullptr, Vec<T>::zero()};
+    return {gates(b), nullptr, nullptr, Vec<C>::zero()};
   }
   // What W_hh multiplies.
   ARRAYNN_MEMBER const T* operand(std::int64_t b) const {
@@ -67,16 +68,18 @@ ARRAYNN_MEMBER Vec<T> zoned(double zone, const T* fresh, Vec<T> value, Vec<T> ol
 // Every new h, of out elements, comes here.
 template <class T>
 ARRAYNN_MEMBER void put_h(const Step<T>& step, std::int64_t b, std::int64_t unit,
-                          std::int64_t width, Vec<T> h) {
+                          std::int64_t width, Vec<Compute<T>> h) {
   const RnnScan<T>& s = step.s;
   if (s.cell.zone > 0) {
-    const T* fresh = s.fresh;
+    const Compute<T>* fresh = s.fresh;
     if (fresh != nullptr) fresh += (step.t * s.batch + b) * s.out + unit;
     h = zoned(s.cell.zone, fresh, h, load_lanes(step.h(b) + unit, width), width);
   }
   store_lanes(h, step.y(b) + unit, width);
   if (s.dropped == nullptr) return;
-  if (s.factors != nullptr) h = h * load_lanes(s.factors + b * s.out + unit, width);
+  if (s.factors != nullptr) {
+    h = as_stored<T>(h) * load_lanes(s.factors + b * s.out + unit, width);
+  }
   store_lanes(h, s.dropped_at(step.t, 1, b) + unit, width);
 }
 
@@ -84,7 +87,7 @@ ARRAYNN_MEMBER void put_h(const Step<T>& step, std::int64_t b, std::int64_t unit
 template <class T>
 ARRAYNN_MEMBER void pass_state(const Step<T>& step, std::int64_t b, Range out, Range hidden) {
   const RnnScan<T>& s = step.s;
-  const auto copy = [](const T* from, T* to, Range part) {
+  const auto copy = [](const auto* from, auto* to, Range part) {
     for (std::int64_t i = part.begin; i < part.end; ++i) to[i] = from[i];
   };
   copy(step.h(b), step.y(b), out);
@@ -95,8 +98,8 @@ ARRAYNN_MEMBER void pass_state(const Step<T>& step, std::int64_t b, Range out, R
 // One row of a gate, f of it to come: its vector at `unit` within the bounds. What it was is kept
 // where backward reads it.
 template <class T>
-ARRAYNN_MEMBER Vec<T> bound_gate(const Step<T>& step, const Activation& f, std::int64_t b,
-                                 std::int64_t at, std::int64_t width, Vec<T> x) {
+ARRAYNN_MEMBER Vec<Compute<T>> bound_gate(const Step<T>& step, const Activation& f, std::int64_t b,
+                                          std::int64_t at, std::int64_t width, Vec<Compute<T>> x) {
   if (step.s.z != nullptr && (step.s.cell.clips || !derivative_from_value(f.kind))) {
     store_lanes(x, step.z(b) + at, width);
   }
@@ -106,8 +109,8 @@ ARRAYNN_MEMBER Vec<T> bound_gate(const Step<T>& step, const Activation& f, std::
 // z = x's share + sum.
 template <class T>
 ARRAYNN_MEMBER void add_gate(const Step<T>& step, const Activation& f, std::int64_t b,
-                             std::int64_t at, std::int64_t width, T* sum) {
-  const Vec<T> x = step.input(b).load(at, width) + Vec<T>::load(sum);
+                             std::int64_t at, std::int64_t width, Compute<T>* sum) {
+  const Vec<Compute<T>> x = step.input(b).load(at, width) + Vec<Compute<T>>::load(sum);
   bound_gate(step, f, b, at, width, x).store(sum);
 }
 
@@ -123,18 +126,18 @@ ARRAYNN_MEMBER void for_units(const Tile<T>& tile, int groups, int gates, std::i
 }
 
 template <class T>
-ARRAYNN_MEMBER void rnn_tile(const Step<T>& step, int groups, const Tile<T>& tile) {
+ARRAYNN_MEMBER void rnn_tile(const Step<T>& step, int groups, const Tile<Compute<T>>& tile) {
   constexpr int kL = kLanes<T>;
   const RnnScan<T>& s = step.s;
   const std::int64_t n = tile.rows;
-  for_units(tile, groups, 1, s.hidden, [&](std::int64_t unit, std::int64_t width, T* z) {
+  for_units(tile, groups, 1, s.hidden, [&](std::int64_t unit, std::int64_t width, Compute<T>* z) {
     for (std::int64_t r = 0; r < n; ++r)
       add_gate(step, s.cell.main, tile.row[r], unit, width, z + r * kL);
   });
   activate_vectors(s.cell.main, tile.sums, n * groups);
-  for_units(tile, groups, 1, s.hidden, [&](std::int64_t unit, std::int64_t width, T* z) {
+  for_units(tile, groups, 1, s.hidden, [&](std::int64_t unit, std::int64_t width, Compute<T>* z) {
     for (std::int64_t r = 0; r < n; ++r) {
-      const Vec<T> h = Vec<T>::load(z + r * kL);
+      const Vec<Compute<T>> h = Vec<Compute<T>>::load(z + r * kL);
       if (s.gates_kept()) store_lanes(h, step.gates(tile.row[r]) + unit, width);
       put_h(step, tile.row[r], unit, width, h);
     }
@@ -144,7 +147,7 @@ ARRAYNN_MEMBER void rnn_tile(const Step<T>& step, int groups, const Tile<T>& til
 // An LSTM's output: h, or what becomes h by W_hr.
 template <class T>
 ARRAYNN_MEMBER void put_output(const Step<T>& step, std::int64_t b, std::int64_t unit,
-                               std::int64_t width, Vec<T> out) {
+                               std::int64_t width, Vec<Compute<T>> out) {
   if (step.s.w_hr != nullptr) {
     store_lanes(out, step.wide(b) + unit, width);
   } else {
@@ -154,8 +157,8 @@ ARRAYNN_MEMBER void put_output(const Step<T>& step, std::int64_t b, std::int64_t
 
 // A row's gates stay in registers. The output, which waits for c, is a loop of its own: rows overlap.
 template <LstmActivations kOf, class T>
-ARRAYNN_RNN_APART void lstm_rows(const Step<T>& step, const Tile<T>& tile) {
-  using V = Vec<T>;
+ARRAYNN_RNN_APART void lstm_rows(const Step<T>& step, const Tile<Compute<T>>& tile) {
+  using V = Vec<Compute<T>>;
   constexpr int kL = kLanes<T>;
   const RnnScan<T>& s = step.s;
   const RnnCell& cell = s.cell;
@@ -167,9 +170,9 @@ ARRAYNN_RNN_APART void lstm_rows(const Step<T>& step, const Tile<T>& tile) {
   }
   for (std::int64_t r = 0; r < n; ++r) {
     const std::int64_t b = tile.row[r];
-    T* z = tile.sums + r * kL;
+    Compute<T>* z = tile.sums + r * kL;
     const V old = load_lanes(s.c_before(step.t, b) + unit, width);
-    const InputShare<T> x = step.input(b);
+    const InputShare<Compute<T>> x = step.input(b);
     V i = x.load(unit, width) + V::load(z);
     V f = x.load(h + unit, width) + V::load(z + n * kL);
     V g = x.load(2 * h + unit, width) + V::load(z + 2 * n * kL);
@@ -181,12 +184,12 @@ ARRAYNN_RNN_APART void lstm_rows(const Step<T>& step, const Tile<T>& tile) {
     i = lstm_gate<kOf>(cell, bound_gate(step, cell.gate, b, unit, width, i));
     f = lstm_gate<kOf>(cell, bound_gate(step, cell.gate, b, h + unit, width, f));
     g = lstm_main<kOf>(cell.main, bound_gate(step, cell.main, b, 2 * h + unit, width, g));
-    if (cell.input_forget) i = V::set1(T(1)) - f;
+    if (cell.input_forget) i = V::set1(1) - f;
     V c = fma(f, old, i * g);
     if (cell.clips_cell) c = clamp(c, step.bounds.c);
     if (s.norm.cell != nullptr) store_lanes(c, step.norm_cell(b) + unit, width);
     if (cell.zone_cell > 0) {
-      const T* fresh = s.fresh_cell;
+      const Compute<T>* fresh = s.fresh_cell;
       if (fresh != nullptr) fresh += (step.t * s.batch + b) * h + unit;
       store_lanes(zoned(cell.zone_cell, fresh, c, old, width), step.cells(b) + unit, width);
     } else {
@@ -195,7 +198,7 @@ ARRAYNN_RNN_APART void lstm_rows(const Step<T>& step, const Tile<T>& tile) {
     if (s.peephole != nullptr) o = fma(peep[2], c, o);
     o = lstm_gate<kOf>(cell, bound_gate(step, cell.gate, b, 3 * h + unit, width, o));
     if (s.keep_gates) {
-      T* kept = step.gates(b) + unit;
+      Compute<T>* kept = step.gates(b) + unit;
       store_lanes(i, kept, width);
       store_lanes(f, kept + h, width);
       store_lanes(g, kept + 2 * h, width);
@@ -209,33 +212,33 @@ ARRAYNN_RNN_APART void lstm_rows(const Step<T>& step, const Tile<T>& tile) {
   }
   if (s.norm.cell != nullptr) return;
   for (std::int64_t r = 0; r < n; ++r) {
-    const T* c = tile.sums + r * kL;
+    const Compute<T>* c = tile.sums + r * kL;
     const V out = lstm_main<kOf>(cell.output, V::load(c));
     put_output(step, tile.row[r], unit, width, V::load(c + n * kL) * out);
   }
 }
 
 template <class T>
-ARRAYNN_MEMBER void lstm_tile(const Step<T>& step, const Tile<T>& tile) {
+ARRAYNN_MEMBER void lstm_tile(const Step<T>& step, const Tile<Compute<T>>& tile) {
   visit_lstm(step.s.cell, [&](auto of) { lstm_rows<of.value>(step, tile); });
 }
 
 // n + z (h - n) of one vector of a row; n and z lie in the tile.
 template <class T>
 ARRAYNN_MEMBER void blend(const Step<T>& step, std::int64_t b, std::int64_t unit,
-                          std::int64_t width, Vec<T> z, Vec<T> n) {
-  const Vec<T> h = load_lanes(step.h(b) + unit, width);
+                          std::int64_t width, Vec<Compute<T>> z, Vec<Compute<T>> n) {
+  const Vec<Compute<T>> h = load_lanes(step.h(b) + unit, width);
   put_h(step, b, unit, width, fma(z, h - n, n));
 }
 
 template <class T>
-ARRAYNN_MEMBER void gru_tile(const Step<T>& step, const Tile<T>& tile) {
-  using V = Vec<T>;
+ARRAYNN_MEMBER void gru_tile(const Step<T>& step, const Tile<Compute<T>>& tile) {
+  using V = Vec<Compute<T>>;
   constexpr int kL = kLanes<T>;
   const RnnScan<T>& s = step.s;
   const std::int64_t n = tile.rows, unit = tile.unit, width = min_i(kL, s.hidden - unit);
   const std::int64_t h = s.hidden;
-  T *zr = tile.sums, *zz = zr + n * kL, *zn = zz + n * kL;
+  Compute<T>*zr = tile.sums, *zz = zr + n * kL, *zn = zz + n * kL;
   const V bias = s.b_hn != nullptr ? load_lanes(s.b_hn + unit, width) : V::zero();
   for (std::int64_t r = 0; r < n; ++r) {
     add_gate(step, s.cell.gate, tile.row[r], unit, width, zr + r * kL);
@@ -248,7 +251,7 @@ ARRAYNN_MEMBER void gru_tile(const Step<T>& step, const Tile<T>& tile) {
     const V z = fma(reset, inner, step.input(b).load(2 * h + unit, width));
     bound_gate(step, s.cell.main, b, 2 * h + unit, width, z).store(zn + r * kL);
     if (s.keep_gates) {
-      T* kept = step.gates(b) + unit;
+      Compute<T>* kept = step.gates(b) + unit;
       store_lanes(inner, step.inner(b) + unit, width);
       store_lanes(reset, kept, width);
       store_lanes(V::load(zz + r * kL), kept + h, width);
@@ -265,45 +268,45 @@ ARRAYNN_MEMBER void gru_tile(const Step<T>& step, const Tile<T>& tile) {
 
 // The reset before the product: r and z first, then n from (r h) W_hn'.
 template <class T>
-ARRAYNN_MEMBER void reset_tile(const Step<T>& step, int groups, const Tile<T>& tile) {
+ARRAYNN_MEMBER void reset_tile(const Step<T>& step, int groups, const Tile<Compute<T>>& tile) {
   constexpr int kL = kLanes<T>;
   const RnnScan<T>& s = step.s;
   const std::int64_t n = tile.rows, h = s.hidden;
-  for_units(tile, groups, 2, h, [&](std::int64_t unit, std::int64_t width, T* z) {
+  for_units(tile, groups, 2, h, [&](std::int64_t unit, std::int64_t width, Compute<T>* z) {
     for (std::int64_t r = 0; r < n; ++r) {
       add_gate(step, s.cell.gate, tile.row[r], unit, width, z + r * kL);
       add_gate(step, s.cell.gate, tile.row[r], h + unit, width, z + (n + r) * kL);
     }
   });
   activate_vectors(s.cell.gate, tile.sums, 2 * n * groups);
-  for_units(tile, groups, 2, h, [&](std::int64_t unit, std::int64_t width, T* z) {
+  for_units(tile, groups, 2, h, [&](std::int64_t unit, std::int64_t width, Compute<T>* z) {
     for (std::int64_t r = 0; r < n; ++r) {
       const std::int64_t b = tile.row[r];
-      const Vec<T> reset = Vec<T>::load(z + r * kL);
-      const Vec<T> old = load_lanes(step.operand(b) + unit, width);
-      store_lanes(reset * old, step.inner(b) + unit, width);
+      const Vec<Compute<T>> reset = Vec<Compute<T>>::load(z + r * kL);
+      const Vec<Compute<T>> old = load_lanes(step.operand(b) + unit, width);
+      store_lanes(reset * old, step.wide(b) + unit, width);
       store_lanes(reset, step.gates(b) + unit, width);
-      store_lanes(Vec<T>::load(z + (n + r) * kL), step.gates(b) + h + unit, width);
+      store_lanes(Vec<Compute<T>>::load(z + (n + r) * kL), step.gates(b) + h + unit, width);
     }
   });
 }
 
 template <class T>
-ARRAYNN_MEMBER void candidate_tile(const Step<T>& step, int groups, const Tile<T>& tile) {
+ARRAYNN_MEMBER void candidate_tile(const Step<T>& step, int groups, const Tile<Compute<T>>& tile) {
   constexpr int kL = kLanes<T>;
   const RnnScan<T>& s = step.s;
   const std::int64_t n = tile.rows, h = s.hidden;
-  for_units(tile, groups, 1, h, [&](std::int64_t unit, std::int64_t width, T* z) {
+  for_units(tile, groups, 1, h, [&](std::int64_t unit, std::int64_t width, Compute<T>* z) {
     for (std::int64_t r = 0; r < n; ++r) {
       add_gate(step, s.cell.main, tile.row[r], 2 * h + unit, width, z + r * kL);
     }
   });
   activate_vectors(s.cell.main, tile.sums, n * groups);
-  for_units(tile, groups, 1, h, [&](std::int64_t unit, std::int64_t width, T* z) {
+  for_units(tile, groups, 1, h, [&](std::int64_t unit, std::int64_t width, Compute<T>* z) {
     for (std::int64_t r = 0; r < n; ++r) {
       const std::int64_t b = tile.row[r];
-      const Vec<T> value = Vec<T>::load(z + r * kL);
-      T* gates = step.gates(b) + unit;
+      const Vec<Compute<T>> value = Vec<Compute<T>>::load(z + r * kL);
+      Compute<T>* gates = step.gates(b) + unit;
       if (s.keep_gates) store_lanes(value, gates + 2 * h, width);
       blend(step, b, unit, width, load_lanes(gates + h, width), value);
     }
@@ -311,13 +314,14 @@ ARRAYNN_MEMBER void candidate_tile(const Step<T>& step, int groups, const Tile<T
 }
 
 template <class T>
-ARRAYNN_MEMBER void project_tile(const Step<T>& step, int groups, const Tile<T>& tile) {
+ARRAYNN_MEMBER void project_tile(const Step<T>& step, int groups, const Tile<Compute<T>>& tile) {
   constexpr int kL = kLanes<T>;
-  for_units(tile, groups, 1, step.s.out, [&](std::int64_t unit, std::int64_t width, T* sum) {
-    for (std::int64_t r = 0; r < tile.rows; ++r) {
-      put_h(step, tile.row[r], unit, width, Vec<T>::load(sum + r * kL));
-    }
-  });
+  for_units(tile, groups, 1, step.s.out,
+            [&](std::int64_t unit, std::int64_t width, Compute<T>* sum) {
+              for (std::int64_t r = 0; r < tile.rows; ++r) {
+                put_h(step, tile.row[r], unit, width, Vec<Compute<T>>::load(sum + r * kL));
+              }
+            });
 }
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

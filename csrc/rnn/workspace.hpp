@@ -18,29 +18,23 @@ struct RnnKept {
 // What a forward call keeps for its backward call: opaque to Python but for its size.
 struct RnnWorkspace {
   explicit RnnWorkspace(RnnArguments arguments) : a(std::move(arguments)) {
-    dispatch_float(a.dtype, [&](auto tag) {
-      using T = decltype(tag);
-      of<T>() = std::make_unique<RnnKept<T>>(a);
-    });
+    dispatch_wide(a.dtype, [&](auto tag) { kept = std::make_shared<RnnKept<decltype(tag)>>(a); });
   }
+  // T is that of the dtype.
   template <class T>
-  std::unique_ptr<RnnKept<T>>& of() {
-    if constexpr (sizeof(T) == 4) {
-      return f32;
-    } else {
-      return f64;
-    }
+  RnnKept<T>& of() const {
+    return *static_cast<RnnKept<T>*>(kept.get());
   }
   std::int64_t nbytes() const {
-    return results.bytes() +
-           (f32 != nullptr ? f32->saved.memory.bytes() : f64->saved.memory.bytes());
+    return results.bytes() + dispatch_wide(a.dtype, [&](auto tag) {
+             return of<decltype(tag)>().saved.memory.bytes();
+           });
   }
 
   RnnArguments a;
-  py::object y;         // backward reads it
-  WideResults results;  // or this, of 16 bits
-  std::unique_ptr<RnnKept<float>> f32;
-  std::unique_ptr<RnnKept<double>> f64;
+  py::object y;                // backward reads it
+  WideResults results;         // or this, of 16 bits
+  std::shared_ptr<void> kept;  // an RnnKept
 };
 
 void bind_rnn_backward(py::module_& m);

@@ -29,7 +29,7 @@ from kernels.test_rnn import (
     run,
 )
 from kernels.test_rnn_cells import EVERY_CELL, check_every_cell
-from tolerances import assert_same_bits
+from tolerances import assert_same_bits, assert_within, storage_bound
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -38,10 +38,10 @@ from tolerances import assert_same_bits
     [(1, 1, 1, 1), (3, 2, 5, 7), (2, 13, 8, 33), (2, 3, 6, 130), *NOTHING],
 )
 def test_sizes(
-    dtype: Any, kind: str, steps: int, batch: int, size: int, hidden: int, device: Any, rng: Any
+    storage: Any, kind: str, steps: int, batch: int, size: int, hidden: int, device: Any, rng: Any
 ) -> None:
     problem = make(rng, kind, steps, batch, size, hidden)
-    check(kind, *problem, {}, dtype, hidden, device.kernels)
+    check(kind, *problem, {}, storage, hidden, device.kernels)
 
 
 @pytest.mark.parametrize(("kind", "options"), CELLS, ids=str)
@@ -52,6 +52,13 @@ def test_options_of_the_cells(
     check_options(kind, options, biases, (9,), dtype, rng, device.kernels)
 
 
+@pytest.mark.parametrize(("kind", "options"), CELLS, ids=str)
+def test_options_of_the_cells_in_16_bits(
+    half: Any, kind: str, options: dict[str, Any], device: Any, rng: Any
+) -> None:
+    check_options(kind, options, 2, (9,), half, rng, device.kernels)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data())
 @settings(max_examples=20)
@@ -60,15 +67,34 @@ def test_any_combination(kind: str, data: st.DataObject, device: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_cell_is_one_step(dtype: Any, kind: str, device: Any, rng: np.random.Generator) -> None:
-    check_cell(kind, dtype, rng, device.kernels)
+@given(data=st.data())
+@settings(max_examples=20)
+def test_any_combination_in_16_bits(kind: str, data: st.DataObject, half: Any, device: Any) -> None:
+    check_combination(kind, data, device.kernels, dtype=half)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_cell_is_one_step(storage: Any, kind: str, device: Any, rng: np.random.Generator) -> None:
+    check_cell(kind, storage, rng, device.kernels)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_of_16_bits_is_rounded_once(
+    half: Any, kind: str, device: Any, rng: np.random.Generator
+) -> None:
+    """Beside float32 of the same numbers: nothing within the step has 16 bits but what it reads."""
+    x, weights, state = cast(make(rng, kind, 1, 9, 40, 33), half)
+    narrow = flat(getattr(device.kernels, kind)(x, weights, state))
+    wide = flat(getattr(device.kernels, kind)(*cast((x, weights, state), np.float32)))
+    for a, b in zip(narrow, wide, strict=True):
+        assert_within(a, b, storage_bound(b, half) + 64 * np.finfo(np.float32).eps, kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_padding_is_not_looked_at(
-    dtype: Any, kind: str, device: Any, rng: np.random.Generator
+    storage: Any, kind: str, device: Any, rng: np.random.Generator
 ) -> None:
-    check_padding(kind, dtype, rng, device.kernels)
+    check_padding(kind, storage, rng, device.kernels)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -80,13 +106,13 @@ def test_masked_steps_are_not_there(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_special_values(dtype: Any, kind: str, device: Any, rng: np.random.Generator) -> None:
-    check_specials(kind, dtype, rng, device.kernels)
+def test_special_values(storage: Any, kind: str, device: Any, rng: np.random.Generator) -> None:
+    check_specials(kind, storage, rng, device.kernels)
 
 
 @pytest.mark.parametrize("how", EVERY_CELL, ids=lambda how: "-".join(how) or "plain")
-def test_gradients_of_every_cell(dtype: Any, how: dict[str, Any], device: Any) -> None:
-    check_every_cell(dtype, how, device.kernels)
+def test_gradients_of_every_cell(storage: Any, how: dict[str, Any], device: Any) -> None:
+    check_every_cell(storage, how, device.kernels)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -136,8 +162,10 @@ def test_lengths_beyond_the_steps_are_all_of_them(device: Any, rng: np.random.Ge
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_packed_weights_and_one_sample(kind: str, device: Any, rng: np.random.Generator) -> None:
-    x, weights, _ = cast(make(rng, kind, 3, 4, 2, 9), np.float32)
+def test_packed_weights_and_one_sample(
+    storage: Any, kind: str, device: Any, rng: np.random.Generator
+) -> None:
+    x, weights, _ = cast(make(rng, kind, 3, 4, 2, 9), storage)
     moved = [device.put(w) for w in weights]
     packed = kernels.pack(moved, kind)
     there = device.put(x)
@@ -188,24 +216,44 @@ SCANS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def make_scan(rng: Any, kind: str, options: dict[str, Any], steps: int, hidden: int) -> Any:
-    """Arguments of a call in float32, whose samples end at different steps."""
+def make_scan(
+    rng: Any,
+    kind: str,
+    options: dict[str, Any],
+    steps: int,
+    hidden: int,
+    batch: int = 37,
+    dtype: Any = np.float32,
+) -> Any:
+    """Arguments of a call whose samples end at different steps."""
     how = dict(options)
-    problem = make(rng, kind, steps, 37, 3, hidden, project=how.pop("project", 0))
+    problem = make(rng, kind, steps, batch, 3, hidden, project=how.pop("project", 0))
     if how.get("peepholes"):
-        how["peepholes"] = [rng.uniform(-1, 1, (3, hidden)).astype(np.float32)]
+        how["peepholes"] = [rng.uniform(-1, 1, (3, hidden)).astype(dtype)]
     if how.get("layer_norm"):
-        how["layer_norm"] = gains(rng, kind, hidden, 1, np.float32)
-    how["lengths"] = rng.integers(0, steps + 1, 37).tolist()
-    return (kind, *cast(problem, np.float32), lambda r: (r[0], r[1]), how)
+        how["layer_norm"] = gains(rng, kind, hidden, 1, dtype)
+    how["lengths"] = rng.integers(0, steps + 1, batch).tolist()
+    return (kind, *cast(problem, dtype), lambda r: (r[0], r[1]), how)
 
 
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+# Weights of 41 units fit one block, which then has samples of its own; those of 130 in places.
+@pytest.mark.parametrize(("batch", "hidden"), [(37, 41), (5, 130)])
 @pytest.mark.parametrize(("kind", "options"), SCANS, ids=str)
 def test_the_grid_does_not_show(
-    kind: str, options: dict[str, Any], device: Any, rng: np.random.Generator
+    name: str,
+    kind: str,
+    options: dict[str, Any],
+    batch: int,
+    hidden: int,
+    device: Any,
+    rng: np.random.Generator,
 ) -> None:
     """Many blocks or one, all steps in a launch or each part in its own: the same bits."""
-    call = make_scan(rng, kind, options, 3, 41)
+    dtype: Any = np.float32
+    if name == "bfloat16":
+        dtype = pytest.importorskip("ml_dtypes").bfloat16
+    call = make_scan(rng, kind, options, 3, hidden, batch, dtype)
     expected = flat(run(device.kernels, *call))
     if device.name != "host_cuda":
         pytest.skip("a GPU has the blocks that it has")
@@ -236,8 +284,10 @@ def test_launches_are_as_many_for_any_number_of_steps(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_samples_of_several_tiles(kind: str, device: Any, rng: np.random.Generator) -> None:
-    x, weights, _ = cast(make(rng, kind, 2, 70, 3, 34), np.float32)
+def test_samples_of_several_tiles(
+    storage: Any, kind: str, device: Any, rng: np.random.Generator
+) -> None:
+    x, weights, _ = cast(make(rng, kind, 2, 70, 3, 34), storage)
     y = getattr(device.kernels, kind)(x, weights)[0]
     for begin, end in ((0, 1), (69, 70), (30, 47)):
         part = getattr(device.kernels, kind)(x[:, begin:end], weights)[0]
@@ -246,12 +296,12 @@ def test_samples_of_several_tiles(kind: str, device: Any, rng: np.random.Generat
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_weights_beyond_shared_memory(
-    dtype: Any, kind: str, device: Any, rng: np.random.Generator
+    storage: Any, kind: str, device: Any, rng: np.random.Generator
 ) -> None:
     if device.name == "host_cuda":
         device.module.set_multiprocessors(1)
-    hidden = {"rnn": 330, "lstm": 130, "gru": 150}[kind]
-    check(kind, *make(rng, kind, 2, 3, 2, hidden), {}, dtype, 4, device.kernels)
+    hidden = {"rnn": 330, "lstm": 170, "gru": 190}[kind]
+    check(kind, *make(rng, kind, 2, 3, 2, hidden), {}, storage, 4, device.kernels)
 
 
 def test_products_of_the_largest_numbers(device: Any, rng: np.random.Generator) -> None:

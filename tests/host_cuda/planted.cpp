@@ -131,7 +131,7 @@ Floats run_gemm_on_hopper() {
   std::vector<Bfloat16> c(kM * kN, {0xFFFF});
   const GemmProblem<Bfloat16> p{kM, kN, kK, a.data(), kK, 1, b.data(), kN, 1, c.data(), kN, {}};
   be_hopper(true);
-  const bool launched = cuda::gemm_on_hopper(p, GemmBatch{});
+  const bool launched = cuda::gemm_on_hopper(p, GemmResult{p.c, p.epilogue}, GemmBatch{});
   be_hopper(false);
   Floats all;
   for (const Bfloat16 v : c) all.push_back(launched ? static_cast<float>(v.bits) : -1.0f);
@@ -375,7 +375,7 @@ Floats run_long_max_pool() {
 constexpr std::int64_t kSteps = 3, kBatch = 64, kHidden = 35;
 
 struct Recurrent {
-  Floats w, gates, h0, c0, y, cells, inner;
+  Floats w, gates, h0, c0, y, cells, wide;
   RnnScan<float> s;
 
   explicit Recurrent(RnnKind kind) {
@@ -391,7 +391,7 @@ struct Recurrent {
     h0 = numbers(state, 4);
     c0 = numbers(state, 5);
     y = result(kSteps * state);
-    cells = inner = y;
+    cells = wide = y;
     s.steps = s.last = kSteps;
     s.batch = kBatch;
     s.hidden = s.out = kHidden;
@@ -402,9 +402,9 @@ struct Recurrent {
     s.keep_gates = true;
     s.y = y.data();
     s.y_row = kHidden;
-    s.y_step = s.cells_step = s.inner_step = state;
+    s.y_step = s.cells_step = s.wide_step = state;
     s.cells = cells.data();
-    s.inner = inner.data();
+    s.wide = wide.data();
   }
 
   void run() {
@@ -426,6 +426,13 @@ Floats run_lstm() {
   lstm.run();
   append(lstm.y, lstm.cells);
   return lstm.y;
+}
+
+Floats run_lstm_apart() {
+  host_cuda::scan_apart = true;
+  Floats y = run_lstm();
+  host_cuda::scan_apart = false;
+  return y;
 }
 
 Floats run_gru() {
@@ -491,6 +498,7 @@ const std::map<std::string, Floats (*)()>& problems() {
       {"max pool backward", &run_max_pool_backward},
       {"long max pool", &run_long_max_pool},
       {"lstm", &run_lstm},
+      {"lstm by blocks that are apart", &run_lstm_apart},
       {"lstm backward", &run_lstm_backward},
       {"gru with the reset before", &run_gru},
   };

@@ -58,6 +58,7 @@ MMA, MMA_GEMM = "core/cuda_mma.hpp", "gemm on tensor cores"
 MMA_CONV = "conv on tensor cores"
 GRID, SCAN = "core/cuda_grid.hpp", "rnn/cuda_scan.hpp"
 LSTM, LSTM_BACKWARD, GRU = "lstm", "lstm backward", "gru with the reset before"
+APART = "lstm by blocks that are apart"
 ROWS, SQUARE = "core/cuda_rows.hpp", "attention/cuda_tile.hpp"
 DECODE, FORWARD = "attention/cuda_decode.cu", "attention/cuda_forward.cu"
 BACKWARD = "attention/cuda_backward.cu"
@@ -582,17 +583,17 @@ FAULTS = [
     # Recurrent networks: blocks that wait for each other.
     Fault(
         "a step begins before all blocks have ended the one before",
-        LSTM,
-        "rnn/cuda.cu",
-        "if (goes_on) grid_barrier(",
-        "if (goes_on && !PLANTED) grid_barrier(",
+        LSTM_BACKWARD,
+        SCAN,
+        "if (goes_on && !plan.apart) grid_barrier(",
+        "if (goes_on && !plan.apart && !PLANTED) grid_barrier(",
     ),
     Fault(
-        "going back a step begins before all blocks have ended the one after",
-        LSTM_BACKWARD,
-        "rnn/cuda_backward.cu",
-        "if (goes_on) grid_barrier(",
-        "if (goes_on && !PLANTED) grid_barrier(",
+        "a step begins before the warps of a block that is apart have ended the one before",
+        APART,
+        SCAN,
+        "if (goes_on && plan.apart) __syncthreads();",
+        "if (goes_on && plan.apart && !PLANTED) __syncthreads();",
     ),
     Fault(
         "a block does not wait for the last one",
@@ -613,37 +614,53 @@ FAULTS = [
         GRID,
         f"  {BARRIER}\n  ++barriers;",
     ),
-    no_barrier(
-        "sums of warps are added before all are there",
+    Fault(
+        "sums of chains are added before all are there",
         LSTM,
         SCAN,
-        f"{BARRIER}  // the sums of all warps are there",
+        "wait();  // the sums of all chains are there",
+        "if (!PLANTED) wait();  // all are there",
     ),
-    no_barrier(
+    Fault(
         "sums of the next tile take the place of some that others read",
         LSTM,
         SCAN,
-        f"{BARRIER}  // and have been read: the next tile's take their place",
+        "if (sums_there) wait();  // and have been read",
+        "if (sums_there && !PLANTED) wait();  // and have been read",
     ),
     no_barrier(
         "weights are read before they are there",
         LSTM,
-        "rnn/cuda.cu",
-        f"keep_weights(call.plan.second, resident);\n  {BARRIER}",
+        SCAN,
+        f"keep_weights(plan, plan.second, resident);\n  {BARRIER}",
     ),
     Fault(
         "weights of the panel before are taken",
         LSTM,
         SCAN,
-        "    resident += p.resident * p.group_packs();",
-        "    if (!PLANTED) resident += p.resident * p.group_packs();",
+        "    resident += apart ? kScanWarps * of_panel : of_panel;",
+        "    if (!PLANTED) resident += apart ? kScanWarps * of_panel : of_panel;",
+    ),
+    Fault(
+        "a warp takes the weights of another's panel",
+        APART,
+        SCAN,
+        "if (apart) resident += share.panel * of_panel;",
+        "if (apart) resident += (PLANTED ? 0 : share.panel) * of_panel;",
+    ),
+    Fault(
+        "a lane reads sums before the others of its warp have written theirs",
+        APART,
+        SCAN,
+        "    if (apart) {\n      __syncwarp();",
+        "    if (apart) {\n      if (!PLANTED) __syncwarp();",
     ),
     Fault(
         "a lane splits another's columns of a group",
         GRU,
         SCAN,
-        "const std::int64_t of_lane = lane % 4 * kPack<float>,",
-        "const std::int64_t of_lane = (lane + (PLANTED ? 1 : 0)) % 4 * kPack<float>,",
+        "const std::int64_t of_lane = lane % 4 * kPack<T>,",
+        "const std::int64_t of_lane = (lane + (PLANTED ? 1 : 0)) % 4 * kPack<T>,",
     ),
 ]
 
@@ -668,10 +685,9 @@ def main(directory: Path) -> None:
         change(fault.file, fault.right, wrong)
     storage = "instantiate(float) instantiate(double) instantiate(Half) instantiate(Bfloat16)"
     change("core/dtype.hpp", storage, "instantiate(float)")
-    double = (
-        "template void run_scan_backward(const char*, const RnnScanBackward<double>&, RnnMemory*);"
-    )
-    change("rnn/cuda_backward.cu", double, "")
+    change("gemm/cuda.cu", "ARRAYNN_DEFINE(Half)\nARRAYNN_DEFINE(Bfloat16)\n", "")
+    # Of either way a scan may go, the one that its problem names.
+    change(SCAN, "apart < together;", "host_cuda::planted_apart();")
     for kernel in KERNELS:
         texts.setdefault(kernel, (CSRC / kernel).read_text(encoding="utf-8"))
     # Ninja knows of the kernels alone: they are written anew after a header.

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from arraynn import kernels, reference
 from memory import mixed_layouts
-from tolerances import assert_gradient, assert_same_bits, assert_within, oracle_dtype
+from tolerances import (
+    assert_gradient,
+    assert_same_bits,
+    assert_within,
+    compute_dtype,
+    finfo,
+    oracle_dtype,
+)
 
 from .problems import thread_counts
 
@@ -84,6 +91,12 @@ def run(module: Any, kind: str, x: Any, weights: Any, state: Any, grads: Any, ho
     return flat(results), flat(back)
 
 
+def has_corners(how: dict[str, Any]) -> bool:
+    """Whether a derivative jumps, at numbers that one rounding may be beyond."""
+    bounds = how.get("clip") is not None or how.get("cell_clip") is not None
+    return bounds or bool({"relu", "hardsigmoid"} & {v for v in how.values() if type(v) is str})
+
+
 def check(
     kind: str,
     x: Any,
@@ -97,23 +110,26 @@ def check(
     """Hold forward and backward against the reference in the oracle's dtype.
 
     Errors grow with the steps, so they are measured against the largest value of an array and
-    held to twice those of plain NumPy in the same dtype, plus some roundings of a sum.
+    held to twice those of plain NumPy in the same dtype, plus some roundings of a sum. In 16 bits
+    NumPy computes in float32, and h and the gradients of gates are rounded in every step; gradients
+    that jump are not held there.
     """
+    base, wide = compute_dtype(dtype), oracle_dtype(dtype)
+    x, weights, state = (cast(cast(a, dtype), wide) for a in (x, weights, state))
 
     def grads_in(kind_of: Any) -> Any:
         def grads(results: Any) -> Any:
             rng = np.random.default_rng(seed)
             made = [rng.uniform(-1, 1, a.shape).astype(np.float32) for a in flat(results[:2])]
-            made = cast(made, kind_of)
+            made = cast(cast(made, dtype), kind_of)
             return made[0], tuple(made[1:]) if kind == "lstm" else made[1]
 
         return grads
 
     def options(kind_of: Any) -> Any:
         arrays = ("peepholes", "layer_norm")
-        return {k: cast(v, kind_of) if k in arrays else v for k, v in how.items()}
+        return {k: cast(cast(v, dtype), kind_of) if k in arrays else v for k, v in how.items()}
 
-    wide = oracle_dtype(dtype)
     found, native, truth = (
         run(
             module,
@@ -122,15 +138,18 @@ def check(
             grads_in(kind_of),
             options(kind_of),
         )
-        for module, kind_of in ((kernels, dtype), (reference, dtype), (reference, wide))
+        for module, kind_of in ((kernels, dtype), (reference, base), (reference, wide))
     )
     for part, label in enumerate(("forward", "backward")):
+        if part == 1 and base != dtype and has_corners(how):
+            continue
         assert len(found[part]) == len(truth[part])
         for i, got in enumerate(found[part]):
             ref, plain = truth[part][i], native[part][i]
             top = float(np.abs(ref).max(initial=0)) + 1
             worst = float(np.abs(plain.astype(wide) - ref).max(initial=0))
-            allowed = 2 * worst + 32 * float(np.finfo(dtype).eps) * top
+            roundings = 32 if base == dtype else 4
+            allowed = 2 * worst + roundings * float(finfo(dtype).eps) * top
             assert_within(got, ref, allowed, f"{kind} {label} {i} of {x.shape}, {how}")
 
 
@@ -209,7 +228,7 @@ def test_options_of_the_cells(
 ACTIVATIONS = ["relu", "leaky_relu", "elu", "sigmoid", "hardsigmoid", "softplus", "silu"]
 
 
-def check_combination(kind: str, data: st.DataObject, *on: Any) -> None:
+def check_combination(kind: str, data: st.DataObject, *on: Any, dtype: Any = np.float64) -> None:
     """Hold any combination of options against the reference."""
     draw = data.draw
     bidirectional, layers = draw(st.booleans()), draw(st.integers(1, 3))
@@ -260,7 +279,7 @@ def check_combination(kind: str, data: st.DataObject, *on: Any) -> None:
         x = x.swapaxes(0, 1).copy()
     given_state = state if draw(st.booleans()) else None
     # In float64: where a bound takes hold, or a relu turns, may hang on one rounding of float32.
-    check(kind, x, weights, given_state, how, np.dtype(np.float64), 3, *on)
+    check(kind, x, weights, given_state, how, dtype, 3, *on)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -608,7 +627,7 @@ def check_specials(kind: str, dtype: Any, rng: np.random.Generator, kernels: Any
     """NaN stays with its sample, and large inputs saturate the gates."""
     x, weights, state = cast(make(rng, kind, 3, 4, 2, 5), dtype)
     x[0, 0, 0] = np.nan
-    x[0, 1, 0] = np.finfo(dtype).max / 64
+    x[0, 1, 0] = float(finfo(dtype).max) / 64
     y, _ = getattr(kernels, kind)(x, weights, state)
     assert np.isnan(y[:, 0]).any(axis=-1).all(), "NaN stays with its sample"
     assert np.isfinite(y[:, 1:]).all(), "gates saturate, and no other sample sees the NaN"

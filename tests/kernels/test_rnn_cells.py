@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from arraynn import kernels, reference
-from tolerances import assert_same_bits
+from tolerances import assert_same_bits, finfo
 
 from .problems import thread_counts
 from .test_rnn import cast, flat, make
@@ -32,14 +32,16 @@ def check_every_cell(dtype: Any, how: dict[str, Any], kernels: Any = kernels) ->
     x, weights, state = make(
         rng, "lstm", 4, 3, 5, 19, layers=layers, directions=directions, project=project
     )
+    x, weights, state = cast(cast([x, weights, state], dtype), np.float64)
     if "mask" in how:
         how["mask"] = rng.random((4, 3)) < 0.6
     if "layer_norm" in how:
-        how["layer_norm"] = [rng.uniform(0.5, 1.5, n) for n in (76, 76, 19, 19)]
+        norms = [rng.uniform(0.5, 1.5, n) for n in (76, 76, 19, 19)]
+        how["layer_norm"] = cast(cast(norms, dtype), np.float64)
     if how.get("batch_first"):
         x = np.ascontiguousarray(x.swapaxes(0, 1))
     y, _, cells = reference.lstm(x, weights, state, **how, return_cells=True)
-    grads = [rng.uniform(-1, 1, a.shape) for a in (y, cells)]
+    grads = cast([rng.uniform(-1, 1, a.shape) for a in (y, cells)], dtype)
     found = []
     for module, kind in ((reference, np.float64), (kernels, dtype)):
         call = {k: cast(v, kind) if k == "layer_norm" else v for k, v in how.items()}
@@ -49,7 +51,7 @@ def check_every_cell(dtype: Any, how: dict[str, Any], kernels: Any = kernels) ->
         grad_y, grad_cells = cast(grads, kind)
         for first in (None, grad_y):
             found.append(flat(module.lstm_backward(first, None, kept, grad_cells=grad_cells)))
-    rounding = 2000 * np.finfo(dtype).eps
+    rounding = (2000 if np.dtype(dtype).itemsize > 2 else 8) * float(finfo(dtype).eps)
     for expected, got in zip(found[:2], found[2:], strict=True):
         for a, b in zip(got, expected, strict=True):
             np.testing.assert_allclose(a, b, rtol=rounding, atol=rounding * max(1, np.abs(b).max()))
@@ -58,7 +60,7 @@ def check_every_cell(dtype: Any, how: dict[str, Any], kernels: Any = kernels) ->
         reference.lstm(x + sign * step * direction, weights, state, **how, return_cells=True)[2]
         for sign in (1, -1)
     ]
-    slope = ((ends[0] - ends[1]) / (2 * step) * grads[1]).sum()
+    slope = ((ends[0] - ends[1]) / (2 * step) * grads[1].astype(np.float64)).sum()
     np.testing.assert_allclose((found[0][0] * direction).sum(), slope, rtol=1e-6, atol=1e-8)
 
 
