@@ -500,7 +500,6 @@ __device__ __forceinline__ void for_products(const ScanPlan<T>& plan, const Scan
   const ScanChains chains = apart ? ScanChains{0, most} : ScanChains{warp, warp + 1};
   C* const sums = dynamic_shared<C>() + (apart ? warp * kGates * kScanThreads : 0);
   C* const own = sums + (apart ? 0 : warp * kGates * kScanThreads);
-  const int parts = apart ? 1 : kScanWarps;
   const auto wait = [apart] {
     if (apart) {
       __syncwarp();
@@ -531,8 +530,10 @@ __device__ __forceinline__ void for_products(const ScanPlan<T>& plan, const Scan
         for (int gate = 0; gate < kGates; ++gate) {
           z[gate] = 0;
           if (!sums_there) continue;
-          for (int part = 0; part < parts; ++part) {
-            z[gate] += sums[(part * kGates + gate) * kScanThreads + e];
+          z[gate] += sums[gate * kScanThreads + e];
+#pragma unroll
+          for (int chain = 1; chain < kScanWarps; ++chain) {
+            if (!apart) z[gate] += sums[(chain * kGates + gate) * kScanThreads + e];
           }
           if constexpr (std::is_same_v<T, float>) {
             if (p.products == Products::kThreeTf32 && !(::fabsf(z[gate]) <= FLT_MAX)) {

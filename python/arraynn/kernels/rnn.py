@@ -45,7 +45,7 @@ def rnn(
     Parameters
     ----------
     x : array of shape (T, B, I), (B, T, I) with `batch_first`, or (T, I) for one sample
-        Of a floating dtype.
+        Of a floating dtype. On a GPU h is rounded to one of 16 bits at every step.
     weights : list of arrays
         PyTorch's flat list: for layer 0 forward, layer 0 backward, layer 1 forward, ... w_ih
         (H, I), w_hh (H, H) and no, one (b_ih) or two (b_ih, b_hh) biases (H). The input of a
@@ -229,7 +229,7 @@ def lstm(
     Parameters
     ----------
     x : array of shape (T, B, I), (B, T, I) with `batch_first`, or (T, I) for one sample
-        Of a floating dtype.
+        Of a floating dtype. On a GPU h is rounded to one of 16 bits at every step.
     weights : list of arrays
         As for :func:`rnn`, with 4 H rows in the order i f g o, and, where h is projected to P
         elements, w_hr (P, H) at the end of every group and w_hh (4 H, P).
@@ -394,7 +394,7 @@ def gru(
     Parameters
     ----------
     x : array of shape (T, B, I), (B, T, I) with `batch_first`, or (T, I) for one sample
-        Of a floating dtype.
+        Of a floating dtype. On a GPU h is rounded to one of 16 bits at every step.
     weights : list of arrays
         As for :func:`rnn`, with 3 H rows in the order r z n. A single bias is b_ih.
     h0 : array of shape (layers * directions, B, H), optional
