@@ -268,6 +268,27 @@ def test_the_grid_does_not_show(
             assert_same_bits(a, b, f"{count} multiprocessors, together: {together}")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_products_of_a_hopper(half: Any, kind: str, device: Any, rng: np.random.Generator) -> None:
+    """Those over all steps take its instructions, and leave their sums in float32."""
+    if device.name != "host_cuda":
+        pytest.skip("a GPU is what it is")
+    x, weights, state = cast(make(rng, kind, 9, 8, 16, 24, directions=2), half)
+
+    def everything() -> Any:
+        how = {"bidirectional": True}
+        return flat(run(device.kernels, kind, x, weights, state, lambda r: (r[0], r[1]), how))
+
+    expected = everything()
+    device.module.set_capability(9, 0)
+    try:
+        found = everything()
+    finally:
+        device.module.set_capability(8, 0)
+    for a, b in zip(found, expected, strict=True):
+        assert_same_bits(a, b)
+
+
 @pytest.mark.parametrize(("kind", "options"), SCANS, ids=str)
 def test_launches_are_as_many_for_any_number_of_steps(
     kind: str, options: dict[str, Any], device: Any, rng: np.random.Generator
