@@ -304,6 +304,30 @@ def test_launches_are_as_many_for_any_number_of_steps(
     assert launches[0] == launches[1]
 
 
+@pytest.mark.parametrize(("kind", "options"), SCANS, ids=str)
+def test_blocks_of_small_networks_do_not_wait_for_each_other(
+    kind: str, options: dict[str, Any], device: Any, rng: np.random.Generator
+) -> None:
+    """Where blocks cannot be together either, all steps are one launch; of others each is one."""
+    if device.name != "host_cuda":
+        pytest.skip("launches are counted by the emulator")
+
+    def launches(steps: int, hidden: int) -> int:
+        call = make_scan(rng, kind, options, steps, hidden, 3)
+        before = device.launches()
+        run(device.kernels, *call)
+        return int(device.launches() - before)
+
+    device.module.set_multiprocessors(40)
+    device.module.set_cooperative(False)
+    try:
+        small, large = (launches(5, hidden) - launches(2, hidden) for hidden in (33, 200))
+    finally:
+        device.module.set_cooperative(True)
+    assert small == 0
+    assert large >= 3
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_samples_of_several_tiles(
     storage: Any, kind: str, device: Any, rng: np.random.Generator
