@@ -21,18 +21,22 @@ PROBE_SAMPLES = 2
 FLOOR = 1.0
 
 
-def lstm_cases(cupy: Any, torch: Any, steps: int, batch: int, size: int, hidden: int) -> list[Case]:
+def lstm_cases(
+    cupy: Any, torch: Any, dtype: Any, steps: int, batch: int, size: int, hidden: int
+) -> list[Case]:
     """A whole sequence, and its gradients; the multiply-adds of both products are counted."""
     random = cupy.random.default_rng(6)
     rows = 4 * hidden
 
     def uniform(*shape: int) -> Any:
-        return (2 * random.random(shape, dtype=np.float32) - 1) / np.float32(hidden**0.5)
+        drawn = (2 * random.random(shape, dtype=np.float32) - 1) / np.float32(hidden**0.5)
+        return drawn.astype(dtype)
 
-    moved = 4 * (steps * batch * (size + hidden) + rows * (size + hidden))
+    name, item = np.dtype(dtype).name, np.dtype(dtype).itemsize
+    moved = item * (steps * batch * (size + hidden) + rows * (size + hidden))
     sets = buffer_sets(cupy, moved)
     weights = [uniform(rows, size), uniform(rows, hidden), uniform(rows), uniform(rows)]
-    x = [random.standard_normal((steps, batch, size), dtype=np.float32) for _ in range(sets)]
+    x = [normal(random, dtype, steps, batch, size) for _ in range(sets)]
     kept = [K.lstm(a, weights, return_workspace=True) for a in x[:2]]  # as large as many of x
     forward: dict[str, Callable[[int], Any]] = {
         "arraynn": lambda i: K.lstm(x[i], weights),
@@ -43,7 +47,8 @@ def lstm_cases(cupy: Any, torch: Any, steps: int, batch: int, size: int, hidden:
     }
     if torch is not None:
         torch.backends.cudnn.allow_tf32 = False
-        module = torch.nn.LSTM(size, hidden, device=torch.from_dlpack(weights[0]).device)
+        first = torch.from_dlpack(weights[0])
+        module = torch.nn.LSTM(size, hidden, device=first.device, dtype=first.dtype)
         with torch.no_grad():
             for p, w in zip(module.parameters(), weights, strict=True):
                 p.copy_(torch.from_dlpack(w))
@@ -75,15 +80,17 @@ def lstm_cases(cupy: Any, torch: Any, steps: int, batch: int, size: int, hidden:
         return got.get(), reference.lstm_backward(grad, None, own)[0]
 
     flop = 2.0 * steps * batch * rows * (size + hidden)
-    label = f"float32 T {steps} B {batch} {size} to {hidden}"
+    # In 16 bits h is rounded at every step.
+    floor = FLOOR if item > 2 else 8 * FLOOR
+    label = f"{name} T {steps} B {batch} {size} to {hidden}"
     return [
         Case(
             f"lstm {label}", moved, sets, forward, answer,
-            flop=flop, floor=FLOOR, products="float32",
+            flop=flop, floor=floor, products=name,
         ),
         Case(
             f"lstm_backward {label}", 2 * moved, sets, backward, answer_backward,
-            flop=2 * flop, floor=FLOOR, products="float32",
+            flop=2 * flop, floor=floor, products=name,
         ),
     ]  # fmt: skip
 
@@ -154,8 +161,10 @@ def fold_cases(cupy: Any, torch: Any, dtype: Any, n: int, c: int, side: int) -> 
 def makers(cupy: Any, torch: Any) -> list[Callable[[], list[Case]]]:
     """Return what makes each group of cases."""
     return [
-        lambda: lstm_cases(cupy, torch, 100, 64, 512, 512),
-        lambda: lstm_cases(cupy, torch, 100, 16, 768, 768),
+        lambda: lstm_cases(cupy, torch, np.float32, 100, 64, 512, 512),
+        lambda: lstm_cases(cupy, torch, np.float32, 100, 16, 768, 768),
+        lambda: lstm_cases(cupy, torch, np.float16, 100, 16, 768, 768),
+        lambda: lstm_cases(cupy, torch, np.float16, 100, 16, 64, 64),
         lambda: decode_cases(cupy, torch, np.float32, 8, 32, 8, 4096, 128),
         lambda: decode_cases(cupy, torch, np.float16, 16, 32, 8, 4096, 128),
         lambda: fold_cases(cupy, torch, np.float32, 16, 64, 56),

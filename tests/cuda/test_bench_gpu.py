@@ -92,6 +92,7 @@ GROUPS: dict[str, Callable[[Any, Any], list[Any]]] = {
     ),
     "rows": lambda cupy, t: rows.row_cases(cupy, None, t, 5, 300),
     "fold": lambda cupy, t: sequences.fold_cases(cupy, None, t, 2, 3, 7),
+    "lstm": lambda cupy, t: sequences.lstm_cases(cupy, None, t, 5, 3, 10, 20),
 }
 #: Those of float32 alone.
 SINGLE: dict[str, Callable[[Any], list[Any]]] = {
@@ -102,7 +103,6 @@ SINGLE: dict[str, Callable[[Any], list[Any]]] = {
     ),
     "image first": lambda cupy: rows.image_cases(cupy, None, (2, 64, 5, 5), "channels_first"),
     "image last": lambda cupy: rows.image_cases(cupy, None, (2, 5, 5, 64), "channels_last"),
-    "lstm": lambda cupy: sequences.lstm_cases(cupy, None, 5, 3, 10, 20),
 }
 
 
@@ -181,7 +181,7 @@ PEERS: dict[str, Callable[[Any, Any], list[Any]]] = {
         cupy, torch, (2, 64, 5, 5), "channels_first"
     ),
     "image last": lambda cupy, torch: rows.image_cases(cupy, torch, (2, 5, 5, 64), "channels_last"),
-    "lstm": lambda cupy, torch: sequences.lstm_cases(cupy, torch, 5, 3, 10, 20),
+    "lstm": lambda cupy, torch: sequences.lstm_cases(cupy, torch, np.float32, 5, 3, 10, 20),
     "decode": lambda cupy, torch: sequences.decode_cases(cupy, torch, np.float32, 2, 4, 2, 70, 32),
     "fold": lambda cupy, torch: sequences.fold_cases(cupy, torch, np.float32, 2, 3, 7),
 }
