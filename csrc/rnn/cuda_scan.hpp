@@ -13,25 +13,27 @@
 // its own through all steps instead: each of its warps has every 8th panel, for the block's samples, and what
 // the steps wait for is the barrier of the block.
 //
-// Products. T is what they read: h, weights and gradients of gates; all else is Compute<T>. A panel is kUnits = 8 units with all of their gates, the columns of one mma a gate; a tile is
-// kSamples = 32 samples, the rows of two, or half of that where there is a block for each. Blocks own
-// panels, for the whole sequence: with more panels than blocks each has every grid-th, with fewer several
-// blocks share a panel and split its tiles. What a block owns decides who reads the state again: c, and
-// what is carried back, stay with one thread; only h (dz) is read by others, after the barrier.
+// Products. T is what they read: h, weights and gradients of gates; all else is Compute<T>. A panel is kUnits = 8
+// units with all of their gates, the columns of one mma a gate; a tile is kSamples = 32 samples, the rows of two,
+// or half of that where there is a block for each. Blocks own panels, for the whole sequence: with more panels
+// than blocks each has every grid-th, with fewer several blocks share a panel and split its tiles. What a block
+// owns decides who reads the state again: c, and what is carried back, stay with one thread; only h (dz) is
+// read by others, after the barrier.
 //   k        goes in groups of 16, or 32 in 16 bits: a lane loads 16 bytes of k of a row at a time. mma takes
-//            them in that order, which both operands agree on. Every 8th group from group w on is chain w, that of
-//            warp w; or a warp takes all chains, in order, where blocks are apart. The sums of the chains meet in
-//            shared memory, 8 x gates x 256 elements (LSTM: 32 KiB of float32), and thread i of the block has
+//            them in that order, which both operands agree on. Every 8th group from group w on is chain w, that
+//            of warp w; or a warp takes all chains, in order, where blocks are apart. The sums of the chains meet
+//            in shared memory, 8 x gates x 256 elements (LSTM: 32 KiB of float32), and thread i of the block has
 //            element i: sample i / 8 and unit i % 8; apart, lane i of a warp has every 32nd from i on
 //   weights  of the panels of a block lie in shared memory for all steps, in the order of the fragments: 8 x
-//            gates x k elements a panel, 64 KiB for an LSTM of 512 units in float32, 48 for 768 in 16 bits. Of those that do not
-//            fit (227 KiB a block on sm_90, 163 on sm_80), the last groups of k come from L2 in each
-//            step, where W_hh of a few thousand units stays. Where they are read once, all do
+//            gates x k elements a panel, 64 KiB for an LSTM of 512 units in float32, 48 for 768 in 16 bits. Of
+//            those that do not fit (227 KiB a block on sm_90, 163 on sm_80), the last groups of k come from L2 in
+//            each step, where W_hh of a few thousand units stays. Where they are read once, all do
 //   h        comes from L2, straight into fragments: 4 KiB of h for 8 KiB of products a group of k and a tile
 //            of 32. The next group's load is on its way while one is multiplied, and x's share of the gates
 //            of the next step is asked for before the products of this one
-//   types    16 bits by m16n8k16 with float32 sums; float32 by three products of tf32, or by one (ann.set_float32_precision), as in core/cuda_products.hpp;
-//            float64, and float32 with fewer than kLeastSplitDepth of k, by multiply-adds
+//   types    16 bits by m16n8k16 with float32 sums; float32 by three products of tf32, or by one
+//            (ann.set_float32_precision), as in core/cuda_products.hpp; float64, and float32 with fewer than
+//            kLeastSplitDepth of k, by multiply-adds
 //
 // Bits. A sum is eight chains over ascending k and the sum of those in order, which depends on the
 // depth alone: not on the batch, the tile, the grid, or on which weights are in shared memory.
@@ -266,13 +268,14 @@ struct ScanTile {
 
 // A chain's sums of a lane, to [gate][sample][unit] in shared memory; those after the first are added there.
 template <int kGates, class T>
-__device__ __forceinline__ void put_sums(const ScanSums<T, kGates>& sum, bool first,
+__device__ __forceinline__ void put_sums(const ScanSums<T, kGates>& sum, bool both, bool first,
                                          Compute<T>* to) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
 #pragma unroll
   for (int gate = 0; gate < kGates; ++gate) {
 #pragma unroll
     for (int m = 0; m < kSamples / 16; ++m) {
+      if (m > 0 && !both) continue;
 #pragma unroll
       for (int r = 0; r < 4; ++r) {
         const int sample = 16 * m + lane / 4 + 8 * (r / 2), unit = lane % 4 * 2 + r % 2;
@@ -364,7 +367,7 @@ __device__ __forceinline__ void multiply_by_mma(const ScanTile<T>& tile, float* 
 #pragma unroll
       for (int i = 0; i < 4; ++i) x[i] = next[i];
     }
-    put_sums<kGates, T>(sum, chain == tile.chains.begin, sums);
+    put_sums<kGates, T>(sum, both, chain == tile.chains.begin, sums);
   }
 }
 
@@ -416,7 +419,7 @@ __device__ __forceinline__ void multiply_by_cores(const ScanTile<T>& tile, T* su
       // The next of the group, or the first of the next group of the chain.
       chunk += within + 1 < kChunks ? 1 : 1 + (kScanWarps - 1) * kChunks;
     }
-    put_sums<kGates, T>(sum, chain == tile.chains.begin, sums);
+    put_sums<kGates, T>(sum, both, chain == tile.chains.begin, sums);
   }
 }
 
