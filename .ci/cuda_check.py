@@ -5,12 +5,12 @@ Warnings are errors, and so is what ptxas says of wgmma that it serialises and o
 ignores. A kernel may not spill, and may not use more registers or shared memory than
 its blocks per multiprocessor allow: a persistent grid would no longer be resident at once. Linked,
 they may ask for no library of CUDA's.
-`python3 .ci/cuda_check.py [DIRECTORY]` keeps the reports in DIRECTORY. Exits with 1 when a file or
-a kernel fails, with 0 where there is no nvcc.
+Exits with 1 when a file or a kernel fails, with 0 where there is no nvcc.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
 import shutil
 import subprocess
@@ -227,10 +227,21 @@ def link(objects: list[Path], logs: Path) -> list[str]:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "directory",
+        nargs="?",
+        type=Path,
+        default=ROOT / "build" / "ci",
+        help="where objects and reports are kept (default: build/ci)",
+    )
+    directory = parser.parse_args().directory
     if shutil.which("nvcc") is None:
         print("no nvcc: not checked")
         return 0
-    logs = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "build" / "ci").resolve()
+    logs = directory.resolve()
     logs.mkdir(parents=True, exist_ok=True)
     failures: list[str] = []
     most: dict[str, int] = {}
