@@ -1,7 +1,8 @@
 // Multi-tensor optimizer steps. The table of the tensors is a kernel parameter: no copy to the device,
 // nothing to keep alive, and a CUDA graph holds it. It has room for kTensors tensors, more than a thousand
-// for Adam; a longer list takes as many launches as it has tables. Blocks walk over the chunks of all tensors of the table; which tensor
-// a chunk belongs to is a binary search in the constant bank, the same for all threads.
+// for Adam; a longer list takes as many launches as it has tables (docs/cuda.md says why not one). Blocks
+// walk over the chunks of all tensors of the table; which tensor a chunk belongs to is a binary search in
+// the constant bank, the same for all threads.
 #include "optim/cuda.hpp"
 
 #include <array>

@@ -18,6 +18,7 @@
 #include "gemm/cuda_hopper.hpp"
 #include "gemm/gemm.hpp"
 #include "norm/norm.hpp"
+#include "optim/cuda.hpp"
 #include "planted.hpp"
 #include "pool/pool.hpp"
 #include "rnn/stack.hpp"
@@ -342,6 +343,54 @@ Floats run_softmax_of_rows() { return run_softmax_of({5, 40, 1}); }
 // More tiles of columns than blocks: some take two.
 Floats run_softmax_of_columns() { return run_softmax_of({2, 140, 80}); }
 
+// More chunks than blocks, tensors of several chunks, packs that are cut. All lie in one array, where a
+// fault that takes another tensor's place reads something.
+struct Steps {
+  Floats all;
+  std::vector<OptimTensor<float>> tensors;
+
+  Steps() : all(numbers(300000)) {
+    float* next = all.data();
+    std::int64_t at = 0;
+    for (const std::int64_t size : {5, 40000, 2047, 1, 17000}) {
+      float* p[4];
+      for (float*& start : p) {
+        start = next;
+        next += (size + 64) / 4 * 4;
+      }
+      for (std::int64_t i = 0; i < size; ++i) p[3][i] = std::fabs(p[3][i]);
+      tensors.push_back({p[0], p[1], p[2], p[3], nullptr, at, at + size});
+      at += size;
+    }
+  }
+};
+
+constexpr AdamOptions kAdam{0.9, 0.99, 1e-3, 0.1, true, false};
+
+Floats run_adam_of(const cuda::StepNumber& step, const cuda::StepNumber& lr) {
+  const Steps s;
+  cuda::step(s.tensors, cuda::StepOptions<AdamOptions>{kAdam, step, lr, 1, nullptr});
+  return s.all;
+}
+Floats run_adam() { return run_adam_of({3, nullptr, Dtype::kF64}, {0.1, nullptr, Dtype::kF64}); }
+Floats run_adam_of_device_numbers() {
+  const double step = 3, lr = 0.1;
+  return run_adam_of({0, &step, Dtype::kF64}, {0, &lr, Dtype::kF64});
+}
+
+Floats run_clipped_sgd() {
+  const Steps s;
+  std::vector<double> sums(static_cast<std::size_t>(cuda::chunk_count(s.tensors)));
+  double norm = 0, factor = 0;
+  cuda::clip(s.tensors, {sums.data(), &norm, &factor, 1, 1});
+  const SgdOptions options{0.9, 0, 0, false};
+  cuda::step(s.tensors, cuda::StepOptions<SgdOptions>{
+                            options, {2, nullptr, {}}, {0.1, nullptr, {}}, 1, &factor});
+  Floats all = s.all;
+  all.push_back(static_cast<float>(norm));
+  return all;
+}
+
 constexpr PoolProblem kImages{2, 3, {9, 3, 2, 1, 1, 1, 5}, {10, 3, 2, 1, 1, 1, 5}, false};
 
 Floats run_max_pool() {
@@ -494,6 +543,9 @@ const std::map<std::string, Floats (*)()>& problems() {
       {"batch norm backward", &run_batch_norm_backward},
       {"softmax", &run_softmax_of_rows},
       {"softmax of columns", &run_softmax_of_columns},
+      {"adam", &run_adam},
+      {"adam of numbers on the device", &run_adam_of_device_numbers},
+      {"clipped sgd", &run_clipped_sgd},
       {"max pool", &run_max_pool},
       {"max pool backward", &run_max_pool_backward},
       {"long max pool", &run_long_max_pool},

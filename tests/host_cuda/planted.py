@@ -25,6 +25,7 @@ KERNELS = [
     "gemm/cuda_hopper.cu",
     "norm/cuda_channels.cu",
     "norm/cuda_rows.cu",
+    "optim/cuda.cu",
     "pool/cuda_backward.cu",
     "pool/cuda_max.cu",
     "rnn/cuda.cu",
@@ -64,6 +65,7 @@ DECODE, FORWARD = "attention/cuda_decode.cu", "attention/cuda_forward.cu"
 BACKWARD = "attention/cuda_backward.cu"
 CHUNKS, REPAIRED = "attention/cuda_mma.hpp", "attention repaired"
 HOPPER, HOPPER_GEMM = "gemm/cuda_hopper.cu", "gemm on Hopper"
+OPTIM, ADAM, CLIPPED = "optim/cuda.cu", "adam", "clipped sgd"
 REDUCE, WINDOWS, STATS = "pool/cuda_reduce.hpp", "pool/cuda_windows.hpp", "softmax/cuda_stats.hpp"
 
 FAULTS = [
@@ -579,6 +581,68 @@ FAULTS = [
         WINDOWS,
         "last >= first ? last - first + 1 : 0}",
         "last >= first ? last - first + (PLANTED ? 0 : 1) : 0}",
+    ),
+    # Optimizer steps: chunks of the tensors of a table, and the norm over them.
+    Fault(
+        "a tensor's first chunk is the last of the one before",
+        ADAM,
+        OPTIM,
+        "(table.first_chunk[middle] <= chunk ? low : high)",
+        "(table.first_chunk[middle] + (PLANTED ? 1 : 0) <= chunk ? low : high)",
+    ),
+    Fault(
+        "chunks of a tensor overlap",
+        ADAM,
+        OPTIM,
+        "std::int64_t{chunk - table.first_chunk[low]} * kOptimChunk,",
+        "std::int64_t{chunk - table.first_chunk[low]} * (kOptimChunk - (PLANTED ? 1 : 0)),",
+    ),
+    Fault(
+        "a tensor's last element is left out",
+        ADAM,
+        OPTIM,
+        "table.tail(low) : static_cast<int>(kOptimChunk)",
+        "table.tail(low) - (PLANTED ? 1 : 0) : static_cast<int>(kOptimChunk)",
+    ),
+    Fault(
+        "a pack reaches one beyond its tensor",
+        ADAM,
+        OPTIM,
+        "kStep + kPack<T> <= n;",
+        "kStep + kPack<T> <= n + (PLANTED ? 1 : 0);",
+    ),
+    Fault(
+        "gradients are stored as well",
+        ADAM,
+        OPTIM,
+        "if ((stored >> a & 1) != 0) store_pack(arrays[a] + i + u * kStep, in[u][a], packed[a]);",
+        "if ((stored >> a & 1) != 0)"
+        " store_pack(arrays[PLANTED && a == 2 ? 1 : a] + i + u * kStep, in[u][a], packed[a]);",
+    ),
+    no_barrier(
+        "a rule is read before it is there",
+        "adam of numbers on the device",
+        OPTIM,
+        f"      shared.rule = rule;\n    }}\n    {BARRIER}",
+    ),
+    no_barrier(
+        "sums of warps are added before they are there",
+        CLIPPED,
+        "core/cuda_reduce.hpp",
+        f"storage.partial[warp] = value;\n  {BARRIER}",
+    ),
+    no_barrier(
+        "sums of the next chunk take the place of those that are added",
+        CLIPPED,
+        OPTIM,
+        f"{BARRIER}  // the storage is used again",
+    ),
+    Fault(
+        "the norm lacks the last chunk",
+        CLIPPED,
+        OPTIM,
+        "i < chunks; i += kThreads) sum += clipping.sums[i];",
+        "i < chunks - (PLANTED ? 1 : 0); i += kThreads) sum += clipping.sums[i];",
     ),
     # Recurrent networks: blocks that wait for each other.
     Fault(
