@@ -20,6 +20,7 @@ struct Grid {
   int threads;
   std::size_t shared_bytes = 0;
   bool together = false;  // all blocks at once: they wait for each other (cuda_grid.hpp)
+  int cluster = 1;        // neighbours that reach each other's shared memory (ptx/cluster.hpp)
 };
 
 // Blocks of a kernel whose blocks walk over `tiles` in steps of the grid: as many as fit the device at
@@ -70,13 +71,22 @@ void launch(const char* name, void (*kernel)(P...), Grid grid, std::type_identit
     allow_shared(reinterpret_cast<const void*>(kernel), grid.shared_bytes);
     void* pointers[] = {const_cast<void*>(static_cast<const void*>(&args))..., nullptr};
     const void* const entry = reinterpret_cast<const void*>(kernel);
-    error = grid.together ? cudaLaunchCooperativeKernel(entry, blocks, threads, pointers,
-                                                        grid.shared_bytes, call.stream)
-                          : cudaLaunchKernel(entry, blocks, threads, pointers, grid.shared_bytes,
-                                             call.stream);
+    if (grid.cluster > 1) {
+      cudaLaunchAttribute attribute{};
+      attribute.id = cudaLaunchAttributeClusterDimension;
+      attribute.val.clusterDim = {static_cast<unsigned>(grid.cluster), 1, 1};
+      const cudaLaunchConfig_t config{blocks,      threads,    grid.shared_bytes,
+                                      call.stream, &attribute, 1};
+      error = cudaLaunchKernelExC(&config, entry, pointers);
+    } else {
+      error = grid.together ? cudaLaunchCooperativeKernel(entry, blocks, threads, pointers,
+                                                          grid.shared_bytes, call.stream)
+                            : cudaLaunchKernel(entry, blocks, threads, pointers, grid.shared_bytes,
+                                               call.stream);
+    }
 #else
     error = host_cuda::launch(name, kernel, blocks, threads, grid.shared_bytes, grid.together,
-                              call.stream, args...);
+                              grid.cluster, call.stream, args...);
 #endif
   }
   if (error == cudaSuccess && synchronous_launches()) error = cudaStreamSynchronize(call.stream);

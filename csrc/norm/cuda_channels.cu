@@ -78,9 +78,7 @@ __device__ __forceinline__ void for_runs(const Runs& runs, const F& f) {
   if constexpr (Tile::kLargest) {
     for_chunks<Tile>(runs.count, runs.elements, f);
   } else {
-    for_rows<Tile>(runs.count, [&](std::int64_t run, bool inside) {
-      f(Chunk{run, run, 0, static_cast<int>(runs.elements), inside});
-    });
+    for_rows<Tile>(runs.count, runs.elements, f);
   }
 }
 template <class Tile>
@@ -97,7 +95,7 @@ __global__ void __launch_bounds__(Tile::kBlock, Tile::kResident)
   for_runs<Tile>(runs, [&](const Chunk& chunk) {
     Tile tile;
     load_run(tile, runs, chunk, x);
-    const Moments found = reduce.of(tile, chunk.size);
+    const Moments found = reduce.of(tile, chunk.size, chunk.size);
     if (chunk.inside && Tile::thread() == 0) moments[chunk.unit] = found;
   });
 }

@@ -20,20 +20,20 @@ __device__ __forceinline__ C floored(C v, bool relu) {
 
 template <class Tile>
 struct MomentStorage {
-  typename RowReduction<Tile::kThreads, typename Tile::C, 1>::Storage one;
-  typename RowReduction<Tile::kThreads, typename Tile::C, 2>::Storage two;
+  typename RowReduction<Tile::kThreads, typename Tile::C, 1, Tile::kClustered>::Storage one;
+  typename RowReduction<Tile::kThreads, typename Tile::C, 2, Tile::kClustered>::Storage two;
 };
 template <class Tile>
 struct RowMoments {
   using C = typename Tile::C;
-  RowReduction<Tile::kThreads, C, 1> one;
-  RowReduction<Tile::kThreads, C, 2> two;
+  RowReduction<Tile::kThreads, C, 1, Tile::kClustered> one;
+  RowReduction<Tile::kThreads, C, 2, Tile::kClustered> two;
 
   __device__ __forceinline__ explicit RowMoments(MomentStorage<Tile>& storage)
       : one(storage.one), two(storage.two) {}
 
-  // Of n columns of a tile, those beyond filled up with 0.
-  __device__ __forceinline__ Moments of(Tile& tile, int n) {
+  // Of the n columns of a row, `size` of them in this tile, those beyond filled up with 0.
+  __device__ __forceinline__ Moments of(Tile& tile, int size, std::int64_t n) {
     const double inverse = 1.0 / static_cast<double>(n);
     C sum[1] = {C(0)};
 #pragma unroll
@@ -41,7 +41,7 @@ struct RowMoments {
     one(sum, AddAll{});
     const C pivot = static_cast<C>(static_cast<double>(sum[0]) * inverse);
     C sums[2] = {C(0), C(0)};
-    tile.each(n, [&](int, C v) {
+    tile.each(size, [&](int, C v) {
       const C d = v - pivot;
       sums[0] += d;
       sums[1] = fma_of(d, d, sums[1]);

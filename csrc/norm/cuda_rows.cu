@@ -1,4 +1,4 @@
-// layer_norm and rms_norm. A row is read once, into registers; longer ones by chunks. The gradients by
+// layer_norm and rms_norm. A row is read once, into registers, a long one into those of a cluster or by chunks. The gradients by
 // weight and bias come from the same pass: a block adds up its rows in shared memory, and a second kernel
 // adds the blocks' sums in a fixed order.
 #include "elementwise/elementwise.hpp"
@@ -82,17 +82,19 @@ __global__ void __launch_bounds__(Tile::kBlock, Tile::kResident)
                     RowStatistics statistics) {
   using C = typename Tile::C;
   RowMoments<Tile> moments(shared_storage<MomentStorage<Tile>>());
-  const auto n = static_cast<int>(p.n);
   const bool relu = p.activation.kind == ActivationKind::kRelu;
-  for_rows<Tile>(p.rows, [&](std::int64_t row, bool inside) {
+  for_rows<Tile>(p.rows, p.n, [&](const Chunk& chunk) {
+    const std::int64_t at = chunk.row * p.n + chunk.begin;
     Tile tile;
-    tile.load(x + row * n, n, C(0));
-    const Moments all = p.centred ? moments.of(tile, n) : moments.squares(tile);
-    const double rstd = 1.0 / ::sqrt(all.m2 / static_cast<double>(n) + p.eps);
-    if (inside && Tile::thread() == 0) statistics.set(row, all.mean, rstd);
+    tile.load(x + at, chunk.size, C(0));
+    const Moments all = p.centred ? moments.of(tile, chunk.size, p.n) : moments.squares(tile);
+    const double rstd = 1.0 / ::sqrt(all.m2 / static_cast<double>(p.n) + p.eps);
+    if (speaks_for<Tile>(chunk)) statistics.set(chunk.row, all.mean, rstd);
     if (y == nullptr) return;
-    finish_row(tile, n, scale_of<C>(all.mean, rstd), w, b, relu);
-    if (inside) tile.store(y + row * n, n);
+    finish_row(tile, chunk.size, scale_of<C>(all.mean, rstd),
+               w != nullptr ? w + chunk.begin : nullptr, b != nullptr ? b + chunk.begin : nullptr,
+               relu);
+    if (chunk.inside) tile.store(y + at, chunk.size);
   });
 }
 
@@ -104,7 +106,8 @@ __global__ void __launch_bounds__(Tile::kBlock, Tile::kResident)
   for_chunks<Tile>(p.rows, p.n, [&](const Chunk& chunk) {
     Tile tile;
     tile.load(x + chunk.row * p.n + chunk.begin, chunk.size, typename Tile::C(0));
-    const Moments one = p.centred ? moments.of(tile, chunk.size) : moments.squares(tile);
+    const Moments one =
+        p.centred ? moments.of(tile, chunk.size, chunk.size) : moments.squares(tile);
     if (threadIdx.x == 0) found[chunk.unit] = one;
   });
 }
@@ -199,31 +202,39 @@ std::int64_t parts_of(std::int64_t rows) {
   return max_i(1, min_i(kNormParts, rows / kRowsOfNormPart));
 }
 
-// kSums: rows are cut into as many parts as there are blocks, and the sums are taken. The dynamic shared
-// memory is [kRows][2][n]: a thread adds to the columns of its own.
+// f(part, parts, chunk of any row) of a block, or of a cluster and what this block has of it.
+template <class Tile, class F>
+__device__ __forceinline__ void in_part(std::int64_t n, const F& f) {
+  if constexpr (Tile::kClustered) {
+    in_cluster<Tile>(n, f);
+  } else {
+    f(blockIdx.x, gridDim.x, Chunk{0, 0, 0, static_cast<int>(n)});
+  }
+}
+
+// kSums: rows are cut into as many parts as there are blocks or clusters, and the sums are taken. The dynamic
+// shared memory is [kRows][2][columns of a block]: a thread adds to the columns of its own.
 template <class Tile, bool kSums>
 __global__ void __launch_bounds__(Tile::kBlock, Tile::kLargest ? 1 : Tile::kResident)
     row_norm_backward_kernel(RowNorm p, RowOperands<typename Tile::Element> in,
                              typename Tile::C* partial) {
   using C = typename Tile::C;
   RowMoments<Tile> reduce(shared_storage<MomentStorage<Tile>>());
-  const auto n = static_cast<int>(p.n);
   const int slot = static_cast<int>(threadIdx.x) / Tile::kThreads;
-  C* own = kSums ? dynamic_shared<C>() + std::int64_t{slot} * 2 * n : nullptr;
-  if constexpr (kSums) {
-    for (int i = Tile::thread(); i < 2 * n; i += Tile::kThreads) own[i] = C(0);
-    __syncthreads();
-  }
-  const auto one = [&](std::int64_t row, bool inside) {
+  C* own = nullptr;
+  const auto one = [&](const Chunk& chunk) {
+    const std::int64_t row = chunk.row, at = row * p.n + chunk.begin;
+    const int n = chunk.size;
     Tile dy, x;
-    dy.load(in.dy + row * n, n, C(0));
-    x.load(in.x + row * n, n, C(0));
+    dy.load(in.dy + at, n, C(0));
+    x.load(in.x + at, n, C(0));
     const double mean = in.centre(p, row), rstd = in.rstd[row];
     const RowScale<C> k = scale_of<C>(mean, rstd);
     C sums[2];
-    row_sums(k, in.w, n, dy, x, sums, [&](int column, C g, C xhat) {
+    const typename Tile::Element* w = in.w != nullptr ? in.w + chunk.begin : nullptr;
+    row_sums(k, w, n, dy, x, sums, [&](int column, C g, C xhat) {
       if constexpr (kSums) {
-        if (!inside) return;
+        if (!chunk.inside) return;
         own[column] = fma_of(g, xhat, own[column]);
         own[n + column] += g;
       }
@@ -233,22 +244,31 @@ __global__ void __launch_bounds__(Tile::kBlock, Tile::kLargest ? 1 : Tile::kResi
     const RowSlope<C> slope =
         slope_of<C>(p, mean, rstd, static_cast<double>(sums[0]), static_cast<double>(sums[1]));
     row_gradient(slope, k.m, dy, x);
-    if (inside) x.store(in.dx + row * n, n);
+    if (chunk.inside) x.store(in.dx + at, n);
   };
   if constexpr (!kSums) {
-    for_rows<Tile>(p.rows, one);
+    for_rows<Tile>(p.rows, p.n, one);
   } else {
-    const Range part = split_range(p.rows, gridDim.x, blockIdx.x);
-    for (std::int64_t first = part.begin; first < part.end; first += Tile::kRows) {
-      one(min_i(first + slot, part.end - 1), first + slot < part.end);
-    }
-    __syncthreads();
-    const C* all = dynamic_shared<C>();
-    for (int i = static_cast<int>(threadIdx.x); i < 2 * n; i += Tile::kBlock) {
-      C sum = all[i];
-      for (int s = 1; s < Tile::kRows; ++s) sum += all[s * 2 * n + i];
-      partial[std::int64_t{blockIdx.x} * 2 * n + i] = sum;
-    }
+    in_part<Tile>(p.n, [&](std::int64_t part, std::int64_t parts, Chunk chunk) {
+      const int n = chunk.size;
+      own = dynamic_shared<C>() + std::int64_t{slot} * 2 * n;
+      for (int i = Tile::thread(); i < 2 * n; i += Tile::kThreads) own[i] = C(0);
+      __syncthreads();
+      const Range rows = split_range(p.rows, parts, part);
+      for (std::int64_t first = rows.begin; first < rows.end; first += Tile::kRows) {
+        chunk.row = min_i(first + slot, rows.end - 1);
+        chunk.inside = first + slot < rows.end;
+        one(chunk);
+      }
+      __syncthreads();
+      const C* all = dynamic_shared<C>();
+      for (int i = static_cast<int>(threadIdx.x); i < 2 * n; i += Tile::kBlock) {
+        C sum = all[i];
+        for (int s = 1; s < Tile::kRows; ++s) sum += all[s * 2 * n + i];
+        const std::int64_t column = chunk.begin + (i < n ? i : p.n + i - n);
+        partial[part * 2 * p.n + column] = sum;
+      }
+    });
   }
 }
 
@@ -378,6 +398,12 @@ void row_norm(const RowNorm& p, const T* x, const T* w, const T* b, T* y, double
       return;
     }
     if constexpr (Tile::kLargest) {
+      if (const int blocks = cluster_for<Tile>(p.n); blocks != 0) {
+        ARRAYNN_LAUNCH((row_norm_kernel<typename Tile::Clustered>),
+                       cluster_grid<Tile>(p.rows, blocks), p, x, w, b, to,
+                       RowStatistics{mean, rstd});
+        return;
+      }
       using Part = typename Tile::Half;
       const std::int64_t count = chunks_of<Part>(p.n);
       auto* moments = scratch<Moments>(p.rows * count);
@@ -418,6 +444,19 @@ void row_norm_backward(const char*, const RowNorm& p, const T* dy, const T* x, c
       return;
     }
     if constexpr (Tile::kLargest) {
+      if (const int blocks = cluster_for<Tile>(p.n); blocks != 0) {
+        using Clustered = typename Tile::Clustered;
+        if (sums) {
+          const auto shared =
+              static_cast<std::size_t>(2 * cluster_part<Tile>(p.n, blocks)) * sizeof(C);
+          ARRAYNN_LAUNCH((row_norm_backward_kernel<Clustered, true>),
+                         cluster_grid<Tile>(parts, blocks, shared), p, in, partial);
+        } else if (dx != nullptr && p.rows != 0) {
+          ARRAYNN_LAUNCH((row_norm_backward_kernel<Clustered, false>),
+                         cluster_grid<Tile>(p.rows, blocks), p, in, nullptr);
+        }
+        return;
+      }
       if (dx != nullptr && p.rows != 0) {
         const std::int64_t count = chunks_of<Tile>(p.n);
         auto* found = scratch<GradientSums>(p.rows * count);

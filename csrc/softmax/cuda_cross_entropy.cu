@@ -96,21 +96,22 @@ __global__ void __launch_bounds__(Tile::kBlock, Tile::kResident)
                          Losses<typename Tile::Element> losses) {
   using C = typename Tile::C;
   RowStats<Tile> stats(shared_storage<StatsStorage<Tile>>());
-  const auto n = static_cast<int>(target.loss.shape.n);
-  for_rows<Tile>(target.loss.shape.outer, [&](std::int64_t row, bool inside) {
+  const std::int64_t n = target.loss.shape.n;
+  for_rows<Tile>(target.loss.shape.outer, n, [&](const Chunk& chunk) {
+    const std::int64_t row = chunk.row, at = row * n + chunk.begin;
     const typename Tile::Element* z = target.loss.logits + row * n;
     Tile tile;
-    tile.load(z, n, -kInfinity<C>);
+    tile.load(z + chunk.begin, chunk.size, -kInfinity<C>);
     const SoftmaxStats<C> all = stats.of(tile);
     const C log_sum = log_of_sum(all.sum);
     C dense(0);
     if (target.dense()) {
-      tile.each(n, [&](int c, C v) {
-        dense += product_or_zero(target.part(c, row * n + c), log_sum - (v - all.max));
+      tile.each(chunk.size, [&](int c, C v) {
+        dense += product_or_zero(target.part(chunk.begin + c, at + c), log_sum - (v - all.max));
       });
       dense = stats.sum(dense);
     }
-    if (inside && Tile::thread() == 0) {
+    if (speaks_for<Tile>(chunk)) {
       losses.set(row, loss_of(target, sample_of(target, row), z, 1, all.max, log_sum, dense));
     }
   });
@@ -152,14 +153,15 @@ __global__ void __launch_bounds__(Tile::kBlock, Tile::kResident)
   using C = typename Tile::C;
   RowStats<Tile> reduce(shared_storage<StatsStorage<Tile>>());
   const std::int64_t n = target.loss.shape.n;
-  for_rows<Tile>(target.loss.shape.outer, [&](std::int64_t row, bool inside) {
+  for_rows<Tile>(target.loss.shape.outer, n, [&](const Chunk& chunk) {
+    const std::int64_t row = chunk.row;
     const SoftmaxStats<C> all = reduce.merged(stats + row * count, static_cast<int>(count));
     C dense(0);
     for (std::int64_t i = Tile::thread(); sums != nullptr && i < count; i += Tile::kThreads) {
       dense += sums[row * count + i];
     }
     dense = reduce.sum(dense);
-    if (inside && Tile::thread() == 0) {
+    if (speaks_for<Tile>(chunk)) {
       losses.set(row, loss_of(target, sample_of(target, row), target.loss.logits + row * n, 1,
                               all.max, log_of_sum(all.sum), dense));
     }
@@ -224,16 +226,18 @@ __global__ void __launch_bounds__(Tile::kBlock, Tile::kResident)
                                   typename Tile::Element* dx) {
   using C = typename Tile::C;
   RowStats<Tile> stats(shared_storage<StatsStorage<Tile>>());
-  const auto n = static_cast<int>(target.loss.shape.n);
-  for_rows<Tile>(target.loss.shape.outer, [&](std::int64_t row, bool inside) {
-    const std::int64_t base = row * n;
+  const std::int64_t n = target.loss.shape.n;
+  for_rows<Tile>(target.loss.shape.outer, n, [&](const Chunk& chunk) {
+    const std::int64_t row = chunk.row, base = row * n + chunk.begin;
     C soft_sum(0);
     if (target.soft()) {
-      for (int c = Tile::thread(); c < n; c += Tile::kThreads) soft_sum += target.part(c, base + c);
+      for (int c = Tile::thread(); c < chunk.size; c += Tile::kThreads) {
+        soft_sum += target.part(chunk.begin + c, base + c);
+      }
       soft_sum = stats.sum(soft_sum);
     }
     Tile tile;
-    tile.load(target.loss.logits + base, n, -kInfinity<C>);
+    tile.load(target.loss.logits + base, chunk.size, -kInfinity<C>);
     const C m = stats.max(tile);
     C s(0);
 #pragma unroll
@@ -244,8 +248,10 @@ __global__ void __launch_bounds__(Tile::kBlock, Tile::kResident)
     s = stats.sum(s);
     const Sample sample = sample_of(target, row);
     const Slope<C> slope = slope_of(target, gradient, sample, row, soft_sum, s);
-    tile.each(n, [&](int c, C& v) { v = gradient_of(target, sample, slope, v, c, base + c); });
-    if (inside) tile.store(dx + base, n);
+    tile.each(chunk.size, [&](int c, C& v) {
+      v = gradient_of(target, sample, slope, v, chunk.begin + c, base + c);
+    });
+    if (chunk.inside) tile.store(dx + base, chunk.size);
   });
 }
 
@@ -507,6 +513,11 @@ void per_sample(const Target<T>& target, const Losses<T>& losses) {
       return;
     }
     if constexpr (Tile::kLargest) {
+      if (const int blocks = cluster_for<Tile>(n); blocks != 0) {
+        ARRAYNN_LAUNCH((cross_entropy_kernel<typename Tile::Clustered>),
+                       cluster_grid<Tile>(rows, blocks), target, losses);
+        return;
+      }
       const std::int64_t count = chunks_of<Tile>(n);
       auto* stats = scratch<SoftmaxStats<Compute<T>>>(rows * count);
       const bool dense = loss.probabilities != nullptr || loss.smoothing != 0;
@@ -551,6 +562,11 @@ void gradients(const Target<T>& target, const LossGradient<T>& gradient, T* dx) 
       return;
     }
     if constexpr (Tile::kLargest) {
+      if (const int blocks = cluster_for<Tile>(n); blocks != 0) {
+        ARRAYNN_LAUNCH((cross_entropy_backward_kernel<typename Tile::Clustered>),
+                       cluster_grid<Tile>(rows, blocks), target, gradient, dx);
+        return;
+      }
       const std::int64_t count = chunks_of<Tile>(n);
       auto* stats = scratch<SoftmaxStats<Compute<T>>>(rows * count);
       auto* sums = loss.probabilities != nullptr ? scratch<Compute<T>>(rows * count) : nullptr;

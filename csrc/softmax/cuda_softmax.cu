@@ -1,5 +1,5 @@
 // softmax and log_softmax. Along the last axis a row is in registers between its maximum and its result;
-// longer ones are read twice, by chunks, while they are in L2. Along other axes threads go down columns.
+// longer ones in those of a cluster, or read twice, by chunks, while they are in L2. Along other axes threads go down columns.
 #include "softmax/cuda_stats.hpp"
 
 namespace arraynn {
@@ -32,10 +32,10 @@ __global__ void __launch_bounds__(Tile::kBlock, Tile::kResident)
                    const typename Tile::Element* x, typename Tile::Element* y) {
   using C = typename Tile::C;
   RowStats<Tile> stats(shared_storage<StatsStorage<Tile>>());
-  const int columns = static_cast<int>(n);
-  for_rows<Tile>(rows, [&](std::int64_t row, bool inside) {
+  for_rows<Tile>(rows, n, [&](const Chunk& chunk) {
+    const std::int64_t at = chunk.row * n + chunk.begin;
     Tile tile;
-    tile.load(x + row * n, columns, -kInfinity<C>);
+    tile.load(x + at, chunk.size, -kInfinity<C>);
     const C m = stats.max(tile);
     C s(0);
 #pragma unroll
@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(Tile::kBlock, Tile::kResident)
     for (int i = 0; i < Tile::kItems; ++i) {
       tile.v[i] = kind == SoftmaxKind::kSoftmax ? tile.v[i] * finish : tile.v[i] - finish;
     }
-    if (inside) tile.store(y + row * n, columns);
+    if (chunk.inside) tile.store(y + at, chunk.size);
   });
 }
 
@@ -82,18 +82,18 @@ __global__ void __launch_bounds__(Tile::kBlock, Tile::kResident)
                             typename Tile::Element* dx) {
   using C = typename Tile::C;
   RowStats<Tile> stats(shared_storage<StatsStorage<Tile>>());
-  const int columns = static_cast<int>(n);
-  for_rows<Tile>(rows, [&](std::int64_t row, bool inside) {
+  for_rows<Tile>(rows, n, [&](const Chunk& chunk) {
+    const std::int64_t at = chunk.row * n + chunk.begin;
     Tile g, v;
-    g.load(dy + row * n, columns, C(0));
-    v.load(y + row * n, columns, C(0));
+    g.load(dy + at, chunk.size, C(0));
+    v.load(y + at, chunk.size, C(0));
     C s(0);
 #pragma unroll
     for (int i = 0; i < Tile::kItems; ++i) s += sum_term(kind, g.v[i], v.v[i]);
     const C sum = stats.sum(s);
 #pragma unroll
     for (int i = 0; i < Tile::kItems; ++i) v.v[i] = gradient(kind, g.v[i], v.v[i], sum);
-    if (inside) v.store(dx + row * n, columns);
+    if (chunk.inside) v.store(dx + at, chunk.size);
   });
 }
 
@@ -202,6 +202,11 @@ void run_softmax(SoftmaxKind kind, const SoftmaxShape& shape, const T* x, T* y) 
       return;
     }
     if constexpr (Tile::kLargest) {
+      if (const int blocks = cluster_for<Tile>(n); blocks != 0) {
+        ARRAYNN_LAUNCH((softmax_kernel<typename Tile::Clustered>), cluster_grid<Tile>(rows, blocks),
+                       kind, rows, n, x, y);
+        return;
+      }
       using Part = typename Tile::Half;
       const std::int64_t count = chunks_of<Part>(n);
       auto* stats = scratch<SoftmaxStats<Compute<T>>>(rows * count);
@@ -238,6 +243,11 @@ void run_softmax_backward(SoftmaxKind kind, const SoftmaxShape& shape, const T* 
       return;
     }
     if constexpr (Tile::kLargest) {
+      if (const int blocks = cluster_for<Tile>(n); blocks != 0) {
+        ARRAYNN_LAUNCH((softmax_backward_kernel<typename Tile::Clustered>),
+                       cluster_grid<Tile>(rows, blocks), kind, rows, n, dy, y, dx);
+        return;
+      }
       const std::int64_t count = chunks_of<Tile>(n);
       auto* sums = scratch<Compute<T>>(rows * count);
       for_slabs(rows, 2 * n * static_cast<std::int64_t>(sizeof(T)),

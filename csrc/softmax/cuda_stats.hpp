@@ -43,14 +43,14 @@ struct MergeStats {
 // Reductions of one value, and of (maximum, sum).
 template <class Tile>
 struct StatsStorage {
-  typename RowReduction<Tile::kThreads, typename Tile::C, 1>::Storage one;
-  typename RowReduction<Tile::kThreads, typename Tile::C, 2>::Storage two;
+  typename RowReduction<Tile::kThreads, typename Tile::C, 1, Tile::kClustered>::Storage one;
+  typename RowReduction<Tile::kThreads, typename Tile::C, 2, Tile::kClustered>::Storage two;
 };
 template <class Tile>
 struct RowStats {
   using C = typename Tile::C;
-  RowReduction<Tile::kThreads, C, 1> one;
-  RowReduction<Tile::kThreads, C, 2> two;
+  RowReduction<Tile::kThreads, C, 1, Tile::kClustered> one;
+  RowReduction<Tile::kThreads, C, 2, Tile::kClustered> two;
 
   __device__ __forceinline__ explicit RowStats(StatsStorage<Tile>& storage)
       : one(storage.one), two(storage.two) {}

@@ -135,3 +135,14 @@ def device(request: pytest.FixtureRequest) -> Any:
         return HostCuda(zlib.crc32(request.node.nodeid.encode()))
     except library.MissingTool as error:
         pytest.skip(f"the kernels cannot be compiled for the CPU: {error}")
+
+
+@pytest.fixture
+def hopper(device: Any) -> Iterator[Any]:
+    """Emulate a Hopper; a GPU is what it is, and gives the same products."""
+    if device.name != "host_cuda":
+        yield device
+        return
+    device.module.set_capability(9, 0)
+    yield device
+    device.module.set_capability(8, 0)

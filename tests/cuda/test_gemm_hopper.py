@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,17 +16,6 @@ from tolerances import (
     storage_bound,
     widen,
 )
-
-
-@pytest.fixture
-def hopper(device: Any) -> Iterator[Any]:
-    """Emulate a Hopper; a GPU is what it is, and gives the same products."""
-    if device.name != "host_cuda":
-        yield device
-        return
-    device.module.set_capability(9, 0)
-    yield device
-    device.module.set_capability(8, 0)
 
 
 def normal(rng: np.random.Generator, dtype: Any, *shape: int) -> Any:

@@ -300,9 +300,9 @@ Floats run_row_norm(bool centred, std::int64_t n) {
 Floats run_layer_norm() { return run_row_norm(true, 300); }
 Floats run_rms_norm() { return run_row_norm(false, 300); }
 
-Floats run_layer_norm_by_weight() {
+Floats run_layer_norm_by_weight_of(std::initializer_list<std::int64_t> lengths) {
   Floats all;
-  for (const std::int64_t n : {12, 300}) {  // several rows of a block, and one
+  for (const std::int64_t n : lengths) {
     const RowNorm p{kRows, n, 1e-5, true, {}};
     const Floats x = numbers(kRows * n), dy = numbers(kRows * n, 2);
     std::vector<double> mean(kRows), rstd(kRows);
@@ -313,6 +313,15 @@ Floats run_layer_norm_by_weight() {
     append(all, dw);
     append(all, db);
   }
+  return all;
+}
+
+// Several rows of a block, and one.
+Floats run_layer_norm_by_weight() { return run_layer_norm_by_weight_of({12, 300}); }
+Floats run_layer_norm_by_weight_of_a_cluster() {
+  be_hopper(true);
+  const Floats all = run_layer_norm_by_weight_of({8200});
+  be_hopper(false);
   return all;
 }
 
@@ -340,6 +349,12 @@ Floats run_softmax_of(const SoftmaxShape& shape) {
   return y;
 }
 Floats run_softmax_of_rows() { return run_softmax_of({5, 40, 1}); }
+Floats run_softmax_of_a_cluster() {  // of two blocks
+  be_hopper(true);
+  const Floats y = run_softmax_of({2, 16400, 1});
+  be_hopper(false);
+  return y;
+}
 // More tiles of columns than blocks: some take two.
 Floats run_softmax_of_columns() { return run_softmax_of({2, 140, 80}); }
 
@@ -539,9 +554,11 @@ const std::map<std::string, Floats (*)()>& problems() {
       {"layer norm", &run_layer_norm},
       {"rms norm", &run_rms_norm},
       {"layer norm by weight", &run_layer_norm_by_weight},
+      {"layer norm by weight of a cluster", &run_layer_norm_by_weight_of_a_cluster},
       {"batch norm", &run_batch_norm_forward},
       {"batch norm backward", &run_batch_norm_backward},
       {"softmax", &run_softmax_of_rows},
+      {"softmax of a cluster", &run_softmax_of_a_cluster},
       {"softmax of columns", &run_softmax_of_columns},
       {"adam", &run_adam},
       {"adam of numbers on the device", &run_adam_of_device_numbers},

@@ -61,6 +61,7 @@ GRID, SCAN = "core/cuda_grid.hpp", "rnn/cuda_scan.hpp"
 LSTM, LSTM_BACKWARD, GRU = "lstm", "lstm backward", "gru with the reset before"
 APART = "lstm by blocks that are apart"
 ROWS, SQUARE = "core/cuda_rows.hpp", "attention/cuda_tile.hpp"
+CLUSTER = "softmax of a cluster"
 DECODE, FORWARD = "attention/cuda_decode.cu", "attention/cuda_forward.cu"
 BACKWARD = "attention/cuda_backward.cu"
 CHUNKS, REPAIRED = "attention/cuda_mma.hpp", "attention repaired"
@@ -518,18 +519,76 @@ FAULTS = [
         "__shfl_xor_sync(kWholeWarp, values[k], step)",
         "__shfl_xor_sync(PLANTED ? 0xFFFFu : kWholeWarp, values[k], step)",
     ),
+    # Rows of a cluster.
+    Fault(
+        "a block writes into one that may not have begun",
+        CLUSTER,
+        ROWS,
+        "cluster_barrier();  // all have begun",
+        "if (!PLANTED) cluster_barrier();  // all have begun",
+    ),
+    Fault(
+        "partial results of a cluster are read before they are there",
+        CLUSTER,
+        ROWS,
+        "    cluster_barrier();\n    const int all",
+        "    if (!PLANTED) cluster_barrier();\n    const int all",
+    ),
+    Fault(
+        "a thread arrives and does not wait",
+        CLUSTER,
+        ROWS,
+        "  ptx::barrier_cluster_wait();",
+        "  if (!PLANTED) ptx::barrier_cluster_wait();",
+    ),
+    Fault(
+        "the last block of a cluster is told nothing",
+        CLUSTER,
+        ROWS,
+        "if (lane < blocks) {",
+        "if (lane < blocks - (PLANTED ? 1 : 0)) {",
+    ),
+    Fault(
+        "a rank beyond the cluster",
+        CLUSTER,
+        ROWS,
+        "ptx::mapa_shared_cluster(&partial[own][k], static_cast<std::uint32_t>(lane))",
+        "ptx::mapa_shared_cluster(&partial[own][k],"
+        " static_cast<std::uint32_t>(lane + (PLANTED ? 1 : 0)))",
+    ),
+    Fault(
+        "blocks of a cluster take each other's place",
+        CLUSTER,
+        ROWS,
+        "static_cast<int>(ptx::cluster_ctarank()) * kWarps +",
+        "static_cast<int>(ptx::cluster_ctarank()) * (PLANTED ? 0 : kWarps) +",
+    ),
+    Fault(
+        "parts of a row overlap",
+        CLUSTER,
+        ROWS,
+        "std::int64_t{ptx::cluster_ctarank()} * part;",
+        "std::int64_t{ptx::cluster_ctarank()} * (part - (PLANTED ? 4 : 0));",
+    ),
+    Fault(
+        "sums of the parts of a row are those of its first",
+        "layer norm by weight of a cluster",
+        "norm/cuda_rows.cu",
+        "chunk.begin + (i < n ? i : p.n + i - n);",
+        "(PLANTED ? 0 : chunk.begin) + (i < n ? i : p.n + i - n);",
+    ),
     no_barrier(
         "rows of a part are added up before all are done",
         "layer norm by weight",
         "norm/cuda_rows.cu",
-        f"    {BARRIER}\n    const C* all = dynamic_shared<C>();",
+        f"      {BARRIER}\n      const C* all = dynamic_shared<C>();",
     ),
     Fault(
         "the rows of a part are counted twice at its end",
         "layer norm by weight",
         "norm/cuda_rows.cu",
-        "        if (!inside) return;",
-        "        if (!inside && !PLANTED) return;",
+        "        if (!chunk.inside) return;",
+        "        if (!chunk.inside && !PLANTED) return;",
     ),
     no_barrier(
         "moments of a column are merged before all are there",

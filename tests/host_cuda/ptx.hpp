@@ -71,6 +71,20 @@ inline void red_release_gpu_add(std::uint32_t* p, std::uint32_t value, HOST_PTX_
   host_cuda::add_release(p, value);
 }
 
+inline std::uint32_t cluster_ctarank() { return host_cuda::cluster_rank(); }
+inline std::uint32_t cluster_nctarank() { return host_cuda::cluster_size(); }
+inline std::uint32_t mapa_shared_cluster(const void* p, std::uint32_t rank, HOST_PTX_SITE) {
+  return host_cuda::cluster_address(p, rank, site);
+}
+template <class T>
+void st_shared_cluster(std::uint32_t address, T v, HOST_PTX_SITE) {
+  void* const p = host_cuda::cluster_shared(address, sizeof v, site);
+  require_aligned(p, sizeof v, "st.shared::cluster", site);
+  std::memcpy(p, &v, sizeof v);
+}
+inline void barrier_cluster_arrive(HOST_PTX_SITE) { host_cuda::cluster_arrive(site); }
+inline void barrier_cluster_wait(HOST_PTX_SITE) { host_cuda::cluster_wait(site); }
+
 void mma_m16n8k16_f16(float* d, const std::uint32_t* a, const std::uint32_t* b, HOST_PTX_SITE);
 void mma_m16n8k16_bf16(float* d, const std::uint32_t* a, const std::uint32_t* b, HOST_PTX_SITE);
 void mma_m16n8k8_tf32(float* d, const std::uint32_t* a, const std::uint32_t* b, HOST_PTX_SITE);

@@ -25,6 +25,7 @@ constexpr std::size_t kSharedAlignment = 1024;  // as of the kernels that ask fo
 constexpr std::uint32_t kSharedWindow = 1024;
 constexpr int kInvalidValue = 1, kInvalidConfiguration = 9;  // of cudaError_t
 constexpr int kCooperativeLaunchTooLarge = 720;
+constexpr int kMaxCluster = 8;  // that every device with clusters takes
 
 enum class State : std::uint8_t { kReady, kAtWarpOperation, kAtBarrier, kWaits, kLeft };
 
@@ -43,6 +44,7 @@ struct Thread {
   // What it has seen in memory that others change: it waits for a change before it looks again.
   const std::uint32_t* watched = nullptr;
   std::uint32_t seen = 0;
+  void* cluster_edge = nullptr;  // of the cluster's barrier at which it has arrived
   // Asynchronous copies in flight: [0, made) have been made, groups end at group_ends.
   std::vector<AsyncCopy> copies;
   std::vector<std::size_t> group_ends;
@@ -58,6 +60,7 @@ struct Thread {
     state = State::kReady;
     site = {};
     watched = nullptr;
+    cluster_edge = nullptr;
     copies.clear();
     group_ends.clear();
     made = 0;
@@ -88,6 +91,7 @@ struct SharedObject {
 struct Block {
   Uint3 index{};
   int first = 0;  // of its threads
+  bool begun = false;
   int live = 0, at_barrier = 0;
   Site barrier_site;
   Edges barrier_edges;
@@ -105,6 +109,9 @@ struct Launch {
   std::size_t shared_bytes = 0;
   char start_edge = 0, end_edge = 0;
   std::vector<std::unique_ptr<Block>> blocks;  // that run together
+  int cluster = 1, at_cluster_barrier = 0;
+  Edges cluster_edges;
+  std::vector<const void*> shared_keys;  // of the objects that have addresses in other blocks
   std::vector<int> ready;
   int starved_warp = 0;
   std::string fault;
@@ -175,6 +182,7 @@ void open_barrier(Block& block) {
 
 void thread_entry() {
   acquire(&now.start_edge);
+  current->block->begun = true;
   (*now.body)();
   if (current->made < current->copies.size()) {
     fault("a thread leaves the kernel with cp.async still in flight");
@@ -182,6 +190,9 @@ void thread_entry() {
   current->state = State::kLeft;
   release(&now.end_edge);
   Block& block = *current->block;
+  if (now.at_cluster_barrier > 0) {
+    fault("a thread leaves the kernel while others wait at barrier.cluster");
+  }
   --block.live;
   if (block.at_barrier > 0) {
     fault("a thread leaves the kernel while others wait at __syncthreads()", block.barrier_site);
@@ -241,6 +252,7 @@ void run_blocks(const std::vector<unsigned>& indices) {
   const Dim3 grid = now.grid;
   now.blocks.clear();
   now.ready.clear();
+  now.at_cluster_barrier = 0;
   const int warps = (now.size + kWarp - 1) / kWarp;
   engine_begin(warps);
   int first = 0;
@@ -564,11 +576,89 @@ void add_release(std::uint32_t* p, std::uint32_t value) {
   wake_waiting(p);
 }
 
+std::uint32_t cluster_rank() {
+  return current->block->index.x % static_cast<unsigned>(now.cluster);
+}
+std::uint32_t cluster_size() { return static_cast<std::uint32_t>(now.cluster); }
+
+namespace {
+
+// An address: 4 bits of the rank, 8 of the object (1 is dynamic shared memory), 20 within it.
+constexpr std::uint32_t kOffsetBits = 20, kObjectBits = 8;
+
+SharedObject& shared_object(Block& block, const void* key) {
+  return key == nullptr ? block.dynamic : block.shared.at(key);
+}
+
+}  // namespace
+
+std::uint32_t cluster_address(const void* shared, std::uint32_t rank, Site site) {
+  if (rank >= cluster_size()) fault("mapa of a block that is not in the cluster", site);
+  Block& block = *current->block;
+  const auto* p = static_cast<const char*>(shared);
+  const auto inside = [&](const SharedObject& o) {
+    return p >= o.bytes.get() && p < o.bytes.get() + o.size;
+  };
+  const auto found = std::find_if(block.shared.begin(), block.shared.end(),
+                                  [&](const auto& entry) { return inside(entry.second); });
+  if (found == block.shared.end() && !inside(block.dynamic)) {
+    fault("mapa of an address that is not in shared memory", site);
+  }
+  const void* const key = found == block.shared.end() ? nullptr : found->first;
+  auto& keys = now.shared_keys;
+  auto object = static_cast<std::uint32_t>(std::find(keys.begin(), keys.end(), key) - keys.begin());
+  if (object == keys.size()) keys.push_back(key);
+  const auto offset = static_cast<std::uint32_t>(p - shared_object(block, key).bytes.get());
+  return rank << (kObjectBits + kOffsetBits) | (object + 1) << kOffsetBits | offset;
+}
+
+void* cluster_shared(std::uint32_t address, std::size_t bytes, Site site) {
+  const std::uint32_t rank = address >> (kObjectBits + kOffsetBits);
+  const std::uint32_t object = address >> kOffsetBits & ((1u << kObjectBits) - 1);
+  const std::uint32_t offset = address & ((1u << kOffsetBits) - 1);
+  if (rank >= cluster_size() || object == 0 || object > now.shared_keys.size()) {
+    fault("an address that is not in the cluster's shared memory", site);
+  }
+  Block& block = **std::find_if(now.blocks.begin(), now.blocks.end(),
+                                [&](const auto& b) { return b->index.x % cluster_size() == rank; });
+  if (!block.begun) fault("shared memory of a block that may not have begun", site);
+  if (block.live == 0) fault("shared memory of a block that may have left", site);
+  const void* const key = now.shared_keys[object - 1];
+  if (key != nullptr && !block.shared.contains(key)) {
+    const std::size_t size = current->block->shared.at(key).size;
+    release(
+        &block.shared.emplace(key, make_shared_object(size, kSharedAlignment)).first->second.edge);
+  }
+  const SharedObject& to = shared_object(block, key);
+  if (offset + bytes > to.size) fault("an access beyond the cluster's shared memory", site);
+  return to.bytes.get() + offset;
+}
+
+void cluster_arrive(Site site) {
+  ++count.barriers;
+  if (current->cluster_edge != nullptr) {
+    fault("barrier.cluster.arrive twice without a wait", site);
+  }
+  current->cluster_edge = now.cluster_edges.current();
+  release(current->cluster_edge);
+  if (++now.at_cluster_barrier < now.size * now.cluster) return;
+  now.at_cluster_barrier = 0;
+  now.cluster_edges.turn = !now.cluster_edges.turn;
+  wake_waiting(&now.cluster_edges);
+}
+
+void cluster_wait(Site site) {
+  void* const edge = std::exchange(current->cluster_edge, nullptr);
+  if (edge == nullptr) fault("barrier.cluster.wait without an arrival", site);
+  if (edge == now.cluster_edges.current()) wait_for(&now.cluster_edges, "barrier.cluster", site);
+  acquire(edge);
+}
+
 std::size_t most_shared_bytes() {
   return device_major == 9 && device_minor == 0 ? kMaxDynamicSharedOf90 : kMaxDynamicShared;
 }
 
-int run(const char* name, Dim3 grid, Dim3 dim, std::size_t shared_bytes, bool together,
+int run(const char* name, Dim3 grid, Dim3 dim, std::size_t shared_bytes, bool together, int cluster,
         const std::function<void()>& kernel) {
   const std::uint64_t size = std::uint64_t{dim.x} * dim.y * dim.z;
   if (size == 0 || size > kMaxThreads || dim.z > 64 || grid.x == 0 || grid.y == 0 || grid.z == 0 ||
@@ -576,6 +666,11 @@ int run(const char* name, Dim3 grid, Dim3 dim, std::size_t shared_bytes, bool to
     return kInvalidConfiguration;
   }
   if (shared_bytes > most_shared_bytes()) return kInvalidValue;
+  const auto side_by_side = static_cast<unsigned>(cluster);
+  if (cluster > 1 && (cluster > kMaxCluster || device_major < 9 || together ||
+                      grid.x % side_by_side != 0 || grid.y != 1 || grid.z != 1)) {
+    return kInvalidConfiguration;
+  }
   // A block a multiprocessor is all that is promised to be there at once.
   if (together && std::int64_t{grid.x} * grid.y * grid.z > device_multiprocessors) {
     return kCooperativeLaunchTooLarge;
@@ -588,8 +683,10 @@ int run(const char* name, Dim3 grid, Dim3 dim, std::size_t shared_bytes, bool to
   now.dim = dim;
   now.size = static_cast<int>(size);
   now.shared_bytes = shared_bytes;
+  now.cluster = cluster;
+  now.shared_keys.clear();
   random_state = schedule.seed * 0x9E3779B97F4A7C15ull + 1;
-  std::vector<unsigned> order(std::size_t{grid.x} * grid.y * grid.z);
+  std::vector<unsigned> order(std::size_t{grid.x} * grid.y * grid.z / side_by_side);
   std::iota(order.begin(), order.end(), 0u);
   if (!together && last_blocks > 0 && last_blocks < std::ssize(order)) {
     order.erase(order.begin(), order.end() - last_blocks);
@@ -603,7 +700,12 @@ int run(const char* name, Dim3 grid, Dim3 dim, std::size_t shared_bytes, bool to
   if (together) {
     run_blocks(order);
   } else {
-    for (const unsigned i : order) run_blocks({i});
+    for (const unsigned i : order) {
+      std::vector<unsigned> blocks(side_by_side);
+      std::iota(blocks.begin(), blocks.end(), i * side_by_side);
+      if (schedule.order == Order::kNewest) std::reverse(blocks.begin(), blocks.end());
+      run_blocks(blocks);
+    }
   }
   return 0;
 }

@@ -118,6 +118,15 @@ const AsyncCopy* async_due(int pending);
 std::uint32_t load_acquire(const std::uint32_t* p, Site site);
 void add_release(std::uint32_t* p, std::uint32_t value);
 
+// The blocks of a cluster. A place in shared memory of block `rank` has an address of 32 bits, which
+// cluster_shared() turns into bytes that the callers in ptx.hpp write.
+std::uint32_t cluster_rank();
+std::uint32_t cluster_size();
+std::uint32_t cluster_address(const void* shared, std::uint32_t rank, Site site);
+void* cluster_shared(std::uint32_t address, std::size_t bytes, Site site);
+void cluster_arrive(Site site);
+void cluster_wait(Site site);
+
 // ---- what engine.cpp adds: mbarriers, bulk copies, products of warpgroups ---------------------------
 
 int warp_index();
@@ -140,14 +149,16 @@ std::string engine_end();
 // Dynamic shared memory that a block may ask for.
 std::size_t most_shared_bytes();
 
-// A cudaError_t. Throws Fault. Blocks run one after another, or all of them `together`.
+// A cudaError_t. Throws Fault. Blocks run one after another, `cluster` neighbours side by side, or all of them
+// `together`.
 int run(const char* name, Dim3 grid, Dim3 block, std::size_t shared_bytes, bool together,
-        const std::function<void()>& kernel);
+        int cluster, const std::function<void()>& kernel);
 
 template <class... P>
 int run_kernel(const char* name, void (*kernel)(P...), Dim3 grid, Dim3 block,
-               std::size_t shared_bytes, bool together, std::type_identity_t<P>... args) {
-  return run(name, grid, block, shared_bytes, together, [&] { kernel(args...); });
+               std::size_t shared_bytes, bool together, int cluster,
+               std::type_identity_t<P>... args) {
+  return run(name, grid, block, shared_bytes, together, cluster, [&] { kernel(args...); });
 }
 
 }  // namespace host_cuda

@@ -28,7 +28,7 @@ WITHOUT |= {"prefetch_global_l2"}
 
 
 #: Hopper's, for which one warp is not enough: TestWarpgroups of test_runtime.py.
-HOPPER = {"mbarrier.hpp", "bulk.hpp", "wgmma.hpp"}
+HOPPER = {"mbarrier.hpp", "bulk.hpp", "wgmma.hpp", "cluster.hpp"}
 
 
 @pytest.fixture(scope="module")

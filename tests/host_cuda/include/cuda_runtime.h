@@ -149,12 +149,12 @@ cudaError_t cudaRuntimeGetVersion(int* version);
 namespace host_cuda {
 template <class... P>
 cudaError_t launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block,
-                   std::size_t shared_bytes, bool together, cudaStream_t stream,
+                   std::size_t shared_bytes, bool together, int cluster, cudaStream_t stream,
                    std::type_identity_t<P>... args) {
   const cudaError_t error = cudaStreamSynchronize(stream);  // of no stream, if there is none
   if (error != cudaSuccess) return error;
   return static_cast<cudaError_t>(
-      run_kernel(name, kernel, grid, block, shared_bytes, together, args...));
+      run_kernel(name, kernel, grid, block, shared_bytes, together, cluster, args...));
 }
 }  // namespace host_cuda
 
