@@ -122,9 +122,11 @@ void AttentionArgs::check_heads(const char* op, const char* k_arg, const char* v
 // Strides that broadcast `a` to (batch, heads, seqlen_q, seqlen_k), or for packed sequences to (heads,
 // seqlen_q, longest sequence of keys).
 void AttentionArgs::take_scores(const char* op, const char* arg, const Array& a,
-                                ScoreStrides* strides) const {
-  const AttentionProblem<float>& s = sizes_;
-  const std::int64_t columns = s.q_begin == nullptr ? s.seqlen_k : packed_columns(op, arg, s);
+                                ScoreStrides* strides) {
+  AttentionProblem<float>& s = sizes_;
+  const std::int64_t last = a->ndim > 0 ? a->shape[a->ndim - 1] : 1;
+  const std::int64_t columns = s.q_begin == nullptr ? s.seqlen_k : packed_columns(s, last);
+  if (last != 1) s.score_columns = columns;
   const std::int64_t full[4] = {s.batch, s.heads, s.seqlen_q, columns};
   std::int64_t out[4] = {0, 0, 0, 0};
   bool fits = a->ndim >= 1 && a->ndim <= ndim;
@@ -293,6 +295,7 @@ AttentionProblem<T> AttentionArgs::problem() const {
   p.mask_strides = s.mask_strides;
   if (bias) p.bias = bias->as<const T>();
   p.bias_strides = s.bias_strides;
+  p.score_columns = s.score_columns;
   if (slopes) p.slopes = slopes->as<const T>();
   p.slopes_b = s.slopes_b;
   if (sinks) p.sinks = sinks->as<const T>();

@@ -45,7 +45,7 @@ struct AttentionArgs {
 
  private:
   void take_options(const char* op, const AttentionOptions& o);
-  void take_scores(const char* op, const char* arg, const Array& a, ScoreStrides* strides) const;
+  void take_scores(const char* op, const char* arg, const Array& a, ScoreStrides* strides);
   void check_heads(const char* op, const char* k_arg, const char* v_arg);
   void take_causal(const char* op, const AttentionOptions& o);
   void take_dropout(const char* op, const AttentionOptions& o);

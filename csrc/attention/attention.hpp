@@ -80,6 +80,7 @@ struct AttentionProblem {
   ScoreStrides mask_strides;
   const T* bias = nullptr;
   ScoreStrides bias_strides;
+  std::int64_t score_columns = kUnlimited;  // of mask and bias, where they have one a key
   const T* slopes = nullptr;
   std::int64_t slopes_b = 0;
   const T* sinks = nullptr;  // (heads,)

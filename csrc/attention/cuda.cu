@@ -332,14 +332,18 @@ __global__ void __launch_bounds__(kAttentionThreads, kBlocks)
   TilePlace at{};
   for (at.b = b_first; at.b < (to.b != 0 ? b_first + 1 : p.batch); ++at.b) {
     at.seq = sequence_of(p, at.b);
+    // Packed sequences lie behind each other: a tile may begin before one of them.
+    const std::int64_t first = by_i ? i_first - at.seq.q0 : 0;
+    const std::int64_t end = by_i ? first + 1 : at.seq.queries;
     for (at.h = h_first; at.h < (to.h != 0 ? h_first + 1 : p.heads); ++at.h) {
-      for (at.query = i_first; at.query < (by_i ? i_first + 1 : p.seqlen_q); at.query += S::kSide) {
-        for (at.key = j_first; at.key < (by_j ? j_first + 1 : p.seqlen_k); at.key += S::kSide) {
+      for (at.query = first; at.query < end; at.query += S::kSide) {
+        for (at.key = j_first; at.key < (by_j ? j_first + 1 : at.seq.keys); at.key += S::kSide) {
           if (!sees_any(p, at)) continue;
           typename S::Sums s;
           gradient_tile<false>(call, at, shared, s, false);
 #pragma unroll
           for (int i = 0; i < S::kPer; ++i) {
+            if (at.query + t.y + kAcross * i < 0) continue;  // another sequence's
 #pragma unroll
             for (int j = 0; j < S::kPer; ++j) sums[i][j] = sums[i][j] + s[i][j];
           }
@@ -360,7 +364,7 @@ __global__ void __launch_bounds__(kAttentionThreads, kBlocks)
   const int rows = by_i ? S::kSide : 1, columns = by_j ? S::kSide : 1;
   for (int e = static_cast<int>(threadIdx.x); e < rows * columns; e += kAttentionThreads) {
     const int r = e / columns, c = e % columns;
-    if ((by_i && i_first + r >= p.seqlen_q) || (by_j && j_first + c >= p.seqlen_k)) continue;
+    if ((by_i && i_first + r >= p.seqlen_q) || (by_j && j_first + c >= p.score_columns)) continue;
     C total = 0;
     for (int i = by_i ? r : 0; i < (by_i ? r + 1 : S::kSide); ++i) {
       for (int j = by_j ? c : 0; j < (by_j ? c + 1 : S::kSide); ++j) total = total + shared.m[i][j];
@@ -481,7 +485,7 @@ void run_attention_backward(const char* op, const AttentionProblem<T>& p,
     call.bias_b = bs.b != 0 ? p.batch : 1;
     call.bias_h = bs.h != 0 ? p.heads : 1;
     call.tiles = bs.i != 0 ? ceil_div(p.seqlen_q, kSide) : 1;
-    call.bias_j = bs.j != 0 ? ceil_div(p.seqlen_k, kSide) : 1;
+    call.bias_j = bs.j != 0 ? ceil_div(p.score_columns, kSide) : 1;
     const std::int64_t blocks = call.bias_b * call.bias_h * call.tiles * call.bias_j;
     ARRAYNN_LAUNCH((attention_bias_kernel<T>), (Grid{blocks, kAttentionThreads}), call);
   }

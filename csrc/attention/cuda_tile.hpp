@@ -234,7 +234,7 @@ __device__ __forceinline__ bool sees_any(const AttentionProblem<T>& p, const Til
 }
 
 // The score of q . k (scaled), and what a gradient by it is multiplied by to pass the cap. The pair is one
-// that sees each other, but for mask and bias; what they hide has -inf.
+// that sees each other, but for mask and bias; what they hide has -inf, a key that they lack NaN.
 template <class T>
 __device__ __forceinline__ Compute<T> score(const AttentionProblem<T>& p, const TilePlace& at,
                                             int row, int column, Compute<T> s, Compute<T>* slope) {
@@ -251,14 +251,17 @@ __device__ __forceinline__ Compute<T> score(const AttentionProblem<T>& p, const 
     const C distance = static_cast<C>(i + at.seq.offset - j);
     s = fused(-to_compute(p.slopes[at.b * p.slopes_b + at.h]), abs(Vec<C>{distance}).v, s);
   }
+  if (p.bias == nullptr && p.mask == nullptr) return s;
+  if (j >= p.score_columns) return C(__builtin_nan(""));
+  const std::int64_t l = at.seq.q0 + i;
   if (p.bias != nullptr) {
     const ScoreStrides& bs = p.bias_strides;
-    const C bias = to_compute(p.bias[at.b * bs.b + at.h * bs.h + i * bs.i + j * bs.j]);
+    const C bias = to_compute(p.bias[at.b * bs.b + at.h * bs.h + l * bs.i + j * bs.j]);
     s = bias == kHidden ? kHidden : s + bias;
   }
   if (p.mask != nullptr) {
     const ScoreStrides& ms = p.mask_strides;
-    if (p.mask[at.b * ms.b + at.h * ms.h + i * ms.i + j * ms.j] == 0) return kHidden;
+    if (p.mask[at.b * ms.b + at.h * ms.h + l * ms.i + j * ms.j] == 0) return kHidden;
   }
   return s;
 }

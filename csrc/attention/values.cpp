@@ -34,7 +34,7 @@ void check_square(const char* op, const AttentionProblem<float>& s) {
   }
 }
 
-std::int64_t packed_columns(const char*, const char*, const AttentionProblem<float>& s) {
+std::int64_t packed_columns(const AttentionProblem<float>& s, std::int64_t) {
   std::int64_t longest = 0;
   for (std::int64_t b = 0; b < s.batch; ++b) {
     longest = std::max(longest, s.k_begin[b + 1] - s.k_begin[b]);
@@ -43,7 +43,7 @@ std::int64_t packed_columns(const char*, const char*, const AttentionProblem<flo
 }
 
 void number_by_longest(const AttentionProblem<float>& s, AttentionDropout* dropout) {
-  dropout->row = packed_columns("", "", s);
+  dropout->row = packed_columns(s, 0);
 }
 
 template <class T>

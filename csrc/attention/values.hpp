@@ -22,8 +22,9 @@ void check_cumulative(const char* op, const char* arg, const Array& a, std::int6
 void check_lengths(const char* op, const AttentionProblem<float>& s);
 // As many queries as keys in every packed sequence.
 void check_square(const char* op, const AttentionProblem<float>& s);
-// Columns of a mask or a bias of packed sequences: the most keys of one. On a GPU nobody knows.
-std::int64_t packed_columns(const char* op, const char* arg, const AttentionProblem<float>& s);
+// Columns of a mask or a bias of packed sequences: the most keys of one. On a GPU nobody knows, and it is as
+// many as the first of the two has; the scores of keys beyond them are NaN.
+std::int64_t packed_columns(const AttentionProblem<float>& s, std::int64_t given);
 // Rows of the mask of dropout are as long.
 void number_by_longest(const AttentionProblem<float>& s, AttentionDropout* dropout);
 

@@ -8,8 +8,8 @@ void check_cumulative(const char*, const char*, const Array&, std::int64_t) {}
 void check_lengths(const char*, const AttentionProblem<float>&) {}
 void check_square(const char*, const AttentionProblem<float>&) {}
 
-std::int64_t packed_columns(const char* op, const char* arg, const AttentionProblem<float>&) {
-  fail<NotImplemented>(op, arg, "expected None for packed sequences on a GPU, got an array");
+std::int64_t packed_columns(const AttentionProblem<float>& s, std::int64_t given) {
+  return s.score_columns != kUnlimited ? s.score_columns : given;
 }
 
 void number_by_longest(const AttentionProblem<float>& s, AttentionDropout* dropout) {

@@ -299,6 +299,78 @@ def test_packed_sequences(
         np.testing.assert_allclose(device.get(g), e, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
+#: Of a bias, and of a mask, that broadcast to (heads, queries, keys of the longest sequence).
+@pytest.mark.parametrize(
+    ("bias", "mask"),
+    [
+        ((4, 76, 70), (4, 76, 70)),
+        ((76, 70), None),
+        (None, (1, 76, 70)),
+        ((4, 1, 70), (76, 1)),
+        ((1, 76, 1), (70,)),
+        ((4, 1, 1), (1, 1)),
+    ],
+    ids=str,
+)
+def test_scores_of_packed_sequences(
+    storage: Any, bias: Any, mask: Any, device: Any, rng: np.random.Generator
+) -> None:
+    lengths_q, lengths_k = [5, 0, 70, 1], [9, 3, 70, 2]
+    cu_q, cu_k = (np.concatenate([[0], np.cumsum(n)]) for n in (lengths_q, lengths_k))
+    q = normal(rng, storage, cu_q[-1], 4, 12)
+    k, v = normal(rng, storage, cu_k[-1], 2, 12), normal(rng, storage, cu_k[-1], 2, 10)
+    scores: dict[str, Any] = {}
+    if bias is not None:
+        scores["bias"] = normal(rng, storage, *bias)
+        scores["bias"].reshape(-1)[:: max(3, scores["bias"].size // 40)] = -np.inf
+    if mask is not None:
+        scores["mask"] = rng.random(mask) < 0.8
+    there = {name: device.put(a) for name, a in scores.items()}
+    given = [device.put(a) for a in (q, k, v, cu_q, cu_k)]
+    options: dict[str, Any] = {"causal": "bottom_right", "window": (60, -1)}
+    y, lse = kernels.attention_varlen(*given, **options, **there, return_lse=True)
+    wide = {name: widen(a) for name, a in scores.items()}
+    plain = {name: native(a) for name, a in scores.items()}
+    args = (q, k, v)
+    ref = reference.attention_varlen(*widen(*args), cu_q, cu_k, **options, **wide)
+    near = reference.attention_varlen(*native(*args), cu_q, cu_k, **options, **plain)
+    assert_close_to_reference(device.get(y), ref, near, scale=np.ones_like(ref), label="out")
+    grad = normal(rng, storage, *y.shape)
+    back = [device.put(grad), *given[:3], y, lse, *given[3:]]
+    needs = ("q", "k", "v", "bias")
+    got = kernels.attention_varlen_backward(*back, **options, **there, needs=needs)
+    args = (grad, q, k, v, device.get(y), device.get(lse))
+    ref = reference.attention_varlen_backward(*widen(*args), cu_q, cu_k, **options, **wide)
+    near = reference.attention_varlen_backward(*native(*args), cu_q, cu_k, **options, **plain)
+    for name, g, r, n in zip(needs, got, ref, near, strict=False):
+        if r is None:
+            assert g is None
+            continue
+        scale = np.full_like(r, np.abs(r).max())
+        assert_close_to_reference(device.get(g), r, n, scale=scale, label=name)
+
+
+def test_keys_that_a_bias_of_packed_sequences_lacks(device: Any, rng: np.random.Generator) -> None:
+    """Nobody reads on the host how many there should be: who sees such a key is NaN, no other."""
+    cu = np.array([0, 4, 10])
+    q, k, v = (device.put(normal(rng, np.float32, 10, 2, 8)) for _ in range(3))
+    offsets = device.put(np.array([0, 4, 10]))
+    bias = normal(rng, np.float32, 10, 5)
+    wide = np.zeros((10, 6), np.float32)
+    wide[:, :5] = bias
+    given = (q, k, v, offsets, offsets)
+    expected = device.get(kernels.attention_varlen(*given, bias=device.put(wide), causal=True))
+    for scores in ({"bias": device.put(bias)}, {"mask": device.put(np.ones((10, 5), bool))}):
+        got = device.get(kernels.attention_varlen(*given, **scores, causal=True))
+        assert np.isnan(got[cu[2] - 1]).all()
+        assert np.isfinite(got[: cu[2] - 1]).all()
+        if "bias" in scores:
+            assert_same_bits(got[:9], expected[:9])
+    both = {"bias": device.put(bias), "mask": device.put(np.ones((10, 4), bool))}
+    with pytest.raises(ValueError, match=r"bias: expected a shape that broadcasts to \(2, 10, 4\)"):
+        kernels.attention_varlen(*given, **both)
+
+
 def test_sequences_stay_within_the_arrays(device: Any, rng: np.random.Generator) -> None:
     # Elements are not looked at before the launch: what is beyond an array is its end.
     q, k, v = (normal(rng, np.float32, n, 2, 8) for n in (70, 90, 90))

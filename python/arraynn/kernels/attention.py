@@ -267,9 +267,10 @@ def attention_varlen(
     cu_seqlens_q, cu_seqlens_k : int arrays (B + 1,)
         Ascending from 0 to Tq and Tk.
     mask : bool array that broadcasts to (H, Tq, longest sequence of keys), optional
-        True = attend. A sequence uses the first columns of its rows. Not on a GPU.
+        True = attend. A sequence uses the first columns of its rows. On a GPU nobody looks how many
+        there should be: a query that sees a key beyond them is NaN.
     bias : array that broadcasts to (H, Tq, longest sequence of keys), of the dtype of q, optional
-        Added to the scores; -inf hides a key. Not on a GPU.
+        Added to the scores; -inf hides a key. Its columns as those of mask.
     causal : bool, "top_left" or "bottom_right"
         True wants every sequence to have as many queries as keys.
     scale, window, softcap, alibi_slopes, sinks
@@ -290,8 +291,6 @@ def attention_varlen(
     ------
     ValueError, TypeError
         As :func:`attention`, and for offsets that do not ascend to the number of rows.
-    NotImplementedError
-        For a mask or a bias on a GPU.
 
     Examples
     --------
@@ -364,7 +363,7 @@ def attention_varlen_backward(
 
     Raises
     ------
-    ValueError, TypeError, NotImplementedError
+    ValueError, TypeError
         As :func:`attention_varlen`, and for a grad_out, out or lse that does not fit.
 
     Examples
