@@ -86,265 +86,75 @@ def buffer_sets(cupy: Any, bytes_of_a_call: int) -> int:
     return max(2, -(-3 * cache // bytes_of_a_call))
 
 
+Calls = dict[str, Callable[[int], Any]]
+
+
 def candidates(
     torch: Any, compiled: bool, ours: Callable[[int], Any], eager: Any, inputs: Callable[[int], Any]
-) -> dict[str, Callable[[int], Any]]:
+) -> Calls:
     """Ours, and PyTorch's function of ``inputs(i)``, eager and compiled where that works."""
-    calls: dict[str, Callable[[int], Any]] = {"arraynn": ours}
+    calls: Calls = {"arraynn": ours}
     if torch is None:
         return calls
     calls["torch"] = lambda i: eager(*inputs(i))
-    if not compiled:
-        return calls
-    function = torch.compile(eager, dynamic=False)
-    try:
-        function(*inputs(0))
-    except Exception as error:  # what its compiler needs is not on every machine
-        print(f"torch.compile: {type(error).__name__}", file=sys.stderr)
-    else:
-        calls["torch.compile"] = lambda i: function(*inputs(i))
+    if compiled:
+        function = torch.compile(eager, dynamic=False)
+        _add_compiled(calls, lambda i: function(*inputs(i)))
     return calls
 
 
-def elementwise_cases(cupy: Any, torch: Any, dtype: Any, n: int) -> list[Case]:
-    """Activations forward and backward, and dropout."""
-    size = np.dtype(dtype).itemsize
-    sets = buffer_sets(cupy, 2 * n * size)
-    random = cupy.random.default_rng(1)
-    x, grad = ([normal(random, dtype, n) for _ in range(sets)] for _ in range(2))
-    out = [cupy.empty(n, dtype) for _ in range(sets)]
-    cases = []
-    for name in ("relu", "gelu", "silu", "dropout", "gelu_backward", "silu_backward"):
-        calls: dict[str, Callable[[int], Any]] = {}
-        backward = name.endswith("_backward")
-        kernel, formula = getattr(K, name), getattr(reference, name)
-        if name == "dropout":
-            calls["arraynn"] = lambda i: K.dropout(x[i], 0.1, 7, out=out[i])
-            calls["arraynn fresh"] = lambda i: K.dropout(x[i], 0.1, 7)
-        elif backward:
-            calls["arraynn"] = lambda i, f=kernel: f(grad[i], x[i], out=out[i])
+def gradients(
+    torch: Any,
+    compiled: bool,
+    ours: Callable[[int], Any],
+    eager: Any,
+    leaves: Sequence[Sequence[Any]],
+    grads: Sequence[Any],
+) -> Calls:
+    """Ours, and what PyTorch's tape of ``eager(*leaves[i])`` gives for ``grads[i]``."""
+    calls: Calls = {"arraynn": ours}
+    if torch is None:
+        return calls
+
+    def backward(function: Any) -> Callable[[int], Any]:
+        graphs = [function(*given) for given in leaves]
+        return lambda i: torch.autograd.grad(graphs[i], leaves[i], grads[i], retain_graph=True)
+
+    calls["torch"] = backward(eager)
+    if compiled:
+        # A graph that is gone through many times must keep what it holds.
+        torch._functorch.config.donated_buffer = False
+        try:
+            again = backward(torch.compile(eager, dynamic=False))
+        except Exception as error:
+            _not_compiled(error)
         else:
-            calls["arraynn"] = lambda i, f=kernel: f(x[i], out=out[i])
-            calls["arraynn fresh"] = lambda i, f=kernel: f(x[i])
-        if torch is not None:
-            tx, tg = ([torch.from_dlpack(a) for a in arrays] for arrays in (x, grad))
-            functional = torch.nn.functional
-            if name == "dropout":
-                calls["torch"] = lambda i, f=functional.dropout, tx=tx: f(tx[i], 0.1, True)
-            elif backward:
-                aten = getattr(torch.ops.aten, name)
-                calls["torch"] = lambda i, f=aten, tx=tx, tg=tg: f(tg[i], tx[i])
-            else:
-                call = getattr(functional, name)
-                calls["torch"] = lambda i, f=call, tx=tx: f(tx[i])
-        if name == "relu":
-            calls["cupy"] = lambda i: cupy.maximum(x[i], 0, out=out[i])
-
-        def answer(
-            candidate: str, f: Any = formula, backward: bool = backward, name: str = name
-        ) -> tuple[Any, Any]:
-            hx, hg = (a[0][:PROBE].get().astype(np.float64) for a in (x, grad))
-            if name == "dropout":
-                if candidate == "torch":  # another mask
-                    return np.zeros(1), np.zeros(1)
-                return out[0][:PROBE].get(), f(hx, 0.1, 7)
-            expected = f(hg, hx) if backward else f(hx)
-            return (out[0][:PROBE].get() if candidate == "arraynn" else None), expected
-
-        arrays = 3 if backward else 2
-        label = f"{name} {np.dtype(dtype).name} n{n}"
-        # A derivative is a difference, of numbers about 1, where it passes through 0.
-        floor = 1.0 if backward else 1e-3
-        cases.append(Case(label, arrays * n * size, sets, calls, answer, floor=floor))
-    return cases
+            _add_compiled(calls, again)
+    return calls
 
 
-def glu_cases(cupy: Any, torch: Any, dtype: Any, rows: int, n: int) -> list[Case]:
-    """SwiGLU of rows of 2 n, forward and backward."""
-    size = np.dtype(dtype).itemsize
-    sets = buffer_sets(cupy, 3 * rows * n * size)
-    random = cupy.random.default_rng(3)
-    x = [normal(random, dtype, rows, 2 * n) for _ in range(sets)]
-    grad = [normal(random, dtype, rows, n) for _ in range(sets)]
-    y, dx = [cupy.empty_like(g) for g in grad], [cupy.empty_like(a) for a in x]
-    how = {"activation": "silu"}
-    tx = [] if torch is None else [torch.from_dlpack(a) for a in x]
-
-    def composed(joined: Any) -> Any:
-        a, b = joined.chunk(2, -1)
-        return a * torch.nn.functional.silu(b)
-
-    forward = candidates(
-        torch,
-        np.dtype(dtype) == np.float32,
-        lambda i: K.glu(x[i], out=y[i], **how),
-        composed,
-        lambda i: (tx[i],),
-    )
-    backward: dict[str, Callable[[int], Any]] = {
-        "arraynn": lambda i: K.glu_backward(grad[i], x[i], out=dx[i], **how),
-    }
-
-    def answer(of: Any, expected: Callable[[Any, Any], Any]) -> Callable[[str], tuple[Any, Any]]:
-        def ask(_: str) -> tuple[Any, Any]:
-            hx, hg = (a[0][:4].get().astype(np.float64) for a in (x, grad))
-            return of[0][:4].get(), expected(hg, hx)
-
-        return ask
-
-    label = f"{np.dtype(dtype).name} {rows} x {n}"
-    there = answer(y, lambda _, hx: reference.glu(hx, **how))
-    back = answer(dx, lambda hg, hx: reference.glu_backward(hg, hx, **how))
-    return [
-        Case(f"swiglu {label}", 3 * rows * n * size, sets, forward, there, 1.0),
-        Case(f"swiglu_backward {label}", 5 * rows * n * size, sets, backward, back, 1.0),
-    ]
+def _not_compiled(error: Exception) -> None:
+    print(f"torch.compile: {type(error).__name__}", file=sys.stderr)
 
 
-def lookup_cases(
-    cupy: Any, torch: Any, dtype: Any, words: int = 16_384, rows: int = 50_257
-) -> list[Case]:
-    """Embedding of words, Zipf's, in a table of 1024 columns, both ways; rope of 32 heads."""
-    size, columns = np.dtype(dtype).itemsize, 1024
-    random, sets = cupy.random.default_rng(4), buffer_sets(cupy, 2 * words * columns * size)
-    host = np.minimum(np.random.default_rng(4).zipf(1.2, (sets, words)) - 1, rows - 1)
-    indices = [cupy.asarray(i) for i in host]
-    weight = normal(random, dtype, rows, columns)
-    # Not negative: long sums do not cancel.
-    grad = [random.random((words, columns), dtype=np.float32).astype(dtype) for _ in range(sets)]
-    y = [cupy.empty_like(g) for g in grad]
-    angles = np.arange(4096)[:, None] * 10000.0 ** (-np.arange(64) / 64)
-    cos, sin = (cupy.asarray(f(angles).astype(np.float32)).astype(dtype) for f in (np.cos, np.sin))
-    x = [g.reshape(4, words * columns // (4 * 32 * 128), 32, 128) for g in grad]
-    turned = [a.reshape(x[0].shape) for a in y]
-    forward: dict[str, Callable[[int], Any]] = {
-        "arraynn": lambda i: K.embedding(indices[i], weight, out=y[i])
-    }
-    backward: dict[str, Callable[[int], Any]] = {
-        "arraynn": lambda i: K.embedding_backward(grad[i], indices[i], rows)
-    }
-    rope: dict[str, Callable[[int], Any]] = {
-        "arraynn": lambda i: K.rope(x[i], cos, sin, layout="blhd", out=turned[i])
-    }
-    if torch is not None:
-        ti, tg = ([torch.from_dlpack(a) for a in arrays] for arrays in (indices, grad))
-        tw = torch.from_dlpack(weight)
-        aten = torch.ops.aten.embedding_dense_backward
-        forward["torch"] = lambda i: torch.nn.functional.embedding(ti[i], tw)
-        backward["torch"] = lambda i: aten(tg[i], ti[i], rows, -1, False)
-
-    def looked_up(_: str) -> tuple[Any, Any]:
-        return y[0][:4].get(), weight[indices[0][:4]].get().astype(np.float64)
-
-    def summed(_: str) -> tuple[Any, Any]:
-        got = K.embedding_backward(grad[0][:, :4], indices[0], rows).get()
-        wide = grad[0][:, :4].get().astype(np.float64)
-        return got, reference.embedding_backward(wide, host[0], rows)
-
-    def rotated(_: str) -> tuple[Any, Any]:
-        hx, hc, hs = (a.get().astype(np.float64) for a in (x[0][:1, :4], cos[:4], sin[:4]))
-        return turned[0][:1, :4].get(), reference.rope(hx, hc, hs, layout="blhd")
-
-    name, moved = np.dtype(dtype).name, words * columns * size
-    return [
-        Case(f"embedding {name}", 2 * moved, sets, forward, looked_up),
-        Case(
-            f"embedding_backward {name}", moved + rows * columns * size, sets, backward, summed, 1.0
-        ),
-        Case(f"rope {name}", 2 * moved, sets, rope, rotated, 1.0),
-    ]
-
-
-def adam_case(
-    cupy: Any, torch: Any, shapes: Sequence[int], label: str, dtype: Any = np.float32
-) -> Case:
-    """One step of Adam over a list of tensors, all of its arrays of one dtype."""
-    total, size = sum(shapes), np.dtype(dtype).itemsize
-    sets = buffer_sets(cupy, 7 * size * total)
-    random = cupy.random.default_rng(2)
-
-    def arrays(scale: float) -> list[Any]:
-        return [(scale * random.random(n, dtype=np.float32)).astype(dtype) for n in shapes]
-
-    state = [[arrays(1.0), arrays(1.0), arrays(0.1), arrays(0.1)] for _ in range(sets)]
-    before = [[a[:PROBE].get().astype(np.float64) for a in (s[0],)] for s in state[0]]
-    calls: dict[str, Callable[[int], Any]] = {
-        "arraynn": lambda i: K.adam_step(*state[i], 3, lr=1e-3, weight_decay=0.01, decoupled=True)
-    }
-    if torch is not None:
-        there = [[[torch.from_dlpack(a) for a in group] for group in s] for s in state]
-        two = there[0][0][0].new_full((), 2.0, dtype=torch.float32)
-        steps = [[two.clone() for _ in shapes] for _ in range(sets)]
-
-        def fused(i: int) -> Any:
-            return torch._fused_adamw_(
-                *there[i],
-                [],
-                steps[i],
-                lr=1e-3,
-                beta1=0.9,
-                beta2=0.999,
-                weight_decay=0.01,
-                eps=1e-8,
-                amsgrad=False,
-                maximize=False,
-            )
-
-        calls["torch"] = fused
-
-    def answer(candidate: str) -> tuple[Any, Any]:
-        if candidate != "arraynn":
-            return None, None
-        expected = [[a.copy()] for a in (group[0] for group in before)]
-        reference.adam_step(*expected, 3, lr=1e-3, weight_decay=0.01, decoupled=True)
-        return state[0][0][0][:PROBE].get(), expected[0][0]
-
-    name = f"adamw {np.dtype(dtype).name} {label}"
-    return Case(name, 7 * size * total, sets, calls, answer)
-
-
-def simple_step_cases(cupy: Any, torch: Any, n: int, dtype: Any = np.float32) -> list[Case]:
-    """One step of SGD with momentum, Adagrad and RMSprop on a single tensor."""
-    size, random = np.dtype(dtype).itemsize, cupy.random.default_rng(9)
-    sets = buffer_sets(cupy, 5 * size * n)
-    cases = []
-    for name, peer, how, last in (
-        ("sgd", "SGD", {"momentum": 0.9}, (3,)),
-        ("adagrad", "Adagrad", {}, (3,)),
-        ("rmsprop", "RMSprop", {}, ()),
-    ):
-        state = [
-            [[random.random(n, dtype=np.float32).astype(dtype)] for _ in range(3)]
-            for _ in range(sets)
-        ]
-        before = [[a[0][:PROBE].get().astype(np.float64)] for a in state[0]]
-        step, formula = (
-            partial(getattr(module, f"{name}_step"), lr=0.01, **how) for module in (K, reference)
-        )
-        calls: dict[str, Callable[[int], Any]] = {
-            "arraynn": lambda i, f=step, s=state, last=last: f(*s[i], *last)
-        }
-        if torch is not None:
-            optimizers = []
-            for p, g, _ in state:
-                leaf = torch.from_dlpack(p[0]).detach().requires_grad_()
-                leaf.grad = torch.from_dlpack(g[0])
-                optimizers.append(getattr(torch.optim, peer)([leaf], lr=0.01, foreach=True, **how))
-            calls["torch"] = lambda i, optimizers=optimizers: optimizers[i].step()
-
-        def answer(
-            _: str, f: Any = formula, state: Any = state, before: Any = before, last: Any = last
-        ) -> tuple[Any, Any]:
-            f(*([a] for (a,) in before), *last)
-            return state[0][0][0][:PROBE].get(), before[0][0]
-
-        label = f"{name} {np.dtype(dtype).name} 1 tensor of {n}"
-        cases.append(Case(label, 5 * size * n, sets, calls, answer))
-    return cases
+def _add_compiled(calls: Calls, call: Callable[[int], Any]) -> None:
+    try:
+        call(0)
+    except Exception as error:  # what its compiler needs is not on every machine
+        _not_compiled(error)
+    else:
+        calls["torch.compile"] = call
 
 
 def pool_cases(
-    cupy: Any, torch: Any, layout: str, n: int = 64, c: int = 64, size: int = 112
+    cupy: Any,
+    torch: Any,
+    layout: str,
+    n: int = 64,
+    c: int = 64,
+    size: int = 112,
+    *,
+    compiled: bool = False,
 ) -> list[Case]:
     """Poolings of a convolutional network, float32, forward and backward."""
     images = (n, c, size, size) if layout == "channels_first" else (n, size, size, c)
@@ -404,8 +214,8 @@ def pool_cases(
             of = sample if name.startswith("max") else sample.shape
             return run(0)[:1].get(), f(wide, of, **options)
 
-        calls: dict[str, Callable[[int], Any]] = {"arraynn": run}
-        back_calls: dict[str, Callable[[int], Any]] = {"arraynn": run_back}
+        calls: Calls = {"arraynn": run}
+        back_calls: Calls = {"arraynn": run_back}
         if torch is not None:
             functional = torch.nn.functional
             tx, tg = (
@@ -414,16 +224,13 @@ def pool_cases(
                 else [torch.from_dlpack(a).permute(0, 3, 1, 2) for a in arrays]
                 for arrays in (x, grad)
             )
-            leaves = [v.detach().requires_grad_() for v in tx]
+            leaves = [(v.detach().requires_grad_(),) for v in tx]
             if name == "global_avg_pool":
-                call, arguments = functional.adaptive_avg_pool2d, {"output_size": 1}
+                call = partial(functional.adaptive_avg_pool2d, output_size=1)
             else:
-                call, arguments = getattr(functional, name), window
-            graph = [call(v, **arguments) for v in leaves]
-            calls["torch"] = lambda i, f=call, tx=tx, arguments=arguments: f(tx[i], **arguments)
-            back_calls["torch"] = lambda i, graph=graph, leaves=leaves, tg=tg: torch.autograd.grad(
-                graph[i], [leaves[i]], tg[i], retain_graph=True
-            )
+                call = partial(getattr(functional, name), **window)
+            calls = candidates(torch, compiled, run, call, lambda i, tx=tx: (tx[i],))
+            back_calls = gradients(torch, compiled, run_back, call, leaves, tg)
         small, tag = y[0].size, " indices" if more else ""
         label = f"{name}{window.get('kernel_size', '')}{tag} {layout.removeprefix('channels_')}"
         both = 4 * (elements + small)
@@ -551,29 +358,16 @@ def memory_growth(cupy: Any) -> int:
     return int(cupy.get_default_memory_pool().total_bytes() - before)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run all cases and print the table."""
-    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
-    parser.add_argument("--json", type=Path, help="write everything to this file")
-    options = parser.parse_args(arguments)
-    if not ann.cuda.is_available():
-        print("no GPU, no CuPy, or no CUDA kernels in this build", file=sys.stderr)
-        return 1
-    from . import gpu_products, gpu_rows, gpu_sequences
+Makers = list[Callable[[], list[Case]]]
 
-    cupy, torch = libraries()
-    rate = copy_rate(cupy)
-    ceilings = product_rates(cupy, torch)
-    makers: list[Callable[[], list[Case]]] = [
-        lambda: elementwise_cases(cupy, torch, np.float32, 1 << 26),
-        lambda: elementwise_cases(cupy, torch, np.float32, 1 << 20),
-        lambda: elementwise_cases(cupy, torch, np.float64, 1 << 25),
-        lambda: glu_cases(cupy, torch, np.float32, 8192, 4096),
-        lambda: lookup_cases(cupy, torch, np.float32),
-        lambda: [adam_case(cupy, torch, [1 << 26], "1 tensor of 67M")],
-        lambda: [adam_case(cupy, torch, [100_003] * 1000, "1000 tensors of 100003")],
-        lambda: [adam_case(cupy, torch, [1009] * 1000, "1000 tensors of 1009")],
-        lambda: simple_step_cases(cupy, torch, 1 << 26),
+
+def plain_makers(cupy: Any, torch: Any) -> Makers:
+    """Return what makes each group of cases."""
+    from . import gpu_elements, gpu_products, gpu_rows, gpu_sequences, gpu_steps
+
+    makers: Makers = [
+        *gpu_elements.makers(cupy, torch),
+        *gpu_steps.makers(cupy, torch),
         *gpu_products.makers(cupy, torch),
         *gpu_rows.makers(cupy, torch),
         *gpu_sequences.makers(cupy, torch),
@@ -582,13 +376,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     for half in sixteen_bits(cupy):
         makers += [
-            lambda half=half: elementwise_cases(cupy, torch, half, 1 << 27),
-            lambda half=half: glu_cases(cupy, torch, half, 8192, 8192),
-            lambda half=half: lookup_cases(cupy, torch, half),
-            lambda half=half: [adam_case(cupy, torch, [1 << 27], "1 tensor of 134M", half)],
+            *gpu_elements.makers_of(cupy, torch, half),
+            *gpu_steps.makers_of(cupy, torch, half),
             lambda half=half: gpu_rows.row_cases(cupy, torch, half, 16_384, 4096),
             *gpu_products.makers_of(cupy, torch, half),
         ]
+    return makers
+
+
+def compiled_makers(cupy: Any, torch: Any) -> Makers:
+    """Return the same of one shape of every family, with torch.compile, which takes its time."""
+    from . import gpu_elements, gpu_products, gpu_rows, gpu_sequences, gpu_steps
+
+    makers: Makers = []
+    for module in (gpu_rows, gpu_elements, gpu_steps, gpu_products, gpu_sequences):
+        makers += module.compiled_makers(cupy, torch)
+    return [*makers, lambda: pool_cases(cupy, torch, "channels_first", compiled=True)]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run all cases and print the table."""
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
+    parser.add_argument("--json", type=Path, help="write everything to this file")
+    parser.add_argument(
+        "--compiled",
+        action="store_true",
+        help="one shape of every family, with torch.compile as one more peer",
+    )
+    options = parser.parse_args(arguments)
+    if not ann.cuda.is_available():
+        print("no GPU, no CuPy, or no CUDA kernels in this build", file=sys.stderr)
+        return 1
+    cupy, torch = libraries()
+    rate = copy_rate(cupy)
+    ceilings = product_rates(cupy, torch)
+    makers = compiled_makers(cupy, torch) if options.compiled else plain_makers(cupy, torch)
     properties = cupy.cuda.runtime.getDeviceProperties(0)
     found: dict[str, Any] = {
         "device": properties["name"].decode(),

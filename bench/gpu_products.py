@@ -15,7 +15,8 @@ import arraynn as ann
 from arraynn import kernels as K
 from arraynn import reference
 
-from .gpu import Case, buffer_sets, normal
+from .gpu import Case, Makers, buffer_sets, candidates, gradients, normal
+from .gpu_elements import fused
 
 #: Answers are divided by the root of the length of their sums: of the size of normal numbers, whose
 #: errors are relative to the largest of them.
@@ -47,7 +48,15 @@ def _in_tf32(torch: Any, call: Callable[[int], Any]) -> Callable[[int], Any]:
 
 
 def linear_cases(
-    cupy: Any, torch: Any, dtype: Any, m: int, k: int, n: int, *, tf32: bool = False
+    cupy: Any,
+    torch: Any,
+    dtype: Any,
+    m: int,
+    k: int,
+    n: int,
+    *,
+    tf32: bool = False,
+    compiled: bool = False,
 ) -> list[Case]:
     """``linear`` with bias and GELU, and the two products of its backward."""
     size = np.dtype(dtype).itemsize
@@ -60,18 +69,29 @@ def linear_cases(
     bias = normal(random, dtype, n)
     products = "tf32" if tf32 else np.dtype(dtype).name
     label = f"{products} {m}x{k}x{n}"
-    forward: dict[str, Callable[[int], Any]] = {
-        "arraynn": lambda i: K.linear(x[i], weight[i], bias, activation="gelu")
-    }
-    backward: dict[str, Callable[[int], Any]] = {
-        "arraynn": lambda i: K.linear_backward(grad[i], x[i], weight[i], needs=("x", "weight"))
-    }
+    tx, tw, tg, tb, functional = [], [], [], None, None
     if torch is not None:
         _plain_float32(torch)
         tx, tw, tg = ([torch.from_dlpack(a) for a in arrays] for arrays in (x, weight, grad))
         tb, functional = torch.from_dlpack(bias), torch.nn.functional
-        forward["torch"] = lambda i: functional.gelu(functional.linear(tx[i], tw[i], tb))
-        backward["torch"] = lambda i: (tg[i] @ tw[i], tg[i].T @ tx[i])
+    forward = candidates(
+        torch,
+        compiled,
+        lambda i: K.linear(x[i], weight[i], bias, activation="gelu"),
+        lambda a, w, b: functional.gelu(functional.linear(a, w, b)),
+        lambda i: (tx[i], tw[i], tb),
+    )
+    backward = candidates(
+        torch,
+        compiled,
+        lambda i: K.linear_backward(grad[i], x[i], weight[i], needs=("x", "weight")),
+        lambda g, a, w: (g @ w, g.T @ a),
+        lambda i: (tg[i], tx[i], tw[i]),
+    )
+    if not tf32 and (gelu := fused(cupy).get("gelu")):
+        forward["cupy"] = lambda i: gelu(x[i] @ weight[i].T + bias)
+    if not tf32:
+        backward["cupy"] = lambda i: (grad[i] @ weight[i], grad[i].T @ x[i])
     # Operands of 11 bits instead of 24: errors 2**13 times as large, of single products.
     floor = FLOOR * 2**7 if tf32 else FLOOR
     if tf32:
@@ -128,6 +148,7 @@ def conv_cases(
     groups: int,
     layout: str,
     dtype: Any = np.float32,
+    compiled: bool = False,
 ) -> list[Case]:
     """A 3x3 convolution of padding 1, and its backward."""
     shape = (n, channels, size, size)
@@ -144,14 +165,7 @@ def conv_cases(
     x, grad = ([image() for _ in range(sets)] for _ in range(2))
     weight = normal(random, dtype, channels, channels // groups, 3, 3)
     options: dict[str, Any] = {"padding": 1, "groups": groups, "layout": layout}
-    forward: dict[str, Callable[[int], Any]] = {
-        "arraynn": lambda i: K.conv2d(x[i], weight, **options)
-    }
-    backward: dict[str, Callable[[int], Any]] = {
-        "arraynn": lambda i: K.conv2d_backward(
-            grad[i], x[i], weight, **options, needs=("x", "weight")
-        )
-    }
+    tx, tg, tw = [], [], None
     if torch is not None:
         _plain_float32(torch)
         tx, tg = ([torch.from_dlpack(a) for a in arrays] for arrays in (x, grad))
@@ -159,11 +173,22 @@ def conv_cases(
         if last:
             tx, tg = ([t.permute(0, 3, 1, 2) for t in arrays] for arrays in (tx, tg))
             tw = tw.to(memory_format=torch.channels_last)
-        forward["torch"] = lambda i: torch.nn.functional.conv2d(tx[i], tw, padding=1, groups=groups)
-        backward["torch"] = lambda i: torch.ops.aten.convolution_backward(
-            *(tg[i], tx[i], tw, None, [1, 1], [1, 1], [1, 1], False, [0, 0], groups),
-            [True, True, False],
-        )
+    forward = candidates(
+        torch,
+        compiled,
+        lambda i: K.conv2d(x[i], weight, **options),
+        lambda a, w: torch.nn.functional.conv2d(a, w, padding=1, groups=groups),
+        lambda i: (tx[i], tw),
+    )
+    backward = candidates(
+        torch,
+        compiled,
+        lambda i: K.conv2d_backward(grad[i], x[i], weight, **options, needs=("x", "weight")),
+        lambda g, a, w: torch.ops.aten.convolution_backward(
+            *(g, a, w, None, [1, 1], [1, 1], [1, 1], False, [0, 0], groups), [True, True, False]
+        ),
+        lambda i: (tg[i], tx[i], tw),
+    )
 
     def answer(_: str) -> tuple[Any, Any]:
         got = K.conv2d(x[0], weight, **options)[:1].get()
@@ -213,6 +238,7 @@ def attention_cases(
     *,
     causal: bool,
     dtype: Any = np.float32,
+    compiled: bool = False,
 ) -> list[Case]:
     """Attention and its backward; hidden pairs are not counted."""
     shape = (batch, heads, length, dim)
@@ -223,25 +249,31 @@ def attention_cases(
     results = [
         K.attention(*qkv, causal=causal, return_lse=True) for qkv in zip(q, k, v, strict=True)
     ]
-    forward: dict[str, Callable[[int], Any]] = {
-        "arraynn": lambda i: K.attention(q[i], k[i], v[i], causal=causal, return_lse=True)
-    }
-    backward: dict[str, Callable[[int], Any]] = {
-        "arraynn": lambda i: K.attention_backward(
-            grad[i], q[i], k[i], v[i], *results[i], causal=causal
-        )
-    }
+    there, leaves, tg = [], [], []
     if torch is not None:
         _plain_float32(torch)
         there = [[torch.from_dlpack(a) for a in arrays] for arrays in (q, k, v)]
-        attend = torch.nn.functional.scaled_dot_product_attention
-        forward["torch"] = lambda i: attend(*(t[i] for t in there), is_causal=causal)
         leaves = [[t.clone().requires_grad_() for t in qkv] for qkv in zip(*there, strict=True)]
-        graphs = [attend(*qkv, is_causal=causal) for qkv in leaves]
         tg = [torch.from_dlpack(g) for g in grad]
-        backward["torch"] = lambda i: torch.autograd.grad(
-            graphs[i], leaves[i], tg[i], retain_graph=True
-        )
+
+    def attend(*qkv: Any) -> Any:
+        return torch.nn.functional.scaled_dot_product_attention(*qkv, is_causal=causal)
+
+    forward = candidates(
+        torch,
+        compiled,
+        lambda i: K.attention(q[i], k[i], v[i], causal=causal, return_lse=True),
+        attend,
+        lambda i: [t[i] for t in there],
+    )
+    backward = gradients(
+        torch,
+        compiled,
+        lambda i: K.attention_backward(grad[i], q[i], k[i], v[i], *results[i], causal=causal),
+        attend,
+        leaves,
+        tg,
+    )
 
     def answer(_: str) -> tuple[Any, Any]:
         got = K.attention(q[0], k[0], v[0], causal=causal)[:1, :1].get()
@@ -280,7 +312,7 @@ def attention_cases(
     ]
 
 
-def makers(cupy: Any, torch: Any) -> list[Callable[[], list[Case]]]:
+def makers(cupy: Any, torch: Any) -> Makers:
     """Return what makes each group of cases."""
     first, last = "channels_first", "channels_last"
     return [
@@ -297,7 +329,17 @@ def makers(cupy: Any, torch: Any) -> list[Callable[[], list[Case]]]:
     ]
 
 
-def makers_of(cupy: Any, torch: Any, half: Any) -> list[Callable[[], list[Case]]]:
+def compiled_makers(cupy: Any, torch: Any) -> Makers:
+    """Return the same with torch.compile."""
+    last = "channels_last"
+    return [
+        lambda: linear_cases(cupy, torch, np.float32, 4096, 4096, 4096, compiled=True),
+        lambda: conv_cases(cupy, torch, 32, 128, 28, groups=1, layout=last, compiled=True),
+        lambda: attention_cases(cupy, torch, 4, 16, 2048, 64, causal=True, compiled=True),
+    ]
+
+
+def makers_of(cupy: Any, torch: Any, half: Any) -> Makers:
     """The same in 16 bits."""
     last = "channels_last"
     return [

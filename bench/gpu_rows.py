@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from arraynn import kernels as K
 from arraynn import reference
 
-from .gpu import PROBE, Case, buffer_sets, candidates, normal
+from .gpu import PROBE, Case, Makers, buffer_sets, candidates, normal
 
 
 def row_cases(
@@ -41,6 +40,10 @@ def row_cases(
         wanted = [True, True, True]
         return torch.ops.aten.native_layer_norm_backward(g, a, (n,), mean, rstd, v, u, wanted)
 
+    try:
+        from cupyx.scipy.special import softmax
+    except ImportError:
+        softmax = None
     # Name, arrays of x's size that must move, ours, PyTorch's, its inputs, the answer, its floor.
     table: list[tuple[str, int, Any, Any, Any, Any, float]] = [
         (
@@ -122,12 +125,16 @@ def row_cases(
             return held["result"][:few].get(), expected()
 
         calls = candidates(torch, compiled, call, eager, inputs)
+        if name == "softmax" and softmax is not None:
+            calls["cupy"] = lambda i: softmax(x[i], -1)
         label = f"{name} {np.dtype(dtype).name} {rows}x{n}"
         cases.append(Case(label, passes * size, sets, calls, answer, floor=floor))
     return cases
 
 
-def image_cases(cupy: Any, torch: Any, shape: tuple[int, ...], layout: str) -> list[Case]:
+def image_cases(
+    cupy: Any, torch: Any, shape: tuple[int, ...], layout: str, *, compiled: bool = False
+) -> list[Case]:
     """Batch norm in training, forward and backward, and group norm; float32."""
     total, last = int(np.prod(shape)), layout == "channels_last"
     sets = buffer_sets(cupy, 8 * total)
@@ -149,34 +156,36 @@ def image_cases(cupy: Any, torch: Any, shape: tuple[int, ...], layout: str) -> l
     if torch is not None:
         forward = torch.native_batch_norm
         moments = [forward(there(a), *vectors, None, None, True, 0.1, 1e-5)[1:] for a in x]
-    table: list[tuple[str, int, Any, Any, Any]] = [
+    table: list[tuple[str, int, Any, Any, Any, Any]] = [
         (
             "batch_norm",
             2,
             lambda i: K.batch_norm(x[i], weight=w, bias=b, out=out[i], **training),
-            lambda i: functional.batch_norm(there(x[i]), None, None, *vectors, True),
+            lambda a: functional.batch_norm(a, None, None, *vectors, True),
+            lambda i: (there(x[i]),),
             lambda: reference.batch_norm(wide[0], weight=wide[2], bias=wide[3], **training),
         ),
         (
             "batch_norm_backward",
             3,
             lambda i: K.batch_norm_backward(grad[i], x[i], weight=w, **training)[0],
-            lambda i: torch.ops.aten.native_batch_norm_backward(
-                *(there(grad[i]), there(x[i]), vectors[0], None, None, *moments[i], True, 1e-5),
-                [True, True, True],
+            lambda g, a, mean, rstd: torch.ops.aten.native_batch_norm_backward(
+                *(g, a, vectors[0], None, None, mean, rstd, True, 1e-5), [True, True, True]
             ),
+            lambda i: (there(grad[i]), there(x[i]), *moments[i]),
             lambda: reference.batch_norm_backward(wide[1], wide[0], weight=wide[2], **training)[0],
         ),
         (
             "group_norm",
             2,
             lambda i: K.group_norm(x[i], 32, w, b, layout=layout, out=out[i]),
-            lambda i: functional.group_norm(there(x[i]), 32, *vectors),
+            lambda a: functional.group_norm(a, 32, *vectors),
+            lambda i: (there(x[i]),),
             lambda: reference.group_norm(wide[0], 32, wide[2], wide[3], layout=layout),
         ),
     ]
     cases = []
-    for name, passes, ours, theirs, expected in table:
+    for name, passes, ours, theirs, inputs, expected in table:
         held: dict[str, Any] = {}
 
         def call(i: int, ours: Any = ours, held: Any = held) -> None:
@@ -187,18 +196,26 @@ def image_cases(cupy: Any, torch: Any, shape: tuple[int, ...], layout: str) -> l
                 return None, None
             return held["result"][:1].get(), expected()[:1]
 
-        calls: dict[str, Callable[[int], Any]] = {"arraynn": call}
-        if torch is not None:
-            calls["torch"] = theirs
+        calls = candidates(torch, compiled, call, theirs, inputs)
         label = f"{name} {layout} {'x'.join(map(str, shape))}"
         cases.append(Case(label, 4 * passes * total, sets, calls, answer, floor=1.0))
     return cases
 
 
-def makers(cupy: Any, torch: Any) -> list[Callable[[], list[Case]]]:
-    """Return functions that make the cases of one shape."""
+def compiled_makers(cupy: Any, torch: Any) -> Makers:
+    """Return cases with torch.compile."""
+    shape = (32, 28, 28, 256)
     return [
         lambda: row_cases(cupy, torch, np.float32, 16_384, 4096, compiled=True),
+        lambda: row_cases(cupy, torch, np.float32, 2048, 32_768, compiled=True),
+        lambda: image_cases(cupy, torch, shape, "channels_last", compiled=True),
+    ]
+
+
+def makers(cupy: Any, torch: Any) -> Makers:
+    """Return functions that make the cases of one shape."""
+    return [
+        lambda: row_cases(cupy, torch, np.float32, 16_384, 4096),
         lambda: row_cases(cupy, torch, np.float32, 131_072, 128),
         lambda: row_cases(cupy, torch, np.float32, 2048, 32_768),
         lambda: row_cases(cupy, torch, np.float64, 8192, 1024),

@@ -5,7 +5,6 @@ Recurrent networks, attention of one query to a cache, unfold and fold.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 from arraynn import kernels as K
 from arraynn import reference
 
-from .gpu import Case, buffer_sets, normal
+from .gpu import Calls, Case, Makers, buffer_sets, candidates, normal
 
 #: Samples that the reference is asked about.
 PROBE_SAMPLES = 2
@@ -38,13 +37,11 @@ def lstm_cases(
     weights = [uniform(rows, size), uniform(rows, hidden), uniform(rows), uniform(rows)]
     x = [normal(random, dtype, steps, batch, size) for _ in range(sets)]
     kept = [K.lstm(a, weights, return_workspace=True) for a in x[:2]]  # as large as many of x
-    forward: dict[str, Callable[[int], Any]] = {
+    forward: Calls = {
         "arraynn": lambda i: K.lstm(x[i], weights),
         "arraynn training": lambda i: K.lstm(x[i], weights, return_workspace=True),
     }
-    backward: dict[str, Callable[[int], Any]] = {
-        "arraynn": lambda i: K.lstm_backward(kept[i % 2][0], None, kept[i % 2][2])
-    }
+    backward: Calls = {"arraynn": lambda i: K.lstm_backward(kept[i % 2][0], None, kept[i % 2][2])}
     if torch is not None:
         torch.backends.cudnn.allow_tf32 = False
         first = torch.from_dlpack(weights[0])
@@ -96,7 +93,16 @@ def lstm_cases(
 
 
 def decode_cases(
-    cupy: Any, torch: Any, dtype: Any, batch: int, heads: int, groups: int, length: int, dim: int
+    cupy: Any,
+    torch: Any,
+    dtype: Any,
+    batch: int,
+    heads: int,
+    groups: int,
+    length: int,
+    dim: int,
+    *,
+    compiled: bool = False,
 ) -> list[Case]:
     """One query of every sequence to a cache of ``groups`` heads, which must be read."""
     moved = 2 * np.dtype(dtype).itemsize * batch * groups * length * dim
@@ -106,13 +112,21 @@ def decode_cases(
     k, v = ([normal(random, dtype, batch, groups, length, dim) for _ in range(sets)] for _ in "kv")
     lengths = cupy.asarray(np.full(batch, length))
     out = cupy.empty(q.shape, dtype)
-    calls: dict[str, Callable[[int], Any]] = {
-        "arraynn": lambda i: K.attention_decode(q, k[i], v[i], lengths, out=out)
-    }
+    tq, tk, tv = None, [], []
     if torch is not None:
         tq, tk, tv = torch.from_dlpack(q), *([torch.from_dlpack(a) for a in kv] for kv in (k, v))
-        attend = torch.nn.functional.scaled_dot_product_attention
-        calls["torch"] = lambda i: attend(tq, tk[i], tv[i], enable_gqa=heads != groups)
+
+    def attend(*qkv: Any) -> Any:
+        function = torch.nn.functional.scaled_dot_product_attention
+        return function(*qkv, enable_gqa=heads != groups)
+
+    calls = candidates(
+        torch,
+        compiled,
+        lambda i: K.attention_decode(q, k[i], v[i], lengths, out=out),
+        attend,
+        lambda i: (tq, tk[i], tv[i]),
+    )
 
     def answer(_: str) -> tuple[Any, Any]:
         wide = [a[:1].get().astype(np.float64) for a in (q, k[0], v[0])]
@@ -122,7 +136,9 @@ def decode_cases(
     return [Case(name, moved, sets, calls, answer, floor=FLOOR)]
 
 
-def fold_cases(cupy: Any, torch: Any, dtype: Any, n: int, c: int, side: int) -> list[Case]:
+def fold_cases(
+    cupy: Any, torch: Any, dtype: Any, n: int, c: int, side: int, *, compiled: bool = False
+) -> list[Case]:
     """Windows of 3x3 with stride 1 and padding: nine times the image."""
     item = np.dtype(dtype).itemsize
     image = n * c * side * side * item
@@ -131,17 +147,33 @@ def fold_cases(cupy: Any, torch: Any, dtype: Any, n: int, c: int, side: int) -> 
     drawn = dtype if item > 2 else np.float32
     x = [random.standard_normal((n, c, side, side), dtype=drawn).astype(dtype) for _ in range(sets)]
     y = [K.unfold(a, 3, 1, 1) for a in x]
-    unfolds: dict[str, Callable[[int], Any]] = {
-        "arraynn": lambda i: K.unfold(x[i], 3, 1, 1, out=y[i])
-    }
-    folds: dict[str, Callable[[int], Any]] = {
-        "arraynn": lambda i: K.fold(y[i], side, 3, 1, 1, out=x[i])
-    }
+    tx, ty, functional = [], [], None
     if torch is not None:
         tx, ty = ([torch.from_dlpack(a) for a in arrays] for arrays in (x, y))
         functional = torch.nn.functional
-        unfolds["torch"] = lambda i: functional.unfold(tx[i], 3, 1, 1)
-        folds["torch"] = lambda i: functional.fold(ty[i], (side, side), 3, 1, 1)
+    unfolds = candidates(
+        torch,
+        compiled,
+        lambda i: K.unfold(x[i], 3, 1, 1, out=y[i]),
+        lambda a: functional.unfold(a, 3, 1, 1),
+        lambda i: (tx[i],),
+    )
+    folds = candidates(
+        torch,
+        compiled,
+        lambda i: K.fold(y[i], side, 3, 1, 1, out=x[i]),
+        lambda a: functional.fold(a, (side, side), 3, 1, 1),
+        lambda i: (ty[i],),
+    )
+
+    def unfold_of_cupy(i: int) -> Any:
+        padded = cupy.pad(x[i], ((0, 0), (0, 0), (1, 1), (1, 1)))
+        windows = cupy.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))
+        # (n, c, h, w, 3, 3) to (n, c 9, h w), in one copy.
+        windows = windows.transpose(0, 1, 4, 5, 2, 3)
+        return cupy.ascontiguousarray(windows).reshape(n, 9 * c, side * side)
+
+    unfolds["cupy"] = unfold_of_cupy
 
     def answer(_: str) -> tuple[Any, Any]:
         got = K.unfold(x[0], 3, 1, 1)[:1].get()
@@ -158,7 +190,15 @@ def fold_cases(cupy: Any, torch: Any, dtype: Any, n: int, c: int, side: int) -> 
     ]
 
 
-def makers(cupy: Any, torch: Any) -> list[Callable[[], list[Case]]]:
+def compiled_makers(cupy: Any, torch: Any) -> Makers:
+    """Return cases with torch.compile, which leaves recurrent networks as they are."""
+    return [
+        lambda: decode_cases(cupy, torch, np.float32, 8, 32, 8, 4096, 128, compiled=True),
+        lambda: fold_cases(cupy, torch, np.float32, 16, 64, 56, compiled=True),
+    ]
+
+
+def makers(cupy: Any, torch: Any) -> Makers:
     """Return what makes each group of cases."""
     return [
         lambda: lstm_cases(cupy, torch, np.float32, 100, 64, 512, 512),

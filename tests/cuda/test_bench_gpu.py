@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import time
 from collections.abc import Callable
-from types import SimpleNamespace
+from operator import attrgetter
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from arraynn import reference
 from arraynn.cli import _benchmarks
 
 from .conftest import HostCuda, library
 
 gpu = _benchmarks.load("gpu")
-products, rows, sequences = (
-    _benchmarks.load(f"gpu_{name}") for name in ("products", "rows", "sequences")
+elements, products, rows, sequences, steps = (
+    _benchmarks.load(f"gpu_{name}")
+    for name in ("elements", "products", "rows", "sequences", "steps")
 )
 
 
@@ -48,7 +53,7 @@ def on_device(a: Any) -> Any:
 
 def function_of_host(name: str) -> Callable[..., Any]:
     """NumPy's function on arrays of the device."""
-    function = getattr(np, name)
+    function = attrgetter(name)(np)
 
     def call(first: Any, *arguments: Any, **options: Any) -> Any:
         first = first.get() if isinstance(first, library.ndarray) else first
@@ -57,31 +62,51 @@ def function_of_host(name: str) -> Callable[..., Any]:
     return call
 
 
+def scatter_add(sums: Any, indices: Any, values: Any) -> None:
+    np.add.at(sums._host, indices._host, values._host)
+
+
+def softmax(x: Any, axis: int) -> Any:
+    return on_device(reference.softmax(x.get(), axis))
+
+
 @pytest.fixture
-def cupy(device: Any) -> Any:
+def cupy(device: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The functions of CuPy that the cases call, on the emulated device."""
     if not isinstance(device, HostCuda):
         pytest.skip("on a GPU it is the benchmark itself that runs")
     attributes = SimpleNamespace(attributes={"L2CacheSize": 1})
-    names = ("ascontiguousarray", "asarray", "empty", "empty_like", "moveaxis", "ones")
+    names = ("ascontiguousarray", "asarray", "empty", "empty_like", "exp", "moveaxis", "ones")
+    special = ModuleType("cupyx.scipy.special")
+    special.erf = lambda x: on_device(np.vectorize(math.erf)(x.get()).astype(x.dtype))
+    special.softmax = softmax
+    for name in ("cupyx", "cupyx.scipy"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, special.__name__, special)
+    windows = SimpleNamespace(
+        sliding_window_view=function_of_host("lib.stride_tricks.sliding_window_view")
+    )
     return SimpleNamespace(
+        add=SimpleNamespace(at=scatter_add),
+        fuse=lambda: lambda function: function,
+        lib=SimpleNamespace(stride_tricks=windows),
         random=SimpleNamespace(default_rng=Random),
         cuda=SimpleNamespace(
             Device=lambda: attributes,
             Event=Event,
             get_elapsed_time=lambda first, last: 1e3 * (last.time - first.time),
         ),
-        **{name: function_of_host(name) for name in names},
+        **{name: function_of_host(name) for name in (*names, "maximum", "pad", "sqrt", "zeros")},
     )
 
 
 #: Groups of cases, at sizes that cover what a tile leaves over.
 GROUPS: dict[str, Callable[[Any, Any], list[Any]]] = {
-    "elementwise": lambda cupy, t: gpu.elementwise_cases(cupy, None, t, 5000),
-    "glu": lambda cupy, t: gpu.glu_cases(cupy, None, t, 6, 40),
-    "lookup": lambda cupy, t: gpu.lookup_cases(cupy, None, t, 32, 50),
-    "adam": lambda cupy, t: [gpu.adam_case(cupy, None, [101] * 3, "3 tensors", t)],
-    "steps": lambda cupy, t: gpu.simple_step_cases(cupy, None, 101, t),
+    "elementwise": lambda cupy, t: elements.elementwise_cases(cupy, None, t, 5000),
+    "glu": lambda cupy, t: elements.glu_cases(cupy, None, t, 6, 40),
+    "lookup": lambda cupy, t: elements.lookup_cases(cupy, None, t, 32, 50),
+    "adam": lambda cupy, t: [steps.adam_case(cupy, None, [101] * 3, "3 tensors", t)],
+    "steps": lambda cupy, t: steps.simple_step_cases(cupy, None, 101, t),
     "decode": lambda cupy, t: sequences.decode_cases(cupy, None, t, 2, 4, 2, 70, 32),
     "linear": lambda cupy, t: products.linear_cases(cupy, None, t, 33, 70, 40),
     "conv": lambda cupy, t: products.conv_cases(
@@ -159,31 +184,36 @@ class Torch:
     def from_dlpack(self, a: Any) -> Any:
         return self.torch.from_numpy(a._host)
 
+    def compile(self, function: Any, dynamic: bool) -> Any:
+        assert not dynamic
+        return function
 
-#: The groups that take PyTorch, with it.
-PEERS: dict[str, Callable[[Any, Any], list[Any]]] = {
-    "elementwise": lambda cupy, torch: gpu.elementwise_cases(cupy, torch, np.float32, 5000),
-    "adam": lambda cupy, torch: [gpu.adam_case(cupy, torch, [101] * 3, "3 tensors")],
-    "steps": lambda cupy, torch: gpu.simple_step_cases(cupy, torch, 101),
-    "glu": lambda cupy, torch: gpu.glu_cases(cupy, torch, np.float64, 6, 40),
-    "lookup": lambda cupy, torch: gpu.lookup_cases(cupy, torch, np.float32, 32, 50),
-    "pool first": lambda cupy, torch: gpu.pool_cases(cupy, torch, "channels_first", 2, 3, 14),
-    "pool last": lambda cupy, torch: gpu.pool_cases(cupy, torch, "channels_last", 2, 3, 14),
-    "linear": lambda cupy, torch: products.linear_cases(cupy, torch, np.float32, 33, 70, 40),
-    "conv": lambda cupy, torch: products.conv_cases(
-        cupy, torch, 2, 8, 6, groups=1, layout="channels_last"
+
+#: The groups that take PyTorch, with it, and a compiler that changes nothing.
+PEERS: dict[str, Callable[..., list[Any]]] = {
+    "elementwise": lambda *to: elements.elementwise_cases(*to, np.float32, 5000, compiled=True),
+    "adam": lambda *to: [steps.adam_case(*to, [101] * 3, "3 tensors", compiled=True)],
+    "adam of one": lambda *to: [steps.adam_case(*to, [101], "1 tensor", compiled=True)],
+    "steps": lambda *to: steps.simple_step_cases(*to, 101, compiled=True),
+    "glu": lambda *to: elements.glu_cases(*to, np.float64, 6, 40, compiled=True),
+    "lookup": lambda *to: elements.lookup_cases(*to, np.float32, 32, 50, compiled=True),
+    "pool first": lambda *to: gpu.pool_cases(*to, "channels_first", 2, 3, 14, compiled=True),
+    "pool last": lambda *to: gpu.pool_cases(*to, "channels_last", 2, 3, 14, compiled=True),
+    "linear": lambda *to: products.linear_cases(*to, np.float32, 33, 70, 40, compiled=True),
+    "conv": lambda *to: products.conv_cases(
+        *to, 2, 8, 6, groups=1, layout="channels_last", compiled=True
     ),
-    "attention": lambda cupy, torch: products.attention_cases(
-        cupy, torch, 2, 2, 70, 32, causal=True
+    "attention": lambda *to: products.attention_cases(
+        *to, 2, 2, 70, 32, causal=True, compiled=True
     ),
-    "rows": lambda cupy, torch: rows.row_cases(cupy, torch, np.float32, 5, 300),
-    "image first": lambda cupy, torch: rows.image_cases(
-        cupy, torch, (2, 64, 5, 5), "channels_first"
+    "rows": lambda *to: rows.row_cases(*to, np.float32, 5, 300, compiled=True),
+    "image first": lambda *to: rows.image_cases(
+        *to, (2, 64, 5, 5), "channels_first", compiled=True
     ),
-    "image last": lambda cupy, torch: rows.image_cases(cupy, torch, (2, 5, 5, 64), "channels_last"),
-    "lstm": lambda cupy, torch: sequences.lstm_cases(cupy, torch, np.float32, 5, 3, 10, 20),
-    "decode": lambda cupy, torch: sequences.decode_cases(cupy, torch, np.float32, 2, 4, 2, 70, 32),
-    "fold": lambda cupy, torch: sequences.fold_cases(cupy, torch, np.float32, 2, 3, 7),
+    "image last": lambda *to: rows.image_cases(*to, (2, 5, 5, 64), "channels_last", compiled=True),
+    "lstm": lambda *to: sequences.lstm_cases(*to, np.float32, 5, 3, 10, 20),
+    "decode": lambda *to: sequences.decode_cases(*to, np.float32, 2, 4, 2, 70, 32, compiled=True),
+    "fold": lambda *to: sequences.fold_cases(*to, np.float32, 2, 3, 7, compiled=True),
 }
 
 
@@ -205,16 +235,57 @@ def as_arrays(result: Any) -> list[Any]:
 
 @pytest.mark.parametrize("group", list(PEERS))
 def test_peers_do_the_same(cupy: Any, group: str) -> None:
-    """PyTorch's side of every case runs, on the same numbers, and gives what ours gives."""
+    """Every peer of every case runs, on the same numbers, and gives what ours gives."""
     for case in PEERS[group](cupy, Torch()):
-        if "torch" not in case.calls:
-            assert case.name.startswith(("swiglu_backward", "rope")), case.name
-            continue
-        theirs, ours = (as_arrays(case.calls[name](0)) for name in ("torch", "arraynn"))
-        if not theirs or not ours or case.name.startswith("dropout"):
-            continue
-        got, expected = ours[0], theirs[0]
-        if got.shape != expected.shape:
-            got = np.moveaxis(got, -1, 1)  # PyTorch's view of channels_last
-        scale = max(1.0, float(np.abs(expected).max()))
-        np.testing.assert_allclose(got, expected, 1e-3, 1e-4 * scale, err_msg=case.name)
+        assert "torch" in case.calls, case.name
+        if group not in ("lstm", "adam"):
+            assert "torch.compile" in case.calls, case.name
+        for name in case.calls:
+            if name.startswith("arraynn"):
+                continue
+            theirs, ours = (as_arrays(case.calls[n](0)) for n in (name, "arraynn"))
+            if not theirs or not ours or case.name.startswith("dropout"):
+                continue
+            got, expected = ours[0], theirs[0]
+            if got.shape != expected.shape:
+                got = np.moveaxis(got, -1, 1)  # PyTorch's view of channels_last
+            scale = max(1.0, float(np.abs(expected).max()))
+            message = f"{case.name}, {name}"
+            np.testing.assert_allclose(got, expected, 1e-3, 1e-4 * scale, err_msg=message)
+
+
+@pytest.mark.parametrize("peer", ["torch.compile", "cupy"])
+def test_peers_take_the_same_steps(cupy: Any, peer: str) -> None:
+    """From the same state: the parameter afterwards."""
+
+    def cases() -> list[Any]:
+        return [
+            *PEERS["adam of one"](cupy, Torch()),
+            *PEERS["steps"](cupy, Torch()),
+        ]
+
+    for ours, theirs in zip(cases(), cases(), strict=True):
+        ours.calls["arraynn"](0)
+        expected, _ = ours.answer("arraynn")
+        got = theirs.calls[peer](0)
+        got = got[0].get() if peer == "cupy" else theirs.answer("arraynn")[0]
+        np.testing.assert_allclose(got, expected, 1e-5, 1e-6, err_msg=ours.name)
+
+
+def test_a_compiler_that_fails_is_no_peer(cupy: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    torch = Torch()
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no compiler")
+
+    torch.compile = lambda *_, **__: fail
+    cases = [case for group in ("glu", "attention") for case in PEERS[group](cupy, torch)]
+    assert all("torch.compile" not in case.calls and "torch" in case.calls for case in cases)
+    assert "torch.compile: RuntimeError" in capsys.readouterr().err
+
+
+def test_every_module_has_compiled_cases(cupy: Any) -> None:
+    """What makes them is listed; at their sizes they are for a GPU."""
+    assert len(gpu.compiled_makers(cupy, None)) >= 12
+    for maker in [*gpu.compiled_makers(cupy, None), *gpu.plain_makers(cupy, None)]:
+        assert callable(maker)
