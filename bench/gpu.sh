@@ -3,7 +3,8 @@
 # network. Needs nvcc, CMake, ninja, a compiler, and in python3 pybind11, pytest, hypothesis, CuPy and
 # PyTorch. Builds for this device, records what PTX instructions give (golden.json, to be committed
 # as tests/host_cuda/golden.json), runs the benchmarks, the device half of the tests and compute-sanitizer
-# on a part of them. OUT_DIR gets build.txt, golden.*, gpu.json, gpu.txt, tests.txt, sanitizer-*.txt.
+# on a part of them, and once more one shape of every family beside torch.compile. OUT_DIR gets build.txt,
+# golden.*, gpu.json, gpu.txt, tests.txt, sanitizer-*.txt, compiled.json, compiled.txt.
 # Every part runs even when one before it failed, within what is left of the time; the exit code is 1 then.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -68,5 +69,7 @@ if command -v compute-sanitizer >/dev/null; then
       --target-processes all "${pytest[@]}" -k "$subset" -x
   done
 fi
+# In what is left: PyTorch's compiler takes seconds a function.
+SHOW=20 part compiled 150 "$python" -m bench.gpu --compiled --json "$out/compiled.json"
 echo "all $SECONDS s"
 exit $failed
