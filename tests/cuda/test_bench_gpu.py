@@ -284,8 +284,9 @@ def test_a_compiler_that_fails_is_no_peer(cupy: Any, capsys: pytest.CaptureFixtu
     assert "torch.compile: RuntimeError" in capsys.readouterr().err
 
 
-def test_every_module_has_compiled_cases(cupy: Any) -> None:
-    """What makes them is listed; at their sizes they are for a GPU."""
-    assert len(gpu.compiled_makers(cupy, None)) >= 12
-    for maker in [*gpu.compiled_makers(cupy, None), *gpu.plain_makers(cupy, None)]:
-        assert callable(maker)
+def test_groups_of_cases(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the benchmark are of sizes for a GPU: only that they are found."""
+    monkeypatch.setattr(gpu, "sixteen_bits", lambda _: [np.dtype(np.float16)])
+    compiled, plain = gpu.compiled_makers(cupy, None), gpu.plain_makers(cupy, None)
+    assert len(compiled) >= 12
+    assert len(plain) >= 35
