@@ -180,9 +180,10 @@ template <class Tile, class F>
 __device__ __forceinline__ void for_rows([[maybe_unused]] std::int64_t rows, std::int64_t n,
                                          const F& f) {
   if constexpr (Tile::kClustered) {
-    // As many clusters as rows; written as a loop, which takes fewer registers.
-    in_cluster<Tile>(n, [&](std::int64_t first, std::int64_t step, Chunk chunk) {
-      for (chunk.row = first; chunk.row < rows; chunk.row += step) f(chunk);
+    // As many clusters as rows: what a loop would keep over its rounds does not fit the registers.
+    in_cluster<Tile>(n, [&](std::int64_t row, std::int64_t, Chunk chunk) {
+      chunk.row = row;
+      f(chunk);
     });
   } else {
     const std::int64_t step = std::int64_t{gridDim.x} * Tile::kRows;
