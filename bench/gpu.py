@@ -10,6 +10,7 @@ vendor's products where arithmetic is what bounds a case.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import statistics
 import sys
@@ -122,9 +123,9 @@ def gradients(
 
     calls["torch"] = backward(eager)
     if compiled:
-        # A graph that is gone through many times must keep what it holds.
-        torch._functorch.config.donated_buffer = False
         try:
+            # A graph that is gone through many times must keep what it holds.
+            importlib.import_module("torch._functorch.config").donated_buffer = False
             again = backward(torch.compile(eager, dynamic=False))
         except Exception as error:
             _not_compiled(error)
