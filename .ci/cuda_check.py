@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 ARCHITECTURE = "sm_90"
 #: Of files whose instructions no other architecture has.
-ARCHITECTURES = {"gemm/cuda_hopper.cu": "sm_90a"}
+ARCHITECTURES = {"attention/cuda_hopper.cu": "sm_90a", "gemm/cuda_hopper.cu": "sm_90a"}
 FLAGS = [
     *("-std=c++20", "-O3", "-fmad=false", "--expt-relaxed-constexpr", "-Xcompiler", "-fPIC"),
     *("-DARRAYNN_CUDA", "-DARRAYNN_HOPPER", "-Icsrc/lane", "-Icsrc"),
@@ -48,6 +48,7 @@ REGISTERS = {
     "longest_keys_kernel": 64,
     "gemm_kernel": 168,  # 2 blocks of 256, or 6 (double) and 8 of 64
     "gemm_kernel MmaTile": 255,  # 2 blocks of 128, or 3 and 4
+    "hopper_attention_kernel": 168,  # 1 block of 384; setmaxnreg moves them between warpgroups
     "hopper_gemm_kernel": 168,  # 1 block of 384; setmaxnreg moves them between warpgroups
     "column_sums_kernel": 64,
     "conv_kernel": 255,  # 1 block of 256, or 3 (double) and 4 of 64

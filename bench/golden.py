@@ -74,6 +74,12 @@ def operands(wrapper: Wrapper) -> Any:
         ties = x[8:136].view(np.uint32)
         ties[:64] = (ties[:64] & 0xFFFFE000) | 0x1000  # halfway between two of float16
         ties[64:] = (ties[64:] & 0xFFFF0000) | 0x8000  # and of bfloat16
+        # The second of two is that of another item.
+        return np.stack([np.roll(x, 7 * i) for i in range(wrapper.words)], axis=1).view(np.uint32)
+    if wrapper.kind == "exponents":  # denormal results, 0 and infinity among them
+        x = rng.uniform(-160, 130, ITEMS).astype(np.float32)
+        x[256:] = rng.uniform(-2, 2, ITEMS - 256)
+        x[:6] = [0.0, -0.0, np.inf, -np.inf, 127.99, -126.0]
         return x.view(np.uint32)[:, None]
     x = rng.standard_normal((ITEMS, 16)).astype(np.float32)
     sums = x[:, :4].view(np.uint32)

@@ -2,6 +2,7 @@
 //
 // Bits. Tiles of keys begin at multiples of kN and are taken in order, so a query's result depends neither
 // on the other queries nor on the batch.
+#include "attention/cuda_hopper.hpp"
 #include "attention/cuda_mma.hpp"
 
 namespace arraynn::cuda {
@@ -131,6 +132,11 @@ const std::uint8_t* run_tensor_forward(const AttentionProblem<T>& p) {
     const Grid grid{p.batch * p.heads * call.tiles * call.columns, Tile::kThreads,
                     ChunkRing<Tile, 1>::shared_bytes(chunks)};
     call.repair = repair = scratch<std::uint8_t>(grid.blocks);
+#if defined(ARRAYNN_HOPPER)
+    if constexpr (sizeof(T) == 2) {
+      if (attention_on_hopper(p, repair)) return;
+    }
+#endif
     ARRAYNN_LAUNCH((attention_forward_kernel<Tile>), grid, call);
   });
   return repair;

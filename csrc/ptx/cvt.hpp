@@ -28,6 +28,16 @@ ARRAYNN_PTX_FUNCTION std::uint16_t cvt_rn_bf16_f32(float f) {
               asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(h) : "f"(f)); return h);
 }
 
+// cvt.rn.f16x2.f32, cvt.rn.bf16x2.f32: two numbers at once, `high` in the upper half.
+ARRAYNN_PTX_FUNCTION std::uint32_t cvt_rn_f16x2_f32(float low, float high) {
+  ARRAYNN_PTX(host_ptx::cvt_rn_f16x2_f32(low, high), std::uint32_t r;
+              asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low)); return r);
+}
+ARRAYNN_PTX_FUNCTION std::uint32_t cvt_rn_bf16x2_f32(float low, float high) {
+  ARRAYNN_PTX(host_ptx::cvt_rn_bf16x2_f32(low, high), std::uint32_t r;
+              asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low)); return r);
+}
+
 // cvt.rna.tf32.f32: to nearest of 11 bits, ties away from zero; the low 13 bits of the result are 0.
 ARRAYNN_PTX_FUNCTION std::uint32_t cvt_rna_tf32_f32(float f) {
   ARRAYNN_PTX(host_ptx::cvt_rna_tf32_f32(f), std::uint32_t r;

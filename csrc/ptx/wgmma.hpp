@@ -1,12 +1,14 @@
-// Matrix products of a warpgroup, four warps whose first is a multiple of 4, from shared memory (sm_90a),
-// d = a b or d += a b with float32 sums: a is 64 x 16, b 16 x N of 16-bit elements. All 128 threads take part.
+// Matrix products of a warpgroup, four warps whose first is a multiple of 4 (sm_90a), d = a b or d += a b with
+// float32 sums: a is 64 x 16, in shared memory or (_rs) in registers, b 16 x N of 16-bit elements in shared
+// memory. All 128 threads take part.
 //
-// They are asynchronous. Before the first of them, and after d was touched: wgmma_fence(). Then products,
-// wgmma_commit_group(), wgmma_wait_group<pending>(); only then may d, and what they read, be touched, each
-// warp's share once that warp has waited.
+// They are asynchronous. Before the first of them, and after d or an a in registers was touched: wgmma_fence().
+// Then products, wgmma_commit_group(), wgmma_wait_group<pending>(); only then may d, and what they read, be
+// touched, each warp's share once that warp has waited.
 //
 // With w = warp % 4, g = lane / 4 and t = lane % 4:
 //   d[i]: row 16 w + g + 8 (i / 2 % 2), column 8 (i / 4) + 2 t + i % 2
+//   a[r], two elements: row 16 w + g + 8 (r % 2), columns 8 (r / 2) + 2 t and the next, in its upper half
 // An operand in shared memory is told by a descriptor ("Matrix descriptor format" in the PTX manual), here
 // always with the swizzle of 128 bytes: the address, whose bits 4 to 6 are those plus (xor) bits 7 to 9, of
 //   along k       element (i, k): 128 (i % 8) + stride (i / 8) + 2 k
@@ -107,6 +109,19 @@ ARRAYNN_PTX_FUNCTION void setmaxnreg_inc() {
                              : "l"(x), "l"(y), "r"(static_cast<int>(accumulate)),                  \
                                "n"(kAlongA ? 0 : 1), "n"(kAlongB ? 0 : 1)));                       \
   }
+// The same with a in registers, which the product reads until it is waited for.
+#define ARRAYNN_WGMMA_RS(n, type, sums, texts, a, b, p, tb)                                        \
+  template <bool kAlongB>                                                                          \
+  ARRAYNN_PTX_FUNCTION void wgmma_rs_m64n##n##k16_##type(                                          \
+      float (&d)[n / 2], const std::uint32_t (&x)[4], std::uint64_t y, bool accumulate) {          \
+    ARRAYNN_PTX((host_ptx::wgmma_rs_##type(n, kAlongB, d, x, y, accumulate)),                      \
+                asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " p ", 0;\n"                        \
+                             "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." #type "." #type     \
+                             " {" texts "}, {" a "}, " b ", p, 1, 1, " tb ";\n}"                   \
+                             : sums                                                                \
+                             : "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3]), "l"(y),                 \
+                               "r"(static_cast<int>(accumulate)), "n"(kAlongB ? 0 : 1)));          \
+  }
 #define ARRAYNN_SUMS_32 ARRAYNN_D32(0)
 #define ARRAYNN_SUMS_64 ARRAYNN_SUMS_32, ARRAYNN_D32(32)
 #define ARRAYNN_SUMS_128 ARRAYNN_SUMS_64, ARRAYNN_D32(64), ARRAYNN_D32(96)
@@ -119,6 +134,13 @@ ARRAYNN_WGMMA(256, f16, ARRAYNN_SUMS_128, ARRAYNN_TEXTS_128, "%128", "%129", "%1
 ARRAYNN_WGMMA(64, bf16, ARRAYNN_SUMS_32, ARRAYNN_TEXTS_32, "%32", "%33", "%34", "%35", "%36")
 ARRAYNN_WGMMA(128, bf16, ARRAYNN_SUMS_64, ARRAYNN_TEXTS_64, "%64", "%65", "%66", "%67", "%68")
 ARRAYNN_WGMMA(256, bf16, ARRAYNN_SUMS_128, ARRAYNN_TEXTS_128, "%128", "%129", "%130", "%131", "%132")
+ARRAYNN_WGMMA_RS(64, f16, ARRAYNN_SUMS_32, ARRAYNN_TEXTS_32, "%32, %33, %34, %35", "%36", "%37", "%38")
+ARRAYNN_WGMMA_RS(128, f16, ARRAYNN_SUMS_64, ARRAYNN_TEXTS_64, "%64, %65, %66, %67", "%68", "%69", "%70")
+ARRAYNN_WGMMA_RS(256, f16, ARRAYNN_SUMS_128, ARRAYNN_TEXTS_128, "%128, %129, %130, %131", "%132", "%133", "%134")
+ARRAYNN_WGMMA_RS(64, bf16, ARRAYNN_SUMS_32, ARRAYNN_TEXTS_32, "%32, %33, %34, %35", "%36", "%37", "%38")
+ARRAYNN_WGMMA_RS(128, bf16, ARRAYNN_SUMS_64, ARRAYNN_TEXTS_64, "%64, %65, %66, %67", "%68", "%69", "%70")
+ARRAYNN_WGMMA_RS(256, bf16, ARRAYNN_SUMS_128, ARRAYNN_TEXTS_128, "%128, %129, %130, %131", "%132", "%133", "%134")
+#undef ARRAYNN_WGMMA_RS
 #undef ARRAYNN_WGMMA
 #undef ARRAYNN_TEXTS_128
 #undef ARRAYNN_TEXTS_64

@@ -36,6 +36,7 @@ struct Copy {
 struct WarpProduct {
   Product p;
   std::array<float*, kWarp> d;
+  std::array<const std::uint32_t*, kWarp> x;
   int warp;
   Site site;
 };
@@ -130,13 +131,25 @@ double element(const Operand& o, std::uint32_t i, std::uint32_t k, const WarpPro
 
 void make(const WarpProduct& w) {
   constexpr std::uint32_t kDepth = 16, kRows = 16;
-  const Operand a = decode(w.p.a, w.p.along_a, w.site), b = decode(w.p.b, w.p.along_b, w.site);
+  const Operand b = decode(w.p.b, w.p.along_b, w.site);
   const auto n = static_cast<std::uint32_t>(w.p.n);
   const std::uint32_t first = static_cast<std::uint32_t>(w.warp % kWarpsOfGroup) * kRows;
   double x[kRows][kDepth];
   std::vector<std::array<double, kDepth>> y(n);
+  if (w.p.x == nullptr) {
+    const Operand a = decode(w.p.a, w.p.along_a, w.site);
+    for (std::uint32_t i = 0; i < kRows; ++i) {
+      for (std::uint32_t k = 0; k < kDepth; ++k) x[i][k] = element(a, first + i, k, w);
+    }
+  } else {  // registers hold what they hold now
+    for (std::uint32_t i = 0; i < kRows; ++i) {
+      for (std::uint32_t k = 0; k < kDepth; ++k) {
+        const std::uint32_t pair = w.x[i % 8 * 4 + k % 8 / 2][i / 8 + k / 8 * 2];
+        x[i][k] = static_cast<double>(w.p.to_float(static_cast<std::uint16_t>(pair >> k % 2 * 16)));
+      }
+    }
+  }
   for (std::uint32_t k = 0; k < kDepth; ++k) {
-    for (std::uint32_t i = 0; i < kRows; ++i) x[i][k] = element(a, first + i, k, w);
     for (std::uint32_t j = 0; j < n; ++j) y[j][k] = element(b, j, k, w);
   }
   for (std::uint32_t lane = 0; lane < kWarp; ++lane) {
@@ -159,13 +172,14 @@ struct ProductSlot {
 void begin_product(void* const* slots, std::uint32_t, std::uint64_t) {
   const auto& first = *static_cast<const ProductSlot*>(slots[0]);
   Warp& warp = warps[static_cast<std::size_t>(warp_index())];
-  WarpProduct w{first.p, {}, warp_index(), first.site};
+  WarpProduct w{first.p, {}, {}, warp_index(), first.site};
   for (std::size_t lane = 0; lane < kWarp; ++lane) {
     const Product& p = static_cast<const ProductSlot*>(slots[lane])->p;
     if (p.a != w.p.a || p.b != w.p.b || p.accumulate != w.p.accumulate) {
       fault("lanes of a warp call wgmma with different operands", first.site);
     }
     w.d[lane] = p.d;
+    w.x[lane] = p.x;
   }
   if (!warp.fenced) fault("wgmma without a wgmma.fence since d could be touched", first.site);
   ++warp.made;

@@ -31,7 +31,8 @@ void copy_box(void* shared, const void* map, std::int32_t x, std::int32_t y, std
               void* barrier, Site site);
 
 struct Product {
-  float* d;  // of this thread
+  float* d;                // of this thread
+  const std::uint32_t* x;  // and its part of a, where that is in registers; or null
   std::uint64_t a, b;
   int n;
   bool along_a, along_b, accumulate;

@@ -5,6 +5,7 @@
 #include "golden.hpp"
 #include "ptx/cp_async.hpp"
 #include "ptx/cvt.hpp"
+#include "ptx/ex2.hpp"
 #include "ptx/ld_st.hpp"
 #include "ptx/mma.hpp"
 
@@ -109,6 +110,12 @@ __device__ __forceinline__ void products(const Words* in, Words* out, int items,
     for_items<1, 1>(in, out, items,                                                           \
                     [](const Words* a, Words* r, int) { r[0] = ptx::name(as_float(a[0])); }); \
   }
+#define ARRAYNN_GOLDEN_ROUND_TWO(name)                                  \
+  ARRAYNN_GOLDEN_KERNEL(name) {                                         \
+    for_items<2, 1>(in, out, items, [](const Words* a, Words* r, int) { \
+      r[0] = ptx::name(as_float(a[0]), as_float(a[1]));                 \
+    });                                                                 \
+  }
 #define ARRAYNN_GOLDEN_PRODUCT(name)                                                             \
   ARRAYNN_GOLDEN_KERNEL(name) {                                                                  \
     products(in, out, items,                                                                     \
@@ -127,6 +134,13 @@ ARRAYNN_GOLDEN_WIDEN(cvt_f32_bf16)
 ARRAYNN_GOLDEN_ROUND(cvt_rn_f16_f32)
 ARRAYNN_GOLDEN_ROUND(cvt_rn_bf16_f32)
 ARRAYNN_GOLDEN_ROUND(cvt_rna_tf32_f32)
+ARRAYNN_GOLDEN_ROUND_TWO(cvt_rn_f16x2_f32)
+ARRAYNN_GOLDEN_ROUND_TWO(cvt_rn_bf16x2_f32)
+ARRAYNN_GOLDEN_KERNEL(ex2_approx_ftz_f32) {
+  for_items<1, 1>(in, out, items, [](const Words* a, Words* r, int) {
+    r[0] = as_words(ptx::ex2_approx_ftz_f32(as_float(a[0])));
+  });
+}
 ARRAYNN_GOLDEN_PRODUCT(mma_m16n8k16_f16)
 ARRAYNN_GOLDEN_PRODUCT(mma_m16n8k16_bf16)
 ARRAYNN_GOLDEN_PRODUCT(mma_m16n8k8_tf32)

@@ -156,6 +156,11 @@ std::uint32_t cvt_rna_tf32_f32(float f) {
   return (std::bit_cast<std::uint32_t>(f) + (std::isinf(f) ? 0u : 0x1000u)) & 0xFFFFE000u;
 }
 
+float ex2_approx_ftz_f32(float x) {
+  const auto e = static_cast<float>(std::exp2(static_cast<double>(x)));
+  return e < 0x1p-126f ? 0.0f : e;
+}
+
 void mma_m16n8k16_f16(float* d, const std::uint32_t* a, const std::uint32_t* b, Site site) {
   multiply_with(&multiply_16bit<cvt_f32_f16>, d, a, b, site);
 }

@@ -120,14 +120,29 @@ float cvt_f32_bf16(std::uint16_t h);
 std::uint16_t cvt_rn_f16_f32(float f);
 std::uint16_t cvt_rn_bf16_f32(float f);
 std::uint32_t cvt_rna_tf32_f32(float f);
+inline std::uint32_t cvt_rn_f16x2_f32(float low, float high) {
+  return cvt_rn_f16_f32(low) | static_cast<std::uint32_t>(cvt_rn_f16_f32(high)) << 16;
+}
+inline std::uint32_t cvt_rn_bf16x2_f32(float low, float high) {
+  return cvt_rn_bf16_f32(low) | static_cast<std::uint32_t>(cvt_rn_bf16_f32(high)) << 16;
+}
+float ex2_approx_ftz_f32(float x);
 
 inline void wgmma_f16(int n, bool along_a, bool along_b, float* d, std::uint64_t a, std::uint64_t b,
                       bool accumulate, HOST_PTX_SITE) {
-  host_cuda::wgmma({d, a, b, n, along_a, along_b, accumulate, &cvt_f32_f16}, site);
+  host_cuda::wgmma({d, nullptr, a, b, n, along_a, along_b, accumulate, &cvt_f32_f16}, site);
 }
 inline void wgmma_bf16(int n, bool along_a, bool along_b, float* d, std::uint64_t a,
                        std::uint64_t b, bool accumulate, HOST_PTX_SITE) {
-  host_cuda::wgmma({d, a, b, n, along_a, along_b, accumulate, &cvt_f32_bf16}, site);
+  host_cuda::wgmma({d, nullptr, a, b, n, along_a, along_b, accumulate, &cvt_f32_bf16}, site);
+}
+inline void wgmma_rs_f16(int n, bool along_b, float* d, const std::uint32_t* a, std::uint64_t b,
+                         bool accumulate, HOST_PTX_SITE) {
+  host_cuda::wgmma({d, a, 0, b, n, true, along_b, accumulate, &cvt_f32_f16}, site);
+}
+inline void wgmma_rs_bf16(int n, bool along_b, float* d, const std::uint32_t* a, std::uint64_t b,
+                          bool accumulate, HOST_PTX_SITE) {
+  host_cuda::wgmma({d, a, 0, b, n, true, along_b, accumulate, &cvt_f32_bf16}, site);
 }
 
 #undef HOST_PTX_SITE

@@ -1,0 +1,731 @@
+// The forward of attention on Hopper: see cuda_hopper.hpp. Compiled for sm_90a alone.
+#include "attention/cuda_hopper.hpp"
+
+#include "attention/cuda_tile.hpp"
+#include "core/cuda_tensor_map.hpp"
+#include "ptx/bulk.hpp"
+#include "ptx/cvt.hpp"
+#include "ptx/ex2.hpp"
+#include "ptx/mbarrier.hpp"
+#include "ptx/wgmma.hpp"
+
+#if defined(__CUDA_ARCH__) && !defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#error "wgmma and setmaxnreg are instructions of sm_90a"
+#endif
+
+namespace arraynn::cuda {
+namespace {
+
+using Words = std::uint32_t;
+
+constexpr int kGroup = 128, kGroupRows = 64;  // threads, queries of a warpgroup
+constexpr int kMultipliers = 2;               // warpgroups
+constexpr int kThreads = (1 + kMultipliers) * kGroup;
+constexpr int kWarps = kMultipliers * kGroup / kWarp;  // that multiply
+constexpr int kRowBytes = 128, kAtomBytes = 1024, kBox = 64;
+constexpr int kCopyRegisters = 24, kMultiplyRegisters = 240;
+static_assert(kGroup * (kCopyRegisters + kMultipliers * kMultiplyRegisters) <= 65536);
+constexpr int kSplits = 2;  // parts of a factor
+constexpr float kHidden = -__builtin_inff();
+constexpr float kLog2e = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
+
+template <class T, int kDim_, int kDimV_, bool kOptions_>
+struct FlashTile {
+  using Element = T;
+  static constexpr int kDim = kDim_, kDimV = kDimV_;
+  static constexpr bool kOptions = kOptions_;
+  static constexpr int kM = kMultipliers * kGroupRows, kN = kDimV > 128 || kOptions ? 64 : 128;
+  static constexpr int kBytesQ = kM * kDim * 2, kBytesK = kN * kDim * 2, kBytesV = kN * kDimV * 2;
+  static constexpr int kFit = ((220 << 10) - kBytesQ) / (kBytesK + kBytesV);
+  static constexpr int kStages = kFit < 4 ? kFit : 4;
+  static_assert(kStages >= 2);
+  // What factors, 1 at most, are multiplied by, as a power of two: float16 has no small numbers.
+  static constexpr float kShift = std::is_same_v<T, Half> ? 14.0f : 0.0f;
+  using Scores = float[kN / 2];
+  using Sums = float[kDimV / 2];
+  using Factors = Words[kSplits][kN / 16][4];
+};
+
+template <class Tile>
+struct alignas(kAtomBytes) FlashStorage {
+  struct Stage {
+    unsigned char k[Tile::kBytesK], v[Tile::kBytesV];
+  };
+  unsigned char q[Tile::kBytesQ];
+  Stage stages[Tile::kStages];
+  std::uint64_t k_full[Tile::kStages], k_empty[Tile::kStages];
+  std::uint64_t v_full[Tile::kStages], v_empty[Tile::kStages];
+  std::uint64_t q_full, q_empty, tail, turn[kMultipliers], done[kMultipliers];
+  std::uint8_t wrong[2][kWarps];  // of this tile of the result, and of the one before or behind
+};
+
+// Where vectors of an array lie in its map: row `l + b rows`, of `count`, plane `h + b planes`.
+struct FlashRows {
+  int rows, planes;
+  std::int64_t count;
+};
+
+template <class T>
+struct FlashCall {
+  TensorMap q, k, v;
+  AttentionProblem<T> p;
+  FlashRows rows_q, rows_k, rows_v;
+  unsigned tiles, works;  // of the queries of a head, of all heads
+  float factor;           // c of the exponent
+  bool packed;            // results leave 16 bytes at a time
+  std::int64_t notes, columns;
+  std::uint8_t* repair;
+};
+
+// A tile of the result: its head, its first query, the keys that it sees.
+struct FlashWork {
+  std::int64_t b, h, kv_head;
+  AttentionSequence seq;
+  int query, count, begin, end;
+
+  template <class Tile, class T>
+  __device__ __forceinline__ static FlashWork of(const FlashCall<T>& call, unsigned index) {
+    const AttentionProblem<T>& p = call.p;
+    // Heads that share keys are neighbours. From the end: where keys behind a query are hidden
+    // the last queries have the most.
+    const auto group = static_cast<unsigned>(p.heads / p.kv_heads),
+               kv_heads = static_cast<unsigned>(p.kv_heads);
+    const unsigned each = call.tiles * group, head = index / each, rest = index - head * each;
+    const unsigned tile = call.tiles - 1 - rest / group;
+    FlashWork work;
+    work.b = head / kv_heads;
+    work.kv_head = head % kv_heads;
+    work.h = work.kv_head * group + rest % group;
+    work.seq = sequence_of(p, work.b);
+    work.query = static_cast<int>(tile) * Tile::kM;
+    work.count = static_cast<int>(min_i(Tile::kM, work.seq.queries - work.query));
+    work.begin = work.end = 0;
+    if (work.count > 0) {
+      const Range first = visible_keys(p, work.seq, work.query),
+                  last = visible_keys(p, work.seq, work.query + work.count - 1);
+      work.end = static_cast<int>(max_i(0, last.end));
+      work.begin = static_cast<int>(min_i(first.begin, work.end)) / Tile::kN * Tile::kN;
+    }
+    return work;
+  }
+};
+
+// f(work) of all tiles of this block that have queries.
+template <class Tile, class T, class F>
+__device__ __forceinline__ void for_works(const FlashCall<T>& call, const F& f) {
+  unsigned place = blockIdx.x;
+#pragma unroll 1
+  for (unsigned first = 0; first < call.works; first += gridDim.x) {
+    if (first + place < call.works) {
+      const FlashWork work = FlashWork::of<Tile>(call, first + place);
+      if (work.count > 0) f(work);
+    }
+    place = gridDim.x - 1 - place;
+  }
+}
+
+// A stage, and the parity of its barriers' phase: 0 on the first way round.
+template <class Tile>
+struct FlashTurn {
+  int stage = 0;
+  std::uint32_t parity = 0;
+  __device__ __forceinline__ void next() {
+    if (++stage == Tile::kStages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+__device__ __forceinline__ void wait(std::uint64_t* barrier, std::uint32_t parity) {
+  while (!ptx::mbarrier_try_wait_parity(barrier, parity)) {
+  }
+}
+
+// ---- copies -----------------------------------------------------------------------------------------
+
+// kRows vectors from row `first` of a plane on, kDim elements of each.
+template <int kRows, int kDim>
+__device__ __forceinline__ void copy_vectors(unsigned char* to, const TensorMap& map,
+                                             std::int64_t first, std::int64_t plane,
+                                             std::uint64_t* full) {
+#pragma unroll
+  for (int c = 0; c < kDim / kBox; ++c) {
+    ptx::cp_async_bulk_tensor_3d(to + c * kRows * kRowBytes, &map, c * kBox,
+                                 static_cast<int>(first), static_cast<int>(plane), full);
+  }
+}
+
+// Rows [from, kRows) become zeros, by a warp.
+template <int kRows, int kDim>
+__device__ __forceinline__ void clear_vectors(unsigned char* v, int from, int lane) {
+  constexpr int kPacks = kRowBytes / 16;
+#pragma unroll
+  for (int c = 0; c < kDim / kBox; ++c) {
+#pragma unroll 1
+    for (int i = from * kPacks + lane; i < kRows * kPacks; i += kWarp) {
+      memset(v + (c * kRows * kPacks + i) * 16, 0, 16);
+    }
+  }
+}
+
+// The one warp that copies; one lane does.
+template <class Tile, class T>
+__device__ __forceinline__ void copy_works(const FlashCall<T>& call, FlashStorage<Tile>& shared,
+                                           int lane) {
+  constexpr int kN = Tile::kN;
+  FlashTurn<Tile> turn;
+  std::uint32_t q_parity = 0, tail_parity = 0;
+  for_works<Tile>(call, [&](const FlashWork& work) {
+    if (work.begin >= work.end) return;
+    if (lane == 0) {
+      wait(&shared.q_empty, q_parity ^ 1);
+      ptx::mbarrier_arrive_expect_tx(&shared.q_full, Tile::kBytesQ);
+      copy_vectors<Tile::kM, Tile::kDim>(shared.q, call.q,
+                                         work.b * call.rows_q.rows + work.seq.q0 + work.query,
+                                         work.b * call.rows_q.planes + work.h, &shared.q_full);
+    }
+    q_parity ^= 1;
+    const std::int64_t row_k = work.b * call.rows_k.rows + work.seq.k0,
+                       row_v = work.b * call.rows_v.rows + work.seq.k0;
+#pragma unroll 1
+    for (int key = work.begin; key < work.end; key += kN) {
+      auto& stage = shared.stages[turn.stage];
+      std::uint64_t* const k_full = &shared.k_full[turn.stage];
+      std::uint64_t* const v_full = &shared.v_full[turn.stage];
+      // Vectors that are there, but no part of the sequence.
+      const bool tail = work.seq.keys < key + kN && row_v + work.seq.keys < call.rows_v.count;
+      if (lane == 0) {
+        wait(&shared.k_empty[turn.stage], turn.parity ^ 1);
+        ptx::mbarrier_arrive_expect_tx(k_full, Tile::kBytesK);
+        copy_vectors<kN, Tile::kDim>(stage.k, call.k, row_k + key,
+                                     work.b * call.rows_k.planes + work.kv_head, k_full);
+        wait(&shared.v_empty[turn.stage], turn.parity ^ 1);
+        std::uint64_t* const full = tail ? &shared.tail : v_full;
+        ptx::mbarrier_arrive_expect_tx(full, Tile::kBytesV);
+        copy_vectors<kN, Tile::kDimV>(stage.v, call.v, row_v + key,
+                                      work.b * call.rows_v.planes + work.kv_head, full);
+      }
+      if (tail) {
+        wait(&shared.tail, tail_parity);
+        tail_parity ^= 1;
+        clear_vectors<kN, Tile::kDimV>(stage.v, static_cast<int>(work.seq.keys) - key, lane);
+        ptx::fence_proxy_async_shared();
+        __syncwarp();  // all are clear
+        if (lane == 0) ptx::mbarrier_arrive(v_full);
+      }
+      turn.next();
+    }
+  });
+}
+
+// ---- products ---------------------------------------------------------------------------------------
+
+// s (+)= q k^T of 16 of a head.
+template <class T, int kCount>
+__device__ __forceinline__ void multiply_scores(float (&s)[kCount], std::uint64_t q,
+                                                std::uint64_t k, bool accumulate) {
+  constexpr bool kHalf = std::is_same_v<T, Half>;
+  if constexpr (kCount == 64 && kHalf) {
+    ptx::wgmma_m64n128k16_f16<true, true>(s, q, k, accumulate);
+  } else if constexpr (kCount == 64) {
+    ptx::wgmma_m64n128k16_bf16<true, true>(s, q, k, accumulate);
+  } else if constexpr (kHalf) {
+    ptx::wgmma_m64n64k16_f16<true, true>(s, q, k, accumulate);
+  } else {
+    ptx::wgmma_m64n64k16_bf16<true, true>(s, q, k, accumulate);
+  }
+}
+// sums (+)= factors of 16 keys times their values.
+template <class T, int kCount>
+__device__ __forceinline__ void multiply_values(float (&sum)[kCount], const Words (&f)[4],
+                                                std::uint64_t v, bool accumulate) {
+  constexpr bool kHalf = std::is_same_v<T, Half>;
+  if constexpr (kCount == 128 && kHalf) {
+    ptx::wgmma_rs_m64n256k16_f16<false>(sum, f, v, accumulate);
+  } else if constexpr (kCount == 128) {
+    ptx::wgmma_rs_m64n256k16_bf16<false>(sum, f, v, accumulate);
+  } else if constexpr (kCount == 64 && kHalf) {
+    ptx::wgmma_rs_m64n128k16_f16<false>(sum, f, v, accumulate);
+  } else if constexpr (kCount == 64) {
+    ptx::wgmma_rs_m64n128k16_bf16<false>(sum, f, v, accumulate);
+  } else if constexpr (kHalf) {
+    ptx::wgmma_rs_m64n64k16_f16<false>(sum, f, v, accumulate);
+  } else {
+    ptx::wgmma_rs_m64n64k16_bf16<false>(sum, f, v, accumulate);
+  }
+}
+
+template <class Tile>
+__device__ __forceinline__ void add_scores(const unsigned char* q, const unsigned char* k,
+                                           typename Tile::Scores& s) {
+  const std::uint64_t a = ptx::matrix_descriptor(ptx::shared_address(q), 0, kAtomBytes),
+                      b = ptx::matrix_descriptor(ptx::shared_address(k), 0, kAtomBytes);
+#pragma unroll
+  for (unsigned c = 0; c < Tile::kDim / kBox; ++c) {
+#pragma unroll
+    for (unsigned step = 0; step < kBox / 16; ++step) {
+      multiply_scores<typename Tile::Element>(s, a + (c * Tile::kM * kRowBytes + step * 32) / 16,
+                                              b + (c * Tile::kN * kRowBytes + step * 32) / 16,
+                                              c > 0 || step > 0);
+    }
+  }
+}
+
+template <class Tile>
+__device__ __forceinline__ void add_values(const typename Tile::Factors& f, const unsigned char* v,
+                                           typename Tile::Sums& sums, bool accumulate) {
+  const std::uint64_t b =
+      ptx::matrix_descriptor(ptx::shared_address(v), Tile::kN * kRowBytes, kAtomBytes);
+#pragma unroll
+  for (unsigned step = 0; step < Tile::kN / 16; ++step) {
+#pragma unroll
+    for (int part = kSplits - 1; part >= 0; --part) {  // the smaller one first
+      multiply_values<typename Tile::Element>(sums, f[part][step], b + step * 2 * kAtomBytes / 16,
+                                              accumulate || step > 0 || part < kSplits - 1);
+    }
+  }
+}
+
+// ---- factors ----------------------------------------------------------------------------------------
+
+// Two numbers, rounded, the first in the lower half.
+__device__ __forceinline__ Words two_of(Half, float x, float y) {
+  return ptx::cvt_rn_f16x2_f32(x, y);
+}
+__device__ __forceinline__ Words two_of(Bfloat16, float x, float y) {
+  return ptx::cvt_rn_bf16x2_f32(x, y);
+}
+__device__ __forceinline__ float first_of(Half, Words w) {
+  return ptx::cvt_f32_f16(static_cast<std::uint16_t>(w));
+}
+__device__ __forceinline__ float first_of(Bfloat16, Words w) {
+  return ptx::cvt_f32_bf16(static_cast<std::uint16_t>(w));
+}
+
+// Sums of a product are in the order of an operand's elements.
+template <class Tile>
+__device__ __forceinline__ void to_factors(const typename Tile::Scores& s,
+                                           typename Tile::Factors& f) {
+  using T = typename Tile::Element;
+#pragma unroll
+  for (int w = 0; w < Tile::kN / 4; ++w) {
+    const float x = s[2 * w], y = s[2 * w + 1];
+    const Words big = two_of(T{}, x, y);
+    f[0][w / 4][w % 4] = big;
+    f[1][w / 4][w % 4] = two_of(T{}, x - first_of(T{}, big), y - first_of(T{}, big >> 16));
+  }
+}
+
+// The two rows of a lane: the largest score so far, r of the exponent that belongs to it, the sum of the
+// lane's exponentials.
+struct FlashRow {
+  float most, reference, sum;
+};
+
+// Which keys a row sees; and those that all rows of a warpgroup see.
+struct FlashSight {
+  int first[2], last[2], from, to;
+};
+
+// max and sum over a row's four lanes.
+template <class Combine>
+__device__ __forceinline__ float lanes_reduce(float x, const Combine& combine) {
+  x = combine(x, __shfl_xor_sync(kWholeWarp, x, 1));
+  return combine(x, __shfl_xor_sync(kWholeWarp, x, 2));
+}
+struct Most {
+  __device__ __forceinline__ float operator()(float a, float b) const { return ::fmaxf(a, b); }
+};
+
+// Products become exponentials; what the sums so far are multiplied by.
+template <class Tile, class T>
+__device__ __forceinline__ void to_exponentials(const FlashCall<T>& call, const TilePlace& at,
+                                                const FlashSight& sight, int row, int column,
+                                                typename Tile::Scores& s, FlashRow (&rows)[2],
+                                                float (&shrink)[2]) {
+  constexpr int kN = Tile::kN;
+  const auto key = static_cast<int>(at.key);
+  if constexpr (Tile::kOptions) {
+    const auto scale = static_cast<float>(call.p.scale);
+#pragma unroll
+    for (int i = 0; i < kN / 2; ++i) {
+      const int half = i / 2 % 2, c = column + i / 4 * 8 + i % 2;
+      float slope;
+      s[i] = key + c >= sight.first[half] && key + c <= sight.last[half]
+                 ? score(call.p, at, row + 8 * half, c, s[i] * scale, &slope)
+                 : kHidden;
+    }
+  } else if (key < sight.from || key + kN - 1 > sight.to) {
+#pragma unroll
+    for (int i = 0; i < kN / 2; ++i) {
+      const int half = i / 2 % 2, j = key + column + i / 4 * 8 + i % 2;
+      if (j < sight.first[half] || j > sight.last[half]) s[i] = kHidden;
+    }
+  }
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    FlashRow& r = rows[half];
+    float most = r.most;
+#pragma unroll
+    for (int i = 2 * half; i < kN / 2; i += 4) most = ::fmaxf(most, ::fmaxf(s[i], s[i + 1]));
+    r.most = lanes_reduce(most, Most{});
+    // Of a row that sees nothing so far every exponential is 0.
+    const float before = r.reference;
+    r.reference = Tile::kShift - (r.most == kHidden ? 0.0f : r.most * call.factor);
+    shrink[half] = ptx::ex2_approx_ftz_f32(::fminf(r.reference - before, 0.0f));
+    float sum[2] = {};
+#pragma unroll
+    for (int i = 2 * half; i < kN / 2; i += 4) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        s[i + e] = ptx::ex2_approx_ftz_f32(fused(s[i + e], call.factor, r.reference));
+        sum[e] += s[i + e];
+      }
+    }
+    r.sum = fused(r.sum, shrink[half], sum[0] + sum[1]);
+  }
+  if constexpr (Tile::kOptions) {
+    if (call.p.dropout.on) {
+#pragma unroll
+      for (int i = 0; i < kN / 2; ++i) {
+        if (!keeps(call.p, at, row + 8 * (i / 2 % 2), column + i / 4 * 8 + i % 2)) s[i] = 0;
+      }
+    }
+  }
+}
+
+// ---- results ----------------------------------------------------------------------------------------
+
+// Word k of lane l of four becomes word l of lane k.
+__device__ __forceinline__ void transpose(Words (&w)[4], int lane) {
+#pragma unroll
+  for (int step = 1; step <= 2; step *= 2) {
+    const bool upper = (lane & step) != 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if ((i & step) != 0) continue;
+      Words& mine = upper ? w[i] : w[i + step];
+      mine = __shfl_xor_sync(kWholeWarp, mine, step);
+    }
+  }
+}
+
+// The results of a warpgroup, which has the rows from `at.query` on; `left` of them are there.
+template <class Tile, class T>
+__device__ __forceinline__ void store_rows(const FlashCall<T>& call, const TilePlace& at, int left,
+                                           int row, int lane, typename Tile::Sums& sums,
+                                           const FlashRow (&rows)[2], unsigned* wrong) {
+  constexpr float kUnit = std::is_same_v<T, Half> ? 0x1p-14f : 1.0f;  // 2^-kShift
+  const AttentionProblem<T>& p = call.p;
+  const float sink = p.sinks != nullptr ? to_compute(p.sinks[at.h]) : kHidden;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const FlashRow& r = rows[half];
+    float total = kUnit * lanes_reduce(r.sum, Plus{});
+    // The largest score; where there is none, that of the sink.
+    float most = (Tile::kShift - r.reference) * kLn2, share = kUnit;
+    if (sink != kHidden) {
+      const float larger = r.most == kHidden ? sink : ::fmaxf(most, sink);
+      const float shrink = r.most == kHidden ? 0.0f : exponential(most - larger);
+      total = fused(total, shrink, exponential(sink - larger));
+      share *= shrink;
+      most = larger;
+    }
+    const bool nothing = total == 0.0f, there = row + 8 * half < left;
+    const float factor = nothing ? 0.0f : keep_scale<T>(p.dropout) * share / total;
+    const std::int64_t l = at.seq.q0 + at.query + row + 8 * half;
+    T* const to = p.out + at.b * p.out_strides.b + at.h * p.out_strides.h + l * p.out_strides.l;
+    const auto dim = static_cast<int>(p.head_dim_v);
+#pragma unroll
+    for (int c = 0; c < Tile::kDimV; c += 32) {
+      Words w[4];
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        float* const pair = &sums[(c / 8 + k) * 4 + 2 * half];
+        const float x = nothing ? 0.0f : pair[0] * factor, y = nothing ? 0.0f : pair[1] * factor;
+        if (there && !(is_finite(x) && is_finite(y))) *wrong |= 1u << c / kRepairColumns;
+        w[k] = two_of(T{}, x, y);
+      }
+      transpose(w, lane);
+      const int column = c + lane % 4 * 8;
+      if (!there || column >= dim) continue;
+      if (call.packed) {
+        ptx::B128 pack;
+        memcpy(&pack, w, sizeof pack);
+        ptx::st_global_v4(to + column, pack);
+      } else {
+        memcpy(to + column, w, sizeof w);
+      }
+    }
+    if (p.lse != nullptr && there && lane % 4 == 0) {
+      p.lse[at.b * p.lse_strides.b + at.h * p.lse_strides.h + l] =
+          nothing ? kHidden : most + log(Vec<float>{total}).v;
+    }
+  }
+}
+
+// ---- the loop of a warp that multiplies, the first of which is warp 0 here ---------------------------
+
+template <class Tile, class T>
+__device__ __forceinline__ void multiply_works(const FlashCall<T>& call, FlashStorage<Tile>& shared,
+                                               int warp, int lane) {
+  const int group = warp / (kGroup / kWarp);
+  const int row = warp % (kGroup / kWarp) * 16 + lane / 4, column = lane % 4 * 2;
+  const unsigned char* const q = shared.q + group * kGroupRows * kRowBytes;
+  const auto arrive = [&](std::uint64_t* barrier) {
+    if (lane == 0) ptx::mbarrier_arrive(barrier);
+  };
+  FlashTurn<Tile> k_turn, v_turn;
+  std::uint32_t q_parity = 0, my_turn = group == 0 ? 1 : 0, done_parity = 0;
+  for_works<Tile>(call, [&](const FlashWork& work) {
+    TilePlace at{work.b, work.h, work.query + group * kGroupRows, 0, work.seq};
+    FlashSight sight;
+    const auto near = [](std::int64_t x) {
+      return static_cast<int>(max_i(-(1 << 30), min_i(x, 1 << 30)));
+    };
+    const std::int64_t lowest = at.query + work.seq.offset - call.p.left,
+                       highest = at.query + work.seq.offset + call.p.right, end = work.seq.keys - 1;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int i = row + 8 * half;
+      // Masks and biases have no rows of queries that are not there.
+      const bool there = !Tile::kOptions || at.query + i < work.seq.queries;
+      sight.first[half] = there ? near(lowest + i) : 1 << 30;
+      sight.last[half] = near(min_i(end, highest + i));
+    }
+    sight.from = near(lowest + kGroupRows - 1);
+    sight.to = near(min_i(end, highest));
+
+    typename Tile::Scores s;
+    typename Tile::Factors f;
+    typename Tile::Sums sums;
+    FlashRow rows[2] = {{kHidden, Tile::kShift, 0.0f}, {kHidden, Tile::kShift, 0.0f}};
+    float shrink[2];
+    const auto wait_turn = [&] {
+      wait(&shared.turn[group], my_turn);
+      my_turn ^= 1;
+      __syncwarp();  // lanes may have waited one more time than others, wgmma takes them together
+    };
+    const auto exponentials = [&](int key) {
+      at.key = key;
+      to_exponentials<Tile>(call, at, sight, row, column, s, rows, shrink);
+    };
+    if (work.begin < work.end) {
+      wait(&shared.q_full, q_parity);
+      q_parity ^= 1;
+      wait(&shared.k_full[k_turn.stage], k_turn.parity);
+      wait_turn();
+      ptx::wgmma_fence();
+      add_scores<Tile>(q, shared.stages[k_turn.stage].k, s);
+      ptx::wgmma_commit_group();
+      arrive(&shared.turn[1 - group]);
+      ptx::wgmma_wait_group<0>();
+      ptx::wgmma_sums_are_here(s);
+      arrive(&shared.k_empty[k_turn.stage]);
+      k_turn.next();
+      exponentials(work.begin);
+      to_factors<Tile>(s, f);
+#pragma unroll 1
+      for (int key = work.begin + Tile::kN; key < work.end; key += Tile::kN) {
+        wait(&shared.k_full[k_turn.stage], k_turn.parity);
+        wait(&shared.v_full[v_turn.stage], v_turn.parity);
+        wait_turn();
+        ptx::wgmma_fence();
+        add_scores<Tile>(q, shared.stages[k_turn.stage].k, s);
+        ptx::wgmma_commit_group();
+        add_values<Tile>(f, shared.stages[v_turn.stage].v, sums, key > work.begin + Tile::kN);
+        ptx::wgmma_commit_group();
+        arrive(&shared.turn[1 - group]);
+        ptx::wgmma_wait_group<1>();
+        ptx::wgmma_sums_are_here(s);
+        arrive(&shared.k_empty[k_turn.stage]);
+        k_turn.next();
+        exponentials(key);
+        ptx::wgmma_wait_group<0>();
+        ptx::wgmma_sums_are_here(sums);
+        ptx::wgmma_sums_are_here(s);  // factors are not formed before: products read the last ones
+        arrive(&shared.v_empty[v_turn.stage]);
+        v_turn.next();
+#pragma unroll
+        for (int i = 0; i < Tile::kDimV / 2; ++i) sums[i] *= shrink[i / 2 % 2];
+        to_factors<Tile>(s, f);
+      }
+      arrive(&shared.q_empty);
+      wait(&shared.v_full[v_turn.stage], v_turn.parity);
+      __syncwarp();
+      ptx::wgmma_fence();
+      add_values<Tile>(f, shared.stages[v_turn.stage].v, sums, work.end - work.begin > Tile::kN);
+      ptx::wgmma_commit_group();
+      ptx::wgmma_wait_group<0>();
+      ptx::wgmma_sums_are_here(sums);
+      arrive(&shared.v_empty[v_turn.stage]);
+      v_turn.next();
+    } else {
+#pragma unroll
+      for (int i = 0; i < Tile::kDimV / 2; ++i) sums[i] = 0;
+    }
+    const int left = work.count - group * kGroupRows;
+    unsigned wrong = 0;
+    store_rows<Tile>(call, at, left, row, lane, sums, rows, &wrong);
+    // The note for is_done, of all four warps.
+    const unsigned parts = (__any_sync(kWholeWarp, wrong & 1) ? 1u : 0u) |
+                           (__any_sync(kWholeWarp, wrong & 2) ? 2u : 0u);
+    std::uint8_t* const notes = shared.wrong[done_parity];
+    if (lane == 0) notes[warp] = static_cast<std::uint8_t>(parts);
+    arrive(&shared.done[group]);
+    wait(&shared.done[group], done_parity);
+    done_parity ^= 1;
+    const auto part = static_cast<int>(threadIdx.x) % kGroup;
+    if (left > 0 && part < call.columns) {
+      unsigned all = 0;
+#pragma unroll
+      for (int w = 0; w < kGroup / kWarp; ++w) all |= notes[group * (kGroup / kWarp) + w];
+      const std::int64_t tile =
+          (work.b * call.p.heads + work.h) * call.notes + at.query / kGroupRows;
+      call.repair[tile * call.columns + part] = (all >> part & 1) != 0 ? 1 : 0;
+    }
+  });
+}
+
+template <class Tile>
+__global__ void __launch_bounds__(kThreads, 1)
+    hopper_attention_kernel(const __grid_constant__ FlashCall<typename Tile::Element> call) {
+  auto& shared = *dynamic_shared<FlashStorage<Tile>>();
+  const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarp, lane = thread % kWarp;
+  if (thread == 0) {
+    ptx::prefetch_tensormap(&call.q);
+    ptx::prefetch_tensormap(&call.k);
+    ptx::prefetch_tensormap(&call.v);
+    for (int i = 0; i < Tile::kStages; ++i) {
+      ptx::mbarrier_init(&shared.k_full[i], 1);
+      ptx::mbarrier_init(&shared.v_full[i], 1);
+      ptx::mbarrier_init(&shared.k_empty[i], kWarps);
+      ptx::mbarrier_init(&shared.v_empty[i], kWarps);
+    }
+    ptx::mbarrier_init(&shared.q_full, 1);
+    ptx::mbarrier_init(&shared.q_empty, kWarps);
+    ptx::mbarrier_init(&shared.tail, 1);
+    for (int i = 0; i < kMultipliers; ++i) {
+      ptx::mbarrier_init(&shared.turn[i], kWarps / kMultipliers);
+      ptx::mbarrier_init(&shared.done[i], kWarps / kMultipliers);
+    }
+    ptx::fence_proxy_async_shared();
+  }
+  __syncthreads();
+  if (thread < kGroup) {
+    ptx::setmaxnreg_dec<kCopyRegisters>();
+    if (warp == 0) copy_works<Tile>(call, shared, lane);
+  } else {
+    ptx::setmaxnreg_inc<kMultiplyRegisters>();
+    multiply_works<Tile>(call, shared, warp - kGroup / kWarp, lane);
+  }
+}
+
+// ---- launches ---------------------------------------------------------------------------------------
+
+constexpr std::int64_t kMostIndex = (std::int64_t{1} << 30) - 1024;  // and a tile further
+constexpr std::int64_t kUnit = 8;                                    // elements of 16 bytes
+
+struct FlashArray {
+  const void* p;
+  RowStrides strides;
+  std::int64_t batch, heads, length, dim;
+  int box;  // vectors of a copy
+};
+
+// False where a tensor map of three dimensions cannot tell of the array.
+template <class T>
+bool make_map(TensorMap* map, FlashRows* rows, const FlashArray& a) {
+  RowStrides s = a.strides;
+  if (a.length == 1) s.l = round_up(a.dim, kUnit);  // the only one of an axis has any stride
+  if (a.heads == 1) s.h = s.l;
+  if (a.batch == 1) s.b = s.h;
+  constexpr std::int64_t kMostStride = std::int64_t{1} << 38;  // elements
+  for (const std::int64_t stride : {s.l, s.h, s.b}) {
+    if (stride <= 0 || stride % kUnit != 0 || stride >= kMostStride) return false;
+  }
+  std::int64_t length = a.length, planes = a.heads;
+  *rows = {0, 0, 0};
+  if (a.batch > 1 && s.b % s.h == 0) {
+    rows->planes = static_cast<int>(min_i(s.b / s.h, kMostIndex));
+    planes += (a.batch - 1) * (s.b / s.h);
+  } else if (a.batch > 1 && s.b % s.l == 0) {
+    rows->rows = static_cast<int>(min_i(s.b / s.l, kMostIndex));
+    length += (a.batch - 1) * (s.b / s.l);
+  } else if (a.batch > 1) {
+    return false;
+  }
+  rows->count = length;
+  if (length > kMostIndex || planes > kMostIndex ||
+      reinterpret_cast<std::uintptr_t>(a.p) % 16 != 0) {
+    return false;
+  }
+  const auto wide = [](std::int64_t x) { return static_cast<std::uint64_t>(x); };
+  const TensorBoxes boxes{a.p,
+                          {wide(a.dim), wide(length), wide(planes)},
+                          {wide(s.l), wide(s.h)},
+                          {kBox, static_cast<std::uint32_t>(a.box), 1}};
+  return encode_tensor_map(
+      map, std::is_same_v<T, Half> ? TensorElement::kHalf : TensorElement::kBfloat16, boxes);
+}
+
+template <class Tile, class T>
+bool launch_tiles(const AttentionProblem<T>& p, std::uint8_t* repair) {
+  FlashCall<T> call{};
+  call.p = p;
+  const bool packed_sequences = p.q_begin != nullptr;
+  const std::int64_t samples = packed_sequences ? 1 : p.batch;
+  if (!make_map<T>(&call.q, &call.rows_q,
+                   {p.q, p.q_strides, samples, p.heads, p.seqlen_q, p.head_dim, Tile::kM}) ||
+      !make_map<T>(&call.k, &call.rows_k,
+                   {p.k, p.k_strides, samples, p.kv_heads, p.seqlen_k, p.head_dim, Tile::kN}) ||
+      !make_map<T>(&call.v, &call.rows_v,
+                   {p.v, p.v_strides, samples, p.kv_heads, p.seqlen_k, p.head_dim_v, Tile::kN})) {
+    return false;
+  }
+  const std::int64_t tiles = ceil_div(p.seqlen_q, Tile::kM), heads = p.batch * p.heads;
+  if (heads > kMostIndex || tiles > kMostIndex / heads) return false;
+  call.tiles = static_cast<unsigned>(tiles);
+  call.works = static_cast<unsigned>(tiles * heads);
+  call.factor = Tile::kOptions ? kLog2e : static_cast<float>(p.scale * 1.4426950408889634);
+  call.packed = is_packed(p.out) && p.out_strides.b % kUnit == 0 && p.out_strides.h % kUnit == 0 &&
+                p.out_strides.l % kUnit == 0;
+  call.notes = ceil_div(p.seqlen_q, kGroupRows);
+  call.columns = max_i(1, ceil_div(p.head_dim_v, kRepairColumns));
+  call.repair = repair;
+  using Storage = FlashStorage<Tile>;
+  static_assert(sizeof(Storage) <= 227 * 1024);
+  const Grid grid{persistent_blocks(call.works, 1), kThreads, sizeof(Storage)};
+  ARRAYNN_LAUNCH((hopper_attention_kernel<Tile>), grid, call);
+  return true;
+}
+
+template <class T, int kDim, int kDimV>
+bool launch(const AttentionProblem<T>& p, std::uint8_t* repair) {
+  // A scale that is not positive turns the order of the products.
+  const bool options = p.softcap != 0 || p.slopes != nullptr || p.bias != nullptr ||
+                       p.mask != nullptr || p.dropout.on || !(p.scale > 0x1p-100);
+  return options ? launch_tiles<FlashTile<T, kDim, kDimV, true>>(p, repair)
+                 : launch_tiles<FlashTile<T, kDim, kDimV, false>>(p, repair);
+}
+
+}  // namespace
+
+template <class T>
+bool attention_on_hopper(const AttentionProblem<T>& p, std::uint8_t* repair) {
+  const std::int64_t dim = p.head_dim, dim_v = p.head_dim_v;
+  if (!is_hopper() || p.batch * p.heads * p.seqlen_q * p.seqlen_k == 0 || dim <= 0 || dim_v <= 0 ||
+      dim % kUnit != 0 || dim_v % kUnit != 0 || dim > 256 || dim_v > 256) {
+    return false;
+  }
+  if (dim <= 64 && dim_v <= 64) return launch<T, 64, 64>(p, repair);
+  if (dim <= 128 && dim_v <= 128) return launch<T, 128, 128>(p, repair);
+  if (dim <= 192 && dim_v <= 128) return launch<T, 192, 128>(p, repair);
+  return launch<T, 256, 256>(p, repair);
+}
+
+template bool attention_on_hopper<Half>(const AttentionProblem<Half>&, std::uint8_t*);
+template bool attention_on_hopper<Bfloat16>(const AttentionProblem<Bfloat16>&, std::uint8_t*);
+
+}  // namespace arraynn::cuda
