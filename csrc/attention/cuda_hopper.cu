@@ -23,7 +23,7 @@ constexpr int kMultipliers = 2;               // warpgroups
 constexpr int kThreads = (1 + kMultipliers) * kGroup;
 constexpr int kWarps = kMultipliers * kGroup / kWarp;  // that multiply
 constexpr int kRowBytes = 128, kAtomBytes = 1024, kBox = 64;
-constexpr int kCopyRegisters = 24, kMultiplyRegisters = 240;
+constexpr int kCopyRegisters = 40, kMultiplyRegisters = 232;
 static_assert(kGroup * (kCopyRegisters + kMultipliers * kMultiplyRegisters) <= 65536);
 constexpr int kSplits = 2;  // parts of a factor
 constexpr float kHidden = -__builtin_inff();
@@ -61,8 +61,7 @@ struct alignas(kAtomBytes) FlashStorage {
 
 // Where vectors of an array lie in its map: row `l + b rows`, of `count`, plane `h + b planes`.
 struct FlashRows {
-  int rows, planes;
-  std::int64_t count;
+  int rows, planes, count;
 };
 
 template <class T>
@@ -79,9 +78,8 @@ struct FlashCall {
 
 // A tile of the result: its head, its first query, the keys that it sees.
 struct FlashWork {
-  std::int64_t b, h, kv_head;
-  AttentionSequence seq;
-  int query, count, begin, end;
+  int b, h, kv_head, query, count, begin, end;
+  int q0, k0, keys, offset;  // of its sequence
 
   template <class Tile, class T>
   __device__ __forceinline__ static FlashWork of(const FlashCall<T>& call, unsigned index) {
@@ -91,20 +89,24 @@ struct FlashWork {
     const auto group = static_cast<unsigned>(p.heads / p.kv_heads),
                kv_heads = static_cast<unsigned>(p.kv_heads);
     const unsigned each = call.tiles * group, head = index / each, rest = index - head * each;
-    const unsigned tile = call.tiles - 1 - rest / group;
+    const unsigned tile = rest / group;
+    const auto to_int = [](std::int64_t x) { return static_cast<int>(x); };
     FlashWork work;
-    work.b = head / kv_heads;
-    work.kv_head = head % kv_heads;
-    work.h = work.kv_head * group + rest % group;
-    work.seq = sequence_of(p, work.b);
-    work.query = static_cast<int>(tile) * Tile::kM;
-    work.count = static_cast<int>(min_i(Tile::kM, work.seq.queries - work.query));
+    work.b = to_int(head / kv_heads);
+    work.kv_head = to_int(head - head / kv_heads * kv_heads);
+    work.h = work.kv_head * to_int(group) + to_int(rest - tile * group);
+    const AttentionSequence seq = sequence_of(p, work.b);
+    work.query = to_int(call.tiles - 1 - tile) * Tile::kM;
+    work.count = to_int(min_i(Tile::kM, seq.queries - work.query));
     work.begin = work.end = 0;
+    work.q0 = to_int(seq.q0);
+    work.k0 = to_int(seq.k0);
+    work.keys = to_int(seq.keys);
+    work.offset = to_int(seq.offset);
     if (work.count > 0) {
-      const Range first = visible_keys(p, work.seq, work.query),
-                  last = visible_keys(p, work.seq, work.query + work.count - 1);
-      work.end = static_cast<int>(max_i(0, last.end));
-      work.begin = static_cast<int>(min_i(first.begin, work.end)) / Tile::kN * Tile::kN;
+      work.end = to_int(max_i(0, visible_keys(p, seq, work.query + work.count - 1).end));
+      const std::int64_t begin = visible_keys(p, seq, work.query).begin;
+      work.begin = to_int(min_i(begin, work.end)) / Tile::kN * Tile::kN;
     }
     return work;
   }
@@ -146,13 +148,11 @@ __device__ __forceinline__ void wait(std::uint64_t* barrier, std::uint32_t parit
 
 // kRows vectors from row `first` of a plane on, kDim elements of each.
 template <int kRows, int kDim>
-__device__ __forceinline__ void copy_vectors(unsigned char* to, const TensorMap& map,
-                                             std::int64_t first, std::int64_t plane,
-                                             std::uint64_t* full) {
+__device__ __forceinline__ void copy_vectors(unsigned char* to, const TensorMap& map, int first,
+                                             int plane, std::uint64_t* full) {
 #pragma unroll
   for (int c = 0; c < kDim / kBox; ++c) {
-    ptx::cp_async_bulk_tensor_3d(to + c * kRows * kRowBytes, &map, c * kBox,
-                                 static_cast<int>(first), static_cast<int>(plane), full);
+    ptx::cp_async_bulk_tensor_3d(to + c * kRows * kRowBytes, &map, c * kBox, first, plane, full);
   }
 }
 
@@ -182,19 +182,20 @@ __device__ __forceinline__ void copy_works(const FlashCall<T>& call, FlashStorag
       wait(&shared.q_empty, q_parity ^ 1);
       ptx::mbarrier_arrive_expect_tx(&shared.q_full, Tile::kBytesQ);
       copy_vectors<Tile::kM, Tile::kDim>(shared.q, call.q,
-                                         work.b * call.rows_q.rows + work.seq.q0 + work.query,
+                                         work.b * call.rows_q.rows + work.q0 + work.query,
                                          work.b * call.rows_q.planes + work.h, &shared.q_full);
     }
     q_parity ^= 1;
-    const std::int64_t row_k = work.b * call.rows_k.rows + work.seq.k0,
-                       row_v = work.b * call.rows_v.rows + work.seq.k0;
+    const int row_k = work.b * call.rows_k.rows + work.k0,
+              row_v = work.b * call.rows_v.rows + work.k0;
+    // Whether vectors that are there, but no part of the sequence, follow it.
+    const bool more = row_v + work.keys < call.rows_v.count;
 #pragma unroll 1
     for (int key = work.begin; key < work.end; key += kN) {
       auto& stage = shared.stages[turn.stage];
       std::uint64_t* const k_full = &shared.k_full[turn.stage];
       std::uint64_t* const v_full = &shared.v_full[turn.stage];
-      // Vectors that are there, but no part of the sequence.
-      const bool tail = work.seq.keys < key + kN && row_v + work.seq.keys < call.rows_v.count;
+      const bool tail = more && work.keys < key + kN;
       if (lane == 0) {
         wait(&shared.k_empty[turn.stage], turn.parity ^ 1);
         ptx::mbarrier_arrive_expect_tx(k_full, Tile::kBytesK);
@@ -209,7 +210,7 @@ __device__ __forceinline__ void copy_works(const FlashCall<T>& call, FlashStorag
       if (tail) {
         wait(&shared.tail, tail_parity);
         tail_parity ^= 1;
-        clear_vectors<kN, Tile::kDimV>(stage.v, static_cast<int>(work.seq.keys) - key, lane);
+        clear_vectors<kN, Tile::kDimV>(stage.v, work.keys - key, lane);
         ptx::fence_proxy_async_shared();
         __syncwarp();  // all are clear
         if (lane == 0) ptx::mbarrier_arrive(v_full);
@@ -274,7 +275,7 @@ __device__ __forceinline__ void add_scores(const unsigned char* q, const unsigne
 
 template <class Tile>
 __device__ __forceinline__ void add_values(const typename Tile::Factors& f, const unsigned char* v,
-                                           typename Tile::Sums& sums, bool accumulate) {
+                                           typename Tile::Sums& sums) {
   const std::uint64_t b =
       ptx::matrix_descriptor(ptx::shared_address(v), Tile::kN * kRowBytes, kAtomBytes);
 #pragma unroll
@@ -282,7 +283,7 @@ __device__ __forceinline__ void add_values(const typename Tile::Factors& f, cons
 #pragma unroll
     for (int part = kSplits - 1; part >= 0; --part) {  // the smaller one first
       multiply_values<typename Tile::Element>(sums, f[part][step], b + step * 2 * kAtomBytes / 16,
-                                              accumulate || step > 0 || part < kSplits - 1);
+                                              true);
     }
   }
 }
@@ -323,9 +324,9 @@ struct FlashRow {
   float most, reference, sum;
 };
 
-// Which keys a row sees; and those that all rows of a warpgroup see.
+// Query i of a warpgroup sees the keys from lowest + i to highest + i, end at most.
 struct FlashSight {
-  int first[2], last[2], from, to;
+  int lowest, highest, end;
 };
 
 // max and sum over a row's four lanes.
@@ -338,29 +339,39 @@ struct Most {
   __device__ __forceinline__ float operator()(float a, float b) const { return ::fmaxf(a, b); }
 };
 
+template <class T>
+__device__ __forceinline__ TilePlace place_of(const FlashCall<T>& call, const FlashWork& work,
+                                              int query, int key) {
+  return {work.b, work.h, query, key, sequence_of(call.p, work.b)};
+}
+
 // Products become exponentials; what the sums so far are multiplied by.
 template <class Tile, class T>
-__device__ __forceinline__ void to_exponentials(const FlashCall<T>& call, const TilePlace& at,
-                                                const FlashSight& sight, int row, int column,
+__device__ __forceinline__ void to_exponentials(const FlashCall<T>& call, const FlashWork& work,
+                                                const FlashSight& sight, int query, int left,
+                                                int key, int row, int column,
                                                 typename Tile::Scores& s, FlashRow (&rows)[2],
                                                 float (&shrink)[2]) {
   constexpr int kN = Tile::kN;
-  const auto key = static_cast<int>(at.key);
+  const int first = sight.lowest + row - column - key, last = sight.highest + row - column - key,
+            end = sight.end - column - key;
   if constexpr (Tile::kOptions) {
+    const TilePlace at = place_of(call, work, query, key);
     const auto scale = static_cast<float>(call.p.scale);
 #pragma unroll
     for (int i = 0; i < kN / 2; ++i) {
-      const int half = i / 2 % 2, c = column + i / 4 * 8 + i % 2;
+      const int r = i / 2 % 2 * 8, c = i / 4 * 8 + i % 2;
       float slope;
-      s[i] = key + c >= sight.first[half] && key + c <= sight.last[half]
-                 ? score(call.p, at, row + 8 * half, c, s[i] * scale, &slope)
-                 : kHidden;
+      // Masks and biases have no rows of queries that are not there.
+      const bool sees = c >= first + r && c <= last + r && c <= end && row + r < left;
+      s[i] = sees ? score(call.p, at, row + r, column + c, s[i] * scale, &slope) : kHidden;
     }
-  } else if (key < sight.from || key + kN - 1 > sight.to) {
+  } else if (key < sight.lowest + kGroupRows - 1 || key + kN - 1 > sight.highest ||
+             key + kN - 1 > sight.end) {
 #pragma unroll
     for (int i = 0; i < kN / 2; ++i) {
-      const int half = i / 2 % 2, j = key + column + i / 4 * 8 + i % 2;
-      if (j < sight.first[half] || j > sight.last[half]) s[i] = kHidden;
+      const int r = i / 2 % 2 * 8, c = i / 4 * 8 + i % 2;
+      if (c < first + r || c > last + r || c > end) s[i] = kHidden;
     }
   }
 #pragma unroll
@@ -387,6 +398,7 @@ __device__ __forceinline__ void to_exponentials(const FlashCall<T>& call, const 
   }
   if constexpr (Tile::kOptions) {
     if (call.p.dropout.on) {
+      const TilePlace at = place_of(call, work, query, key);
 #pragma unroll
       for (int i = 0; i < kN / 2; ++i) {
         if (!keeps(call.p, at, row + 8 * (i / 2 % 2), column + i / 4 * 8 + i % 2)) s[i] = 0;
@@ -411,14 +423,15 @@ __device__ __forceinline__ void transpose(Words (&w)[4], int lane) {
   }
 }
 
-// The results of a warpgroup, which has the rows from `at.query` on; `left` of them are there.
+// The results of a warpgroup, whose first query is `query`; `left` of them are there.
 template <class Tile, class T>
-__device__ __forceinline__ void store_rows(const FlashCall<T>& call, const TilePlace& at, int left,
-                                           int row, int lane, typename Tile::Sums& sums,
+__device__ __forceinline__ void store_rows(const FlashCall<T>& call, const FlashWork& work,
+                                           int query, int left, int row, int lane,
+                                           const typename Tile::Sums& sums,
                                            const FlashRow (&rows)[2], unsigned* wrong) {
   constexpr float kUnit = std::is_same_v<T, Half> ? 0x1p-14f : 1.0f;  // 2^-kShift
   const AttentionProblem<T>& p = call.p;
-  const float sink = p.sinks != nullptr ? to_compute(p.sinks[at.h]) : kHidden;
+  const float sink = p.sinks != nullptr ? to_compute(p.sinks[work.h]) : kHidden;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const FlashRow& r = rows[half];
@@ -434,15 +447,15 @@ __device__ __forceinline__ void store_rows(const FlashCall<T>& call, const TileP
     }
     const bool nothing = total == 0.0f, there = row + 8 * half < left;
     const float factor = nothing ? 0.0f : keep_scale<T>(p.dropout) * share / total;
-    const std::int64_t l = at.seq.q0 + at.query + row + 8 * half;
-    T* const to = p.out + at.b * p.out_strides.b + at.h * p.out_strides.h + l * p.out_strides.l;
+    const std::int64_t l = work.q0 + query + row + 8 * half;
+    T* const to = p.out + work.b * p.out_strides.b + work.h * p.out_strides.h + l * p.out_strides.l;
     const auto dim = static_cast<int>(p.head_dim_v);
 #pragma unroll
     for (int c = 0; c < Tile::kDimV; c += 32) {
       Words w[4];
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
-        float* const pair = &sums[(c / 8 + k) * 4 + 2 * half];
+        const float* const pair = &sums[(c / 8 + k) * 4 + 2 * half];
         const float x = nothing ? 0.0f : pair[0] * factor, y = nothing ? 0.0f : pair[1] * factor;
         if (there && !(is_finite(x) && is_finite(y))) *wrong |= 1u << c / kRepairColumns;
         w[k] = two_of(T{}, x, y);
@@ -459,7 +472,7 @@ __device__ __forceinline__ void store_rows(const FlashCall<T>& call, const TileP
       }
     }
     if (p.lse != nullptr && there && lane % 4 == 0) {
-      p.lse[at.b * p.lse_strides.b + at.h * p.lse_strides.h + l] =
+      p.lse[work.b * p.lse_strides.b + work.h * p.lse_strides.h + l] =
           nothing ? kHidden : most + log(Vec<float>{total}).v;
     }
   }
@@ -479,27 +492,15 @@ __device__ __forceinline__ void multiply_works(const FlashCall<T>& call, FlashSt
   FlashTurn<Tile> k_turn, v_turn;
   std::uint32_t q_parity = 0, my_turn = group == 0 ? 1 : 0, done_parity = 0;
   for_works<Tile>(call, [&](const FlashWork& work) {
-    TilePlace at{work.b, work.h, work.query + group * kGroupRows, 0, work.seq};
-    FlashSight sight;
-    const auto near = [](std::int64_t x) {
-      return static_cast<int>(max_i(-(1 << 30), min_i(x, 1 << 30)));
+    const int query = work.query + group * kGroupRows, left = work.count - group * kGroupRows;
+    const auto near = [&](std::int64_t x) {
+      return static_cast<int>(max_i(-(1 << 30), min_i(query + work.offset + x, 1 << 30)));
     };
-    const std::int64_t lowest = at.query + work.seq.offset - call.p.left,
-                       highest = at.query + work.seq.offset + call.p.right, end = work.seq.keys - 1;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int i = row + 8 * half;
-      // Masks and biases have no rows of queries that are not there.
-      const bool there = !Tile::kOptions || at.query + i < work.seq.queries;
-      sight.first[half] = there ? near(lowest + i) : 1 << 30;
-      sight.last[half] = near(min_i(end, highest + i));
-    }
-    sight.from = near(lowest + kGroupRows - 1);
-    sight.to = near(min_i(end, highest));
+    const FlashSight sight{near(-call.p.left), near(call.p.right), work.keys - 1};
 
     typename Tile::Scores s;
     typename Tile::Factors f;
-    typename Tile::Sums sums;
+    typename Tile::Sums sums = {};
     FlashRow rows[2] = {{kHidden, Tile::kShift, 0.0f}, {kHidden, Tile::kShift, 0.0f}};
     float shrink[2];
     const auto wait_turn = [&] {
@@ -508,8 +509,7 @@ __device__ __forceinline__ void multiply_works(const FlashCall<T>& call, FlashSt
       __syncwarp();  // lanes may have waited one more time than others, wgmma takes them together
     };
     const auto exponentials = [&](int key) {
-      at.key = key;
-      to_exponentials<Tile>(call, at, sight, row, column, s, rows, shrink);
+      to_exponentials<Tile>(call, work, sight, query, left, key, row, column, s, rows, shrink);
     };
     if (work.begin < work.end) {
       wait(&shared.q_full, q_parity);
@@ -534,7 +534,7 @@ __device__ __forceinline__ void multiply_works(const FlashCall<T>& call, FlashSt
         ptx::wgmma_fence();
         add_scores<Tile>(q, shared.stages[k_turn.stage].k, s);
         ptx::wgmma_commit_group();
-        add_values<Tile>(f, shared.stages[v_turn.stage].v, sums, key > work.begin + Tile::kN);
+        add_values<Tile>(f, shared.stages[v_turn.stage].v, sums);
         ptx::wgmma_commit_group();
         arrive(&shared.turn[1 - group]);
         ptx::wgmma_wait_group<1>();
@@ -555,19 +555,15 @@ __device__ __forceinline__ void multiply_works(const FlashCall<T>& call, FlashSt
       wait(&shared.v_full[v_turn.stage], v_turn.parity);
       __syncwarp();
       ptx::wgmma_fence();
-      add_values<Tile>(f, shared.stages[v_turn.stage].v, sums, work.end - work.begin > Tile::kN);
+      add_values<Tile>(f, shared.stages[v_turn.stage].v, sums);
       ptx::wgmma_commit_group();
       ptx::wgmma_wait_group<0>();
       ptx::wgmma_sums_are_here(sums);
       arrive(&shared.v_empty[v_turn.stage]);
       v_turn.next();
-    } else {
-#pragma unroll
-      for (int i = 0; i < Tile::kDimV / 2; ++i) sums[i] = 0;
     }
-    const int left = work.count - group * kGroupRows;
     unsigned wrong = 0;
-    store_rows<Tile>(call, at, left, row, lane, sums, rows, &wrong);
+    store_rows<Tile>(call, work, query, left, row, lane, sums, rows, &wrong);
     // The note for is_done, of all four warps.
     const unsigned parts = (__any_sync(kWholeWarp, wrong & 1) ? 1u : 0u) |
                            (__any_sync(kWholeWarp, wrong & 2) ? 2u : 0u);
@@ -581,8 +577,7 @@ __device__ __forceinline__ void multiply_works(const FlashCall<T>& call, FlashSt
       unsigned all = 0;
 #pragma unroll
       for (int w = 0; w < kGroup / kWarp; ++w) all |= notes[group * (kGroup / kWarp) + w];
-      const std::int64_t tile =
-          (work.b * call.p.heads + work.h) * call.notes + at.query / kGroupRows;
+      const std::int64_t tile = (work.b * call.p.heads + work.h) * call.notes + query / kGroupRows;
       call.repair[tile * call.columns + part] = (all >> part & 1) != 0 ? 1 : 0;
     }
   });
@@ -656,11 +651,12 @@ bool make_map(TensorMap* map, FlashRows* rows, const FlashArray& a) {
   } else if (a.batch > 1) {
     return false;
   }
-  rows->count = length;
+
   if (length > kMostIndex || planes > kMostIndex ||
       reinterpret_cast<std::uintptr_t>(a.p) % 16 != 0) {
     return false;
   }
+  rows->count = static_cast<int>(length);
   const auto wide = [](std::int64_t x) { return static_cast<std::uint64_t>(x); };
   const TensorBoxes boxes{a.p,
                           {wide(a.dim), wide(length), wide(planes)},
