@@ -23,7 +23,7 @@ constexpr int kMultipliers = 2;               // warpgroups
 constexpr int kThreads = (1 + kMultipliers) * kGroup;
 constexpr int kWarps = kMultipliers * kGroup / kWarp;  // that multiply
 constexpr int kRowBytes = 128, kAtomBytes = 1024, kBox = 64;
-constexpr int kCopyRegisters = 40, kMultiplyRegisters = 232;
+constexpr int kCopyRegisters = 32, kMultiplyRegisters = 240;
 static_assert(kGroup * (kCopyRegisters + kMultipliers * kMultiplyRegisters) <= 65536);
 constexpr int kSplits = 2;  // parts of a factor
 constexpr float kHidden = -__builtin_inff();
@@ -34,7 +34,10 @@ struct FlashTile {
   using Element = T;
   static constexpr int kDim = kDim_, kDimV = kDimV_;
   static constexpr bool kOptions = kOptions_;
-  static constexpr int kM = kMultipliers * kGroupRows, kN = kDimV > 128 || kOptions ? 64 : 128;
+  static constexpr int kM = kMultipliers * kGroupRows, kN = kDimV > 128  ? 32
+                                                            : kOptions   ? 64
+                                                            : kDimV > 64 ? 96
+                                                                         : 128;
   static constexpr int kBytesQ = kM * kDim * 2, kBytesK = kN * kDim * 2, kBytesV = kN * kDimV * 2;
   static constexpr int kFit = ((220 << 10) - kBytesQ) / (kBytesK + kBytesV);
   static constexpr int kStages = kFit < 4 ? kFit : 4;
@@ -44,19 +47,6 @@ struct FlashTile {
   using Scores = float[kN / 2];
   using Sums = float[kDimV / 2];
   using Factors = Words[kSplits][kN / 16][4];
-};
-
-template <class Tile>
-struct alignas(kAtomBytes) FlashStorage {
-  struct Stage {
-    unsigned char k[Tile::kBytesK], v[Tile::kBytesV];
-  };
-  unsigned char q[Tile::kBytesQ];
-  Stage stages[Tile::kStages];
-  std::uint64_t k_full[Tile::kStages], k_empty[Tile::kStages];
-  std::uint64_t v_full[Tile::kStages], v_empty[Tile::kStages];
-  std::uint64_t q_full, q_empty, tail, turn[kMultipliers], done[kMultipliers];
-  std::uint8_t wrong[2][kWarps];  // of this tile of the result, and of the one before or behind
 };
 
 // Where vectors of an array lie in its map: row `l + b rows`, of `count`, plane `h + b planes`.
@@ -112,6 +102,20 @@ struct FlashWork {
   }
 };
 
+template <class Tile>
+struct alignas(kAtomBytes) FlashStorage {
+  struct Stage {
+    unsigned char k[Tile::kBytesK], v[Tile::kBytesV];
+  };
+  unsigned char q[Tile::kBytesQ];
+  Stage stages[Tile::kStages];
+  std::uint64_t k_full[Tile::kStages], k_empty[Tile::kStages];
+  std::uint64_t v_full[Tile::kStages], v_empty[Tile::kStages];
+  std::uint64_t q_full, q_empty, tail, turn[kMultipliers], done[kMultipliers];
+  std::uint8_t wrong[2][kWarps];  // of this tile of the result, and of the one before or behind
+  FlashWork works[kWarps];        // of a warp; in registers it would take those of a tile
+};
+
 // f(work) of all tiles of this block that have queries.
 template <class Tile, class T, class F>
 __device__ __forceinline__ void for_works(const FlashCall<T>& call, const F& f) {
@@ -126,18 +130,16 @@ __device__ __forceinline__ void for_works(const FlashCall<T>& call, const F& f) 
   }
 }
 
-// A stage, and the parity of its barriers' phase: 0 on the first way round.
+// Number `tile` of all tiles of keys of a block: its stage, and the parity of its barriers' phase, 0 on the first
+// way round.
 template <class Tile>
-struct FlashTurn {
-  int stage = 0;
-  std::uint32_t parity = 0;
-  __device__ __forceinline__ void next() {
-    if (++stage == Tile::kStages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-};
+__device__ __forceinline__ unsigned stage_of(unsigned tile) {
+  return tile % Tile::kStages;
+}
+template <class Tile>
+__device__ __forceinline__ std::uint32_t parity_of(unsigned tile) {
+  return tile / Tile::kStages % 2;
+}
 
 __device__ __forceinline__ void wait(std::uint64_t* barrier, std::uint32_t parity) {
   while (!ptx::mbarrier_try_wait_parity(barrier, parity)) {
@@ -174,7 +176,7 @@ template <class Tile, class T>
 __device__ __forceinline__ void copy_works(const FlashCall<T>& call, FlashStorage<Tile>& shared,
                                            int lane) {
   constexpr int kN = Tile::kN;
-  FlashTurn<Tile> turn;
+  unsigned tile = 0;
   std::uint32_t q_parity = 0, tail_parity = 0;
   for_works<Tile>(call, [&](const FlashWork& work) {
     if (work.begin >= work.end) return;
@@ -192,16 +194,18 @@ __device__ __forceinline__ void copy_works(const FlashCall<T>& call, FlashStorag
     const bool more = row_v + work.keys < call.rows_v.count;
 #pragma unroll 1
     for (int key = work.begin; key < work.end; key += kN) {
-      auto& stage = shared.stages[turn.stage];
-      std::uint64_t* const k_full = &shared.k_full[turn.stage];
-      std::uint64_t* const v_full = &shared.v_full[turn.stage];
+      const unsigned number = stage_of<Tile>(tile);
+      const std::uint32_t parity = parity_of<Tile>(tile);
+      auto& stage = shared.stages[number];
+      std::uint64_t* const k_full = &shared.k_full[number];
+      std::uint64_t* const v_full = &shared.v_full[number];
       const bool tail = more && work.keys < key + kN;
       if (lane == 0) {
-        wait(&shared.k_empty[turn.stage], turn.parity ^ 1);
+        wait(&shared.k_empty[number], parity ^ 1);
         ptx::mbarrier_arrive_expect_tx(k_full, Tile::kBytesK);
         copy_vectors<kN, Tile::kDim>(stage.k, call.k, row_k + key,
                                      work.b * call.rows_k.planes + work.kv_head, k_full);
-        wait(&shared.v_empty[turn.stage], turn.parity ^ 1);
+        wait(&shared.v_empty[number], parity ^ 1);
         std::uint64_t* const full = tail ? &shared.tail : v_full;
         ptx::mbarrier_arrive_expect_tx(full, Tile::kBytesV);
         copy_vectors<kN, Tile::kDimV>(stage.v, call.v, row_v + key,
@@ -215,7 +219,7 @@ __device__ __forceinline__ void copy_works(const FlashCall<T>& call, FlashStorag
         __syncwarp();  // all are clear
         if (lane == 0) ptx::mbarrier_arrive(v_full);
       }
-      turn.next();
+      ++tile;
     }
   });
 }
@@ -231,10 +235,18 @@ __device__ __forceinline__ void multiply_scores(float (&s)[kCount], std::uint64_
     ptx::wgmma_m64n128k16_f16<true, true>(s, q, k, accumulate);
   } else if constexpr (kCount == 64) {
     ptx::wgmma_m64n128k16_bf16<true, true>(s, q, k, accumulate);
-  } else if constexpr (kHalf) {
+  } else if constexpr (kCount == 48 && kHalf) {
+    ptx::wgmma_m64n96k16_f16<true, true>(s, q, k, accumulate);
+  } else if constexpr (kCount == 48) {
+    ptx::wgmma_m64n96k16_bf16<true, true>(s, q, k, accumulate);
+  } else if constexpr (kCount == 32 && kHalf) {
     ptx::wgmma_m64n64k16_f16<true, true>(s, q, k, accumulate);
-  } else {
+  } else if constexpr (kCount == 32) {
     ptx::wgmma_m64n64k16_bf16<true, true>(s, q, k, accumulate);
+  } else if constexpr (kHalf) {
+    ptx::wgmma_m64n32k16_f16<true, true>(s, q, k, accumulate);
+  } else {
+    ptx::wgmma_m64n32k16_bf16<true, true>(s, q, k, accumulate);
   }
 }
 // sums (+)= factors of 16 keys times their values.
@@ -260,15 +272,15 @@ __device__ __forceinline__ void multiply_values(float (&sum)[kCount], const Word
 template <class Tile>
 __device__ __forceinline__ void add_scores(const unsigned char* q, const unsigned char* k,
                                            typename Tile::Scores& s) {
-  const std::uint64_t a = ptx::matrix_descriptor(ptx::shared_address(q), 0, kAtomBytes),
-                      b = ptx::matrix_descriptor(ptx::shared_address(k), 0, kAtomBytes);
+  const std::uint32_t a = ptx::shared_address(q), b = ptx::shared_address(k);
 #pragma unroll
   for (unsigned c = 0; c < Tile::kDim / kBox; ++c) {
 #pragma unroll
     for (unsigned step = 0; step < kBox / 16; ++step) {
-      multiply_scores<typename Tile::Element>(s, a + (c * Tile::kM * kRowBytes + step * 32) / 16,
-                                              b + (c * Tile::kN * kRowBytes + step * 32) / 16,
-                                              c > 0 || step > 0);
+      multiply_scores<typename Tile::Element>(
+          s, ptx::matrix_descriptor(a + c * Tile::kM * kRowBytes + step * 32, 0, kAtomBytes),
+          ptx::matrix_descriptor(b + c * Tile::kN * kRowBytes + step * 32, 0, kAtomBytes),
+          c > 0 || step > 0);
     }
   }
 }
@@ -276,14 +288,15 @@ __device__ __forceinline__ void add_scores(const unsigned char* q, const unsigne
 template <class Tile>
 __device__ __forceinline__ void add_values(const typename Tile::Factors& f, const unsigned char* v,
                                            typename Tile::Sums& sums) {
-  const std::uint64_t b =
-      ptx::matrix_descriptor(ptx::shared_address(v), Tile::kN * kRowBytes, kAtomBytes);
+  const std::uint32_t b = ptx::shared_address(v);
 #pragma unroll
   for (unsigned step = 0; step < Tile::kN / 16; ++step) {
 #pragma unroll
     for (int part = kSplits - 1; part >= 0; --part) {  // the smaller one first
-      multiply_values<typename Tile::Element>(sums, f[part][step], b + step * 2 * kAtomBytes / 16,
-                                              true);
+      multiply_values<typename Tile::Element>(
+          sums, f[part][step],
+          ptx::matrix_descriptor(b + step * 2 * kAtomBytes, Tile::kN * kRowBytes, kAtomBytes),
+          true);
     }
   }
 }
@@ -341,23 +354,23 @@ struct Most {
 
 template <class T>
 __device__ __forceinline__ TilePlace place_of(const FlashCall<T>& call, const FlashWork& work,
-                                              int query, int key) {
-  return {work.b, work.h, query, key, sequence_of(call.p, work.b)};
+                                              int group, int key) {
+  return {work.b, work.h, work.query + group * kGroupRows, key, sequence_of(call.p, work.b)};
 }
 
 // Products become exponentials; what the sums so far are multiplied by.
 template <class Tile, class T>
 __device__ __forceinline__ void to_exponentials(const FlashCall<T>& call, const FlashWork& work,
-                                                const FlashSight& sight, int query, int left,
-                                                int key, int row, int column,
-                                                typename Tile::Scores& s, FlashRow (&rows)[2],
-                                                float (&shrink)[2]) {
+                                                const FlashSight& sight, int group, int key,
+                                                int row, int column, typename Tile::Scores& s,
+                                                FlashRow (&rows)[2], float (&shrink)[2]) {
   constexpr int kN = Tile::kN;
   const int first = sight.lowest + row - column - key, last = sight.highest + row - column - key,
             end = sight.end - column - key;
   if constexpr (Tile::kOptions) {
-    const TilePlace at = place_of(call, work, query, key);
+    const TilePlace at = place_of(call, work, group, key);
     const auto scale = static_cast<float>(call.p.scale);
+    const int left = work.count - group * kGroupRows;
 #pragma unroll
     for (int i = 0; i < kN / 2; ++i) {
       const int r = i / 2 % 2 * 8, c = i / 4 * 8 + i % 2;
@@ -398,7 +411,7 @@ __device__ __forceinline__ void to_exponentials(const FlashCall<T>& call, const 
   }
   if constexpr (Tile::kOptions) {
     if (call.p.dropout.on) {
-      const TilePlace at = place_of(call, work, query, key);
+      const TilePlace at = place_of(call, work, group, key);
 #pragma unroll
       for (int i = 0; i < kN / 2; ++i) {
         if (!keeps(call.p, at, row + 8 * (i / 2 % 2), column + i / 4 * 8 + i % 2)) s[i] = 0;
@@ -417,20 +430,22 @@ __device__ __forceinline__ void transpose(Words (&w)[4], int lane) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       if ((i & step) != 0) continue;
-      Words& mine = upper ? w[i] : w[i + step];
-      mine = __shfl_xor_sync(kWholeWarp, mine, step);
+      const Words other = __shfl_xor_sync(kWholeWarp, upper ? w[i] : w[i + step], step);
+      w[i] = upper ? other : w[i];
+      w[i + step] = upper ? w[i + step] : other;
     }
   }
 }
 
-// The results of a warpgroup, whose first query is `query`; `left` of them are there.
+// The results of a warpgroup.
 template <class Tile, class T>
 __device__ __forceinline__ void store_rows(const FlashCall<T>& call, const FlashWork& work,
-                                           int query, int left, int row, int lane,
+                                           int group, int row, int lane,
                                            const typename Tile::Sums& sums,
                                            const FlashRow (&rows)[2], unsigned* wrong) {
   constexpr float kUnit = std::is_same_v<T, Half> ? 0x1p-14f : 1.0f;  // 2^-kShift
   const AttentionProblem<T>& p = call.p;
+  const int query = work.query + group * kGroupRows, left = work.count - group * kGroupRows;
   const float sink = p.sinks != nullptr ? to_compute(p.sinks[work.h]) : kHidden;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -489,10 +504,14 @@ __device__ __forceinline__ void multiply_works(const FlashCall<T>& call, FlashSt
   const auto arrive = [&](std::uint64_t* barrier) {
     if (lane == 0) ptx::mbarrier_arrive(barrier);
   };
-  FlashTurn<Tile> k_turn, v_turn;
-  std::uint32_t q_parity = 0, my_turn = group == 0 ? 1 : 0, done_parity = 0;
-  for_works<Tile>(call, [&](const FlashWork& work) {
-    const int query = work.query + group * kGroupRows, left = work.count - group * kGroupRows;
+  unsigned tile = 0;  // of keys, of all
+  std::uint32_t q_parity = 0, done_parity = 0;
+  FlashWork& work = shared.works[warp];
+  for_works<Tile>(call, [&](const FlashWork& next) {
+    __syncwarp();  // all have read the one before
+    if (lane == 0) work = next;
+    __syncwarp();
+    const int query = work.query + group * kGroupRows;
     const auto near = [&](std::int64_t x) {
       return static_cast<int>(max_i(-(1 << 30), min_i(query + work.offset + x, 1 << 30)));
     };
@@ -504,66 +523,70 @@ __device__ __forceinline__ void multiply_works(const FlashCall<T>& call, FlashSt
     FlashRow rows[2] = {{kHidden, Tile::kShift, 0.0f}, {kHidden, Tile::kShift, 0.0f}};
     float shrink[2];
     const auto wait_turn = [&] {
-      wait(&shared.turn[group], my_turn);
-      my_turn ^= 1;
+      // The first one may issue at once.
+      wait(&shared.turn[group], (tile ^ (group == 0 ? 1u : 0u)) % 2);
       __syncwarp();  // lanes may have waited one more time than others, wgmma takes them together
     };
     const auto exponentials = [&](int key) {
-      to_exponentials<Tile>(call, work, sight, query, left, key, row, column, s, rows, shrink);
+      to_exponentials<Tile>(call, work, sight, group, key, row, column, s, rows, shrink);
     };
-    if (work.begin < work.end) {
+    const int begin = work.begin, end = work.end;
+    if (begin < end) {
       wait(&shared.q_full, q_parity);
       q_parity ^= 1;
-      wait(&shared.k_full[k_turn.stage], k_turn.parity);
+      wait(&shared.k_full[stage_of<Tile>(tile)], parity_of<Tile>(tile));
       wait_turn();
       ptx::wgmma_fence();
-      add_scores<Tile>(q, shared.stages[k_turn.stage].k, s);
+      add_scores<Tile>(q, shared.stages[stage_of<Tile>(tile)].k, s);
       ptx::wgmma_commit_group();
       arrive(&shared.turn[1 - group]);
       ptx::wgmma_wait_group<0>();
       ptx::wgmma_sums_are_here(s);
-      arrive(&shared.k_empty[k_turn.stage]);
-      k_turn.next();
-      exponentials(work.begin);
+      arrive(&shared.k_empty[stage_of<Tile>(tile)]);
+      exponentials(begin);
       to_factors<Tile>(s, f);
 #pragma unroll 1
-      for (int key = work.begin + Tile::kN; key < work.end; key += Tile::kN) {
-        wait(&shared.k_full[k_turn.stage], k_turn.parity);
-        wait(&shared.v_full[v_turn.stage], v_turn.parity);
+      for (int key = begin + Tile::kN; key < end; key += Tile::kN) {
+        const unsigned v_stage = stage_of<Tile>(tile), v_parity = parity_of<Tile>(tile);
+        const unsigned k_stage = stage_of<Tile>(++tile);
+        wait(&shared.k_full[k_stage], parity_of<Tile>(tile));
+        wait(&shared.v_full[v_stage], v_parity);
         wait_turn();
         ptx::wgmma_fence();
-        add_scores<Tile>(q, shared.stages[k_turn.stage].k, s);
+        add_scores<Tile>(q, shared.stages[k_stage].k, s);
         ptx::wgmma_commit_group();
-        add_values<Tile>(f, shared.stages[v_turn.stage].v, sums);
+        add_values<Tile>(f, shared.stages[v_stage].v, sums);
         ptx::wgmma_commit_group();
         arrive(&shared.turn[1 - group]);
         ptx::wgmma_wait_group<1>();
         ptx::wgmma_sums_are_here(s);
-        arrive(&shared.k_empty[k_turn.stage]);
-        k_turn.next();
+        arrive(&shared.k_empty[k_stage]);
         exponentials(key);
         ptx::wgmma_wait_group<0>();
         ptx::wgmma_sums_are_here(sums);
         ptx::wgmma_sums_are_here(s);  // factors are not formed before: products read the last ones
-        arrive(&shared.v_empty[v_turn.stage]);
-        v_turn.next();
+        arrive(&shared.v_empty[v_stage]);
+        if (__any_sync(kWholeWarp, shrink[0] != 1.0f || shrink[1] != 1.0f)) {
 #pragma unroll
-        for (int i = 0; i < Tile::kDimV / 2; ++i) sums[i] *= shrink[i / 2 % 2];
+          for (int i = 0; i < Tile::kDimV / 2; ++i) sums[i] *= shrink[i / 2 % 2];
+        }
         to_factors<Tile>(s, f);
       }
       arrive(&shared.q_empty);
-      wait(&shared.v_full[v_turn.stage], v_turn.parity);
+      const unsigned v_stage = stage_of<Tile>(tile);
+      wait(&shared.v_full[v_stage], parity_of<Tile>(tile));
       __syncwarp();
       ptx::wgmma_fence();
-      add_values<Tile>(f, shared.stages[v_turn.stage].v, sums);
+      add_values<Tile>(f, shared.stages[v_stage].v, sums);
       ptx::wgmma_commit_group();
       ptx::wgmma_wait_group<0>();
       ptx::wgmma_sums_are_here(sums);
-      arrive(&shared.v_empty[v_turn.stage]);
-      v_turn.next();
+      arrive(&shared.v_empty[v_stage]);
+      ++tile;
     }
     unsigned wrong = 0;
-    store_rows<Tile>(call, work, query, left, row, lane, sums, rows, &wrong);
+    const int left = work.count - group * kGroupRows;
+    store_rows<Tile>(call, work, group, row, lane, sums, rows, &wrong);
     // The note for is_done, of all four warps.
     const unsigned parts = (__any_sync(kWholeWarp, wrong & 1) ? 1u : 0u) |
                            (__any_sync(kWholeWarp, wrong & 2) ? 2u : 0u);
@@ -577,8 +600,9 @@ __device__ __forceinline__ void multiply_works(const FlashCall<T>& call, FlashSt
       unsigned all = 0;
 #pragma unroll
       for (int w = 0; w < kGroup / kWarp; ++w) all |= notes[group * (kGroup / kWarp) + w];
-      const std::int64_t tile = (work.b * call.p.heads + work.h) * call.notes + query / kGroupRows;
-      call.repair[tile * call.columns + part] = (all >> part & 1) != 0 ? 1 : 0;
+      const std::int64_t place =
+          (work.b * call.p.heads + work.h) * call.notes + work.query / kGroupRows + group;
+      call.repair[place * call.columns + part] = (all >> part & 1) != 0 ? 1 : 0;
     }
   });
 }

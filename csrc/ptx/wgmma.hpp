@@ -74,9 +74,11 @@ ARRAYNN_PTX_FUNCTION void setmaxnreg_inc() {
 #define ARRAYNN_D8(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), \
                       "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
 #define ARRAYNN_D32(i) ARRAYNN_D8(i), ARRAYNN_D8(i + 8), ARRAYNN_D8(i + 16), ARRAYNN_D8(i + 24)
-#define ARRAYNN_TEXT_0 \
+#define ARRAYNN_TEXTS_16 \
   "%0, %1, %2, %3, %4, %5, %6, %7, " \
-  "%8, %9, %10, %11, %12, %13, %14, %15, " \
+  "%8, %9, %10, %11, %12, %13, %14, %15"
+#define ARRAYNN_TEXT_0 \
+  ARRAYNN_TEXTS_16 ", " \
   "%16, %17, %18, %19, %20, %21, %22, %23, " \
   "%24, %25, %26, %27, %28, %29, %30, %31"
 #define ARRAYNN_TEXT_1 \
@@ -122,12 +124,20 @@ ARRAYNN_PTX_FUNCTION void setmaxnreg_inc() {
                              : "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3]), "l"(y),                 \
                                "r"(static_cast<int>(accumulate)), "n"(kAlongB ? 0 : 1)));          \
   }
+#define ARRAYNN_SUMS_16 ARRAYNN_D8(0), ARRAYNN_D8(8)
 #define ARRAYNN_SUMS_32 ARRAYNN_D32(0)
+#define ARRAYNN_SUMS_48 ARRAYNN_SUMS_32, ARRAYNN_D8(32), ARRAYNN_D8(40)
 #define ARRAYNN_SUMS_64 ARRAYNN_SUMS_32, ARRAYNN_D32(32)
 #define ARRAYNN_SUMS_128 ARRAYNN_SUMS_64, ARRAYNN_D32(64), ARRAYNN_D32(96)
 #define ARRAYNN_TEXTS_32 ARRAYNN_TEXT_0
+#define ARRAYNN_TEXTS_48 ARRAYNN_TEXTS_32 ", %32, %33, %34, %35, %36, %37, %38, %39, " \
+  "%40, %41, %42, %43, %44, %45, %46, %47"
 #define ARRAYNN_TEXTS_64 ARRAYNN_TEXTS_32 ", " ARRAYNN_TEXT_1
 #define ARRAYNN_TEXTS_128 ARRAYNN_TEXTS_64 ", " ARRAYNN_TEXT_2 ", " ARRAYNN_TEXT_3
+ARRAYNN_WGMMA(32, f16, ARRAYNN_SUMS_16, ARRAYNN_TEXTS_16, "%16", "%17", "%18", "%19", "%20")
+ARRAYNN_WGMMA(96, f16, ARRAYNN_SUMS_48, ARRAYNN_TEXTS_48, "%48", "%49", "%50", "%51", "%52")
+ARRAYNN_WGMMA(32, bf16, ARRAYNN_SUMS_16, ARRAYNN_TEXTS_16, "%16", "%17", "%18", "%19", "%20")
+ARRAYNN_WGMMA(96, bf16, ARRAYNN_SUMS_48, ARRAYNN_TEXTS_48, "%48", "%49", "%50", "%51", "%52")
 ARRAYNN_WGMMA(64, f16, ARRAYNN_SUMS_32, ARRAYNN_TEXTS_32, "%32", "%33", "%34", "%35", "%36")
 ARRAYNN_WGMMA(128, f16, ARRAYNN_SUMS_64, ARRAYNN_TEXTS_64, "%64", "%65", "%66", "%67", "%68")
 ARRAYNN_WGMMA(256, f16, ARRAYNN_SUMS_128, ARRAYNN_TEXTS_128, "%128", "%129", "%130", "%131", "%132")
@@ -144,10 +154,14 @@ ARRAYNN_WGMMA_RS(256, bf16, ARRAYNN_SUMS_128, ARRAYNN_TEXTS_128, "%128, %129, %1
 #undef ARRAYNN_WGMMA
 #undef ARRAYNN_TEXTS_128
 #undef ARRAYNN_TEXTS_64
+#undef ARRAYNN_TEXTS_48
 #undef ARRAYNN_TEXTS_32
+#undef ARRAYNN_TEXTS_16
 #undef ARRAYNN_SUMS_128
 #undef ARRAYNN_SUMS_64
+#undef ARRAYNN_SUMS_48
 #undef ARRAYNN_SUMS_32
+#undef ARRAYNN_SUMS_16
 #undef ARRAYNN_TEXT_3
 #undef ARRAYNN_TEXT_2
 #undef ARRAYNN_TEXT_1
