@@ -76,6 +76,8 @@ void warpgroup_product(const std::string& fault, bool bf16, bool along_a, bool a
       {"no_proxy_fence", &cuda::warpgroup_product<Plant::kNoProxyFence>},
       {"few_bytes", &cuda::warpgroup_product<Plant::kFewBytes>},
       {"half_group", &cuda::warpgroup_product<Plant::kHalfGroup>},
+      {"registers", &cuda::warpgroup_product<Plant::kRegisters>},
+      {"registers_reused", &cuda::warpgroup_product<Plant::kRegistersReused>},
   };
   const DeviceCall call;
   kRuns.at(fault)(bf16, along_a, along_b, a.data(), b.data(), d.mutable_data());

@@ -187,17 +187,31 @@ __global__ void __launch_bounds__(kThreads)
   float sums[32];
   const std::uint64_t a = ptx::matrix_descriptor(ptx::shared_address(shared.a), 0, 1024);
   const std::uint64_t b = ptx::matrix_descriptor(ptx::shared_address(shared.b), 0, 1024);
+  constexpr bool kInRegisters =
+      kAlongA && (plant == Plant::kRegisters || plant == Plant::kRegistersReused);
+  std::uint32_t words[2][4];  // of a
+  for (int i = 0; i < 8; ++i) {
+    const int row = 16 * warp + lane / 4 + i % 2 * 8;
+    const int column = 16 * (i / 4) + i / 2 % 2 * 8 + lane % 4 * 2;
+    const int swizzled = 2 * column ^ row % 8 << 4;
+    if (kInRegisters) memcpy(&words[i / 4][i % 4], shared.a + 128 * row + swizzled, 4);
+  }
   if (plant != Plant::kHalfGroup || warp < 2) {
     if (plant != Plant::kNoProductFence) ptx::wgmma_fence();
     for (std::uint64_t step = 0; step < 2; ++step) {
       const std::uint64_t x = a + step * (kAlongA ? 2 : 128), y = b + step * (kAlongB ? 2 : 128);
-      if constexpr (kBf16) {
+      if constexpr (kInRegisters && kBf16) {
+        ptx::wgmma_rs_m64n64k16_bf16<kAlongB>(sums, words[step], y, step > 0);
+      } else if constexpr (kInRegisters) {
+        ptx::wgmma_rs_m64n64k16_f16<kAlongB>(sums, words[step], y, step > 0);
+      } else if constexpr (kBf16) {
         ptx::wgmma_m64n64k16_bf16<kAlongA, kAlongB>(sums, x, y, step > 0);
       } else {
         ptx::wgmma_m64n64k16_f16<kAlongA, kAlongB>(sums, x, y, step > 0);
       }
     }
     ptx::wgmma_commit_group();
+    if (plant == Plant::kRegistersReused) words[1][2] = 0;
     if (plant == Plant::kNoWait) {
       ptx::wgmma_wait_group<1>();
     } else {
@@ -314,6 +328,8 @@ PRODUCT(kNoProductFence)
 PRODUCT(kNoProxyFence)
 PRODUCT(kFewBytes)
 PRODUCT(kHalfGroup)
+PRODUCT(kRegisters)
+PRODUCT(kRegistersReused)
 #undef PRODUCT
 
 }  // namespace arraynn::cuda

@@ -22,7 +22,9 @@ enum class Plant : std::uint8_t {
   kNoProductFence,    // wgmma without wgmma.fence
   kNoProxyFence,      // mbarriers that bulk copies may not see yet
   kFewBytes,          // an mbarrier expects fewer bytes than come
-  kHalfGroup,         // two of the four warps of a warpgroup call wgmma
+  kHalfGroup,
+  kRegisters,  // none: an operand is in registers
+  kRegistersReused,  // before the product has read them         // two of the four warps of a warpgroup call wgmma
 };
 
 template <Plant plant>

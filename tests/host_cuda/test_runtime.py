@@ -334,6 +334,14 @@ class TestWarpgroups:
                 hopper.set_schedule(order, late, 2)
                 assert self.product(hopper, "", bf16, along) == "right"
 
+    @pytest.mark.parametrize("bf16", [False, True])
+    @pytest.mark.parametrize("along_b", [True, False])
+    def test_products_from_registers(self, hopper: Any, bf16: bool, along_b: bool) -> None:
+        for order in ORDERS:
+            hopper.set_schedule(order, True, 2)
+            assert self.product(hopper, "registers", bf16, (True, along_b)) == "right"
+            assert self.product(hopper, "registers_reused", bf16, (True, along_b)) == "wrong"
+
     @pytest.mark.parametrize(
         ("fault", "report"),
         [
