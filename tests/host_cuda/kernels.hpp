@@ -22,9 +22,9 @@ enum class Plant : std::uint8_t {
   kNoProductFence,    // wgmma without wgmma.fence
   kNoProxyFence,      // mbarriers that bulk copies may not see yet
   kFewBytes,          // an mbarrier expects fewer bytes than come
-  kHalfGroup,
-  kRegisters,  // none: an operand is in registers
-  kRegistersReused,  // before the product has read them         // two of the four warps of a warpgroup call wgmma
+  kHalfGroup,         // two of the four warps of a warpgroup call wgmma
+  kRegisters,         // nothing: an operand of wgmma is in registers
+  kRegistersReused,   // which are written again before the product is waited for
 };
 
 template <Plant plant>

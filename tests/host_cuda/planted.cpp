@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "attention/attention.hpp"
+#include "attention/cuda_hopper.hpp"
 #include "conv/conv.hpp"
 #include "core/cuda_call.hpp"
 #include "core/cuda_precision.hpp"
@@ -262,6 +263,50 @@ Floats run_attention_forward() { return run_attention_with(Attention::Hidden::kN
 Floats run_attention_repaired() { return run_attention_with(Attention::Hidden::kLastValue); }
 
 Floats run_attention_of_one_query() { return Attention(1).out; }
+
+// On one multiprocessor: four tiles of the result with six of keys each, which go round the ring of 4. Behind
+// the last key are values that nobody may read, and the results of one query are not finite.
+Floats run_attention_on_hopper() {
+  constexpr std::int64_t kHeads = 2, kQueries = 140, kArray = 720, kDim = 64;
+  static constexpr std::int64_t kKeys = 690;
+  auto q = bfloat16s(kHeads * kQueries * kDim), k = bfloat16s(kHeads * kArray * kDim, 2),
+       v = bfloat16s(kHeads * kArray * kDim, 3);
+  constexpr Bfloat16 kNan{0x7FFF};
+  q[static_cast<std::size_t>(20 * kDim)] = kNan;
+  for (std::int64_t h = 0; h < kHeads; ++h) {
+    for (std::int64_t i = kKeys * kDim; i < kArray * kDim; ++i) {
+      v[static_cast<std::size_t>(h * kArray * kDim + i)] = kNan;
+    }
+  }
+  std::vector<Bfloat16> out(kHeads * kQueries * kDim, {0xFFFF});
+  Floats lse = result(kHeads * kQueries);
+  std::vector<std::uint8_t> notes(kHeads * 3, 0xFF);
+  AttentionProblem<Bfloat16> p;
+  p.batch = 1;
+  p.heads = p.kv_heads = kHeads;
+  p.seqlen_q = kQueries;
+  p.seqlen_k = kArray;
+  p.kv_lengths = &kKeys;
+  p.head_dim = p.head_dim_v = kDim;
+  p.q = q.data();
+  p.k = k.data();
+  p.v = v.data();
+  p.out = out.data();
+  p.lse = lse.data();
+  p.q_strides = p.out_strides = {kHeads * kQueries * kDim, kQueries * kDim, kDim};
+  p.k_strides = p.v_strides = {kHeads * kArray * kDim, kArray * kDim, kDim};
+  p.lse_strides = {kHeads * kQueries, kQueries, 1};
+  p.scale = 0.125;
+  p.right = 0;
+  p.alignment = Alignment::kLengthEnd;
+  be_hopper(true);
+  const bool launched = cuda::attention_on_hopper(p, notes.data());
+  be_hopper(false);
+  if (!launched) return {};
+  for (const Bfloat16 x : out) lse.push_back(static_cast<float>(x.bits));
+  for (const std::uint8_t x : notes) lse.push_back(x);
+  return lse;
+}
 
 Floats run_attention_gradient(Attention::Hidden hidden,
                               float* AttentionGradients<float>::* gradient) {
@@ -545,6 +590,7 @@ const std::map<std::string, Floats (*)()>& problems() {
       {"conv by x", &run_conv_by_x},
       {"conv by weight", &run_conv_by_weight},
       {"attention", &run_attention_forward},
+      {"attention on Hopper", &run_attention_on_hopper},
       {"attention of one query", &run_attention_of_one_query},
       {"attention by q", &run_attention_by_q},
       {"attention by k", &run_attention_by_k},

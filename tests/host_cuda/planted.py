@@ -9,8 +9,10 @@ float32 alone, so that compiling them takes less.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
+
+import planted_hopper
+from planted_fault import BARRIER, Fault, no_barrier
 
 CSRC = Path(__file__).parents[2] / "csrc"
 #: What is compiled: the kernels that have a fault, or are called by those.
@@ -19,6 +21,7 @@ KERNELS = [
     "attention/cuda_backward.cu",
     "attention/cuda_decode.cu",
     "attention/cuda_forward.cu",
+    "attention/cuda_hopper.cu",
     "conv/cuda.cu",
     "elementwise/cuda.cu",
     "gemm/cuda.cu",
@@ -33,26 +36,6 @@ KERNELS = [
     "rnn/cuda_moves.cu",
     "softmax/cuda_softmax.cu",
 ]
-BARRIER = "__syncthreads();"
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A change of one file; PLANTED in `wrong` is whether the fault is wanted."""
-
-    name: str
-    problem: str  # of planted.cpp
-    file: str
-    right: str
-    wrong: str
-
-
-def no_barrier(name: str, problem: str, file: str, around: str) -> Fault:
-    """Remove the first barrier in a text that tells which one it is."""
-    return Fault(
-        name, problem, file, around, around.replace(BARRIER, f"if (!PLANTED) {BARRIER}", 1)
-    )
-
 
 TILE, GATHER = "core/cuda_tile.hpp", "conv/cuda_gather.hpp"
 MMA, MMA_GEMM = "core/cuda_mma.hpp", "gemm on tensor cores"
@@ -785,6 +768,7 @@ FAULTS = [
         "const std::int64_t of_lane = lane % 4 * kPack<T>,",
         "const std::int64_t of_lane = (lane + (PLANTED ? 1 : 0)) % 4 * kPack<T>,",
     ),
+    *planted_hopper.FAULTS,
 ]
 
 
@@ -811,6 +795,8 @@ def main(directory: Path) -> None:
     change("gemm/cuda.cu", "ARRAYNN_DEFINE(Half)\nARRAYNN_DEFINE(Bfloat16)\n", "")
     # Of either way a scan may go, the one that its problem names.
     change(SCAN, "apart < together;", "host_cuda::planted_apart();")
+    half = "template bool attention_on_hopper<Half>(const AttentionProblem<Half>&, std::uint8_t*);"
+    change("attention/cuda_hopper.cu", half, "")
     for kernel in KERNELS:
         texts.setdefault(kernel, (CSRC / kernel).read_text(encoding="utf-8"))
     # Ninja knows of the kernels alone: they are written anew after a header.
