@@ -17,11 +17,11 @@ FAULTS = [
         "if (!PLANTED) wait(&shared.k_full[k_stage],",
     ),
     Fault(
-        "values are read before they are there",
+        "the last values are read before they are there",
         FLASH,
         FLASH_ATTENTION,
-        "wait(&shared.v_full[v_stage], v_parity);",
-        "if (!PLANTED) wait(&shared.v_full[v_stage], v_parity);",
+        "wait(&shared.v_full[v_stage], parity_of<Tile>(tile));",
+        "if (!PLANTED) wait(&shared.v_full[v_stage], parity_of<Tile>(tile));",
     ),
     Fault(
         "the parity of keys and values stays when their ring begins again",
