@@ -86,9 +86,11 @@ def test_long_heads(storage: Any, sizes: Any, device: Any, rng: np.random.Genera
 
 def test_heads_that_are_not_aligned(storage: Any, device: Any, rng: np.random.Generator) -> None:
     """Vectors that begin anywhere give the bits of vectors that begin at 16 bytes."""
+    # On a Hopper vectors of whole 16 bytes go another way where they begin at those.
+    dim = 24 if device.name == "host_cuda" else 20
     arrays = [normal(rng, storage, 1, 2, 40, 25) for _ in range(4)]
-    aligned = [device.put(a)[..., :24] for a in arrays]
-    copies = [device.put(np.ascontiguousarray(a[..., :24])) for a in arrays]
+    aligned = [device.put(a)[..., :dim] for a in arrays]
+    copies = [device.put(np.ascontiguousarray(a[..., :dim])) for a in arrays]
     results = []
     for q, k, v, grad in (aligned, copies):
         y, lse = kernels.attention(q, k, v, causal=True, return_lse=True)
