@@ -151,6 +151,27 @@ __device__ __forceinline__ TilePlace place_of(const FlashCall<T>& call, const Fl
   return {work.b, work.h, work.query + group * kGroupRows, key, sequence_of(call.p, work.b)};
 }
 
+// keeps() of two neighbours, which mostly share a block of Philox.
+template <class T>
+__device__ __forceinline__ void drop_two(const AttentionProblem<T>& p, const TilePlace& at, int row,
+                                         int column, float& x, float& y) {
+  const AttentionDropout& d = p.dropout;
+  const std::int64_t length = d.device_row != nullptr ? *d.device_row : d.row;
+  const auto index = static_cast<std::uint64_t>(
+      (at.b * d.b + at.h * d.h + at.seq.q0 + at.query + row) * length + at.key + column);
+  const unsigned word = index % 4;
+  PhiloxBlock block = philox_block(index / 4, d.key);
+  const std::uint32_t low = word % 2 == 0 ? block.word[0] : block.word[1],
+                      high = word % 2 == 0 ? block.word[2] : block.word[3];
+  if ((word < 2 ? low : high) < d.threshold) x = 0;
+  if (word == 3) block = philox_block(index / 4 + 1, d.key);
+  const std::uint32_t next = word == 0   ? block.word[1]
+                             : word == 1 ? block.word[2]
+                             : word == 2 ? block.word[3]
+                                         : block.word[0];
+  if (next < d.threshold) y = 0;
+}
+
 // Products become exponentials; what the sums so far are multiplied by.
 template <class Tile, class T>
 __device__ __forceinline__ void to_exponentials(const FlashCall<T>& call, const FlashWork& work,
@@ -205,8 +226,8 @@ __device__ __forceinline__ void to_exponentials(const FlashCall<T>& call, const 
     if (call.p.dropout.on) {
       const TilePlace at = place_of(call, work, group, key);
 #pragma unroll
-      for (int i = 0; i < kN / 2; ++i) {
-        if (!keeps(call.p, at, row + 8 * (i / 2 % 2), column + i / 4 * 8 + i % 2)) s[i] = 0;
+      for (int i = 0; i < kN / 2; i += 2) {
+        drop_two(call.p, at, row + 8 * (i / 2 % 2), column + i / 4 * 8, s[i], s[i + 1]);
       }
     }
   }
