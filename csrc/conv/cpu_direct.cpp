@@ -59,7 +59,8 @@ Block k_block(const Plan<T>& p, std::int64_t i) {
   if (p.units.count > 1) {
     const Range c = unit_range(p.units, i);
     const std::int64_t unit = c.end - c.begin;
-    return {0, runs.taps, unit, c.begin, 0, unit * kNR<T>};
+    if (p.pack_at_use) return {0, runs.taps, unit, c.begin, 0, unit * kNR<T>};
+    return {0, runs.taps, unit, c.begin, c.begin * kNR<T>, runs.run * kNR<T>};
   }
   if (p.k == 0) return {};
   if (runs.run >= kKC<T>) {
@@ -295,10 +296,10 @@ void run_class(const DirectConv<T>& d, const Plan<T>& p, const StripTask<T>& s,
 // One unit of a panel of weights; `tap_row` is that of the first phase.
 template <class T>
 void pack_unit(const PhasedConv<T>& d, const Plan<T>& p, const std::int64_t* tap_row,
-               std::int64_t panel, Range channels, T* dst) {
+               std::int64_t panel, Range channels, std::int64_t tap_step, T* dst) {
   const std::int64_t phase = panel / p.phase_panels;
   pack_weights(d, tap_row + phase * d.kernel_h * d.kernel_w, panel - phase * p.phase_panels,
-               channels, dst);
+               channels, tap_step, dst);
 }
 
 template <class T>
@@ -317,10 +318,9 @@ void run_strip(const PhasedConv<T>& all, const Plan<T>& p, const StripTask<T>& s
       const T* w = parts.weights;
       if (p.pack_at_use) {
         const Range c = p.units.count > 1 ? unit_range(p.units, i) : Range{0, d.channels};
-        if (p.k > 0) pack_unit(all, p, tap_row, at, c, parts.weights);
+        if (p.k > 0) pack_unit(all, p, tap_row, at, c, c.end - c.begin, parts.weights);
       } else {
-        const std::int64_t unit = p.units.count > 1 ? unit_range(p.units, i).begin : 0;
-        w += ((at - s.first_panel) * p.k + unit * p.units.taps) * kNR<T>;
+        w += (at - s.first_panel) * p.k * kNR<T>;
       }
       for (int c = 0; c < p.rows.count * p.columns.count; ++c) {
         const PixelClass& pixels = classes[c];
@@ -338,7 +338,8 @@ void run_strip(const PhasedConv<T>& all, const Plan<T>& p, const StripTask<T>& s
   }
 }
 
-// Member tid's share of some panels: [panel][unit] one after the other.
+// Member tid's share of some panels: [panel][tap][channel], however the channels are cut into units, for
+// a kept weight serves images of any size.
 template <class T>
 void pack_panels(const PhasedConv<T>& d, const Plan<T>& p, const std::int64_t* tap_row,
                  Range panels, int tid, int nthreads, T* dst) {
@@ -347,8 +348,8 @@ void pack_panels(const PhasedConv<T>& d, const Plan<T>& p, const std::int64_t* t
   for (std::int64_t i = mine.begin; i < mine.end; ++i) {
     const std::int64_t panel = i / p.units.count;
     const Range c = unit_range(p.units, i % p.units.count);
-    pack_unit(d, p, tap_row, panels.begin + panel, c,
-              dst + (panel * p.k + c.begin * p.units.taps) * kNR<T>);
+    pack_unit(d, p, tap_row, panels.begin + panel, c, d.channels,
+              dst + (panel * p.k + c.begin) * kNR<T>);
   }
 }
 

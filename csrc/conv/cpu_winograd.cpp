@@ -142,7 +142,7 @@ void make_u(const DirectConv<T>& d, const Plan<T>& p, std::int64_t panel, Range 
   fill_tap_rows(d.h, d.w, 3, 3, tap_row);
   for (std::int64_t c = unit.begin; c < unit.end; c += kPackUnit) {
     const Range part{c, min_i(unit.end, c + kPackUnit)};
-    pack_weights(d, tap_row, panel, part, packed);
+    pack_weights(d, tap_row, panel, part, part.end - part.begin, packed);
     transform_weights(packed, part.end - part.begin, u + (c - unit.begin) * kNR<T>, p.u_step);
   }
 }

@@ -12,10 +12,10 @@ namespace ARRAYNN_ISA_NAMESPACE {
 inline constexpr std::int64_t kFewTaps = 4, kPrefetchRows = 8;
 
 // One unit of a panel of weights, rows of NR columns in the order in which the runs meet them:
-//   dst[(tap_row * unit + c) * NR + j] = weight[j * weight_j + (begin + c) * weight_c + tap]
+//   dst[(tap_row * tap_step + c) * NR + j] = weight[j * weight_j + (begin + c) * weight_c + tap]
 template <class T>
 static void pack_weights(const DirectConv<T>& d, const std::int64_t* tap_row, std::int64_t panel,
-                         Range channels, T* dst) {
+                         Range channels, std::int64_t tap_step, T* dst) {
   constexpr int kL = kLanes<T>;
   const std::int64_t taps = d.kernel_h * d.kernel_w, unit = channels.end - channels.begin;
   const std::int64_t line = max_i(1, 64 / (d.weight_j * static_cast<std::int64_t>(sizeof(T))));
@@ -42,7 +42,7 @@ static void pack_weights(const DirectConv<T>& d, const std::int64_t* tap_row, st
         }
         for (std::int64_t tap = 0; tap < taps; ++tap) {
           if (tap_row[tap] < 0) continue;
-          T* to = out + (tap_row[tap] * unit + c) * kNR<T>;
+          T* to = out + (tap_row[tap] * tap_step + c) * kNR<T>;
           for (std::int64_t r = 0; r < count; ++r) to[r] = row[r * d.weight_j + tap];
           for (std::int64_t r = count; r < kL; ++r) to[r] = T(0);
         }
@@ -64,7 +64,7 @@ static void pack_weights(const DirectConv<T>& d, const std::int64_t* tap_row, st
         for (int q = 0; q < kL; ++q) {
           if (q >= depth) break;
           if (tap_row[tap] >= 0) {
-            rows[q].store(out + (tap_row[tap] * unit + c) * kNR<T>);
+            rows[q].store(out + (tap_row[tap] * tap_step + c) * kNR<T>);
           }
           if (++tap == taps) {
             tap = 0;

@@ -427,3 +427,20 @@ def test_every_second_column(dtype: Any, layout: str, width: int, rng: np.random
         got = kernels.conv2d(x, weight, None, **options)
         check_forward(x, weight, None, got, **options)
         check_backward(normal(rng, dtype, *got.shape), x, weight, **options)
+
+
+@pytest.mark.parametrize("op", ["conv2d", "conv_transpose2d"])
+def test_a_packed_weight_serves_images_of_any_size(
+    dtype: Any, layout: str, op: str, rng: np.random.Generator
+) -> None:
+    """Sums over units of channels, as on small images, and over whole taps read the same form."""
+    function: Any = getattr(kernels, op)
+    for stride in (1, 2):
+        how: dict[str, Any] = {**DIRECT, "stride": stride, "padding": 1, "layout": layout}
+        weight = normal(rng, dtype, 90, 90, 3, 3)
+        for sizes in ((7, 35, 14), (35, 9)):
+            packed = kernels.pack(weight, op)
+            for size in sizes:
+                x = arranged(normal(rng, dtype, 1, 90, size, size), layout)
+                y = function(x, weight, **how)
+                assert_same_bits(function(x, packed, **how), y, f"{op} {stride} {size} {sizes}")
