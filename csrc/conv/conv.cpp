@@ -5,6 +5,7 @@
 
 #include "conv/axes.hpp"
 #include "conv/conv_pool.hpp"
+#include "conv/fold.hpp"
 #include "conv/lanes.hpp"
 #include "conv/phases.hpp"
 #include "core/arena.hpp"
@@ -88,6 +89,13 @@ bool is_winograd(Algorithm algorithm, const Conv<T>& d) {
 // Up to so many channels, columns of a row are better lanes than channels of a pixel: those few would
 // fill no vector on their way to [column][channel]. One block of the direct sum, whose bits it has.
 constexpr std::int64_t kFirstChannels = 4;
+
+// A 1x1 of a stride in channels first: the product of the layout as well, of the positions that it reads.
+bool is_gathered(const Conv2dProblem& p) {
+  return p.kh == 1 && p.kw == 1 && p.stride_h * p.stride_w > 1 && p.groups == 1 &&
+         !p.channels_last && !p.is_volume() && p.ic > kFirstChannels && fills_vectors(p);
+}
+
 // Columns of the result that fill a tile of a row. Fewer, of stride 1, go by all positions of the plane.
 constexpr std::int64_t kFirstColumns = 24;
 constexpr std::int64_t kFirstStep = 8;      // columns apart
@@ -251,6 +259,55 @@ void forward_gemm(const Conv2dProblem& p, const T* x, const T* weight, const Con
   gemm_batch(p.op, g, items.data(), p.n);
 }
 
+// Positions that are gathered at a time: what a product finds in L2 rather than in memory.
+constexpr std::int64_t kGatheredBytes = std::int64_t{1} << 20;
+
+template <class T>
+void forward_gathered(const Conv2dProblem& p, const T* x, const T* weight, const ConvEpilogue<T>& e,
+                      T* y) {
+  const std::int64_t plane = p.oh * p.ow;
+  const std::int64_t row = p.ic * p.ow * static_cast<std::int64_t>(sizeof(T));
+  const auto parts = [](std::int64_t count, std::int64_t bytes) {  // alike, of those that fit
+    const std::int64_t most = std::clamp<std::int64_t>(kGatheredBytes / bytes, 1, count);
+    const std::int64_t pieces = (count + most - 1) / most;
+    return (count + pieces - 1) / pieces;
+  };
+  const std::int64_t rows = parts(p.oh, row);
+  const std::int64_t samples = rows < p.oh ? 1 : parts(p.n, row * p.oh);
+  const std::int64_t bytes = samples * rows * row;
+  const Scratch scratch(p.op, p.plan != nullptr ? 0 : static_cast<std::size_t>(bytes));
+  T* const gathered = static_cast<T*>(scratch.data());
+  std::vector<BatchItem> items;
+  for (std::int64_t i = 0; i < p.n; i += samples) {
+    for (std::int64_t r = 0; r < p.oh; r += rows) {
+      const std::int64_t some = std::min(samples, p.n - i), height = std::min(rows, p.oh - r);
+      const std::int64_t width = height * p.ow;
+      ConvEpilogue<T> part = e;
+      const std::int64_t at = i * p.oc * plane + r * p.ow;
+      if (e.residual != nullptr) part.residual += at;
+      GemmProblem<T> g{p.oc, width,  p.ic,     weight,
+                       p.ic, 1,      gathered, width,
+                       1,    y + at, plane,    gemm_epilogue(part, BiasAxis::kRow, plane)};
+      if (p.plan != nullptr) {
+        const GemmUse use = gemm_batch_use(g, some);
+        return p.plan->note("gemm", "1x1 of a stride: the matrix product of positions gathered",
+                            use.scratch + bytes, use.threads);
+      }
+      const FoldProblem f{some,
+                          p.ic,
+                          {p.ih, 1, p.stride_h, 1, p.pad_h - r * p.stride_h, height},
+                          {p.iw, 1, p.stride_w, 1, p.pad_w, p.ow}};
+      run_unfold(f, x + i * p.ic * p.ih * p.iw, gathered);
+      if (p.forms != nullptr) use_packed(p.op, p.forms, Operand::kA, &g);
+      items.clear();
+      for (std::int64_t j = 0; j < some; ++j) {
+        items.push_back({0, j * p.ic * width, j * p.oc * plane});
+      }
+      gemm_batch(p.op, g, items.data(), some);
+    }
+  }
+}
+
 // Every group in turn: forward, or by x, where dy is the source and the weights are read across.
 template <class T>
 void run_groups(const Conv2dProblem& p, bool by_x, const T* src, const T* weight,
@@ -298,6 +355,9 @@ void forward(const Conv2dProblem& p, const T* x, const T* weight, const ConvEpil
   const bool pooled = e.pool != nullptr;
   if (is_gemm(p)) {
     return pooled ? pool_by_samples(p, x, weight, e, y) : forward_gemm(p, x, weight, e, y);
+  }
+  if (is_gathered(p)) {
+    return pooled ? pool_by_samples(p, x, weight, e, y) : forward_gathered(p, x, weight, e, y);
   }
   Axis h = forward_axis(axis_h(p), p.flip_kernel), w = forward_axis(axis_w(p), p.flip_kernel);
   if (is_depthwise(p, false)) {

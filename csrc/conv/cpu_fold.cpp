@@ -1,6 +1,6 @@
 #include "conv/fold.hpp"
 
-#include "simd/vec.hpp"
+#include "simd/transpose.hpp"
 
 namespace ARRAYNN_ISA_NAMESPACE {
 namespace {
@@ -38,6 +38,11 @@ void unfold(const FoldProblem& p, const T* x, T* y, Range rows) {
       to += wide.begin;
       if (w.stride == 1) {
         __builtin_memcpy(to, from, static_cast<std::size_t>(n) * sizeof(T));
+      } else if (w.stride == 2) {
+        for (std::int64_t o = 0; o < n; o += kLanes<T>) {
+          const std::int64_t count = min_i(kLanes<T>, n - o);
+          store_n(load_even(from + 2 * o, count), to + o, count);
+        }
       } else {
         for (std::int64_t o = 0; o < n; ++o) to[o] = from[o * w.stride];
       }

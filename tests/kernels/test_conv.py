@@ -429,6 +429,55 @@ def test_every_second_column(dtype: Any, layout: str, width: int, rng: np.random
         check_backward(normal(rng, dtype, *got.shape), x, weight, **options)
 
 
+#: Channels and size of x, stride, output channels, padding: several samples and parts of one are
+#: gathered together.
+PRODUCTS: list[tuple[int, tuple[int, int], Any, int, Any]] = [
+    (5, (17, 19), 2, 7, 0),
+    (33, (31, 16), (1, 2), 18, 0),
+    (20, (40, 9), (3, 1), 33, 0),
+    (6, (25, 31), 3, 5, ((0, 2), (1, 3))),
+    (24, (241, 239), 2, 15, 0),
+]
+
+
+@pytest.mark.parametrize(("channels", "size", "stride", "columns", "padding"), PRODUCTS, ids=str)
+def test_products_of_every_second_pixel(
+    dtype: Any,
+    layout: str,
+    channels: int,
+    size: Any,
+    stride: Any,
+    columns: int,
+    padding: Any,
+    rng: np.random.Generator,
+) -> None:
+    """A 1x1 of a stride in channels first is a product of the pixels that it reads."""
+    x = arranged(normal(rng, dtype, 3, channels, *size), layout)
+    weight, bias = normal(rng, dtype, columns, channels, 1, 1), normal(rng, dtype, columns)
+    how: dict[str, Any] = {"stride": stride, "padding": padding, "layout": layout}
+    y = kernels.conv2d(x, weight, bias, **how)
+    check_forward(x, weight, bias, y, **how)
+    if layout == "channels_first":
+        assert kernels.plan("conv2d", x, weight, **how).algorithm == "gemm"
+    residual = normal(rng, dtype, *y.shape)
+    more: dict[str, Any] = {**how, "residual": residual, "activation": "relu"}
+    guard = Guarded(y.shape, dtype)
+    kernels.conv2d(x, weight, bias, **more, out=guard.out)
+    guard.check()
+    plain = {k: v for k, v in more.items() if k != "activation"}
+    both = reference.conv2d(*widen(x, weight, bias), **{**plain, "residual": widen(residual)})
+    scale = reference.conv2d(
+        *absolute(x, weight, bias), **{**plain, "residual": absolute(residual)[0]}
+    )
+    assert_within(guard.out, np.maximum(both, 0), dot_bound(channels + 2, dtype, scale))
+    for n in thread_counts():
+        assert_same_bits(kernels.conv2d(x, weight, bias, **how), y, f"{n} threads")
+    assert_same_bits(kernels.conv2d(x[1:2], weight, bias, **how), y[1:2], "alone")
+    packed = kernels.pack(weight, "conv2d")
+    for _ in range(2):
+        assert_same_bits(kernels.conv2d(x, packed, bias, **how), y, "packed")
+
+
 @pytest.mark.parametrize("op", ["conv2d", "conv_transpose2d"])
 def test_a_packed_weight_serves_images_of_any_size(
     dtype: Any, layout: str, op: str, rng: np.random.Generator
