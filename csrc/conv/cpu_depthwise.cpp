@@ -324,15 +324,10 @@ DepthwiseConv<T> residue_of(const DepthwiseResidues<T>& d, std::int64_t p, std::
   return one;
 }
 
-// Columns up to which every second pixel is taken from rows where they lie: the rows of larger planes
-// come from memory faster as bands.
-constexpr std::int64_t kSecondColumns = 32;
-
 template <class T>
 bool is_planes(const DepthwiseResidues<T>& d) {
   if (d.channels_last || d.h_count > 1 || d.w_count > 1 || !d.is_image()) return false;
-  if (!is_three(d.h_at(0), d.w_at(0))) return false;
-  return d.w_at(0).step == 1 || d.w_at(0).count <= kSecondColumns || !is_banded(d);
+  return is_three(d.h_at(0), d.w_at(0));
 }
 
 template <class T, class F>

@@ -184,6 +184,7 @@ struct InsideLanes {
   std::int64_t begin, end;
   Mask<T> mask;
 
+  InsideLanes() = default;
   // Of columns [first, first + kLanes) of a row of `size`.
   InsideLanes(std::int64_t first, std::int64_t size)
       : begin(min_i(kLanes<T>, max_i(0, -first))),
@@ -206,7 +207,13 @@ struct InsideLanes {
 };
 
 // What the vectors of a tile touch of a line, in vectors.
-inline constexpr int kLineVectors = 3;
+inline constexpr int kLineVectors = 5;
+
+// Lanes from the second on, and then the first of the next vector.
+template <class T>
+struct NextLane {
+  static constexpr int at(int l) { return l + 1; }
+};
 
 template <class T>
 alignas(kVecBytes) inline constexpr T kZeroLine[kLineVectors * kLanes<T>] = {};
@@ -251,31 +258,42 @@ ARRAYNN_INLINE void three_tile(const DepthwiseConv<T>& d, const Plane<T>& plane,
       sum[q * kV + v] = fma(w, x, sum[q * kV + v]);
     }
   };
-  ARRAYNN_UNROLL for (int v = 0; v < kV; ++v) {
-    const std::int64_t first = column + v * kL * kStep;
-    const auto inside = [&](std::int64_t by) { return InsideLanes<T>(first + by, d.w.size); };
-    if constexpr (kTurned) {
-      const InsideLanes<T> lanes = inside(0);
-      ARRAYNN_UNROLL for (int i = 0; i < kLines; ++i) {
-        const Vec<T> x = lanes.load(line[i]);
-        add(i, 0, v, x);
-        add(i, 1, v, rotate_lanes<1>(x));
-        add(i, 2, v, rotate_lanes<2>(x));
+  const auto inside = [&](std::int64_t by) { return InsideLanes<T>(column + by, d.w.size); };
+  if constexpr (kStep == 2) {
+    constexpr int kRead = kTurned ? 1 : 2 * kV + 1;
+    const auto read = [&](const InsideLanes<T>& lanes, int i, int v) {
+      return lanes.load(line[i] + v * kL);
+    };
+    InsideLanes<T> lanes[kRead];
+    ARRAYNN_UNROLL for (int v = 0; v < kRead; ++v) lanes[v] = inside(v * kL);
+    ARRAYNN_UNROLL for (int i = 0; i < kLines; ++i) {
+      Vec<T> even[kV + 1], odd[kV];
+      ARRAYNN_UNROLL for (int v = 0; v < kV; ++v) {
+        const Vec<T> a = read(lanes[2 * v], i, 2 * v);
+        const Vec<T> c = kTurned ? Vec<T>::zero() : read(lanes[2 * v + 1], i, 2 * v + 1);
+        split_pair(a, c, &even[v], &odd[v]);
       }
-    } else if constexpr (kStep == 1) {
-      const InsideLanes<T> lanes[3] = {inside(0), inside(1), inside(2)};
-      ARRAYNN_UNROLL for (int i = 0; i < kLines; ++i) {
-        ARRAYNN_UNROLL for (int j = 0; j < 3; ++j)
-            add(i, j, v, lanes[j].load(line[i] + v * kL + j));
+      even[kV] = kTurned ? Vec<T>::zero() : read(lanes[kRead - 1], i, kRead - 1);
+      ARRAYNN_UNROLL for (int v = 0; v < kV; ++v) {
+        add(i, 0, v, even[v]);
+        add(i, 1, v, odd[v]);
+        add(i, 2, v, shuffle<NextLane<T>>(even[v], even[v + 1]));
       }
-    } else {
-      const InsideLanes<T> a = inside(0), c = inside(kL), e = inside(2), f = inside(kL + 2);
+    }
+  } else if constexpr (kTurned) {
+    const InsideLanes<T> lanes = inside(0);
+    ARRAYNN_UNROLL for (int i = 0; i < kLines; ++i) {
+      const Vec<T> x = lanes.load(line[i]);
+      add(i, 0, 0, x);
+      add(i, 1, 0, rotate_lanes<1>(x));
+      add(i, 2, 0, rotate_lanes<2>(x));
+    }
+  } else {
+    ARRAYNN_UNROLL for (int v = 0; v < kV; ++v) {
+      const std::int64_t by = v * kL;
+      const InsideLanes<T> lanes[3] = {inside(by), inside(by + 1), inside(by + 2)};
       ARRAYNN_UNROLL for (int i = 0; i < kLines; ++i) {
-        Vec<T> even, odd;
-        split_pair(a.load(line[i]), c.load(line[i] + kL), &even, &odd);
-        add(i, 0, v, even);
-        add(i, 1, v, odd);
-        add(i, 2, v, shuffle<EverySecond<T, false>>(e.load(line[i] + 2), f.load(line[i] + kL + 2)));
+        ARRAYNN_UNROLL for (int j = 0; j < 3; ++j) add(i, j, v, lanes[j].load(line[i] + by + j));
       }
     }
   }
@@ -283,12 +301,26 @@ ARRAYNN_INLINE void three_tile(const DepthwiseConv<T>& d, const Plane<T>& plane,
 }
 
 // Whether a row is read by one load: its taps are that vector turned by a lane. The lanes that come round
-// are not stored, or a zero takes the place of a zero.
+// are not stored, or a zero takes the place of a zero. Of step 2, zeros follow.
 template <class T>
 static bool is_turned(const DirectAxis& w) {
   constexpr int kL = kLanes<T>;
+  if (w.step == 2) return w.count <= kL && w.size - w.offset[0] <= kL;
   const std::int64_t first = w.offset[0];
   return w.count + 2 <= kL || (w.count + 1 == kL && first < 0 && first + kL >= w.size);
+}
+
+// The source of the tile below, while this one is computed: too many rows for the hardware to follow.
+template <class T, int kR, int kV, int kStep>
+ARRAYNN_INLINE void prefetch_rows(const DepthwiseConv<T>& d, const Plane<T>& plane, std::int64_t r,
+                                  std::int64_t b) {
+  constexpr int kLine = 64 / static_cast<int>(sizeof(T));
+  const T* row = plane.src + r * kStep * d.w.size + b * kStep;
+  for (int i = 0; i < kR * kStep; ++i, row += d.w.size) {
+    ARRAYNN_UNROLL for (int v = 0; v < kV * kStep * kLanes<T>; v += kLine) {
+      __builtin_prefetch(row + v);
+    }
+  }
 }
 
 // Rows of results of a plane that a member takes at a time.
@@ -299,6 +331,7 @@ static void three_rows(const DepthwiseConv<T>& d, const Plane<T>& plane, const T
                        const T* source_end, Range rows) {
   for (std::int64_t r = rows.begin; r < rows.end; r += kR) {
     for (std::int64_t b = 0; b < d.w.count; b += kV * kLanes<T>) {
+      if constexpr (kV == 2 && kStep == 2) prefetch_rows<T, kR, kV, kStep>(d, plane, r + kR, b);
       three_tile<T, kR, kV, kStep, kTurned>(d, plane, weights, source_end, r, rows.end, b);
     }
   }
@@ -307,8 +340,12 @@ static void three_rows(const DepthwiseConv<T>& d, const Plane<T>& plane, const T
 template <class T>
 static void three_rows(const DepthwiseConv<T>& d, const Plane<T>& plane, const T* weights,
                        const T* source_end, Range rows) {
-  if (d.w.step == 2) {
+  if (d.w.step == 2 && is_turned<T>(d.w)) {
+    three_rows<T, kTileSums, 1, 2, true>(d, plane, weights, source_end, rows);
+  } else if (d.w.step == 2 && d.w.count <= kLanes<T>) {
     three_rows<T, kTileSums / 2, 1, 2, false>(d, plane, weights, source_end, rows);
+  } else if (d.w.step == 2) {
+    three_rows<T, kTileSums / 2, 2, 2, false>(d, plane, weights, source_end, rows);
   } else if (is_turned<T>(d.w)) {
     three_rows<T, kTileSums, 1, 1, true>(d, plane, weights, source_end, rows);
   } else {
