@@ -111,16 +111,6 @@ bool is_first(const DirectConv<T>& d) {
          products * static_cast<std::int64_t>(sizeof(T)) <= kFirstBytes;
 }
 
-// By x, few results as columns of a matrix product would leave most of a vector empty. A row of half a
-// vector is full enough. A forward call keeps the order of sums that conv2d_pool has.
-constexpr std::int64_t kFewRow = 8;
-
-template <class T>
-bool is_few(const DirectConv<T>& d) {
-  return d.columns <= kFewResults && d.channels > 0 && d.w.count >= kFewRow && d.h.taps > 0 &&
-         d.w.taps > 0 && d.depth.size == 1 && d.depth.out_size == 1 && d.depth.taps == 1;
-}
-
 // What tells apart the forms of one weight: the algorithm, the group and its taps in order.
 template <class T>
 FormKey form_key(Algorithm algorithm, const PhasedConv<T>& d) {
@@ -137,7 +127,7 @@ FormKey form_key(Algorithm algorithm, const PhasedConv<T>& d) {
 }
 
 template <class T>
-void run_conv(const Conv2dProblem& p, const PhasedConv<T>& call, bool by_x) {
+void run_conv(const Conv2dProblem& p, const PhasedConv<T>& call) {
   if (call.n == 0 || call.columns == 0 || call.h.count == 0 || call.w.count == 0) return;
   PhasedConv<T> d = call;
   const double flop = 2.0 * static_cast<double>(d.channels * d.h.taps * d.w.taps);
@@ -146,10 +136,6 @@ void run_conv(const Conv2dProblem& p, const PhasedConv<T>& call, bool by_x) {
                       (flop + kFlopPerElement),
                   kFlopPerThread);
   const bool winograd = is_winograd(p.algorithm, d);
-  if (!winograd && by_x && is_few(d)) {
-    return run_kernel<DirectConv<T>>(p, few_kernels().of<T>(), d, threads, "few",
-                                     "few results: vectors lie along the rows of planes");
-  }
   if (!winograd && is_first(d)) {
     return run_kernel<DirectConv<T>>(p, first_kernels().of<T>(), d, threads, "first",
                                      "few channels: vectors lie along the rows of planes");
@@ -308,21 +294,11 @@ void forward_gathered(const Conv2dProblem& p, const T* x, const T* weight, const
   }
 }
 
-// Every group in turn: forward, or by x, where dy is the source and the weights are read across.
-template <class T>
-void run_groups(const Conv2dProblem& p, bool by_x, const T* src, const T* weight,
-                const ConvEpilogue<T>& e, T* out, const DirectAxis& h, const DirectAxis& w,
-                const DirectDepth& depth, const std::vector<DirectPhase>& phases = {}) {
+// Arrays of a direct convolution, forward, or by x, where dy is the source and the weights are read across.
+template <class T, class Conv>
+void set_arrays(const Conv2dProblem& p, bool by_x, const T* src, const ConvEpilogue<T>& e, T* out,
+                Conv& d) {
   const std::int64_t icg = p.ic / p.groups, ocg = p.oc / p.groups, taps = p.taps();
-  PhasedConv<T> d{};
-  if (phases.size() > 1) {
-    d.phases = phases.data();
-    d.phase_count = std::ssize(phases);
-  }
-  d.n = p.n * depth.count;
-  d.h = h;
-  d.w = w;
-  d.depth = depth;
   d.src = src;
   d.src_channels = by_x ? p.oc : p.ic;
   d.channels = by_x ? ocg : icg;
@@ -339,14 +315,37 @@ void run_groups(const Conv2dProblem& p, bool by_x, const T* src, const T* weight
   d.residual = e.residual;
   d.activation = e.activation;
   d.pool = e.pool;
+}
+
+// f(d) for every group in turn.
+template <class T, class Conv, class F>
+void for_groups(const Conv2dProblem& p, const T* weight, const ConvEpilogue<T>& e, Conv& d,
+                const F& f) {
   for (std::int64_t g = 0; g < p.groups; ++g) {
     d.src_channel = g * d.channels;
     d.out_channel = g * d.columns;
-    d.weight = weight + g * ocg * icg * taps;
+    d.weight = weight + g * d.channels * d.columns * p.taps();
     d.bias = e.bias == nullptr ? nullptr : e.bias + g * d.columns;
-    run_conv(p, d, by_x);
+    f(d);
     if (p.plan != nullptr) return;  // the groups are alike
   }
+}
+
+template <class T>
+void run_groups(const Conv2dProblem& p, bool by_x, const T* src, const T* weight,
+                const ConvEpilogue<T>& e, T* out, const DirectAxis& h, const DirectAxis& w,
+                const DirectDepth& depth, const std::vector<DirectPhase>& phases = {}) {
+  PhasedConv<T> d{};
+  if (phases.size() > 1) {
+    d.phases = phases.data();
+    d.phase_count = std::ssize(phases);
+  }
+  d.n = p.n * depth.count;
+  d.h = h;
+  d.w = w;
+  d.depth = depth;
+  set_arrays(p, by_x, src, e, out, d);
+  for_groups(p, weight, e, d, [&](const PhasedConv<T>& one) { run_conv(p, one); });
 }
 
 template <class T>
@@ -426,7 +425,7 @@ void fill_epilogue(const Conv2dProblem& p, const ConvEpilogue<T>& e, T* dx) {
   d.bias = e.bias;
   d.residual = e.residual;
   d.activation = e.activation;
-  run_conv(p, d, true);
+  run_conv(p, d);
 }
 
 template <class T>
@@ -444,6 +443,67 @@ void backward_x_depthwise(const Conv2dProblem& p, const T* dy, const T* weight,
   d.h_count = static_cast<std::int64_t>(h.size());
   d.w_count = static_cast<std::int64_t>(w.size());
   run_depthwise(p, d, e);
+}
+
+// By x, few results as columns of a matrix product would leave most of a vector empty. A row of half a
+// vector is full enough. A forward call keeps the order of sums that conv2d_pool has.
+constexpr std::int64_t kFewRow = 8;
+
+bool is_few(const Conv2dProblem& p) {
+  return p.ic / p.groups <= kFewResults && p.y_size() > 0 && !p.is_volume() &&
+         (p.iw + p.stride_w - 1) / p.stride_w >= kFewRow;
+}
+
+// From the first to the last position that the taps of all residues see.
+DirectAxis span_of(const std::vector<DirectAxis>& residues, std::int64_t (&ends)[2]) {
+  DirectAxis all = residues[0];  // which has most positions
+  all.out_begin = all.taps = 0;
+  all.offset = ends;
+  for (const DirectAxis& one : residues) {
+    if (one.taps == 0) continue;
+    const std::int64_t first = one.offset[0], last = one.offset[one.taps - 1];
+    ends[0] = all.taps == 0 ? first : std::min(ends[0], first);
+    ends[1] = all.taps == 0 ? last : std::max(ends[1], last);
+    all.taps = 2;
+  }
+  return all;
+}
+
+// False if there is a better way.
+template <class T>
+bool backward_x_few(const Conv2dProblem& p, const T* dy, const T* weight, const ConvEpilogue<T>& e,
+                    T* dx) {
+  if (!is_few(p)) return false;
+  std::vector<Axis> rows, columns;
+  const std::vector<DirectAxis> h = finish_residues(axis_h(p), p.flip_kernel, &rows);
+  const std::vector<DirectAxis> w = finish_residues(axis_w(p), p.flip_kernel, &columns);
+  if (p.algorithm == Algorithm::kWinograd && three_in_a_row(h[0]) && three_in_a_row(w[0])) {
+    return false;
+  }
+  std::int64_t ends_h[2] = {}, ends_w[2] = {};
+  FewConv<T> d{};
+  d.n = p.n;
+  d.h = span_of(h, ends_h);
+  d.w = span_of(w, ends_w);
+  d.h_residues = h.data();
+  d.w_residues = w.data();
+  d.h_count = std::ssize(h);
+  d.w_count = std::ssize(w);
+  const auto taps = [](const std::vector<DirectAxis>& axes) {
+    std::int64_t count = 0;
+    for (const DirectAxis& axis : axes) count += axis.taps;
+    return count;
+  };
+  d.taps = taps(h) * taps(w);
+  if (d.taps == 0) return true;  // the epilogue was all
+  set_arrays(p, true, dy, e, dx, d);
+  const double work = p.flop() + kFlopPerElement * static_cast<double>(p.x_size());
+  const int threads = threads_for(work / static_cast<double>(p.groups), kFlopPerThread);
+  for_groups(p, weight, e, d, [&](const FewConv<T>& one) {
+    run_kernel(p, few_kernels().of<T>(), one, threads, "few",
+               "few results: vectors lie along the rows of planes");
+  });
+  return true;
 }
 
 // By x, all pairs of residues that read the same source positions.
@@ -470,10 +530,9 @@ void backward_x(const Conv2dProblem& p, const T* dy, const T* weight, const Conv
       skips_positions(axis_h(p)) || skips_positions(axis_w(p)) || skips_positions(axis_d(p));
   if (skips && p.plan == nullptr) fill_epilogue(p, e, dx);
   if (is_depthwise(p, true)) return backward_x_depthwise(p, dy, weight, e, dx);
-  // Few results have a kernel of their own, a residue at a time.
-  const std::int64_t most = p.ic / p.groups > kFewResults ? kMostPhases : 1;
-  for (std::vector<Axis>& h : residue_groups(axis_h(p), p.flip_kernel, most)) {
-    for (std::vector<Axis>& w : residue_groups(axis_w(p), p.flip_kernel, most)) {
+  if (backward_x_few(p, dy, weight, e, dx)) return;
+  for (std::vector<Axis>& h : residue_groups(axis_h(p), p.flip_kernel, kMostPhases)) {
+    for (std::vector<Axis>& w : residue_groups(axis_w(p), p.flip_kernel, kMostPhases)) {
       if (!p.is_volume()) {
         run_phases(p, dy, weight, e, dx, h, w, DirectDepth{});
         continue;

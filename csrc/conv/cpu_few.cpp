@@ -4,8 +4,8 @@
 // columns of a row, and a vector of the source serves all results at once:
 //   staged    [row][channel][column] of a block of channels, with its border of zeros; this is where
 //             channels_last becomes planes
-//   packed    [block][tap][channel of the block][result]
-//   sums      [row][result][column] of a strip, over the blocks of channels in order
+//   packed    [block][residue][tap][channel of the block][result]
+//   sums      [residue][row][result][column] of a strip, over the blocks of channels in order
 // Within a block sums run over kernel row, kernel column, channel.
 #include "conv/lanes.hpp"
 #include "core/index.hpp"
@@ -19,8 +19,8 @@ namespace {
 
 // Channels that are staged together: a block of many rows, so that few are staged twice.
 constexpr std::int64_t kChannels = 16;
-// Staged rows of a strip, half of an L2 of 512 KiB.
-constexpr std::int64_t kStagedBytes = std::int64_t{256} << 10;
+// Staged rows of a strip and its sums, most of an L2 of 512 KiB.
+constexpr std::int64_t kStripBytes = std::int64_t{320} << 10;
 // Vectors of a row of a tile: 4 x 4 sums + 4 of the source + 1 weight of 32 registers, or 4 x 3 + 3 + 1
 // of 16. Four sums and fewer would wait for one another: such a tile has several rows, unlike one of
 // three results of two vectors (measured: 0.8x with two rows).
@@ -36,14 +36,14 @@ struct Layout {
   std::int64_t width;         // elements of a row of sums
   std::int64_t pitch, row;    // elements: of a line, of all channels of a block
   std::int64_t span_h, rows;  // source rows that a result sees; rows of a strip
-  std::int64_t taps, blocks;  // of the kernel; of channels
+  std::int64_t taps, blocks;  // of the kernel, that of all residues; of channels
   std::int64_t staged, sums;  // elements
   std::int64_t packed, tables;  // bytes of the team; of a member's offsets
   std::int64_t bytes;           // of a member
 };
 
 template <class T>
-Layout<T> make_layout(const DirectConv<T>& d) {
+Layout<T> make_layout(const FewConv<T>& d) {
   constexpr int kL = kLanes<T>;
   const auto item = static_cast<std::int64_t>(sizeof(T));
   Layout<T> l{};
@@ -56,12 +56,13 @@ Layout<T> make_layout(const DirectConv<T>& d) {
   if (rows_alias<T>(l.pitch * 4)) l.pitch += kL;
   l.row = min_i(kChannels, d.channels) * l.pitch;
   l.span_h = d.h.offset[d.h.taps - 1] - d.h.offset[0] + 1;
-  const std::int64_t fitting = (kStagedBytes / (l.row * item) - l.span_h) / d.h.step + 1;
+  const std::int64_t sums = d.residues() * d.columns * l.width;
+  const std::int64_t fitting = (kStripBytes / item - (l.span_h - 1) * l.row) / (l.row + sums);
   l.rows = min_i(d.h.count, max_i(1, fitting));
-  l.taps = d.h.taps * d.w.taps;
+  l.taps = d.taps;
   l.blocks = ceil_div(d.channels, kChannels);
-  l.staged = ((l.rows - 1) * d.h.step + l.span_h) * l.row;
-  l.sums = l.rows * d.columns * l.width;
+  l.staged = (l.rows - 1 + l.span_h) * l.row;
+  l.sums = l.rows * sums;
   l.packed = round_up(d.channels * l.taps * d.columns * item, 64);
   l.tables = round_up(l.taps * kChannels * 8, 64);
   l.bytes = l.tables + round_up(l.staged * item, 64) + round_up(l.sums * item, 64);
@@ -69,7 +70,7 @@ Layout<T> make_layout(const DirectConv<T>& d) {
 }
 
 template <class T>
-std::int64_t few_scratch(const DirectConv<T>& d, int threads) {
+std::int64_t few_scratch(const FewConv<T>& d, int threads) {
   const Layout<T> l = make_layout(d);
   return l.packed + threads * l.bytes;
 }
@@ -80,7 +81,7 @@ Range block_range(std::int64_t channels, std::int64_t block) {
 
 // One source row of the channels of a block.
 template <class T>
-void stage_row(const DirectConv<T>& d, const Layout<T>& l, std::int64_t sample, std::int64_t row,
+void stage_row(const FewConv<T>& d, const Layout<T>& l, std::int64_t sample, std::int64_t row,
                Range channels, T* dst) {
   const std::int64_t count = channels.end - channels.begin, first = d.w.offset[0];
   const bool inside = row >= 0 && row < d.h.size;
@@ -190,29 +191,42 @@ FewUkernel<T> few_of(std::int64_t results, std::int64_t vectors) {
                         : few_of<T, 4>(vectors);
 }
 
+// f(h, w, number) of every residue with taps.
+template <class T, class F>
+ARRAYNN_INLINE void for_residues(const FewConv<T>& d, const F& f) {
+  for (std::int64_t i = 0; i < d.residues(); ++i) {
+    const DirectAxis &h = d.h_residues[i / d.w_count], &w = d.w_residues[i % d.w_count];
+    if (h.taps > 0 && w.taps > 0) f(h, w, i);
+  }
+}
+
 // Packed weights of one block of channels.
 template <class T>
-void pack_block(const DirectConv<T>& d, Range channels, T* dst) {
-  for (std::int64_t i = 0; i < d.h.taps; ++i) {
-    for (std::int64_t k = 0; k < d.w.taps; ++k) {
-      const T* w = d.weight + d.h.kernel[i] * d.kernel_w + d.w.kernel[k];
-      for (std::int64_t c = channels.begin; c < channels.end; ++c) {
-        for (std::int64_t j = 0; j < d.columns; ++j) *dst++ = w[j * d.weight_j + c * d.weight_c];
+void pack_block(const FewConv<T>& d, Range channels, T* dst) {
+  for_residues(d, [&](const DirectAxis& h, const DirectAxis& w, std::int64_t) {
+    for (std::int64_t i = 0; i < h.taps; ++i) {
+      for (std::int64_t k = 0; k < w.taps; ++k) {
+        const T* weight = d.weight + h.kernel[i] * d.kernel_w + w.kernel[k];
+        for (std::int64_t c = channels.begin; c < channels.end; ++c) {
+          for (std::int64_t j = 0; j < d.columns; ++j) {
+            *dst++ = weight[j * d.weight_j + c * d.weight_c];
+          }
+        }
       }
     }
-  }
+  });
 }
 
 // Where the products of a block of `channels` meet the staged rows; returns their number.
 template <class T>
-std::int64_t fill_offsets(const DirectConv<T>& d, const Layout<T>& l, std::int64_t channels,
-                          std::int64_t* offset) {
+std::int64_t fill_offsets(const FewConv<T>& d, const Layout<T>& l, const DirectAxis& h,
+                          const DirectAxis& w, std::int64_t channels, std::int64_t* offset) {
   const std::int64_t* const first = offset;
-  for (std::int64_t i = 0; i < d.h.taps; ++i) {
-    for (std::int64_t k = 0; k < d.w.taps; ++k) {
+  for (std::int64_t i = 0; i < h.taps; ++i) {
+    for (std::int64_t k = 0; k < w.taps; ++k) {
       for (std::int64_t c = 0; c < channels; ++c) {
         *offset++ =
-            (d.h.offset[i] - d.h.offset[0]) * l.row + c * l.pitch + d.w.offset[k] - d.w.offset[0];
+            (h.offset[i] - d.h.offset[0]) * l.row + c * l.pitch + w.offset[k] - d.w.offset[0];
       }
     }
   }
@@ -221,10 +235,9 @@ std::int64_t fill_offsets(const DirectConv<T>& d, const Layout<T>& l, std::int64
 
 // A row of sums of one result goes to its pixels, `step` elements apart.
 template <class T>
-void finish_row(const DirectConv<T>& d, T* sums, std::int64_t j, std::int64_t at,
+void finish_row(const FewConv<T>& d, T* sums, std::int64_t count, std::int64_t j, std::int64_t at,
                 std::int64_t step) {
   constexpr int kL = kLanes<T>;
-  const std::int64_t count = d.w.count;
   const Vec<T> bias = Vec<T>::set1(d.bias != nullptr ? d.bias[j] : T(0));
   for (std::int64_t b = 0; b < count; b += kL) (Vec<T>::load(sums + b) + bias).store(sums + b);
   if (d.residual != nullptr) {
@@ -244,46 +257,53 @@ void finish_row(const DirectConv<T>& d, T* sums, std::int64_t j, std::int64_t at
 }
 
 template <class T>
-void run_strip(const DirectConv<T>& d, const Layout<T>& l, std::int64_t sample, Range rows,
+void run_strip(const FewConv<T>& d, const Layout<T>& l, std::int64_t sample, Range rows,
                const T* packed, std::int64_t* offset, T* staged, T* sums) {
   constexpr int kL = kLanes<T>;
-  const std::int64_t ld = l.width, next = d.h.step * l.row, count_h = rows.end - rows.begin;
-  const std::int64_t top = rows.begin * d.h.step + d.h.offset[0];
-  const std::int64_t lines = (rows.end - rows.begin - 1) * d.h.step + l.span_h;
+  const std::int64_t ld = l.width, residue = l.rows * d.columns * ld;
+  const std::int64_t top = rows.begin + d.h.offset[0], lines = rows.end - rows.begin - 1 + l.span_h;
   for (std::int64_t block = 0; block < l.blocks; ++block) {
     const Range channels = block_range(d.channels, block);
     for (std::int64_t r = 0; r < lines; ++r) {
       stage_row(d, l, sample, top + r, channels, staged + r * l.row);
     }
-    const std::int64_t count = fill_offsets(d, l, channels.end - channels.begin, offset);
-    const T* w = packed + channels.begin * l.taps * d.columns;
-    for (std::int64_t b = 0; b < d.w.count; b += l.vectors * kL) {
-      const std::int64_t left = ceil_div(d.w.count - b, kL);
-      const FewUkernel<T> kernel = few_of<T>(d.columns, min_i(l.vectors, left));
-      for (std::int64_t a = 0; a < count_h;) {
-        const bool many = a + kernel.lines <= count_h;
-        (many ? kernel.many : kernel.one)(staged + a * next + b, next, offset, count, w, block > 0,
-                                          sums + a * d.columns * ld + b, ld);
-        a += many ? kernel.lines : 1;
+    const T* weights = packed + channels.begin * l.taps * d.columns;
+    for_residues(d, [&](const DirectAxis& h, const DirectAxis& w, std::int64_t i) {
+      const std::int64_t count = fill_offsets(d, l, h, w, channels.end - channels.begin, offset);
+      const std::int64_t count_h = min_i(rows.end, h.count) - rows.begin;
+      for (std::int64_t b = 0; b < w.count; b += l.vectors * kL) {
+        const std::int64_t left = ceil_div(w.count - b, kL);
+        const FewUkernel<T> kernel = few_of<T>(d.columns, min_i(l.vectors, left));
+        for (std::int64_t a = 0; a < count_h;) {
+          const bool many = a + kernel.lines <= count_h;
+          (many ? kernel.many : kernel.one)(staged + a * l.row + b, l.row, offset, count, weights,
+                                            block > 0, sums + i * residue + a * d.columns * ld + b,
+                                            ld);
+          a += many ? kernel.lines : 1;
+        }
       }
-    }
+      weights += count * d.columns;
+    });
   }
   const std::int64_t pixel = d.channels_last ? d.out_channels : 1;
-  for (std::int64_t a = rows.begin; a < rows.end; ++a) {
-    const std::int64_t row = a * d.h.out_step + d.h.out_begin;
-    for (std::int64_t j = 0; j < d.columns; ++j) {
-      const std::int64_t channel = d.out_channel + j;
-      const std::int64_t at =
-          d.channels_last
-              ? ((sample * d.out_h + row) * d.out_w + d.w.out_begin) * pixel + channel
-              : ((sample * d.out_channels + channel) * d.out_h + row) * d.out_w + d.w.out_begin;
-      finish_row(d, sums + ((a - rows.begin) * d.columns + j) * ld, j, at, d.w.out_step * pixel);
+  for_residues(d, [&](const DirectAxis& h, const DirectAxis& w, std::int64_t i) {
+    for (std::int64_t a = rows.begin; a < min_i(rows.end, h.count); ++a) {
+      const std::int64_t row = a * h.out_step + h.out_begin;
+      for (std::int64_t j = 0; j < d.columns; ++j) {
+        const std::int64_t channel = d.out_channel + j;
+        const std::int64_t at =
+            d.channels_last
+                ? ((sample * d.out_h + row) * d.out_w + w.out_begin) * pixel + channel
+                : ((sample * d.out_channels + channel) * d.out_h + row) * d.out_w + w.out_begin;
+        T* const line = sums + i * residue + ((a - rows.begin) * d.columns + j) * ld;
+        finish_row(d, line, w.count, j, at, w.out_step * pixel);
+      }
     }
-  }
+  });
 }
 
 template <class T>
-void run_few(const DirectConv<T>& d, int threads, void* scratch) {
+void run_few(const FewConv<T>& d, int threads, void* scratch) {
   parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
     const Layout<T> l = make_layout(d);
     T* packed = static_cast<T*>(scratch);
