@@ -618,7 +618,7 @@ def packs() -> Iterator[Case]:
         (f32(3, 2, 3, 3), "conv_transpose1d"),
     ):
         yield Case("pack", (weight, op), {}, V, "weight")
-    for wrong in (np.ones((3, 4), np.int64), [[1.0]], None, "w"):
+    for wrong in (np.ones((3, 4), np.int64), f32(3, 4).astype(">f4"), [[1.0]], None, "w"):
         yield Case("pack", (wrong, "linear"), {}, T, "weight")
     w = [f32(20, 3), f32(20, 5)]
     yield Case("pack", ([], "lstm"), {}, V, "weight")

@@ -20,7 +20,7 @@ ARRAYNN_INLINE Shorts narrowed(Vec<float> x, Bfloat16) {
   const Words u = (Words)x.v;
   const Words rounded = (u + 0x7fff + (u >> 16 & 1)) >> 16;
   const Words nan = u >> 16 | 0x40;  // quiet: its payload may be in the lower half
-  return __builtin_convertvector((u & 0x7fffffff) > 0x7f800000 ? nan : rounded, Shorts);
+  return __builtin_convertvector(x.v != x.v ? nan : rounded, Shorts);
 }
 
 #if defined(__AVX512F__)
