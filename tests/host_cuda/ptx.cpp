@@ -1,4 +1,4 @@
-// Warp matrix instructions and conversions. Never built with ThreadSanitizer: the last lane to arrive
+// Warp matrix instructions, conversions, shuffles and votes. Never built with ThreadSanitizer: the last lane to arrive
 // computes for all, in their fragments.
 #include "ptx.hpp"
 
@@ -181,3 +181,82 @@ void ldmatrix_m8n8_x4(std::uint32_t* r, const void* row, bool transposed, Site s
 }
 
 }  // namespace host_ptx
+
+// ---- shuffles and votes --------------------------------------------------------------------------------
+
+namespace host_cuda {
+namespace {
+
+constexpr int kLanes = 32;
+struct ShuffleSlot {
+  std::uint64_t in, out;
+  int operand;
+  bool outside;
+};
+
+template <Shuffle kind>
+void shuffle_lanes(void* const* slots, std::uint32_t mask, std::uint64_t width_) {
+  const auto width = static_cast<int>(width_);
+  for (int lane = 0; lane < kLanes; ++lane) {
+    if ((mask >> lane & 1) == 0) continue;
+    auto& slot = *static_cast<ShuffleSlot*>(slots[lane]);
+    const int segment = lane / width * width, within = lane % width;
+    int source = lane;
+    switch (kind) {
+      case Shuffle::kXor:
+        source = segment + (within ^ slot.operand);
+        if (source >= segment + width) source = lane;
+        break;
+      case Shuffle::kIndex:
+        source = segment + (slot.operand & (width - 1));
+        break;
+      case Shuffle::kUp:
+        source = within >= slot.operand ? lane - slot.operand : lane;
+        break;
+      case Shuffle::kDown:
+        source = within + slot.operand < width ? lane + slot.operand : lane;
+        break;
+    }
+    slot.outside = (mask >> source & 1) == 0;
+    if (!slot.outside) slot.out = static_cast<ShuffleSlot*>(slots[source])->in;
+  }
+}
+
+}  // namespace
+
+std::uint64_t shuffle_bits(std::uint32_t mask, std::uint64_t bits, int operand, int width,
+                           Shuffle kind, Site site) {
+  if (width < 1 || width > kLanes || !std::has_single_bit(static_cast<unsigned>(width))) {
+    fault("a shuffle's width is a power of two up to 32", site);
+  }
+  static constexpr WarpFunction kFunctions[] = {
+      &shuffle_lanes<Shuffle::kXor>, &shuffle_lanes<Shuffle::kIndex>, &shuffle_lanes<Shuffle::kUp>,
+      &shuffle_lanes<Shuffle::kDown>};
+  ShuffleSlot slot{bits, 0, operand, false};
+  warp_operation(mask, site, &slot, kFunctions[static_cast<int>(kind)],
+                 static_cast<std::uint64_t>(width), false);
+  if (slot.outside) fault("a shuffle reads a lane outside its mask", site);
+  return slot.out;
+}
+
+std::uint32_t ballot(std::uint32_t mask, bool predicate, Site site) {
+  struct Slot {
+    bool predicate;
+    std::uint32_t result;
+  } slot{predicate, 0};
+  warp_operation(
+      mask, site, &slot,
+      [](void* const* slots, std::uint32_t lanes, std::uint64_t) {
+        std::uint32_t votes = 0;
+        for (int l = 0; l < kLanes; ++l) {
+          if ((lanes >> l & 1) != 0 && static_cast<Slot*>(slots[l])->predicate) votes |= 1u << l;
+        }
+        for (int l = 0; l < kLanes; ++l) {
+          if ((lanes >> l & 1) != 0) static_cast<Slot*>(slots[l])->result = votes;
+        }
+      },
+      0, false);
+  return slot.result;
+}
+
+}  // namespace host_cuda

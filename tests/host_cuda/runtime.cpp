@@ -1,7 +1,6 @@
 #include "runtime.hpp"
 
 #include <algorithm>
-#include <bit>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -437,79 +436,6 @@ void warp_operation(std::uint32_t mask, Site site, void* slot, WarpFunction func
   }
   suspend();
   if (orders_memory) acquire(edge);
-}
-
-namespace {
-
-struct ShuffleSlot {
-  std::uint64_t in, out;
-  int operand;
-  bool outside;
-};
-
-template <Shuffle kind>
-void shuffle_lanes(void* const* slots, std::uint32_t mask, std::uint64_t width_) {
-  const auto width = static_cast<int>(width_);
-  for (int lane = 0; lane < kWarp; ++lane) {
-    if ((mask >> lane & 1) == 0) continue;
-    auto& slot = *static_cast<ShuffleSlot*>(slots[lane]);
-    const int segment = lane / width * width, within = lane % width;
-    int source = lane;
-    switch (kind) {
-      case Shuffle::kXor:
-        source = segment + (within ^ slot.operand);
-        if (source >= segment + width) source = lane;
-        break;
-      case Shuffle::kIndex:
-        source = segment + (slot.operand & (width - 1));
-        break;
-      case Shuffle::kUp:
-        source = within >= slot.operand ? lane - slot.operand : lane;
-        break;
-      case Shuffle::kDown:
-        source = within + slot.operand < width ? lane + slot.operand : lane;
-        break;
-    }
-    slot.outside = (mask >> source & 1) == 0;
-    if (!slot.outside) slot.out = static_cast<ShuffleSlot*>(slots[source])->in;
-  }
-}
-
-}  // namespace
-
-std::uint64_t shuffle_bits(std::uint32_t mask, std::uint64_t bits, int operand, int width,
-                           Shuffle kind, Site site) {
-  if (width < 1 || width > kWarp || !std::has_single_bit(static_cast<unsigned>(width))) {
-    fault("a shuffle's width is a power of two up to 32", site);
-  }
-  static constexpr WarpFunction kFunctions[] = {
-      &shuffle_lanes<Shuffle::kXor>, &shuffle_lanes<Shuffle::kIndex>, &shuffle_lanes<Shuffle::kUp>,
-      &shuffle_lanes<Shuffle::kDown>};
-  ShuffleSlot slot{bits, 0, operand, false};
-  warp_operation(mask, site, &slot, kFunctions[static_cast<int>(kind)],
-                 static_cast<std::uint64_t>(width), false);
-  if (slot.outside) fault("a shuffle reads a lane outside its mask", site);
-  return slot.out;
-}
-
-std::uint32_t ballot(std::uint32_t mask, bool predicate, Site site) {
-  struct Slot {
-    bool predicate;
-    std::uint32_t result;
-  } slot{predicate, 0};
-  warp_operation(
-      mask, site, &slot,
-      [](void* const* slots, std::uint32_t lanes, std::uint64_t) {
-        std::uint32_t votes = 0;
-        for (int l = 0; l < kWarp; ++l) {
-          if ((lanes >> l & 1) != 0 && static_cast<Slot*>(slots[l])->predicate) votes |= 1u << l;
-        }
-        for (int l = 0; l < kWarp; ++l) {
-          if ((lanes >> l & 1) != 0) static_cast<Slot*>(slots[l])->result = votes;
-        }
-      },
-      0, false);
-  return slot.result;
 }
 
 void* shared_storage(const void* key, std::size_t bytes, std::size_t alignment) {
