@@ -144,30 +144,12 @@ void add_to_maxima(const PoolProblem& p, const T* dy, const T* x, T* dx, Range r
   }
 }
 
-// False when an index lies outside of its window.
-template <class T>
-bool gather_from_windows(const char* op, const PoolProblem& p, const T* dy, const T* x,
-                         const std::int64_t* indices, T* dx) {
-  std::atomic<bool> good{true};
-  for_shares(op, p, p.n * p.h.size, walk_bytes(p, sizeof(T)), Denormals::kKeep,
-             [&](Range part, void* scratch) {
-               if (!walk_kernels().of<T>().gathered(p, dy, x, indices, dx, part, scratch)) {
-                 good.store(false, std::memory_order_relaxed);
-               }
-             });
-  return good.load();
-}
-
 template <class T>
 bool max_pool_backward(const char* op, const PoolProblem& p, const T* dy, const T* x,
                        const std::int64_t* indices, T* dx) {
   const std::int64_t in = p.h.size * p.w.size, out = p.h.out * p.w.out;
   if (is_empty(p)) {
     std::fill_n(dx, p.n * p.c * in, T(0));
-    return true;
-  }
-  // Indices that point elsewhere, or nowhere, are added to one by one.
-  if (is_gathered(p, indices != nullptr) && gather_from_windows(op, p, dy, x, indices, dx)) {
     return true;
   }
   if (indices != nullptr) {
@@ -178,6 +160,13 @@ bool max_pool_backward(const char* op, const PoolProblem& p, const T* dy, const 
   if (is_row_of_runs(p)) {
     for_shares(op, p, p.n * p.c * p.h.size, 0, Denormals::kKeep,
                [&](Range part, void*) { walk_kernels().of<T>().runs(p, dy, x, dx, part); });
+    return true;
+  }
+  if (is_gathered(p)) {
+    for_shares(op, p, p.n * p.h.size, walk_bytes(p, sizeof(T)), Denormals::kKeep,
+               [&](Range part, void* scratch) {
+                 walk_kernels().of<T>().gathered(p, dy, x, dx, part, scratch);
+               });
     return true;
   }
   constexpr PoolTask kTask = PoolTask::kMaxBackward;

@@ -29,12 +29,12 @@ ARRAYNN_INLINE std::int64_t walk_rows(const PoolAxis& h) {
   return ceil_div(window_span(h), h.stride);
 }
 
-// Windows of two or three columns that overlap. Those that move by two columns are looked through
-// again faster (max_last.hpp) than their positions are kept, unless these are given.
-ARRAYNN_INLINE bool is_gathered(const PoolProblem& p, bool given) {
+// Windows of two or three columns that move by one. Those that move by two are looked through again
+// faster (max_last.hpp) than their positions are kept.
+ARRAYNN_INLINE bool is_gathered(const PoolProblem& p) {
   const PoolAxis &h = p.h, &w = p.w;
   if (!p.channels_last || h.to > 0 || w.to > 0 || h.dilation > 1 || w.dilation > 1) return false;
-  const bool columns = w.kernel <= 3 && w.stride < w.kernel && (given || w.stride == 1);
+  const bool columns = (w.kernel == 2 || w.kernel == 3) && w.stride == 1;
   return columns && walk_rows(h) <= kWalkRows && h.kernel <= 4 &&
          h.size * w.size <= INT32_MAX;  // positions are kept in 32 bits
 }
@@ -46,11 +46,9 @@ ARRAYNN_INLINE std::int64_t walk_bytes(const PoolProblem& p, std::int64_t item) 
 
 template <class T>
 struct WalkTable {
-  // `rows` of dx, over all planes or samples. Without indices the maxima are looked for in x; false
-  // when an index lies outside of its window, where dx is left unfinished.
+  // `rows` of dx, over all planes or samples.
   void (*runs)(const PoolProblem& p, const T* dy, const T* x, T* dx, Range rows);
-  bool (*gathered)(const PoolProblem& p, const T* dy, const T* x, const std::int64_t* indices,
-                   T* dx, Range rows, void* scratch);
+  void (*gathered)(const PoolProblem& p, const T* dy, const T* x, T* dx, Range rows, void* scratch);
 };
 using WalkKernels = FloatKernels<WalkTable>;
 
