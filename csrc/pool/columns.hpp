@@ -8,25 +8,18 @@
 namespace ARRAYNN_ISA_NAMESPACE {
 namespace {
 
-// Rows of a window from which on that takes less than moving it: 4 rows of 28 columns do not yet.
-inline constexpr std::int64_t kColumnRows = 6;
-
-ARRAYNN_INLINE bool is_by_columns(const PoolProblem& p) {
-  return !p.channels_last && p.h.to > 0 && p.w.to > 0 && p.h.size >= kColumnRows * p.h.out &&
-         p.w.size >= kStagedPlanes;
-}
-
 // A row of columns, with the divisors of its windows (out[0]), their first columns and their ends.
-// A unit's planes would take more room.
 template <class T>
 struct Columns {
   Row<T> row;
   Int<T>*left, *right;
+  T* more;  // column_elements()
 };
 template <class T>
 ARRAYNN_INLINE Columns<T> make_columns(const PoolAxis& w, void* scratch) {
   const Row<T> row = make_row(w, scratch, T(0));
-  Columns<T> c{row, reinterpret_cast<Int<T>*>(row.out[1]), reinterpret_cast<Int<T>*>(row.out[2])};
+  Columns<T> c{row, reinterpret_cast<Int<T>*>(row.out[1]), reinterpret_cast<Int<T>*>(row.out[2]),
+               reinterpret_cast<T*>(static_cast<char*>(scratch) + row_scratch_bytes(w, sizeof(T)))};
   for (std::int64_t o = 0; o < w.out; ++o) {
     c.left[o] = static_cast<Int<T>>(window_first(w, o));
     c.right[o] = static_cast<Int<T>>(window_end(w, o));
@@ -34,46 +27,61 @@ ARRAYNN_INLINE Columns<T> make_columns(const PoolAxis& w, void* scratch) {
   return c;
 }
 
-// One row of windows of a plane.
+// The columns of one row of windows of a plane.
 template <class T, class Op>
-ARRAYNN_INLINE void reduce_row(const PoolProblem& p, Op& op, const Columns<T>& columns, const T* in,
-                               std::int64_t oh, T* out) {
-  constexpr std::int64_t kL = kLanes<T>;
+ARRAYNN_INLINE void reduce_row(const PoolProblem& p, const Op& op, const T* in, std::int64_t oh,
+                               T* row) {
   const std::int64_t width = p.w.size, first = window_first(p.h, oh), end = window_end(p.h, oh);
-  T* row = columns.row.data;
-  for_vectors<T>(width, [&](std::int64_t c, std::int64_t n) __attribute__((always_inline)) {
+  for (std::int64_t c = 0; c < width; c += kLanes<T>) {
+    const std::int64_t n = width - c;
     Vec<T> acc = op.map(load_lanes(in + first * width + c, n));
     for (std::int64_t ih = first + 1; ih < end; ++ih) {
       acc = op.combine(acc, op.map(load_lanes(in + ih * width + c, n)));
     }
     acc.store(row + c);
-  });
-  for (std::int64_t o = 0; o < p.w.out; ++o) {
-    Vec<T> acc = Vec<T>::set1(row[columns.left[o]]);
-    for (std::int64_t c = columns.left[o] + 1; c < columns.right[o]; ++c) {
-      acc = op.combine(acc, Vec<T>::set1(row[c]));
-    }
-    out[o] = acc.v[0];
-  }
-  op.set_row(p, oh);
-  for (std::int64_t o = 0; o < p.w.out; o += kL) {
-    const std::int64_t n = p.w.out - o;
-    store_lanes(op.finish_columns(load_lanes(out + o, n), o), out + o, n);
   }
 }
 
+// As many rows of windows as a vector has lanes: their columns, transposed, are reduced together.
 template <class T, class Op>
 ARRAYNN_INLINE void reduce_columns(const PoolProblem p, Op op, const T* x, T* y, Range units,
                                    void* scratch) {
+  constexpr std::int64_t kL = kLanes<T>;
   const Columns<T> columns = make_columns<T>(p.w, scratch);
   op.begin(p, columns.row);
+  const std::int64_t width = round_up(p.w.size, kL), out = round_up(p.w.out, kL);
+  T *rows = columns.more, *lanes = rows + kL * width;
+  T *windows = lanes + kL * width, *to = windows + kL * out;
+  // What is behind the last row and the last window is moved too.
+  for (std::int64_t i = 0; i < 2 * kL * (width + out); ++i) rows[i] = T(0);
   const std::int64_t bands = staged_bands(p, sizeof(T), false);
   for (std::int64_t u = units.begin; u < units.end; ++u) {
     const Band b = forward_band(p, u, bands);
-    for (std::int64_t plane = b.plane; plane < b.plane + b.p.c; ++plane) {
-      for (std::int64_t oh = b.out_row; oh < b.out_row + b.p.h.out; ++oh) {
-        reduce_row(p, op, columns, x + plane * p.h.size * p.w.size, oh,
-                   y + (plane * p.h.out + oh) * p.w.out);
+    const std::int64_t height = b.p.h.out, all = b.p.c * height;
+    for (std::int64_t first = 0; first < all; first += kL) {
+      const std::int64_t n = min_i(kL, all - first);
+      for (std::int64_t k = 0; k < n; ++k) {
+        const std::int64_t plane = b.plane + (first + k) / height;
+        const std::int64_t oh = b.out_row + (first + k) % height;
+        reduce_row(p, op, x + plane * p.h.size * p.w.size, oh, rows + k * width);
+      }
+      transpose_copy(rows, width, lanes, kL, kL, width);
+      for (std::int64_t o = 0; o < p.w.out; ++o) {
+        Vec<T> acc = Vec<T>::load(lanes + columns.left[o] * kL);
+        for (std::int64_t c = columns.left[o] + 1; c < columns.right[o]; ++c) {
+          acc = op.combine(acc, Vec<T>::load(lanes + c * kL));
+        }
+        acc.store(windows + o * kL);
+      }
+      transpose_copy(windows, kL, to, out, out, kL);
+      for (std::int64_t k = 0; k < n; ++k) {
+        const std::int64_t plane = b.plane + (first + k) / height;
+        const std::int64_t oh = b.out_row + (first + k) % height;
+        op.set_row(p, oh);
+        for (std::int64_t o = 0; o < p.w.out; o += kL) {
+          store_lanes(op.finish_columns(Vec<T>::load(to + k * out + o), o),
+                      y + (plane * p.h.out + oh) * p.w.out + o, p.w.out - o);
+        }
       }
     }
   }

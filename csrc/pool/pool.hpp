@@ -263,6 +263,20 @@ ARRAYNN_INLINE std::int64_t staged_units(const PoolProblem& p, std::int64_t item
   return ceil_div(p.n * p.c, kStagedPlanes) * staged_bands(p, item, backward);
 }
 
+// Adaptive windows so many rows high are reduced along memory, column by column (columns.hpp): that
+// takes less than moving them. 4 rows of 28 columns do not yet.
+inline constexpr std::int64_t kColumnRows = 6;
+
+ARRAYNN_INLINE bool is_by_columns(const PoolProblem& p) {
+  return !p.channels_last && p.h.to > 0 && p.w.to > 0 && p.h.size >= kColumnRows * p.h.out &&
+         p.w.size >= kStagedPlanes;
+}
+// Elements of as many reduced rows as a vector of any ISA has lanes, and of their windows, as they
+// are and transposed.
+ARRAYNN_INLINE std::int64_t column_elements(const PoolAxis& w) {
+  return 2 * kStagedPlanes * (round_up(w.size, kStagedPlanes) + round_up(w.out, kStagedPlanes));
+}
+
 // At most as many windows touch `rows` positions in a row.
 ARRAYNN_INLINE std::int64_t windows_over(const PoolAxis& a, std::int64_t rows) {
   if (a.to > 0) return ceil_div(rows * a.to, a.from) + 2;
@@ -332,6 +346,9 @@ ARRAYNN_INLINE std::int64_t thread_scratch_bytes(const PoolProblem& p, std::int6
   if (!is_staged(p, t)) {
     return t == PoolTask::kIndices ? find_bytes(flat_volume(p), item)
                                    : row_scratch_bytes(p.w, item);
+  }
+  if (is_by_columns(p) && t != PoolTask::kIndices) {
+    return row_scratch_bytes(p.w, item) + column_elements(p.w) * item;
   }
   const StagedSizes s = staged_sizes(p, item, is_backward(t));
   return round_up((s.in + s.out) * item, 64) + (t == PoolTask::kIndices ? s.out * 8 : 0);

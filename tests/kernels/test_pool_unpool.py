@@ -83,7 +83,7 @@ def test_unpool(
 def test_unpool_without_a_size_and_with_equal_indices(
     dtype: Any, layout: str, rng: np.random.Generator
 ) -> None:
-    for shape in ((2, 19, 7), (2, 19, 4, 3), (1, 1, 30)):
+    for shape in ((2, 19, 7), (2, 19, 4, 3), (1, 1, 30), (3, 700, 2, 2), (1, 2, 70, 50)):
         x = arranged(normal(rng, dtype, *shape), layout)
         kernel, ref, kernel_back, ref_back = named("max_unpool", x)
         indices = rng.integers(0, 6, x.shape)
