@@ -139,6 +139,7 @@ struct Best {
 template <int kV, class T, class Visit>
 ARRAYNN_INLINE void find_best(const Ints<T> (&first)[kV], Best<T> (&b)[kV], const Visit& visit) {
   Vec<T> sum[kV];
+#pragma GCC unroll 16
   for (int v = 0; v < kV; ++v) {
     b[v] = {Vec<T>::set1(-T(__builtin_inf())), first[v]};
     sum[v] = Vec<T>::zero();
@@ -148,8 +149,10 @@ ARRAYNN_INLINE void find_best(const Ints<T> (&first)[kV], Best<T> (&b)[kV], cons
     sum[v] = sum[v] + value;
   });
   bool ordered = true;  // a NaN makes the sum one; infinities may
+#pragma GCC unroll 16
   for (int v = 0; v < kV; ++v) ordered &= Hits<T>::of(sum[v], sum[v]).all();
   if (ordered) return;
+#pragma GCC unroll 16
   for (int v = 0; v < kV; ++v) b[v] = {Vec<T>::set1(-T(__builtin_inf())), first[v]};
   visit([&](int v, Vec<T> value, Ints<T> at)
             __attribute__((always_inline)) { b[v].take(value, at); });

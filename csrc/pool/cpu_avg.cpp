@@ -110,6 +110,7 @@ ARRAYNN_INLINE void backward_channels_last(const PoolProblem p, Average<T> op, c
               [&](auto vectors, std::int64_t c, std::int64_t n) __attribute__((always_inline)) {
                 constexpr int kV = decltype(vectors)::value;
                 Vec<T> share[kV];
+#pragma GCC unroll 16
                 for (int v = 0; v < kV; ++v) share[v] = op.finish(load_lanes(g + c + v * kL, n));
                 for (std::int64_t i = h.begin; i < h.end; ++i) {
                   const std::int64_t ih = top + i * p.h.dilation;
@@ -119,8 +120,10 @@ ARRAYNN_INLINE void backward_channels_last(const PoolProblem p, Average<T> op, c
                     const std::int64_t iw = left + j * p.w.dilation;
                     T* d = plane + ih * row_step + iw * p.c + c;
                     if (iw >= stored) {
+#pragma GCC unroll 16
                       for (int v = 0; v < kV; ++v) store_lanes(share[v], d + v * kL, n);
                     } else {
+#pragma GCC unroll 16
                       for (int v = 0; v < kV; ++v) {
                         store_lanes(load_lanes(d + v * kL, n) + share[v], d + v * kL, n);
                       }

@@ -53,6 +53,7 @@ void keep_found(const PoolProblem& p, std::int64_t oh, const T* x, Int<T>* to) {
                       constexpr int kV = decltype(count)::value;
                       Best<T> best[kV];
                       best_of_window(k, in + c, p.c, n, best);
+#pragma GCC unroll 16
                       for (int v = 0; v < kV; ++v) {
                         const Ints<T> at = best[v].offset + set_ints<T>(k.base);
                         store_ints_n<T>(at, out + c + v * kLanes<T>, n);
@@ -80,24 +81,30 @@ ARRAYNN_INLINE void gather_columns(const PoolProblem& p, const Over<T>& over, st
   }
   const auto store = [&](std::int64_t iw, const Vec<T>(&v)[kV]) __attribute__((always_inline)) {
     if (iw < 0 || iw >= p.w.size) return;
+#pragma GCC unroll 16
     for (int i = 0; i < kV; ++i) store_lanes(v[i], dx + iw * p.c + c + i * kL, n);
   };
   std::int64_t left = -p.w.begin;
   for (std::int64_t o = 0; o < p.w.out; ++o, ++left) {
     Ints<T> tap[kKernel];
+#pragma GCC unroll 16
     for (int j = 0; j < kKernel; ++j) tap[j] = set_ints<T>(base + left + j);
     for (std::int64_t r = 0; r < over.rows; ++r) {
+#pragma GCC unroll 16
       for (int i = 0; i < kV; ++i) {
         const std::int64_t from = o * p.c + c + i * kL;
         const Ints<T> at = load_ints_n<T>(over.at[r] + from, n);
         const Vec<T> g = load_lanes(over.dy[r] + from, n);
+#pragma GCC unroll 16
         for (int j = 0; j < kKernel; ++j) {
           sum[j][i] = add_where(Hits<T>::of(at, tap[j]), sum[j][i], g);
         }
       }
     }
     store(left, sum[0]);
+#pragma GCC unroll 16
     for (int j = 0; j < kKernel; ++j) {
+#pragma GCC unroll 16
       for (int i = 0; i < kV; ++i) sum[j][i] = j + 1 < kKernel ? sum[j + 1][i] : Vec<T>::zero();
     }
   }
@@ -159,6 +166,7 @@ ARRAYNN_INLINE void spread_to_runs(const PoolProblem& p, const T* dy, const T* x
     for (std::int64_t o = 0; o < p.w.out; o += kL) {
       const std::int64_t n = min_i(kL, p.w.out - o);
       Vec<T> run[kRun], taps[kRun];
+#pragma GCC unroll 16
       for (int k = 0; k < kRun; ++k) {
         const std::int64_t left = n * kRun - k * kL;
         run[k] = left > 0 ? load_lanes(in + o * kRun + k * kL, left) : Vec<T>::zero();
@@ -166,6 +174,7 @@ ARRAYNN_INLINE void spread_to_runs(const PoolProblem& p, const T* dy, const T* x
       split_run(run, taps);
       give_to_largest(taps, load_lanes(dy + r * p.w.out + o, n), run);
       merge_run(run, taps);
+#pragma GCC unroll 16
       for (int k = 0; k < kRun; ++k) {
         const std::int64_t left = n * kRun - k * kL;
         if (left > 0) store_lanes(taps[k], to + o * kRun + k * kL, left);

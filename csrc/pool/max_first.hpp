@@ -101,6 +101,7 @@ ARRAYNN_INLINE void indices_channels_first(const VolumeProblem v, const T* x, T*
       constexpr int kV = decltype(count)::value;
       Best<T> best[kV];
       Ints<T> at[kV];
+#pragma GCC unroll 16
       for (int l = 0; l < kV; ++l) {
         at[l] = load_ints<T>(ring.first + o + l * kL) + set_ints<T>(before);
       }
@@ -111,6 +112,7 @@ ARRAYNN_INLINE void indices_channels_first(const VolumeProblem v, const T* x, T*
             std::int64_t offset = k * v.d.dilation * plane + i * p.h.dilation * p.w.size;
             for (std::int64_t j = 0; j < kernel; ++j, offset += p.w.dilation) {
               const T* from = row + ring.row.taps[j];
+#pragma GCC unroll 16
               for (int l = 0; l < kV; ++l) {
                 const std::int64_t left = p.w.out - o - l * kL;
                 take(l, load_strided<kStrided>(from + l * kL * step, step, min_i(kL, left)),
@@ -120,6 +122,7 @@ ARRAYNN_INLINE void indices_channels_first(const VolumeProblem v, const T* x, T*
           }
         }
       });
+#pragma GCC unroll 16
       for (int l = 0; l < kV; ++l) {
         const std::int64_t c = o + l * kL, n = min_i(kL, p.w.out - c);
         if (l > 0 && n <= 0) continue;

@@ -48,11 +48,13 @@ ARRAYNN_INLINE void best_of_window(const Window& k, const T* x, std::int64_t c, 
   const std::int64_t first =
       k.d.begin * k.plane_offset + k.h.begin * k.row_offset + k.w.begin * k.col_offset;
   Ints<T> all[kV];
+#pragma GCC unroll 16
   for (int v = 0; v < kV; ++v) all[v] = set_ints<T>(first);
   find_best(all, b, [&](const auto& take) __attribute__((always_inline)) {
     for_taps(k, [&](std::int64_t offset) __attribute__((always_inline)) {
       const T* in = x + offset * c;
       const Ints<T> at = set_ints<T>(offset);
+#pragma GCC unroll 16
       for (int v = 0; v < kV; ++v) {
         take(v, kV == 1 ? load_lanes(in, n) : Vec<T>::load(in + v * kLanes<T>), at);
       }
@@ -84,6 +86,7 @@ ARRAYNN_INLINE void indices_channels_last(const VolumeProblem v, const T* x, T* 
                               constexpr int kV = decltype(count)::value;
                               Best<T> best[kV];
                               best_of_window(k, in + c, p.c, n, best);
+#pragma GCC unroll 16
                               for (int i = 0; i < kV; ++i) {
                                 const std::int64_t to = at + c + i * kLanes<T>;
                                 store_lanes(best[i].value, y + to, n);
@@ -118,11 +121,14 @@ ARRAYNN_INLINE void spread_window(const PoolProblem p, const Window& k, std::int
       T* d = dx + (k.base + offset) * p.c + c;
       const std::int64_t m = kV == 1 ? n : kLanes<T>;
       Vec<T> part[kV];
+#pragma GCC unroll 16
       for (int v = 0; v < kV; ++v) part[v] = share(v, offset).choose(g[v], Vec<T>::zero());
       if (!own) continue;
       if (!first) {
+#pragma GCC unroll 16
         for (int v = 0; v < kV; ++v) part[v] = load_lanes(d + v * kLanes<T>, m) + part[v];
       }
+#pragma GCC unroll 16
       for (int v = 0; v < kV; ++v) store_lanes(part[v], d + v * kLanes<T>, m);
     }
   }
@@ -151,12 +157,14 @@ void max_backward(const PoolProblem& p, const T* dy, const T* x, T* dx, Range ro
                 };
                 const T* in = x + plane + k.base * p.c + c;
                 Vec<T> g[kV], best[kV], sum[kV];
+#pragma GCC unroll 16
                 for (int v = 0; v < kV; ++v) {
                   g[v] = load(from + c + v * kL);
                   best[v] = Vec<T>::set1(-T(__builtin_inf()));
                   sum[v] = Vec<T>::zero();
                 }
                 for_taps(k, [&](std::int64_t offset) __attribute__((always_inline)) {
+#pragma GCC unroll 16
                   for (int v = 0; v < kV; ++v) {
                     const Vec<T> value = in_register(load(in + offset * p.c + v * kL));
                     best[v] = max(best[v], value);
@@ -164,6 +172,7 @@ void max_backward(const PoolProblem& p, const T* dy, const T* x, T* dx, Range ro
                   }
                 });
                 bool ordered = true;  // a NaN makes the sum one; infinities may
+#pragma GCC unroll 16
                 for (int v = 0; v < kV; ++v) ordered &= Hits<T>::of(sum[v], sum[v]).all();
                 if (ordered) {
                   const auto by_value = [&](int v,

@@ -11,6 +11,8 @@
 
 namespace ARRAYNN_ISA_NAMESPACE {
 
+// The loops over vectors that a kernel keeps in registers are unrolled by hand everywhere: the
+// compiler leaves them loops at -O2, and what they index stays in memory.
 #if defined(__AVX512F__)
 inline constexpr int kReduceVectors = 16;
 #else
@@ -60,12 +62,14 @@ ARRAYNN_INLINE void reduce_channels_first(const PoolProblem p, Op& op, const T* 
         }
       } else {
         Vec<T> run[kRun], tap[kRun];
+#pragma GCC unroll 16
         for (int k = 0; k < kRun; ++k) {
           const std::int64_t left = n * kRun - k * kL;
           run[k] = left > 0 ? columns(o * kRun + k * kL, left) : op.identity();
         }
         split_run(run, tap);
         acc = tap[0];
+#pragma GCC unroll 16
         for (int k = 1; k < kRun; ++k) acc = op.combine(acc, tap[k]);
       }
       return op.finish_columns(acc, o);
@@ -100,21 +104,25 @@ ARRAYNN_INLINE void reduce_channels_last(const PoolProblem p, Op& op, const T* x
         constexpr int kV = decltype(count)::value;
         for (; c + kV * kL <= p.c; c += kV * kL) {
           Vec<T> acc[kV];
+#pragma GCC unroll 16
           for (int v = 0; v < kV; ++v) acc[v] = op.identity();
           for (std::int64_t i = 0; i < height; ++i) {
             const T* q = in + i * row_step + c;
             for (std::int64_t j = 0; j < width; ++j, q += col_step) {
+#pragma GCC unroll 16
               for (int v = 0; v < kV; ++v) {
                 acc[v] = op.combine(acc[v], op.map(Vec<T>::load(q + v * kL)));
               }
             }
           }
+#pragma GCC unroll 16
           for (int v = 0; v < kV; ++v) op.finish(acc[v]).store(out + c + v * kL);
         }
       };
       // Many channels under many taps: long pieces of every pixel, which prefetchers follow.
       if (height * width > 16) vectors(Count<kReduceVectors>{});
       vectors(Count<4>{});
+      vectors(Count<2>{});
       const auto one = [&](std::int64_t first, std::int64_t n) __attribute__((always_inline)) {
         Vec<T> acc = op.identity();
         for (std::int64_t i = 0; i < height; ++i) {
@@ -147,8 +155,10 @@ ARRAYNN_INLINE Vec<T> reduce_plane(const Op& op, const T* in, std::int64_t size,
   Vec<T> acc[kV];
   std::int64_t i = 0;
   if (size >= kV * kL) {
+#pragma GCC unroll 16
     for (int v = 0; v < kV; ++v) acc[v] = op.map(Vec<T>::load(in + v * kL));
     for (i = kV * kL; i + kV * kL <= size; i += kV * kL) {
+#pragma GCC unroll 16
       for (int v = 0; v < kV; ++v) {
         acc[v] = op.combine(acc[v], op.map(Vec<T>::load(in + i + v * kL)));
       }

@@ -94,6 +94,7 @@ template <int kTaps, class T>
 ARRAYNN_INLINE void give_to_largest(const Vec<T> (&taps)[kTaps], Vec<T> g, Vec<T> (&to)[kTaps]) {
   Vec<T> best = taps[0];
   Hits<T> won[kTaps];  // of every tap when it was looked at
+#pragma GCC unroll 16
   for (int k = 1; k < kTaps; ++k) {
     won[k] = Hits<T>::larger(taps[k], best);
     best = won[k].choose(taps[k], best);
