@@ -1,6 +1,6 @@
 // Adaptive windows several rows high, channels_first: they have no common stride to keep apart in a
-// row, so their columns are reduced along memory, and what is left of them one by one. The gradient
-// goes the same way back. Units are those of a staged task, without moving its planes.
+// row, so their columns are reduced along memory, and what is left of as many rows as a vector has
+// lanes is transposed and reduced together. The gradient goes back a row at a time. Units are those of a staged task, without moving its planes.
 #pragma once
 #include "pool/reduce.hpp"
 #include "pool/staged.hpp"

@@ -11,8 +11,8 @@
 
 namespace ARRAYNN_ISA_NAMESPACE {
 
-// The loops over vectors that a kernel keeps in registers are unrolled by hand everywhere: the
-// compiler leaves them loops at -O2, and what they index stays in memory.
+// Loops over the vectors that a kernel keeps in registers have to be unrolled by name: at -O2 the
+// compiler leaves them as they are, and the vectors in memory.
 #if defined(__AVX512F__)
 inline constexpr int kReduceVectors = 16;
 #else
