@@ -12,7 +12,7 @@
 namespace arraynn {
 
 void require_rows(const char* op, const char* arg, const Array& a, int ndim) {
-  if (compute_dtype(a->dtype) == a->dtype) require_storage(op, arg, a);  // others have 16 bits
+  require_storage(op, arg, a);
   require_ndim(op, arg, a, ndim);
 }
 

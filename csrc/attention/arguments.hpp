@@ -59,7 +59,7 @@ struct AttentionArgs {
   Array lengths_, cu_q_, cu_k_, pages_, new_k_, new_v_;
 };
 
-// Of 16 bits or a dtype that kernels of this device read.
+// A float array of `ndim` dimensions.
 void require_rows(const char* op, const char* arg, const Array& a, int ndim);
 // A float array of `ndim` dimensions, the last one contiguous; others are copied.
 Array take_rows(const char* op, const char* arg, py::handle h, int ndim);

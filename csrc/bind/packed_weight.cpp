@@ -100,8 +100,11 @@ Array as_factor(const std::string& op, const char* arg, Array a) {
 }
 
 Weight take_weight(const char* op, const char* arg, py::handle h, Layout layout,
-                   const char* packed_for) {
-  if (Py_TYPE(h.ptr()) != packed_type) return {as_factor(op, arg, take(op, arg, h, layout))};
+                   const char* packed_for, bool as_it_is) {
+  if (Py_TYPE(h.ptr()) != packed_type) {
+    Array a = take(op, arg, h, layout);
+    return {as_it_is ? a : as_factor(op, arg, a)};
+  }
   auto* packed = h.cast<PackedWeight*>();
   const char* wanted = packed_for != nullptr ? packed_for : op;
   if (packed->op != wanted) {

@@ -32,8 +32,10 @@ struct Weight {
   PreparedWeight* forms = nullptr;  // of a packed one; lives while the caller's object does
 };
 
+// An array is as_factor(), or `as_it_is`.
 Weight take_weight(const char* op, const char* arg, py::handle h,
-                   Layout layout = Layout::kContiguous, const char* packed_for = nullptr);
+                   Layout layout = Layout::kContiguous, const char* packed_for = nullptr,
+                   bool as_it_is = false);
 
 // Null unless the argument is packed weights; they must be those of `packed_for`.
 PackedWeights* take_packed_weights(const char* op, const char* arg, py::handle h,

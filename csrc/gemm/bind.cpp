@@ -89,13 +89,31 @@ void set_epilogue(const Array& bias, BiasAxis axis, const Array& residual, std::
   e->activation = activation;
 }
 
+std::int64_t rows_of(const Array& x) {
+  std::int64_t m = 1;
+  for (int i = 0; i + 1 < x->ndim; ++i) m *= x->shape[i];
+  return m;
+}
+
+// The product of linear. On a CPU few rows read a weight of 16 bits as it is.
+template <class T>
+void multiply(const GemmProblem<T>& g, [[maybe_unused]] Dtype weight) {
+#if !defined(ARRAYNN_CUDA)
+  if constexpr (sizeof(T) == 4) {
+    if (compute_dtype(weight) != weight) return gemm_few_rows(g, weight);
+  }
+#endif
+  gemm("linear", g);
+}
+
 py::object linear(py::handle x_in, py::handle weight_in, py::handle bias_in,
                   py::handle activation_in, py::handle residual_in, py::handle out_in) {
   constexpr const char* kOp = "linear";
   Array x = as_factor(kOp, "x", take(kOp, "x", x_in));
   require_storage(kOp, "x", x);
   if (x->ndim < 1) fail<ValueError>(kOp, "x", "expected at least 1 dimension, got 0");
-  const Weight weight = take_weight(kOp, "weight", weight_in, Layout::kAny);
+  const std::int64_t m = rows_of(x);
+  const Weight weight = take_weight(kOp, "weight", weight_in, Layout::kAny, nullptr, m <= kFewRows);
   const Matrix w = as_matrix(kOp, "weight", weight.array);
   require_ndim(kOp, "weight", w.array, 2);
   require_same_dtype(kOp, "weight", w.array, "x", x);
@@ -127,23 +145,12 @@ py::object linear(py::handle x_in, py::handle weight_in, py::handle bias_in,
   const WideResults results = results_of(kOp, x, {&out.view});
   dispatch_factors(x->dtype, [&](auto tag) {
     using T = decltype(tag);
-    GemmProblem<T> g;
-    g.m = 1;
-    for (int i = 0; i + 1 < ndim; ++i) g.m *= x->shape[i];
-    g.n = n;
-    g.k = k;
-    g.a = x->as<const T>();
-    g.rs_a = k;
-    g.cs_a = 1;
-    g.b = w.array->as<const T>();
-    g.rs_b = w.cs;
-    g.cs_b = w.rs;
-    g.c = out.data<T>();
-    g.rs_c = n;
+    const T *rows = x->as<const T>(), *from = w.array->as<const T>();
+    GemmProblem<T> g{m, n, k, rows, k, 1, from, w.cs, w.rs, out.data<T>(), n, {}};
     set_epilogue(bias, BiasAxis::kColumn, residual, n, activation, &g.epilogue);
     const py::gil_scoped_release nogil;
     if (weight.forms != nullptr) use_packed(kOp, weight.forms, Operand::kB, &g);
-    gemm(kOp, g);
+    multiply(g, w.array->dtype);
     results.narrow();
   });
   return out.finish(x);
@@ -169,8 +176,7 @@ py::tuple linear_backward(py::handle grad_in, py::handle x_in, py::handle weight
                      shape_str(dy->shape, dy->ndim));
   }
   const Needs needs = take_needs(kOp, needs_in);
-  std::int64_t m = 1;
-  for (int i = 0; i + 1 < ndim; ++i) m *= x->shape[i];
+  const std::int64_t m = rows_of(x);
   const std::int64_t weight_shape[2] = {n, k};
   py::object grads[3] = {py::none(), py::none(), py::none()};
   TensorView dx, dw, db;

@@ -145,6 +145,12 @@ ARRAYNN_GEMM_OF(float)
 ARRAYNN_GEMM_OF(double)
 ARRAYNN_GEMM_OF(Bfloat16)
 
+void gemm_few_rows(const GemmProblem<float>& p, Dtype b) {
+  if (p.m == 0 || p.n == 0) return;
+  const FewRowsKernels& k = few_rows_kernels();
+  (b == Dtype::kF16 ? k.f16 : k.bf16)(p, threads_for(flop(p), kFlopPerThread));
+}
+
 // For convolutions, which have float32 and float64 alone.
 void gemm_batch(const char* op, const GemmProblem<float>& p, const BatchItem* items,
                 std::int64_t count) {

@@ -10,7 +10,7 @@
 //   panel       few rows: a panel of B at a time is packed and used at once, or four where rows of
 //               B are contiguous; the team splits the columns
 //   skinny      at most kSkinnyRows rows: B is read once, straight from memory, transposed in
-//               registers when its columns are contiguous
+//               registers when its columns are contiguous; also a B of 16 bits (cpu_half.cpp)
 // An operand that stays from call to call may come packed (use_packed): then nothing is copied,
 // and B is read panel by panel however few the rows are.
 // Bits. Every plan adds the products of one element in the same order (k ascending from 0 in
@@ -85,6 +85,15 @@ extern const GemmTable<Bfloat16> gemm_kernels;
 // Whether gemm, at the level in force, takes operands of this dtype as they are. Of 16 bits it neither
 // accumulates nor takes a packed A.
 bool has_gemm(Dtype dtype);
+
+// At most so many rows of A, along k, against a B of 16 bits in memory: b points to that.
+inline constexpr std::int64_t kFewRows = 4;
+struct FewRowsKernels {
+  void (*f16)(const GemmProblem<float>&, int threads);
+  void (*bf16)(const GemmProblem<float>&, int threads);
+};
+ARRAYNN_KERNEL_TABLE(FewRowsKernels, few_rows_kernels)
+void gemm_few_rows(const GemmProblem<float>& p, Dtype b);
 
 // These allocate scratch, pick the team and run the table of the ISA in force.
 void gemm(const char* op, const GemmProblem<float>& p);

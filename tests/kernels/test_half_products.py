@@ -66,6 +66,7 @@ def test_linear(half: Any, m: int, k: int, n: int) -> None:
     x, weight = numbers(1, m, k), numbers(2, n, k)
     bias, residual = numbers(3, n), numbers(4, m, n)
     check(half, "linear", x, weight)
+    check(half, "linear", x, weight.T.copy().T, bias)
     check(half, "linear", x, weight, bias, activation="gelu", residual=residual)
     check(half, "linear", numbers(5, 2, 3, k), weight.T.copy().T, bias)
     check(half, "linear_backward", residual, x, weight)
