@@ -79,10 +79,10 @@ def check(
     y, lse = device.get(there_y), device.get(there_lse)
     grad = (gradient * normal(rng, q.dtype, *y.shape)).astype(q.dtype)
     needs = ("q", "k", "v", "bias", "sinks")
-    got = kernels.attention_backward(
+    given_back: Any = kernels.attention_backward(
         device.put(grad), *there_qkv, there_y, there_lse, **given, needs=needs
     )
-    got = [None if g is None else device.get(g) for g in got]
+    got: list[Any] = [None if g is None else device.get(g) for g in given_back]
     # The oracle starts from the rounded output and lse: they are the backward's inputs.
     ref = reference.attention_backward(*widen(grad, *qkv, y, lse), **wide, needs=needs)
     own = reference.attention_backward(*native(grad, *qkv, y, lse), **plain, needs=needs)

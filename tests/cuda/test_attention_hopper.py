@@ -107,12 +107,12 @@ def test_what_is_hidden_does_not_show(
         k[b, :, n:] = v[b, :, n:] = np.nan
         given = (q[b : b + 1], k[b : b + 1, :, :n], v[b : b + 1, :, :n])
         expected.append(reference.attention(*widen(*given))[0])
-    given = [hopper.put(to_layout(a, layout)) for a in (q, k, v)]
-    y = kernels.attention(*given, kv_lengths=hopper.put(lengths), layout=layout)
+    there = [hopper.put(to_layout(a, layout)) for a in (q, k, v)]
+    y = kernels.attention(*there, kv_lengths=hopper.put(lengths), layout=layout)
     got = to_layout(hopper.get(y).astype(np.float64), layout)
     np.testing.assert_allclose(got, np.stack(expected), rtol=2.0**-7, atol=1e-4)
     mask = (np.arange(150) < lengths[:, None])[:, None, None]
-    y = kernels.attention(*given, mask=hopper.put(mask), layout=layout)
+    y = kernels.attention(*there, mask=hopper.put(mask), layout=layout)
     got = to_layout(hopper.get(y).astype(np.float64), layout)
     np.testing.assert_allclose(got, np.stack(expected), rtol=2.0**-7, atol=1e-4)
 
