@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 ARCHITECTURE = "sm_90"
 #: Of files whose instructions no other architecture has.
-ARCHITECTURES = {"attention/cuda_hopper.cu": "sm_90a", "gemm/cuda_hopper.cu": "sm_90a"}
+ARCHITECTURES = {f"{family}/cuda_hopper.cu": "sm_90a" for family in ("attention", "conv", "gemm")}
 FLAGS = [
     *("-std=c++20", "-O3", "-fmad=false", "--expt-relaxed-constexpr", "-Xcompiler", "-fPIC"),
     *("-DARRAYNN_CUDA", "-DARRAYNN_HOPPER", "-Icsrc/lane", "-Icsrc"),
@@ -49,11 +49,12 @@ REGISTERS = {
     "gemm_kernel": 168,  # 2 blocks of 256, or 6 (double) and 8 of 64
     "gemm_kernel MmaTile": 255,  # 2 blocks of 128, or 3 and 4
     "hopper_attention_kernel": 168,  # 1 block of 384; setmaxnreg moves them between warpgroups
-    "hopper_gemm_kernel": 168,  # 1 block of 384; setmaxnreg moves them between warpgroups
+    "hopper_kernel": 168,  # the same
     "column_sums_kernel": 64,
     "conv_kernel": 255,  # 1 block of 256, or 3 (double) and 4 of 64
     "conv_kernel MmaTile": 255,  # 2 blocks of 128, or 3 (tf32) and 4 (16 bits)
     "conv_weight_kernel": 64,  # 4 blocks of 256
+    "turn_planes_kernel": 32,  # 8 blocks of 256
     "stencil_kernel": 64,  # 4 blocks of 256
     "unfold_kernel": 64,
     "fold_kernel": 64,
@@ -154,6 +155,7 @@ SHARED = {
     "attention_keys_kernel": 29440,
     "attention_bias_kernel": 29440,
     "attention_split_kernel": 20544,  # scores of 512 keys by 4 heads, and where the values are
+    "turn_planes_kernel": 9216,  # 64 pixels of 66 elements, in whole KiB
     "scatter_kernel": 9248,  # counts of 256 digits by each of 8 warps, and their bases
     # What 16 threads know of each of 16 columns, in double.
     "cross_entropy_columns_kernel": 6144,

@@ -6,6 +6,7 @@
 //   by W      dy patches(x)^T: k runs over pixels, in parts that follow from the shape; their sums are
 //             added in order
 //   stencil   few channels in a group: a thread an element of the result
+//   Hopper    the first three of 16 bits, where cuda_hopper.hpp has a way of their own
 //
 // A convolution with groups is one product a group. A sum of `forward` and `by x` is one chain over the taps,
 // whatever the batch. Weights that do not lie in the order of the taps, in whole packs, are copied to a matrix
@@ -14,11 +15,12 @@
 #include <iterator>
 
 #include "conv/cuda_gather.hpp"
+#include "conv/cuda_hopper.hpp"
 #include "conv/storage.hpp"
 #include "core/cuda_mma.hpp"
 #include "core/cuda_reduce.hpp"
 #include "core/cuda_scratch.hpp"
-#include "gemm/batch.hpp"
+#include "gemm/cuda_hopper.hpp"
 
 namespace arraynn {
 namespace cuda {
@@ -373,6 +375,72 @@ void run_stencil(const Conv2dProblem& p, bool by_x, const T* source, const T* we
   ARRAYNN_LAUNCH((stencil_kernel<T>), grid, call);
 }
 
+// Pixels stay where they are, and a kernel of one tap has the product of two matrices: one of all samples in
+// channels_last, one of each in channels_first.
+template <class T>
+bool run_in_place(const Conv2dProblem& p, bool by_x, const T* source, const T* weight,
+                  const ConvEpilogue<T>& e, T* out) {
+  const Sides s = sides_of(p, by_x);
+  const std::int64_t plane = s.result_plane(), rows = s.result_channels, depth = s.source_channels;
+  if (p.groups > 1 || p.taps() > 1 || p.stride_d > 1 || p.stride_h > 1 || p.stride_w > 1 ||
+      plane != s.source_plane() || max_i(p.pad_d, max_i(p.pad_h, p.pad_w)) > 0) {
+    return false;
+  }
+  const Weights<T> copy(p, by_x, weight, rows, depth);
+  const MatrixOperand<T, true>& weights = copy.operand;
+  const Epilogue<T> epilogue{e.bias, p.channels_last ? BiasAxis::kColumn : BiasAxis::kRow,
+                             e.residual, p.channels_last ? rows : plane, e.activation};
+  const auto product = [&](const GemmProblem<T>& g, const GemmBatch& batch) {
+    return gemm_on_hopper(g, GemmResult<T>{g.c, g.epilogue}, batch);
+  };
+  if (p.channels_last) {
+    return product({p.n * plane, rows, depth, source, depth, 1, weights.p, 1, weights.stride, out,
+                    rows, epilogue},
+                   {});
+  }
+  GemmBatch batch{1, {p.n}, {0}, {depth * plane}};
+  return product(
+      {rows, plane, depth, weights.p, weights.stride, 1, source, plane, 1, out, plane, epilogue},
+      batch);
+}
+
+// An image in channels_last: where it lies, or a copy.
+template <class T>
+class LastChannels {
+ public:
+  LastChannels(const Conv2dProblem& p, const T* x, std::int64_t channels, std::int64_t plane)
+      : scratch_(p.op, p.channels_last
+                           ? 0
+                           : p.n * channels * plane * static_cast<std::int64_t>(sizeof(T))),
+        image(p.channels_last ? x : scratch_.as<T>()) {
+    if (!p.channels_last) turn_planes(x, p.n, channels, plane, scratch_.as<T>());
+  }
+
+ private:
+  Scratch scratch_;
+
+ public:
+  const T* image;
+};
+
+// False where another way has to be gone.
+template <class T>
+bool run_on_hopper(const Conv2dProblem& p, bool by_x, const T* source, const T* weight,
+                   const ConvEpilogue<T>& e, T* out) {
+  const Sides s = sides_of(p, by_x);
+  const std::int64_t rows = s.result_channels / p.groups,
+                     depth = s.source_channels / p.groups * p.taps();
+  if (depth == 0) return false;
+  if (run_in_place(p, by_x, source, weight, e, out)) return true;
+  if (!conv_fits_hopper(p, by_x)) return false;
+  Conv2dProblem last = p;
+  last.channels_last = true;
+  const Weights<T> weights(last, by_x, weight, rows, depth);
+  const LastChannels<T> last_source(p, source, s.source_channels, s.source_plane());
+  return conv_on_hopper(p, by_x, last_source.image, weights.operand.p, weights.operand.stride, e,
+                        out);
+}
+
 // The convolution, or with by_x its gradient by x: source is x or dy, out y or dx.
 template <class T>
 void run_conv(const Conv2dProblem& p, bool by_x, const T* source, const T* weight,
@@ -384,6 +452,9 @@ void run_conv(const Conv2dProblem& p, bool by_x, const T* source, const T* weigh
   if (pixels == 0 || rows == 0) return;
   if (p.groups > 1 && rows <= kStencilChannels && from <= kStencilChannels) {
     return run_stencil(p, by_x, source, weight, e, out);
+  }
+  if constexpr (kOnHopper<T>) {
+    if (run_on_hopper(p, by_x, source, weight, e, out)) return;
   }
   const Weights<T> weights(p, by_x, weight, rows, depth);
   const auto fill = [&](auto& call) {
@@ -444,6 +515,14 @@ void run_weight(const Conv2dProblem& p, const T* dy, const T* x, T* dw) {
   const Scratch scratch(p.op, partial * static_cast<std::int64_t>(sizeof(Sum)));
   Sum* to = scratch.as<Sum>();
   if constexpr (std::is_same_v<T, Sum>) to = apart ? to : dw;
+  if constexpr (kOnHopper<T>) {
+    if (conv_weight_fits_hopper(p)) {
+      const LastChannels<T> dy_last(p, dy, p.oc, plane), x_last(p, x, p.ic, p.in_size());
+      if (conv_weight_on_hopper(p, dy_last.image, x_last.image, parts, to)) {
+        return column_sums(to, parts.count, size, dw);
+      }
+    }
+  }
   const auto fill = [&](auto& call) {
     call.m = ocg;
     call.n = columns;

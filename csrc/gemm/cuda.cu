@@ -135,15 +135,6 @@ void launch_gemm(GemmCall<T, Out> call, bool along_a, bool along_b, std::int64_t
   });
 }
 
-// Builds without code for Hopper (csrc/CMakeLists.txt) have these tiles alone.
-#if defined(ARRAYNN_HOPPER)
-template <class T>
-constexpr bool kOnHopper = sizeof(T) == 2;
-#else
-template <class T>
-constexpr bool kOnHopper = false;
-#endif
-
 // Sums over samples, by parts of k that are added in order: otherwise few tiles would be all blocks.
 template <class T, class Out>
 void run_parts(const char* op, const GemmProblem<T>& p, const GemmCall<T, Out>& whole,

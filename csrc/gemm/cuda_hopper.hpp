@@ -1,4 +1,5 @@
-// Matrix products of 16-bit elements on Hopper (9.0): the plan of cuda_hopper.cu.
+// Matrix products of 16-bit elements on Hopper (9.0): the plan of cuda_hopper.cu, and of cuda_hopper_ring.hpp, its
+// part that convolutions have as well (conv/cuda_hopper.hpp).
 //
 // A block has three warpgroups of 128 threads: one thread of the first copies, the other two multiply. It stays
 // on its multiprocessor (one block each) and takes tile after tile of the result in steps of the grid, so the
@@ -41,6 +42,15 @@
 #include "gemm/sums.hpp"
 
 namespace arraynn::cuda {
+
+// Builds without code for Hopper (csrc/CMakeLists.txt) have the portable tiles alone.
+#if defined(ARRAYNN_HOPPER)
+template <class T>
+constexpr bool kOnHopper = sizeof(T) == 2;
+#else
+template <class T>
+constexpr bool kOnHopper = false;
+#endif
 
 // Whether this product, or `parts` of it (of k, one after the other at `sums`), was launched; if not, nothing
 // was.

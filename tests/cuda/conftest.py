@@ -91,6 +91,10 @@ class HostCuda:
         """Count the kernels launched so far."""
         return int(self.module.counters()["launches"])
 
+    def copies(self) -> int:
+        """Count the asynchronous copies so far: of a Hopper, its boxes."""
+        return int(self.module.counters()["async_copies"])
+
 
 class CuPy:
     """A GPU."""
@@ -116,6 +120,9 @@ class CuPy:
     def get(self, a: Any) -> Any:
         assert type(a) is self.cupy.ndarray
         return a.get()
+
+    def copies(self) -> int:
+        pytest.skip("counters are the emulated device's")
 
     def schedules(self) -> Iterator[str]:
         for i in range(3):

@@ -1,5 +1,6 @@
 #include "engine.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstring>
@@ -25,10 +26,13 @@ struct Barrier {
   char edge = 0;
 };
 
+// Of a box or, if it has axes, of pixels.
 struct Copy {
   BoxMap map;
+  ImageMap image;
   std::uint32_t to;
-  std::int64_t at[3];
+  std::int64_t at[5];       // the samples last
+  std::int64_t further[3];  // of pixels
   void* barrier;
   Site site;
 };
@@ -69,31 +73,71 @@ void end_phase_if_due(void* key, Barrier& b) {
 // The bank swizzle: packs of 16 bytes within 128 change places by the row of 128 bytes they are in.
 std::uint32_t swizzled(std::uint32_t address) { return address ^ ((address >> 7 & 7) << 4); }
 
-void make(const Copy& c) {
+void copy_element(const Copy& c, std::uint32_t to, std::uint32_t bytes, const char* from) {
+  char* p = shared_bytes(swizzled(to), bytes, c.site);
+  if (from != nullptr) {
+    std::memcpy(p, from, bytes);
+  } else {
+    std::memset(p, 0, bytes);
+  }
+}
+
+std::int64_t copy_box_of(const Copy& c) {
   const BoxMap& m = c.map;
   std::uint32_t to = c.to;
   for (std::int64_t z = 0; z < m.box[2]; ++z) {
     for (std::int64_t y = 0; y < m.box[1]; ++y) {
       for (std::int64_t x = 0; x < m.box[0]; ++x, to += m.element) {
-        char* p = shared_bytes(swizzled(to), m.element, c.site);
         const std::int64_t i[3] = {c.at[0] + x, c.at[1] + y, c.at[2] + z};
         bool inside = true;
         for (int k = 0; k < 3; ++k) {
           inside = inside && i[k] >= 0 && i[k] < static_cast<std::int64_t>(m.extent[k]);
         }
-        if (!inside) {
-          std::memset(p, 0, m.element);
-          continue;
-        }
         const std::uint64_t offset = static_cast<std::uint64_t>(i[0]) * m.element +
                                      static_cast<std::uint64_t>(i[1]) * m.stride[0] +
                                      static_cast<std::uint64_t>(i[2]) * m.stride[1];
-        std::memcpy(p, m.base + offset, m.element);
+        copy_element(c, to, m.element, inside ? m.base + offset : nullptr);
       }
     }
   }
+  return std::int64_t{m.box[0]} * m.box[1] * m.box[2] * m.element;
+}
+
+std::int64_t copy_pixels_of(const Copy& c) {
+  const ImageMap& m = c.image;
+  const int samples = m.axes + 1;
+  const auto extent = [&](int k) { return static_cast<std::int64_t>(m.extent[k]); };
+  std::int64_t at[5];  // the pixel, but for what it is read further
+  std::memcpy(at, c.at, sizeof at);
+  std::uint32_t to = c.to;
+  for (std::uint32_t pixel = 0; pixel < m.pixels; ++pixel) {
+    bool inside = at[samples] >= 0 && at[samples] < extent(samples);
+    std::uint64_t offset = static_cast<std::uint64_t>(at[samples]) * m.stride[m.axes];
+    for (int k = 0; k < m.axes; ++k) {
+      const std::int64_t i = at[k + 1] + c.further[k];
+      inside = inside && i >= 0 && i < extent(k + 1);
+      offset += static_cast<std::uint64_t>(i) * m.stride[k];
+    }
+    for (std::int64_t x = 0; x < m.channels; ++x, to += m.element) {
+      const std::int64_t channel = at[0] + x;
+      const bool there = inside && channel >= 0 && channel < extent(0);
+      const std::uint64_t in_pixel = static_cast<std::uint64_t>(channel) * m.element;
+      copy_element(c, to, m.element, there ? m.base + offset + in_pixel : nullptr);
+    }
+    for (int k = 0; k < m.axes; ++k) {
+      at[k + 1] += m.step[k];
+      if (at[k + 1] <= extent(k + 1) - 1 + m.upper[k]) break;
+      at[k + 1] = m.lower[k];
+      if (k + 1 == m.axes) ++at[samples];
+    }
+  }
+  return std::int64_t{m.channels} * m.pixels * m.element;
+}
+
+void make(const Copy& c) {
+  const std::int64_t bytes = c.image.axes > 0 ? copy_pixels_of(c) : copy_box_of(c);
   Barrier& b = at(c.barrier, c.site);
-  b.bytes -= std::int64_t{m.box[0]} * m.box[1] * m.box[2] * m.element;
+  b.bytes -= bytes;
   if (b.bytes < -kMostBytes) fault("more bytes for an mbarrier than it can count", c.site);
   end_phase_if_due(c.barrier, b);
 }
@@ -275,21 +319,73 @@ bool encode_box_map(void* map, const BoxMap& wanted) {
   return good;
 }
 
-void copy_box(void* shared, const void* map, std::int32_t x, std::int32_t y, std::int32_t z,
-              void* barrier, Site site) {
+bool encode_image_map(void* map, const ImageMap& wanted) {
+  ImageMap m = wanted;
+  m.magic = ImageMap::kMagic;
+  const int rank = m.axes + 2;
+  bool good = reinterpret_cast<std::uintptr_t>(m.base) % 16 == 0 && m.axes >= 1 && m.axes <= 3 &&
+              m.channels > 0 && m.channels * m.element <= 128 && m.channels * m.element % 16 == 0 &&
+              m.pixels > 0 && m.pixels <= 1024;
+  for (int i = 0; i < rank; ++i) good = good && m.extent[i] > 0 && m.extent[i] <= 1ull << 32;
+  for (int i = 0; i + 1 < rank; ++i) {
+    good = good && m.stride[i] % 16 == 0 && m.stride[i] < 1ull << 40;
+  }
+  for (int i = 0; good && i < m.axes; ++i) {
+    const int most = 1 << (16 / m.axes - 1);
+    for (const int corner : {m.lower[i], m.upper[i]}) {
+      good = good && corner >= -most && corner < most;
+    }
+    good = good && m.step[i] >= 1 && m.step[i] <= 8;
+  }
+  if (good) std::memcpy(map, &m, sizeof m);
+  return good;
+}
+
+namespace {
+
+void start(const Copy& copy) {
   count_async_copy();
-  Copy copy{{}, shared_address(shared, site), {x, y, z}, barrier, site};
-  std::memcpy(&copy.map, map, sizeof copy.map);
-  if (copy.map.magic != BoxMap::kMagic) fault("a bulk copy without a tensor map", site);
-  if (copy.to % 128 != 0) fault("a bulk copy to an address that is no multiple of 128", site);
-  if (!at(barrier, site).fenced) {
-    fault("an mbarrier whose beginning no fence.proxy.async has shown to bulk copies", site);
+  if (copy.to % 128 != 0) fault("a bulk copy to an address that is no multiple of 128", copy.site);
+  if (!at(copy.barrier, copy.site).fenced) {
+    fault("an mbarrier whose beginning no fence.proxy.async has shown to bulk copies", copy.site);
   }
   if (copies_are_late()) {
     copies.push_back(copy);
   } else {
     make(copy);
   }
+}
+
+}  // namespace
+
+void copy_box(void* shared, const void* map, std::int32_t x, std::int32_t y, std::int32_t z,
+              void* barrier, Site site) {
+  Copy copy{{}, {}, shared_address(shared, site), {x, y, z}, {}, barrier, site};
+  std::memcpy(&copy.map, map, sizeof copy.map);
+  if (copy.map.magic != BoxMap::kMagic) fault("a bulk copy without a tensor map", site);
+  start(copy);
+}
+
+void copy_image(void* shared, const void* map, std::initializer_list<std::int32_t> at,
+                std::initializer_list<std::uint16_t> further, void* barrier, Site site) {
+  Copy copy{{}, {}, shared_address(shared, site), {}, {}, barrier, site};
+  std::memcpy(&copy.image, map, sizeof copy.image);
+  const ImageMap& m = copy.image;
+  if (m.magic != ImageMap::kMagic || at.size() != static_cast<std::size_t>(m.axes) + 2) {
+    fault("a bulk copy of pixels without a tensor map of as many axes", site);
+  }
+  std::copy(at.begin(), at.end(), copy.at);
+  std::copy(further.begin(), further.end(), copy.further);
+  for (int k = 0; k < m.axes; ++k) {
+    const std::int64_t last = static_cast<std::int64_t>(m.extent[k + 1]) - 1 + m.upper[k];
+    if (copy.at[k + 1] < m.lower[k] || copy.at[k + 1] > last) {
+      fault("a bulk copy of pixels that begins outside the box of its map", site);
+    }
+    if (copy.further[k] >= std::int64_t{1} << 16 / m.axes) {
+      fault("a bulk copy of pixels further away than it can tell", site);
+    }
+  }
+  start(copy);
 }
 
 void wgmma(const Product& product, Site site) {

@@ -3,6 +3,7 @@
 // rows: whatever is read too late or written too early shows.
 #pragma once
 #include <cstdint>
+#include <initializer_list>
 
 #include "runtime.hpp"
 
@@ -29,6 +30,22 @@ struct BoxMap {
 bool encode_box_map(void* map, const BoxMap& wanted);
 void copy_box(void* shared, const void* map, std::int32_t x, std::int32_t y, std::int32_t z,
               void* barrier, Site site);
+
+// A map of an image: see arraynn::cuda::TensorImage. Strides are in bytes.
+struct ImageMap {
+  static constexpr std::uint32_t kMagic = 0x7E4503;
+  std::uint32_t magic;
+  std::uint32_t element;
+  const char* base;
+  std::uint64_t extent[5], stride[4];
+  std::int16_t lower[3], upper[3];
+  std::uint8_t step[3];
+  std::uint32_t channels, pixels;
+  std::int32_t axes;
+};
+bool encode_image_map(void* map, const ImageMap& wanted);
+void copy_image(void* shared, const void* map, std::initializer_list<std::int32_t> at,
+                std::initializer_list<std::uint16_t> further, void* barrier, Site site);
 
 struct Product {
   float* d;                // of this thread

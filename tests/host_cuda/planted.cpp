@@ -13,6 +13,7 @@
 #include "attention/attention.hpp"
 #include "attention/cuda_hopper.hpp"
 #include "conv/conv.hpp"
+#include "conv/cuda_hopper.hpp"
 #include "core/cuda_call.hpp"
 #include "core/cuda_precision.hpp"
 #include "core/cuda_scratch.hpp"
@@ -211,6 +212,64 @@ Floats run_conv_by_weight() {  // in two parts of the pixels
   Floats dw = result(p.oc * p.ic * p.taps());
   conv2d_backward(p, dy.data(), x.data(), x.data(), {nullptr, dw.data(), nullptr});
   return dw;
+}
+
+// Two groups of 48 channels, two tiles of pixels; gradients by weight in boxes that are not full.
+struct ConvOnHopper {
+  Conv2dProblem p = conv_problem(2, 96, 9);
+  std::vector<Bfloat16> x, weight, dy;
+  ConvOnHopper() {
+    p.oc = 32;
+    p.groups = 2;
+    p.channels_last = true;
+    x = bfloat16s(p.x_size());
+    weight = bfloat16s(p.oc * p.ic / 2 * p.taps(), 2);
+    dy = bfloat16s(p.y_size(), 3);
+  }
+};
+
+Floats run_conv_on_hopper() {
+  const ConvOnHopper c;
+  std::vector<Bfloat16> y(static_cast<std::size_t>(c.p.y_size()), {0xFFFF});
+  be_hopper(true);
+  const bool launched = cuda::conv_on_hopper(c.p, false, c.x.data(), c.weight.data(),
+                                             c.p.ic / 2 * c.p.taps(), {}, y.data());
+  be_hopper(false);
+  Floats all;
+  for (const Bfloat16 v : y) all.push_back(launched ? static_cast<float>(v.bits) : -1.0f);
+  return all;
+}
+
+// A stride of 2 and one row of the kernel: every other row of dx has no product.
+Floats run_conv_by_x_on_hopper() {
+  Conv2dProblem p = conv_problem(1, 16, 9);
+  p.oc = 16;
+  p.channels_last = true;
+  p.kh = 1;
+  p.stride_h = p.stride_w = 2;
+  p.pad_h = 0;
+  p.oh = p.ow = 5;
+  const auto dy = bfloat16s(p.y_size()), weight = bfloat16s(16 * 16 * p.taps(), 2);
+  std::vector<Bfloat16> dx(static_cast<std::size_t>(p.x_size()), {0xFFFF});
+  be_hopper(true);
+  const bool launched =
+      cuda::conv_on_hopper(p, true, dy.data(), weight.data(), 16 * p.taps(), {}, dx.data());
+  be_hopper(false);
+  Floats all;
+  for (const Bfloat16 v : dx) all.push_back(launched ? static_cast<float>(v.bits) : -1.0f);
+  return all;
+}
+
+Floats run_conv_by_weight_on_hopper() {
+  const ConvOnHopper c;
+  const std::int64_t size = c.p.oc * c.p.ic / 2 * c.p.taps();
+  const cuda::Parts parts = cuda::parts_of(c.p.oc / 2, c.p.ic / 2 * c.p.taps(), 2, c.p.n * 81);
+  Floats sums = result(parts.count * size + 256);  // room for channels that are none
+  be_hopper(true);
+  const bool launched =
+      cuda::conv_weight_on_hopper(c.p, c.dy.data(), c.x.data(), parts, sums.data());
+  be_hopper(false);
+  return launched ? sums : Floats{};
 }
 
 struct Attention {
@@ -589,6 +648,9 @@ const std::map<std::string, Floats (*)()>& problems() {
       {"conv on tensor cores", &run_conv_on_tensor_cores},
       {"conv by x", &run_conv_by_x},
       {"conv by weight", &run_conv_by_weight},
+      {"conv on Hopper", &run_conv_on_hopper},
+      {"conv by x on Hopper", &run_conv_by_x_on_hopper},
+      {"conv by weight on Hopper", &run_conv_by_weight_on_hopper},
       {"attention", &run_attention_forward},
       {"attention on Hopper", &run_attention_on_hopper},
       {"attention of one query", &run_attention_of_one_query},

@@ -23,6 +23,7 @@ KERNELS = [
     "attention/cuda_forward.cu",
     "attention/cuda_hopper.cu",
     "conv/cuda.cu",
+    "conv/cuda_hopper.cu",
     "elementwise/cuda.cu",
     "gemm/cuda.cu",
     "gemm/cuda_hopper.cu",
@@ -48,7 +49,6 @@ CLUSTER = "softmax of a cluster"
 DECODE, FORWARD = "attention/cuda_decode.cu", "attention/cuda_forward.cu"
 BACKWARD = "attention/cuda_backward.cu"
 CHUNKS, REPAIRED = "attention/cuda_mma.hpp", "attention repaired"
-HOPPER, HOPPER_GEMM = "gemm/cuda_hopper.cu", "gemm on Hopper"
 OPTIM, ADAM, CLIPPED = "optim/cuda.cu", "adam", "clipped sgd"
 REDUCE, WINDOWS, STATS = "pool/cuda_reduce.hpp", "pool/cuda_windows.hpp", "softmax/cuda_stats.hpp"
 
@@ -166,139 +166,6 @@ FAULTS = [
         TILE,
         "i * (kThreads / Stage::kPacks);",
         "i * (PLANTED ? 1 : kThreads / Stage::kPacks);",
-    ),
-    # The tiles of warpgroups: a ring of stages between one thread and eight warps.
-    Fault(
-        "a stage of the ring is read before it is there",
-        HOPPER_GEMM,
-        HOPPER,
-        "wait(&shared.full[turn.stage],",
-        "if (!PLANTED) wait(&shared.full[turn.stage],",
-    ),
-    Fault(
-        "those that multiply wait for the wrong parity",
-        HOPPER_GEMM,
-        HOPPER,
-        " turn.parity);\n      __syncwarp();  // lanes may",
-        " turn.parity ^ (PLANTED ? 1 : 0));\n      __syncwarp();  // lanes may",
-    ),
-    Fault(
-        "a stage of the ring is filled while it is read",
-        HOPPER_GEMM,
-        HOPPER,
-        "wait(&shared.empty[turn.stage],",
-        "if (!PLANTED) wait(&shared.empty[turn.stage],",
-    ),
-    Fault(
-        "the one that copies waits for the wrong parity",
-        HOPPER_GEMM,
-        HOPPER,
-        "turn.parity ^ 1);",
-        "turn.parity ^ (PLANTED ? 0 : 1));",
-    ),
-    Fault(
-        "the parity stays when the ring begins again",
-        HOPPER_GEMM,
-        HOPPER,
-        "      parity ^= 1;",
-        "      parity ^= PLANTED ? 0 : 1;",
-    ),
-    Fault(
-        "the stage beside is given back",
-        HOPPER_GEMM,
-        HOPPER,
-        "if (before >= 0) finished(before);",
-        "if (before >= 0) finished((before + (PLANTED ? 1 : 0)) % Tile::kStages);",
-    ),
-    Fault(
-        "a stage is given back while products read it",
-        HOPPER_GEMM,
-        HOPPER,
-        "ptx::wgmma_wait_group<1>();",
-        "if (PLANTED) ptx::wgmma_wait_group<2>(); else ptx::wgmma_wait_group<1>();",
-    ),
-    Fault(
-        "the last stage of a tile is not given back",
-        HOPPER_GEMM,
-        HOPPER,
-        "    finished(before);\n    store_warp",
-        "    if (!PLANTED) finished(before);\n    store_warp",
-    ),
-    Fault(
-        "sums are read before the last product",
-        HOPPER_GEMM,
-        HOPPER,
-        "    ptx::wgmma_wait_group<0>();\n",
-        "    if (PLANTED) ptx::wgmma_wait_group<1>(); else ptx::wgmma_wait_group<0>();\n",
-    ),
-    Fault(
-        "seven warps of eight give a stage back",
-        HOPPER_GEMM,
-        HOPPER,
-        "ptx::mbarrier_init(&shared.empty[i], kWarps);",
-        "ptx::mbarrier_init(&shared.empty[i], kWarps - (PLANTED ? 1 : 0));",
-    ),
-    Fault(
-        "products without a fence",
-        HOPPER_GEMM,
-        HOPPER,
-        "ptx::wgmma_fence();",
-        "if (!PLANTED) ptx::wgmma_fence();",
-    ),
-    Fault(
-        "barriers that copies may not see",
-        HOPPER_GEMM,
-        HOPPER,
-        "ptx::fence_proxy_async_shared();",
-        "if (!PLANTED) ptx::fence_proxy_async_shared();",
-    ),
-    no_barrier(
-        "barriers are used before they begin",
-        HOPPER_GEMM,
-        HOPPER,
-        f"  {BARRIER}\n  if (thread < kGroup) {{",
-    ),
-    Fault(
-        "fewer bytes are expected than come",
-        HOPPER_GEMM,
-        HOPPER,
-        "arrive_expect_tx(full, Tile::kStageBytes);",
-        "arrive_expect_tx(full, Tile::kStageBytes - (PLANTED ? 1024 : 0));",
-    ),
-    Fault(
-        "the next 16 of k lie elsewhere",
-        HOPPER_GEMM,
-        HOPPER,
-        "b + step * kStepB",
-        "b + step * (PLANTED ? kStepA : kStepB)",
-    ),
-    Fault(
-        "sums of a tile begin where the last one ended",
-        HOPPER_GEMM,
-        HOPPER,
-        "step > 0 || before >= 0",
-        "PLANTED || step > 0 || before >= 0",
-    ),
-    Fault(
-        "a warp stores sums before its lanes have put them there",
-        HOPPER_GEMM,
-        HOPPER,
-        "    __syncwarp();\n    const int column",
-        "    if (!PLANTED) __syncwarp();\n    const int column",
-    ),
-    Fault(
-        "the next sums take the place of those that are stored",
-        HOPPER_GEMM,
-        HOPPER,
-        "__syncwarp();  // the next",
-        "if (!PLANTED) __syncwarp();  // the next",
-    ),
-    Fault(
-        "parts on Hopper begin at the beginning",
-        "gemm over samples on Hopper",
-        HOPPER,
-        "begin = static_cast<int>(item) * call.part;",
-        "begin = PLANTED ? 0 : static_cast<int>(item) * call.part;",
     ),
     # What convolutions gather.
     Fault(

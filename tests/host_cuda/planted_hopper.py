@@ -1,13 +1,241 @@
-"""Faults of planted.py in the attention of Hopper."""
+"""Faults of planted.py in the kernels for Hopper: products, convolutions, attention."""
 
 from __future__ import annotations
 
-from planted_fault import Fault
+from planted_fault import BARRIER, Fault, no_barrier
 
+HOPPER, HOPPER_GEMM = "gemm/cuda_hopper_ring.hpp", "gemm on Hopper"
+PATCHES, HOPPER_CONV = "conv/cuda_hopper.cu", "conv on Hopper"
+HOPPER_BY_X, HOPPER_WEIGHT = "conv by x on Hopper", "conv by weight on Hopper"
 FLASH, FLASH_ATTENTION = "attention on Hopper", "attention/cuda_hopper.cu"
 FLASH_TILE = "attention/cuda_hopper_tile.hpp"
 
 FAULTS = [
+    # The tiles of warpgroups: a ring of stages between one thread and eight warps.
+    Fault(
+        "a stage of the ring is read before it is there",
+        HOPPER_GEMM,
+        HOPPER,
+        "wait(&shared.full[turn.stage],",
+        "if (!PLANTED) wait(&shared.full[turn.stage],",
+    ),
+    Fault(
+        "those that multiply wait for the wrong parity",
+        HOPPER_GEMM,
+        HOPPER,
+        " turn.parity);\n      __syncwarp();  // lanes may",
+        " turn.parity ^ (PLANTED ? 1 : 0));\n      __syncwarp();  // lanes may",
+    ),
+    Fault(
+        "a stage of the ring is filled while it is read",
+        HOPPER_GEMM,
+        HOPPER,
+        "wait(&shared.empty[turn.stage],",
+        "if (!PLANTED) wait(&shared.empty[turn.stage],",
+    ),
+    Fault(
+        "the one that copies waits for the wrong parity",
+        HOPPER_GEMM,
+        HOPPER,
+        "turn.parity ^ 1);",
+        "turn.parity ^ (PLANTED ? 0 : 1));",
+    ),
+    Fault(
+        "the parity stays when the ring begins again",
+        HOPPER_GEMM,
+        HOPPER,
+        "      parity ^= 1;",
+        "      parity ^= PLANTED ? 0 : 1;",
+    ),
+    Fault(
+        "the stage beside is given back",
+        HOPPER_GEMM,
+        HOPPER,
+        "if (before >= 0) finished(before);\n      before =",
+        "if (before >= 0) finished((before + (PLANTED ? 1 : 0)) % Tile::kStages);\n      before =",
+    ),
+    Fault(
+        "a stage is given back while products read it",
+        HOPPER_GEMM,
+        HOPPER,
+        "ptx::wgmma_wait_group<1>();",
+        "if (PLANTED) ptx::wgmma_wait_group<2>(); else ptx::wgmma_wait_group<1>();",
+    ),
+    Fault(
+        "the last stage of a tile is not given back",
+        HOPPER_GEMM,
+        HOPPER,
+        "    if (before >= 0) finished(before);\n    store_warp",
+        "    if (before >= 0 && !PLANTED) finished(before);\n    store_warp",
+    ),
+    Fault(
+        "sums are read before the last product",
+        HOPPER_GEMM,
+        HOPPER,
+        "    ptx::wgmma_wait_group<0>();\n",
+        "    if (PLANTED) ptx::wgmma_wait_group<1>(); else ptx::wgmma_wait_group<0>();\n",
+    ),
+    Fault(
+        "seven warps of eight give a stage back",
+        HOPPER_GEMM,
+        HOPPER,
+        "ptx::mbarrier_init(&shared.empty[i], kWarps);",
+        "ptx::mbarrier_init(&shared.empty[i], kWarps - (PLANTED ? 1 : 0));",
+    ),
+    Fault(
+        "products without a fence",
+        HOPPER_GEMM,
+        HOPPER,
+        "ptx::wgmma_fence();\n#pragma unroll",
+        "if (!PLANTED) ptx::wgmma_fence();\n#pragma unroll",
+    ),
+    Fault(
+        "barriers that copies may not see",
+        HOPPER_GEMM,
+        HOPPER,
+        "ptx::fence_proxy_async_shared();",
+        "if (!PLANTED) ptx::fence_proxy_async_shared();",
+    ),
+    no_barrier(
+        "barriers are used before they begin",
+        HOPPER_GEMM,
+        HOPPER,
+        f"  {BARRIER}\n  if (thread < kGroup) {{",
+    ),
+    Fault(
+        "fewer bytes are expected than come",
+        HOPPER_GEMM,
+        HOPPER,
+        "arrive_expect_tx(full, Tile::kStageBytes);",
+        "arrive_expect_tx(full, Tile::kStageBytes - (PLANTED ? 1024 : 0));",
+    ),
+    Fault(
+        "the next 16 of k lie elsewhere",
+        HOPPER_GEMM,
+        HOPPER,
+        "b + step * kStepB",
+        "b + step * (PLANTED ? kStepA : kStepB)",
+    ),
+    Fault(
+        "sums of a tile begin where the last one ended",
+        HOPPER_GEMM,
+        HOPPER,
+        "step > 0 || before >= 0",
+        "PLANTED || step > 0 || before >= 0",
+    ),
+    Fault(
+        "a warp stores sums before its lanes have put them there",
+        HOPPER_GEMM,
+        HOPPER,
+        "    __syncwarp();\n    const int column",
+        "    if (!PLANTED) __syncwarp();\n    const int column",
+    ),
+    Fault(
+        "the next sums take the place of those that are stored",
+        HOPPER_GEMM,
+        HOPPER,
+        "__syncwarp();  // the next",
+        "if (!PLANTED) __syncwarp();  // the next",
+    ),
+    Fault(
+        "parts on Hopper begin at the beginning",
+        "gemm over samples on Hopper",
+        HOPPER,
+        "begin = part * call.part,",
+        "begin = PLANTED ? 0 : part * call.part,",
+    ),
+    # Convolutions on the same ring.
+    Fault(
+        "products of a part of a stage without a fence",
+        HOPPER_CONV,
+        HOPPER,
+        "ptx::wgmma_fence();\n          multiply_step",
+        "if (!PLANTED) ptx::wgmma_fence();\n          multiply_step",
+    ),
+    Fault(
+        "the last stage of a place has products with the next group",
+        HOPPER_CONV,
+        PATCHES,
+        "const int now = left < kDepth ? left : kDepth;",
+        "const int now = left < kDepth && !PLANTED ? left : kDepth;",
+    ),
+    Fault(
+        "weights of a place are those of the first in its row",
+        HOPPER_CONV,
+        PATCHES,
+        "place.w * loader.tap_w",
+        "(PLANTED ? 0 : place.w) * loader.tap_w",
+    ),
+    Fault(
+        "a place of the kernel is the one beside",
+        HOPPER_CONV,
+        PATCHES,
+        "(first + t * by)",
+        "(first + (t + (PLANTED ? 1 : 0)) * by)",
+    ),
+    Fault(
+        "a group has the channels of the first",
+        HOPPER_CONV,
+        PATCHES,
+        "place{p.group * l.channels, 0, 0, 0}",
+        "place{PLANTED ? 0 : p.group * l.channels, 0, 0, 0}",
+    ),
+    Fault(
+        "a group has the weights of the first",
+        HOPPER_CONV,
+        PATCHES,
+        "row(p.group * l.rows + p.column)",
+        "row((PLANTED ? 0 : p.group * l.rows) + p.column)",
+    ),
+    Fault(
+        "a row of the image has one pixel more",
+        HOPPER_CONV,
+        PATCHES,
+        "(s.positions - 1) * step - (source - 1)",
+        "(s.positions - (PLANTED ? 0 : 1)) * step - (source - 1)",
+    ),
+    Fault(
+        "results of a group take the place of the first",
+        HOPPER_CONV,
+        HOPPER,
+        "result.c += at.group * call.move_group",
+        "result.c += (PLANTED ? 0 : at.group) * call.move_group",
+    ),
+    Fault(
+        "positions of a residue take the place of the first",
+        HOPPER_BY_X,
+        PATCHES,
+        "s.h.residue * h + s.w.residue * w;",
+        "s.h.residue * h + (PLANTED ? 0 : s.w.residue) * w;",
+    ),
+    Fault(
+        "sums without a product are not 0",
+        HOPPER_BY_X,
+        HOPPER,
+        "at.begin >= at.end;  // no product",
+        "at.begin >= at.end && !PLANTED;  // no product",
+    ),
+    Fault(
+        "a box has the channels of the one beside",
+        HOPPER_WEIGHT,
+        PATCHES,
+        "(of.column / kBox + i);",
+        "(of.column / kBox + i + (PLANTED ? 1 : 0));",
+    ),
+    Fault(
+        "gradients beyond the channels of a place are stored",
+        HOPPER_WEIGHT,
+        PATCHES,
+        "return channels - static_cast<int>",
+        "return (PLANTED ? kBox : channels) - static_cast<int>",
+    ),
+    Fault(
+        "pixels of a part begin at its beginning",
+        HOPPER_WEIGHT,
+        PATCHES,
+        "l.patches.begin(k);",
+        "l.patches.begin(PLANTED ? of.begin : k);",
+    ),
     # Attention by warpgroups: rings of keys and of values, turns, factors in registers.
     Fault(
         "keys are read before they are there",

@@ -107,6 +107,12 @@ inline void cp_async_bulk_tensor_3d(void* shared, const void* map, std::int32_t 
                                     std::int32_t z, void* barrier, HOST_PTX_SITE) {
   host_cuda::copy_box(shared, map, x, y, z, barrier, site);
 }
+inline void cp_async_bulk_tensor_im2col(void* shared, const void* map,
+                                        std::initializer_list<std::int32_t> at,
+                                        std::initializer_list<std::uint16_t> further, void* barrier,
+                                        HOST_PTX_SITE) {
+  host_cuda::copy_image(shared, map, at, further, barrier, site);
+}
 inline void prefetch_tensormap(const void*) {}
 inline void fence_proxy_async_shared() { host_cuda::fence_proxy_async(); }
 inline void wgmma_fence(HOST_PTX_SITE) { host_cuda::wgmma_fence(site); }
