@@ -16,12 +16,13 @@ Arrays: TypeAlias = tuple[Array, ...]
 
 
 def unit_roundoff(dtype: str) -> float:
-    """Half the machine epsilon of `dtype`.
+    """Half the machine epsilon of the dtype that `dtype` is computed in.
 
     >>> unit_roundoff("float64") == 2.0**-53
     True
     """
-    return float(np.finfo(dtype).eps) / 2
+    # bfloat16 is computed in float32.
+    return float(np.finfo("float32" if dtype == "bfloat16" else dtype).eps) / 2
 
 
 def dot_bound(terms: int, dtype: str, *, factors: int = 2, deviations: float = 8.0) -> float:
@@ -34,7 +35,7 @@ def dot_bound(terms: int, dtype: str, *, factors: int = 2, deviations: float = 8
     Parameters
     ----------
     terms : int
-    dtype : "float32" or "float64"
+    dtype : "float32", "float64" or "bfloat16", whose sums are float32
     factors : random factors of a term: 1 for a plain sum, 2 for a dot product
     deviations : lambda, and the deviations above the mean magnitude
 
