@@ -18,7 +18,8 @@ namespace {
 Isa isa_argument(const char* op, const std::string& name) {
   Isa isa{};
   if (!isa_from_name(name.c_str(), &isa)) {
-    fail<ValueError>(op, "level", "expected generic, avx2, avx512 or avx512_bf16, got '", name, "'");
+    fail<ValueError>(op, "level", "expected generic, avx2, avx512 or avx512_bf16, got '", name,
+                     "'");
   }
   return isa;
 }

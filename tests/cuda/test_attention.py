@@ -13,7 +13,13 @@ import arraynn as ann
 from arraynn import kernels, reference
 from attention_device import OPTIONS, check, put_all
 from attention_problems import fill, normal, problems
-from tolerances import assert_gradient, assert_same_bits, widen
+from tolerances import (
+    assert_close_to_reference,
+    assert_gradient,
+    assert_same_bits,
+    native,
+    widen,
+)
 
 #: (batch, heads, kv_heads, Lq, Lk, D, Dv) around the tiles of 64 (32 keys in float32, 32 in
 #: float64), their chunks of 64 elements (float32: 32, float64: 16) and 128 columns.

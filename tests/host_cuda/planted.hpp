@@ -1,5 +1,8 @@
-// Which fault of planted.py is made.
+// Which fault of planted.py is made, and the calls that show one.
 #pragma once
+#include <map>
+#include <string>
+#include <vector>
 
 namespace host_cuda {
 
@@ -8,5 +11,9 @@ inline bool planted(int number) { return number == planted_fault; }
 // Whether the blocks of a scan are apart.
 inline bool scan_apart = false;
 inline bool planted_apart() { return scan_apart; }
+
+// Returns all that the call computes.
+using Problem = std::vector<float> (*)();
+const std::map<std::string, Problem>& problems();
 
 }  // namespace host_cuda
