@@ -662,8 +662,6 @@ def main(directory: Path) -> None:
     change("gemm/cuda.cu", "ARRAYNN_DEFINE(Half)\nARRAYNN_DEFINE(Bfloat16)\n", "")
     # Of either way a scan may go, the one that its problem names.
     change(SCAN, "apart < together;", "host_cuda::planted_apart();")
-    half = "template bool attention_on_hopper<Half>(const AttentionProblem<Half>&, std::uint8_t*);"
-    change("attention/cuda_hopper.cu", half, "")
     for kernel in KERNELS:
         texts.setdefault(kernel, (CSRC / kernel).read_text(encoding="utf-8"))
     # Ninja knows of the kernels alone: they are written anew after a header.

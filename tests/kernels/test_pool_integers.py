@@ -89,7 +89,7 @@ def test_memory_out_and_threads(kind: str, layout: str, rng: np.random.Generator
 
 def test_other_integers_and_gradients_are_refused() -> None:
     for dtype in ("uint16", "bool", "uint32", "uint64"):
-        message = f"x: expected float32, float64, uint8, int8, int16, int32 or int64, got {dtype}"
+        message = f"x: expected float16, .*uint8, int8, int16, int32 or int64, got {dtype}"
         with pytest.raises(TypeError, match=message):
             kernels.max_pool2d(np.zeros((1, 1, 4, 4), dtype), 2)
     x = np.zeros((1, 1, 4, 4), np.uint8)
