@@ -583,7 +583,7 @@ FAULTS = [
     ),
     no_barrier(
         "a block arrives before all of its threads have written",
-        LSTM,
+        LSTM_BACKWARD,
         GRID,
         f"  {BARRIER}\n  ++barriers;",
     ),
