@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from arraynn import kernels, reference
-from tolerances import widen
+from tolerances import finfo, widen
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("relu", {}),
@@ -65,3 +65,19 @@ def scale_of(name: str, options: dict[str, Any], x: Any, ref: Any) -> Any:
     if name == "gelu":
         return np.abs(widen(x)) * np.where(np.abs(x) < 40, 1, np.sign(np.abs(ref)))
     return np.abs(ref) if not options.get("beta") else np.abs(ref) * 4
+
+
+def assert_within_half_a_unit(name: str, options: dict[str, Any], x: Any, got: Any) -> None:
+    """Hold values of 16 bits against the reference: half a unit, and the errors of float32."""
+    _, _, formula, _ = functions(name)
+    info = finfo(x.dtype)
+    with np.errstate(all="ignore"):
+        x64 = x.astype(np.float64)
+        ref = formula(x64, **options)
+        scale = np.abs(scale_of(name, options, x64, ref))
+        usable = np.isfinite(ref) & (np.abs(ref) < float(info.max)) & np.isfinite(x64)
+        error = np.abs(got.astype(np.float64) - ref)
+        tiny = float(info.smallest_subnormal) + 4 * float(np.finfo(np.float32).tiny)
+        bound = float(info.eps) / 2 * np.abs(ref) + 32 * 2.0**-23 * scale + tiny
+    wrong = usable & (error > bound)
+    assert not wrong.any(), x64[wrong]

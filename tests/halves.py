@@ -9,6 +9,11 @@ import numpy as np
 from tolerances import assert_same_bits
 
 
+def every_value(half: Any) -> Any:
+    """Return all 65536 bit patterns."""
+    return np.arange(1 << 16, dtype=np.uint16).view(half)
+
+
 def rounded(a: Any, half: Any) -> Any:
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(a).astype(half)

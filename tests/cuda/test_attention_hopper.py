@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,17 +11,6 @@ from arraynn import kernels, reference
 from attention_device import OPTIONS, check_forward, put_all
 from attention_problems import fill, normal, to_layout
 from tolerances import assert_same_bits, widen
-
-
-@pytest.fixture
-def hopper(device: Any) -> Iterator[Any]:
-    """Emulate a Hopper; a GPU is what it is, and gives the same results."""
-    if device.name != "host_cuda":
-        yield device
-        return
-    device.module.set_capability(9, 0)
-    yield device
-    device.module.set_capability(8, 0)
 
 
 def boxes(device: Any) -> int:

@@ -11,18 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from activations import every_variant, functions, scale_of
+from activations import assert_within_half_a_unit, every_variant, functions
 from arraynn import kernels
-from halves import assert_same_numbers, rounded
+from halves import assert_same_numbers, every_value, rounded
 from optimizer_state import COMMON, State, combinations, rmsprop_state
-from tolerances import assert_same_bits, finfo
+from tolerances import assert_same_bits
 
 SHAPES: list[tuple[int, ...]] = [(1,), (9,), (2047,), (4096,), (), (2, 0), (7, 33), (16_385,)]
-
-
-def every_value(half: Any) -> Any:
-    """Return all 65536 bit patterns."""
-    return np.arange(1 << 16, dtype=np.uint16).view(half)
 
 
 def test_every_value_is_kept(half: Any, device: Any) -> None:
@@ -38,7 +33,7 @@ def test_every_value_is_kept(half: Any, device: Any) -> None:
 def test_activations(
     name: str, options: dict[str, Any], half: Any, device: Any, rng: np.random.Generator
 ) -> None:
-    kernel, backward, formula, _ = functions(name)
+    kernel, backward, *_ = functions(name)
     x = every_value(half)
     grad = rounded(3 * rng.standard_normal(x.size), half)
     there, dgrad = device.put(x), device.put(grad)
@@ -47,19 +42,7 @@ def test_activations(
     assert_same_numbers(got, rounded(device.get(kernel(wide, **options)), half), name)
     expected = rounded(device.get(backward(wide_grad, wide, **options)), half)
     assert_same_numbers(device.get(backward(dgrad, there, **options)), expected, f"{name}_backward")
-
-    # Against the reference itself: half a unit of the last place, and the errors of float32.
-    info = finfo(half)
-    with np.errstate(all="ignore"):
-        x64 = x.astype(np.float64)
-        ref = formula(x64, **options)
-        scale = np.abs(scale_of(name, options, x64, ref))
-        usable = np.isfinite(ref) & (np.abs(ref) < float(info.max)) & np.isfinite(x64)
-        error = np.abs(got.astype(np.float64) - ref)
-        tiny = float(info.smallest_subnormal) + 4 * float(np.finfo(np.float32).tiny)
-        bound = float(info.eps) / 2 * np.abs(ref) + 32 * 2.0**-23 * scale + tiny
-    wrong = usable & (error > bound)
-    assert not wrong.any(), x64[wrong]
+    assert_within_half_a_unit(name, options, x, got)
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 1.0])
