@@ -16,9 +16,11 @@ namespace {
 // Set once, when the module is made.
 PyTypeObject *packed_type = nullptr, *packed_list_type = nullptr;
 
+constexpr int kMatrix = 2;
+
 // Dimensions of the weight of `op`, 0 when it takes no packed one.
 int weight_ndim(const std::string& op) {
-  if (op == "linear" || op == "matmul") return 2;
+  if (op == "linear" || op == "matmul") return kMatrix;
   for (const char* family : {"conv", "conv_transpose"}) {
     for (int axes = 1; axes <= 3; ++axes) {
       if (op == family + std::to_string(axes) + "d") return axes + 2;
@@ -74,7 +76,10 @@ std::unique_ptr<PackedWeight> pack_one(py::handle weight_in, std::string op) {
                      "conv_transpose2d, conv_transpose3d, rnn, lstm or gru, got '",
                      op, "'");
   }
-  const Array weight = as_factor(op, "weight", take(kOp, "weight", weight_in));
+  Array weight = take(kOp, "weight", weight_in);
+  if (ndim != kMatrix || !has_gemm(weight->dtype)) {
+    weight = widened(kOp, "weight", std::move(weight));
+  }
   require_storage(kOp, "weight", weight);
   require_ndim(kOp, "weight", weight, ndim);
   auto packed = std::make_unique<PackedWeight>();
@@ -91,27 +96,22 @@ py::object pack(py::handle weight, py::handle op_in) {
 
 }  // namespace
 
-Array as_factor(const std::string& op, const char* arg, Array a) {
-#if !defined(ARRAYNN_CUDA)
-  const bool of_gemm = op == "linear" || op == "linear_backward" || op == "matmul";
-  if (!of_gemm || !has_gemm(a->dtype)) return widened(op.c_str(), arg, std::move(a));
-#endif
-  return a;
-}
-
 Weight take_weight(const char* op, const char* arg, py::handle h, Layout layout,
-                   const char* packed_for, bool as_it_is) {
-  if (Py_TYPE(h.ptr()) != packed_type) {
-    Array a = take(op, arg, h, layout);
-    return {as_it_is ? a : as_factor(op, arg, a)};
-  }
+                   const char* packed_for) {
+  if (Py_TYPE(h.ptr()) != packed_type) return {take(op, arg, h, layout)};
   auto* packed = h.cast<PackedWeight*>();
   const char* wanted = packed_for != nullptr ? packed_for : op;
   if (packed->op != wanted) {
     fail<ValueError>(op, arg, "expected an array or one packed for ", wanted,
                      ", got one packed for ", packed->op);
   }
-  return {as_factor(op, arg, packed->weight), &packed->forms};  // the level may be a lower one now
+  return {packed->weight, &packed->forms};
+}
+
+Weight take_wide_weight(const char* op, const char* arg, py::handle h, const char* packed_for) {
+  Weight weight = take_weight(op, arg, h, Layout::kContiguous, packed_for);
+  weight.array = widened(op, arg, std::move(weight.array));
+  return weight;
 }
 
 PackedWeights* take_packed_weights(const char* op, const char* arg, py::handle h,

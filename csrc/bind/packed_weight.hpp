@@ -23,19 +23,17 @@ struct PackedWeights {
   std::vector<std::unique_ptr<PreparedWeight>> forms;  // one a weight
 };
 
-// An operand as the products of `op` read it: widened, unless gemm multiplies its dtype itself.
-Array as_factor(const std::string& op, const char* arg, Array a);
-
-// A weight argument, packed or not, as_factor().
+// A weight argument, packed or not.
 struct Weight {
   Array array;
   PreparedWeight* forms = nullptr;  // of a packed one; lives while the caller's object does
 };
 
-// An array is as_factor(), or `as_it_is`.
 Weight take_weight(const char* op, const char* arg, py::handle h,
-                   Layout layout = Layout::kContiguous, const char* packed_for = nullptr,
-                   bool as_it_is = false);
+                   Layout layout = Layout::kContiguous, const char* packed_for = nullptr);
+// widened(), for the families that do not multiply 16 bits.
+Weight take_wide_weight(const char* op, const char* arg, py::handle h,
+                        const char* packed_for = nullptr);
 
 // Null unless the argument is packed weights; they must be those of `packed_for`.
 PackedWeights* take_packed_weights(const char* op, const char* arg, py::handle h,

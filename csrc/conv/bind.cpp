@@ -113,7 +113,7 @@ py::object conv(py::handle x_in, py::handle weight_in, py::handle bias, py::hand
                 py::handle algorithm, py::handle out_in) {
   const ConvCall call{kConv[kAxes], kAxes, stride, padding, dilation, groups, layout, algorithm};
   const Array x = take_wide(call.op, "x", x_in);
-  const auto [weight, forms] = take_weight(call.op, "weight", weight_in);
+  const auto [weight, forms] = take_wide_weight(call.op, "weight", weight_in);
   ConvArguments a = take_conv(call, x, weight, flip_kernel);
   a.problem.forms = forms;
   return result(call, a, x, weight, bias, residual, activation, out_in,
@@ -126,7 +126,7 @@ py::tuple conv_plan(py::handle x_in, py::handle weight_in, py::handle stride, py
                     py::handle flip_kernel, py::handle algorithm) {
   const ConvCall call{kConv[kAxes], kAxes, stride, padding, dilation, groups, layout, algorithm};
   const Array x = take_wide(call.op, "x", x_in);
-  const auto [weight, forms] = take_weight(call.op, "weight", weight_in);
+  const auto [weight, forms] = take_wide_weight(call.op, "weight", weight_in);
   const ConvArguments a = take_conv(call, x, weight, flip_kernel);
   return plan_of_result(a, x, weight, forms != nullptr, [](const Conv2dProblem& p, auto* none) {
     conv2d(p, none, none, ConvEpilogue<std::remove_pointer_t<decltype(none)>>{}, none);
@@ -168,7 +168,7 @@ py::object conv_transpose(py::handle x_in, py::handle weight_in, py::handle bias
   const ConvCall call{kTranspose[kAxes], kAxes,  stride, padding,
                       dilation,          groups, layout, algorithm};
   const Array x = take_wide(call.op, "x", x_in);
-  const auto [weight, forms] = take_weight(call.op, "weight", weight_in);
+  const auto [weight, forms] = take_wide_weight(call.op, "weight", weight_in);
   ConvArguments a = take_conv_transpose(call, x, weight, output_padding);
   a.problem.forms = forms;
   return result(call, a, x, weight, bias, residual, activation, out_in,
@@ -182,7 +182,7 @@ py::tuple conv_transpose_plan(py::handle x_in, py::handle weight_in, py::handle 
   const ConvCall call{kTranspose[kAxes], kAxes,  stride, padding,
                       dilation,          groups, layout, algorithm};
   const Array x = take_wide(call.op, "x", x_in);
-  const auto [weight, forms] = take_weight(call.op, "weight", weight_in);
+  const auto [weight, forms] = take_wide_weight(call.op, "weight", weight_in);
   const ConvArguments a = take_conv_transpose(call, x, weight, output_padding);
   return plan_of_result(a, x, weight, forms != nullptr, [](const Conv2dProblem& p, auto* none) {
     conv_transpose2d(p, none, none, ConvEpilogue<std::remove_pointer_t<decltype(none)>>{}, none);

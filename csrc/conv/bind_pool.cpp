@@ -50,7 +50,7 @@ py::object conv2d_pool(py::handle x_in, py::handle weight_in, py::handle bias, p
                        py::handle flip_kernel, py::handle algorithm, py::handle out_in) {
   const ConvCall call{kOp, 2, stride, padding, dilation, groups, layout, algorithm};
   const Array x = take_wide(kOp, "x", x_in);
-  const auto [weight, forms] = take_weight(kOp, "weight", weight_in, Layout::kContiguous, "conv2d");
+  const auto [weight, forms] = take_wide_weight(kOp, "weight", weight_in, "conv2d");
   PooledArguments a(call, x, weight, flip_kernel,
                     {pool, pool_size, pool_stride, pool_padding, pool_dilation, ceil_mode,
                      count_include_pad, divisor_override});
@@ -78,7 +78,7 @@ py::tuple conv2d_pool_plan(py::handle x_in, py::handle weight_in, py::handle str
                            py::handle layout, py::handle flip_kernel, py::handle algorithm) {
   const ConvCall call{kOp, 2, stride, padding, dilation, groups, layout, algorithm};
   const Array x = take_wide(kOp, "x", x_in);
-  const auto [weight, forms] = take_weight(kOp, "weight", weight_in, Layout::kContiguous, "conv2d");
+  const auto [weight, forms] = take_wide_weight(kOp, "weight", weight_in, "conv2d");
   PooledArguments a(call, x, weight, flip_kernel,
                     {pool, pool_size, pool_stride, pool_padding, pool_dilation, ceil_mode,
                      py::bool_(true), py::none()});

@@ -12,6 +12,11 @@
 namespace arraynn {
 namespace {
 
+// An operand as gemm reads it.
+Array as_factor(const char* op, const char* arg, Array a) {
+  return has_gemm(a->dtype) ? std::move(a) : widened(op, arg, std::move(a));
+}
+
 // The dtype of operands that are as_factor().
 template <class F>
 void dispatch_factors(Dtype t, const F& f) {
@@ -113,8 +118,11 @@ py::object linear(py::handle x_in, py::handle weight_in, py::handle bias_in,
   require_storage(kOp, "x", x);
   if (x->ndim < 1) fail<ValueError>(kOp, "x", "expected at least 1 dimension, got 0");
   const std::int64_t m = rows_of(x);
-  const Weight weight = take_weight(kOp, "weight", weight_in, Layout::kAny, nullptr, m <= kFewRows);
-  const Matrix w = as_matrix(kOp, "weight", weight.array);
+  Weight weight = take_weight(kOp, "weight", weight_in, Layout::kAny);
+  if (m > kFewRows || weight.forms != nullptr) {
+    weight.array = as_factor(kOp, "weight", std::move(weight.array));
+  }
+  const Matrix w = as_matrix(kOp, "weight", std::move(weight.array));
   require_ndim(kOp, "weight", w.array, 2);
   require_same_dtype(kOp, "weight", w.array, "x", x);
   widen_with(kOp, "x", w.array, &x);
@@ -239,7 +247,7 @@ py::object matmul(py::handle a_in, py::handle b_in, py::handle out_in) {
   constexpr const char* kOp = "matmul";
   Array first = as_factor(kOp, "a", take(kOp, "a", a_in, Layout::kAny));
   const Weight weight = take_weight(kOp, "b", b_in, Layout::kAny);
-  const Array& second = weight.array;
+  const Array second = as_factor(kOp, "b", weight.array);
   widen_with(kOp, "a", second, &first);
   if (first->ndim == 0) fail<ValueError>(kOp, "a", "expected at least 1 dimension, got 0");
   if (second->ndim == 0) fail<ValueError>(kOp, "b", "expected at least 1 dimension, got 0");

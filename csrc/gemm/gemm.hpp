@@ -83,8 +83,12 @@ extern const GemmTable<Bfloat16> gemm_kernels;
 #endif
 
 // Whether gemm, at the level in force, takes operands of this dtype as they are. Of 16 bits it neither
-// accumulates nor takes a packed A.
+// accumulates nor takes a packed A. On a GPU any dtype is multiplied.
+#if defined(ARRAYNN_CUDA)
+inline bool has_gemm(Dtype) { return true; }
+#else
 bool has_gemm(Dtype dtype);
+#endif
 
 // At most so many rows of A, along k, against a B of 16 bits in memory: b points to that.
 inline constexpr std::int64_t kFewRows = 4;
