@@ -22,6 +22,8 @@ struct PixelRow {
   const T* weights[kMostDepthwiseLines];  // and its packed weights
   T* out;                                 // of the first pixel
   const T* residual;                      // likewise, or null
+  // Lines that the next row of results is the first to read: `ahead` elements from the last `fetched`.
+  std::int64_t fetched, ahead;
 };
 
 // kU neighbouring pixels from column b on, a vector of channels from c on. With kTaps the taps of a row
@@ -47,6 +49,11 @@ ARRAYNN_INLINE void pixel_sums(const PixelRow<T>& r, std::int64_t b, std::int64_
         weight[j] = Vec<T>::load(w + j * r.weight_step);
       }
       line += r.w->offset[0] * channels;
+      if (i >= r.count - r.fetched) {
+        ARRAYNN_UNROLL for (int q = 0; q < (kU - 1) * kStep + kTaps; ++q) {
+          __builtin_prefetch(line + r.ahead + q * channels, 0, 3);
+        }
+      }
       ARRAYNN_UNROLL for (int q = 0; q < (kU - 1) * kStep + kTaps; ++q) {
         const Vec<T> x = in_register(load(line, column + q));
         line += channels;
