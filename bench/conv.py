@@ -117,6 +117,11 @@ class Data:
     grad: Array
 
 
+def part_of(name: str) -> str:
+    """Direction and batch, or direction and kind: the first two words of a name."""
+    return " ".join(name.split()[:2])
+
+
 def to_last(a: Array) -> Array:
     """(n, c, h, w) to contiguous (n, h, w, c)."""
     return np.ascontiguousarray(np.moveaxis(a, 1, -1))
@@ -321,6 +326,8 @@ def cases(dtype: str, tiny: bool = False) -> list[Case]:
         for sizes, groups, tag in shapes
     ]
     return [
-        Case("conv", p.name, dtype, partial(prepare, p), flops(p), nbytes(p), "fma")
+        Case(
+            "conv", p.name, dtype, partial(prepare, p), flops(p), nbytes(p), "fma", part_of(p.name)
+        )
         for p in problems
     ]

@@ -15,7 +15,7 @@ import numpy as np
 
 from . import peers
 from .case import Array, Candidate, Case, Prepared, collect, dot_bound, kernels, reference, uniform
-from .conv import Data, from_last, to_last
+from .conv import Data, from_last, part_of, to_last
 
 # (operation, samples, input channels, output channels, kernel, stride, padding, size): the first
 # three layers of wav2vec 2.0 on half a second, a residual block of HiFi-GAN and its upsampling, the
@@ -280,6 +280,8 @@ def cases(dtype: str, tiny: bool = False) -> list[Case]:
     grid = TINY if tiny else SHAPES
     problems = [Problem(*shape, backward, dtype) for backward in (False, True) for shape in grid]
     return [
-        Case("conv", p.name, dtype, partial(prepare, p), flops(p), nbytes(p), "fma")
+        Case(
+            "conv", p.name, dtype, partial(prepare, p), flops(p), nbytes(p), "fma", part_of(p.name)
+        )
         for p in problems
     ]

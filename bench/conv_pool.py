@@ -15,7 +15,7 @@ import numpy as np
 
 from . import peers
 from .case import Array, Candidate, Case, Prepared, collect, dot_bound, kernels, reference, uniform
-from .conv import from_last, to_last
+from .conv import from_last, part_of, to_last
 
 # (samples, input channels, output channels, kernel, stride, padding, size, groups), then the
 # pooling's (kernel, stride, padding).
@@ -211,6 +211,8 @@ def cases(dtype: str, tiny: bool = False) -> list[Case]:
     """Return these blocks, or their tiny ones."""
     problems = [Problem(*sizes, window, dtype) for sizes, window in (TINY if tiny else SHAPES)]
     return [
-        Case("conv", p.name, dtype, partial(prepare, p), flops(p), nbytes(p), "fma")
+        Case(
+            "conv", p.name, dtype, partial(prepare, p), flops(p), nbytes(p), "fma", part_of(p.name)
+        )
         for p in problems
     ]
