@@ -4,10 +4,11 @@
 #include <vector>
 
 #include "conv/axes.hpp"
+#include "conv/choice.hpp"
 #include "conv/conv_pool.hpp"
-#include "conv/fold.hpp"
 #include "conv/lanes.hpp"
 #include "conv/phases.hpp"
+#include "conv/product.hpp"
 #include "core/arena.hpp"
 #include "core/index.hpp"
 #include "core/parallel.hpp"
@@ -28,87 +29,6 @@ void run_kernel(const Conv2dProblem& p, const ConvKernel<Problem>& kernel, const
   if (p.plan != nullptr) return p.plan->note(name, reason, bytes, threads);
   const Scratch scratch(p.op, static_cast<std::size_t>(bytes));
   kernel.run(d, threads, scratch.data());
-}
-
-// True of a call that describes itself: as `count` matrix products alike.
-template <class T>
-bool describes_gemm(const Conv2dProblem& p, const GemmProblem<T>& g, std::int64_t count) {
-  if (p.plan == nullptr) return false;
-  const GemmUse use = gemm_batch_use(g, count);
-  p.plan->note("gemm", "1x1 of stride 1: the matrix product of the layout", use.scratch,
-               use.threads);
-  return true;
-}
-
-// A small plane fills the last vector of a gemm badly: 49 pixels take four vectors of 16. The direct
-// kernel has pixels as rows, of which a tile takes any number, and sums over all samples at once.
-constexpr std::int64_t kSmallPlane = 64;
-
-bool fills_vectors(const Conv2dProblem& p) { return p.channels_last || p.oh * p.ow > kSmallPlane; }
-
-bool is_product(const Conv2dProblem& p) {
-  return p.kh == 1 && p.kw == 1 && p.stride_h == 1 && p.stride_w == 1 && p.groups == 1 &&
-         p.oh == p.ih && p.ow == p.iw && p.pad_h == 0 && p.pad_w == 0 && !p.is_volume();
-}
-
-bool is_gemm(const Conv2dProblem& p) { return is_product(p) && fills_vectors(p); }
-
-bool three_in_a_row(const DirectAxis& axis) {
-  return axis.taps == 3 && axis.step == 1 && axis.out_step == 1 &&
-         axis.offset[1] == axis.offset[0] + 1 && axis.offset[2] == axis.offset[0] + 2;
-}
-
-// Whether the 36 products of a tile beat 144 of the direct kernel: enough channels that transforming
-// tiles is little beside multiplying them, tiles that are mostly pixels, and enough tiles for the
-// weights, which grow from 9 to 36 numbers. From 12 channels on the error of normal numbers is within
-// twice the direct sum's bound (docs/numerics.md). float64 is left to who wants digits.
-constexpr std::int64_t kWinogradChannels = 12;
-constexpr std::int64_t kWinogradWeights = 1 << 16;  // of a single tile
-
-// Tiles of a batch under which 36 sums a weight are not worth forming.
-constexpr std::int64_t kFewTiles = 8;
-
-constexpr const char* kWinogradReason =
-    "3x3 of stride 1: tiles of 4x4 with a quarter of the products";
-
-std::int64_t tiles_of(const DirectAxis& axis) { return (axis.count + 3) / 4; }
-
-// Conv is a DirectConv or a WeightGradient.
-template <template <class> class Conv, class T>
-bool is_winograd(Algorithm algorithm, const Conv<T>& d) {
-  if (algorithm == Algorithm::kDirect || d.channels == 0 || d.columns == 0) return false;
-  if (d.depth.size > 1 || d.depth.out_size > 1 || d.depth.taps != 1) return false;
-  if (!three_in_a_row(d.h) || !three_in_a_row(d.w)) return false;
-  if (algorithm == Algorithm::kWinograd) return true;
-  const std::int64_t pixels = d.h.count * d.w.count;
-  const std::int64_t tiles = tiles_of(d.h) * tiles_of(d.w);
-  return sizeof(T) == 4 && std::min(d.channels, d.columns) >= kWinogradChannels &&
-         pixels >= 8 * tiles && (tiles >= 4 || d.channels * d.columns <= kWinogradWeights);
-}
-
-// Up to so many channels, columns of a row are better lanes than channels of a pixel: those few would
-// fill no vector on their way to [column][channel]. One block of the direct sum, whose bits it has.
-constexpr std::int64_t kFirstChannels = 4;
-
-// A 1x1 of a stride in channels first: the product of the layout as well, of the positions that it reads.
-bool is_gathered(const Conv2dProblem& p) {
-  return p.kh == 1 && p.kw == 1 && p.stride_h * p.stride_w > 1 && p.groups == 1 &&
-         !p.channels_last && !p.is_volume() && p.ic > kFirstChannels && fills_vectors(p);
-}
-
-// Columns of the result that fill a tile of a row. Fewer, of stride 1, go by all positions of the plane.
-constexpr std::int64_t kFirstColumns = 24;
-constexpr std::int64_t kFirstStep = 8;      // columns apart
-constexpr std::int64_t kFirstBytes = 2048;  // of the products of a pixel: KC of any level
-
-template <class T>
-bool is_first(const DirectConv<T>& d) {
-  const std::int64_t products = d.channels * d.h.taps * d.w.taps;
-  const std::int64_t row = d.h.step == 1 && d.w.step == 1 ? d.h.count * d.w.count : d.w.count;
-  return !d.channels_last && d.pool == nullptr && d.channels > 0 && d.channels <= kFirstChannels &&
-         d.h.out_step == 1 && d.w.out_step == 1 && row >= kFirstColumns && d.w.step <= kFirstStep &&
-         d.depth.size == 1 && d.depth.out_size == 1 && d.depth.taps == 1 && products > 0 &&
-         products * static_cast<std::int64_t>(sizeof(T)) <= kFirstBytes;
 }
 
 // What tells apart the forms of one weight: the algorithm, the group and its taps in order.
@@ -168,20 +88,6 @@ void run_conv(const Conv2dProblem& p, const PhasedConv<T>& call) {
   run();
 }
 
-constexpr std::int64_t kFewColumns = 8;
-
-// Images of one channel are the same in both layouts, and lanes are better used along a row.
-bool by_planes(const Conv2dProblem& p) { return !p.channels_last || (p.ic == 1 && p.oc == 1); }
-
-// Whether every output channel reads one source channel: by x, that takes one output channel each.
-bool is_depthwise(const Conv2dProblem& p, bool by_x) {
-  if (p.groups != p.ic || std::max({p.kd, p.kh, p.kw}) > kMostDepthwiseTaps) return false;
-  if (p.kd * p.kh > kMostDepthwiseLines) return false;
-  if (p.oc == p.ic) return true;
-  // One channel in and many out is a matrix product again.
-  return !by_x && !p.channels_last && !p.is_volume() && (p.groups > 1 || p.oc <= kFewColumns);
-}
-
 template <class T>
 DepthwiseConv<T> depthwise_of(const Conv2dProblem& p, const DirectAxis& depth, const DirectAxis& h,
                               const DirectAxis& w, const T* src, const T* weight,
@@ -217,81 +123,6 @@ void run_depthwise(const Conv2dProblem& p, const DepthwiseResidues<T>& d,
   if (e.pool != nullptr) return pool_depthwise(p, d, *e.pool, threads);
   run_kernel(p, depthwise_kernels().of<T>(), d, threads, "depthwise",
              "an output channel reads one input channel: a stencil");
-}
-
-template <class T>
-Epilogue<T> gemm_epilogue(const ConvEpilogue<T>& e, BiasAxis axis, std::int64_t rs_residual) {
-  return {e.bias, e.bias == nullptr ? BiasAxis::kNone : axis, e.residual, rs_residual,
-          e.activation};
-}
-
-template <class T>
-void forward_gemm(const Conv2dProblem& p, const T* x, const T* weight, const ConvEpilogue<T>& e,
-                  T* y) {
-  const std::int64_t plane = p.oh * p.ow;
-  if (p.channels_last) {
-    GemmProblem<T> g{p.n * plane, p.oc, p.ic, x, p.ic, 1,
-                     weight,      1,    p.ic, y, p.oc, gemm_epilogue(e, BiasAxis::kColumn, p.oc)};
-    if (describes_gemm(p, g, 1)) return;
-    if (p.forms != nullptr) use_packed(p.op, p.forms, Operand::kB, &g);
-    return gemm(p.op, g);
-  }
-  GemmProblem<T> g{p.oc, plane, p.ic, weight, p.ic,  1,
-                   x,    plane, 1,    y,      plane, gemm_epilogue(e, BiasAxis::kRow, plane)};
-  if (describes_gemm(p, g, p.n)) return;
-  if (p.forms != nullptr) use_packed(p.op, p.forms, Operand::kA, &g);
-  std::vector<BatchItem> items;
-  for (std::int64_t i = 0; i < p.n; ++i) items.push_back({0, i * p.ic * plane, i * p.oc * plane});
-  gemm_batch(p.op, g, items.data(), p.n);
-}
-
-// Positions that are gathered at a time: what a product finds in L2 rather than in memory.
-constexpr std::int64_t kGatheredBytes = std::int64_t{1} << 20;
-
-template <class T>
-void forward_gathered(const Conv2dProblem& p, const T* x, const T* weight, const ConvEpilogue<T>& e,
-                      T* y) {
-  const std::int64_t plane = p.oh * p.ow;
-  const std::int64_t row = p.ic * p.ow * static_cast<std::int64_t>(sizeof(T));
-  const auto parts = [](std::int64_t count, std::int64_t bytes) {  // alike, of those that fit
-    const std::int64_t most = std::clamp<std::int64_t>(kGatheredBytes / bytes, 1, count);
-    const std::int64_t pieces = (count + most - 1) / most;
-    return (count + pieces - 1) / pieces;
-  };
-  const std::int64_t rows = parts(p.oh, row);
-  const std::int64_t samples = rows < p.oh ? 1 : parts(p.n, row * p.oh);
-  const std::int64_t bytes = samples * rows * row;
-  const Scratch scratch(p.op, p.plan != nullptr ? 0 : static_cast<std::size_t>(bytes));
-  T* const gathered = static_cast<T*>(scratch.data());
-  std::vector<BatchItem> items;
-  for (std::int64_t i = 0; i < p.n; i += samples) {
-    for (std::int64_t r = 0; r < p.oh; r += rows) {
-      const std::int64_t some = std::min(samples, p.n - i), height = std::min(rows, p.oh - r);
-      const std::int64_t width = height * p.ow;
-      ConvEpilogue<T> part = e;
-      const std::int64_t at = i * p.oc * plane + r * p.ow;
-      if (e.residual != nullptr) part.residual += at;
-      GemmProblem<T> g{p.oc, width,  p.ic,     weight,
-                       p.ic, 1,      gathered, width,
-                       1,    y + at, plane,    gemm_epilogue(part, BiasAxis::kRow, plane)};
-      if (p.plan != nullptr) {
-        const GemmUse use = gemm_batch_use(g, some);
-        return p.plan->note("gemm", "1x1 of a stride: the matrix product of positions gathered",
-                            use.scratch + bytes, use.threads);
-      }
-      const FoldProblem f{some,
-                          p.ic,
-                          {p.ih, 1, p.stride_h, 1, p.pad_h - r * p.stride_h, height},
-                          {p.iw, 1, p.stride_w, 1, p.pad_w, p.ow}};
-      run_unfold(f, x + i * p.ic * p.ih * p.iw, gathered);
-      if (p.forms != nullptr) use_packed(p.op, p.forms, Operand::kA, &g);
-      items.clear();
-      for (std::int64_t j = 0; j < some; ++j) {
-        items.push_back({0, j * p.ic * width, j * p.oc * plane});
-      }
-      gemm_batch(p.op, g, items.data(), some);
-    }
-  }
 }
 
 // Arrays of a direct convolution, forward, or by x, where dy is the source and the weights are read across.
@@ -378,26 +209,6 @@ void forward(const Conv2dProblem& p, const T* x, const T* weight, const ConvEpil
 }
 
 template <class T>
-void backward_x_gemm(const Conv2dProblem& p, const T* dy, const T* weight, const ConvEpilogue<T>& e,
-                     T* dx) {
-  const std::int64_t plane = p.oh * p.ow;
-  if (p.channels_last) {
-    GemmProblem<T> g{p.n * plane, p.ic, p.oc, dy, p.oc, 1,
-                     weight,      p.ic, 1,    dx, p.ic, gemm_epilogue(e, BiasAxis::kColumn, p.ic)};
-    if (describes_gemm(p, g, 1)) return;
-    if (p.forms != nullptr) use_packed(p.op, p.forms, Operand::kB, &g);
-    return gemm(p.op, g);
-  }
-  GemmProblem<T> g{p.ic, plane, p.oc, weight, 1,     p.ic,
-                   dy,   plane, 1,    dx,     plane, gemm_epilogue(e, BiasAxis::kRow, plane)};
-  if (describes_gemm(p, g, p.n)) return;
-  if (p.forms != nullptr) use_packed(p.op, p.forms, Operand::kA, &g);
-  std::vector<BatchItem> items;
-  for (std::int64_t i = 0; i < p.n; ++i) items.push_back({0, i * p.oc * plane, i * p.ic * plane});
-  gemm_batch(p.op, g, items.data(), p.n);
-}
-
-template <class T>
 void fill_zero(T* out, std::int64_t count) {
   parallel(threads_for(static_cast<double>(count), 1 << 18), Denormals::kKeep,
            [&](int tid, int nthreads) {
@@ -443,15 +254,6 @@ void backward_x_depthwise(const Conv2dProblem& p, const T* dy, const T* weight,
   d.h_count = static_cast<std::int64_t>(h.size());
   d.w_count = static_cast<std::int64_t>(w.size());
   run_depthwise(p, d, e);
-}
-
-// By x, few results as columns of a matrix product would leave most of a vector empty. A row of half a
-// vector is full enough. A forward call keeps the order of sums that conv2d_pool has.
-constexpr std::int64_t kFewRow = 8;
-
-bool is_few(const Conv2dProblem& p) {
-  return p.ic / p.groups <= kFewResults && p.y_size() > 0 && !p.is_volume() &&
-         (p.iw + p.stride_w - 1) / p.stride_w >= kFewRow;
 }
 
 // From the first to the last position that the taps of all residues see.
@@ -545,28 +347,6 @@ void backward_x(const Conv2dProblem& p, const T* dy, const T* weight, const Conv
         });
       }
     }
-  }
-}
-
-template <class T>
-void backward_weight_gemm(const Conv2dProblem& p, const T* dy, const T* x, T* dw) {
-  const std::int64_t plane = p.oh * p.ow;
-  GemmProblem<T> g{p.oc, p.ic, p.n * plane, dy, 1, p.oc, x, p.ic, 1, dw, p.ic, {}};
-  if (p.channels_last) {
-    if (!describes_gemm(p, g, 1)) gemm(p.op, g);
-    return;
-  }
-  g.k = plane;
-  g.rs_a = plane;
-  g.cs_a = 1;
-  g.rs_b = 1;
-  g.cs_b = plane;
-  if (describes_gemm(p, g, 1)) return;  // the samples are alike
-  for (std::int64_t i = 0; i < p.n; ++i) {
-    g.a = dy + i * p.oc * plane;
-    g.b = x + i * p.ic * plane;
-    g.accumulate = i > 0;
-    gemm(p.op, g);
   }
 }
 
