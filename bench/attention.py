@@ -20,6 +20,7 @@ import numpy as np
 
 from . import peers
 from .case import (
+    HALVES,
     PLAIN,
     Array,
     Arrays,
@@ -159,11 +160,11 @@ def run_torch(p: Problem, d: Data, threads: int) -> list[Candidate]:
         return []  # it has none of them, or another mask of dropout
     torch = peers.load("torch")
     function = torch.nn.functional.scaled_dot_product_attention
-    q, k, v, grad = (torch.from_numpy(x) for x in (d.q, d.k, d.v, d.grad))
+    q, k, v, grad = (peers.tensor(x) for x in (d.q, d.k, d.v, d.grad))
     extra = d.options.get("mask", d.options.get("bias"))
     how: dict[str, Any] = {"is_causal": p.causal, "enable_gqa": p.group > 1}
     if extra is not None:
-        how["attn_mask"] = torch.from_numpy(extra)
+        how["attn_mask"] = peers.tensor(extra)
     if p.kind != "fwd_bwd":
         call = partial(function, q, k, v, **how)
     else:
@@ -277,15 +278,15 @@ def prepare(p: Problem, libraries: Sequence[str], threads: int) -> Prepared:
 
 def problems(dtype: str, tiny: bool) -> list[Problem]:
     """Return the grid."""
+    # Gradients in 16 bits go by an output that was rounded: theirs is not the reference's.
+    kinds = ("fwd",) if dtype in HALVES else ("fwd", "fwd_bwd")
     if tiny:
-        small = [
-            Problem(k, 2, 1, 9, 8, c, "", dtype) for k in ("fwd", "fwd_bwd") for c in (False, True)
-        ]
+        small = [Problem(k, 2, 1, 9, 8, c, "", dtype) for k in kinds for c in (False, True)]
         return [
             *small,
             *(
                 Problem(kind, 2, 2, 9, 8, False, option, dtype)
-                for kind in ("fwd", "fwd_bwd")
+                for kind in kinds
                 for option in OPTIONS
             ),
             Problem("decode", 2, 1, 9, 8, False, "", dtype),
@@ -296,13 +297,13 @@ def problems(dtype: str, tiny: bool) -> list[Problem]:
     return [
         *(
             Problem(kind, *shape, causal, "", dtype)
-            for kind in ("fwd", "fwd_bwd")
+            for kind in kinds
             for shape in shapes
             for causal in (False, True)
         ),
         *(
             Problem(kind, 12, 12, 1024, 64, False, option, dtype)
-            for kind in ("fwd", "fwd_bwd")
+            for kind in kinds
             for option in OPTIONS
         ),
         *(Problem("decode", *cache, False, "", dtype) for cache in CACHES),

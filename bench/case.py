@@ -13,6 +13,7 @@ import numpy as np
 from arraynn._proof import Array, Arrays, compare, distinct, dot_bound, uniform, unit_roundoff
 
 __all__ = [
+    "HALVES",
     "Array",
     "Arrays",
     "Candidate",
@@ -34,6 +35,9 @@ __all__ = [
 
 Limit = Literal["fma", "copy", "read", ""]
 
+#: Units of the last place of 1 in the dtypes of 16 bits, which are computed in float32.
+HALVES = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
+
 
 def as_arrays(result: Any) -> Arrays:
     """Return `result` (an array of any library, or a nest of them) as a flat tuple of ndarrays."""
@@ -43,6 +47,8 @@ def as_arrays(result: Any) -> Arrays:
         return tuple(array for item in result for array in as_arrays(item))
     if hasattr(result, "detach"):
         result = result.detach()
+        if str(result.dtype) == "torch.bfloat16":  # which it does not give to NumPy
+            result = result.float()
     return (np.asarray(result),)
 
 
@@ -153,7 +159,27 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
 
 
-def prove(candidate: Candidate, prepared: Prepared) -> tuple[str | None, float]:
+def stored_bounds(prepared: Prepared, dtype: str, peer: bool) -> Sequence[Any]:
+    """The bounds, with the rounding of every result to the dtype it is stored in.
+
+    Of a peer in 16 bits, which may round in between as well, it is asked that it does the same
+    problem: within `eps` of the largest number.
+    """
+    if dtype not in HALVES:
+        return prepared.bounds
+    eps = HALVES[dtype]
+    least = 2.0**-25 if dtype == "float16" else 0.0  # half of a denormal
+    found = []
+    for expected, bound in zip(prepared.expected, prepared.bounds, strict=True):
+        size = np.abs(expected)
+        most = np.max(size, initial=0.0) if peer else size / 2
+        found.append(bound + (most + bound) * eps + least)
+    return found
+
+
+def prove(
+    candidate: Candidate, prepared: Prepared, dtype: str = "float32"
+) -> tuple[str | None, float]:
     """Compare a candidate's answer with the reference.
 
     Returns
@@ -164,7 +190,8 @@ def prove(candidate: Candidate, prepared: Prepared) -> tuple[str | None, float]:
     got = candidate.answer() if candidate.answer else candidate.arrays(candidate.call())
     if candidate.check is not None:
         return candidate.check(got), 0.0
-    return compare(got, prepared.expected, prepared.bounds)
+    peer = candidate.library != "arraynn"
+    return compare(got, prepared.expected, stored_bounds(prepared, dtype, peer))
 
 
 class _NoAnswer:

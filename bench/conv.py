@@ -182,9 +182,9 @@ def run_torch(p: Problem, d: Data, threads: int) -> list[Candidate]:
     for variant in ("contiguous_format", "channels_last"):
         form = getattr(torch, variant)
         x, weight, grad = (
-            torch.from_numpy(a).contiguous(memory_format=form) for a in (d.x, d.weight, d.grad)
+            peers.tensor(a).contiguous(memory_format=form) for a in (d.x, d.weight, d.grad)
         )
-        bias = torch.from_numpy(d.bias)
+        bias = peers.tensor(d.bias)
         stride, padding = [p.stride] * 2, [p.padding] * 2
         if p.backward:
             call = partial(

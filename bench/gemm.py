@@ -89,7 +89,7 @@ def run_torch(p: Problem, d: Data, threads: int) -> list[Candidate]:
     """PyTorch eager (MKL)."""
     del threads
     torch = peers.load("torch")
-    x, w, grad = torch.from_numpy(d.x), torch.from_numpy(d.w), torch.from_numpy(d.grad)
+    x, w, grad = (peers.tensor(a) for a in (d.x, d.w, d.grad))
     if p.kind == "linear_backward":
         return [Candidate("torch", lambda: (grad @ w, grad.T @ x, grad.sum(0)))]
     out = torch.empty(p.m, p.n, dtype=x.dtype)

@@ -132,11 +132,11 @@ def run_torch(p: Problem, d: Data, threads: int) -> list[Candidate]:
     del threads
     torch = peers.load("torch")
     aten, f = torch.ops.aten, torch.nn.functional
-    w, b, mean, var = (torch.from_numpy(a) for a in (d.weight, d.bias, d.mean, d.var))
+    w, b, mean, var = (peers.tensor(a) for a in (d.weight, d.bias, d.mean, d.var))
     mask = [True, True, True]
     found = []
     for layout in ("",) if p.rows else ("channels_first", "channels_last"):
-        x, g = torch.from_numpy(d.x), torch.from_numpy(d.grad)
+        x, g = peers.tensor(d.x), peers.tensor(d.grad)
         if layout == "channels_last":
             x, g = (a.contiguous(memory_format=torch.channels_last) for a in (x, g))
         own = not p.kind.endswith("fixed")

@@ -72,6 +72,14 @@ def set_threads(libraries: Sequence[str], threads: int) -> None:
         threadpoolctl.threadpool_limits(limits=threads, user_api="blas")
 
 
+def tensor(array: Array) -> Any:
+    """The array as a tensor of PyTorch, which takes none of bfloat16 from NumPy."""
+    torch = load("torch")
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view("uint16")).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
 def onnx_call(
     op: str,
     inputs: Mapping[str, Array],

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import importlib
 import json
 import os
 import re
@@ -46,18 +47,17 @@ from . import (
     rope,
     softmax,
 )
-from .case import Candidate, Case, first_line, prove
+from .case import HALVES, Candidate, Case, first_line, prove
 from .report import Row
 from .timing import QUICK, Settings, measure
 
 FAMILIES: dict[str, Callable[[str, bool], list[Case]]] = {
     "gemm": gemm.cases,
-    "conv": lambda dtype, tiny: (
-        conv.cases(dtype, tiny)
-        + conv_pool.cases(dtype, tiny)
-        + conv_other.cases(dtype, tiny)
-        + fold.cases(dtype, tiny)
-    ),
+    "conv": lambda dtype, tiny: [
+        case
+        for part in ((conv,) if dtype in HALVES else (conv, conv_pool, conv_other, fold))
+        for case in part.cases(dtype, tiny)
+    ],
     "pool": lambda dtype, tiny: pool.cases(dtype, tiny) + pool_other.cases(dtype, tiny),
     "elementwise": lambda dtype, tiny: elementwise.cases(dtype, tiny) + glu.cases(dtype, tiny),
     "softmax": softmax.cases,
@@ -76,6 +76,8 @@ FAMILIES: dict[str, Callable[[str, bool], list[Case]]] = {
 }
 # Too long to be run unasked.
 ON_REQUEST = ("rnn_grid", "memory")
+# With rows of 16 bits: against PyTorch, for NumPy computes in them element by element.
+OF_HALVES = ("gemm", "conv", "attention", "norm", "softmax")
 
 EPILOG = """\
 Every answer is proved against arraynn.reference before it is timed. The table gives, for each
@@ -153,7 +155,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="numpy, torch, jax, onnxruntime; all (those installed) or none; default: numpy",
     )
     add("--threads", type=_thread_list, metavar="LIST", help="default: 1 and the library's default")
-    add("--dtype", choices=("float32", "float64"), default="float32")
+    add("--dtype", choices=("float32", "float64", *HALVES), default="float32")
     add(
         "--filter",
         "--shapes",
@@ -173,12 +175,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def selected(args: argparse.Namespace) -> list[Case]:
     """Cases that the arguments ask for."""
-    unknown = [name for name in args.families if name not in FAMILIES]
+    known = OF_HALVES if args.dtype in HALVES else tuple(FAMILIES)
+    unknown = [name for name in args.families if name not in known]
     if unknown:
-        raise UsageError(f"unknown family {unknown[0]!r} (choose from {', '.join(FAMILIES)})")
+        of = "" if unknown[0] not in FAMILIES else f" of {args.dtype}"
+        raise UsageError(f"unknown family {unknown[0]!r}{of} (choose from {', '.join(known)})")
     cases = [
         case
-        for family in args.families or [name for name in FAMILIES if name not in ON_REQUEST]
+        for family in args.families or [name for name in known if name not in ON_REQUEST]
         for case in FAMILIES[family](args.dtype, args.tiny)
         if args.filter is None or args.filter.search(case.name)
     ]
@@ -204,6 +208,12 @@ def chosen_libraries(asked: Sequence[str]) -> list[str]:
         if not peers.installed(name):
             raise Failure(f"{name} is not installed: {peers.install_hint(name)}")
     return ["arraynn", *names]
+
+
+def libraries_for(asked: Sequence[str], dtype: str) -> list[str]:
+    """arraynn and the peers asked for that compute in `dtype`."""
+    found = chosen_libraries(asked)
+    return [name for name in found if name != "numpy"] if dtype in HALVES else found
 
 
 def run_case(
@@ -234,7 +244,7 @@ def run_case(
     found = peaks(case, prepared.candidates) if peaks else [None] * len(prepared.candidates)
     for candidate, bytes_taken in zip(prepared.candidates, found, strict=True):
         try:
-            complaint, worst = prove(candidate, prepared)
+            complaint, worst = prove(candidate, prepared, case.dtype)
         except Exception as error:
             if candidate.library != "arraynn":
                 print(f"bench: {candidate.label} left out: {first_line(error)}", file=sys.stderr)
@@ -262,7 +272,7 @@ def run_here(args: argparse.Namespace, threads: int) -> int:
         family = FAMILIES[args.families[0]]
         cases, tiny = family(args.dtype, args.tiny), family(args.dtype, True)[0]
         return peak.run_child(cases, tiny, args.memory_of, args.filter, threads)
-    libraries = chosen_libraries(args.peers)
+    libraries = libraries_for(args.peers, args.dtype)
     cases = selected(args)
     peers.set_threads(libraries, threads)
     quick = args.quick or args.tiny
@@ -271,10 +281,11 @@ def run_here(args: argparse.Namespace, threads: int) -> int:
         settings = dataclasses.replace(settings, rounds=args.rounds)
     full_speed = None if quick else machine.FullSpeed(threads)
     fma_rate = functools.cache(machine.fma_rate)
+    arithmetic = "float32" if args.dtype in HALVES else args.dtype
 
     def limit_of(case: Case) -> float | None:
         if case.limit == "fma":
-            return fma_rate(case.dtype, threads)
+            return fma_rate(arithmetic, threads)
         if case.limit == "read":
             return machine.read_bandwidth(int(case.nbytes), threads)
         return machine.copy_bandwidth(int(case.nbytes), threads) if case.limit else None
@@ -288,7 +299,7 @@ def run_here(args: argparse.Namespace, threads: int) -> int:
         if case.family != family:
             family = case.family
             fma_rate.cache_clear()
-            rate = fma_rate(case.dtype, threads)
+            rate = fma_rate(arithmetic, threads)
             limits.append(
                 {"family": family, "threads": threads, "dtype": case.dtype, "fma_flops": rate}
             )
@@ -326,6 +337,8 @@ def _child(args: argparse.Namespace, threads: int, json_file: str) -> int:
 
 def execute(args: argparse.Namespace) -> int:
     """Run what the arguments ask for; return the exit code."""
+    if args.dtype == "bfloat16":
+        importlib.import_module("ml_dtypes")  # NumPy knows bfloat16 from then on
     try:
         if args.list:
             for case in selected(args):

@@ -94,7 +94,7 @@ def run_torch(p: Problem, d: Data, threads: int) -> list[Candidate]:
     del threads
     torch = peers.load("torch")
     aten = torch.ops.aten
-    x, y, grad, target = (torch.from_numpy(a) for a in (d.x, d.y, d.grad, d.target))
+    x, y, grad, target = (peers.tensor(a) for a in (d.x, d.y, d.grad, d.target))
     if p.kind in LOSSES:
         leaf, function = x.clone().requires_grad_(), getattr(torch.nn.functional, p.kind)
 

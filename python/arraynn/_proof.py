@@ -21,8 +21,8 @@ def unit_roundoff(dtype: str) -> float:
     >>> unit_roundoff("float64") == 2.0**-53
     True
     """
-    # bfloat16 is computed in float32.
-    return float(np.finfo("float32" if dtype == "bfloat16" else dtype).eps) / 2
+    # Numbers of 16 bits are computed in float32.
+    return float(np.finfo("float32" if dtype.endswith("float16") else dtype).eps) / 2
 
 
 def dot_bound(terms: int, dtype: str, *, factors: int = 2, deviations: float = 8.0) -> float:
@@ -35,7 +35,7 @@ def dot_bound(terms: int, dtype: str, *, factors: int = 2, deviations: float = 8
     Parameters
     ----------
     terms : int
-    dtype : "float32", "float64" or "bfloat16", whose sums are float32
+    dtype : "float32", "float64", or "float16" or "bfloat16", whose sums are float32
     factors : random factors of a term: 1 for a plain sum, 2 for a dot product
     deviations : lambda, and the deviations above the mean magnitude
 

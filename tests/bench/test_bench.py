@@ -390,12 +390,22 @@ class TestFormulas:
 def test_every_answer_of_a_family_is_right(family: str, dtype: str) -> None:
     cases = run.FAMILIES[family](dtype, True)
     assert cases
-    libraries = run.chosen_libraries(["all"])
+    prove_all(cases, run.chosen_libraries(["all"]))
+
+
+@pytest.mark.parametrize("dtype", list(case_module.HALVES))
+@pytest.mark.parametrize("family", run.OF_HALVES)
+def test_every_answer_in_16_bits_is_right(family: str, dtype: str) -> None:
+    pytest.importorskip("ml_dtypes")
+    prove_all(run.FAMILIES[family](dtype, True), run.libraries_for(["all"], dtype))
+
+
+def prove_all(cases: list[Any], libraries: list[str]) -> None:
     for case in cases:
         prepared = case.prepare(libraries, 1)
         assert "arraynn" in {candidate.library for candidate in prepared.candidates}
         for candidate in prepared.candidates:
-            complaint, _ = case_module.prove(candidate, prepared)
+            complaint, _ = case_module.prove(candidate, prepared, case.dtype)
             assert complaint is None, f"{case.name}: {candidate.label}: {complaint}"
 
 
