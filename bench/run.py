@@ -76,8 +76,10 @@ FAMILIES: dict[str, Callable[[str, bool], list[Case]]] = {
 }
 # Too long to be run unasked.
 ON_REQUEST = ("rnn_grid", "memory")
-# With rows of 16 bits: against PyTorch, for NumPy computes in them element by element.
+# With rows of 16 bits. NumPy computes in them element by element, JAX adds up in them, and ONNX
+# Runtime has none of these operators for bfloat16.
 OF_HALVES = ("gemm", "conv", "attention", "norm", "softmax")
+PEERS_OF_HALVES = ("arraynn", "torch")
 
 EPILOG = """\
 Every answer is proved against arraynn.reference before it is timed. The table gives, for each
@@ -213,7 +215,7 @@ def chosen_libraries(asked: Sequence[str]) -> list[str]:
 def libraries_for(asked: Sequence[str], dtype: str) -> list[str]:
     """arraynn and the peers asked for that compute in `dtype`."""
     found = chosen_libraries(asked)
-    return [name for name in found if name != "numpy"] if dtype in HALVES else found
+    return [name for name in found if name in PEERS_OF_HALVES] if dtype in HALVES else found
 
 
 def run_case(

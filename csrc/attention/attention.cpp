@@ -58,6 +58,18 @@ struct DecodeUnit {
 };
 
 template <class T>
+const AttentionTable<T>& forward_table([[maybe_unused]] const AttentionProblem<T>& p) {
+#if defined(__x86_64__)
+  if constexpr (sizeof(T) == 4) {
+    if (p.kv_half == Dtype::kBF16 && current_isa() == Isa::kAvx512Bf16) {
+      return avx512_bf16::attention_pair_kernels;
+    }
+  }
+#endif
+  return attention_kernels().of<T>();
+}
+
+template <class T>
 DecodeSplit<T> split_of(const AttentionProblem<T>& p) {
   const DecodeKernels& k = decode_kernels();
   if constexpr (sizeof(T) == 4) {
@@ -184,7 +196,7 @@ template <class T>
 void run_attention(const char* op, const AttentionProblem<T>& p) {
   const bool one = p.seqlen_q == 1 && p.q_begin == nullptr;
   if (one && p.mask == nullptr && p.bias == nullptr && !p.dropout.on) return run_decode(op, p);
-  const auto& k = attention_kernels().of<T>();
+  const AttentionTable<T>& k = forward_table(p);
   const double work = pairs_of(p) * static_cast<double>(p.head_dim + p.head_dim_v);
   const int threads = threads_for(work, kWorkPerThread);
   std::int64_t panels = 0;

@@ -196,6 +196,11 @@ struct DecodeKernels : FloatKernels<DecodeTable> {
 };
 
 ARRAYNN_KERNEL_TABLE(AttentionKernels, attention_kernels)
+#if defined(__x86_64__)
+namespace avx512_bf16 {
+extern const AttentionTable<float> attention_pair_kernels;  // of bfloat16
+}
+#endif
 ARRAYNN_KERNEL_TABLE(AttentionBackwardKernels, attention_backward_kernels)
 ARRAYNN_KERNEL_TABLE(DecodeKernels, decode_kernels)
 

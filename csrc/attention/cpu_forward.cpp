@@ -1,12 +1,23 @@
 #include "attention/attention.hpp"
 #include "attention/scores.hpp"
 #include "attention/ukernel.hpp"
+#include "gemm/pairs.hpp"
 
 namespace ARRAYNN_ISA_NAMESPACE {
 namespace {
 
 template <class T>
 using Problem = AttentionProblem<T>;
+
+#if defined(__AVX512BF16__)
+// Compiled once more for q, k and v of bfloat16: scores are products of pairs along D, exact, and are
+// scaled as sums. Probabilities are not rounded: they meet values in float32.
+using ScoreProducts = PairProducts;
+constexpr bool kPairs = true;
+#else
+using ScoreProducts = OwnProducts;
+constexpr bool kPairs = false;
+#endif
 
 // The running state of kNR queries: their vectors, and O^T, maximum and sum so far.
 template <class T>
@@ -163,15 +174,20 @@ void attend(const Problem<T>& p, Panel<T>* panel, std::int64_t j0, std::int64_t 
   T* s = scratch.scores;
   const std::int64_t width = panel->place.width();
   const Range both = rows_of_both(p, panel->place, j0, n);
+  const std::int64_t depth = kPairs ? ceil_div(p.head_dim, kPair) : p.head_dim;
   const auto scores = [&](std::int64_t begin, std::int64_t end, std::int64_t c, std::int64_t w) {
-    product<T, Order::kRows>(end - begin, w, p.head_dim, keys.at + begin * keys.step, keys.step,
-                             panel->queries + c, kNR<T>, s + begin * kNR<T> + c, kNR<T>, false,
-                             *ahead);
+    product<T, Order::kRows, ScoreProducts>(end - begin, w, depth, keys.at + begin * keys.step,
+                                            keys.step, panel->queries + c, kNR<T>,
+                                            s + begin * kNR<T> + c, kNR<T>, false, *ahead);
   };
   // What is left out holds anything until finish_scores() hides it.
   scores(0, both.begin, 0, kL);
   scores(both.begin, both.end, 0, width);
   scores(both.end, n, kL, kL);
+  if constexpr (kPairs) {
+    const Vec<T> scale = Vec<T>::set1(static_cast<T>(p.scale));
+    for_tile(s, kNR<T>, n, width, [&](Vec<T> v, std::int64_t, std::int64_t) { return v * scale; });
+  }
   finish_scores(p, s, kNR<T>, j0, n, panel->place, static_cast<T*>(nullptr));
   const bool one = width <= kL;
   if (mark) {
@@ -201,6 +217,48 @@ void attend(const Problem<T>& p, Panel<T>* panel, std::int64_t j0, std::int64_t 
   if (both.end < n) sum(both.end, n, kL, kL, true);
   panel->fresh = false;
 }
+
+#if defined(__AVX512BF16__)
+// Rows of keys in pairs along D: where they lie, or copied, with a 0 behind an odd one.
+Rows<float> fetch_keys(const Problem<float>& p, std::int64_t b, std::int64_t kv_head,
+                       const AttentionSequence& seq, std::int64_t j0, std::int64_t n, bool copy,
+                       float* buffer) {
+  const void* const memory = p.k;
+  const auto* base = static_cast<const Bfloat16*>(memory);
+  const RowStrides& strides = p.k_strides;
+  const bool whole = p.head_dim % kPair == 0 && strides.b % kPair == 0 && strides.h % kPair == 0 &&
+                     strides.l % kPair == 0 &&
+                     reinterpret_cast<std::uintptr_t>(base) % sizeof(float) == 0;
+  if (whole && p.pages == nullptr && !copy) {
+    const void* const rows = row_of(base, strides, b, kv_head, seq, j0);
+    return {static_cast<const float*>(rows), strides.l / kPair};
+  }
+  const std::int64_t pairs = ceil_div(p.head_dim, kPair), step = copy_stride<float>(pairs);
+  for (std::int64_t r = 0; r < n; ++r) {
+    const Bfloat16* row = p.pages == nullptr
+                              ? row_of(base, strides, b, kv_head, seq, j0 + r)
+                              : base + kv_head * strides.h + cache_row(p, strides, b, j0 + r);
+    const PairSource from{row, 0, 1, 1, p.head_dim};
+    for (std::int64_t d = 0; d < pairs; d += kLanes<float>) {
+      store_lanes(from.along_k(0, d), buffer + r * step + d, min_i(kLanes<float>, pairs - d));
+    }
+  }
+  return {buffer, step};
+}
+
+// Rows 2i and 2i + 1 of a panel of numbers with 16 bits become row i.
+void pair_rows(float* panel, std::int64_t dim) {
+  for (std::int64_t d = 0; d < dim; d += kPair) {
+    for (std::int64_t c = 0; c < kNR<float>; c += kLanes<float>) {
+      const float* even = panel + d * kNR<float> + c;
+      const Words first = (Words)Vec<float>::load(even).v >> 16;
+      const Words second =
+          d + 1 < dim ? (Words)Vec<float>::load(even + kNR<float>).v >> 16 : Words{};
+      join_pairs(first, second).store(panel + d / kPair * kNR<float> + c);
+    }
+  }
+}
+#endif
 
 // Keys that a unit's queries see, from a block's first one on.
 template <class T>
@@ -262,13 +320,18 @@ void attend_all(const Problem<T>& p, const AttentionUnit& unit, const AttentionU
   }
   const AttentionSequence& seq = panels[0].place.seq;
   const std::int64_t kv_head = unit.h / (p.heads / p.kv_heads);
-  const bool copy_k = rows_alias<T>(p.k_strides.l), copy_v = rows_alias<T>(p.v_strides.l);
+  const std::int64_t k_step = kPairs ? p.k_strides.l / kPair : p.k_strides.l;
+  const bool copy_k = rows_alias<T>(k_step), copy_v = rows_alias<T>(p.v_strides.l);
   const Range all = keys_of(p, seq, unit.queries);
   for (std::int64_t j0 = all.begin / kBlockN * kBlockN; j0 < all.end; j0 += kBlockN) {
     const Range block{max_i(j0, all.begin), min_i(j0 + kBlockN, all.end)};
     const std::int64_t n = block.end - block.begin;
+#if defined(__AVX512BF16__)
+    const Rows<T> k = fetch_keys(p, unit.b, kv_head, seq, block.begin, n, copy_k, scratch.k_rows);
+#else
     const Rows<T> k = fetch_rows(p, p.k, p.k_strides, unit.b, kv_head, seq, block.begin, n,
                                  p.head_dim, copy_k, scratch.k_rows);
+#endif
     const Rows<T> v = fetch_rows(p, p.v, p.v_strides, unit.b, kv_head, seq, block.begin, n,
                                  p.head_dim_v, copy_v, scratch.v_rows);
     Ahead<T> ahead = ahead_of(p, unit, next, seq, {block.end, all.end});
@@ -349,7 +412,10 @@ void forward(const Problem<T>& p, const AttentionUnit& unit, const AttentionUnit
     panel.total = panel.max + kNR<T>;
     panel.place = PanelPlace<T>::at(p, seq, unit.b, unit.h, i, min_i(kNR<T>, unit.queries.end - i));
     pack_panel(p.q + unit.b * qs.b + unit.h * qs.h + (seq.q0 + i) * qs.l, qs.l, panel.place.count,
-               p.head_dim, static_cast<T>(p.scale), panel.queries);
+               p.head_dim, kPairs ? T(1) : static_cast<T>(p.scale), panel.queries);
+#if defined(__AVX512BF16__)
+    pair_rows(panel.queries, p.head_dim);
+#endif
   }
   if (count == 0) return;
   attend_all(p, unit, next, panels, count, false, scratch);
@@ -365,9 +431,14 @@ void forward(const Problem<T>& p, const AttentionUnit& unit, const AttentionUnit
 
 }  // namespace
 
+#if defined(__AVX512BF16__)
+extern const AttentionTable<float> attention_pair_kernels = {kNR<float>, &scratch_bytes<float>,
+                                                             &forward<float>};
+#else
 extern const AttentionKernels attention_kernels = {
     {kNR<float>, &scratch_bytes<float>, &forward<float>},
     {kNR<double>, &scratch_bytes<double>, &forward<double>},
 };
+#endif
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

@@ -8,7 +8,15 @@ namespace ARRAYNN_ISA_NAMESPACE {
 // How A lies in memory: rows contiguous along p, or columns contiguous along i.
 enum class Order : bool { kRows, kColumns };
 
-template <class T, Order kOrder, int kRows, int kVectors>
+// What adds a product to a sum: of T itself, or of what a lane's bits stand for.
+struct OwnProducts {
+  template <class T>
+  ARRAYNN_MEMBER static Vec<T> add(Vec<T> a, Vec<T> b, Vec<T> sum) {
+    return fma(a, b, sum);
+  }
+};
+
+template <class T, Order kOrder, class Products, int kRows, int kVectors>
 [[gnu::noinline]] static void product_tile(const T* a, std::int64_t lda, std::int64_t k, const T* b,
                                            std::int64_t ldb, T* c, std::int64_t ldc, bool add) {
   constexpr int kL = kLanes<T>;
@@ -24,7 +32,8 @@ template <class T, Order kOrder, int kRows, int kVectors>
     b += ldb;
     ARRAYNN_UNROLL for (int i = 0; i < kRows; ++i) {
       const Vec<T> av = Vec<T>::set1(kOrder == Order::kRows ? rows[i][p] : a[i]);
-      ARRAYNN_UNROLL for (int j = 0; j < kVectors; ++j) acc[i][j] = fma(av, bv[j], acc[i][j]);
+      ARRAYNN_UNROLL for (int j = 0; j < kVectors; ++j) acc[i][j] =
+          Products::add(av, bv[j], acc[i][j]);
     }
     if constexpr (kOrder == Order::kColumns) a += lda;
   }
@@ -36,11 +45,11 @@ template <class T, Order kOrder, int kRows, int kVectors>
   }
 }
 
-template <class T, Order kOrder>
+template <class T, Order kOrder, class Products>
 struct ProductTiles {
   template <int kRows, int kVectors>
   static constexpr auto tile() {
-    return &product_tile<T, kOrder, kRows, kVectors>;
+    return &product_tile<T, kOrder, Products, kRows, kVectors>;
   }
 };
 
@@ -49,7 +58,7 @@ struct Nothing {
 };
 
 // m x n, n whole vectors; between() runs once a tile.
-template <class T, Order kOrder, class F = Nothing>
+template <class T, Order kOrder, class Products = OwnProducts, class F = Nothing>
 static void product(std::int64_t m, std::int64_t n, std::int64_t k, const T* a, std::int64_t lda,
                     const T* b, std::int64_t ldb, T* c, std::int64_t ldc, bool add,
                     F&& between = {}) {
@@ -58,7 +67,7 @@ static void product(std::int64_t m, std::int64_t n, std::int64_t k, const T* a, 
     const int vectors = n - j > kLanes<T> ? 1 : 0;
     for (std::int64_t t = 0; t < tiles; ++t) {
       const Range r = split_range(m, tiles, t);
-      kTileTable<ProductTiles<T, kOrder>>.at[r.end - r.begin - 1][vectors](
+      kTileTable<ProductTiles<T, kOrder, Products>>.at[r.end - r.begin - 1][vectors](
           a + r.begin * (kOrder == Order::kRows ? lda : 1), lda, k, b + j, ldb,
           c + r.begin * ldc + j, ldc, add);
       between();

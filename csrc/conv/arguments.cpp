@@ -1,6 +1,7 @@
 #include "conv/arguments.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include "bind/wide.hpp"
 
@@ -267,7 +268,7 @@ ConvArguments take_conv_transpose(const ConvCall& call, const Array& x, const Ar
 }
 
 Array take_grad_out(const ConvCall& call, const ConvArguments& a, const Array& x, py::handle h) {
-  Array grad = take_wide(call.op, "grad_out", h);
+  Array grad = take(call.op, "grad_out", h);
   require_same_dtype(call.op, "grad_out", grad, "x", x);
   require_out_shape(call, "grad_out", grad, a);
   return grad;
@@ -276,8 +277,12 @@ Array take_grad_out(const ConvCall& call, const ConvArguments& a, const Array& x
 EpilogueArguments::EpilogueArguments(const ConvCall& call, const ConvArguments& a, const Array& x,
                                      py::handle bias_in, py::handle residual_in,
                                      py::handle activation_in)
-    : bias(take_optional_wide(call.op, "bias", bias_in)),
-      residual(take_optional_wide(call.op, "residual", residual_in)) {
+    : bias(take_optional(call.op, "bias", bias_in)),
+      residual(take_optional(call.op, "residual", residual_in)) {
+  if (x.stored() != x->dtype) {
+    bias = widened(call.op, "bias", std::move(bias));
+    residual = widened(call.op, "residual", std::move(residual));
+  }
   if (bias) {
     require_same_dtype(call.op, "bias", bias, "x", x);
     require_shape(call.op, "bias", bias, {a.out_channels});

@@ -2,7 +2,8 @@
 // A convolution over a length is one over images of height 1, and one over a volume whose kernel has
 // no height and width one over an image of depth x (height width): the arrays stay as they are.
 #pragma once
-#include "bind/array.hpp"
+#include "bind/packed_weight.hpp"
+#include "bind/wide.hpp"
 #include "conv/conv.hpp"
 
 namespace arraynn {
@@ -28,10 +29,40 @@ ConvArguments take_conv(const ConvCall& call, const Array& x, const Array& weigh
 ConvArguments take_conv_transpose(const ConvCall& call, const Array& x, const Array& weight,
                                   py::handle output_padding);
 
+// Makes of x and the weight, as they were taken, what the kernel of the problem reads: float32, or 16 bits
+// (pairs.hpp). `by_x`: x is the result of the convolution of the problem.
+#if defined(ARRAYNN_CUDA)
+inline void take_as_read(ConvArguments* a, bool, Array*, Weight* weight) {
+  a->problem.forms = weight->forms;
+}
+inline bool multiplies_16_bits(const ConvArguments&, bool, const Array&) { return false; }
+inline bool gradient_of_16_bits(const ConvArguments&, bool, const Array&, const Array&,
+                                const TensorView&) {
+  return false;
+}
+#else
+void take_as_read(ConvArguments* a, bool by_x, Array* x, Weight* weight);
+// Whether that is 16 bits.
+bool multiplies_16_bits(const ConvArguments& a, bool by_x, const Array& x);
+// The gradient by x, of arrays as they were taken, if it is formed of 16 bits; else false. `by_x`: it is
+// that of the convolution of the problem, not of the transposed one.
+bool gradient_of_16_bits(const ConvArguments& a, bool by_x, const Array& grad_out,
+                         const Array& weight, const TensorView& dx);
+#endif
+
+// f of the dtype of operands that are take_as_read().
+template <class F>
+void dispatch_operands(Dtype t, const F& f) {
+#if !defined(ARRAYNN_CUDA)
+  if (t == Dtype::kBF16) return f(Bfloat16{});
+#endif
+  dispatch_wide(t, f);
+}
+
 // A gradient by the result.
 Array take_grad_out(const ConvCall& call, const ConvArguments& a, const Array& x, py::handle h);
 
-// Bias, residual and activation.
+// Bias, residual and activation, of the dtype of x.
 struct EpilogueArguments {
   EpilogueArguments(const ConvCall& call, const ConvArguments& a, const Array& x,
                     py::handle bias_in, py::handle residual_in, py::handle activation_in);

@@ -35,8 +35,9 @@ py::object result(const ConvCall& call, const ConvArguments& a, const Array& x, 
                   const F& run) {
   const EpilogueArguments e(call, a, x, bias, residual, activation);
   Output out(call.op, out_in, x.stored(), a.out_shape, a.ndim, {&x, &weight, &e.bias, &e.residual});
-  const WideResults results(call.op, {&out.view});
-  dispatch_wide(x->dtype, [&](auto tag) {
+  WideResults results;
+  if (x.stored() != x->dtype) results.add(call.op, &out.view);
+  dispatch_operands(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const py::gil_scoped_release nogil;
     run(x->as<const T>(), weight->as<const T>(), e.view<T>(), out.data<T>());
@@ -45,18 +46,26 @@ py::object result(const ConvCall& call, const ConvArguments& a, const Array& x, 
   return out.finish(x);
 }
 
-// The gradients of a call; `run` computes those whose pointer is not null.
+// The gradients of a call on arrays as they were taken; `run` computes those whose pointer is not null.
 template <class F>
-py::tuple gradients(const ConvCall& call, const ConvArguments& a, const Array& x,
-                    const Array& weight, py::handle grad_in, py::handle needs_in, const F& run) {
+py::tuple gradients(const ConvCall& call, const ConvArguments& a, bool by_x, Array x, Array weight,
+                    py::handle grad_in, py::handle needs_in, const F& run) {
   const char* const op = call.op;
-  const Array dy = take_grad_out(call, a, x, grad_in);
+  Array dy = take_grad_out(call, a, x, grad_in);
   const Needs needs = take_needs(op, needs_in);
   py::object grads[3] = {py::none(), py::none(), py::none()};
   TensorView dx, dw, db;
   if (needs.x) grads[0] = new_array(op, x.stored(), x->shape, a.ndim, &dx);
   if (needs.weight) grads[1] = new_array(op, x.stored(), weight->shape, a.ndim, &dw);
   if (needs.bias) grads[2] = new_array(op, x.stored(), &a.out_channels, 1, &db);
+  if (gradient_of_16_bits(a, by_x, dy, weight, dx)) dx = {};
+  const Dtype none = Dtype::kOther;
+  if (dx.dtype == none && dw.dtype == none && db.dtype == none) {
+    return py::make_tuple(grads[0], grads[1], grads[2]);
+  }
+  x = widened(op, "x", std::move(x));
+  dy = widened(op, "grad_out", std::move(dy));
+  if (dx.dtype != none) weight = widened(op, "weight", std::move(weight));
   const WideResults results(op, {&dx, &dw, &db});
   dispatch_wide(x->dtype, [&](auto tag) {
     using T = decltype(tag);
@@ -71,36 +80,64 @@ py::tuple gradients(const ConvCall& call, const ConvArguments& a, const Array& x
 // (algorithm or None, reason, scratch bytes, threads) of what `run` describes; the bytes are more by
 // those of `wide` arrays.
 template <class F>
-py::tuple plan_of(const ConvArguments& a, const Array& x, std::int64_t wide, const F& run) {
+py::tuple plan_of(const ConvArguments& a, std::int64_t wide, const F& run) {
   ConvPlan plan;
   Conv2dProblem p = a.problem;
   p.plan = &plan;
-  dispatch_wide(x->dtype, [&](auto tag) { run(p, static_cast<decltype(tag)*>(nullptr)); });
+  run(p);
   return py::make_tuple(plan.algorithm, plan.reason, plan.scratch + wide, plan.threads);
 }
 
-// Of a forward call.
-template <class F>
-py::tuple plan_of_result(const ConvArguments& a, const Array& x, const Array& weight, bool packed,
-                         const F& run) {
-  std::int64_t wide = x->size() + checked_size(a.problem.op, "output", a.out_shape, a.ndim, 8);
-  if (!packed) wide += weight->size();
-  return plan_of(a, x, wide_bytes(x.stored(), wide), run);
+std::int64_t result_size(const ConvArguments& a) {
+  return checked_size(a.problem.op, "output", a.out_shape, a.ndim, 8);
 }
+
+// Of a forward call with so many results.
+template <class F>
+py::tuple plan_of_result(const ConvArguments& a, const Array& x, const Weight& weight,
+                         std::int64_t results, const F& run) {
+  std::int64_t wide = 0;
+  if (x.stored() != x->dtype) {
+    wide = results;
+    if (!x.wide.is(x.owner)) wide += x->size();  // else it is read in pairs where it lies
+    if (weight.forms == nullptr) wide += weight.array->size();
+  }
+  return plan_of(a, wide_bytes(x.stored(), wide), [&](const Conv2dProblem& p) {
+    dispatch_operands(x->dtype, [&](auto tag) { run(p, static_cast<decltype(tag)*>(nullptr)); });
+  });
+}
+
+// conv2d, or by_x conv_transpose2d, describes itself.
+constexpr auto kDescribe = [](bool by_x) {
+  return [by_x]<class T>(const Conv2dProblem& p, T* none) {
+    by_x ? conv_transpose2d(p, none, none, ConvEpilogue<T>{}, none)
+         : conv2d(p, none, none, ConvEpilogue<T>{}, none);
+  };
+};
 
 // Of every gradient asked for; `run` describes that whose pointer is not null.
 template <class F>
-py::tuple plans_of_gradients(const ConvArguments& a, const Array& x, const Array& weight,
+py::tuple plans_of_gradients(const ConvArguments& a, bool by_x, const Array& x, const Array& weight,
                              const Array& dy, const Needs& needs, const F& run) {
   const std::int64_t operands = dy->size() + x->size() + weight->size();
   const auto plan = [&](bool needed, bool of_x) -> py::object {
     if (!needed) return py::none();
+    if (of_x && multiplies_16_bits(a, by_x, x)) {
+      ConvArguments own = a;
+      Array source = dy;
+      Weight w{weight};
+      take_as_read(&own, by_x, &source, &w);
+      return plan_of_result(own, source, w, x->size(), kDescribe(by_x));
+    }
+    const Array first = widened(a.problem.op, "x", x);
     const std::int64_t wide = wide_bytes(x.stored(), operands + (of_x ? x : weight)->size());
-    return plan_of(a, x, wide, [&](const Conv2dProblem& p, auto* none) {
-      using T = std::remove_pointer_t<decltype(none)>;
-      T asked{};
-      T *const dx = of_x ? &asked : nullptr, *const dw = of_x ? nullptr : &asked;
-      run(p, none, none, none, ConvGradients<T>{dx, dw, nullptr});
+    return plan_of(a, wide, [&](const Conv2dProblem& p) {
+      dispatch_wide(first->dtype, [&](auto tag) {
+        using T = decltype(tag);
+        T asked{}, *const none = nullptr;
+        run(p, none, none, none,
+            ConvGradients<T>{of_x ? &asked : none, of_x ? none : &asked, none});
+      });
     });
   };
   return py::make_tuple(plan(needs.x, true), plan(needs.weight, false), py::none());
@@ -112,11 +149,11 @@ py::object conv(py::handle x_in, py::handle weight_in, py::handle bias, py::hand
                 py::handle residual, py::handle layout, py::handle flip_kernel,
                 py::handle algorithm, py::handle out_in) {
   const ConvCall call{kConv[kAxes], kAxes, stride, padding, dilation, groups, layout, algorithm};
-  const Array x = take_wide(call.op, "x", x_in);
-  const auto [weight, forms] = take_wide_weight(call.op, "weight", weight_in);
-  ConvArguments a = take_conv(call, x, weight, flip_kernel);
-  a.problem.forms = forms;
-  return result(call, a, x, weight, bias, residual, activation, out_in,
+  Array x = take(call.op, "x", x_in);
+  Weight weight = take_weight(call.op, "weight", weight_in);
+  ConvArguments a = take_conv(call, x, weight.array, flip_kernel);
+  take_as_read(&a, false, &x, &weight);
+  return result(call, a, x, weight.array, bias, residual, activation, out_in,
                 [&](const auto&... arguments) { conv2d(a.problem, arguments...); });
 }
 
@@ -125,12 +162,11 @@ py::tuple conv_plan(py::handle x_in, py::handle weight_in, py::handle stride, py
                     py::handle dilation, py::handle groups, py::handle layout,
                     py::handle flip_kernel, py::handle algorithm) {
   const ConvCall call{kConv[kAxes], kAxes, stride, padding, dilation, groups, layout, algorithm};
-  const Array x = take_wide(call.op, "x", x_in);
-  const auto [weight, forms] = take_wide_weight(call.op, "weight", weight_in);
-  const ConvArguments a = take_conv(call, x, weight, flip_kernel);
-  return plan_of_result(a, x, weight, forms != nullptr, [](const Conv2dProblem& p, auto* none) {
-    conv2d(p, none, none, ConvEpilogue<std::remove_pointer_t<decltype(none)>>{}, none);
-  });
+  Array x = take(call.op, "x", x_in);
+  Weight weight = take_weight(call.op, "weight", weight_in);
+  ConvArguments a = take_conv(call, x, weight.array, flip_kernel);
+  take_as_read(&a, false, &x, &weight);
+  return plan_of_result(a, x, weight, result_size(a), kDescribe(false));
 }
 
 template <int kAxes>
@@ -140,9 +176,9 @@ py::tuple conv_backward(py::handle grad_in, py::handle x_in, py::handle weight_i
                         py::handle algorithm, py::handle needs) {
   const ConvCall call{
       kConvBackward[kAxes], kAxes, stride, padding, dilation, groups, layout, algorithm};
-  const Array x = take_wide(call.op, "x", x_in), weight = take_wide(call.op, "weight", weight_in);
+  const Array x = take(call.op, "x", x_in), weight = take(call.op, "weight", weight_in);
   const ConvArguments a = take_conv(call, x, weight, flip_kernel);
-  return gradients(call, a, x, weight, grad_in, needs,
+  return gradients(call, a, true, x, weight, grad_in, needs,
                    [&](const auto&... arguments) { conv2d_backward(a.problem, arguments...); });
 }
 
@@ -153,10 +189,10 @@ py::tuple conv_backward_plan(py::handle grad_in, py::handle x_in, py::handle wei
                              py::handle algorithm, py::handle needs) {
   const ConvCall call{
       kConvBackward[kAxes], kAxes, stride, padding, dilation, groups, layout, algorithm};
-  const Array x = take_wide(call.op, "x", x_in), weight = take_wide(call.op, "weight", weight_in);
+  const Array x = take(call.op, "x", x_in), weight = take(call.op, "weight", weight_in);
   const ConvArguments a = take_conv(call, x, weight, flip_kernel);
   const Array dy = take_grad_out(call, a, x, grad_in);
-  return plans_of_gradients(a, x, weight, dy, take_needs(call.op, needs),
+  return plans_of_gradients(a, true, x, weight, dy, take_needs(call.op, needs),
                             [](const auto&... arguments) { conv2d_backward(arguments...); });
 }
 
@@ -167,11 +203,11 @@ py::object conv_transpose(py::handle x_in, py::handle weight_in, py::handle bias
                           py::handle layout, py::handle algorithm, py::handle out_in) {
   const ConvCall call{kTranspose[kAxes], kAxes,  stride, padding,
                       dilation,          groups, layout, algorithm};
-  const Array x = take_wide(call.op, "x", x_in);
-  const auto [weight, forms] = take_wide_weight(call.op, "weight", weight_in);
-  ConvArguments a = take_conv_transpose(call, x, weight, output_padding);
-  a.problem.forms = forms;
-  return result(call, a, x, weight, bias, residual, activation, out_in,
+  Array x = take(call.op, "x", x_in);
+  Weight weight = take_weight(call.op, "weight", weight_in);
+  ConvArguments a = take_conv_transpose(call, x, weight.array, output_padding);
+  take_as_read(&a, true, &x, &weight);
+  return result(call, a, x, weight.array, bias, residual, activation, out_in,
                 [&](const auto&... arguments) { conv_transpose2d(a.problem, arguments...); });
 }
 
@@ -181,12 +217,11 @@ py::tuple conv_transpose_plan(py::handle x_in, py::handle weight_in, py::handle 
                               py::handle dilation, py::handle layout, py::handle algorithm) {
   const ConvCall call{kTranspose[kAxes], kAxes,  stride, padding,
                       dilation,          groups, layout, algorithm};
-  const Array x = take_wide(call.op, "x", x_in);
-  const auto [weight, forms] = take_wide_weight(call.op, "weight", weight_in);
-  const ConvArguments a = take_conv_transpose(call, x, weight, output_padding);
-  return plan_of_result(a, x, weight, forms != nullptr, [](const Conv2dProblem& p, auto* none) {
-    conv_transpose2d(p, none, none, ConvEpilogue<std::remove_pointer_t<decltype(none)>>{}, none);
-  });
+  Array x = take(call.op, "x", x_in);
+  Weight weight = take_weight(call.op, "weight", weight_in);
+  ConvArguments a = take_conv_transpose(call, x, weight.array, output_padding);
+  take_as_read(&a, true, &x, &weight);
+  return plan_of_result(a, x, weight, result_size(a), kDescribe(true));
 }
 
 template <int kAxes>
@@ -196,9 +231,9 @@ py::tuple conv_transpose_backward(py::handle grad_in, py::handle x_in, py::handl
                                   py::handle algorithm, py::handle needs) {
   const ConvCall call{
       kTransposeBackward[kAxes], kAxes, stride, padding, dilation, groups, layout, algorithm};
-  const Array x = take_wide(call.op, "x", x_in), weight = take_wide(call.op, "weight", weight_in);
+  const Array x = take(call.op, "x", x_in), weight = take(call.op, "weight", weight_in);
   const ConvArguments a = take_conv_transpose(call, x, weight, output_padding);
-  return gradients(call, a, x, weight, grad_in, needs, [&](const auto&... arguments) {
+  return gradients(call, a, false, x, weight, grad_in, needs, [&](const auto&... arguments) {
     conv_transpose2d_backward(a.problem, arguments...);
   });
 }
@@ -211,11 +246,11 @@ py::tuple conv_transpose_backward_plan(py::handle grad_in, py::handle x_in, py::
                                        py::handle needs) {
   const ConvCall call{
       kTransposeBackward[kAxes], kAxes, stride, padding, dilation, groups, layout, algorithm};
-  const Array x = take_wide(call.op, "x", x_in), weight = take_wide(call.op, "weight", weight_in);
+  const Array x = take(call.op, "x", x_in), weight = take(call.op, "weight", weight_in);
   const ConvArguments a = take_conv_transpose(call, x, weight, output_padding);
   const Array dy = take_grad_out(call, a, x, grad_in);
   return plans_of_gradients(
-      a, x, weight, dy, take_needs(call.op, needs),
+      a, false, x, weight, dy, take_needs(call.op, needs),
       [](const auto&... arguments) { conv_transpose2d_backward(arguments...); });
 }
 

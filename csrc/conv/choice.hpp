@@ -18,7 +18,7 @@ inline bool fills_vectors(const Conv2dProblem& p) {
 
 inline bool is_product(const Conv2dProblem& p) {
   return p.kh == 1 && p.kw == 1 && p.stride_h == 1 && p.stride_w == 1 && p.groups == 1 &&
-         p.oh == p.ih && p.ow == p.iw && p.pad_h == 0 && p.pad_w == 0 && !p.is_volume();
+         p.oh == p.ih && p.ow == p.iw && p.pad_h == 0 && p.pad_w == 0 && !p.is_volume() && !p.pairs;
 }
 
 inline bool is_gemm(const Conv2dProblem& p) { return is_product(p) && fills_vectors(p); }
@@ -63,7 +63,8 @@ inline constexpr std::int64_t kFirstChannels = 4;
 // A 1x1 of a stride in channels first: the product of the layout as well, of the positions that it reads.
 inline bool is_gathered(const Conv2dProblem& p) {
   return p.kh == 1 && p.kw == 1 && p.stride_h * p.stride_w > 1 && p.groups == 1 &&
-         !p.channels_last && !p.is_volume() && p.ic > kFirstChannels && fills_vectors(p);
+         !p.channels_last && !p.is_volume() && p.ic > kFirstChannels && fills_vectors(p) &&
+         !p.pairs;
 }
 
 // Columns of the result that fill a tile of a row. Fewer, of stride 1, go by all positions of the plane.

@@ -61,7 +61,7 @@ void run_conv(const Conv2dProblem& p, const PhasedConv<T>& call) {
                                      "few channels: vectors lie along the rows of planes");
   }
   const auto& by_tiles = winograd_kernels().of<T>();
-  const auto& direct = direct_kernels().of<T>();
+  const auto& direct = direct_table<T>(p.pairs);
   const auto run = [&] {
     const char* const pooled = "rows of a strip pooled in cache, where they were formed";
     if (winograd) {
@@ -441,38 +441,34 @@ void transpose_backward(const Conv2dProblem& p, const T* dy, const T* x, const T
 
 }  // namespace
 
-void conv2d(const Conv2dProblem& p, const float* x, const float* weight,
-            const ConvEpilogue<float>& e, float* y) {
-  forward(p, x, weight, e, y);
-}
-void conv2d(const Conv2dProblem& p, const double* x, const double* weight,
-            const ConvEpilogue<double>& e, double* y) {
-  forward(p, x, weight, e, y);
-}
-void conv2d_backward(const Conv2dProblem& p, const float* dy, const float* x, const float* weight,
-                     const ConvGradients<float>& grads) {
-  backward(p, dy, x, weight, grads);
-}
-void conv2d_backward(const Conv2dProblem& p, const double* dy, const double* x,
-                     const double* weight, const ConvGradients<double>& grads) {
-  backward(p, dy, x, weight, grads);
-}
+// What conv.hpp declares for both dtypes.
+#define ARRAYNN_CONV_OF(T)                                                                         \
+  void conv2d(const Conv2dProblem& p, const T* x, const T* weight, const ConvEpilogue<T>& e,       \
+              T* y) {                                                                              \
+    forward(p, x, weight, e, y);                                                                   \
+  }                                                                                                \
+  void conv2d_backward(const Conv2dProblem& p, const T* dy, const T* x, const T* weight,           \
+                       const ConvGradients<T>& grads) {                                            \
+    backward(p, dy, x, weight, grads);                                                             \
+  }                                                                                                \
+  void conv_transpose2d(const Conv2dProblem& p, const T* x, const T* weight,                       \
+                        const ConvEpilogue<T>& e, T* y) {                                          \
+    transpose(p, x, weight, e, y);                                                                 \
+  }                                                                                                \
+  void conv_transpose2d_backward(const Conv2dProblem& p, const T* dy, const T* x, const T* weight, \
+                                 const ConvGradients<T>& grads) {                                  \
+    transpose_backward(p, dy, x, weight, grads);                                                   \
+  }
+ARRAYNN_CONV_OF(float)
+ARRAYNN_CONV_OF(double)
 
-void conv_transpose2d(const Conv2dProblem& p, const float* x, const float* weight,
-                      const ConvEpilogue<float>& e, float* y) {
-  transpose(p, x, weight, e, y);
+void conv2d(const Conv2dProblem& p, const Bfloat16* x, const Bfloat16* weight,
+            const ConvEpilogue<Bfloat16>& e, Bfloat16* y) {
+  if (p.y_size() > 0) forward_gemm(p, x, weight, e, y);
 }
-void conv_transpose2d(const Conv2dProblem& p, const double* x, const double* weight,
-                      const ConvEpilogue<double>& e, double* y) {
-  transpose(p, x, weight, e, y);
-}
-void conv_transpose2d_backward(const Conv2dProblem& p, const float* dy, const float* x,
-                               const float* weight, const ConvGradients<float>& grads) {
-  transpose_backward(p, dy, x, weight, grads);
-}
-void conv_transpose2d_backward(const Conv2dProblem& p, const double* dy, const double* x,
-                               const double* weight, const ConvGradients<double>& grads) {
-  transpose_backward(p, dy, x, weight, grads);
+void conv_transpose2d(const Conv2dProblem& p, const Bfloat16* x, const Bfloat16* weight,
+                      const ConvEpilogue<Bfloat16>& e, Bfloat16* y) {
+  if (p.x_size() > 0) backward_x_gemm(p, x, weight, e, y);
 }
 
 }  // namespace arraynn

@@ -69,6 +69,9 @@ struct Conv2dProblem {
   Algorithm algorithm;
   PreparedWeight* forms = nullptr;  // of a packed weight
   ConvPlan* plan = nullptr;         // if set, a call describes itself there and computes nothing
+  // Of the channels that are summed two of bfloat16 are one element (pairs.hpp): the source is
+  // channels_last, channels_last tells the order of the result.
+  bool pairs = false;
   // Of volumes, which an image is one plane of.
   std::int64_t id = 1, od = 1, kd = 1, stride_d = 1, pad_d = 0, dilation_d = 1;
 
@@ -256,6 +259,10 @@ void conv2d(const Conv2dProblem& p, const float* x, const float* weight,
             const ConvEpilogue<float>& e, float* y);
 void conv2d(const Conv2dProblem& p, const double* x, const double* weight,
             const ConvEpilogue<double>& e, double* y);
+// Of products of the layout (choice.hpp: is_gemm), at a level that has_gemm() of bfloat16. So is
+// conv_transpose2d of bfloat16.
+void conv2d(const Conv2dProblem& p, const Bfloat16* x, const Bfloat16* weight,
+            const ConvEpilogue<Bfloat16>& e, Bfloat16* y);
 // Gradients whose pointer is null are not computed, or described: that by the bias never is.
 template <class T>
 struct ConvGradients {
@@ -276,6 +283,8 @@ void conv_transpose2d(const Conv2dProblem& p, const float* x, const float* weigh
                       const ConvEpilogue<float>& e, float* y);
 void conv_transpose2d(const Conv2dProblem& p, const double* x, const double* weight,
                       const ConvEpilogue<double>& e, double* y);
+void conv_transpose2d(const Conv2dProblem& p, const Bfloat16* x, const Bfloat16* weight,
+                      const ConvEpilogue<Bfloat16>& e, Bfloat16* y);
 void conv_transpose2d_backward(const Conv2dProblem& p, const float* dy, const float* x,
                                const float* weight, const ConvGradients<float>& grads);
 void conv_transpose2d_backward(const Conv2dProblem& p, const double* dy, const double* x,

@@ -4,10 +4,21 @@
 #include "conv/pooled.hpp"
 #include "conv/strip.hpp"
 #include "core/parallel.hpp"
+#include "gemm/pairs.hpp"
 #include "gemm/ukernel.hpp"
 
 namespace ARRAYNN_ISA_NAMESPACE {
 namespace {
+
+#if defined(__AVX512BF16__)
+// Compiled once more for bfloat16: an element is a pair of channels (pairs.hpp), of a source that is
+// channels_last, whatever the result is.
+using Products = PairProducts;
+constexpr bool kPairs = true;
+#else
+using Products = PlainProducts;
+constexpr bool kPairs = false;
+#endif
 
 // Packed weights of the team: a few panels are packed, used by all strips and replaced by the next. To
 // stage the strips again for that many weights is little beside the products, and with the longest
@@ -35,7 +46,8 @@ struct Plan {
 
 template <class T>
 StripSource<T> source_of(const DirectConv<T>& d) {
-  return {d.src, d.src_channels, d.src_channel, d.channels, &d.h, &d.w, d.channels_last, d.depth};
+  const bool last = kPairs || d.channels_last;
+  return {d.src, d.src_channels, d.src_channel, d.channels, &d.h, &d.w, last, d.depth};
 }
 
 // One block of k: pieces [tap_begin, tap_end) of `k` elements.
@@ -289,7 +301,7 @@ void run_class(const DirectConv<T>& d, const Plan<T>& p, const StripTask<T>& s,
         ++row;
       }
     }
-    run_tile(m, a_rows, k, taps, b, kNR<T>, store);
+    run_tile<Products>(m, a_rows, k, taps, b, kNR<T>, store);
   }
 }
 
@@ -421,6 +433,10 @@ constexpr DirectTable<T> table() {
 
 }  // namespace
 
+#if defined(__AVX512BF16__)
+extern const DirectTable<float> pair_kernels = table<float>();
+#else
 extern const FloatKernels<DirectTable> direct_kernels = {table<float>(), table<double>()};
+#endif
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

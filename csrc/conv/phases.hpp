@@ -35,5 +35,21 @@ template <class T>
 using DirectTable = PreparedConvKernel<PhasedConv<T>>;
 
 ARRAYNN_KERNEL_TABLE(FloatKernels<DirectTable>, direct_kernels)
+#if defined(__x86_64__)
+namespace avx512_bf16 {
+extern const DirectTable<float> pair_kernels;
+}
+#endif
+
+// The direct kernel of the level in force, or that of pairs (pairs.hpp).
+template <class T>
+const DirectTable<T>& direct_table([[maybe_unused]] bool pairs) {
+#if defined(__x86_64__)
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (pairs) return avx512_bf16::pair_kernels;
+  }
+#endif
+  return direct_kernels().of<T>();
+}
 
 }  // namespace arraynn

@@ -139,11 +139,16 @@ void backward_weight_gemm(const Conv2dProblem& p, const T* dy, const T* x, T* dw
   }
 }
 
+#define ARRAYNN_INSTANTIATE(T)                                                        \
+  template void forward_gemm(const Conv2dProblem& p, const T* x, const T* weight,     \
+                             const ConvEpilogue<T>& e, T* y);                         \
+  template void backward_x_gemm(const Conv2dProblem& p, const T* dy, const T* weight, \
+                                const ConvEpilogue<T>& e, T* dx);
+ARRAYNN_INSTANTIATE(float)
+ARRAYNN_INSTANTIATE(double)
+ARRAYNN_INSTANTIATE(Bfloat16)
+#undef ARRAYNN_INSTANTIATE
 #define ARRAYNN_INSTANTIATE(T)                                                                \
-  template void forward_gemm(const Conv2dProblem& p, const T* x, const T* weight,             \
-                             const ConvEpilogue<T>& e, T* y);                                 \
-  template void backward_x_gemm(const Conv2dProblem& p, const T* dy, const T* weight,         \
-                                const ConvEpilogue<T>& e, T* dx);                             \
   template void backward_weight_gemm(const Conv2dProblem& p, const T* dy, const T* x, T* dw); \
   template void forward_gathered(const Conv2dProblem& p, const T* x, const T* weight,         \
                                  const ConvEpilogue<T>& e, T* y);

@@ -1,8 +1,7 @@
 // Products of bfloat16 where the CPU multiplies them (AVX512_BF16): the tiles of ukernel.hpp, whose lanes
 // and elements are pairs of neighbours along k, 32 bits.
 //
-// A lane of vdpbf16ps adds two exact products to a float32 sum, one after the other, each rounded to nearest;
-// denormals are zero. So a microkernel forms twice the products of one of float32 from as many loads.
+// A microkernel forms twice the products of one of float32 from as many loads.
 //
 // Plan. As `blocked` of gemm.hpp with KC pairs: B in blocks of panels, which the team shares or, with few rows,
 // splits; A in place where its rows are whole pairs, else copied. Tiles of sums lie in L1: bias, residual
@@ -13,13 +12,12 @@
 #include "core/parallel.hpp"
 #include "gemm/gemm.hpp"
 #include "gemm/pack.hpp"
+#include "gemm/pairs.hpp"
 #include "gemm/ukernel.hpp"
-#include "simd/storage.hpp"
 
 namespace ARRAYNN_ISA_NAMESPACE {
 namespace {
 
-constexpr int kPair = 2;
 constexpr int kL = kLanes<float>;            // pairs of a vector
 constexpr int kN = kNR<float>;               // columns of a panel
 constexpr std::int64_t kDepth = kKC<float>;  // pairs of a block of k
@@ -30,44 +28,10 @@ constexpr TapList kOnePiece{&kNoTap, 1, 0};
 constexpr std::int64_t kFewRows = 24 * kMR;
 static_assert(kL == 16);
 
-struct PairProducts {
-  template <class T>
-  ARRAYNN_MEMBER static Vec<T> add(Vec<T> a, Vec<T> b, Vec<T> sum) {
-    return {(typename Vec<T>::Raw)_mm512_dpbf16_ps((__m512)sum.v, (__m512bh)a.v, (__m512bh)b.v)};
-  }
-};
-
-// Vectors of an operand: `count` rows or columns of it, k neighbours each, `stride` and `step` elements apart.
-struct Source {
-  const Bfloat16* at;
-  std::int64_t stride, step;  // one of them is 1
-  std::int64_t count, k;
-
-  // Pairs [p, p + 16) of vector i, and pair p of vectors [i, i + 16); zero beyond count and k.
-  Vec<float> along_k(std::int64_t i, std::int64_t p) const {
-    const auto left = static_cast<std::uint32_t>(min_i(kPair * kL, k - kPair * p));
-    return {(Vec<float>::Raw)_mm512_maskz_loadu_epi16(low_bits(left), at + i * stride + kPair * p)};
-  }
-  Vec<float> across(std::int64_t i, std::int64_t p) const {
-    const auto lanes =
-        static_cast<__mmask16>(low_bits(static_cast<std::uint32_t>(min_i(kL, count - i))));
-    const Bfloat16* first = at + i + kPair * p * step;
-    const Words even = words(first, lanes);
-    const Words odd = kPair * p + 1 < k ? words(first + step, lanes) : Words{};
-    return {(Vec<float>::Raw)(even | odd << 16)};
-  }
-
- private:
-  static __mmask32 low_bits(std::uint32_t n) { return n >= 32 ? ~0u : (1u << n) - 1u; }
-  static Words words(const Bfloat16* p, __mmask16 lanes) {
-    return (Words)_mm512_maskz_cvtepu16_epi32(lanes, _mm256_maskz_loadu_epi16(lanes, p));
-  }
-};
-
 // A block of A, dst[i ld + p] = pair p of row i, or of B, dst[p ld + i] of column i. The last vectors are
 // written whole: ld holds them.
 template <Operand kOperand>
-void copy_pairs(const Source& from, float* dst, std::int64_t ld) {
+void copy_pairs(const PairSource& from, float* dst, std::int64_t ld) {
   constexpr bool kRows = kOperand == Operand::kA;
   const std::int64_t pairs = ceil_div(from.k, kPair);
   for (std::int64_t i = 0; i < from.count; i += kL) {

@@ -92,6 +92,7 @@ void run_broadcast(const char* op, const GemmProblem<T>& p, const GemmBatch& bat
 
 template <class T>
 void packed(const char* op, PreparedWeight* weight, Operand operand, GemmProblem<T>* p) {
+  if (sizeof(T) == 2 && operand == Operand::kA) return;  // read where it lies, in pairs
   const auto pack = table<T>().pack;
   T* const none = nullptr;
   const std::int64_t elements = pack(*p, operand, 1, none);
@@ -138,6 +139,13 @@ bool has_gemm(Dtype dtype) {
   void gemm_batch(const char* op, const GemmProblem<T>& p, const GemmBatch& batch) {            \
     run_broadcast(op, p, batch);                                                                \
   }                                                                                             \
+  void gemm_batch(const char* op, const GemmProblem<T>& p, const BatchItem* items,              \
+                  std::int64_t count) {                                                         \
+    run_batch(op, p, items, count);                                                             \
+  }                                                                                             \
+  GemmUse gemm_batch_use(const GemmProblem<T>& p, std::int64_t count) {                         \
+    return batch_use(p, count);                                                                 \
+  }                                                                                             \
   void column_sums(const T* x, std::int64_t m, std::int64_t n, T* out) {                        \
     add_columns(x, m, n, out);                                                                  \
   }
@@ -149,22 +157,6 @@ void gemm_few_rows(const GemmProblem<float>& p, Dtype b) {
   if (p.m == 0 || p.n == 0) return;
   const FewRowsKernels& k = few_rows_kernels();
   (b == Dtype::kF16 ? k.f16 : k.bf16)(p, threads_for(flop(p), kFlopPerThread));
-}
-
-// For convolutions, which have float32 and float64 alone.
-void gemm_batch(const char* op, const GemmProblem<float>& p, const BatchItem* items,
-                std::int64_t count) {
-  run_batch(op, p, items, count);
-}
-void gemm_batch(const char* op, const GemmProblem<double>& p, const BatchItem* items,
-                std::int64_t count) {
-  run_batch(op, p, items, count);
-}
-GemmUse gemm_batch_use(const GemmProblem<float>& p, std::int64_t count) {
-  return batch_use(p, count);
-}
-GemmUse gemm_batch_use(const GemmProblem<double>& p, std::int64_t count) {
-  return batch_use(p, count);
 }
 
 }  // namespace arraynn

@@ -118,6 +118,8 @@ void gemm_batch(const char* op, const GemmProblem<float>& p, const BatchItem* it
                 std::int64_t count);
 void gemm_batch(const char* op, const GemmProblem<double>& p, const BatchItem* items,
                 std::int64_t count);
+void gemm_batch(const char* op, const GemmProblem<Bfloat16>& p, const BatchItem* items,
+                std::int64_t count);
 
 // What gemm_batch takes now.
 struct GemmUse {
@@ -126,6 +128,7 @@ struct GemmUse {
 };
 GemmUse gemm_batch_use(const GemmProblem<float>& p, std::int64_t count);
 GemmUse gemm_batch_use(const GemmProblem<double>& p, std::int64_t count);
+GemmUse gemm_batch_use(const GemmProblem<Bfloat16>& p, std::int64_t count);
 
 // out[j] = sum_i x[i, j] of a contiguous x.
 void column_sums(const float* x, std::int64_t m, std::int64_t n, float* out);

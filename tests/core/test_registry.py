@@ -23,7 +23,12 @@ PLAIN = {"PackedWeight", "PackedWeights", "convert_rnn_weights", "pack", "plan"}
 
 
 #: With a row at avx512_bf16 as well.
-PRODUCTS_OF_BF16 = {"linear", "linear_backward", "matmul"}
+PRODUCTS_OF_BF16 = {"linear", "linear_backward", "matmul", "attention", "attention_varlen"} | {
+    f"{op}{axes}d{way}"
+    for op in ("conv", "conv_transpose")
+    for axes in (1, 2, 3)
+    for way in ("", "_backward")
+}
 
 
 def parameters(function: Any) -> list[tuple[str, Any, Any]]:

@@ -548,6 +548,7 @@ def test_threads_and_batches_give_the_same_bits(half: Any) -> None:
     assert_same_numbers(alone, kernels.conv2d(image, taps, padding=1)[2:3])
 
 
+@pytest.mark.usefixtures("isa")
 def test_plans_tell_of_the_copies(half: Any) -> None:
     x, weight = numbers(1, 1, 16, 20, 20), numbers(2, 24, 16, 3, 3)
     wide = kernels.plan("conv2d", x, weight)

@@ -50,7 +50,7 @@ def _wide(*arrays: Array) -> Arrays:
 
 def _widen(how: dict[str, Any]) -> dict[str, Any]:
     return {
-        k: v.astype(np.float64) if getattr(v, "dtype", None) in (np.float32, np.float64) else v
+        k: v.astype(np.float64) if "float" in getattr(v, "dtype", np.dtype(bool)).name else v
         for k, v in how.items()
     }
 
