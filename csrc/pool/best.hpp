@@ -163,6 +163,16 @@ template <class T>
 ARRAYNN_INLINE void store_positions(std::int64_t base, Ints<T> offset, std::int64_t n,
                                     std::int64_t* to) {
   constexpr std::int64_t kL = kLanes<T>;
+#if defined(__AVX512F__)
+  if (sizeof(T) == 4 && n == kL) {
+    const __m512i first = _mm512_set1_epi64(base), all = (__m512i)offset;
+    const __m256i low = _mm512_maskz_extracti64x4_epi64(0xFF, all, 0);
+    const __m256i high = _mm512_maskz_extracti64x4_epi64(0xFF, all, 1);
+    _mm512_storeu_si512(to, _mm512_add_epi64(first, _mm512_maskz_cvtepi32_epi64(0xFF, low)));
+    _mm512_storeu_si512(to + 8, _mm512_add_epi64(first, _mm512_maskz_cvtepi32_epi64(0xFF, high)));
+    return;
+  }
+#endif
   Int<T> lanes[kL];
   store_ints<T>(offset, lanes);
   if (n == kL) {

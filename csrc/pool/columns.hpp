@@ -27,19 +27,33 @@ ARRAYNN_INLINE Columns<T> make_columns(const PoolAxis& w, void* scratch) {
   return c;
 }
 
-// The columns of one row of windows of a plane.
+// The columns of one row of windows of a plane: up to four vectors of them together, in the order of
+// memory.
 template <class T, class Op>
 ARRAYNN_INLINE void reduce_row(const PoolProblem& p, const Op& op, const T* in, std::int64_t oh,
                                T* row) {
+  constexpr std::int64_t kL = kLanes<T>;
   const std::int64_t width = p.w.size, first = window_first(p.h, oh), end = window_end(p.h, oh);
-  for (std::int64_t c = 0; c < width; c += kLanes<T>) {
-    const std::int64_t n = width - c;
-    Vec<T> acc = op.map(load_lanes(in + first * width + c, n));
+  const auto some = [&](auto vectors, std::int64_t c) __attribute__((always_inline)) {
+    constexpr int kV = decltype(vectors)::value;
+    const std::int64_t last = width - c - (kV - 1) * kL;  // lanes of the last vector
+    const auto tap = [&](std::int64_t ih, int v) __attribute__((always_inline)) {
+      return load_lanes(in + ih * width + c + v * kL, v + 1 < kV ? kL : last);
+    };
+    Vec<T> acc[kV];
+#pragma GCC unroll 16
+    for (int v = 0; v < kV; ++v) acc[v] = op.map(tap(first, v));
     for (std::int64_t ih = first + 1; ih < end; ++ih) {
-      acc = op.combine(acc, op.map(load_lanes(in + ih * width + c, n)));
+#pragma GCC unroll 16
+      for (int v = 0; v < kV; ++v) acc[v] = op.combine(acc[v], op.map(tap(ih, v)));
     }
-    acc.store(row + c);
-  }
+#pragma GCC unroll 16
+    for (int v = 0; v < kV; ++v) acc[v].store(row + c + v * kL);
+  };
+  std::int64_t c = 0;
+  for (; width - c > 3 * kL; c += 4 * kL) some(Count<4>{}, c);
+  for (; width - c > kL; c += 2 * kL) some(Count<2>{}, c);
+  if (c < width) some(Count<1>{}, c);
 }
 
 // As many rows of windows as a vector has lanes: their columns, transposed, are reduced together.

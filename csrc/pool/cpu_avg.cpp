@@ -53,7 +53,7 @@ ARRAYNN_INLINE void backward_channels_first(const PoolProblem p, Average<T> op, 
   const Row<T> row = make_row(p.w, scratch, T(0));
   op.begin(p, row);
   T* share = row.out[1];
-  const bool disjoint = p.w.stride >= window_span(p.w);
+  const bool disjoint = is_disjoint(p.w);
   const bool dense = is_dense(p.h);
   for_windows(p.h, dx, p.w.size, rows, dense, [&](std::int64_t plane, std::int64_t oh, Range mine) {
     op.set_row(p, oh);
@@ -87,11 +87,76 @@ ARRAYNN_INLINE void backward_channels_first(const PoolProblem p, Average<T> op, 
   });
 }
 
+// Windows of so many taps over so many channels: dx is written once, a row after another, as
+// prefetchers follow it and as it can go past the caches. Positions side by side in the same windows
+// share their sum.
+inline constexpr std::int64_t kGatheredTaps = 16, kGatheredChannels = 64;
+
+ARRAYNN_INLINE bool is_row_by_row(const PoolProblem& p) {
+  return p.h.dilation == 1 && p.w.dilation == 1 && p.h.kernel * p.w.kernel > kGatheredTaps &&
+         p.c >= kGatheredChannels;
+}
+
+template <class T>
+ARRAYNN_INLINE void gather_channels_last(const PoolProblem p, Average<T> op, const T* dy, T* dx,
+                                         Range rows) {
+  constexpr std::int64_t kL = kLanes<T>;
+  const bool stream = is_streamed(p, dx, p.h.size * p.w.size, p.c);
+  for (std::int64_t r = rows.begin; r < rows.end; ++r) {
+    const std::int64_t sample = r / p.h.size, ih = r - sample * p.h.size;
+    const Range h = windows_touching(p.h, ih, ih + 1);
+    const T* from = dy + sample * p.h.out * p.w.out * p.c;
+    T* to = dx + r * p.w.size * p.c;
+    for (std::int64_t iw = 0, end = 0; iw < p.w.size; iw = end) {
+      const Range w = windows_touching(p.w, iw, iw + 1);
+      end = w.begin < w.end ? min_i(p.w.size, window_end(p.w, w.begin)) : p.w.size;
+      if (w.end < p.w.out) end = min_i(end, window_first(p.w, w.end));
+      const auto some = [&](auto vectors, std::int64_t c, std::int64_t n)
+                            __attribute__((always_inline)) {
+                              constexpr int kV = decltype(vectors)::value;
+                              Vec<T> sum[kV];
+#pragma GCC unroll 16
+                              for (int v = 0; v < kV; ++v) sum[v] = Vec<T>::zero();
+                              bool first = true;  // 0 + x is not x for x = -0
+                              for (std::int64_t oh = h.begin; oh < h.end; ++oh) {
+                                op.set_row(p, oh);
+                                for (std::int64_t ow = w.begin; ow < w.end; ++ow, first = false) {
+                                  op.set_pixel(p, ow);
+                                  const T* g = from + (oh * p.w.out + ow) * p.c + c;
+#pragma GCC unroll 16
+                                  for (int v = 0; v < kV; ++v) {
+                                    const Vec<T> share = op.finish(load_lanes(g + v * kL, n));
+                                    sum[v] = first ? share : sum[v] + share;
+                                  }
+                                }
+                              }
+                              for (std::int64_t x = iw; x < end; ++x) {
+                                T* d = to + x * p.c + c;
+#pragma GCC unroll 16
+                                for (int v = 0; v < kV; ++v) {
+                                  if (stream) {
+                                    stream_to(sum[v], d + v * kL);
+                                  } else {
+                                    store_lanes(sum[v], d + v * kL, n);
+                                  }
+                                }
+                              }
+                            };
+      std::int64_t c = 0;
+      constexpr std::int64_t kMany = kReduceVectors * kL;
+      for (; c + kMany <= p.c; c += kMany) some(Count<kReduceVectors>{}, c, kL);
+      for_channels<T>(c, p.c, some);
+    }
+  }
+}
+
 template <class T>
 ARRAYNN_INLINE void backward_channels_last(const PoolProblem p, Average<T> op, const T* dy, T* dx,
                                            Range rows) {
   constexpr std::int64_t kL = kLanes<T>;
   const bool dense = is_dense(p.h) && is_dense(p.w);
+  const bool disjoint = is_disjoint(p.h) && is_disjoint(p.w);
+  const bool stream = disjoint && is_streamed(p, dx, p.h.size * p.w.size, p.c);
   const std::int64_t row_step = p.w.size * p.c;
   for_windows(
       p.h, dx, row_step, rows, dense, [&](std::int64_t sample, std::int64_t oh, Range mine) {
@@ -119,7 +184,10 @@ ARRAYNN_INLINE void backward_channels_last(const PoolProblem p, Average<T> op, c
                   for (std::int64_t j = w.begin; j < w.end; ++j) {
                     const std::int64_t iw = left + j * p.w.dilation;
                     T* d = plane + ih * row_step + iw * p.c + c;
-                    if (iw >= stored) {
+                    if (stream) {
+#pragma GCC unroll 16
+                      for (int v = 0; v < kV; ++v) stream_to(share[v], d + v * kL);
+                    } else if (iw >= stored) {
 #pragma GCC unroll 16
                       for (int v = 0; v < kV; ++v) store_lanes(share[v], d + v * kL, n);
                     } else {
@@ -170,7 +238,9 @@ template <class T>
 void average_backward(const PoolProblem& p, const AverageDivisor& d, const T* dy, T* dx, Range rows,
                       void* scratch) {
   const Average<T> op = make_average<T>(d);
-  if (p.channels_last) {
+  if (p.channels_last && is_row_by_row(p)) {
+    gather_channels_last(p, op, dy, dx, rows);
+  } else if (p.channels_last) {
     backward_channels_last(p, op, dy, dx, rows);
   } else if (is_tiled(p, PoolTask::kSumBackward)) {
     spread_tiles(p, op, dy, dx, rows);

@@ -24,6 +24,7 @@ void max_indices(const VolumeProblem& v, const T* x, T* y, std::int64_t* indices
                  void* scratch) {
   const PoolProblem& p = v.plane;
   if (p.channels_last) return indices_channels_last(v, x, y, indices, rows);
+  if (finds_in_tiles(v)) return indices_of_tiles(v, x, y, indices, rows);
   if (is_flat(v) && is_staged(p, PoolTask::kIndices)) {
     return pool_staged(p, x, y, indices, rows, scratch,
                        [](const PoolProblem& b, const T* in, T* out, std::int64_t* where) {

@@ -1,6 +1,6 @@
 // Indices of max pooling, channels_first.
 //
-// Every input row that a window reaches is put into a padded row (rows.hpp) once, a row of windows
+// Tiles (tiles.hpp) are taken from memory into registers. Of other windows every input row that a window reaches is put into a padded row (rows.hpp) once, a row of windows
 // ahead of its use; windows then take all of their taps into registers. The padded rows are a ring:
 // rows of a plane, or the planes of a volume.
 #pragma once
@@ -142,6 +142,95 @@ ARRAYNN_INLINE void indices_channels_first(const VolumeProblem v, const T* x, T*
     for (std::int64_t o = 0; o < p.w.out && (none || ring.any_empty); ++o) {
       if (none || ring.first[o] < 0) where[o] = -1;
     }
+  }
+}
+
+// The largest of tiles and its offset in planes of `width` columns.
+template <class T>
+ARRAYNN_INLINE Best<T> best_of_tiles(const Vec<T> (&taps)[4], std::int64_t width) {
+  const Hits<T> top = Hits<T>::larger(taps[1], taps[0]);
+  const Hits<T> bottom = Hits<T>::larger(taps[3], taps[2]);
+  const Vec<T> upper = top.choose(taps[1], taps[0]), lower = bottom.choose(taps[3], taps[2]);
+  const Hits<T> below = Hits<T>::larger(lower, upper);
+  return {below.choose(lower, upper),
+          below.choose(bottom.choose(set_ints<T>(width + 1), set_ints<T>(width)),
+                       top.choose(set_ints<T>(1), set_ints<T>(0)))};
+}
+
+// Windows `all` of planes that are kOut windows wide, kOut less than a vector: element 4 q of a volume
+// is the first of window q in its row, and q goes round with the volumes.
+template <int kOut, class T>
+ARRAYNN_INLINE void indices_of_narrow_tiles(const VolumeProblem& v, const T* x, T* y,
+                                            std::int64_t* indices, Range all) {
+  constexpr std::int64_t kL = kLanes<T>;
+  const std::int64_t period = v.out();
+  const Ints<T> round = set_ints<T>(period), step = set_ints<T>(kL % period);
+  Int<T> lanes[kL];
+  for (std::int64_t l = 0; l < kL; ++l) lanes[l] = static_cast<Int<T>>((all.begin + l) % period);
+  Ints<T> window = load_ints<T>(lanes);
+  for (std::int64_t i = all.begin; i < all.end; i += kL) {
+    const std::int64_t n = min_i(kL, all.end - i);
+    Vec<T> taps[4];
+    if (n == kL) {
+      load_narrow_tiles<kOut>(x + 4 * i, taps);
+    } else {
+      T last[4 * kL] = {};
+      for (std::int64_t k = 0; k < 4 * n; ++k) last[k] = x[4 * i + k];
+      load_narrow_tiles<kOut>(last, taps);
+    }
+    const Best<T> best = best_of_tiles(taps, 2 * kOut);
+    store_lanes(best.value, y + i, n);
+    const Ints<T> first = 4 * window - 2 * (window & (kOut - 1));
+    store_positions<T>(0, first + best.offset, n, indices + i);
+    window += step;
+    window -= window >= round ? round : Ints<T>{};
+  }
+}
+
+// Two rows side by side are two streams with gaps, which prefetchers follow badly; together they are
+// one.
+inline constexpr std::int64_t kTileAhead = 4096;
+
+// Rows of y of all planes, in the order of memory.
+template <class T>
+ARRAYNN_INLINE void indices_of_tiles(const VolumeProblem v, const T* x, T* y, std::int64_t* indices,
+                                     Range rows) {
+  constexpr std::int64_t kL = kLanes<T>;
+  const std::int64_t out = v.plane.w.out, width = 2 * out, height = v.plane.h.out;
+  if (v.in() <= INT32_MAX) {
+    const Range all = {rows.begin * out, rows.end * out};
+    if (out == 1) return indices_of_narrow_tiles<1>(v, x, y, indices, all);
+    if constexpr (kL > 2) {
+      if (out == 2) return indices_of_narrow_tiles<2>(v, x, y, indices, all);
+    }
+    if constexpr (kL > 4) {
+      if (out == 4) return indices_of_narrow_tiles<4>(v, x, y, indices, all);
+    }
+    if constexpr (kL > 8) {
+      if (out == 8) return indices_of_narrow_tiles<8>(v, x, y, indices, all);
+    }
+  }
+  Int<T> lanes[kL];
+  for (std::int64_t l = 0; l < kL; ++l) lanes[l] = static_cast<Int<T>>(2 * l);
+  const Ints<T> steps = load_ints<T>(lanes);
+  for (std::int64_t r = rows.begin; r < rows.end; ++r) {
+    const T* in = x + 2 * r * width;
+    const std::int64_t base = r % (v.d.out * height) * 2 * width;
+    const auto some = [&](std::int64_t o, std::int64_t n) __attribute__((always_inline)) {
+      const char* ahead = reinterpret_cast<const char*>(in + 4 * o) + kTileAhead;
+      for (int i = 0; i < 4 * kVecBytes; i += 64) __builtin_prefetch(ahead + i);
+      Vec<T> taps[4];
+      load_pairs(in + 2 * o, n, &taps[0], &taps[1]);
+      load_pairs(in + width + 2 * o, n, &taps[2], &taps[3]);
+      const Best<T> best = best_of_tiles(taps, width);
+      store_lanes(best.value, y + r * out + o, n);
+      store_positions<T>(base + 2 * o, best.offset + steps, n, indices + r * out + o);
+    };
+    if (out < kL) {  // what is behind a row is written next
+      some(0, (rows.end - r) * out >= kL ? kL : out);
+      continue;
+    }
+    for_vectors<T>(out, some);
   }
 }
 

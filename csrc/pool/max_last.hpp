@@ -107,8 +107,9 @@ ARRAYNN_INLINE void indices_channels_last(const VolumeProblem v, const T* x, T* 
 // at `offset` takes; it is asked in the order of the taps, of rows that are not `mine` too.
 template <int kV, class T, class Share>
 ARRAYNN_INLINE void spread_window(const PoolProblem p, const Window& k, std::int64_t oh,
-                                  std::int64_t ow, bool dense, Range mine, T* dx, std::int64_t c,
-                                  std::int64_t n, const Vec<T> (&g)[kV], const Share& share) {
+                                  std::int64_t ow, bool dense, bool stream, Range mine, T* dx,
+                                  std::int64_t c, std::int64_t n, const Vec<T> (&g)[kV],
+                                  const Share& share) {
   const std::int64_t top = window_first(p.h, oh), fresh_row = first_reached(p.h, oh);
   const std::int64_t left = window_first(p.w, ow), fresh = first_reached(p.w, ow);
   for (std::int64_t i = k.h.begin; i < k.h.end; ++i) {
@@ -124,6 +125,11 @@ ARRAYNN_INLINE void spread_window(const PoolProblem p, const Window& k, std::int
 #pragma GCC unroll 16
       for (int v = 0; v < kV; ++v) part[v] = share(v, offset).choose(g[v], Vec<T>::zero());
       if (!own) continue;
+      if (stream) {
+#pragma GCC unroll 16
+        for (int v = 0; v < kV; ++v) stream_to(part[v], d + v * kLanes<T>);
+        continue;
+      }
       if (!first) {
 #pragma GCC unroll 16
         for (int v = 0; v < kV; ++v) part[v] = load_lanes(d + v * kLanes<T>, m) + part[v];
@@ -140,6 +146,8 @@ void max_backward(const PoolProblem& p, const T* dy, const T* x, T* dx, Range ro
   constexpr std::int64_t kL = kLanes<T>;
   const VolumeProblem planes = flat_volume(p);
   const bool dense = is_dense(p.h) && is_dense(p.w);
+  const bool disjoint = is_disjoint(p.h) && is_disjoint(p.w);
+  const bool stream = dense && disjoint && is_streamed(p, dx, p.h.size * p.w.size, p.c);
   for_windows(
       p.h, dx, p.w.size * p.c, rows, dense, [&](std::int64_t sample, std::int64_t oh, Range mine) {
         const std::int64_t plane = sample * p.h.size * p.w.size * p.c;
@@ -181,7 +189,7 @@ void max_backward(const PoolProblem& p, const T* dy, const T* x, T* dx, Range ro
                     best[v] = hit.choose(Vec<T>::set1(T(__builtin_nan(""))), best[v]);  // hit once
                     return hit;
                   };
-                  spread_window(p, k, oh, ow, dense, mine, dx + plane, c, n, g, by_value);
+                  spread_window(p, k, oh, ow, dense, stream, mine, dx + plane, c, n, g, by_value);
                   return;
                 }
                 Best<T> found[kV];
@@ -190,7 +198,7 @@ void max_backward(const PoolProblem& p, const T* dy, const T* x, T* dx, Range ro
                                            std::int64_t offset) __attribute__((always_inline)) {
                   return Hits<T>::of(found[v].offset, set_ints<T>(offset));
                 };
-                spread_window(p, k, oh, ow, dense, mine, dx + plane, c, n, g, by_offset);
+                spread_window(p, k, oh, ow, dense, stream, mine, dx + plane, c, n, g, by_offset);
               });
         }
       });

@@ -60,14 +60,17 @@ template <class T>
 void max_pool(const char* op, const PoolProblem& p, const T* x, T* y, std::int64_t* indices) {
   if (is_empty(p)) return;
   const PoolTable<T>& k = pool_kernels().of<T>();
-  const PoolTask task = indices == nullptr ? PoolTask::kMax : PoolTask::kIndices;
-  for_parts<T>(op, p, task, Denormals::kKeep, [&](Range part, void* scratch) {
-    if (indices == nullptr) {
-      k.max(p, x, y, part, scratch);
-    } else {
-      k.max_indices(flat_volume(p), x, y, indices, part, scratch);
-    }
-  });
+  const auto find = [&](Range part, void* scratch) {
+    k.max_indices(flat_volume(p), x, y, indices, part, scratch);
+  };
+  if (indices == nullptr) {
+    for_parts<T>(op, p, PoolTask::kMax, Denormals::kKeep,
+                 [&](Range part, void* scratch) { k.max(p, x, y, part, scratch); });
+  } else if (finds_in_tiles(flat_volume(p))) {
+    for_shares(op, p, p.n * p.c * p.h.out, 0, Denormals::kKeep, find);
+  } else {
+    for_parts<T>(op, p, PoolTask::kIndices, Denormals::kKeep, find);
+  }
 }
 
 // A thread's scratch for the positions of maxima.

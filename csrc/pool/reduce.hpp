@@ -28,6 +28,19 @@ ARRAYNN_INLINE void for_channels(std::int64_t c, std::int64_t channels, const F&
   if (c < channels) some(Count<1>{}, c, channels - c);
 }
 
+// f(i) for i in [1, count), that of windows of two and three without a loop.
+template <class F>
+ARRAYNN_INLINE void for_others(std::int64_t count, const F& f) {
+  if (count == 3) {
+    f(1);
+    f(2);
+  } else if (count == 2) {
+    f(1);
+  } else {
+    for (std::int64_t i = 1; i < count; ++i) f(i);
+  }
+}
+
 // kRun > 0: windows of as many taps side by side (is_run), without the padded row.
 template <bool kStrided, int kRun, class T, class Op>
 ARRAYNN_INLINE void reduce_channels_first(const PoolProblem p, Op& op, const T* x, T* y, Range rows,
@@ -46,9 +59,9 @@ ARRAYNN_INLINE void reduce_channels_first(const PoolProblem p, Op& op, const T* 
     const auto columns = [&](std::int64_t col, std::int64_t n) __attribute__((always_inline)) {
       if (count == 0) return op.identity();
       Vec<T> acc = op.map(load_lanes(in + col, n));
-      for (std::int64_t i = 1; i < count; ++i) {
+      for_others(count, [&](std::int64_t i) __attribute__((always_inline)) {
         acc = op.combine(acc, op.map(load_lanes(in + i * step + col, n)));
-      }
+      });
       return acc;
     };
     if constexpr (kRun == 0) put_row(row, columns);
@@ -57,9 +70,9 @@ ARRAYNN_INLINE void reduce_channels_first(const PoolProblem p, Op& op, const T* 
       Vec<T> acc;
       if constexpr (kRun == 0) {
         acc = load_tap<kStrided>(row, 0, o, n);
-        for (std::int64_t j = 1; j < p.w.kernel; ++j) {
+        for_others(p.w.kernel, [&](std::int64_t j) __attribute__((always_inline)) {
           acc = op.combine(acc, load_tap<kStrided>(row, j, o, n));
-        }
+        });
       } else {
         Vec<T> run[kRun], tap[kRun];
 #pragma GCC unroll 16
@@ -85,6 +98,14 @@ ARRAYNN_INLINE void reduce_channels_last(const PoolProblem p, Op& op, const T* x
                                          Range rows) {
   constexpr std::int64_t kL = kLanes<T>;
   const std::int64_t row_step = p.h.dilation * p.w.size * p.c, col_step = p.w.dilation * p.c;
+  const bool stream = is_streamed(p, y, p.h.out * p.w.out, p.c);
+  const auto put = [&](Vec<T> v, T* to) __attribute__((always_inline)) {
+    if (stream) {
+      stream_to(v, to);
+    } else {
+      v.store(to);
+    }
+  };
   for (std::int64_t r = rows.begin; r < rows.end; ++r) {
     const std::int64_t sample = r / p.h.out, oh = r % p.h.out;
     const Range h = window_taps(p.h, oh);
@@ -116,7 +137,7 @@ ARRAYNN_INLINE void reduce_channels_last(const PoolProblem p, Op& op, const T* x
             }
           }
 #pragma GCC unroll 16
-          for (int v = 0; v < kV; ++v) op.finish(acc[v]).store(out + c + v * kL);
+          for (int v = 0; v < kV; ++v) put(op.finish(acc[v]), out + c + v * kL);
         }
       };
       // Many channels under many taps: long pieces of every pixel, which prefetchers follow.
@@ -262,6 +283,10 @@ ARRAYNN_INLINE void reduce_windows(const PoolProblem p, Op op, const T* x, T* y,
 // Windows without gaps between them and between their taps: every element up to the last window is
 // in one, so that the first window to reach it can store where later ones add.
 ARRAYNN_INLINE bool is_dense(const PoolAxis& a) { return a.dilation == 1 && a.stride <= a.kernel; }
+// Windows without common taps.
+ARRAYNN_INLINE bool is_disjoint(const PoolAxis& a) {
+  return a.to == 0 && a.stride >= window_span(a);
+}
 // The position from which on output position o of a dense axis is the first to reach the input.
 ARRAYNN_INLINE std::int64_t first_reached(const PoolAxis& a, std::int64_t o) {
   return o == 0 ? INT64_MIN : window_end(a, o - 1);

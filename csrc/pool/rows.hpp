@@ -3,8 +3,18 @@
 #pragma once
 #include "pool/pool.hpp"
 #include "simd/transpose.hpp"
+#include "simd/write.hpp"
 
 namespace ARRAYNN_ISA_NAMESPACE {
+
+// Whether a result of `plane` elements of every plane goes past the caches, written in rows of n
+// elements, every line once: whole vectors at addresses of whole vectors.
+template <class T>
+ARRAYNN_INLINE bool is_streamed(const PoolProblem& p, const T* to, std::int64_t plane,
+                                std::int64_t n) {
+  return streams(p.n * p.c * plane, sizeof(T)) && n % kLanes<T> == 0 &&
+         reinterpret_cast<std::uintptr_t>(to) % kVecBytes == 0;
+}
 
 template <int kCount>
 struct Count {

@@ -62,14 +62,22 @@ ARRAYNN_INLINE void for_vectors(std::int64_t n_all, const F& f) {
 template <class T>
 ARRAYNN_INLINE void load_pairs(const T* x, std::int64_t n, Vec<T>* even, Vec<T>* odd) {
   constexpr std::int64_t kL = kLanes<T>;
-  if (n == kL) return split_pair(Vec<T>::load(x), Vec<T>::load(x + kL), even, odd);
+  if (n == kL) {
+    return split_pair(in_register(Vec<T>::load(x)), in_register(Vec<T>::load(x + kL)), even, odd);
+  }
   split_pair(load_lanes(x, 2 * n), load_lanes(x + kL, max_i(0, 2 * n - kL)), even, odd);
 }
 template <class T>
-ARRAYNN_INLINE void store_pairs(Vec<T> even, Vec<T> odd, T* y, std::int64_t n) {
+ARRAYNN_INLINE void store_pairs(Vec<T> even, Vec<T> odd, T* y, std::int64_t n,
+                                bool stream = false) {
   constexpr std::int64_t kL = kLanes<T>;
   Vec<T> low, high;
   merge_pair(even, odd, &low, &high);
+  if (stream && n == kL) {
+    stream_to(low, y);
+    stream_to(high, y + kL);
+    return;
+  }
   store_lanes(low, y, 2 * n);
   if (2 * n > kL) store_lanes(high, y + kL, 2 * n - kL);
 }
@@ -185,6 +193,7 @@ ARRAYNN_INLINE void reduce_tiles(const PoolProblem p, Op op, const T* x, T* y, R
     op.finish(op.combine(top, op.combine(op.map(taps[2]), op.map(taps[3])))).store(y + i);
   };
   if (for_narrow_tiles<T>({rows.begin * out, rows.end * out}, out, narrow)) return;
+  const bool stream = is_streamed(p, y, p.h.out * out, out);
   alignas(64) T half[kTileBlock + kL];
   for_tile_blocks(rows, out, [&](const TileBlock& b) __attribute__((always_inline)) {
     reduce_pairs(b, out, op, x, half);
@@ -200,8 +209,13 @@ ARRAYNN_INLINE void reduce_tiles(const PoolProblem p, Op op, const T* x, T* y, R
         store_lanes(some(0), to, left >= kL ? kL : width);
         continue;
       }
-      for_vectors<T>(width, [&](std::int64_t o, std::int64_t)
-                                __attribute__((always_inline)) { some(o).store(to + o); });
+      for_vectors<T>(width, [&](std::int64_t o, std::int64_t) __attribute__((always_inline)) {
+        if (stream) {
+          stream_to(some(o), to + o);
+        } else {
+          some(o).store(to + o);
+        }
+      });
     }
   });
 }
@@ -219,6 +233,7 @@ void max_of_tiles_backward(const PoolProblem& p, const T* dy, const T* x, T* dx,
     store_narrow_tiles<decltype(count)::value>(to, dx + 4 * i);
   };
   if (for_narrow_tiles<T>({mine.begin * out, mine.end * out}, out, narrow)) return;
+  const bool stream = is_streamed(p, dx, p.h.size * p.w.size, 2 * out);
   alignas(64) T half[kTileBlock + kL], grad[kTileBlock + kL];
   for_tile_blocks(mine, out, [&](const TileBlock& b) __attribute__((always_inline)) {
     reduce_pairs(b, out, Max<T>{}, x, half);
@@ -241,18 +256,19 @@ void max_of_tiles_backward(const PoolProblem& p, const T* dy, const T* x, T* dx,
         some(o, Vec<T>::load(from + o));
       });
     }
-    for_tile_runs(
-        b, out,
-        [&](std::int64_t first, std::int64_t pairs,
-            std::int64_t from) __attribute__((always_inline)) {
-          for_vectors<T>(pairs, [&](std::int64_t k, std::int64_t n) __attribute__((always_inline)) {
-            Vec<T> even, odd;
-            load_pairs(x + first + 2 * k, n, &even, &odd);
-            const Hits<T> right = Hits<T>::larger(odd, even);
-            const Vec<T> g = Vec<T>::load(grad + from + k), zero = Vec<T>::zero();
-            store_pairs(right.choose(zero, g), right.choose(g, zero), dx + first + 2 * k, n);
-          });
-        });
+    for_tile_runs(b, out,
+                  [&](std::int64_t first, std::int64_t pairs, std::int64_t from)
+                      __attribute__((always_inline)) {
+                        for_vectors<T>(pairs, [&](std::int64_t k,
+                                                  std::int64_t n) __attribute__((always_inline)) {
+                          Vec<T> even, odd;
+                          load_pairs(x + first + 2 * k, n, &even, &odd);
+                          const Hits<T> right = Hits<T>::larger(odd, even);
+                          const Vec<T> g = Vec<T>::load(grad + from + k), zero = Vec<T>::zero();
+                          store_pairs(right.choose(zero, g), right.choose(g, zero),
+                                      dx + first + 2 * k, n, stream);
+                        });
+                      });
   });
 }
 
@@ -279,6 +295,7 @@ template <class T, class Op>
 ARRAYNN_INLINE void spread_tiles(const PoolProblem p, Op op, const T* dy, T* dx, Range rows) {
   constexpr std::int64_t kL = kLanes<T>;
   const std::int64_t out = p.w.out, last = ceil_div(rows.end, 2);
+  const bool stream = is_streamed(p, dx, p.h.size * p.w.size, 2 * out);
   op.set_row(p, 0);
   op.set_pixel(p, 0);
   for (std::int64_t r = ceil_div(rows.begin, 2); r < last; ++r) {
@@ -293,8 +310,8 @@ ARRAYNN_INLINE void spread_tiles(const PoolProblem p, Op op, const T* dy, T* dx,
     }
     for_vectors<T>(out, [&](std::int64_t o, std::int64_t) __attribute__((always_inline)) {
       const Vec<T> share = op.finish(Vec<T>::load(from + o));
-      store_pairs(share, share, to + 2 * o, kL);
-      store_pairs(share, share, to + 2 * (out + o), kL);
+      store_pairs(share, share, to + 2 * o, kL, stream);
+      store_pairs(share, share, to + 2 * (out + o), kL, stream);
     });
   }
 }

@@ -344,7 +344,7 @@ void find_maxima(const char* op, const VolumeProblem& v, const T* x, T* y, std::
   const PoolProblem& p = v.plane;
   if (is_flat(v)) return max_pool(op, p, x, y, indices);
   const std::int64_t rows = (p.channels_last ? p.n : p.n * p.c) * v.d.out * p.h.out;
-  const std::int64_t bytes = p.channels_last ? 0 : find_bytes(v, sizeof(T));
+  const std::int64_t bytes = p.channels_last || finds_in_tiles(v) ? 0 : find_bytes(v, sizeof(T));
   const int threads = team_of(v, rows);
   const Scratch scratch(op, static_cast<std::size_t>(bytes * threads));
   parallel(threads, Denormals::kKeep, [&](int tid, int nthreads) {

@@ -13,6 +13,10 @@ namespace arraynn {
 ARRAYNN_INLINE bool keeps_positions(const PoolAxis& a) {
   return a.to == 0 && a.kernel == 1 && a.stride == 1 && a.begin == 0 && a.out == a.size;
 }
+// Positions of the maxima of tiles, in planes or in the planes of volumes, are found along memory too.
+ARRAYNN_INLINE bool finds_in_tiles(const VolumeProblem& v) {
+  return is_tiled(v.plane, PoolTask::kMax) && keeps_positions(v.d);
+}
 // Windows of 2 or 4 elements side by side.
 ARRAYNN_INLINE bool is_run(const PoolAxis& w) {
   return w.to == 0 && (w.kernel == 2 || w.kernel == 4) && w.stride == w.kernel && w.dilation == 1 &&

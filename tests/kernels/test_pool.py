@@ -147,6 +147,25 @@ def test_max_of_nan_and_infinities(dtype: Any, layout: str, rng: np.random.Gener
             check_max(x, lambda s: normal(rng, dtype, *s), **more)
 
 
+@pytest.mark.parametrize(
+    "options", [{"kernel_size": 2}, {"kernel_size": 3, "stride": 2, "padding": 1}], ids=str
+)
+def test_one_nan_or_infinities_in_a_large_array(
+    dtype: Any, layout: str, options: dict[str, Any], rng: np.random.Generator
+) -> None:
+    """A window finds its NaN wherever it lies, whichever thread pools it."""
+    plain = normal(rng, dtype, 1, 17, 90, 128)
+    for special in ([np.nan], [np.inf, -np.inf]):
+        for at in (0, plain.size // 2, plain.size - len(special)):
+            values = plain.copy()
+            values.reshape(-1)[at : at + len(special)] = special
+            x = arranged(values, layout)
+            y = reference.max_pool2d(x, **options, layout=layout)
+            for threads in thread_counts():
+                got = kernels.max_pool2d(x, **options, layout=layout)
+                np.testing.assert_array_equal(got, y, f"{special} at {at}, {threads} threads")
+
+
 def test_max_of_nothing_but_minus_infinity(dtype: Any, layout: str) -> None:
     """Padding is never chosen, not even over -inf: indices stay inside the input."""
     x = arranged(np.full((1, 3, 4, 5), -np.inf, dtype), layout)
@@ -345,7 +364,7 @@ def test_bands_of_short_rows(
 
 
 # Rows shorter than a vector, as long as one, and longer than a block of halved rows.
-@pytest.mark.parametrize("columns", [2, 4, 8, 10, 16, 34, 1030, 2050])
+@pytest.mark.parametrize("columns", [2, 4, 6, 8, 10, 16, 28, 34, 1030, 2050])
 def test_tiles(dtype: Any, layout: str, columns: int, rng: np.random.Generator) -> None:
     """Windows of 2 x 2 that tile the plane, with equal values, NaN and infinities among them."""
     options: dict[str, Any] = {"kernel_size": 2, "layout": layout}
@@ -359,8 +378,11 @@ def test_tiles(dtype: Any, layout: str, columns: int, rng: np.random.Generator) 
             check_max(arranged(x, layout), lambda s: normal(rng, dtype, *s), **options)
         check_average(arranged(equal, layout), lambda s: normal(rng, dtype, *s), **options)
         x = arranged(odd, layout)
-        y = reference.max_pool2d(x, **options)
+        y, indices = reference.max_pool2d(x, **options, return_indices=True)
         np.testing.assert_array_equal(kernels.max_pool2d(x, **options), y)
+        got, got_indices = kernels.max_pool2d(x, **options, return_indices=True)
+        np.testing.assert_array_equal(got, y)
+        np.testing.assert_array_equal(got_indices, indices)
         grad = normal(rng, dtype, *y.shape)  # every element has one window: moved, not summed
         expected = reference.max_pool2d_backward(grad, x, **options)
         got = kernels.max_pool2d_backward(grad, x, **options)

@@ -26,6 +26,8 @@ WINDOWS: list[tuple[tuple[int, ...], dict[str, Any]]] = [
     ((2, 3, 4, 6, 8), {"kernel_size": 2}),
     ((1, 17, 5, 7, 9), {"kernel_size": 3, "stride": 2, "padding": 1}),
     ((2, 5, 4, 9, 7), {"kernel_size": (1, 2, 3), "stride": (1, 2, 1)}),
+    ((2, 5, 3, 6, 8), {"kernel_size": (1, 2, 2)}),
+    ((1, 3, 2, 4, 38), {"kernel_size": (1, 2, 2)}),
     ((1, 3, 9, 5, 6), {"kernel_size": (3, 1, 1), "stride": (2, 1, 1), "padding": (1, 0, 0)}),
     ((2, 9, 7, 6, 5), {"kernel_size": (2, 3, 2), "stride": (3, 2, 5), "ceil_mode": True}),
     ((1, 2, 4, 5, 36), {"kernel_size": 3, "stride": 1, "padding": ((1, 0), (0, 1), (1, 1))}),

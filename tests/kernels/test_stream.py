@@ -73,6 +73,31 @@ def test_log_likelihoods(dtype: Any, rng: np.random.Generator) -> None:
         assert_same_bits(got, expected, f"{threads} threads")
 
 
+# Rows and pixels of whole vectors, and of any length.
+@pytest.mark.parametrize(("channels", "size"), [(32, 128), (31, 130)])
+def test_pools(channels: int, size: int, layout: str, dtype: Any, rng: np.random.Generator) -> None:
+    how: Any = {"layout": layout}
+    samples = rows_of(channels * size * size, dtype)
+    shape = (samples, channels, size, size)
+    large, small = ((samples, channels, s, s) for s in (2 * size, size // 2))
+    x = arranged(normal(rng, dtype, *large), layout)
+    y, grad = (arranged(normal(rng, dtype, *s), layout) for s in (shape, small))
+    calls: dict[str, tuple[Call, tuple[Any, ...]]] = {
+        "max": (lambda x: kernels.max_pool2d(x, 2, **how), (x,)),
+        "avg": (lambda x: kernels.avg_pool2d(x, 2, **how), (x,)),
+        "max_backward": (lambda g, y: kernels.max_pool2d_backward(g, y, 2, **how), (grad, y)),
+        "avg_backward": (
+            lambda g, y: kernels.avg_pool2d_backward(g, y.shape, 2, **how),
+            (grad, y),
+        ),
+    }
+    for name, (call, arrays) in calls.items():
+        parts = [call(*(a[i : i + 1] for a in arrays)) for i in range(samples)]
+        expected = np.concatenate(parts)
+        for threads in thread_counts():
+            assert_same_bits(call(*arrays), expected, f"{name}, {threads} threads")
+
+
 # Planes of whole vectors and of any length; the channels of a position likewise.
 @pytest.mark.parametrize(("channels", "size"), [(32, 128), (31, 131)])
 def test_channels(
