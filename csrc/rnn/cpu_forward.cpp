@@ -4,11 +4,12 @@
 namespace ARRAYNN_ISA_NAMESPACE {
 namespace {
 
-// The matrices of a step: that of all gates, or of r and z; then W_hn or W_hr, if either.
+// The matrices of a step: that of all gates, or of r and z; then W_hn or W_hr, if either; W_ih where the
+// step multiplies its input.
 template <class T>
 struct Matrices {
-  Panels<T> first, second;
-  bool two;
+  Panels<T> first, second, input;
+  bool two, three;
 };
 
 template <class T>
@@ -18,13 +19,19 @@ Matrices<T> matrices(const RnnScan<T>& s, T* scratch, int threads) {
   const std::int64_t gates = before ? 2 : s.cell.gates();
   Matrices<T> m{gate_panels(s.w_hh, s.hidden, s.out, 0, gates, s.batch, once),
                 {},
-                before || s.w_hr != nullptr};
+                {},
+                before || s.w_hr != nullptr,
+                s.multiplies_input()};
   if (before) m.second = gate_panels(s.w_hh, s.hidden, s.out, 2, 3, s.batch, once);
   if (s.w_hr != nullptr) m.second = gate_panels(s.w_hr, s.out, s.hidden, 0, 1, s.batch, once);
-  m.first.given = s.panels[0];
-  m.second.given = s.panels[1];
-  m.first.packed = scratch;
-  if (m.two) m.second.packed = scratch + m.first.size(threads);
+  if (m.three) m.input = gate_panels(s.w_x, s.hidden, s.input, 0, gates, s.batch, false);
+  Panels<T>* const all[] = {&m.first, &m.second, &m.input};
+  for (int i = 0; i < 3; ++i) {
+    if ((i == 1 && !m.two) || (i == 2 && !m.three)) continue;
+    all[i]->given = s.panels[i];
+    all[i]->packed = scratch;
+    if (scratch != nullptr) scratch += all[i]->size(threads);
+  }
   return m;
 }
 
@@ -32,7 +39,9 @@ template <class T>
 std::int64_t pack_panels(const RnnScan<T>& s, RnnMatrix matrix, int threads, T* dst) {
   T* const none = nullptr;
   const Matrices<T> m = matrices(s, none, threads);
-  Panels<T> w = matrix == RnnMatrix::kFirst ? m.first : m.second;
+  Panels<T> w = matrix == RnnMatrix::kFirst    ? m.first
+                : matrix == RnnMatrix::kSecond ? m.second
+                                               : m.input;
   w.one_panel = false;
   w.packed = dst;
   if (dst != nullptr) {
@@ -45,13 +54,14 @@ template <class T>
 int panel_groups(const RnnScan<T>& s, RnnMatrix matrix) {
   T* const none = nullptr;
   const Matrices<T> m = matrices(s, none, 1);
-  return matrix == RnnMatrix::kFirst ? m.first.groups : m.second.groups;
+  return matrix == RnnMatrix::kSecond ? m.second.groups : m.first.groups;
 }
 
 template <class T>
 std::int64_t scratch_bytes(const RnnScan<T>& s, int threads) {
   const Matrices<T> m = matrices<T>(s, nullptr, threads);
-  const std::int64_t elements = m.first.size(threads) + (m.two ? m.second.size(threads) : 0);
+  const std::int64_t elements = m.first.size(threads) + (m.two ? m.second.size(threads) : 0) +
+                                (m.three ? m.input.size(threads) : 0);
   return elements * static_cast<std::int64_t>(sizeof(T)) +
          threads * round_up(s.batch * static_cast<std::int64_t>(sizeof(std::int64_t)), 64);
 }
@@ -119,6 +129,19 @@ void normed_output(const Step<T>& step, const std::int64_t* row, std::int64_t co
   }
 }
 
+// x W_ih' of a tile, behind its sums. Apart: steps that have it in their gates are not slowed down.
+template <class T>
+[[gnu::noinline]] void multiply_input(const Step<T>& step, const Panels<T>& w,
+                                      const Tile<T>& tile) {
+  const RnnScan<T>& s = step.s;
+  const T* x[kMaxTileRows];
+  for (std::int64_t r = 0; r < tile.rows; ++r) {
+    x[r] = s.x + (step.t * s.batch + tile.row[r]) * s.input;
+  }
+  run_product(w.vectors(), tile.rows, x, s.input, w.at(tile.unit / w.panel_units()),
+              tile.sums + kInputSums<T>);
+}
+
 template <class T>
 void run_step(const Step<T>& step, const Matrices<T>& m, const std::int64_t* row,
               std::int64_t count, const Share& share) {
@@ -126,7 +149,7 @@ void run_step(const Step<T>& step, const Matrices<T>& m, const std::int64_t* row
   const std::int64_t depth = s.depth(step.t);
   const auto h = [&](std::int64_t b) { return step.operand(b); };
   if (s.norm.on && s.hidden > 0) normed_product(step, m.first, row, count, share, h);
-  const std::int64_t gates = s.x == nullptr ? s.cell.gates() : 0;
+  const std::int64_t gates = s.gates != nullptr ? s.cell.gates() : 0;
   const auto ahead = [&](const Tile<T>& tile) {
     const std::int64_t n = min_i(m.first.panel_units(), s.hidden - tile.unit);
     for (std::int64_t r = 0; r < tile.rows; ++r) {
@@ -136,6 +159,7 @@ void run_step(const Step<T>& step, const Matrices<T>& m, const std::int64_t* row
       }
       if (s.cells != nullptr) prefetch_units(s.c_before(step.t, b) + tile.unit, n);
     }
+    if (m.three) multiply_input(step, m.input, tile);
   };
   const auto first = [&](const auto& f) {
     const T* product = s.norm.on ? s.norm.normed : s.product;
@@ -187,6 +211,7 @@ void forward(const RnnScan<T>& s, int threads, bool packed, void* scratch) {
     if (!packed) {
       pack_own(m.first, tid, nthreads);
       if (m.two) pack_own(m.second, tid, nthreads);
+      if (m.three) pack_own(m.input, tid, nthreads);
       if (s.apart) team_barrier(nthreads);
     }
     Share share = share_of(s.apart, tid, nthreads);

@@ -149,35 +149,35 @@ ARRAYNN_MEMBER Vec<T> activated(const Activation& f, Vec<T> x) {
   return Vec<T>::load(v);
 }
 
-// The activations of an LSTM's gates, g and output: those of kUsual stay in registers.
-enum class LstmActivations : bool { kAny, kUsual };
-template <LstmActivations kOf>
-using LstmOf = std::integral_constant<LstmActivations, kOf>;
+// The activations of an LSTM or a GRU: those of kUsual stay in registers.
+enum class CellActivations : bool { kAny, kUsual };
+template <CellActivations kOf>
+using ActivationsOf = std::integral_constant<CellActivations, kOf>;
 
-// f(LstmOf), compiled for both; the kernels of a GPU have one for all.
+// f(ActivationsOf), compiled for both; the kernels of a GPU have one for all.
 template <class F>
-ARRAYNN_MEMBER void visit_lstm([[maybe_unused]] const RnnCell& cell, const F& f) {
+ARRAYNN_MEMBER void visit_cell([[maybe_unused]] const RnnCell& cell, const F& f) {
 #if !defined(ARRAYNN_CUDA)
   if (cell.gate.kind == ActivationKind::kSigmoid && cell.main.kind == ActivationKind::kTanh &&
-      cell.output.kind == ActivationKind::kTanh) {
-    return f(LstmOf<LstmActivations::kUsual>{});
+      (cell.kind != RnnKind::kLstm || cell.output.kind == ActivationKind::kTanh)) {
+    return f(ActivationsOf<CellActivations::kUsual>{});
   }
 #endif
-  f(LstmOf<LstmActivations::kAny>{});
+  f(ActivationsOf<CellActivations::kAny>{});
 }
 
-template <LstmActivations kOf, class T>
-ARRAYNN_MEMBER Vec<T> lstm_gate(const RnnCell& cell, Vec<T> x) {
-  if constexpr (kOf == LstmActivations::kUsual) {
+template <CellActivations kOf, class T>
+ARRAYNN_MEMBER Vec<T> gate_of(const RnnCell& cell, Vec<T> x) {
+  if constexpr (kOf == CellActivations::kUsual) {
     return sigmoid(x);
   } else {
     return activated(cell.gate, x);
   }
 }
-// Of g, or of c: f is the cell's main activation or its output's.
-template <LstmActivations kOf, class T>
-ARRAYNN_MEMBER Vec<T> lstm_main(const Activation& f, Vec<T> x) {
-  if constexpr (kOf == LstmActivations::kUsual) {
+// f is the cell's main activation or an LSTM's of the output.
+template <CellActivations kOf, class T>
+ARRAYNN_MEMBER Vec<T> main_of(const Activation& f, Vec<T> x) {
+  if constexpr (kOf == CellActivations::kUsual) {
     return tanh(x);
   } else {
     return activated(f, x);

@@ -8,11 +8,6 @@
 
 namespace ARRAYNN_ISA_NAMESPACE {
 
-inline constexpr int kMaxTileVectors =
-    4 * tile_rows(4) > 3 * tile_rows(3)
-        ? (4 * tile_rows(4) > 2 * tile_rows(2) ? 4 * tile_rows(4) : 2 * tile_rows(2))
-        : (3 * tile_rows(3) > 2 * tile_rows(2) ? 3 * tile_rows(3) : 2 * tile_rows(2));
-
 // sums[v][r] = sum over k of a[r][k] panel[k][v], vectors of kLanes. In blocks of KC, as gemm sums.
 template <class T, int kVectors, int kRows>
 [[gnu::noinline]] static void panel_product(const T* const* rows, std::int64_t k, const T* panel,
@@ -89,6 +84,10 @@ struct Panels {
   std::int64_t panel_units() const { return groups * kLanes<T>; }
   std::int64_t count() const { return ceil_div(units, panel_units()); }
   std::int64_t panel_size() const { return k * vectors() * kLanes<T>; }
+  // One that is there, from a former call or packed before.
+  const T* at(std::int64_t panel) const {
+    return (given != nullptr ? given : packed) + panel * panel_size();
+  }
   std::int64_t size(int threads) const {
     if (given != nullptr) return 0;
     return round_up((one_panel ? threads : count()) * panel_size(), 64);
@@ -201,18 +200,18 @@ template <class T, class A, class P, class F>
 ARRAYNN_INLINE void for_tiles(const Panels<T>& w, const std::int64_t* row, std::int64_t count,
                               std::int64_t k, const Share& share, const A& a, const P& ahead,
                               const F& f) {
-  alignas(64) T sums[kMaxTileVectors * kLanes<T>];
+  alignas(64) T sums[kMaxTileVectors * kLanes<T> + kInputSums<T>];
   const T* rows[kMaxTileRows];
   const int vectors = w.vectors();
   const std::int64_t tiles = ceil_div(count, tile_rows(vectors));
   if (count == 0) return;
   share.for_panels(w.count(), [&](std::int64_t p) {
     const T* panel = nullptr;
-    if (w.given != nullptr) {
-      panel = w.given + p * w.panel_size();
+    if (w.given != nullptr || !w.one_panel) {
+      panel = w.at(p);
     } else {
-      T* own = w.packed + (w.one_panel ? share.tid : p) * w.panel_size();
-      if (w.one_panel && k > 0) pack_panel(w, p, own);
+      T* own = w.packed + share.tid * w.panel_size();
+      if (k > 0) pack_panel(w, p, own);
       panel = own;
     }
     for (std::int64_t i = 0; i < tiles; ++i) {
@@ -237,7 +236,7 @@ template <class T, class P, class F>
 ARRAYNN_INLINE void for_products(const Panels<T>& w, const std::int64_t* row, std::int64_t count,
                                  const T* product, const Share& share, const P& ahead, const F& f) {
   constexpr int kL = kLanes<T>;
-  alignas(64) T sums[kMaxTileVectors * kLanes<T>];
+  alignas(64) T sums[kMaxTileVectors * kLanes<T> + kInputSums<T>];
   const std::int64_t tiles = ceil_div(count, tile_rows(w.vectors()));
   if (count == 0) return;
   share.for_panels(w.count(), [&](std::int64_t p) {

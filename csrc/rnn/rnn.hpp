@@ -11,6 +11,10 @@
 // Plan. The input's share of z, biases included, is one matrix product over all steps (gemm) and
 // lies in `gates`, or is formed in the step where x has one element; what remains of a step is
 // h W_hh' and the arithmetic of the gates:
+//   input    where a step has rows enough, or is all, it forms the input's share in the tile as well:
+//            W_ih lies in panels like W_hh's, and no gates go through memory. A single row would wait
+//            for W_ih at every step, and with layer norms, or a reset before the product, gates are
+//            needed whole
 //   panels   W_hh is packed once into panels of a few vectors: all gates of kLanes hidden units side
 //            by side, k after k. A tile of (rows of the batch) x (vectors of a panel) is summed in
 //            registers, and its gates, state and output follow at once, in L1
@@ -125,10 +129,11 @@ struct RnnScan {
   const C* product = nullptr;             // h0 W_hh' where one step is all, [batch, gates * hidden]
   C* gates = nullptr;  // [.., batch, gates * hidden]: the input's share of z; their values after
   std::int64_t gates_t = 0;  // the time of its first row
-  // An input of one element: a step forms its share, x [steps, batch] times w_x + b_x (or null), and
-  // there are no gates. Null otherwise, and on a GPU.
+  // A step forms the input's share itself: x [steps, batch, input] times w_x' [.., input], plus b_x (or
+  // null); gates are written alone, where backward follows. Null otherwise, and on a GPU.
   const T *x = nullptr, *w_x = nullptr;
   const C* b_x = nullptr;
+  std::int64_t input = 0;
   bool keep_gates = false;  // backward follows
   T* y = nullptr;
   std::int64_t y_step = 0, y_row = 0;
@@ -140,8 +145,8 @@ struct RnnScan {
   T* wide = nullptr;  // rows of the step's second product: what is projected, or a GRU's r h
   std::int64_t wide_step = 0;
   RnnNorm<C> norm;
-  // Panels of w_hh and of the step's second matrix, made beforehand; null: packed in the call.
-  const T* panels[2] = {nullptr, nullptr};
+  // Panels of w_hh, of the step's second matrix and of w_x, made beforehand; null: packed in the call.
+  const T* panels[3] = {nullptr, nullptr, nullptr};
 
   // An RNN's h is f(z) unless it is blended or rounded: backward then needs the latter.
   ARRAYNN_RNN_MEMBER bool gates_kept() const {
@@ -181,6 +186,8 @@ struct RnnScan {
   ARRAYNN_RNN_MEMBER C* norm_cells(std::int64_t t) const {
     return norm.cell + t * norm.step * batch * hidden;
   }
+  // An x of one element is multiplied as the gates are read.
+  ARRAYNN_RNN_MEMBER bool multiplies_input() const { return x != nullptr && input > 1; }
   // Of the product with h: the first step of a direction is the first of all its samples.
   ARRAYNN_RNN_MEMBER std::int64_t depth(std::int64_t t) const {
     return from_zero && t == time(0) ? 0 : out;
@@ -213,7 +220,7 @@ struct RnnScanBackward {
 
 #undef ARRAYNN_RNN_MEMBER
 
-enum class RnnMatrix : std::uint8_t { kFirst, kSecond };  // of a step
+enum class RnnMatrix : std::uint8_t { kFirst, kSecond, kInput };  // of a step
 
 template <class T>
 struct RnnForwardTable {

@@ -14,7 +14,7 @@ namespace {
 constexpr double kStepPerThread = 8e4, kProductsPerWeight = 2.6;
 // Of a whole call: what waking a team is worth. A team that splits the samples pays no more than that,
 // while the weights leave half of each L2 to the rest and a tile has rows that share a panel.
-constexpr double kCallPerThread = 7.5e5;
+constexpr double kCallPerThread = 5e5;
 constexpr std::int64_t kWeightBytes = std::int64_t{512} << 10, kSamplesPerThread = 4;
 // Gates of a part of the steps: they stay in cache between the product that writes them and the step
 // that reads them. A part passes over W_ih: in L2 where that is little, else in L3, and in either case
@@ -35,10 +35,11 @@ Team team_of(const RnnScan<T>& s, bool sums = false) {
   const double width = static_cast<double>(s.cell.gates() * s.hidden);
   const double lanes = static_cast<double>(sizeof(T)) / 4;
   const double rows = std::max(static_cast<double>(s.batch), kProductsPerWeight);
-  const double step = rows * width * static_cast<double>(s.out) * lanes;
+  const std::int64_t depth = s.out + (s.multiplies_input() ? s.input : 0);
+  const double step = rows * width * static_cast<double>(depth) * lanes;
   const int of_call = threads_for(step * static_cast<double>(s.steps), kCallPerThread);
   const int by_units = std::min(of_call, threads_for(step, kStepPerThread));
-  const std::int64_t weights = s.cell.gates() * s.hidden * s.out * std::int64_t{sizeof(T)};
+  const std::int64_t weights = s.cell.gates() * s.hidden * depth * std::int64_t{sizeof(T)};
   if (sums || s.steps == 1 || weights > kWeightBytes) return {by_units, false};
   const auto by_samples = static_cast<int>(min_i(of_call, max_i(1, s.batch / kSamplesPerThread)));
   if (by_samples == 1 || by_samples < by_units) return {by_units, false};
@@ -66,6 +67,7 @@ void use_panels(const char* op, const RnnForms& forms, RnnScan<T>* scan) {
   const T* first = panels(RnnMatrix::kFirst, forms.w_hh);
   if (before) scan->panels[1] = panels(RnnMatrix::kSecond, forms.w_hh);
   if (scan->w_hr != nullptr) scan->panels[1] = panels(RnnMatrix::kSecond, forms.w_hr);
+  if (scan->multiplies_input()) scan->panels[2] = panels(RnnMatrix::kInput, forms.w_ih);
   scan->panels[0] = first;
 }
 

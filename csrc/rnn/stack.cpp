@@ -28,6 +28,10 @@ const Compute<T>* input_bias(const RnnCell& cell, const RnnGroup<const T>& g, st
   return sum;
 }
 
+// Rows of a step that share what it reads of W_ih: gemm, which takes all steps at once, passes over it less
+// often than fewer would.
+constexpr std::int64_t kInputRows = 4;
+
 template <class T>
 struct Layers {
   using C = Compute<T>;
@@ -184,30 +188,40 @@ struct Layers {
     if (norms) norm_input(scan, gain, bias, to, t);
   }
 
+  // Whether the steps form the input's share of z.
+  bool within(const RnnScan<T>& scan, std::int64_t input, bool packed) const {
+    const RnnShape& s = stack.shape;
+    if (!kFormsInput || scan.norm.on || scan.reset_before()) return false;
+    if (input == 1) return !keeps();
+    // One step with no panels to come is two products of gemm's.
+    if (s.steps == 1) return input > 1 && packed;
+    return input > 1 && s.batch >= kInputRows;
+  }
+
   void run_direction(RnnScan<T>* scan, std::int64_t layer, std::int64_t direction, const T* x) {
     const RnnShape& s = stack.shape;
     const auto& group = stack.groups[static_cast<std::size_t>(layer * s.directions + direction)];
     const std::int64_t width = scan->cell.gates() * s.hidden, input = s.input_of(layer);
     RnnMemory scratch(stack.op);
-    const bool keep = scan->gates_kept(), norms = scan->norm.on;
+    const bool keep = scan->gates_kept();
     const C* bias = input_bias(scan->cell, group, s.hidden, &scratch);
     const C* gain = as_compute(group.norm_ih, width, &scratch);
-    // A reset before the product keeps r and z among the gates.
-    const bool within = kFormsInput && input == 1 && !keeps() && !norms && !scan->reset_before();
-    if (within) {
+    const RnnForms& forms = stack.forms[static_cast<std::size_t>(layer * s.directions + direction)];
+    // Elements of w_hh that are dropped make others of it.
+    const bool packed = forms.w_hh != nullptr && stack.random.weights <= 0;
+    const bool inside = within(*scan, input, packed);
+    if (inside) {
       scan->x = x;
       scan->w_x = group.w_ih;
       scan->b_x = bias;
+      scan->input = input;
     }
-    const std::int64_t part = within ? s.steps : steps_at_once(s, input, width, sizeof(C));
-    if (!within) {
+    const std::int64_t part = inside ? s.steps : steps_at_once(s, input, width, sizeof(C));
+    if (keep || !inside) {
       scan->gates =
           (keep ? kept() : scratch).template take<C>((keep ? s.steps : part) * s.batch * width);
     }
-    const RnnForms& forms = stack.forms[static_cast<std::size_t>(layer * s.directions + direction)];
-    // Elements of w_hh that are dropped make others of it.
-    void* prepared =
-        prepare_scan(stack.op, scan, stack.random.weights > 0 ? nullptr : &forms, &scratch);
+    void* prepared = prepare_scan(stack.op, scan, packed ? &forms : nullptr, &scratch);
     draw_zones(stack, layer * s.directions + direction, &scratch, scan);
     PreparedWeight of_call;  // several parts of the steps: W_ih is packed for all of them
     PreparedWeight* const w_ih = forms.w_ih == nullptr && part < s.steps ? &of_call : forms.w_ih;
@@ -216,9 +230,10 @@ struct Layers {
       scan->last = min_i(s.steps, i + part);
       const std::int64_t t = scan->reverse ? s.steps - scan->last : i;
       scan->gates_t = keep ? 0 : t;
-      if (!within) multiply_input(*scan, group, x, input, t, gain, bias, w_ih);
+      if (!inside) multiply_input(*scan, group, x, input, t, gain, bias, w_ih);
       run_scan(stack.op, *scan, i > 0, prepared);
     }
+    scan->x = nullptr;
     scan->product = nullptr;
     scan->dropped = nullptr;
     scan->fresh = scan->fresh_cell = nullptr;

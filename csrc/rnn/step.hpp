@@ -6,20 +6,27 @@
 
 namespace ARRAYNN_ISA_NAMESPACE {
 
-// x's share of z of one row, as its gates hold it or from an x of one element.
-template <class T>
+// x's share of z of one row, as its gates hold it, from an x of one element or from the tile's own
+// product: that of the vector at `at` whose sum with h is `sum`.
+enum class InputFrom : std::uint8_t { kGates, kElement, kTile };
+template <InputFrom kFrom, class T>
 struct InputShare {
   const T *gates, *w, *bias;
   Vec<T> x;
 
-  ARRAYNN_MEMBER Vec<T> load(std::int64_t at, std::int64_t width) const {
-#if !defined(ARRAYNN_CUDA)
-    if (w != nullptr) {  // as gemm sums: from 0, then the bias
-      const Vec<T> z = fma(x, load_lanes(w + at, width), Vec<T>::zero());
+  ARRAYNN_MEMBER Vec<T> load(std::int64_t at, std::int64_t width,
+                             [[maybe_unused]] const T* sum) const {
+    if constexpr (kFrom == InputFrom::kGates) {
+      return load_lanes(gates + at, width);
+    } else {  // as gemm sums: from 0, then the bias
+      Vec<T> z;
+      if constexpr (kFrom == InputFrom::kTile) {
+        z = Vec<T>::load(sum + kInputSums<T>);
+      } else {
+        z = fma(x, load_lanes(w + at, width), Vec<T>::zero());
+      }
       return bias != nullptr ? z + load_lanes(bias + at, width) : z;
     }
-#endif
-    return load_lanes(gates + at, width);
   }
 };
 
@@ -45,11 +52,24 @@ struct Step {
   ARRAYNN_MEMBER T* wide(std::int64_t b) const { return s.wide_at(t, b); }
   ARRAYNN_MEMBER C* norm_cell(std::int64_t b) const { return s.norm_cells(t) + b * s.hidden; }
   ARRAYNN_MEMBER const T* h(std::int64_t b) const { return s.h_before(t, b); }
-  ARRAYNN_MEMBER InputShare<C> input(std::int64_t b) const {
+  template <InputFrom kFrom>
+  ARRAYNN_MEMBER InputShare<kFrom, C> input(std::int64_t b) const {
+    if constexpr (kFrom == InputFrom::kGates) {
+      return {gates(b), nullptr, nullptr, Vec<C>::zero()};
+    } else if constexpr (kFrom == InputFrom::kTile) {
+      return {nullptr, nullptr, s.b_x, Vec<C>::zero()};
+    } else {
+      return {nullptr, s.w_x, s.b_x, Vec<C>::set1(s.x[t * s.batch + b])};
+    }
+  }
+  // f(InputFrom), compiled for each; a GPU has the first alone.
+  template <class F>
+  ARRAYNN_MEMBER void visit_input(const F& f) const {
 #if !defined(ARRAYNN_CUDA)
-    if (s.x != nullptr) return {nullptr, s.w_x, s.b_x, Vec<C>::set1(s.x[t * s.batch + b])};
+    if (s.multiplies_input()) return f(std::integral_constant<InputFrom, InputFrom::kTile>{});
+    if (s.x != nullptr) return f(std::integral_constant<InputFrom, InputFrom::kElement>{});
 #endif
-    return {gates(b), nullptr, nullptr, Vec<C>::zero()};
+    f(std::integral_constant<InputFrom, InputFrom::kGates>{});
   }
   // What W_hh multiplies.
   ARRAYNN_MEMBER const T* operand(std::int64_t b) const {
@@ -107,10 +127,11 @@ ARRAYNN_MEMBER Vec<Compute<T>> bound_gate(const Step<T>& step, const Activation&
 }
 
 // z = x's share + sum.
-template <class T>
+template <InputFrom kFrom = InputFrom::kGates, class T>
 ARRAYNN_MEMBER void add_gate(const Step<T>& step, const Activation& f, std::int64_t b,
                              std::int64_t at, std::int64_t width, Compute<T>* sum) {
-  const Vec<Compute<T>> x = step.input(b).load(at, width) + Vec<Compute<T>>::load(sum);
+  const Vec<Compute<T>> x =
+      step.template input<kFrom>(b).load(at, width, sum) + Vec<Compute<T>>::load(sum);
   bound_gate(step, f, b, at, width, x).store(sum);
 }
 
@@ -131,8 +152,10 @@ ARRAYNN_MEMBER void rnn_tile(const Step<T>& step, int groups, const Tile<Compute
   const RnnScan<T>& s = step.s;
   const std::int64_t n = tile.rows;
   for_units(tile, groups, 1, s.hidden, [&](std::int64_t unit, std::int64_t width, Compute<T>* z) {
-    for (std::int64_t r = 0; r < n; ++r)
-      add_gate(step, s.cell.main, tile.row[r], unit, width, z + r * kL);
+    step.visit_input([&](auto from) {
+      for (std::int64_t r = 0; r < n; ++r)
+        add_gate<from.value>(step, s.cell.main, tile.row[r], unit, width, z + r * kL);
+    });
   });
   activate_vectors(s.cell.main, tile.sums, n * groups);
   for_units(tile, groups, 1, s.hidden, [&](std::int64_t unit, std::int64_t width, Compute<T>* z) {
@@ -155,8 +178,17 @@ ARRAYNN_MEMBER void put_output(const Step<T>& step, std::int64_t b, std::int64_t
   }
 }
 
+// None of the options that a row's gates ask for: their loop is short enough for rows, and the product
+// that follows, to overlap.
+template <class T>
+ARRAYNN_MEMBER bool plain_lstm(const RnnScan<T>& s) {
+  const RnnCell& cell = s.cell;
+  return s.peephole == nullptr && s.norm.cell == nullptr && s.z == nullptr && !cell.input_forget &&
+         !cell.clips && !cell.clips_cell && !(cell.zone_cell > 0);
+}
+
 // A row's gates stay in registers. The output, which waits for c, is a loop of its own: rows overlap.
-template <LstmActivations kOf, class T>
+template <CellActivations kOf, InputFrom kFrom, bool kPlain, class T>
 ARRAYNN_RNN_APART void lstm_rows(const Step<T>& step, const Tile<Compute<T>>& tile) {
   using V = Vec<Compute<T>>;
   constexpr int kL = kLanes<T>;
@@ -164,39 +196,44 @@ ARRAYNN_RNN_APART void lstm_rows(const Step<T>& step, const Tile<Compute<T>>& ti
   const RnnCell& cell = s.cell;
   const std::int64_t n = tile.rows, unit = tile.unit, width = min_i(kL, s.hidden - unit);
   const std::int64_t h = s.hidden;
+  const bool peepholes = !kPlain && s.peephole != nullptr;
+  const bool norms = !kPlain && s.norm.cell != nullptr;
   V peep[3] = {V::zero(), V::zero(), V::zero()};
-  if (s.peephole != nullptr) {
+  if (peepholes) {
     for (int p = 0; p < 3; ++p) peep[p] = load_lanes(s.peephole + p * h + unit, width);
   }
+  const auto bounded = [&](const Activation& a, std::int64_t b, int gate, V z) {
+    return kPlain ? z : bound_gate(step, a, b, gate * h + unit, width, z);
+  };
   for (std::int64_t r = 0; r < n; ++r) {
     const std::int64_t b = tile.row[r];
     Compute<T>* z = tile.sums + r * kL;
     const V old = load_lanes(s.c_before(step.t, b) + unit, width);
-    const InputShare<Compute<T>> x = step.input(b);
-    V i = x.load(unit, width) + V::load(z);
-    V f = x.load(h + unit, width) + V::load(z + n * kL);
-    V g = x.load(2 * h + unit, width) + V::load(z + 2 * n * kL);
-    V o = x.load(3 * h + unit, width) + V::load(z + 3 * n * kL);
-    if (s.peephole != nullptr) {
+    const auto x = step.template input<kFrom>(b);
+    V i = x.load(unit, width, z) + V::load(z);
+    V f = x.load(h + unit, width, z + n * kL) + V::load(z + n * kL);
+    V g = x.load(2 * h + unit, width, z + 2 * n * kL) + V::load(z + 2 * n * kL);
+    V o = x.load(3 * h + unit, width, z + 3 * n * kL) + V::load(z + 3 * n * kL);
+    if (peepholes) {
       i = fma(peep[0], old, i);
       f = fma(peep[1], old, f);
     }
-    i = lstm_gate<kOf>(cell, bound_gate(step, cell.gate, b, unit, width, i));
-    f = lstm_gate<kOf>(cell, bound_gate(step, cell.gate, b, h + unit, width, f));
-    g = lstm_main<kOf>(cell.main, bound_gate(step, cell.main, b, 2 * h + unit, width, g));
-    if (cell.input_forget) i = V::set1(1) - f;
+    i = gate_of<kOf>(cell, bounded(cell.gate, b, 0, i));
+    f = gate_of<kOf>(cell, bounded(cell.gate, b, 1, f));
+    g = main_of<kOf>(cell.main, bounded(cell.main, b, 2, g));
+    if (!kPlain && cell.input_forget) i = V::set1(1) - f;
     V c = fma(f, old, i * g);
-    if (cell.clips_cell) c = clamp(c, step.bounds.c);
-    if (s.norm.cell != nullptr) store_lanes(c, step.norm_cell(b) + unit, width);
-    if (cell.zone_cell > 0) {
+    if (!kPlain && cell.clips_cell) c = clamp(c, step.bounds.c);
+    if (norms) store_lanes(c, step.norm_cell(b) + unit, width);
+    if (!kPlain && cell.zone_cell > 0) {
       const Compute<T>* fresh = s.fresh_cell;
       if (fresh != nullptr) fresh += (step.t * s.batch + b) * h + unit;
       store_lanes(zoned(cell.zone_cell, fresh, c, old, width), step.cells(b) + unit, width);
     } else {
       store_lanes(c, step.cells(b) + unit, width);
     }
-    if (s.peephole != nullptr) o = fma(peep[2], c, o);
-    o = lstm_gate<kOf>(cell, bound_gate(step, cell.gate, b, 3 * h + unit, width, o));
+    if (peepholes) o = fma(peep[2], c, o);
+    o = gate_of<kOf>(cell, bounded(cell.gate, b, 3, o));
     if (s.keep_gates) {
       Compute<T>* kept = step.gates(b) + unit;
       store_lanes(i, kept, width);
@@ -204,23 +241,28 @@ ARRAYNN_RNN_APART void lstm_rows(const Step<T>& step, const Tile<Compute<T>>& ti
       store_lanes(g, kept + 2 * h, width);
     }
     // Where c is normalised the output waits for the whole of it.
-    if (s.keep_gates || s.norm.cell != nullptr) {
-      store_lanes(o, step.gates(b) + 3 * h + unit, width);
-    }
+    if (s.keep_gates || norms) store_lanes(o, step.gates(b) + 3 * h + unit, width);
     c.store(z);
     o.store(z + n * kL);
   }
-  if (s.norm.cell != nullptr) return;
+  if (norms) return;
   for (std::int64_t r = 0; r < n; ++r) {
     const Compute<T>* c = tile.sums + r * kL;
-    const V out = lstm_main<kOf>(cell.output, V::load(c));
+    const V out = main_of<kOf>(cell.output, V::load(c));
     put_output(step, tile.row[r], unit, width, V::load(c + n * kL) * out);
   }
 }
 
 template <class T>
 ARRAYNN_MEMBER void lstm_tile(const Step<T>& step, const Tile<Compute<T>>& tile) {
-  visit_lstm(step.s.cell, [&](auto of) { lstm_rows<of.value>(step, tile); });
+  visit_cell(step.s.cell, [&](auto of) {
+    step.visit_input([&](auto from) {
+      if constexpr (of.value == CellActivations::kUsual) {
+        if (plain_lstm(step.s)) return lstm_rows<of.value, from.value, true>(step, tile);
+      }
+      lstm_rows<of.value, from.value, false>(step, tile);
+    });
+  });
 }
 
 // n + z (h - n) of one vector of a row; n and z lie in the tile.
@@ -231,39 +273,48 @@ ARRAYNN_MEMBER void blend(const Step<T>& step, std::int64_t b, std::int64_t unit
   put_h(step, b, unit, width, fma(z, h - n, n));
 }
 
-template <class T>
-ARRAYNN_MEMBER void gru_tile(const Step<T>& step, const Tile<Compute<T>>& tile) {
+// As an LSTM's: h waits for r, z and then n.
+template <CellActivations kOf, InputFrom kFrom, class T>
+ARRAYNN_RNN_APART void gru_rows(const Step<T>& step, const Tile<Compute<T>>& tile) {
   using V = Vec<Compute<T>>;
   constexpr int kL = kLanes<T>;
   const RnnScan<T>& s = step.s;
+  const RnnCell& cell = s.cell;
   const std::int64_t n = tile.rows, unit = tile.unit, width = min_i(kL, s.hidden - unit);
   const std::int64_t h = s.hidden;
   Compute<T>*zr = tile.sums, *zz = zr + n * kL, *zn = zz + n * kL;
   const V bias = s.b_hn != nullptr ? load_lanes(s.b_hn + unit, width) : V::zero();
-  for (std::int64_t r = 0; r < n; ++r) {
-    add_gate(step, s.cell.gate, tile.row[r], unit, width, zr + r * kL);
-    add_gate(step, s.cell.gate, tile.row[r], h + unit, width, zz + r * kL);
-  }
-  activate_vectors(s.cell.gate, zr, 2 * n);
-  for (std::int64_t r = 0; r < n; ++r) {
-    const std::int64_t b = tile.row[r];
-    const V reset = V::load(zr + r * kL), inner = V::load(zn + r * kL) + bias;
-    const V z = fma(reset, inner, step.input(b).load(2 * h + unit, width));
-    bound_gate(step, s.cell.main, b, 2 * h + unit, width, z).store(zn + r * kL);
+  for (std::int64_t i = 0; i < n * kL; i += kL) {
+    const std::int64_t b = tile.row[i / kL];
+    const auto x = step.template input<kFrom>(b);
+    const V r = x.load(unit, width, zr + i) + V::load(zr + i);
+    const V z = x.load(h + unit, width, zz + i) + V::load(zz + i);
+    const V reset = gate_of<kOf>(cell, bound_gate(step, cell.gate, b, unit, width, r));
+    const V kept = gate_of<kOf>(cell, bound_gate(step, cell.gate, b, h + unit, width, z));
+    const V inner = V::load(zn + i) + bias;
+    const V value = fma(reset, inner, x.load(2 * h + unit, width, zn + i));
     if (s.keep_gates) {
-      Compute<T>* kept = step.gates(b) + unit;
+      Compute<T>* gates = step.gates(b) + unit;
       store_lanes(inner, step.inner(b) + unit, width);
-      store_lanes(reset, kept, width);
-      store_lanes(V::load(zz + r * kL), kept + h, width);
+      store_lanes(reset, gates, width);
+      store_lanes(kept, gates + h, width);
     }
+    kept.store(zz + i);
+    bound_gate(step, cell.main, b, 2 * h + unit, width, value).store(zn + i);
   }
-  activate_vectors(s.cell.main, zn, n);
-  for (std::int64_t r = 0; r < n; ++r) {
-    const std::int64_t b = tile.row[r];
-    const V value = V::load(zn + r * kL);
+  for (std::int64_t i = 0; i < n * kL; i += kL) {
+    const std::int64_t b = tile.row[i / kL];
+    const V value = main_of<kOf>(cell.main, V::load(zn + i));
     if (s.keep_gates) store_lanes(value, step.gates(b) + 2 * h + unit, width);
-    blend(step, b, unit, width, V::load(zz + r * kL), value);
+    blend(step, b, unit, width, V::load(zz + i), value);
   }
+}
+
+template <class T>
+ARRAYNN_MEMBER void gru_tile(const Step<T>& step, const Tile<Compute<T>>& tile) {
+  visit_cell(step.s.cell, [&](auto of) {
+    step.visit_input([&](auto from) { gru_rows<of.value, from.value>(step, tile); });
+  });
 }
 
 // The reset before the product: r and z first, then n from (r h) W_hn'.

@@ -125,12 +125,12 @@ ARRAYNN_MEMBER Vec<T> row_of(const Column<T>& c, std::int64_t r) {
 }
 
 // through() for one row of an LSTM.
-template <LstmActivations kOf, class T>
+template <CellActivations kOf, class T>
 ARRAYNN_MEMBER Vec<Compute<T>> lstm_through(const Back<T>& step, int gate, std::int64_t b,
                                             std::int64_t unit, std::int64_t width,
                                             Vec<Compute<T>> y, Vec<Compute<T>> d) {
   const RnnCell& cell = step.s.cell;
-  if constexpr (kOf == LstmActivations::kUsual) {
+  if constexpr (kOf == CellActivations::kUsual) {
     if (cell.clips) d = unbounded(step, b, gate * step.s.hidden + unit, width, d);
     return gate == 2 ? tanh_back(y, d) : sigmoid_back(y, d);
   } else {
@@ -152,15 +152,15 @@ template <class T>
 struct OutputGradients {
   Vec<T> o, c;
 };
-template <LstmActivations kOf, class T>
+template <CellActivations kOf, class T>
 ARRAYNN_MEMBER OutputGradients<Compute<T>> through_output(const Back<T>& step, std::int64_t b,
                                                           std::int64_t unit, std::int64_t width,
                                                           Vec<Compute<T>> c, Vec<Compute<T>> o,
                                                           Vec<Compute<T>> dh) {
   const Activation& f = step.s.cell.output;
-  const Vec<Compute<T>> out = lstm_main<kOf>(f, c);
+  const Vec<Compute<T>> out = main_of<kOf>(f, c);
   const Vec<Compute<T>> dout = lstm_through<kOf>(step, 3, b, unit, width, o, dh * out);
-  if constexpr (kOf == LstmActivations::kUsual) {
+  if constexpr (kOf == CellActivations::kUsual) {
     return {dout, tanh_back(out, dh * o)};
   } else {
     alignas(64) Compute<T> at[kLanes<T>], gradient[kLanes<T>];
@@ -177,7 +177,7 @@ ARRAYNN_MEMBER OutputGradients<Compute<T>> through_output(const Back<T>& step, s
 }
 
 // With a norm of c, what comes before lstm_column(): gradients of o and of LN(c).
-template <LstmActivations kOf, class T>
+template <CellActivations kOf, class T>
 ARRAYNN_RNN_APART void output_rows(const Back<T>& step, const Column<Compute<T>>& col) {
   using V = Vec<Compute<T>>;
   const RnnScan<T>& s = step.s;
@@ -202,11 +202,11 @@ ARRAYNN_RNN_APART void output_rows(const Back<T>& step, const Column<Compute<T>>
 }
 template <class T>
 ARRAYNN_MEMBER void output_column(const Back<T>& step, const Column<Compute<T>>& col) {
-  visit_lstm(step.s.cell, [&](auto of) { output_rows<of.value>(step, col); });
+  visit_cell(step.s.cell, [&](auto of) { output_rows<of.value>(step, col); });
 }
 
 // All of a row stays in registers.
-template <LstmActivations kOf, class T>
+template <CellActivations kOf, class T>
 ARRAYNN_RNN_APART void lstm_column_rows(const Back<T>& step, const Column<Compute<T>>& col) {
   using V = Vec<Compute<T>>;
   const RnnScan<T>& s = step.s;
@@ -280,7 +280,7 @@ ARRAYNN_RNN_APART void lstm_column_rows(const Back<T>& step, const Column<Comput
 
 template <class T>
 ARRAYNN_MEMBER void lstm_column(const Back<T>& step, const Column<Compute<T>>& col) {
-  visit_lstm(step.s.cell, [&](auto of) { lstm_column_rows<of.value>(step, col); });
+  visit_cell(step.s.cell, [&](auto of) { lstm_column_rows<of.value>(step, col); });
 }
 
 // r z n of a GRU whose product comes before the reset; z and n of one whose reset comes before.

@@ -18,6 +18,13 @@ constexpr int tile_rows([[maybe_unused]] int vectors) {
 #endif
 }
 inline constexpr int kMaxTileRows = tile_rows(2);
+inline constexpr int kMaxTileVectors =
+    4 * tile_rows(4) > 3 * tile_rows(3)
+        ? (4 * tile_rows(4) > 2 * tile_rows(2) ? 4 * tile_rows(4) : 2 * tile_rows(2))
+        : (3 * tile_rows(3) > 2 * tile_rows(2) ? 3 * tile_rows(3) : 2 * tile_rows(2));
+// Where a step multiplies its input, that product lies so far behind the sum it belongs to.
+template <class T>
+inline constexpr int kInputSums = kMaxTileVectors * kLanes<T>;
 
 // The sums of a tile: v-th vector of row r at sums + (v * rows + r) kLanes.
 template <class T>
