@@ -1,7 +1,6 @@
 // The axes of a convolution as its kernels take them, with the storage of their taps.
 #pragma once
 #include <algorithm>
-#include <utility>
 #include <vector>
 
 #include "conv/conv.hpp"
@@ -124,32 +123,35 @@ inline bool skips_positions(const AxisSizes& s) {
   return false;
 }
 
-// The residues of an axis that some tap hits, by the source positions that they read: with a kernel as
-// long as the stride all read the same. At most `most` together.
-inline std::vector<std::vector<Axis>> residue_groups(const AxisSizes& s, bool flip,
-                                                     std::int64_t most) {
-  std::vector<std::vector<Axis>> groups;
+// All residues of an axis, of which the first has most positions.
+inline std::vector<Axis> residues_of(const AxisSizes& s, bool flip) {
+  std::vector<Axis> axes;
   for (std::int64_t r = 0; r < std::min(s.stride, s.in); ++r) {
-    Axis axis = backward_axis(s, flip, r);
-    if (axis.offset.empty()) continue;
-    const bool joins = !groups.empty() && std::ssize(groups.back()) < most &&
-                       groups.back()[0].offset == axis.offset &&
-                       groups.back()[0].view.count == axis.view.count;
-    if (!joins) groups.emplace_back();
-    groups.back().push_back(std::move(axis));
+    axes.push_back(backward_axis(s, flip, r));
   }
-  return groups;
+  return axes;
 }
 
-// All residues of an axis.
-inline std::vector<DirectAxis> finish_residues(const AxisSizes& s, bool flip,
-                                               std::vector<Axis>* axes) {
-  for (std::int64_t r = 0; r < std::min(s.stride, s.in); ++r) {
-    axes->push_back(backward_axis(s, flip, r));
-  }
+inline std::vector<DirectAxis> finish(std::vector<Axis>& axes) {
   std::vector<DirectAxis> views;
-  for (Axis& axis : *axes) views.push_back(axis.finish());
+  for (Axis& axis : axes) views.push_back(axis.finish());
   return views;
+}
+
+// From the first to the last position that the taps of all residues see.
+inline DirectAxis span_of(const std::vector<DirectAxis>& residues, std::int64_t (&ends)[2]) {
+  DirectAxis all = residues[0];
+  all.taps = 0;
+  all.offset = ends;
+  all.plane = nullptr;
+  for (const DirectAxis& one : residues) {
+    if (one.taps == 0) continue;
+    const std::int64_t first = one.offset[0], last = one.offset[one.taps - 1];
+    ends[0] = all.taps == 0 ? first : std::min(ends[0], first);
+    ends[1] = all.taps == 0 ? last : std::max(ends[1], last);
+    all.taps = 2;
+  }
+  return all;
 }
 
 }  // namespace arraynn

@@ -7,8 +7,8 @@
 #include "conv/choice.hpp"
 #include "conv/conv_pool.hpp"
 #include "conv/lanes.hpp"
-#include "conv/phases.hpp"
 #include "conv/product.hpp"
+#include "conv/residues.hpp"
 #include "core/arena.hpp"
 #include "core/index.hpp"
 #include "core/parallel.hpp"
@@ -33,12 +33,11 @@ void run_kernel(const Conv2dProblem& p, const ConvKernel<Problem>& kernel, const
 
 // What tells apart the forms of one weight: the algorithm, the group and its taps in order.
 template <class T>
-FormKey form_key(Algorithm algorithm, const PhasedConv<T>& d) {
+FormKey form_key(Algorithm algorithm, const ResidueConv<T>& d) {
   FormKey key{static_cast<std::int64_t>(current_isa()), static_cast<std::int64_t>(algorithm),
               d.out_channel, d.columns, d.channels};
-  for (std::int64_t i = 0; i < d.phase_count; ++i) {
-    const PhasedConv<T> one = d.of_phase(i);
-    for (const DirectAxis* axis : {&one.h, &one.w}) {
+  for (std::int64_t i = 0; i < d.residues(); ++i) {
+    for (const DirectAxis* axis : {&d.h_at(i), &d.w_at(i)}) {
       key.push_back(axis->taps);
       key.insert(key.end(), axis->kernel, axis->kernel + axis->taps);
     }
@@ -47,14 +46,13 @@ FormKey form_key(Algorithm algorithm, const PhasedConv<T>& d) {
 }
 
 template <class T>
-void run_conv(const Conv2dProblem& p, const PhasedConv<T>& call) {
+void run_conv(const Conv2dProblem& p, const ResidueConv<T>& call) {
   if (call.n == 0 || call.columns == 0 || call.h.count == 0 || call.w.count == 0) return;
-  PhasedConv<T> d = call;
-  const double flop = 2.0 * static_cast<double>(d.channels * d.h.taps * d.w.taps);
-  const int threads =
-      threads_for(static_cast<double>(d.n * d.h.count * d.w.count * d.columns * d.phase_count) *
-                      (flop + kFlopPerElement),
-                  kFlopPerThread);
+  ResidueConv<T> d = call;
+  const double flop = 2.0 * static_cast<double>(d.channels * d.taps()) +
+                      kFlopPerElement * static_cast<double>(d.residues());
+  const int threads = threads_for(
+      static_cast<double>(d.n * d.h.count * d.w.count * d.columns) * flop, kFlopPerThread);
   const bool winograd = is_winograd(p.algorithm, d);
   if (!winograd && is_first(d)) {
     return run_kernel<DirectConv<T>>(p, first_kernels().of<T>(), d, threads, "first",
@@ -68,7 +66,7 @@ void run_conv(const Conv2dProblem& p, const PhasedConv<T>& call) {
       return run_kernel<DirectConv<T>>(p, by_tiles, d, threads, "winograd",
                                        d.pool != nullptr ? pooled : kWinogradReason);
     }
-    run_kernel<PhasedConv<T>>(
+    run_kernel<ResidueConv<T>>(
         p, direct, d, threads, "direct",
         d.pool != nullptr ? pooled
                           : "strips staged once and walked in place by the matrix microkernel");
@@ -162,21 +160,13 @@ void for_groups(const Conv2dProblem& p, const T* weight, const ConvEpilogue<T>& 
   }
 }
 
+// `d` has its axes.
 template <class T>
 void run_groups(const Conv2dProblem& p, bool by_x, const T* src, const T* weight,
-                const ConvEpilogue<T>& e, T* out, const DirectAxis& h, const DirectAxis& w,
-                const DirectDepth& depth, const std::vector<DirectPhase>& phases = {}) {
-  PhasedConv<T> d{};
-  if (phases.size() > 1) {
-    d.phases = phases.data();
-    d.phase_count = std::ssize(phases);
-  }
-  d.n = p.n * depth.count;
-  d.h = h;
-  d.w = w;
-  d.depth = depth;
+                const ConvEpilogue<T>& e, T* out, ResidueConv<T>& d) {
+  d.n = p.n * d.depth.count;
   set_arrays(p, by_x, src, e, out, d);
-  for_groups(p, weight, e, d, [&](const PhasedConv<T>& one) { run_conv(p, one); });
+  for_groups(p, weight, e, d, [&](const ResidueConv<T>& one) { run_conv(p, one); });
 }
 
 template <class T>
@@ -198,14 +188,19 @@ void forward(const Conv2dProblem& p, const T* x, const T* weight, const ConvEpil
                          e);
   }
   if (pooled && is_tall(*e.pool, p.oc / p.groups)) return pool_by_samples(p, x, weight, e, y);
+  ResidueConv<T> d{};
+  d.w = w.finish();
   if (p.is_volume()) {
     const Axis depth = forward_axis(axis_d(p), p.flip_kernel);
     return for_depths(depth, p.oh * p.ow, [&](const Axis& planes) {
       Axis rows = with_depth(h, planes, p.kh);
-      run_groups(p, false, x, weight, e, y, rows.finish(), w.finish(), depth_of(planes, p.od));
+      d.h = rows.finish();
+      d.depth = depth_of(planes, p.od);
+      run_groups(p, false, x, weight, e, y, d);
     });
   }
-  run_groups(p, false, x, weight, e, y, h.finish(), w.finish(), DirectDepth{});
+  d.h = h.finish();
+  run_groups(p, false, x, weight, e, y, d);
 }
 
 template <class T>
@@ -217,13 +212,13 @@ void fill_zero(T* out, std::int64_t count) {
            });
 }
 
-// dx of every position without a tap: activation(bias + residual).
+// dx of positions without a tap: activation(bias + residual), everywhere.
 template <class T>
 void fill_epilogue(const Conv2dProblem& p, const ConvEpilogue<T>& e, T* dx) {
   if (e.bias == nullptr && e.residual == nullptr && e.activation.kind == ActivationKind::kNone) {
     return fill_zero(dx, p.x_size());
   }
-  PhasedConv<T> d{};
+  ResidueConv<T> d{};
   d.n = p.n;
   const std::int64_t height = p.id * p.ih;  // no tap tells planes from rows
   d.h = {height, 1, height, 1, 0, 0, nullptr, nullptr};
@@ -242,86 +237,91 @@ void fill_epilogue(const Conv2dProblem& p, const ConvEpilogue<T>& e, T* dx) {
 template <class T>
 void backward_x_depthwise(const Conv2dProblem& p, const T* dy, const T* weight,
                           const ConvEpilogue<T>& e, T* dx) {
-  std::vector<Axis> depths, rows, columns;
-  const std::vector<DirectAxis> depth = finish_residues(axis_d(p), p.flip_kernel, &depths);
-  const std::vector<DirectAxis> h = finish_residues(axis_h(p), p.flip_kernel, &rows);
-  const std::vector<DirectAxis> w = finish_residues(axis_w(p), p.flip_kernel, &columns);
+  std::vector<Axis> depths = residues_of(axis_d(p), p.flip_kernel);
+  std::vector<Axis> rows = residues_of(axis_h(p), p.flip_kernel);
+  std::vector<Axis> columns = residues_of(axis_w(p), p.flip_kernel);
+  const std::vector<DirectAxis> depth = finish(depths), h = finish(rows), w = finish(columns);
   DepthwiseResidues<T> d{depthwise_of(p, depth[0], h[0], w[0], dy, weight, e, dx, true)};
   d.d_residues = depth.data();
   d.h_residues = h.data();
   d.w_residues = w.data();
-  d.d_count = static_cast<std::int64_t>(depth.size());
-  d.h_count = static_cast<std::int64_t>(h.size());
-  d.w_count = static_cast<std::int64_t>(w.size());
+  d.d_count = std::ssize(depth);
+  d.h_count = std::ssize(h);
+  d.w_count = std::ssize(w);
   run_depthwise(p, d, e);
 }
 
-// From the first to the last position that the taps of all residues see.
-DirectAxis span_of(const std::vector<DirectAxis>& residues, std::int64_t (&ends)[2]) {
-  DirectAxis all = residues[0];  // which has most positions
-  all.out_begin = all.taps = 0;
-  all.offset = ends;
-  for (const DirectAxis& one : residues) {
-    if (one.taps == 0) continue;
-    const std::int64_t first = one.offset[0], last = one.offset[one.taps - 1];
-    ends[0] = all.taps == 0 ? first : std::min(ends[0], first);
-    ends[1] = all.taps == 0 ? last : std::max(ends[1], last);
-    all.taps = 2;
+// Residues of both axes, and what they span.
+struct Residues {
+  std::vector<DirectAxis> h, w;
+  std::int64_t ends_h[2] = {}, ends_w[2] = {};
+
+  template <class T>
+  ResidueConv<T> conv() {
+    ResidueConv<T> d{};
+    d.h = h.size() == 1 ? h[0] : span_of(h, ends_h);
+    d.w = w.size() == 1 ? w[0] : span_of(w, ends_w);
+    d.h_residues = h.data();
+    d.w_residues = w.data();
+    d.h_count = std::ssize(h);
+    d.w_count = std::ssize(w);
+    return d;
   }
-  return all;
-}
+};
 
 // False if there is a better way.
 template <class T>
 bool backward_x_few(const Conv2dProblem& p, const T* dy, const T* weight, const ConvEpilogue<T>& e,
                     T* dx) {
   if (!is_few(p)) return false;
-  std::vector<Axis> rows, columns;
-  const std::vector<DirectAxis> h = finish_residues(axis_h(p), p.flip_kernel, &rows);
-  const std::vector<DirectAxis> w = finish_residues(axis_w(p), p.flip_kernel, &columns);
-  if (p.algorithm == Algorithm::kWinograd && three_in_a_row(h[0]) && three_in_a_row(w[0])) {
+  std::vector<Axis> rows = residues_of(axis_h(p), p.flip_kernel);
+  std::vector<Axis> columns = residues_of(axis_w(p), p.flip_kernel);
+  Residues residues{finish(rows), finish(columns)};
+  if (p.algorithm == Algorithm::kWinograd && three_in_a_row(residues.h[0]) &&
+      three_in_a_row(residues.w[0])) {
     return false;
   }
-  std::int64_t ends_h[2] = {}, ends_w[2] = {};
-  FewConv<T> d{};
+  auto d = residues.conv<T>();
   d.n = p.n;
-  d.h = span_of(h, ends_h);
-  d.w = span_of(w, ends_w);
-  d.h_residues = h.data();
-  d.w_residues = w.data();
-  d.h_count = std::ssize(h);
-  d.w_count = std::ssize(w);
-  const auto taps = [](const std::vector<DirectAxis>& axes) {
-    std::int64_t count = 0;
-    for (const DirectAxis& axis : axes) count += axis.taps;
-    return count;
-  };
-  d.taps = taps(h) * taps(w);
-  if (d.taps == 0) return true;  // the epilogue was all
+  if (d.taps() == 0) return true;  // the epilogue was all
   set_arrays(p, true, dy, e, dx, d);
   const double work = p.flop() + kFlopPerElement * static_cast<double>(p.x_size());
   const int threads = threads_for(work / static_cast<double>(p.groups), kFlopPerThread);
-  for_groups(p, weight, e, d, [&](const FewConv<T>& one) {
+  for_groups(p, weight, e, d, [&](const ResidueConv<T>& one) {
     run_kernel(p, few_kernels().of<T>(), one, threads, "few",
                "few results: vectors lie along the rows of planes");
   });
   return true;
 }
 
-// By x, all pairs of residues that read the same source positions.
+// By x, residues of a call: the results of a strip wait for one another. Those of a row stay together.
+constexpr std::int64_t kMostResidues = 16;
+
+// Rows of results that no tap reaches are left out, and in channels_last columns, which no row has to wait for.
 template <class T>
-void run_phases(const Conv2dProblem& p, const T* dy, const T* weight, const ConvEpilogue<T>& e,
-                T* dx, std::vector<Axis>& h, std::vector<Axis>& w, const DirectDepth& depth) {
-  const DirectAxis rows = h[0].finish(), columns = w[0].finish();
-  std::vector<DirectPhase> phases;
-  for (Axis& i : h) {
-    for (Axis& j : w) {
-      const DirectAxis &row = i.finish(), &column = j.finish();
-      phases.push_back({row.kernel, column.kernel, row.out_begin - rows.out_begin,
-                        column.out_begin - columns.out_begin});
+void run_residues(const Conv2dProblem& p, const T* dy, const T* weight, const ConvEpilogue<T>& e,
+                  T* dx, std::vector<Axis>& rows, std::vector<Axis>& columns,
+                  const DirectDepth& depth) {
+  const std::vector<DirectAxis> h = finish(rows);
+  std::vector<DirectAxis> w = finish(columns);
+  if (p.channels_last) std::erase_if(w, [](const DirectAxis& axis) { return axis.taps == 0; });
+  if (w.empty()) return;
+  const std::int64_t most = std::max<std::int64_t>(1, kMostResidues / std::ssize(w));
+  // Planes that no depth of the kernel reaches are in a call as well.
+  const auto reached = [&](const DirectAxis& axis) { return axis.taps > 0 || depth.taps == 0; };
+  for (auto first = h.begin(); first != h.end();) {
+    auto end = first;
+    while (end != h.end() && reached(*end) && end - first < most) ++end;
+    if (end == first) {
+      ++first;
+      continue;
     }
+    Residues residues{{first, end}, w};
+    auto d = residues.conv<T>();
+    d.depth = depth;
+    run_groups(p, true, dy, weight, e, dx, d);
+    first = end;
   }
-  run_groups(p, true, dy, weight, e, dx, rows, columns, depth, phases);
 }
 
 template <class T>
@@ -333,20 +333,16 @@ void backward_x(const Conv2dProblem& p, const T* dy, const T* weight, const Conv
   if (skips && p.plan == nullptr) fill_epilogue(p, e, dx);
   if (is_depthwise(p, true)) return backward_x_depthwise(p, dy, weight, e, dx);
   if (backward_x_few(p, dy, weight, e, dx)) return;
-  for (std::vector<Axis>& h : residue_groups(axis_h(p), p.flip_kernel, kMostPhases)) {
-    for (std::vector<Axis>& w : residue_groups(axis_w(p), p.flip_kernel, kMostPhases)) {
-      if (!p.is_volume()) {
-        run_phases(p, dy, weight, e, dx, h, w, DirectDepth{});
-        continue;
-      }
-      for (const auto& depths : residue_groups(axis_d(p), p.flip_kernel, 1)) {
-        for_depths(depths[0], p.ih * p.iw, [&](const Axis& planes) {
-          std::vector<Axis> rows;
-          for (const Axis& axis : h) rows.push_back(with_depth(axis, planes, p.kh));
-          run_phases(p, dy, weight, e, dx, rows, w, depth_of(planes, p.id));
-        });
-      }
-    }
+  std::vector<Axis> h = residues_of(axis_h(p), p.flip_kernel);
+  std::vector<Axis> w = residues_of(axis_w(p), p.flip_kernel);
+  if (!p.is_volume()) return run_residues(p, dy, weight, e, dx, h, w, DirectDepth{});
+  for (const Axis& depth : residues_of(axis_d(p), p.flip_kernel)) {
+    if (depth.offset.empty()) continue;
+    for_depths(depth, p.ih * p.iw, [&](const Axis& planes) {
+      std::vector<Axis> rows;
+      for (const Axis& axis : h) rows.push_back(with_depth(axis, planes, p.kh));
+      run_residues(p, dy, weight, e, dx, rows, w, depth_of(planes, p.id));
+    });
   }
 }
 

@@ -8,6 +8,7 @@
 //   sums      [residue][row][result][column] of a strip, over the blocks of channels in order
 // Within a block sums run over kernel row, kernel column, channel.
 #include "conv/lanes.hpp"
+#include "conv/residues.hpp"
 #include "core/index.hpp"
 #include "core/parallel.hpp"
 #include "gemm/blocking.hpp"
@@ -43,7 +44,7 @@ struct Layout {
 };
 
 template <class T>
-Layout<T> make_layout(const FewConv<T>& d) {
+Layout<T> make_layout(const ResidueConv<T>& d) {
   constexpr int kL = kLanes<T>;
   const auto item = static_cast<std::int64_t>(sizeof(T));
   Layout<T> l{};
@@ -59,7 +60,7 @@ Layout<T> make_layout(const FewConv<T>& d) {
   const std::int64_t sums = d.residues() * d.columns * l.width;
   const std::int64_t fitting = (kStripBytes / item - (l.span_h - 1) * l.row) / (l.row + sums);
   l.rows = min_i(d.h.count, max_i(1, fitting));
-  l.taps = d.taps;
+  l.taps = d.taps();
   l.blocks = ceil_div(d.channels, kChannels);
   l.staged = (l.rows - 1 + l.span_h) * l.row;
   l.sums = l.rows * sums;
@@ -70,7 +71,7 @@ Layout<T> make_layout(const FewConv<T>& d) {
 }
 
 template <class T>
-std::int64_t few_scratch(const FewConv<T>& d, int threads) {
+std::int64_t few_scratch(const ResidueConv<T>& d, int threads) {
   const Layout<T> l = make_layout(d);
   return l.packed + threads * l.bytes;
 }
@@ -81,7 +82,7 @@ Range block_range(std::int64_t channels, std::int64_t block) {
 
 // One source row of the channels of a block.
 template <class T>
-void stage_row(const FewConv<T>& d, const Layout<T>& l, std::int64_t sample, std::int64_t row,
+void stage_row(const ResidueConv<T>& d, const Layout<T>& l, std::int64_t sample, std::int64_t row,
                Range channels, T* dst) {
   const std::int64_t count = channels.end - channels.begin, first = d.w.offset[0];
   const bool inside = row >= 0 && row < d.h.size;
@@ -193,16 +194,16 @@ FewUkernel<T> few_of(std::int64_t results, std::int64_t vectors) {
 
 // f(h, w, number) of every residue with taps.
 template <class T, class F>
-ARRAYNN_INLINE void for_residues(const FewConv<T>& d, const F& f) {
+ARRAYNN_INLINE void for_residues(const ResidueConv<T>& d, const F& f) {
   for (std::int64_t i = 0; i < d.residues(); ++i) {
-    const DirectAxis &h = d.h_residues[i / d.w_count], &w = d.w_residues[i % d.w_count];
+    const DirectAxis &h = d.h_at(i), &w = d.w_at(i);
     if (h.taps > 0 && w.taps > 0) f(h, w, i);
   }
 }
 
 // Packed weights of one block of channels.
 template <class T>
-void pack_block(const FewConv<T>& d, Range channels, T* dst) {
+void pack_block(const ResidueConv<T>& d, Range channels, T* dst) {
   for_residues(d, [&](const DirectAxis& h, const DirectAxis& w, std::int64_t) {
     for (std::int64_t i = 0; i < h.taps; ++i) {
       for (std::int64_t k = 0; k < w.taps; ++k) {
@@ -219,7 +220,7 @@ void pack_block(const FewConv<T>& d, Range channels, T* dst) {
 
 // Where the products of a block of `channels` meet the staged rows; returns their number.
 template <class T>
-std::int64_t fill_offsets(const FewConv<T>& d, const Layout<T>& l, const DirectAxis& h,
+std::int64_t fill_offsets(const ResidueConv<T>& d, const Layout<T>& l, const DirectAxis& h,
                           const DirectAxis& w, std::int64_t channels, std::int64_t* offset) {
   const std::int64_t* const first = offset;
   for (std::int64_t i = 0; i < h.taps; ++i) {
@@ -235,8 +236,8 @@ std::int64_t fill_offsets(const FewConv<T>& d, const Layout<T>& l, const DirectA
 
 // A row of sums of one result goes to its pixels, `step` elements apart.
 template <class T>
-void finish_row(const FewConv<T>& d, T* sums, std::int64_t count, std::int64_t j, std::int64_t at,
-                std::int64_t step) {
+void finish_row(const ResidueConv<T>& d, T* sums, std::int64_t count, std::int64_t j,
+                std::int64_t at, std::int64_t step) {
   constexpr int kL = kLanes<T>;
   const Vec<T> bias = Vec<T>::set1(d.bias != nullptr ? d.bias[j] : T(0));
   for (std::int64_t b = 0; b < count; b += kL) (Vec<T>::load(sums + b) + bias).store(sums + b);
@@ -257,7 +258,7 @@ void finish_row(const FewConv<T>& d, T* sums, std::int64_t count, std::int64_t j
 }
 
 template <class T>
-void run_strip(const FewConv<T>& d, const Layout<T>& l, std::int64_t sample, Range rows,
+void run_strip(const ResidueConv<T>& d, const Layout<T>& l, std::int64_t sample, Range rows,
                const T* packed, std::int64_t* offset, T* staged, T* sums) {
   constexpr int kL = kLanes<T>;
   const std::int64_t ld = l.width, residue = l.rows * d.columns * ld;
@@ -303,7 +304,7 @@ void run_strip(const FewConv<T>& d, const Layout<T>& l, std::int64_t sample, Ran
 }
 
 template <class T>
-void run_few(const FewConv<T>& d, int threads, void* scratch) {
+void run_few(const ResidueConv<T>& d, int threads, void* scratch) {
   parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
     const Layout<T> l = make_layout(d);
     T* packed = static_cast<T*>(scratch);

@@ -279,10 +279,9 @@ void run_strip(const DirectConv<T>& d, const Plan<T>& p, Range rows, const Membe
     if (d.pool != nullptr) {
       finish_panel(pooled_panel(d, *pooled, strip_rows, panel, parts.output));
     } else if (!d.channels_last) {
-      store_planes(
-          d, parts.output, first_row,
-          rows.end % tile_rows == 0 ? rows.end / tile_rows * d.h.count : output_row(rows.end), j0,
-          columns);
+      const std::int64_t last_row =
+          rows.end % tile_rows == 0 ? rows.end / tile_rows * d.h.count : output_row(rows.end);
+      store_planes(d, parts.output, {1, d.w.count, 0}, first_row, last_row, j0, columns);
     }
   }
 }

@@ -27,23 +27,9 @@ struct DepthwiseResidues : DepthwiseConv<T> {
   std::int64_t rows() const { return h_residues == nullptr ? this->h.count : this->out_h; }
 };
 
-// By x: all residues of the stride from lines that are staged once. h and w span what their taps see, in
-// positions of the residue that has most; a residue without taps is left out.
-template <class T>
-struct FewConv : DirectConv<T> {
-  const DirectAxis *h_residues, *w_residues;
-  std::int64_t h_count, w_count;
-  std::int64_t taps;  // of all residues
-
-  std::int64_t residues() const { return h_count * w_count; }
-};
-
-template <class T>
-using FewTable = ConvKernel<FewConv<T>>;
 template <class T>
 using DepthwiseTable = ConvKernel<DepthwiseResidues<T>>;
 
-ARRAYNN_KERNEL_TABLE(FloatKernels<FewTable>, few_kernels)
 ARRAYNN_KERNEL_TABLE(FloatKernels<DepthwiseTable>, depthwise_kernels)
 
 }  // namespace arraynn

@@ -11,6 +11,68 @@ namespace ARRAYNN_ISA_NAMESPACE {
 // one that is on its way meanwhile.
 inline constexpr std::int64_t kFewTaps = 4, kPrefetchRows = 8;
 
+// dst[t * step] lane i = element i * kCount + t of the vectors v laid end to end; kCount a power of two.
+template <int kCount, class T>
+ARRAYNN_INLINE void deal(const Vec<T>* v, Vec<T>* dst, int step) {
+  if constexpr (kCount == 1) {
+    dst[0] = v[0];
+  } else {
+    Vec<T> even[kCount / 2], odd[kCount / 2];
+    ARRAYNN_UNROLL for (int i = 0; i < kCount / 2; ++i) {
+      split_pair(v[2 * i], v[2 * i + 1], &even[i], &odd[i]);
+    }
+    deal<kCount / 2>(even, dst, 2 * step);
+    deal<kCount / 2>(odd, dst + step, 2 * step);
+  }
+}
+
+// Whole vectors of columns whose taps are neighbours, by x: a row of kTaps, or of squares of a vector's, is
+// dealt to its taps. Rows a power of two apart share sets of L1, so those on their way wait in L2.
+template <int kTaps, class T>
+static void deal_weights(std::int64_t taps, const T* w, std::int64_t weight_c, std::int64_t unit,
+                         const std::int64_t* tap_row, std::int64_t tap_step, T* dst) {
+  constexpr int kL = kLanes<T>;
+  for (std::int64_t c = 0; c < unit; ++c) {
+    const T* row = w + c * weight_c;
+    for (std::int64_t i = 0; i < taps; ++i) {
+      __builtin_prefetch(row + kPrefetchRows * weight_c + i * kL, 0, 2);
+    }
+    for (std::int64_t first = 0; first < taps; first += kTaps) {
+      Vec<T> dealt[kTaps];
+      if constexpr (kTaps == kL) {
+        ARRAYNN_UNROLL for (int i = 0; i < kL; ++i) {
+          dealt[i] = Vec<T>::load(row + first + i * taps);
+        }
+        transpose(dealt);
+      } else {
+        Vec<T> v[kTaps];
+        ARRAYNN_UNROLL for (int i = 0; i < kTaps; ++i) v[i] = Vec<T>::load(row + i * kL);
+        deal<kTaps>(v, dealt, 1);
+      }
+      ARRAYNN_UNROLL for (int i = 0; i < kTaps; ++i) {
+        const std::int64_t at = tap_row[first + i];
+        if (at >= 0) dealt[i].store(dst + (at * tap_step + c) * kNR<T>);
+      }
+    }
+  }
+}
+// False of other numbers of taps.
+template <class T>
+static bool deal_weights(std::int64_t taps, const T* w, std::int64_t weight_c, std::int64_t unit,
+                         const std::int64_t* tap_row, std::int64_t tap_step, T* dst) {
+  const auto run = [&]<int kTaps>() {
+    if constexpr (kTaps <= kLanes<T>) {
+      if (taps == kTaps || (kTaps == kLanes<T> && taps % kTaps == 0)) {
+        deal_weights<kTaps>(taps, w, weight_c, unit, tap_row, tap_step, dst);
+        return true;
+      }
+    }
+    return false;
+  };
+  return run.template operator()<2>() || run.template operator()<4>() ||
+         run.template operator()<8>() || run.template operator()<16>();
+}
+
 // One unit of a panel of weights, rows of NR columns in the order in which the runs meet them:
 //   dst[(tap_row * tap_step + c) * NR + j] = weight[j * weight_j + (begin + c) * weight_c + tap]
 template <class T>
@@ -32,8 +94,12 @@ static void pack_weights(const DirectConv<T>& d, const std::int64_t* tap_row, st
       }
       continue;
     }
-    // A few taps of many, as by x with a stride: one by one, and long before the far rows arrive.
     const bool together = d.weight_c == taps;
+    if (d.weight_j == taps && count == kL &&
+        deal_weights(taps, w, d.weight_c, unit, tap_row, tap_step, out)) {
+      continue;
+    }
+    // A few taps: one by one, and long before the far rows arrive.
     if (!together && used <= kFewTaps) {
       for (std::int64_t c = 0; c < unit; ++c) {
         const T* row = w + c * d.weight_c;
@@ -52,6 +118,11 @@ static void pack_weights(const DirectConv<T>& d, const std::int64_t* tap_row, st
     // Elements f = c * taps + tap lie together when c moves by `taps`: one long row, else one a c.
     const std::int64_t length = together ? unit * taps : taps;
     for (std::int64_t c0 = 0; c0 < (together ? 1 : unit); ++c0) {
+      if (!together) {
+        for (std::int64_t r = 0; r < count; r += line) {
+          __builtin_prefetch(w + (c0 + kPrefetchRows) * d.weight_c + r * d.weight_j);
+        }
+      }
       std::int64_t c = c0, tap = 0;
       for (std::int64_t f0 = 0; f0 < length; f0 += kL) {
         const std::int64_t depth = min_i(kL, length - f0);
@@ -103,55 +174,46 @@ ARRAYNN_INLINE std::int64_t out_offset(const DirectConv<T>& d, std::int64_t g, s
   return (plane * d.out_h + row) * d.out_w + column;
 }
 
-// Adds the residual of one output row to its pixels in the panel and activates them, where the
-// positions are not neighbours in memory.
-template <class T>
-static void finish_strided_row(const DirectConv<T>& d, T* panel, std::int64_t offset,
-                               std::int64_t plane, std::int64_t columns) {
-  for (std::int64_t b = 0; b < d.w.count; ++b) {
-    T* pixel = panel + b * kOutputStep<T>;
-    const T* residual = d.residual + offset + b * d.w.out_step;
-    for (std::int64_t j = 0; j < columns; ++j) pixel[j] += residual[j * plane];
-    if (d.activation.kind != ActivationKind::kNone) activate_rows(d.activation, &pixel, 1, columns);
-  }
-}
+// How results lie in a panel: rows of `residues` by turns, `pitch` pixels each from result `column` on.
+struct PanelRows {
+  std::int64_t residues, pitch, column;
+};
 
 // channels_first: a finished panel [pixel][kOutputStep] of output rows [g0, g1) goes to its planes.
 template <class T>
-static void store_planes(const DirectConv<T>& d, T* panel, std::int64_t g0, std::int64_t g1,
-                         std::int64_t j0, std::int64_t columns) {
-  const std::int64_t plane = d.depth.out_size * d.out_h * d.out_w, width = d.w.count;
-  const bool neighbours = d.w.out_step == 1;
-  const bool dense = neighbours && width == d.out_w && d.h.out_step == 1;
+static void store_planes(const DirectConv<T>& d, T* panel, const PanelRows& lie, std::int64_t g0,
+                         std::int64_t g1, std::int64_t j0, std::int64_t columns) {
+  const std::int64_t plane = d.depth.out_size * d.out_h * d.out_w;
+  // Rows of one sample are contiguous in the plane when every position is written.
+  const bool dense = lie.pitch == d.out_w && lie.residues == min_i(d.h.out_step, d.out_h);
   for (std::int64_t g = g0; g < g1;) {
-    // Rows of one sample are contiguous in the plane when every position is written.
-    const std::int64_t rows = dense ? min_i(g1 - g, d.h.count - g % d.h.count) : 1;
-    T* src = panel + (g - g0) * width * kOutputStep<T>;
-    const std::int64_t offset = out_offset(d, g, 0) + j0 * plane;
-    T* out = d.out + offset;
-    if (d.residual != nullptr && !neighbours) finish_strided_row(d, src, offset, plane, columns);
-    if (d.w.out_step == 1) {
-      transpose_copy(src, kOutputStep<T>, out, plane, rows * width, columns);
-    } else if (d.w.out_step == 2) {
-      transpose_to_even(src, kOutputStep<T>, out, plane, width, columns);
-    } else {
-      for (std::int64_t j = 0; j < columns; ++j) {
-        for (std::int64_t b = 0; b < width; ++b) {
-          out[j * plane + b * d.w.out_step] = src[b * kOutputStep<T> + j];
+    const std::int64_t a = g % d.h.count, count = dense ? min_i(g1 - g, d.h.count - a) : 1;
+    const std::int64_t first = a * d.h.out_step + d.h.out_begin;
+    const std::int64_t end = min_i(d.out_h, first + (count - 1) * d.h.out_step + lie.residues);
+    const std::int64_t rows = dense ? end - first : 1, pixels = rows * lie.pitch;
+    std::int64_t offset = out_offset(d, g, 0) + lie.column + j0 * plane;
+    T* src = panel + (g - g0) * lie.residues * lie.pitch * kOutputStep<T>;
+    for (std::int64_t row = first; row < end; row += rows) {
+      T* out = d.out + offset;
+      // Plane after plane: all at once they may share cache sets, which evict what is written half.
+      for (std::int64_t j = 0; j < columns; j += kLanes<T>) {
+        transpose_copy(src + j, kOutputStep<T>, out + j * plane, plane, pixels,
+                       min_i(kLanes<T>, columns - j));
+      }
+      if (d.residual != nullptr) {
+        for (std::int64_t j = 0; j < columns; ++j) {
+          T* line = out + j * plane;
+          const T* residual = d.residual + offset + j * plane;
+          for (std::int64_t i = 0; i < pixels; ++i) line[i] += residual[i];
+          if (d.activation.kind != ActivationKind::kNone) {
+            activate_rows(d.activation, &line, 1, pixels);
+          }
         }
       }
+      src += pixels * kOutputStep<T>;
+      offset += rows * d.out_w;
     }
-    if (d.residual != nullptr && neighbours) {
-      for (std::int64_t j = 0; j < columns; ++j) {
-        T* row = out + j * plane;
-        const T* residual = d.residual + offset + j * plane;
-        for (std::int64_t i = 0; i < rows * width; ++i) row[i] += residual[i];
-        if (d.activation.kind != ActivationKind::kNone) {
-          activate_rows(d.activation, &row, 1, rows * width);
-        }
-      }
-    }
-    g += rows;
+    g += count;
   }
 }
 

@@ -61,14 +61,18 @@ struct Units {
 };
 inline constexpr std::int64_t kFewPixels = 256;
 
+// `taps`: those whose weights are in use together.
 template <class T>
-static Units make_units(const DirectAxis& h, const DirectAxis& w, std::int64_t channels) {
-  const std::int64_t taps = h.taps * w.taps;
+static Units make_units(std::int64_t pixels, std::int64_t taps, std::int64_t channels) {
   Units u{1, taps, channels};
-  if (h.count * w.count <= kFewPixels && taps * channels > kKC<T> && taps * 16 <= kKC<T>) {
+  if (pixels <= kFewPixels && taps * channels > kKC<T> && taps * 16 <= kKC<T>) {
     u.count = ceil_div(channels, kKC<T> / taps);
   }
   return u;
+}
+template <class T>
+static Units make_units(const DirectAxis& h, const DirectAxis& w, std::int64_t channels) {
+  return make_units<T>(h.count * w.count, h.taps * w.taps, channels);
 }
 ARRAYNN_INLINE Range unit_range(const Units& u, std::int64_t i) {
   return split_range(u.channels, u.count, i);
@@ -259,15 +263,20 @@ ARRAYNN_INLINE void fill_tap_offsets(const DirectAxis& h, const DirectAxis& w, c
   }
 }
 
-// tap_row[i * kernel_w + j] = position of kernel element (i, j) among the taps, or -1.
+// tap_row[i * kernel_w + j] = position of kernel element (i, j) among the taps, of which `first` are
+// others; without it -1 for those that are none.
+ARRAYNN_INLINE void add_tap_rows(const DirectAxis& h, const DirectAxis& w, std::int64_t kernel_w,
+                                 std::int64_t first, std::int64_t* tap_row) {
+  for (std::int64_t i = 0; i < h.taps; ++i) {
+    for (std::int64_t j = 0; j < w.taps; ++j) {
+      tap_row[h.kernel[i] * kernel_w + w.kernel[j]] = first + i * w.taps + j;
+    }
+  }
+}
 ARRAYNN_INLINE void fill_tap_rows(const DirectAxis& h, const DirectAxis& w, std::int64_t kernel_h,
                                   std::int64_t kernel_w, std::int64_t* tap_row) {
   for (std::int64_t i = 0; i < kernel_h * kernel_w; ++i) tap_row[i] = -1;
-  for (std::int64_t i = 0; i < h.taps; ++i) {
-    for (std::int64_t j = 0; j < w.taps; ++j) {
-      tap_row[h.kernel[i] * kernel_w + w.kernel[j]] = i * w.taps + j;
-    }
-  }
+  add_tap_rows(h, w, kernel_w, 0, tap_row);
 }
 
 }  // namespace ARRAYNN_ISA_NAMESPACE

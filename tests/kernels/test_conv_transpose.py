@@ -65,6 +65,23 @@ CASES: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
     ((1, 6, 70), (6, 20, 1), {}),
     ((3, 5, 11), (5, 4, 3), {"stride": (3,), "dilation": 4, "output_padding": (3,)}),
     ((0, 3, 9), (3, 5, 4), {}),
+    # A residue of the stride without a tap beside others, rows that are no multiple of the stride.
+    ((2, 20, 5, 40), (20, 35, 3, 2), {"stride": (2, 3), "output_padding": (1, 2)}),
+    ((2, 8, 6, 7), (8, 20, 4, 4), {"stride": (4, 3), "padding": ((1, 2), (0, 2))}),
+    ((2, 6, 5, 4), (6, 20, 3, 2), {"stride": 2, "dilation": 2, "padding": 1}),
+    ((2, 24, 6, 9), (24, 20, 3, 4), {"stride": (3, 2), "groups": 3, "padding": (0, 1)}),
+    # Results fewer than the stride, and residues more than a call takes.
+    ((2, 4, 1, 1), (4, 20, 2, 3), {"stride": 5}),
+    ((2, 6, 5), (6, 9, 23), {"stride": 20, "output_padding": 3}),
+    ((2, 5, 4, 3), (5, 9, 7, 5), {"stride": (9, 4), "output_padding": (5, 1)}),
+    # Rows that are cut, and few positions under many weights.
+    ((1, 16, 700), (16, 33, 6), {"stride": 4, "padding": 1}),
+    ((2, 300, 4, 5), (300, 40, 4, 4), {"stride": 2, "padding": 1}),
+    ((1, 200, 9), (200, 40, 16), {"stride": 8, "padding": 4}),
+    # Numbers of taps that are dealt from whole vectors, or transposed in squares.
+    ((1, 9, 11), (9, 40, 2), {"stride": 2}),
+    ((1, 9, 5, 6), (9, 70, 2, 4), {"stride": 2}),
+    ((1, 9, 5, 6), (9, 40, 4, 8), {"stride": (2, 4)}),
 ]
 #: Every way through the forward code: gemm, dense and strided rows, positions without a tap.
 WAYS = [
@@ -76,6 +93,8 @@ WAYS = [
     ((2, 6, 4, 5), (6, 3, 2, 3), {"stride": (2, 1), "groups": 3}),
     ((2, 6, 3, 2), (6, 3, 1, 2), {"stride": (3, 4), "groups": 2, "output_padding": (2, 3)}),
     ((2, 6, 9), (6, 17, 2), {"stride": 3, "output_padding": 1}),
+    ((2, 6, 3, 20), (6, 19, 3, 2), {"stride": (2, 3), "padding": (1, 0), "output_padding": (1, 2)}),
+    ((2, 6, 3, 3), (6, 19, 2, 5), {"stride": (7, 4), "output_padding": (6, 3)}),
 ]
 
 
@@ -351,6 +370,10 @@ def test_out_is_filled_and_nothing_beside_it(
         ((4, 24, 9, 9), (24, 1, 3, 3), {"groups": 24, "padding": 1, "stride": 2}),
         ((3, 16, 7, 7), (16, 24, 2, 2), {"stride": 3}),
         ((3, 32, 200), (32, 48, 4), {"stride": 2, "padding": 1}),
+        ((3, 20, 12, 21), (20, 40, 4, 4), {"stride": 2, "padding": 1}),
+        ((3, 16, 300), (16, 33, 16), {"stride": 8, "padding": 4}),
+        ((3, 300, 4, 5), (300, 40, 4, 3), {"stride": 2, "padding": 1}),
+        ((3, 12, 9, 9), (12, 40, 2, 1), {"stride": 3, "output_padding": 1}),
     ],
     ids=str,
 )

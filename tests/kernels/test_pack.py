@@ -64,7 +64,8 @@ IMAGES = [
     ((2, 5, 6, 6), 5, 3, 1, 1, 1, 5),  # depthwise: nothing to pack
     ((1, 600, 4, 4), 35, 1, 2, 0, 1, 1),
     ((2, 4, 6, 6), 4, 1, 3, 0, 1, 1),  # transposed: positions that no tap meets
-    ((2, 70, 6, 5), 40, 2, 2, 0, 1, 1),  # transposed: residues of the stride in one call
+    ((2, 70, 6, 5), 40, 2, 2, 0, 1, 1),
+    ((2, 130, 4, 5), 40, 4, 2, 1, 1, 1),  # transposed: units of all residues
     ((0, 4, 6, 6), 4, 3, 1, 0, 1, 1),
 ]
 
