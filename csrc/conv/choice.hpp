@@ -94,8 +94,9 @@ inline bool is_depthwise(const Conv2dProblem& p, bool by_x) {
   if (p.groups != p.ic || std::max({p.kd, p.kh, p.kw}) > kMostDepthwiseTaps) return false;
   if (p.kd * p.kh > kMostDepthwiseLines) return false;
   if (p.oc == p.ic) return true;
+  if (by_x) return false;
   // One channel in and many out is a matrix product again.
-  return !by_x && !p.channels_last && !p.is_volume() && (p.groups > 1 || p.oc <= kFewColumns);
+  return p.groups > 1 || (!p.channels_last && !p.is_volume() && p.oc <= kFewColumns);
 }
 
 // By x, few results as columns of a matrix product would leave most of a vector empty. A row of half a
@@ -103,7 +104,7 @@ inline bool is_depthwise(const Conv2dProblem& p, bool by_x) {
 inline constexpr std::int64_t kFewRow = 8;
 
 inline bool is_few(const Conv2dProblem& p) {
-  return p.ic / p.groups <= kFewResults && p.y_size() > 0 && !p.is_volume() &&
+  return p.ic / p.groups <= kFewResults && p.y_size() > 0 &&
          (p.iw + p.stride_w - 1) / p.stride_w >= kFewRow;
 }
 

@@ -269,6 +269,23 @@ struct Residues {
   }
 };
 
+// By x, planes that see the same planes of dy: all residues of h and w.
+template <class T>
+void run_few(const Conv2dProblem& p, const T* dy, const T* weight, const ConvEpilogue<T>& e, T* dx,
+             Residues residues, const DirectDepth& depth) {
+  auto d = residues.conv<T>();
+  d.n = p.n * depth.count;
+  d.depth = depth;
+  if (d.taps() == 0) return;  // the epilogue was all
+  set_arrays(p, true, dy, e, dx, d);
+  const double work = p.flop() + kFlopPerElement * static_cast<double>(p.x_size());
+  const double calls = static_cast<double>(p.groups * p.id) / static_cast<double>(depth.count);
+  for_groups(p, weight, e, d, [&](const ResidueConv<T>& one) {
+    run_kernel(p, few_kernels().of<T>(), one, threads_for(work / calls, kFlopPerThread), "few",
+               "few results: vectors lie along the rows of planes");
+  });
+}
+
 // False if there is a better way.
 template <class T>
 bool backward_x_few(const Conv2dProblem& p, const T* dy, const T* weight, const ConvEpilogue<T>& e,
@@ -276,20 +293,22 @@ bool backward_x_few(const Conv2dProblem& p, const T* dy, const T* weight, const 
   if (!is_few(p)) return false;
   std::vector<Axis> rows = residues_of(axis_h(p), p.flip_kernel);
   std::vector<Axis> columns = residues_of(axis_w(p), p.flip_kernel);
-  Residues residues{finish(rows), finish(columns)};
-  if (p.algorithm == Algorithm::kWinograd && three_in_a_row(residues.h[0]) &&
-      three_in_a_row(residues.w[0])) {
+  const std::vector<DirectAxis> h = finish(rows), w = finish(columns);
+  if (p.algorithm == Algorithm::kWinograd && three_in_a_row(h[0]) && three_in_a_row(w[0])) {
     return false;
   }
-  auto d = residues.conv<T>();
-  d.n = p.n;
-  if (d.taps() == 0) return true;  // the epilogue was all
-  set_arrays(p, true, dy, e, dx, d);
-  const double work = p.flop() + kFlopPerElement * static_cast<double>(p.x_size());
-  const int threads = threads_for(work / static_cast<double>(p.groups), kFlopPerThread);
-  for_groups(p, weight, e, d, [&](const ResidueConv<T>& one) {
-    run_kernel(p, few_kernels().of<T>(), one, threads, "few",
-               "few results: vectors lie along the rows of planes");
+  const auto for_planes = [&](const auto& f) {
+    for (const Axis& depth : residues_of(axis_d(p), p.flip_kernel)) {
+      for_depths(depth, p.ih * p.iw, f);
+    }
+  };
+  bool sees = true;  // some plane of dy from every plane
+  for_planes([&](const Axis& planes) { sees = sees && !planes.offset.empty(); });
+  if (!sees) return false;
+  for_planes([&](const Axis& planes) {
+    std::vector<Axis> lines;
+    for (const Axis& axis : rows) lines.push_back(with_depth(axis, planes, p.kh));
+    run_few(p, dy, weight, e, dx, {finish(lines), w}, depth_of(planes, p.id));
   });
   return true;
 }

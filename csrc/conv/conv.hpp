@@ -164,8 +164,7 @@ struct DirectConv {
 
 // out[n, o, positions] (+ epilogue) = sum over taps:
 //   src[n, o / multiplier, depth, h, w] * weight[o, kernel tap]
-// channels_last and volumes only with a multiplier of 1. At most kMostDepthwiseTaps along an axis, and
-// kMostDepthwiseLines rows of the kernel at all its depths.
+// At most kMostDepthwiseTaps along an axis, and kMostDepthwiseLines rows of the kernel at all its depths.
 inline constexpr std::int64_t kMostDepthwiseTaps = 16, kMostDepthwiseLines = 64;
 
 template <class T>
@@ -182,7 +181,9 @@ struct DepthwiseConv {
   const T* residual;  // like out, or null
   Activation activation;
 
-  bool is_image() const { return depth.size == 1 && depth.taps == 1 && out_d == 1; }
+  bool is_image() const {
+    return depth.size == 1 && depth.taps == 1 && out_d == 1 && kernel_d == 1;
+  }
 };
 
 // dw[oc, c, kh, kw] of one group.

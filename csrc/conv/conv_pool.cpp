@@ -139,7 +139,7 @@ struct Pooling {
     s.n = 1;
     s.h.count = rows.end - rows.begin;
     s.h.offset = offset;
-    s.src = d.src + sample * d.h.size * d.w.size * d.channels;
+    s.src = d.src + sample * d.h.size * d.w.size * (d.channels / d.multiplier);
     s.out = out;
     run_depthwise(s, scratch);
   }

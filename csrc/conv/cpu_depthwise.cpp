@@ -3,7 +3,7 @@
 //
 //   planes  channels_first, 3x3 of step 1 or 2: rows are read where they lie, their border masked
 //   bands   other channels_first: planes as lanes, brought into a band of pixels and back; and pixels of
-//           channels_last that a vector is too wide for. All volumes of these layouts
+//           channels_last that a vector is too wide for, or with several results each. All volumes of these
 //   lines   other channels_first with planes too few for that, or with several results each: rows of a
 //           strip staged with their border as lines of one pitch, so that a tap is an offset
 //   rows    other channels_last: lanes are channels; some neighbouring pixels share a tap's weights
@@ -12,6 +12,7 @@
 #include "conv/border.hpp"
 #include "conv/depthwise_pixels.hpp"
 #include "conv/depthwise_planes.hpp"
+#include "conv/depthwise_spread.hpp"
 #include "conv/lanes.hpp"
 #include "core/parallel.hpp"
 
@@ -145,7 +146,8 @@ void run_channels_last(const DepthwiseResidues<T>& d, int threads, void* scratch
 
 // Bands of pixels of one vector, [row][column][lane]. channels_first: as many planes as a vector has
 // lanes are brought into one, which goes its way as channels_last and back to the planes.
-// channels_last: pixels of less than a vector, which are padded to one. Of a volume a band holds the
+// channels_last: pixels of less than a vector, which are padded to one. Lanes are results: a source channel
+// is repeated for those that read it. Of a volume a band holds the
 // source planes that a result sees, and those that the next one sees as well stay.
 template <class T>
 struct BandLayout {
@@ -212,44 +214,34 @@ struct BandPart {
   Range channels, rows;
 };
 
-// `pixels` pixels of `count` lanes to and from memory where channels are `step` elements apart, or where
-// pixels lie one after the other. Whole vectors where what they touch beyond a pixel is the next one.
-template <class T>
-void to_band(bool channels_last, const T* src, std::int64_t step, std::int64_t count,
-             std::int64_t pixels, T* band) {
-  constexpr int kL = kLanes<T>;
-  if (!channels_last) return transpose_copy(src, step, band, kL, count, pixels);
-  for (std::int64_t i = 0; i < pixels; ++i) {
-    load_lanes(src + i * count, (pixels - i) * count).store(band + i * kL);
-  }
-}
-template <class T>
-void from_band(bool channels_last, const T* band, std::int64_t step, std::int64_t count,
-               std::int64_t pixels, T* out) {
-  constexpr int kL = kLanes<T>;
-  if (!channels_last) return transpose_copy(band, kL, out, step, pixels, count);
-  for (std::int64_t i = 0; i < pixels; ++i) {
-    store_lanes(Vec<T>::load(band + i * kL), out + i * count, (pixels - i) * count);
-  }
-}
+// Of an array of planes of `size` pixels: `count` channels from `first` on as the lanes of a band, and the
+// elements from one of them to the next, or from pixel to pixel.
+struct BandArray {
+  bool channels_last;
+  std::int64_t channels, depth, size, first, count;
 
-// Where a part's pixels from `pixel` on lie in an array of `depth` planes of `size` pixels, in plane z.
-template <class T>
-std::int64_t band_at(const DepthwiseResidues<T>& d, const BandPart& part, std::int64_t depth,
-                     std::int64_t z, std::int64_t size, std::int64_t pixel) {
-  if (d.channels_last) return ((part.sample * depth + z) * size + pixel) * d.channels;
-  return ((part.sample * d.channels + part.channels.begin) * depth + z) * size + pixel;
-}
+  std::int64_t at(std::int64_t sample, std::int64_t z, std::int64_t pixel) const {
+    if (channels_last) return ((sample * depth + z) * size + pixel) * channels + first;
+    return ((sample * channels + first) * depth + z) * size + pixel;
+  }
+  std::int64_t step() const { return channels_last ? channels : depth * size; }
+};
 
 // `held`: source planes that lie in the band already.
 template <class T>
 void run_band(const DepthwiseResidues<T>& d, const BandLayout<T>& l, const BandPart& part,
               const T* packed, const T* bias, T* staged, Range* held) {
   constexpr int kL = kLanes<T>;
-  const std::int64_t width = d.w_at(0).size, in = d.h_at(0).size * width;
-  const std::int64_t out = d.out_h * d.out_w, count = part.channels.end - part.channels.begin;
+  const std::int64_t width = d.w_at(0).size, first = part.channels.begin / d.multiplier;
+  const std::int64_t sources = (part.channels.end - 1) / d.multiplier + 1 - first;
   const Range source = band_source(d, part.rows), rows = part.rows;
   const DirectAxis& depth = d.depth_at(part.plane % d.d_count);
+  const BandArray in{d.channels_last, d.channels / d.multiplier,
+                     depth.size,      d.h_at(0).size * width,
+                     first,           sources};
+  const BandArray out{
+      d.channels_last,   d.channels,          d.out_d,
+      d.out_h * d.out_w, part.channels.begin, part.channels.end - part.channels.begin};
   const std::int64_t z = part.plane / d.d_count * depth.step;
   const Segment deep = taps_at(depth, part.plane / d.d_count);
   if (deep.taps() > 0) {
@@ -258,23 +250,25 @@ void run_band(const DepthwiseResidues<T>& d, const BandLayout<T>& l, const BandP
       *held = {planes.begin, planes.begin};
     }
     for (; held->end < planes.end; ++held->end) {
-      const T* src = d.src + band_at(d, part, depth.size, held->end, in, source.begin * width);
-      to_band(d.channels_last, src, depth.size * in, count, (source.end - source.begin) * width,
-              staged + held->end % l.ring * l.source);
+      const T* src = d.src + in.at(part.sample, held->end, source.begin * width);
+      const std::int64_t pixels = (source.end - source.begin) * width;
+      T* plane = staged + held->end % l.ring * l.source;
+      to_band(d.channels_last, src, in.step(), sources, pixels, plane);
+      if (d.multiplier > 1) repeat_lanes(d.multiplier, part.channels.begin, pixels, plane);
     }
     held->begin = max_i(held->begin, held->end - l.ring);
   }
   T* result = staged + l.ring * l.source;
-  const std::int64_t at = band_at(d, part, d.out_d, part.plane, out, rows.begin * d.out_w);
+  const std::int64_t at = out.at(part.sample, part.plane, rows.begin * d.out_w);
   const std::int64_t pixels = (rows.end - rows.begin) * d.out_w;
   if (d.residual != nullptr) {
-    to_band(d.channels_last, d.residual + at, d.out_d * out, count, pixels, result);
+    to_band(d.channels_last, d.residual + at, out.step(), out.count, pixels, result);
   }
   run_rows(d,
            {kL, packed, bias, staged, source.begin, l.source, l.ring, result,
             d.residual != nullptr ? result : nullptr, rows.begin},
            part.plane, rows);
-  from_band(d.channels_last, result, d.out_d * out, count, pixels, d.out + at);
+  from_band(d.channels_last, result, out.step(), out.count, pixels, d.out + at);
 }
 
 template <class T>
@@ -317,11 +311,12 @@ void run_bands(const DepthwiseResidues<T>& d, int threads, void* scratch) {
   });
 }
 
-// Pixels that a vector does not fill, or planes that fill one by half.
+// Pixels that a vector does not fill or that are read by several results each, planes that fill a vector by
+// half, and volumes.
 template <class T>
 bool is_banded(const DepthwiseResidues<T>& d) {
-  if (d.channels_last) return d.channels < kLanes<T>;
-  return d.multiplier == 1 && (d.channels >= kLanes<T> / 2 || !d.is_image());
+  if (d.channels_last) return d.channels < kLanes<T> || d.multiplier > 1;
+  return !d.is_image() || (d.multiplier == 1 && d.channels >= kLanes<T> / 2);
 }
 
 // One residue of the stride, as a convolution of its own.
@@ -339,6 +334,12 @@ bool is_planes(const DepthwiseResidues<T>& d) {
   return is_three(d.h_at(0), d.w_at(0));
 }
 
+template <class T>
+bool is_spread(const DepthwiseResidues<T>& d, SpreadAxis* h, SpreadAxis* w) {
+  return !d.channels_last && d.is_image() && make_spread(d.h_residues, d.h_count, h) &&
+         make_spread(d.w_residues, d.w_count, w);
+}
+
 template <class T, class F>
 void for_residues(const DepthwiseResidues<T>& d, const F& f) {
   for (std::int64_t p = 0; p < d.h_count; ++p) {
@@ -351,7 +352,8 @@ void for_residues(const DepthwiseResidues<T>& d, const F& f) {
 
 template <class T>
 std::int64_t scratch_of(const DepthwiseResidues<T>& d, int threads) {
-  if (is_planes(d)) return 0;
+  SpreadAxis h, w;
+  if (is_planes(d) || is_spread(d, &h, &w)) return 0;
   if (is_banded(d)) return threads * make_band_layout(d).bytes;
   if (d.channels_last) {
     return threads * packed_taps(d) * round_up(d.channels, kLanes<T>) *
@@ -366,7 +368,9 @@ std::int64_t scratch_of(const DepthwiseResidues<T>& d, int threads) {
 
 template <class T>
 void run(const DepthwiseResidues<T>& d, int threads, void* scratch) {
+  SpreadAxis h, w;
   if (is_planes(d)) return run_planes(residue_of(d, 0, 0), threads);
+  if (is_spread(d, &h, &w)) return run_spread(d, h, w, threads);
   if (is_banded(d)) return run_bands(d, threads, scratch);
   if (d.channels_last) return run_channels_last(d, threads, scratch);
   for_residues(d, [&](const DepthwiseConv<T>& one) { run_lines(one, threads, scratch); });

@@ -2,12 +2,165 @@
 // dy[n, o, a] x[n, o / multiplier, position that the tap meets]. The team splits the channels, so
 // every sum belongs to one member and runs over samples, rows and columns in ascending order.
 #include "conv/depthwise.hpp"
+#include "conv/depthwise_planes.hpp"
 #include "core/parallel.hpp"
 
 namespace ARRAYNN_ISA_NAMESPACE {
 namespace {
 
 constexpr int kPixels = 8;  // of a tile of channels_last
+
+// channels_first, 3x3 of step 1 or 2: columns of dy are lanes, and rows of x are read where they lie.
+constexpr int kThreeRows = kVectorRegisters == 32 ? 4 : 2;  // of dy, which share rows of x
+
+// What the lanes of a vector of dy from column b on see of x.
+template <class T>
+struct ThreeColumns {
+  std::int64_t b, column;
+  InsideLanes<T> lanes[3];  // of x: by tap, or by vector
+
+  ThreeColumns(const DirectAxis& w, std::int64_t first)
+      : b(first), column(first * w.step + w.offset[0]) {
+    const std::int64_t by = w.step == 1 ? 1 : kLanes<T>;
+    for (int j = 0; j < 3; ++j) lanes[j] = InsideLanes<T>(column + j * by, w.size);
+  }
+};
+
+// Sums of a channel, by tap: of whole vectors of dy, and of the rest of its rows, where lanes beyond the
+// row may hold anything.
+template <class T>
+struct ThreeSums {
+  Vec<T> whole[9], rest[9];
+};
+
+// sum[t] += the products of rows [r, r + kR) of dy. kInside: what is read of x lies inside its rows.
+template <class T, int kR, int kStep, bool kInside>
+ARRAYNN_INLINE void three_sums(const DepthwiseGradient<T>& d, const ThreeColumns<T>& c, const T* x,
+                               const T* dy, const T* x_end, std::int64_t r, Vec<T> (&sum)[9]) {
+  constexpr int kL = kLanes<T>;
+  const auto load = [&](int lanes, const T* p) {
+    return kInside ? in_register(Vec<T>::load(p)) : c.lanes[lanes].load(p);
+  };
+  Vec<T> g[kR];
+  ARRAYNN_UNROLL for (int q = 0; q < kR; ++q) {
+    const T* p = dy + (r + q) * d.w.count + c.b;
+    g[q] = kInside ? Vec<T>::load(p) : load_lanes(p, d.w.count - c.b);
+  }
+  ARRAYNN_UNROLL for (int i = 0; i < (kR - 1) * kStep + 3; ++i) {
+    const std::int64_t row = r * kStep + d.h.offset[0] + i;
+    const T* line = x + row * d.w.size + c.column;
+    [[maybe_unused]] T copy[kMaskedMemory ? 1 : kLineVectors * kL];
+    if (row < 0 || row >= d.h.size) {
+      line = kZeroLine<T>;
+    } else if constexpr (!kMaskedMemory && !kInside) {
+      if (line < d.x || line + kLineVectors * kL > x_end) {
+        copy_line(line - c.column, c.column, d.w.size, copy);
+        line = copy;
+      }
+    }
+    Vec<T> tap[3];
+    if constexpr (kStep == 1) {
+      ARRAYNN_UNROLL for (int j = 0; j < 3; ++j) tap[j] = load(j, line + j);
+    } else {
+      split_pair(load(0, line), load(1, line + kL), &tap[0], &tap[1]);
+      tap[2] = shuffle<NextLane<T>>(tap[0], load(2, line + 2 * kL));
+    }
+    ARRAYNN_UNROLL for (int q = 0; q < kR; ++q) {
+      if (i < q * kStep || i > q * kStep + 2) continue;
+      ARRAYNN_UNROLL for (int j = 0; j < 3; ++j) {
+        Vec<T>& s = sum[(i - q * kStep) * 3 + j];
+        s = fma(g[q], tap[j], s);
+      }
+    }
+  }
+}
+
+// What rows of the plane read at column b of dy while those two tiles above are summed: memory takes as long.
+template <class T, int kStep>
+ARRAYNN_INLINE void prefetch_three(const DepthwiseGradient<T>& d, const T* x, const T* dy,
+                                   std::int64_t above, std::int64_t b) {
+  constexpr int kLine = 64 / static_cast<int>(sizeof(T));
+  const std::int64_t r = above + 2 * kThreeRows;
+  if (r >= d.h.count) return;
+  const T* row = x + r * kStep * d.w.size + b * kStep;
+  for (int i = 0; i < kThreeRows * kStep; ++i, row += d.w.size) {
+    ARRAYNN_UNROLL for (int v = 0; v < kStep * kLanes<T>; v += kLine) __builtin_prefetch(row + v);
+  }
+  for (int i = 0; i < kThreeRows; ++i) __builtin_prefetch(dy + (r + i) * d.w.count + b);
+}
+
+// Adds rows of a plane: whole vectors row by row, as memory has them, and then the rest of each.
+template <class T, int kStep>
+void add_rows(const DepthwiseGradient<T>& d, const ThreeColumns<T>& rest, const T* x, const T* dy,
+              const T* x_end, Range rows, ThreeSums<T>& sums) {
+  constexpr int kRead = kStep == 1 ? kLanes<T> + 2 : 3 * kLanes<T>;
+  std::int64_t r = rows.begin;
+  if (rest.b > 0) {
+    Vec<T> sum[9];
+    ARRAYNN_UNROLL for (int t = 0; t < 9; ++t) sum[t] = sums.whole[t];
+    while (r < rows.end) {
+      const bool whole = r + kThreeRows <= rows.end;
+      for (std::int64_t b = 0; b < rest.b; b += kLanes<T>) {
+        const std::int64_t column = b * kStep + d.w.offset[0];
+        if (whole && column >= 0 && column + kRead <= d.w.size) {
+          prefetch_three<T, kStep>(d, x, dy, r, b);
+          ThreeColumns<T> inside = rest;  // whose lanes are not looked at
+          inside.b = b;
+          inside.column = column;
+          three_sums<T, kThreeRows, kStep, true>(d, inside, x, dy, x_end, r, sum);
+        } else if (whole) {
+          prefetch_three<T, kStep>(d, x, dy, r, b);
+          three_sums<T, kThreeRows, kStep, false>(d, {d.w, b}, x, dy, x_end, r, sum);
+        } else {
+          three_sums<T, 1, kStep, false>(d, {d.w, b}, x, dy, x_end, r, sum);
+        }
+      }
+      r += whole ? kThreeRows : 1;
+    }
+    ARRAYNN_UNROLL for (int t = 0; t < 9; ++t) sums.whole[t] = sum[t];
+  }
+  if (rest.b >= d.w.count) return;
+  Vec<T> sum[9];
+  ARRAYNN_UNROLL for (int t = 0; t < 9; ++t) sum[t] = sums.rest[t];
+  for (r = rows.begin; r + kThreeRows <= rows.end; r += kThreeRows) {
+    three_sums<T, kThreeRows, kStep, false>(d, rest, x, dy, x_end, r, sum);
+  }
+  if constexpr (kThreeRows > 2) {
+    if (r + 2 <= rows.end) {
+      three_sums<T, 2, kStep, false>(d, rest, x, dy, x_end, r, sum);
+      r += 2;
+    }
+  }
+  if (r < rows.end) three_sums<T, 1, kStep, false>(d, rest, x, dy, x_end, r, sum);
+  ARRAYNN_UNROLL for (int t = 0; t < 9; ++t) sums.rest[t] = sum[t];
+}
+
+template <class T, int kStep>
+void run_planes(const DepthwiseGradient<T>& d, int threads) {
+  parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
+    const std::int64_t sources = d.channels / d.multiplier, in = d.h.size * d.w.size;
+    const T* x_end = d.x + d.n * sources * in;
+    const ThreeColumns<T> rest(d.w, d.w.count / kLanes<T> * kLanes<T>);
+    const Mask<T> seen = InsideLanes<T>(rest.b, d.w.count).mask;
+    const Range channels = split_range(d.channels, nthreads, tid);
+    for (std::int64_t c = channels.begin; c < channels.end; ++c) {
+      ThreeSums<T> sums{};
+      for (std::int64_t i = 0; i < d.n; ++i) {
+        const T* x = d.x + (i * sources + c / d.multiplier) * in;
+        const T* dy = d.dy + (i * d.channels + c) * d.h.count * d.w.count;
+        for (std::int64_t r = 0; r < d.h.count; r += kPlaneRows) {
+          const Range rows{r, min_i(d.h.count, r + kPlaneRows)};
+          add_rows<T, kStep>(d, rest, x, dy, x_end, rows, sums);
+        }
+      }
+      T* dw = d.dw + c * d.kernel_h * d.kernel_w;
+      for (int t = 0; t < 9; ++t) {
+        const Vec<T> sum = sums.whole[t] + select(seen, sums.rest[t], Vec<T>::zero());
+        dw[d.h.kernel[t / 3] * d.kernel_w + d.w.kernel[t % 3]] = reduce_add(sum);
+      }
+    }
+  });
+}
 
 // channels_first: sums[t] += the products of kTaps taps over the rows of a strip, lanes apart.
 template <class T, int kTaps, int kStep>
@@ -240,8 +393,9 @@ void run_channels_last(const DepthwiseGradient<T>& d, int threads, void* scratch
   });
 }
 
-// channels_first, planes as lanes: strips of as many planes as a vector has lanes, of x and of dy, as
-// pixels of channels_last. Of a volume the planes of x that the next one of dy meets as well stay.
+// Planes as lanes: strips of as many planes as a vector has lanes, of x and of dy, as pixels of
+// channels_last. Lanes are those of dy: a plane of x is repeated for the results that read it. Of a volume
+// the planes of x that the next one of dy meets as well stay.
 constexpr std::int64_t kBandBytes = std::int64_t{96} << 10;
 
 template <class T>
@@ -287,18 +441,28 @@ void run_bands(const DepthwiseGradient<T>& d, int threads, void* scratch) {
     T* acc = reinterpret_cast<T*>(static_cast<char*>(scratch) + tid * l.bytes);
     T *staged = acc + all_taps(d) * kL, *staged_dy = staged + l.ring * l.source;
     const std::int64_t in = d.h.size * d.w.size, out = d.h.count * d.w.count;
-    const std::int64_t all_in = d.depth.size * in, all_out = d.depth.count * out;
+    const std::int64_t sources = d.channels / d.multiplier;
+    // Elements between channels, or between the pixels of channels_last.
+    const std::int64_t in_step = d.channels_last ? sources : d.depth.size * in;
+    const std::int64_t out_step = d.channels_last ? d.channels : d.depth.count * out;
+    const auto at = [&](std::int64_t channels, std::int64_t channel, std::int64_t sample,
+                        std::int64_t depth, std::int64_t size, std::int64_t pixel) {
+      return d.channels_last ? (sample * depth * size + pixel) * channels + channel
+                             : (sample * channels + channel) * depth * size + pixel;
+    };
     const Segment inside = inside_positions(d.w);
     DepthwiseGradient<T> lanes = d;
     lanes.channels = kL;
     const Range blocks = split_range(ceil_div(d.channels, kL), nthreads, tid);
     for (std::int64_t b = blocks.begin; b < blocks.end; ++b) {
-      const std::int64_t count = min_i(kL, d.channels - b * kL);
+      const std::int64_t count = min_i(kL, d.channels - b * kL),
+                         first_source = b * kL / d.multiplier;
+      const std::int64_t seen = (b * kL + count - 1) / d.multiplier + 1 - first_source;
       for (std::int64_t t = 0; t < all_taps(d); ++t) Vec<T>::zero().store(acc + t * kL);
       std::int64_t held = 0;  // planes of x up to this one lie in the band
       for (std::int64_t i = 0; i < d.n * l.strips * d.depth.count; ++i) {
         const std::int64_t z = i % d.depth.count, strip = i / d.depth.count % l.strips;
-        const std::int64_t volume = i / d.depth.count / l.strips * d.channels + b * kL;
+        const std::int64_t sample = i / d.depth.count / l.strips;
         const Range rows = split_range(d.h.count, l.strips, strip);
         const Range source = band_source(d, rows);
         if (z == 0) held = 0;
@@ -307,12 +471,16 @@ void run_bands(const DepthwiseGradient<T>& d, int threads, void* scratch) {
         const std::int64_t first = z * d.depth.step;
         held = max_i(held, first + d.depth.offset[deep.tap_begin]);
         for (; held <= first + d.depth.offset[deep.tap_end - 1]; ++held) {
-          transpose_copy(d.x + volume * all_in + held * in + source.begin * d.w.size, all_in,
-                         staged + held % l.ring * l.source, kL, count,
-                         (source.end - source.begin) * d.w.size);
+          const std::int64_t pixel = held * in + source.begin * d.w.size;
+          const std::int64_t pixels = (source.end - source.begin) * d.w.size;
+          T* plane = staged + held % l.ring * l.source;
+          to_band(d.channels_last, d.x + at(sources, first_source, sample, d.depth.size, in, pixel),
+                  in_step, seen, pixels, plane);
+          if (d.multiplier > 1) repeat_lanes(d.multiplier, b * kL, pixels, plane);
         }
-        transpose_copy(d.dy + volume * all_out + z * out + rows.begin * d.w.count, all_out,
-                       staged_dy, kL, count, (rows.end - rows.begin) * d.w.count);
+        const std::int64_t pixel = z * out + rows.begin * d.w.count;
+        to_band(d.channels_last, d.dy + at(d.channels, b * kL, sample, d.depth.count, out, pixel),
+                out_step, count, (rows.end - rows.begin) * d.w.count, staged_dy);
         for (std::int64_t a = rows.begin; a < rows.end; ++a) {
           for (std::int64_t k = deep.tap_begin; k < deep.tap_end; ++k) {
             const std::int64_t plane = (first + d.depth.offset[k]) % l.ring;
@@ -327,25 +495,39 @@ void run_bands(const DepthwiseGradient<T>& d, int threads, void* scratch) {
   });
 }
 
-// Planes as lanes: enough of them to fill a vector by half.
+// Planes as lanes: enough of them to fill a vector by half, and volumes. Pixels of channels_last that are
+// read by several results each.
 template <class T>
 bool is_banded(const DepthwiseGradient<T>& d) {
-  return d.multiplier == 1 && (d.channels >= kLanes<T> / 2 || !d.is_image());
+  if (d.channels_last) return d.multiplier > 1;
+  return !d.is_image() || (d.multiplier == 1 && d.channels >= kLanes<T> / 2);
+}
+
+// Columns as lanes. Sums of few rows cost less than to add up the lanes of nine of them, a channel.
+constexpr std::int64_t kFewRows = 8;
+
+template <class T>
+bool is_planes(const DepthwiseGradient<T>& d) {
+  if (d.channels_last || !d.is_image() || !is_three(d.h, d.w)) return false;
+  return d.n * d.h.count > kFewRows || !is_banded(d);
 }
 
 template <class T>
 std::int64_t scratch_bytes(const DepthwiseGradient<T>& d, int threads) {
+  if (is_planes(d)) return 0;
+  if (is_banded(d)) return threads * make_band_layout(d).bytes;
   if (d.channels_last) {
     return all_taps(d) * round_up(d.channels, kLanes<T>) * static_cast<std::int64_t>(sizeof(T));
   }
-  if (is_banded(d)) return threads * make_band_layout(d).bytes;
   return threads * (sums_bytes(d) + line_scratch_bytes<T>(make_line_layout<T>(d.h, d.w), d.h, d.w));
 }
 
 template <class T>
 void run(const DepthwiseGradient<T>& d, int threads, void* scratch) {
-  if (d.channels_last) return run_channels_last(d, threads, scratch);
+  if (is_planes(d))
+    return d.w.step == 1 ? run_planes<T, 1>(d, threads) : run_planes<T, 2>(d, threads);
   if (is_banded(d)) return run_bands(d, threads, scratch);
+  if (d.channels_last) return run_channels_last(d, threads, scratch);
   run_lines(d, threads, scratch);
 }
 

@@ -2,8 +2,8 @@
 //
 // As columns of a matrix product three channels fill a tenth of a vector. Here lanes are neighbouring
 // columns of a row, and a vector of the source serves all results at once:
-//   staged    [row][channel][column] of a block of channels, with its border of zeros; this is where
-//             channels_last becomes planes
+//   staged    [plane of the kernel's depth][row][channel][column] of a block of channels, with its border
+//             of zeros; this is where channels_last becomes planes
 //   packed    [block][residue][tap][channel of the block][result]
 //   sums      [residue][row][result][column] of a strip, over the blocks of channels in order
 // Within a block sums run over kernel row, kernel column, channel.
@@ -36,6 +36,7 @@ struct Layout {
   std::int64_t vectors;       // of a row of the result that fills less than a tile, else of a tile
   std::int64_t width;         // elements of a row of sums
   std::int64_t pitch, row;    // elements: of a line, of all channels of a block
+  std::int64_t plane;         // elements: of the rows that a strip sees of a plane
   std::int64_t span_h, rows;  // source rows that a result sees; rows of a strip
   std::int64_t taps, blocks;  // of the kernel, that of all residues; of channels
   std::int64_t staged, sums;  // elements
@@ -58,11 +59,13 @@ Layout<T> make_layout(const ResidueConv<T>& d) {
   l.row = min_i(kChannels, d.channels) * l.pitch;
   l.span_h = d.h.offset[d.h.taps - 1] - d.h.offset[0] + 1;
   const std::int64_t sums = d.residues() * d.columns * l.width;
-  const std::int64_t fitting = (kStripBytes / item - (l.span_h - 1) * l.row) / (l.row + sums);
+  const std::int64_t deep = d.depth.taps * l.row;
+  const std::int64_t fitting = (kStripBytes / item - (l.span_h - 1) * deep) / (deep + sums);
   l.rows = min_i(d.h.count, max_i(1, fitting));
   l.taps = d.taps();
   l.blocks = ceil_div(d.channels, kChannels);
-  l.staged = (l.rows - 1 + l.span_h) * l.row;
+  l.plane = (l.rows - 1 + l.span_h) * l.row;
+  l.staged = d.depth.taps * l.plane;
   l.sums = l.rows * sums;
   l.packed = round_up(d.channels * l.taps * d.columns * item, 64);
   l.tables = round_up(l.taps * kChannels * 8, 64);
@@ -80,19 +83,21 @@ Range block_range(std::int64_t channels, std::int64_t block) {
   return {block * kChannels, min_i(channels, (block + 1) * kChannels)};
 }
 
-// One source row of the channels of a block.
+// One row of source plane `image` of the channels of a block.
 template <class T>
-void stage_row(const ResidueConv<T>& d, const Layout<T>& l, std::int64_t sample, std::int64_t row,
+void stage_row(const ResidueConv<T>& d, const Layout<T>& l, std::int64_t image, std::int64_t row,
                Range channels, T* dst) {
   const std::int64_t count = channels.end - channels.begin, first = d.w.offset[0];
-  const bool inside = row >= 0 && row < d.h.size;
+  const bool inside = image >= 0 && row >= 0 && row < d.h.size;
   const std::int64_t begin = inside ? min_i(l.pitch, max_i(0, -first)) : l.pitch;
   const std::int64_t end = inside ? max_i(begin, min_i(l.pitch, d.w.size - first)) : l.pitch;
   const std::int64_t source = d.src_channel + channels.begin;
-  const std::int64_t plane = d.h.size * d.w.size;
+  const std::int64_t size = d.h.size * d.w.size, plane = d.depth.size * size;
   const T* src = d.src;
   if (!d.channels_last && begin < end) {
-    src += (sample * d.src_channels + source) * plane + row * d.w.size;
+    const std::int64_t sample = image / d.depth.size;
+    src +=
+        (sample * d.src_channels + source) * plane + image % d.depth.size * size + row * d.w.size;
   }
   for (std::int64_t q = 0; q < l.pitch; q += kLanes<T>) {
     const std::int64_t from = max_i(0, min_i(kLanes<T>, begin - q));
@@ -109,7 +114,7 @@ void stage_row(const ResidueConv<T>& d, const Layout<T>& l, std::int64_t sample,
     }
   }
   if (!d.channels_last || begin == end) return;
-  const std::int64_t pixel = (sample * d.h.size + row) * d.w.size + first + begin;
+  const std::int64_t pixel = (image * d.h.size + row) * d.w.size + first + begin;
   transpose_copy(d.src + pixel * d.src_channels + source, d.src_channels, dst + begin, l.pitch,
                  end - begin, count);
 }
@@ -224,10 +229,11 @@ std::int64_t fill_offsets(const ResidueConv<T>& d, const Layout<T>& l, const Dir
                           const DirectAxis& w, std::int64_t channels, std::int64_t* offset) {
   const std::int64_t* const first = offset;
   for (std::int64_t i = 0; i < h.taps; ++i) {
+    const std::int64_t plane = h.plane == nullptr ? 0 : h.plane[i] * l.plane;
+    const std::int64_t line = plane + (h.offset[i] - d.h.offset[0]) * l.row;
     for (std::int64_t k = 0; k < w.taps; ++k) {
       for (std::int64_t c = 0; c < channels; ++c) {
-        *offset++ =
-            (h.offset[i] - d.h.offset[0]) * l.row + c * l.pitch + w.offset[k] - d.w.offset[0];
+        *offset++ = line + c * l.pitch + w.offset[k] - d.w.offset[0];
       }
     }
   }
@@ -258,15 +264,18 @@ void finish_row(const ResidueConv<T>& d, T* sums, std::int64_t count, std::int64
 }
 
 template <class T>
-void run_strip(const ResidueConv<T>& d, const Layout<T>& l, std::int64_t sample, Range rows,
+void run_strip(const ResidueConv<T>& d, const Layout<T>& l, std::int64_t image, Range rows,
                const T* packed, std::int64_t* offset, T* staged, T* sums) {
   constexpr int kL = kLanes<T>;
   const std::int64_t ld = l.width, residue = l.rows * d.columns * ld;
   const std::int64_t top = rows.begin + d.h.offset[0], lines = rows.end - rows.begin - 1 + l.span_h;
   for (std::int64_t block = 0; block < l.blocks; ++block) {
     const Range channels = block_range(d.channels, block);
-    for (std::int64_t r = 0; r < lines; ++r) {
-      stage_row(d, l, sample, top + r, channels, staged + r * l.row);
+    for (std::int64_t k = 0; k < d.depth.taps; ++k) {
+      const std::int64_t source = d.depth.source(image, k);
+      for (std::int64_t r = 0; r < lines; ++r) {
+        stage_row(d, l, source, top + r, channels, staged + k * l.plane + r * l.row);
+      }
     }
     const T* weights = packed + channels.begin * l.taps * d.columns;
     for_residues(d, [&](const DirectAxis& h, const DirectAxis& w, std::int64_t i) {
@@ -286,16 +295,17 @@ void run_strip(const ResidueConv<T>& d, const Layout<T>& l, std::int64_t sample,
       weights += count * d.columns;
     });
   }
-  const std::int64_t pixel = d.channels_last ? d.out_channels : 1;
+  const std::int64_t pixel = d.channels_last ? d.out_channels : 1, target = d.depth.target(image);
+  const std::int64_t sample = target / d.depth.out_size, depth = target % d.depth.out_size;
   for_residues(d, [&](const DirectAxis& h, const DirectAxis& w, std::int64_t i) {
     for (std::int64_t a = rows.begin; a < min_i(rows.end, h.count); ++a) {
       const std::int64_t row = a * h.out_step + h.out_begin;
       for (std::int64_t j = 0; j < d.columns; ++j) {
         const std::int64_t channel = d.out_channel + j;
+        const std::int64_t plane = (sample * d.out_channels + channel) * d.depth.out_size + depth;
         const std::int64_t at =
-            d.channels_last
-                ? ((sample * d.out_h + row) * d.out_w + w.out_begin) * pixel + channel
-                : ((sample * d.out_channels + channel) * d.out_h + row) * d.out_w + w.out_begin;
+            d.channels_last ? ((target * d.out_h + row) * d.out_w + w.out_begin) * pixel + channel
+                            : (plane * d.out_h + row) * d.out_w + w.out_begin;
         T* const line = sums + i * residue + ((a - rows.begin) * d.columns + j) * ld;
         finish_row(d, line, w.count, j, at, w.out_step * pixel);
       }
@@ -321,9 +331,9 @@ void run_few(const ResidueConv<T>& d, int threads, void* scratch) {
     team_barrier(nthreads);
     const Range rows = split_range(d.n * d.h.count, nthreads, tid);
     for (std::int64_t g = rows.begin; g < rows.end;) {
-      const std::int64_t sample = g / d.h.count, a = g % d.h.count;
+      const std::int64_t image = g / d.h.count, a = g % d.h.count;
       const std::int64_t count = min_i(l.rows, min_i(d.h.count - a, rows.end - g));
-      run_strip(d, l, sample, {a, a + count}, packed, offset, staged, sums);
+      run_strip(d, l, image, {a, a + count}, packed, offset, staged, sums);
       g += count;
     }
   });

@@ -7,6 +7,10 @@
 namespace ARRAYNN_ISA_NAMESPACE {
 namespace {
 
+// Of a strip that is read by units of channels: a unit of its pixels stays in cache while it is multiplied,
+// and every strip more would read and write all sums again.
+constexpr StripLimits kUnitSumLimits{1024, std::int64_t{8} << 20};
+
 template <class T>
 struct Plan {
   StripLayout strip;
@@ -28,7 +32,7 @@ Plan<T> make_plan(const WeightGradient<T>& d) {
   Plan<T> p{};
   p.units = make_units<T>(d.h, d.w, d.channels);
   const bool units = p.units.count > 1;
-  p.strip = make_strip_layout(source_of(d), d.n, units ? kUnitStripLimits : kStripLimits);
+  p.strip = make_strip_layout(source_of(d), d.n, units ? kUnitSumLimits : kStripLimits);
   p.runs = make_runs<T>(d.h, d.w, p.units, p.strip.pixel);
   p.store_at_once = units && d.n * d.h.count <= p.strip.rows;
   p.dy_in_place = d.channels_last && d.columns % kLanes<T> == 0;
@@ -132,11 +136,19 @@ void fill_pixel_rows(const WeightGradient<T>& d, const Plan<T>& p, Range strip,
                      const std::int64_t* row_offset, PixelRow* rows, std::int64_t* counts) {
   for (std::int64_t i = 0; i < d.h.taps; ++i) {
     const Range seen = tap_positions(d.h, i);
+    const std::int64_t plane = d.h.plane == nullptr ? 0 : d.h.plane[i];
     PixelRow* const first = rows + i * p.strip.rows;
     PixelRow* row = first;
-    for (std::int64_t g = strip.begin; g < strip.end; ++g) {
-      const std::int64_t a = g % d.h.count, r = g - strip.begin;
-      if (a >= seen.begin && a < seen.end) *row++ = {row_offset[r], r * d.w.count * p.ld_dy};
+    for (std::int64_t g = strip.begin; g < strip.end;) {
+      const std::int64_t image = g / d.h.count, top = image * d.h.count;
+      const std::int64_t end = min_i(strip.end, top + d.h.count);
+      if (d.depth.source(image, plane) >= 0) {
+        for (std::int64_t r = max_i(g, top + seen.begin); r < min_i(end, top + seen.end); ++r) {
+          const std::int64_t at = r - strip.begin;
+          *row++ = {row_offset[at], at * d.w.count * p.ld_dy};
+        }
+      }
+      g = end;
     }
     counts[i] = row - first;
   }

@@ -134,6 +134,44 @@ ARRAYNN_INLINE Vec<T> load_line_n(const T* p, std::int64_t step, std::int64_t n)
 template <class T>
 alignas(kVecBytes) inline constexpr T kZeros[kLanes<T>] = {};
 
+// `pixels` pixels of `count` lanes to and from bands of pixels of one vector. `step`: elements between
+// channels, or between the pixels of channels_last. Whole vectors where what they touch beyond a pixel is the
+// next one.
+template <class T>
+static void to_band(bool channels_last, const T* src, std::int64_t step, std::int64_t count,
+                    std::int64_t pixels, T* band) {
+  constexpr int kL = kLanes<T>;
+  if (!channels_last) return transpose_copy(src, step, band, kL, count, pixels);
+  for (std::int64_t i = 0; i < pixels; ++i) {
+    const std::int64_t n = step == count ? (pixels - i) * count : count;
+    load_lanes(src + i * step, n).store(band + i * kL);
+  }
+}
+template <class T>
+static void from_band(bool channels_last, const T* band, std::int64_t step, std::int64_t count,
+                      std::int64_t pixels, T* out) {
+  constexpr int kL = kLanes<T>;
+  if (!channels_last) return transpose_copy(band, kL, out, step, pixels, count);
+  for (std::int64_t i = 0; i < pixels; ++i) {
+    const std::int64_t n = step == count ? (pixels - i) * count : count;
+    store_lanes(Vec<T>::load(band + i * kL), out + i * step, n);
+  }
+}
+
+// Every pixel's lanes from those of the sources, each once, to those of its results from `first` on.
+template <class T>
+static void repeat_lanes(std::int64_t multiplier, std::int64_t first, std::int64_t pixels,
+                         T* band) {
+  constexpr int kL = kLanes<T>;
+  typename Vec<T>::RawInt from{};
+  for (int i = 0; i < kL; ++i) {
+    from[i] = static_cast<typename Vec<T>::Int>((first + i) / multiplier - first / multiplier);
+  }
+  for (std::int64_t i = 0; i < pixels; ++i) {
+    Vec<T>{__builtin_shuffle(Vec<T>::load(band + i * kL).v, from)}.store(band + i * kL);
+  }
+}
+
 // Whether the taps are `count` neighbours.
 ARRAYNN_INLINE bool neighbours(const DirectAxis& axis, std::int64_t count) {
   return axis.taps == count && tap_span(axis) == count;

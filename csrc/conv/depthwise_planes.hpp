@@ -353,29 +353,37 @@ static void three_rows(const DepthwiseConv<T>& d, const Plane<T>& plane, const T
   }
 }
 
-template <class T>
-static void run_planes(const DepthwiseConv<T>& d, int threads) {
-  const std::int64_t kernel = d.kernel_h * d.kernel_w, strips = ceil_div(d.h.count, kPlaneRows);
-  std::int64_t tap[9];
-  for (std::int64_t t = 0; t < 9; ++t) {
-    tap[t] = d.h.kernel[t / 3] * d.kernel_w + d.w.kernel[t % 3];
-  }
+// f(plane, its channel, rows) for all planes of the batch, in strips of `rows`: kPlaneRows at a time.
+template <class T, class F>
+ARRAYNN_INLINE void for_strips(const DepthwiseConv<T>& d, std::int64_t rows, int threads,
+                               const F& f) {
+  const std::int64_t strips = ceil_div(rows, kPlaneRows);
   parallel(threads, Denormals::kFlush, [&](int tid, int nthreads) {
-    const T* source_end = d.src + d.n * (d.channels / d.multiplier) * d.h.size * d.w.size;
     const Range units = split_range(d.n * d.channels * strips, nthreads, tid);
     // Counted rather than divided: that would take as long as a plane of 7x7.
     std::int64_t strip = units.begin % strips, p = units.begin / strips, channel = p % d.channels;
     for (std::int64_t u = units.begin; u < units.end; ++u) {
-      T weights[9];
-      for (int t = 0; t < 9; ++t) weights[t] = d.weight[channel * kernel + tap[t]];
       const std::int64_t begin = strip * kPlaneRows;
-      three_rows(d, plane_of(d, p, channel), weights, source_end,
-                 {begin, min_i(d.h.count, begin + kPlaneRows)});
+      f(p, channel, Range{begin, min_i(rows, begin + kPlaneRows)});
       if (++strip < strips) continue;
       strip = 0;
       ++p;
       if (++channel == d.channels) channel = 0;
     }
+  });
+}
+
+template <class T>
+static void run_planes(const DepthwiseConv<T>& d, int threads) {
+  std::int64_t tap[9];
+  for (std::int64_t t = 0; t < 9; ++t) {
+    tap[t] = d.h.kernel[t / 3] * d.kernel_w + d.w.kernel[t % 3];
+  }
+  const T* source_end = d.src + d.n * (d.channels / d.multiplier) * d.h.size * d.w.size;
+  for_strips(d, d.h.count, threads, [&](std::int64_t p, std::int64_t channel, Range rows) {
+    T weights[9];
+    for (int t = 0; t < 9; ++t) weights[t] = d.weight[channel * d.kernel_h * d.kernel_w + tap[t]];
+    three_rows(d, plane_of(d, p, channel), weights, source_end, rows);
   });
 }
 

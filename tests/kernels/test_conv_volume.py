@@ -42,6 +42,10 @@ CONVOLUTIONS: list[tuple[Shape, Shape, dict[str, Any]]] = [
     ((1, 3, 4, 5, 6), (4, 3, 2, 3, 2), {"flip_kernel": True, "padding": "same_lower"}),
     ((1, 2, 1, 2, 2), (3, 2, 3, 3, 3), {"padding": 3}),  # planes of padding alone
     ((1, 40, 2, 3, 4), (5, 40, 3, 3, 3), {"padding": 1}),
+    ((2, 3, 4, 9, 21), (18, 3, 3, 3, 3), {"padding": 1}),  # few results by x
+    ((1, 4, 5, 8, 37), (5, 4, 3, 2, 3), {"stride": (2, 3, 2), "padding": (1, 0, 2)}),
+    ((1, 2, 1, 4, 16), (3, 2, 3, 3, 3), {"padding": 3}),
+    ((1, 4, 3, 8, 17), (6, 2, 2, 3, 3), {"groups": 2, "dilation": (2, 1, 1), "padding": (1, 1, 0)}),
     ((0, 3, 4, 4, 4), (5, 3, 2, 2, 2), {}),
     ((2, 3, 4, 4, 4), (0, 3, 2, 2, 2), {}),
     ((2, 0, 4, 4, 4), (5, 0, 2, 2, 2), {}),
@@ -65,6 +69,8 @@ TRANSPOSED: list[tuple[Shape, Shape, dict[str, Any]]] = [
     ((2, 6, 3, 5, 6), (6, 18, 3, 2, 2), {"stride": 2, "padding": (1, 0, 0)}),  # one call
     ((1, 3, 4, 3, 3), (3, 5, 3, 1, 1), {"stride": (2, 1, 1), "padding": (1, 0, 0)}),
     ((0, 3, 2, 2, 2), (3, 5, 2, 2, 2), {}),
+    ((2, 18, 3, 4, 9), (18, 3, 3, 3, 3), {"stride": 2, "padding": 1, "output_padding": 1}),  # few
+    ((1, 5, 3, 8, 19), (5, 4, 2, 2, 2), {"stride": (3, 1, 1), "output_padding": (2, 0, 0)}),
 ]
 
 
@@ -150,6 +156,8 @@ def test_several_strips(layout: str, rng: np.random.Generator) -> None:
         ((1, 24, 5, 33, 40), (9, 24, 3, 3, 3)),
         ((3, 7, 4, 5, 6), (9, 7, 3, 3, 3)),
         ((1, 130, 2, 4, 4), (35, 130, 3, 3, 3)),
+        ((19, 24, 4, 4, 4), (5, 24, 3, 3, 3)),
+        ((1, 3, 3, 70, 90), (20, 3, 3, 3, 3)),
     ):
         x, weight = arranged(normal(rng, dtype, *x_shape), layout), normal(rng, dtype, *w_shape)
         check(rng, "conv3d", dtype, x, weight, padding=1, layout=layout)
@@ -254,6 +262,9 @@ def test_same_bits_for_every_thread_count_and_batch(
         ("conv3d", (3, 16, 5, 12, 13), (20, 16, 3, 3, 3), {"padding": 1}),
         ("conv3d", (2, 12, 4, 10, 9), (12, 1, 3, 3, 3), {"groups": 12, "stride": 2}),
         ("conv_transpose3d", (2, 16, 3, 6, 7), (16, 20, 2, 2, 2), {"stride": 2}),
+        ("conv3d", (2, 3, 4, 9, 21), (18, 3, 3, 3, 3), {"padding": 1}),
+        ("conv_transpose3d", (2, 18, 3, 4, 9), (18, 3, 3, 3, 3), {"stride": 2}),
+        ("conv3d", (2, 7, 4, 8, 9), (21, 1, 3, 3, 3), {"groups": 7, "padding": 1}),
     ]
     for op, x_shape, w_shape, more in cases:
         x, weight = arranged(normal(rng, dtype, *x_shape), layout), normal(rng, dtype, *w_shape)
