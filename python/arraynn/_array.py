@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -190,8 +191,30 @@ def device_of(x: Any) -> str:
     """Tell where an array of NumPy or CuPy is: ``cpu``, or ``cuda`` with a number."""
     if isinstance(x, np.ndarray):
         return "cpu"
-    places = [name for name, library in _libraries.items() if library.ndarray is type(x)]
-    return f"{places[0] if places else 'cuda'}:{x.device.id}"
+    library = _library_of(x)
+    return f"{library.place if library else 'cuda'}:{x.device.id}"
+
+
+def _library_of(x: Any) -> DeviceLibrary | None:
+    for library in _libraries.values():
+        if library.ndarray is type(x):
+            return library
+    return None
+
+
+@contextmanager
+def beside(x: Any) -> Iterator[None]:
+    """Make the device of an array current: CuPy's own functions work and allocate there alone."""
+    library = _library_of(x)
+    before = library.current_device() if library else None
+    if library is None or before is None or before == x.device.id:
+        yield
+        return
+    library.set_device(x.device.id)
+    try:
+        yield
+    finally:
+        library.set_device(before)
 
 
 def split_target(op: str, device: Any, dtype: Any) -> tuple[str | None, np.dtype[Any] | None]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from arraynn import kernels, reference
+from arraynn import Tensor, kernels, optim, reference
 from memory import snapshot
 from optimizer_state import (
     COMMON,
@@ -331,3 +331,82 @@ def test_launches(device: Any, rng: np.random.Generator) -> None:
     assert launches(1016) == 2
     assert launches(1015, max_norm=1.0) == 3
     assert launches(2030) == 2
+
+
+class TestSeveralDevices:
+    """An optimizer whose parameters lie on the CPU and on two devices."""
+
+    SHAPES = ((3, 4), (5,), (2, 3))
+    KINDS = (
+        (optim.SGD, {"momentum": 0.9}),
+        (optim.Adam, {"amsgrad": True}),
+        (optim.Adagrad, {"initial_accumulator_value": 0.5}),
+        (optim.RMSprop, {"centered": True, "momentum": 0.5}),
+    )
+
+    @pytest.fixture
+    def places(self, device: Any) -> list[str]:
+        if device.name != "host_cuda":
+            pytest.skip("needs two devices")
+        return ["cpu", f"{device.place}:0", f"{device.place}:1"]
+
+    def tensors(self, places: list[str]) -> list[Tensor]:
+        rng = np.random.default_rng(0)
+        data = [rng.standard_normal(shape).astype(np.float32) for shape in self.SHAPES]
+        return [
+            Tensor(Tensor(x).to(place).data, requires_grad=True)
+            for x, place in zip(data, places, strict=True)
+        ]
+
+    def step(self, optimizer: Any, params: list[Tensor], seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        for param in params:
+            grad = Tensor(rng.standard_normal(param.shape).astype(np.float32))
+            param.grad = grad.to(param.device).data
+        optimizer.step()
+
+    @pytest.mark.parametrize("max_norm", [None, 0.5])
+    def test_step(self, places: list[str], max_norm: float | None) -> None:
+        for kind, options in self.KINDS:
+            params, expected = self.tensors(places), self.tensors(["cpu"] * 3)
+            mixed = kind(params, lr=0.05, max_norm=max_norm, **options)
+            alone = kind(expected, lr=0.05, max_norm=max_norm, **options)
+            for seed in range(3):
+                self.step(mixed, params, seed)
+                self.step(alone, expected, seed)
+            for param, other, place in zip(params, expected, places, strict=True):
+                assert param.device == place
+                np.testing.assert_allclose(param.to("cpu").data, other.data, 1e-5, 1e-6)
+                for name, array in mixed.state[param].items():
+                    if name != "step":
+                        assert Tensor(array).device == place, name
+
+    def test_state_goes_to_the_parameters(self, places: list[str]) -> None:
+        """A state that was saved on one device is loaded on others."""
+        for kind, options in self.KINDS:
+            source, target = self.tensors(["cpu"] * 3), self.tensors(places)
+            saved = kind(source, lr=0.05, **options)
+            self.step(saved, source, 0)
+            for param, other in zip(target, source, strict=True):
+                param.data[...] = other.to(param.device).data
+            loaded = kind(target, lr=0.05, **options)
+            loaded.load_state_dict(saved.state_dict())
+            self.step(saved, source, 1)
+            self.step(loaded, target, 1)
+            loaded.zero_grad(set_to_none=False)
+            for param, other in zip(target, source, strict=True):
+                np.testing.assert_allclose(param.to("cpu").data, other.data, 1e-5, 1e-6)
+                assert not Tensor(param.grad).to("cpu").data.any()
+
+    def test_a_gradient_elsewhere(self, places: list[str]) -> None:
+        params = self.tensors(places)
+        optimizer = optim.SGD(params)
+        for param in params:
+            param.grad = Tensor(np.ones(param.shape, np.float32)).to(param.device).data
+        params[2].grad = Tensor(np.ones(params[2].shape, np.float32)).to(places[1]).data
+        before = [param.to("cpu").data.copy() for param in params]
+        message = rf"\[SGD\] grad: expected an array on {places[2]} .*, got {places[1]}"
+        with pytest.raises(TypeError, match=message):
+            optimizer.step()
+        for param, data in zip(params, before, strict=True):
+            assert_same_bits(param.to("cpu").data, data)

@@ -166,11 +166,11 @@ def _on_host(value: Any) -> Any:
     return type(value)(map(_on_host, value)) if type(value) in (tuple, list) else value
 
 
-def _wrapped(value: Any, number: int) -> Any:
-    """Wrap results: what NumPy has as a scalar is an array without axes."""
+def _wrapped(value: Any) -> Any:
+    """Wrap results, on the current device as CuPy's: a scalar of NumPy is an array without axes."""
     if isinstance(value, np.ndarray | np.generic):
-        return ndarray.of(np.asarray(value), number)
-    return [_wrapped(v, number) for v in value] if isinstance(value, tuple | list) else value
+        return ndarray.of(np.asarray(value))
+    return [_wrapped(v) for v in value] if isinstance(value, tuple | list) else value
 
 
 class ndarray(np.lib.mixins.NDArrayOperatorsMixin):  # the name that array libraries use
@@ -270,19 +270,19 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):  # the name that array libra
         given = {name: _on_host(value) for name, value in options.items()}
         result = getattr(ufunc, method)(*map(_on_host, inputs), **given)
         out = options.get("out")
-        return out[0] if out else _wrapped(result, self._device)
+        return out[0] if out else _wrapped(result)
 
     def __array_function__(self, function: Any, _: Any, inputs: Any, options: Any) -> Any:
         if function is np.asarray:  # a copy to the device that is asked for
             return _put(inputs[0], None)
         given = {name: _on_host(value) for name, value in options.items()}
-        return _wrapped(function(*map(_on_host, inputs), **given), self._device)
+        return _wrapped(function(*map(_on_host, inputs), **given))
 
     def __getattr__(self, name: str) -> Any:
         if name not in _METHODS:
             raise AttributeError(name)
         method = getattr(self._host, name)
-        return lambda *inputs, **options: _wrapped(method(*inputs, **options), self._device)
+        return lambda *inputs, **options: _wrapped(method(*inputs, **options))
 
     def __len__(self) -> int:
         return len(self._host)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
+from arraynn import _array
 from arraynn.autograd.tape import Array, enable_grad
 from arraynn.autograd.tensor import Tensor
 
@@ -125,7 +126,8 @@ class Optimizer:
                 if set_to_none or param.grad is None:
                     param.grad = None
                 else:
-                    param.grad[...] = 0
+                    with _array.beside(param.grad):
+                        param.grad[...] = 0
 
     def step(
         self, closure: Callable[[], Any] | None = None, *, grad_scale: float | None = None
@@ -193,11 +195,13 @@ class Optimizer:
         return loss
 
     def _batches(self, params: list[Tensor]) -> Iterable[list[Tensor]]:
-        """Parameters by dtype and number of steps taken: usually one batch."""
-        batches: dict[tuple[Any, int], list[Tensor]] = {}
+        """Parameters by device, dtype and number of steps taken: usually one batch."""
+        batches: dict[tuple[str, Any, int], list[Tensor]] = {}
         for param in params:
             state = self.state.get(param)
-            key = (param.data.dtype, 0 if state is None else state["step"])
+            data = param.data
+            place = "cpu" if type(data) is np.ndarray else _array.device_of(data)
+            key = (place, data.dtype, 0 if state is None else state["step"])
             batches.setdefault(key, []).append(param)
         return batches.values()
 
@@ -212,7 +216,8 @@ class Optimizer:
         for name, value in fills.items():
             for param, state in zip(params, states, strict=True):
                 if name not in state:
-                    state[name] = np.full_like(param.data, value)
+                    with _array.beside(param.data):
+                        state[name] = np.full_like(param.data, value)
         return states
 
     def _update(
@@ -303,7 +308,9 @@ def _load_entry(op: str, name: str, value: Any, param: Tensor) -> Any:
         raise ValueError(
             f"[{op}] state: expected {name} of shape {param.shape}, got {tuple(value.shape)}"
         )
-    return value.astype(param.dtype)
+    with _array.beside(value):
+        value = value.astype(param.dtype)
+    return _array.to_device(op, value, param.device)
 
 
 def _check_grad(op: str, param: Tensor) -> None:
@@ -313,12 +320,18 @@ def _check_grad(op: str, param: Tensor) -> None:
         raise ValueError(f"[{op}] grad: expected shape {data.shape} (as the parameter), got {got}")
     if grad.dtype != data.dtype:
         raise TypeError(f"[{op}] grad: expected {data.dtype} (as the parameter), got {grad.dtype}")
+    if type(grad) is type(data) is np.ndarray:
+        return
+    here, there = _array.device_of(data), _array.device_of(grad)
+    if here != there:
+        raise TypeError(f"[{op}] grad: expected an array on {here} (as the parameter), got {there}")
 
 
 def _global_norm(grads: list[Array]) -> float:
     """L2 norm over all gradients, summed in float64."""
     total = 0.0
     for grad in grads:
-        wide = grad.astype(np.float64)
-        total += float((wide * wide).sum())
+        with _array.beside(grad):
+            wide = grad.astype(np.float64)
+            total += float((wide * wide).sum())
     return math.sqrt(total)
