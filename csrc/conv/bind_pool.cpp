@@ -1,9 +1,12 @@
 // Binding of the convolution whose result is pooled.
 #include "bind/array.hpp"
 #include "bind/binders.hpp"
+#include "bind/call.hpp"
 #include "bind/packed_weight.hpp"
 #include "bind/wide.hpp"
 #include "conv/arguments.hpp"
+#include "conv/storage.hpp"
+#include "core/cuda_scratch.hpp"
 #include "pool/arguments.hpp"
 
 namespace arraynn {
@@ -32,8 +35,29 @@ struct PooledArguments {
   }
 
   template <class T>
-  ConvPool<T> pool() const {
-    return {windows.problem, average, divisor, &pool_kernels().of<T>()};
+  void run(const T* x, const T* weight, ConvEpilogue<T> e, T* y) const {
+    const Conv2dProblem& p = conv.problem;
+#if defined(ARRAYNN_CUDA)
+    // The convolution into scratch, then its pooling.
+    const std::int64_t bytes = p.y_size() * static_cast<std::int64_t>(sizeof(T));
+    if (p.plan != nullptr) {
+      conv2d(p, x, weight, e, y);
+      p.plan->scratch += bytes;
+      return;
+    }
+    const cuda::Scratch scratch(kOp, bytes);
+    T* result = scratch.as<T>();
+    conv2d(p, x, weight, e, result);
+    if (average) {
+      avg_pool(kOp, windows.problem, divisor, result, y);
+    } else {
+      max_pool(kOp, windows.problem, result, y, nullptr);
+    }
+#else
+    const ConvPool<T> pool{windows.problem, average, divisor, &pool_kernels().of<T>()};
+    e.pool = &pool;
+    conv2d(p, x, weight, e, y);
+#endif
   }
 
   ConvArguments conv;
@@ -58,13 +82,10 @@ py::object conv2d_pool(py::handle x_in, py::handle weight_in, py::handle bias, p
   const EpilogueArguments e(call, a.conv, x, bias, py::none(), activation);
   Output out(kOp, out_in, x.stored(), a.windows.y_shape, 4, {&x, &weight, &e.bias});
   const WideResults results(kOp, {&out.view});
-  dispatch_float(x->dtype, [&](auto tag) {
+  dispatch_wide(x->dtype, [&](auto tag) {
     using T = decltype(tag);
-    const ConvPool<T> pooling = a.pool<T>();
-    ConvEpilogue<T> epilogue = e.view<T>();
-    epilogue.pool = &pooling;
     const py::gil_scoped_release nogil;
-    conv2d(a.conv.problem, x->as<const T>(), weight->as<const T>(), epilogue, out.data<T>());
+    a.run(x->as<const T>(), weight->as<const T>(), e.view<T>(), out.data<T>());
     results.narrow();
   });
   return out.finish(x);
@@ -84,13 +105,10 @@ py::tuple conv2d_pool_plan(py::handle x_in, py::handle weight_in, py::handle str
                      py::bool_(true), py::none()});
   ConvPlan plan;
   a.conv.problem.plan = &plan;
-  dispatch_float(x->dtype, [&](auto tag) {
+  dispatch_wide(x->dtype, [&](auto tag) {
     using T = decltype(tag);
     const T* none = nullptr;
-    const ConvPool<T> pooling = a.pool<T>();
-    ConvEpilogue<T> epilogue;
-    epilogue.pool = &pooling;
-    conv2d(a.conv.problem, none, none, epilogue, static_cast<T*>(nullptr));
+    a.run(none, none, ConvEpilogue<T>{}, static_cast<T*>(nullptr));
   });
   std::int64_t wide = x->size() + checked_size(kOp, "output", a.windows.y_shape, 4, 8);
   if (forms == nullptr) wide += weight->size();
@@ -101,8 +119,8 @@ py::tuple conv2d_pool_plan(py::handle x_in, py::handle weight_in, py::handle str
 }  // namespace
 
 void bind_conv_pool(py::module_& m) {
-  m.def("conv2d_pool", &conv2d_pool);
-  m.def("conv2d_pool_plan", &conv2d_pool_plan);
+  def(m, "conv2d_pool", &conv2d_pool);
+  def(m, "conv2d_pool_plan", &conv2d_pool_plan);
 }
 
 }  // namespace arraynn
