@@ -219,6 +219,12 @@ py::object Output::finish(const Array& like) {
 
 cuda::Scratch::Scratch(const char* op, std::int64_t bytes) {
   if (bytes == 0) return;
+  if (Describing* describing = Describing::current()) {
+    described_ = bytes;
+    describing->count(bytes);
+    data_ = Describing::memory<void>();
+    return;
+  }
   const py::gil_scoped_acquire gil;
   TensorView view;
   owner_ = new_array(op, Dtype::kU8, &bytes, 1, &view).release().ptr();
@@ -226,6 +232,7 @@ cuda::Scratch::Scratch(const char* op, std::int64_t bytes) {
 }
 
 cuda::Scratch::~Scratch() {
+  if (Describing* describing = Describing::current()) describing->count(-described_);
   if (owner_ == nullptr) return;
   const py::gil_scoped_acquire gil;
   Py_DECREF(static_cast<PyObject*>(owner_));

@@ -258,6 +258,16 @@ Sides sides_of(const Conv2dProblem& p, bool by_x) {
   return {p.ic, p.oc, p.id, p.ih, p.iw, p.od, p.oh, p.ow};
 }
 
+// For who asks what the call is.
+void note(const Conv2dProblem& p, const char* algorithm, const char* reason) {
+  if (p.plan != nullptr) p.plan->note(algorithm, reason, 0, 0);
+}
+constexpr const char* kGathered = "implicit gemm";
+constexpr const char* kBulk = "bulk copies of a Hopper gather patches";
+constexpr const char* kBulkTurned =
+    "bulk copies of a Hopper gather patches of copies in channels_last";
+constexpr const char* kTiles = "tiles gather their patches";
+
 void check(const Conv2dProblem& p) {
   if (p.algorithm == Algorithm::kWinograd) {
     fail<NotImplemented>(p.op, "algorithm", "expected 'auto' or 'direct' on a GPU, got 'winograd'");
@@ -372,6 +382,7 @@ void run_stencil(const Conv2dProblem& p, bool by_x, const T* source, const T* we
   call.channels_last = p.channels_last;
   const std::int64_t tiles = ceil_div(p.n * call.plane * call.channels, kStencilThreads);
   const Grid grid{persistent_blocks(tiles, kStencilBlocks), kStencilThreads};
+  note(p, "depthwise", "a channel reads few: a thread forms an element");
   ARRAYNN_LAUNCH((stencil_kernel<T>), grid, call);
 }
 
@@ -391,6 +402,7 @@ bool run_in_place(const Conv2dProblem& p, bool by_x, const T* source, const T* w
   const Epilogue<T> epilogue{e.bias, p.channels_last ? BiasAxis::kColumn : BiasAxis::kRow,
                              e.residual, p.channels_last ? rows : plane, e.activation};
   const auto product = [&](const GemmProblem<T>& g, const GemmBatch& batch) {
+    note(p, "gemm", "1x1 of stride 1: the matrix product of the layout");
     return gemm_on_hopper(g, GemmResult<T>{g.c, g.epilogue}, batch);
   };
   if (p.channels_last) {
@@ -437,6 +449,7 @@ bool run_on_hopper(const Conv2dProblem& p, bool by_x, const T* source, const T* 
   last.channels_last = true;
   const Weights<T> weights(last, by_x, weight, rows, depth);
   const LastChannels<T> last_source(p, source, s.source_channels, s.source_plane());
+  note(p, kGathered, p.channels_last ? kBulk : kBulkTurned);
   return conv_on_hopper(p, by_x, last_source.image, weights.operand.p, weights.operand.stride, e,
                         out);
 }
@@ -457,6 +470,7 @@ void run_conv(const Conv2dProblem& p, bool by_x, const T* source, const T* weigh
     if (run_on_hopper(p, by_x, source, weight, e, out)) return;
   }
   const Weights<T> weights(p, by_x, weight, rows, depth);
+  note(p, kGathered, kTiles);
   const auto fill = [&](auto& call) {
     call.groups = p.groups;
     call.move_bias = rows;
@@ -518,11 +532,13 @@ void run_weight(const Conv2dProblem& p, const T* dy, const T* x, T* dw) {
   if constexpr (kOnHopper<T>) {
     if (conv_weight_fits_hopper(p)) {
       const LastChannels<T> dy_last(p, dy, p.oc, plane), x_last(p, x, p.ic, p.in_size());
+      note(p, kGathered, p.channels_last ? kBulk : kBulkTurned);
       if (conv_weight_on_hopper(p, dy_last.image, x_last.image, parts, to)) {
         return column_sums(to, parts.count, size, dw);
       }
     }
   }
+  note(p, kGathered, kTiles);
   const auto fill = [&](auto& call) {
     call.m = ocg;
     call.n = columns;
@@ -579,36 +595,45 @@ void run_bias(const Conv2dProblem& p, const T* dy, std::int64_t channels, std::i
   column_sums(scratch.as<Sum>(), chunks, channels, db);
 }
 
-// True of a call that describes itself; it has no arrays.
-bool describes(const Conv2dProblem& p) {
-  if (p.plan == nullptr) return false;
-  p.plan->note("implicit gemm", "the tiles of a GPU gather their patches", 0, 0);
-  return true;
+// run(at): at(p) is where an array is. A call that describes itself has none, and notes its scratch.
+template <class F>
+void run_or_describe(const Conv2dProblem& p, const F& run) {
+  if (p.plan == nullptr) return run([](auto* given) { return given; });
+  const Describing describing;
+  run([]<class T>(T*) { return Describing::memory<T>(); });
+  p.plan->scratch = max_i(p.plan->scratch, describing.most_scratch());
 }
 
 template <class T>
 void forward(const Conv2dProblem& p, bool by_x, const T* source, const T* weight,
              const ConvEpilogue<T>& e, T* out) {
-  if (!describes(p)) run_conv(p, by_x, source, weight, e, out);
+  run_or_describe(p,
+                  [&](const auto& at) { run_conv(p, by_x, at(source), at(weight), e, at(out)); });
 }
 
 template <class T>
 void backward(const Conv2dProblem& p, const T* dy, const T* x, const T* weight,
               const ConvGradients<T>& grads) {
-  if (describes(p)) return;
-  if (grads.dx != nullptr) run_conv(p, true, dy, weight, ConvEpilogue<T>{}, grads.dx);
-  if (grads.dw != nullptr) run_weight(p, dy, x, grads.dw);
-  if (grads.db != nullptr) run_bias(p, dy, p.oc, p.out_size(), grads.db);
+  run_or_describe(p, [&](const auto& at) {
+    if (grads.dx != nullptr) {
+      run_conv(p, true, at(dy), at(weight), ConvEpilogue<T>{}, at(grads.dx));
+    }
+    if (grads.dw != nullptr) run_weight(p, at(dy), at(x), at(grads.dw));
+    if (grads.db != nullptr) run_bias(p, at(dy), p.oc, p.out_size(), at(grads.db));
+  });
 }
 
 // x and dy change places: dy is what the convolution of `p` reads.
 template <class T>
 void transpose_backward(const Conv2dProblem& p, const T* dy, const T* x, const T* weight,
                         const ConvGradients<T>& grads) {
-  if (describes(p)) return;
-  if (grads.dx != nullptr) run_conv(p, false, dy, weight, ConvEpilogue<T>{}, grads.dx);
-  if (grads.dw != nullptr) run_weight(p, x, dy, grads.dw);
-  if (grads.db != nullptr) run_bias(p, dy, p.ic, p.in_size(), grads.db);
+  run_or_describe(p, [&](const auto& at) {
+    if (grads.dx != nullptr) {
+      run_conv(p, false, at(dy), at(weight), ConvEpilogue<T>{}, at(grads.dx));
+    }
+    if (grads.dw != nullptr) run_weight(p, at(x), at(dy), at(grads.dw));
+    if (grads.db != nullptr) run_bias(p, at(dy), p.ic, p.in_size(), at(grads.db));
+  });
 }
 
 }  // namespace

@@ -3,6 +3,8 @@
 #include <atomic>
 #include <iterator>
 
+#include "core/cuda_scratch.hpp"
+
 namespace arraynn::cuda {
 namespace {
 
@@ -10,7 +12,19 @@ std::atomic<bool> synchronous{false};
 
 constexpr int kMaxDevices = 64;
 
+thread_local Describing* describing = nullptr;
+
 }  // namespace
+
+Describing::Describing() {
+  describing = this;
+  call_state().error = cudaErrorInvalidValue;
+}
+Describing::~Describing() {
+  describing = nullptr;
+  call_state().error = cudaSuccess;
+}
+Describing* Describing::current() { return describing; }
 
 CallState& call_state() {
   static thread_local CallState state;

@@ -94,7 +94,8 @@ def plan(op: str, *args: Any, **kwargs: Any) -> Plan | _Gradients:
     -------
     Plan, or tuple of (Plan or None, Plan or None, None)
         ``algorithm``, ``reason``, ``scratch_bytes`` of the call (of its largest part, where it
-        has several) and ``threads`` of the team, for the thread limit in force. Of gradients
+        has several) and ``threads`` of the team, for the thread limit in force: 0 on a GPU, and
+        ``scratch_bytes`` what is held there at one time. Of gradients
         one for the input's and one for the weight's, None for those that ``needs`` does not
         name; the bias's is a sum that takes neither a choice nor scratch, and has none.
 
