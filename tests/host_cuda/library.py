@@ -6,6 +6,7 @@ takes the whole way: intake, checks, launch, kernel. `load` compiles the kernels
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import shutil
@@ -173,6 +174,10 @@ def _wrapped(value: Any) -> Any:
     return [_wrapped(v) for v in value] if isinstance(value, tuple | list) else value
 
 
+#: Of AddressSanitizer, where Python runs under it: what no kernel may touch.
+_forbid = getattr(ctypes.CDLL(None), "__asan_poison_memory_region", None)
+
+
 class ndarray(np.lib.mixins.NDArrayOperatorsMixin):  # the name that array libraries use
     """An array in "device" memory; fresh ones are full of NaN and of guard bytes at the end.
 
@@ -189,6 +194,11 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):  # the name that array libra
         start = -block.__array_interface__["data"][0] % 512
         self._host = block[start : start + size].view(dtype).reshape(shape)
         self._block = block
+        if _forbid is not None:
+            address = block.__array_interface__["data"][0]
+            _forbid(ctypes.c_void_p(address), ctypes.c_size_t(start))
+            end = start + size
+            _forbid(ctypes.c_void_p(address + end), ctypes.c_size_t(block.size - end))
         self._device = _current["device"]
         ndarray.allocations += 1
 
