@@ -13,11 +13,10 @@ struct Target {
   using C = Compute<T>;
   LossProblem<T> loss;
   const double* weight_sum;  // of all classes, where it is needed
+  // By the host: a division in double takes registers that a row needs.
+  C keep = static_cast<C>(1.0 - loss.smoothing);
+  C uniform = static_cast<C>(loss.smoothing / static_cast<double>(loss.shape.n));
 
-  __device__ __forceinline__ C keep() const { return static_cast<C>(1.0 - loss.smoothing); }
-  __device__ __forceinline__ C uniform() const {
-    return static_cast<C>(loss.smoothing / static_cast<double>(loss.shape.n));
-  }
   __device__ __forceinline__ C weight(std::int64_t c) const {
     return loss.weight != nullptr ? to_compute(loss.weight[c]) : C(1);
   }
@@ -30,11 +29,11 @@ struct Target {
   // T_c of probabilities, or the uniform part of a class index; `at` is the logit's place.
   __device__ __forceinline__ C part(std::int64_t c, std::int64_t at) const {
     const C w = weight(c);
-    if (!soft()) return w * uniform();
-    return w * fma(Vec<C>{to_compute(loss.probabilities[at])}, Vec<C>{keep()}, Vec<C>{uniform()}).v;
+    if (!soft()) return w * uniform;
+    return w * fma(Vec<C>{to_compute(loss.probabilities[at])}, Vec<C>{keep}, Vec<C>{uniform}).v;
   }
   // The term of the class that an index names, beyond its uniform part.
-  __device__ __forceinline__ C own(std::int64_t y) const { return keep() * weight(y); }
+  __device__ __forceinline__ C own(std::int64_t y) const { return keep * weight(y); }
   // sum_c T_c of class index y.
   __device__ __forceinline__ C sum(std::int64_t y) const {
     if (loss.smoothing == 0) return own(y);
@@ -208,15 +207,21 @@ __device__ __forceinline__ Slope<Compute<T>> slope_of(const Target<T>& target,
   return {g * (sum / exp_sum), g, false};
 }
 template <class T>
-__device__ __forceinline__ Compute<T> gradient_of(const Target<T>& target, const Sample& s,
+__device__ __forceinline__ Compute<T> gradient_of(const Target<T>& target,
                                                   const Slope<Compute<T>>& slope, Compute<T> e,
-                                                  std::int64_t c, std::int64_t at) {
+                                                  bool own, std::int64_t c, std::int64_t at) {
   using C = Compute<T>;
   if (slope.zero) return C(0);
   C d = e * slope.factor;
   if (target.dense()) d = d - slope.g * target.part(c, at);
-  if (c == s.y) d = d - slope.g * target.own(c);
+  if (own) d = d - slope.g * target.own(c);
   return d;
+}
+
+// The column of a chunk that is the sample's class, or -1.
+__device__ __forceinline__ int own_column(const Sample& s, const Chunk& chunk) {
+  const std::int64_t column = s.y - chunk.begin;
+  return column >= 0 && column < chunk.size ? static_cast<int>(column) : -1;
 }
 
 template <class Tile>
@@ -248,8 +253,9 @@ __global__ void __launch_bounds__(Tile::kBlock, Tile::kResident)
     s = stats.sum(s);
     const Sample sample = sample_of(target, row);
     const Slope<C> slope = slope_of(target, gradient, sample, row, soft_sum, s);
+    const int own = own_column(sample, chunk);
     tile.each(chunk.size, [&](int c, C& v) {
-      v = gradient_of(target, sample, slope, v, chunk.begin + c, base + c);
+      v = gradient_of(target, slope, v, c == own, chunk.begin + c, base + c);
     });
     if (chunk.inside) tile.store(dx + base, chunk.size);
   });
@@ -279,8 +285,9 @@ __global__ void __launch_bounds__(Tile::kBlock, Tile::kResident)
     const Slope<C> slope = slope_of(target, gradient, sample, row, soft_sum, all.sum);
     Tile tile;
     tile.load(target.loss.logits + base, chunk.size, C(0));
+    const int own = own_column(sample, chunk);
     tile.each(chunk.size, [&](int c, C& v) {
-      v = gradient_of(target, sample, slope, exp_of(v - all.max), chunk.begin + c, base + c);
+      v = gradient_of(target, slope, exp_of(v - all.max), c == own, chunk.begin + c, base + c);
     });
     tile.store(dx + base, chunk.size);
   });
@@ -341,7 +348,7 @@ __global__ void __launch_bounds__(kColumnThreads, kColumnResident<Compute<T>>)
       const std::int64_t at = c * shape.inner;
       const C e = exp_of(to_compute(z[at]) - all.max);
       dx[column.offset + at] =
-          from_compute<T>(gradient_of(target, sample, slope, e, c, column.offset + at));
+          from_compute<T>(gradient_of(target, slope, e, c == sample.y, c, column.offset + at));
     });
   });
 }
