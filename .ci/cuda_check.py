@@ -21,7 +21,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 ARCHITECTURE = "sm_90"
 #: Of files whose instructions no other architecture has.
-ARCHITECTURES = {f"{family}/cuda_hopper.cu": "sm_90a" for family in ("attention", "conv", "gemm")}
+ARCHITECTURES = {
+    **{f"{family}/cuda_hopper.cu": "sm_90a" for family in ("attention", "conv", "gemm")},
+    "attention/cuda_hopper_backward.cu": "sm_90a",
+}
 FLAGS = [
     *("-std=c++20", "-O3", "-fmad=false", "--expt-relaxed-constexpr", "-Xcompiler", "-fPIC"),
     *("-DARRAYNN_CUDA", "-DARRAYNN_HOPPER", "-Icsrc/lane", "-Icsrc"),
@@ -49,7 +52,8 @@ REGISTERS = {
     "gemm_kernel": 168,  # 2 blocks of 256, or 6 (double) and 8 of 64
     "gemm_kernel MmaTile": 255,  # 2 blocks of 128, or 3 and 4
     "hopper_attention_kernel": 168,  # 1 block of 384; setmaxnreg moves them between warpgroups
-    "hopper_kernel": 168,  # the same
+    "hopper_gradient_kernel": 168,  # the same
+    "hopper_kernel": 168,
     "column_sums_kernel": 64,
     "conv_kernel": 255,  # 1 block of 256, or 3 (double) and 4 of 64
     "conv_kernel MmaTile": 255,  # 2 blocks of 128, or 3 (tf32) and 4 (16 bits)

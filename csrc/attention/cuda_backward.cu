@@ -2,6 +2,7 @@
 //
 // Bits. Tiles of the other side begin at multiples of kN and are taken in order, head after head of those
 // that share a key head: sums depend neither on the other rows nor on the batch.
+#include "attention/cuda_hopper_backward.hpp"
 #include "attention/cuda_mma.hpp"
 
 namespace arraynn::cuda {
@@ -215,34 +216,48 @@ TensorRepairs run_tensor_gradients(const AttentionProblem<T>& p, const Attention
     call.packed_k = vectors_fit(p.k, p.k_strides);
     call.packed_v = vectors_fit(p.v, p.v_strides);
     call.packed_dout = vectors_fit(g.dout, g.dout_strides);
+    const auto blocks = [&](std::int64_t rows, std::int64_t heads, std::int64_t dim) {
+      return p.batch * heads * ceil_div(rows, Tile::kM) * ceil_div(dim, Tile::kColumns);
+    };
+    const std::int64_t dq_blocks = blocks(p.seqlen_q, p.heads, p.head_dim),
+                       dk_blocks = blocks(p.seqlen_k, p.kv_heads, p.head_dim),
+                       dv_blocks = blocks(p.seqlen_k, p.kv_heads, p.head_dim_v);
+    GradientNotes notes;
+    if (g.dq != nullptr) repairs.dq = notes.dq = scratch<std::uint8_t>(dq_blocks);
+    if (g.dk != nullptr) repairs.dk = notes.dk = scratch<std::uint8_t>(dk_blocks);
+    if (g.dv != nullptr) repairs.dv = notes.dv = scratch<std::uint8_t>(dv_blocks);
+    bool by_query = g.dq != nullptr, by_key = g.dk != nullptr || g.dv != nullptr;
+#if defined(ARRAYNN_HOPPER)
+    if constexpr (sizeof(T) == 2) {
+      by_query = by_query && !query_gradient_on_hopper(p, g, delta, notes);
+      by_key = by_key && !key_gradients_on_hopper(p, g, delta, notes);
+    }
+#endif
     const auto chunks = static_cast<int>(ceil_div(p.head_dim, Tile::kK));
     const auto chunks_v = static_cast<int>(ceil_div(p.head_dim_v, Tile::kK));
-    const auto grid = [&](T* out, const RowStrides& strides, std::int64_t rows, std::int64_t heads,
-                          std::int64_t dim, std::size_t bytes) {
+    const std::size_t both = ChunkRing<Tile, 2>::shared_bytes(chunks + chunks_v);
+    const auto form = [&](T* out, const RowStrides& strides, std::int64_t rows, std::int64_t dim,
+                          std::uint8_t* repair) {
       call.out = out;
       call.out_strides = strides;
       call.tiles = ceil_div(rows, Tile::kM);
       call.columns = ceil_div(dim, Tile::kColumns);
-      const std::int64_t blocks = p.batch * heads * call.tiles * call.columns;
-      call.repair = scratch<std::uint8_t>(blocks);
-      return Grid{blocks, Tile::kThreads, bytes};
+      call.repair = repair;
     };
-    const std::size_t both = ChunkRing<Tile, 2>::shared_bytes(chunks + chunks_v);
-    if (g.dq != nullptr) {
-      const Grid blocks = grid(g.dq, g.dq_strides, p.seqlen_q, p.heads, p.head_dim, both);
-      repairs.dq = call.repair;
-      ARRAYNN_LAUNCH((attention_gradient_kernel<Tile, By::kQ>), blocks, call);
+    if (by_query) {
+      form(g.dq, g.dq_strides, p.seqlen_q, p.head_dim, notes.dq);
+      const Grid grid{dq_blocks, Tile::kThreads, both};
+      ARRAYNN_LAUNCH((attention_gradient_kernel<Tile, By::kQ>), grid, call);
     }
-    if (g.dk != nullptr) {
-      const Grid blocks = grid(g.dk, g.dk_strides, p.seqlen_k, p.kv_heads, p.head_dim, both);
-      repairs.dk = call.repair;
-      ARRAYNN_LAUNCH((attention_gradient_kernel<Tile, By::kK>), blocks, call);
+    if (by_key && g.dk != nullptr) {
+      form(g.dk, g.dk_strides, p.seqlen_k, p.head_dim, notes.dk);
+      const Grid grid{dk_blocks, Tile::kThreads, both};
+      ARRAYNN_LAUNCH((attention_gradient_kernel<Tile, By::kK>), grid, call);
     }
-    if (g.dv != nullptr) {
-      const Grid blocks = grid(g.dv, g.dv_strides, p.seqlen_k, p.kv_heads, p.head_dim_v,
-                               ChunkRing<Tile, 1>::shared_bytes(chunks));
-      repairs.dv = call.repair;
-      ARRAYNN_LAUNCH((attention_gradient_kernel<Tile, By::kV>), blocks, call);
+    if (by_key && g.dv != nullptr) {
+      form(g.dv, g.dv_strides, p.seqlen_k, p.head_dim_v, notes.dv);
+      const Grid grid{dv_blocks, Tile::kThreads, ChunkRing<Tile, 1>::shared_bytes(chunks)};
+      ARRAYNN_LAUNCH((attention_gradient_kernel<Tile, By::kV>), grid, call);
     }
   });
   return repairs;

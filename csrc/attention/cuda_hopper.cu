@@ -2,9 +2,7 @@
 #include "attention/cuda_hopper.hpp"
 
 #include "attention/cuda_hopper_tile.hpp"
-#include "ptx/cvt.hpp"
 #include "ptx/ex2.hpp"
-#include "ptx/wgmma.hpp"
 
 #if defined(__CUDA_ARCH__) && !defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #error "wgmma and setmaxnreg are instructions of sm_90a"
@@ -12,113 +10,6 @@
 
 namespace arraynn::cuda {
 namespace {
-
-// ---- products ---------------------------------------------------------------------------------------
-
-// s (+)= q k^T of 16 of a head.
-template <class T, int kCount>
-__device__ __forceinline__ void multiply_scores(float (&s)[kCount], std::uint64_t q,
-                                                std::uint64_t k, bool accumulate) {
-  constexpr bool kHalf = std::is_same_v<T, Half>;
-  if constexpr (kCount == 64 && kHalf) {
-    ptx::wgmma_m64n128k16_f16<true, true>(s, q, k, accumulate);
-  } else if constexpr (kCount == 64) {
-    ptx::wgmma_m64n128k16_bf16<true, true>(s, q, k, accumulate);
-  } else if constexpr (kCount == 48 && kHalf) {
-    ptx::wgmma_m64n96k16_f16<true, true>(s, q, k, accumulate);
-  } else if constexpr (kCount == 48) {
-    ptx::wgmma_m64n96k16_bf16<true, true>(s, q, k, accumulate);
-  } else if constexpr (kCount == 32 && kHalf) {
-    ptx::wgmma_m64n64k16_f16<true, true>(s, q, k, accumulate);
-  } else if constexpr (kCount == 32) {
-    ptx::wgmma_m64n64k16_bf16<true, true>(s, q, k, accumulate);
-  } else if constexpr (kHalf) {
-    ptx::wgmma_m64n32k16_f16<true, true>(s, q, k, accumulate);
-  } else {
-    ptx::wgmma_m64n32k16_bf16<true, true>(s, q, k, accumulate);
-  }
-}
-// sums (+)= factors of 16 keys times their values.
-template <class T, int kCount>
-__device__ __forceinline__ void multiply_values(float (&sum)[kCount], const Words (&f)[4],
-                                                std::uint64_t v, bool accumulate) {
-  constexpr bool kHalf = std::is_same_v<T, Half>;
-  if constexpr (kCount == 128 && kHalf) {
-    ptx::wgmma_rs_m64n256k16_f16<false>(sum, f, v, accumulate);
-  } else if constexpr (kCount == 128) {
-    ptx::wgmma_rs_m64n256k16_bf16<false>(sum, f, v, accumulate);
-  } else if constexpr (kCount == 64 && kHalf) {
-    ptx::wgmma_rs_m64n128k16_f16<false>(sum, f, v, accumulate);
-  } else if constexpr (kCount == 64) {
-    ptx::wgmma_rs_m64n128k16_bf16<false>(sum, f, v, accumulate);
-  } else if constexpr (kHalf) {
-    ptx::wgmma_rs_m64n64k16_f16<false>(sum, f, v, accumulate);
-  } else {
-    ptx::wgmma_rs_m64n64k16_bf16<false>(sum, f, v, accumulate);
-  }
-}
-
-template <class Tile>
-__device__ __forceinline__ void add_scores(const unsigned char* q, const unsigned char* k,
-                                           typename Tile::Scores& s) {
-  const std::uint32_t a = ptx::shared_address(q), b = ptx::shared_address(k);
-#pragma unroll
-  for (unsigned c = 0; c < Tile::kDim / kBox; ++c) {
-#pragma unroll
-    for (unsigned step = 0; step < kBox / 16; ++step) {
-      multiply_scores<typename Tile::Element>(
-          s, ptx::matrix_descriptor(a + c * Tile::kM * kRowBytes + step * 32, 0, kAtomBytes),
-          ptx::matrix_descriptor(b + c * Tile::kN * kRowBytes + step * 32, 0, kAtomBytes),
-          c > 0 || step > 0);
-    }
-  }
-}
-
-template <class Tile>
-__device__ __forceinline__ void add_values(const typename Tile::Factors& f, const unsigned char* v,
-                                           typename Tile::Sums& sums) {
-  const std::uint32_t b = ptx::shared_address(v);
-#pragma unroll
-  for (unsigned step = 0; step < Tile::kN / 16; ++step) {
-#pragma unroll
-    for (int part = kSplits - 1; part >= 0; --part) {  // the smaller one first
-      multiply_values<typename Tile::Element>(
-          sums, f[part][step],
-          ptx::matrix_descriptor(b + step * 2 * kAtomBytes, Tile::kN * kRowBytes, kAtomBytes),
-          true);
-    }
-  }
-}
-
-// ---- factors ----------------------------------------------------------------------------------------
-
-// Two numbers, rounded, the first in the lower half.
-__device__ __forceinline__ Words two_of(Half, float x, float y) {
-  return ptx::cvt_rn_f16x2_f32(x, y);
-}
-__device__ __forceinline__ Words two_of(Bfloat16, float x, float y) {
-  return ptx::cvt_rn_bf16x2_f32(x, y);
-}
-__device__ __forceinline__ float first_of(Half, Words w) {
-  return ptx::cvt_f32_f16(static_cast<std::uint16_t>(w));
-}
-__device__ __forceinline__ float first_of(Bfloat16, Words w) {
-  return ptx::cvt_f32_bf16(static_cast<std::uint16_t>(w));
-}
-
-// Sums of a product are in the order of an operand's elements.
-template <class Tile>
-__device__ __forceinline__ void to_factors(const typename Tile::Scores& s,
-                                           typename Tile::Factors& f) {
-  using T = typename Tile::Element;
-#pragma unroll
-  for (int w = 0; w < Tile::kN / 4; ++w) {
-    const float x = s[2 * w], y = s[2 * w + 1];
-    const Words big = two_of(T{}, x, y);
-    f[0][w / 4][w % 4] = big;
-    f[1][w / 4][w % 4] = two_of(T{}, x - first_of(T{}, big), y - first_of(T{}, big >> 16));
-  }
-}
 
 // One of the two rows of a lane: the largest score so far, the sum of the lane's exponentials.
 struct FlashRow {
@@ -135,12 +26,6 @@ struct FlashSight {
   int lowest, highest, end;
 };
 
-// max and sum over a row's four lanes.
-template <class Combine>
-__device__ __forceinline__ float lanes_reduce(float x, const Combine& combine) {
-  x = combine(x, __shfl_xor_sync(kWholeWarp, x, 1));
-  return combine(x, __shfl_xor_sync(kWholeWarp, x, 2));
-}
 struct Most {
   __device__ __forceinline__ float operator()(float a, float b) const { return ::fmaxf(a, b); }
 };
@@ -149,27 +34,6 @@ template <class T>
 __device__ __forceinline__ TilePlace place_of(const FlashCall<T>& call, const FlashWork& work,
                                               int group, int key) {
   return {work.b, work.h, work.query + group * kGroupRows, key, sequence_of(call.p, work.b)};
-}
-
-// keeps() of two neighbours, which mostly share a block of Philox.
-template <class T>
-__device__ __forceinline__ void drop_two(const AttentionProblem<T>& p, const TilePlace& at, int row,
-                                         int column, float& x, float& y) {
-  const AttentionDropout& d = p.dropout;
-  const std::int64_t length = d.device_row != nullptr ? *d.device_row : d.row;
-  const auto index = static_cast<std::uint64_t>(
-      (at.b * d.b + at.h * d.h + at.seq.q0 + at.query + row) * length + at.key + column);
-  const unsigned word = index % 4;
-  PhiloxBlock block = philox_block(index / 4, d.key);
-  const std::uint32_t low = word % 2 == 0 ? block.word[0] : block.word[1],
-                      high = word % 2 == 0 ? block.word[2] : block.word[3];
-  if ((word < 2 ? low : high) < d.threshold) x = 0;
-  if (word == 3) block = philox_block(index / 4 + 1, d.key);
-  const std::uint32_t next = word == 0   ? block.word[1]
-                             : word == 1 ? block.word[2]
-                             : word == 2 ? block.word[3]
-                                         : block.word[0];
-  if (next < d.threshold) y = 0;
 }
 
 // Products become exponentials; what the sums so far are multiplied by.
@@ -227,28 +91,15 @@ __device__ __forceinline__ void to_exponentials(const FlashCall<T>& call, const 
       const TilePlace at = place_of(call, work, group, key);
 #pragma unroll
       for (int i = 0; i < kN / 2; i += 2) {
-        drop_two(call.p, at, row + 8 * (i / 2 % 2), column + i / 4 * 8, s[i], s[i + 1]);
+        const unsigned kept = keeps_two(call.p, at, row + 8 * (i / 2 % 2), column + i / 4 * 8);
+        if ((kept & 1) == 0) s[i] = 0;
+        if ((kept & 2) == 0) s[i + 1] = 0;
       }
     }
   }
 }
 
 // ---- results ----------------------------------------------------------------------------------------
-
-// Word k of lane l of four becomes word l of lane k.
-__device__ __forceinline__ void transpose(Words (&w)[4], int lane) {
-#pragma unroll
-  for (int step = 1; step <= 2; step *= 2) {
-    const bool upper = (lane & step) != 0;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if ((i & step) != 0) continue;
-      const Words other = __shfl_xor_sync(kWholeWarp, upper ? w[i] : w[i + step], step);
-      w[i] = upper ? other : w[i];
-      w[i + step] = upper ? w[i + step] : other;
-    }
-  }
-}
 
 // The results of a warpgroup.
 template <class Tile, class T>
@@ -350,7 +201,7 @@ __device__ __forceinline__ void multiply_works(const FlashCall<T>& call, FlashSt
       wait(&shared.k_full[stage_of<Tile>(tile)], parity_of<Tile>(tile));
       wait_turn();
       ptx::wgmma_fence();
-      add_scores<Tile>(q, shared.stages[stage_of<Tile>(tile)].k, s);
+      add_scores<Tile, Tile::kDim>(q, shared.stages[stage_of<Tile>(tile)].k, s);
       ptx::wgmma_commit_group();
       arrive(&shared.turn[1 - group]);
       ptx::wgmma_wait_group<0>();
@@ -366,7 +217,7 @@ __device__ __forceinline__ void multiply_works(const FlashCall<T>& call, FlashSt
         wait(&shared.v_full[v_stage], v_parity);
         wait_turn();
         ptx::wgmma_fence();
-        add_scores<Tile>(q, shared.stages[k_stage].k, s);
+        add_scores<Tile, Tile::kDim>(q, shared.stages[k_stage].k, s);
         ptx::wgmma_commit_group();
         add_values<Tile>(f, shared.stages[v_stage].v, sums);
         ptx::wgmma_commit_group();
@@ -456,53 +307,6 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 // ---- launches ---------------------------------------------------------------------------------------
 
-constexpr std::int64_t kMostIndex = (std::int64_t{1} << 30) - 1024;  // and a tile further
-constexpr std::int64_t kUnit = 8;                                    // elements of 16 bytes
-
-struct FlashArray {
-  const void* p;
-  RowStrides strides;
-  std::int64_t batch, heads, length, dim;
-  int box;  // vectors of a copy
-};
-
-// False where a tensor map of three dimensions cannot tell of the array.
-template <class T>
-bool make_map(TensorMap* map, FlashRows* rows, const FlashArray& a) {
-  RowStrides s = a.strides;
-  if (a.length == 1) s.l = round_up(a.dim, kUnit);  // the only one of an axis has any stride
-  if (a.heads == 1) s.h = s.l;
-  if (a.batch == 1) s.b = s.h;
-  constexpr std::int64_t kMostStride = std::int64_t{1} << 38;  // elements
-  for (const std::int64_t stride : {s.l, s.h, s.b}) {
-    if (stride <= 0 || stride % kUnit != 0 || stride >= kMostStride) return false;
-  }
-  std::int64_t length = a.length, planes = a.heads;
-  *rows = {0, 0, 0};
-  if (a.batch > 1 && s.b % s.h == 0) {
-    rows->planes = static_cast<int>(min_i(s.b / s.h, kMostIndex));
-    planes += (a.batch - 1) * (s.b / s.h);
-  } else if (a.batch > 1 && s.b % s.l == 0) {
-    rows->rows = static_cast<int>(min_i(s.b / s.l, kMostIndex));
-    length += (a.batch - 1) * (s.b / s.l);
-  } else if (a.batch > 1) {
-    return false;
-  }
-
-  if (length > kMostIndex || planes > kMostIndex ||
-      reinterpret_cast<std::uintptr_t>(a.p) % 16 != 0) {
-    return false;
-  }
-  rows->count = static_cast<int>(length);
-  const auto wide = [](std::int64_t x) { return static_cast<std::uint64_t>(x); };
-  const TensorBoxes boxes{a.p,
-                          {wide(a.dim), wide(length), wide(planes)},
-                          {wide(s.l), wide(s.h)},
-                          {kBox, static_cast<std::uint32_t>(a.box), 1}};
-  return encode_tensor_map(
-      map, std::is_same_v<T, Half> ? TensorElement::kHalf : TensorElement::kBfloat16, boxes);
-}
-
 template <class Tile, class T>
 bool launch_tiles(const AttentionProblem<T>& p, std::uint8_t* repair) {
   FlashCall<T> call{};
@@ -522,8 +326,8 @@ bool launch_tiles(const AttentionProblem<T>& p, std::uint8_t* repair) {
   call.tiles = static_cast<unsigned>(tiles);
   call.works = static_cast<unsigned>(tiles * heads);
   call.factor = Tile::kOptions ? kLog2e : static_cast<float>(p.scale * 1.4426950408889634);
-  call.packed = is_packed(p.out) && p.out_strides.b % kUnit == 0 && p.out_strides.h % kUnit == 0 &&
-                p.out_strides.l % kUnit == 0;
+  call.packed = is_packed(p.out) && p.out_strides.b % kVectorUnit == 0 &&
+                p.out_strides.h % kVectorUnit == 0 && p.out_strides.l % kVectorUnit == 0;
   call.notes = ceil_div(p.seqlen_q, kGroupRows);
   call.columns = max_i(1, ceil_div(p.head_dim_v, kRepairColumns));
   call.repair = repair;
@@ -553,7 +357,7 @@ template <class T>
 bool attention_on_hopper(const AttentionProblem<T>& p, std::uint8_t* repair) {
   const std::int64_t dim = p.head_dim, dim_v = p.head_dim_v;
   if (!is_hopper() || p.batch * p.heads * p.seqlen_q * p.seqlen_k == 0 || dim <= 0 || dim_v <= 0 ||
-      dim % kUnit != 0 || dim_v % kUnit != 0 || dim > 256 || dim_v > 256) {
+      dim % kVectorUnit != 0 || dim_v % kVectorUnit != 0 || dim > 256 || dim_v > 256) {
     return false;
   }
   if (dim <= 64 && dim_v <= 64) return launch<T, 64, 64>(p, repair);

@@ -1,26 +1,8 @@
 // The forward of attention on Hopper (cuda_hopper.hpp): its tiles, which of them a block takes, and their copies.
 #pragma once
-#include <cstring>
-
-#include "attention/cuda_tile.hpp"
-#include "core/cuda_tensor_map.hpp"
-#include "ptx/bulk.hpp"
-#include "ptx/mbarrier.hpp"
+#include "attention/cuda_hopper_parts.hpp"
 
 namespace arraynn::cuda {
-
-using Words = std::uint32_t;
-
-constexpr int kGroup = 128, kGroupRows = 64;  // threads, queries of a warpgroup
-constexpr int kMultipliers = 2;               // warpgroups
-constexpr int kThreads = (1 + kMultipliers) * kGroup;
-constexpr int kWarps = kMultipliers * kGroup / kWarp;  // that multiply
-constexpr int kRowBytes = 128, kAtomBytes = 1024, kBox = 64;
-constexpr int kCopyRegisters = 32, kMultiplyRegisters = 240;
-static_assert(kGroup * (kCopyRegisters + kMultipliers * kMultiplyRegisters) <= 65536);
-constexpr int kSplits = 2;  // parts of a factor
-constexpr float kHidden = -__builtin_inff();
-constexpr float kLog2e = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
 
 template <class T, int kDim_, int kDimV_, bool kOptions_>
 struct FlashTile {
@@ -40,11 +22,6 @@ struct FlashTile {
   using Scores = float[kN / 2];
   using Sums = float[kDimV / 2];
   using Factors = Words[kSplits][kN / 16][4];
-};
-
-// Where vectors of an array lie in its map: row `l + b rows`, of `count`, plane `h + b planes`.
-struct FlashRows {
-  int rows, planes, count;
 };
 
 template <class T>
@@ -134,35 +111,7 @@ __device__ __forceinline__ std::uint32_t parity_of(unsigned tile) {
   return tile / Tile::kStages % 2;
 }
 
-__device__ __forceinline__ void wait(std::uint64_t* barrier, std::uint32_t parity) {
-  while (!ptx::mbarrier_try_wait_parity(barrier, parity)) {
-  }
-}
-
 // ---- copies -----------------------------------------------------------------------------------------
-
-// kRows vectors from row `first` of a plane on, kDim elements of each.
-template <int kRows, int kDim>
-__device__ __forceinline__ void copy_vectors(unsigned char* to, const TensorMap& map, int first,
-                                             int plane, std::uint64_t* full) {
-#pragma unroll 1  // a thread of few registers
-  for (int c = 0; c < kDim / kBox; ++c) {
-    ptx::cp_async_bulk_tensor_3d(to + c * kRows * kRowBytes, &map, c * kBox, first, plane, full);
-  }
-}
-
-// Rows [from, kRows) become zeros, by a warp.
-template <int kRows, int kDim>
-__device__ __forceinline__ void clear_vectors(unsigned char* v, int from, int lane) {
-  constexpr int kPacks = kRowBytes / 16;
-#pragma unroll
-  for (int c = 0; c < kDim / kBox; ++c) {
-#pragma unroll 1
-    for (int i = from * kPacks + lane; i < kRows * kPacks; i += kWarp) {
-      memset(v + (c * kRows * kPacks + i) * 16, 0, 16);
-    }
-  }
-}
 
 // The one warp that copies; one lane does.
 template <class Tile, class T>

@@ -7,11 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "attention/attention.hpp"
-#include "attention/cuda_hopper.hpp"
 #include "conv/conv.hpp"
 #include "conv/cuda_hopper.hpp"
-#include "core/cuda_call.hpp"
 #include "core/cuda_precision.hpp"
 #include "core/cuda_scratch.hpp"
 #include "gemm/cuda_hopper.hpp"
@@ -19,6 +16,7 @@
 #include "norm/norm.hpp"
 #include "optim/cuda.hpp"
 #include "planted.hpp"
+#include "planted_numbers.hpp"
 #include "pool/pool.hpp"
 #include "rnn/stack.hpp"
 #include "runtime.hpp"
@@ -27,23 +25,7 @@
 namespace {
 
 using namespace arraynn;
-using Floats = std::vector<float>;
-
-constexpr const char* kOp = "planted";
-
-Floats result(std::int64_t n) { return Floats(static_cast<std::size_t>(n), -1.0f); }
-
-// Numbers in [-2, 2), and some behind them: a fault may read there.
-Floats numbers(std::int64_t n, std::uint32_t seed = 1) {
-  Floats x(static_cast<std::size_t>(n) + 64);
-  for (float& v : x) {
-    seed = seed * 1664525u + 1013904223u;
-    v = static_cast<float>(seed >> 8) * 0x1p-22f - 2.0f;
-  }
-  return x;
-}
-
-void append(Floats& all, const Floats& more) { all.insert(all.end(), more.begin(), more.end()); }
+using namespace host_cuda;
 
 Floats run_gemm_of(std::int64_t m, std::int64_t n, std::int64_t k, float first = 1.0f) {
   Floats a = numbers(m * k), b = numbers(k * n, 2);
@@ -90,22 +72,6 @@ Floats run_gemm_over_samples() {  // in two parts
   gemm(kOp, p);
   cuda::set_tf32_products(false);
   return c;
-}
-
-void be_hopper(bool yes) {
-  host_cuda::set_capability(yes ? 9 : 8, 0);
-  cuda::forget_devices();
-}
-
-// The upper halves of numbers.
-std::vector<Bfloat16> bfloat16s(std::int64_t n, std::uint32_t seed = 1) {
-  std::vector<Bfloat16> x;
-  for (const float v : numbers(n, seed)) {
-    std::uint32_t bits = 0;
-    std::memcpy(&bits, &v, sizeof bits);
-    x.push_back({static_cast<std::uint16_t>(bits >> 16)});
-  }
-  return x;
 }
 
 // On one multiprocessor: two tiles of 128 x 128, whose 10 stages go round the ring of 6.
@@ -251,126 +217,6 @@ Floats run_conv_by_weight_on_hopper() {
       cuda::conv_weight_on_hopper(c.p, c.dy.data(), c.x.data(), parts, sums.data());
   be_hopper(false);
   return launched ? sums : Floats{};
-}
-
-struct Attention {
-  static constexpr std::int64_t kHeads = 2, kLength = 70, kDim = 20;
-  static constexpr std::int64_t kSize = kHeads * kLength * kDim;
-  Floats q = numbers(kSize), k = numbers(kSize, 2), v = numbers(kSize, 3);
-  Floats out = result(kSize), lse = result(kHeads * kLength);
-  RowStrides rows;
-  AttentionProblem<float> p;
-
-  // Not finite where most queries, or the keys after the first, do not look: what they see is formed again.
-  enum class Hidden { kNothing, kLastValue, kFirstQuery };
-
-  explicit Attention(std::int64_t queries = kLength, Hidden hidden = Hidden::kNothing) {
-    if (hidden == Hidden::kLastValue) {  // and scores of the second tile are the largest
-      for (std::int64_t i = 64 * kDim; i < kLength * kDim; ++i) k[static_cast<std::size_t>(i)] *= 4;
-    }
-    for (std::int64_t d = 0; d < kDim; ++d) {
-      if (hidden == Hidden::kLastValue) v[static_cast<std::size_t>((kLength - 1) * kDim + d)] = NAN;
-      if (hidden == Hidden::kFirstQuery) q[static_cast<std::size_t>(d)] = NAN;
-    }
-    rows.b = kSize;
-    rows.h = kLength * kDim;
-    rows.l = kDim;
-    p.batch = 1;
-    p.heads = p.kv_heads = kHeads;
-    p.seqlen_q = queries;
-    p.seqlen_k = kLength;
-    p.head_dim = p.head_dim_v = kDim;
-    p.q = q.data();
-    p.k = k.data();
-    p.v = v.data();
-    p.out = out.data();
-    p.lse = lse.data();
-    p.q_strides = p.k_strides = p.v_strides = p.out_strides = rows;
-    p.lse_strides.b = kHeads * kLength;
-    p.lse_strides.h = kLength;
-    p.lse_strides.l = 1;
-    if (queries > 1) p.right = 0;  // causal
-    run_attention(kOp, p);
-  }
-};
-
-Floats run_attention_with(Attention::Hidden hidden) {
-  Attention a(Attention::kLength, hidden);
-  append(a.out, a.lse);
-  return a.out;
-}
-Floats run_attention_forward() { return run_attention_with(Attention::Hidden::kNothing); }
-Floats run_attention_repaired() { return run_attention_with(Attention::Hidden::kLastValue); }
-
-Floats run_attention_of_one_query() { return Attention(1).out; }
-
-// On one multiprocessor: four tiles of the result with six of keys each, which go round the ring of 4. Behind
-// the last key are values that nobody may read, and the results of one query are not finite.
-Floats run_attention_on_hopper() {
-  constexpr std::int64_t kHeads = 2, kQueries = 140, kArray = 720, kDim = 64;
-  static constexpr std::int64_t kKeys = 690;
-  auto q = bfloat16s(kHeads * kQueries * kDim), k = bfloat16s(kHeads * kArray * kDim, 2),
-       v = bfloat16s(kHeads * kArray * kDim, 3);
-  constexpr Bfloat16 kNan{0x7FFF};
-  q[static_cast<std::size_t>(20 * kDim)] = kNan;
-  for (std::int64_t h = 0; h < kHeads; ++h) {
-    for (std::int64_t i = kKeys * kDim; i < kArray * kDim; ++i) {
-      v[static_cast<std::size_t>(h * kArray * kDim + i)] = kNan;
-    }
-  }
-  std::vector<Bfloat16> out(kHeads * kQueries * kDim, {0xFFFF});
-  Floats lse = result(kHeads * kQueries);
-  std::vector<std::uint8_t> notes(kHeads * 3, 0xFF);
-  AttentionProblem<Bfloat16> p;
-  p.batch = 1;
-  p.heads = p.kv_heads = kHeads;
-  p.seqlen_q = kQueries;
-  p.seqlen_k = kArray;
-  p.kv_lengths = &kKeys;
-  p.head_dim = p.head_dim_v = kDim;
-  p.q = q.data();
-  p.k = k.data();
-  p.v = v.data();
-  p.out = out.data();
-  p.lse = lse.data();
-  p.q_strides = p.out_strides = {kHeads * kQueries * kDim, kQueries * kDim, kDim};
-  p.k_strides = p.v_strides = {kHeads * kArray * kDim, kArray * kDim, kDim};
-  p.lse_strides = {kHeads * kQueries, kQueries, 1};
-  p.scale = 0.125;
-  p.right = 0;
-  p.alignment = Alignment::kLengthEnd;
-  be_hopper(true);
-  const bool launched = cuda::attention_on_hopper(p, notes.data());
-  be_hopper(false);
-  if (!launched) return {};
-  for (const Bfloat16 x : out) lse.push_back(static_cast<float>(x.bits));
-  for (const std::uint8_t x : notes) lse.push_back(x);
-  return lse;
-}
-
-Floats run_attention_gradient(Attention::Hidden hidden,
-                              float* AttentionGradients<float>::* gradient) {
-  const Attention a(Attention::kLength, hidden);
-  const Floats dout = numbers(Attention::kSize, 4);
-  Floats dx = result(Attention::kSize);
-  AttentionGradients<float> g;
-  g.dout = dout.data();
-  g.dout_strides = g.dq_strides = g.dk_strides = g.dv_strides = a.rows;
-  g.*gradient = dx.data();
-  run_attention_backward(kOp, a.p, g);
-  return dx;
-}
-Floats run_attention_by_q() {
-  return run_attention_gradient(Attention::Hidden::kNothing, &AttentionGradients<float>::dq);
-}
-Floats run_attention_by_k() {
-  return run_attention_gradient(Attention::Hidden::kNothing, &AttentionGradients<float>::dk);
-}
-Floats run_attention_by_v() {
-  return run_attention_gradient(Attention::Hidden::kNothing, &AttentionGradients<float>::dv);
-}
-Floats run_attention_by_k_repaired() {
-  return run_attention_gradient(Attention::Hidden::kFirstQuery, &AttentionGradients<float>::dk);
 }
 
 constexpr std::int64_t kRows = 20;
@@ -618,49 +464,45 @@ Floats run_lstm_backward() {
 }  // namespace
 
 const std::map<std::string, host_cuda::Problem>& host_cuda::problems() {
-  static const std::map<std::string, Problem> kProblems = {
-      {"gemm", &run_gemm},
-      {"gemm on tensor cores", &run_gemm_on_tensor_cores},
-      {"gemm of the largest number", &run_gemm_of_the_largest},
-      {"gemm in tf32", &run_gemm_in_tf32},
-      {"gemm over samples", &run_gemm_over_samples},
-      {"gemm on Hopper", &run_gemm_on_hopper},
-      {"gemm over samples on Hopper", &run_gemm_over_samples_on_hopper},
-      {"column sums", &run_column_sums},
-      {"conv", &run_conv},
-      {"conv on tensor cores", &run_conv_on_tensor_cores},
-      {"conv by x", &run_conv_by_x},
-      {"conv by weight", &run_conv_by_weight},
-      {"conv on Hopper", &run_conv_on_hopper},
-      {"conv by x on Hopper", &run_conv_by_x_on_hopper},
-      {"conv by weight on Hopper", &run_conv_by_weight_on_hopper},
-      {"attention", &run_attention_forward},
-      {"attention on Hopper", &run_attention_on_hopper},
-      {"attention of one query", &run_attention_of_one_query},
-      {"attention by q", &run_attention_by_q},
-      {"attention by k", &run_attention_by_k},
-      {"attention by v", &run_attention_by_v},
-      {"attention repaired", &run_attention_repaired},
-      {"attention by k repaired", &run_attention_by_k_repaired},
-      {"layer norm", &run_layer_norm},
-      {"rms norm", &run_rms_norm},
-      {"layer norm by weight", &run_layer_norm_by_weight},
-      {"layer norm by weight of a cluster", &run_layer_norm_by_weight_of_a_cluster},
-      {"batch norm", &run_batch_norm_forward},
-      {"batch norm backward", &run_batch_norm_backward},
-      {"softmax", &run_softmax_of_rows},
-      {"softmax of a cluster", &run_softmax_of_a_cluster},
-      {"softmax of columns", &run_softmax_of_columns},
-      {"adam", &run_adam},
-      {"adam of numbers on the device", &run_adam_of_device_numbers},
-      {"clipped sgd", &run_clipped_sgd},
-      {"max pool", &run_max_pool},
-      {"max pool backward", &run_max_pool_backward},
-      {"long max pool", &run_long_max_pool},
-      {"lstm", &run_lstm},
-      {"lstm by blocks that are apart", &run_lstm_apart},
-      {"lstm backward", &run_lstm_backward},
-      {"gru with the reset before", &run_gru},
-  };
+  static const std::map<std::string, Problem> kProblems = [] {
+    std::map<std::string, Problem> all = {
+        {"gemm", &run_gemm},
+        {"gemm on tensor cores", &run_gemm_on_tensor_cores},
+        {"gemm of the largest number", &run_gemm_of_the_largest},
+        {"gemm in tf32", &run_gemm_in_tf32},
+        {"gemm over samples", &run_gemm_over_samples},
+        {"gemm on Hopper", &run_gemm_on_hopper},
+        {"gemm over samples on Hopper", &run_gemm_over_samples_on_hopper},
+        {"column sums", &run_column_sums},
+        {"conv", &run_conv},
+        {"conv on tensor cores", &run_conv_on_tensor_cores},
+        {"conv by x", &run_conv_by_x},
+        {"conv by weight", &run_conv_by_weight},
+        {"conv on Hopper", &run_conv_on_hopper},
+        {"conv by x on Hopper", &run_conv_by_x_on_hopper},
+        {"conv by weight on Hopper", &run_conv_by_weight_on_hopper},
+        {"layer norm", &run_layer_norm},
+        {"rms norm", &run_rms_norm},
+        {"layer norm by weight", &run_layer_norm_by_weight},
+        {"layer norm by weight of a cluster", &run_layer_norm_by_weight_of_a_cluster},
+        {"batch norm", &run_batch_norm_forward},
+        {"batch norm backward", &run_batch_norm_backward},
+        {"softmax", &run_softmax_of_rows},
+        {"softmax of a cluster", &run_softmax_of_a_cluster},
+        {"softmax of columns", &run_softmax_of_columns},
+        {"adam", &run_adam},
+        {"adam of numbers on the device", &run_adam_of_device_numbers},
+        {"clipped sgd", &run_clipped_sgd},
+        {"max pool", &run_max_pool},
+        {"max pool backward", &run_max_pool_backward},
+        {"long max pool", &run_long_max_pool},
+        {"lstm", &run_lstm},
+        {"lstm by blocks that are apart", &run_lstm_apart},
+        {"lstm backward", &run_lstm_backward},
+        {"gru with the reset before", &run_gru},
+    };
+    all.insert(attention_problems().begin(), attention_problems().end());
+    return all;
+  }();
   return kProblems;
 }

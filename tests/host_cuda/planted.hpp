@@ -15,5 +15,6 @@ inline bool planted_apart() { return scan_apart; }
 // Returns all that the call computes.
 using Problem = std::vector<float> (*)();
 const std::map<std::string, Problem>& problems();
+const std::map<std::string, Problem>& attention_problems();  // some of them
 
 }  // namespace host_cuda

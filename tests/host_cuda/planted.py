@@ -22,6 +22,7 @@ KERNELS = [
     "attention/cuda_decode.cu",
     "attention/cuda_forward.cu",
     "attention/cuda_hopper.cu",
+    "attention/cuda_hopper_backward.cu",
     "conv/cuda.cu",
     "conv/cuda_hopper.cu",
     "elementwise/cuda.cu",

@@ -8,7 +8,9 @@ HOPPER, HOPPER_GEMM = "gemm/cuda_hopper_ring.hpp", "gemm on Hopper"
 PATCHES, HOPPER_CONV = "conv/cuda_hopper.cu", "conv on Hopper"
 HOPPER_BY_X, HOPPER_WEIGHT = "conv by x on Hopper", "conv by weight on Hopper"
 FLASH, FLASH_ATTENTION = "attention on Hopper", "attention/cuda_hopper.cu"
-FLASH_TILE = "attention/cuda_hopper_tile.hpp"
+FLASH_TILE, FLASH_PARTS = "attention/cuda_hopper_tile.hpp", "attention/cuda_hopper_parts.hpp"
+GRADIENT, GRADIENT_TILE = "attention/cuda_hopper_backward.cu", "attention/cuda_hopper_gradient.hpp"
+BY_Q, BY_KV = "attention by q on Hopper", "attention by k and v on Hopper"
 
 FAULTS = [
     # The tiles of warpgroups: a ring of stages between one thread and eight warps.
@@ -346,14 +348,14 @@ FAULTS = [
     Fault(
         "the rest of a factor of 16 bits is left out",
         FLASH,
-        FLASH_ATTENTION,
+        FLASH_PARTS,
         "f[1][w / 4][w % 4] =",
         "f[1][w / 4][w % 4] = PLANTED ? 0 :",
     ),
     Fault(
         "lanes change words with the wrong ones",
         FLASH,
-        FLASH_ATTENTION,
+        FLASH_PARTS,
         "(lane & step) != 0;",
         "(lane & (PLANTED ? 3 - step : step)) != 0;",
     ),
@@ -363,5 +365,189 @@ FAULTS = [
         FLASH_ATTENTION,
         "wait(&shared.done[group],",
         "if (!PLANTED) wait(&shared.done[group],",
+    ),
+    # Their gradients: one ring for both sides, two products in flight, sums that are scaled.
+    Fault(
+        "rows of gradients are read before they are there",
+        BY_Q,
+        GRADIENT,
+        "wait(&shared.x_full, 0);",
+        "if (!PLANTED) wait(&shared.x_full, 0);",
+    ),
+    Fault(
+        "the other side is read before it is there",
+        BY_KV,
+        GRADIENT,
+        "wait(&shared.full[turn.stage], turn.parity);",
+        "if (!PLANTED) wait(&shared.full[turn.stage], turn.parity);",
+    ),
+    Fault(
+        "the parity stays when the ring of gradients begins again",
+        BY_KV,
+        GRADIENT_TILE,
+        "    stage = 0;\n    parity ^= 1;",
+        "    stage = 0;\n    parity ^= PLANTED ? 0 : 1;",
+    ),
+    Fault(
+        "the other side is replaced while products read it",
+        BY_KV,
+        GRADIENT_TILE,
+        "wait(&shared.empty[turn.stage],",
+        "if (!PLANTED) wait(&shared.empty[turn.stage],",
+    ),
+    Fault(
+        "statistics are told of before all lanes have written theirs",
+        BY_KV,
+        GRADIENT_TILE,
+        "__syncwarp();  // all have waited, and written",
+        "if (!PLANTED) __syncwarp();  // all have waited, and written",
+    ),
+    Fault(
+        "fewer bytes of the other side are expected than come",
+        BY_Q,
+        GRADIENT_TILE,
+        "arrive_expect_tx(barrier, Tile::kBytesY0 + Tile::kBytesY1);",
+        "arrive_expect_tx(barrier, Tile::kBytesY0 + Tile::kBytesY1 - (PLANTED ? 1024 : 0));",
+    ),
+    Fault(
+        "the other side behind a sequence takes part",
+        BY_Q,
+        GRADIENT_TILE,
+        "const bool tail = more &&",
+        "const bool tail = !PLANTED && more &&",
+    ),
+    Fault(
+        "the other side is told of before all lanes have cleared theirs",
+        BY_Q,
+        GRADIENT_TILE,
+        "__syncwarp();  // all are clear",
+        "if (!PLANTED) __syncwarp();  // all are clear",
+    ),
+    Fault(
+        "heads that share keys are the first of them",
+        BY_KV,
+        GRADIENT_TILE,
+        ": work.h + head;",
+        ": work.h + (PLANTED ? 0 : head);",
+    ),
+    Fault(
+        "delta is that of the next query",
+        BY_KV,
+        GRADIENT_TILE,
+        "shared.delta[turn.stage][number] = delta[i];",
+        "shared.delta[turn.stage][number ^ (PLANTED ? 1 : 0)] = delta[i];",
+    ),
+    Fault(
+        "a warpgroup keeps its turn at gradients",
+        BY_Q,
+        GRADIENT,
+        "arrive(&shared.turn[1 - group]);",
+        "if (!PLANTED) arrive(&shared.turn[1 - group]);",
+    ),
+    Fault(
+        "both warpgroups begin gradients with the second turn",
+        BY_Q,
+        GRADIENT,
+        "group == 0 ? 1 : 0;",
+        "group == 0 && !PLANTED ? 1 : 0;",
+    ),
+    Fault(
+        "products of gradients without a fence",
+        BY_Q,
+        GRADIENT,
+        "ptx::wgmma_fence();\n      add_scores",
+        "if (!PLANTED) ptx::wgmma_fence();\n      add_scores",
+    ),
+    Fault(
+        "products with shares without a fence",
+        BY_KV,
+        GRADIENT,
+        "ptx::wgmma_fence();\n        add_values<Tile>(f,",
+        "if (!PLANTED) ptx::wgmma_fence();\n        add_values<Tile>(f,",
+    ),
+    Fault(
+        "shares are formed while products form their scores",
+        BY_Q,
+        GRADIENT,
+        "ptx::wgmma_wait_group<Tile::kByScores ? 1 : 0>();",
+        "if (PLANTED) ptx::wgmma_wait_group<2>();\n"
+        "else ptx::wgmma_wait_group<Tile::kByScores ? 1 : 0>();",
+    ),
+    Fault(
+        "gradients of shares are read while products form them",
+        BY_Q,
+        GRADIENT,
+        "ptx::wgmma_wait_group<0>();  // d",
+        "if (PLANTED) ptx::wgmma_wait_group<1>(); else ptx::wgmma_wait_group<0>();  // d",
+    ),
+    Fault(
+        "the other side is given back while products read it",
+        BY_KV,
+        GRADIENT,
+        "ptx::wgmma_wait_group<0>();  // y",
+        "if (PLANTED) ptx::wgmma_wait_group<1>(); else ptx::wgmma_wait_group<0>();  // y",
+    ),
+    Fault(
+        "seven warps of eight give the other side back",
+        BY_KV,
+        GRADIENT,
+        "ptx::mbarrier_init(&shared.empty[i], kWarps);",
+        "ptx::mbarrier_init(&shared.empty[i], kWarps - (PLANTED ? 1 : 0));",
+    ),
+    Fault(
+        "a row of a gradient meets one vector too many",
+        BY_Q,
+        GRADIENT,
+        "c <= last + r &&",
+        "c <= last + r + (PLANTED ? 1 : 0) &&",
+    ),
+    Fault(
+        "a tile of a gradient that some rows see in part counts as whole",
+        BY_KV,
+        GRADIENT,
+        "first + kGroupRows - 1 <= 0",
+        "first + (PLANTED ? 0 : kGroupRows - 1) <= 0",
+    ),
+    Fault(
+        "what is not finite is multiplied by a share of 0",
+        BY_Q,
+        GRADIENT,
+        "if (!all) hide(d, 0.0f);",
+        "if (!all && !PLANTED) hide(d, 0.0f);",
+    ),
+    Fault(
+        "sums of gradients are not scaled to the new largest",
+        BY_KV,
+        GRADIENT,
+        "sums[i] *= shrink[i / 2 % 2];",
+        "sums[i] *= PLANTED ? 1.0f : shrink[i / 2 % 2];",
+    ),
+    Fault(
+        "keys behind a length have gradients",
+        BY_KV,
+        GRADIENT,
+        "zero = r >= work.live;",
+        "zero = r >= work.live + (PLANTED ? 1 : 0);",
+    ),
+    Fault(
+        "a note of a gradient is left before all warps have looked",
+        BY_Q,
+        GRADIENT,
+        "wait(&shared.done[group], 0);",
+        "if (!PLANTED) wait(&shared.done[group], 0);",
+    ),
+    Fault(
+        "two lanes drop each other's scores",
+        BY_Q + ", options",
+        GRADIENT,
+        "column + i / 4 * 8) << i;",
+        "column + i / 4 * 8) << (PLANTED ? i ^ 2 : i);",
+    ),
+    Fault(
+        "a capped score passes its gradient whole",
+        BY_KV + ", options",
+        GRADIENT,
+        "share * (slope * (",
+        "share * ((PLANTED ? 1.0f : slope) * (",
     ),
 ]
