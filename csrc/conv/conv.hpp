@@ -10,8 +10,8 @@
 //             transposed), and gemm's row microkernel walks it: the MR rows of a tile are MR output
 //             pixels, k runs over (kernel row, kernel column, channel) of the staged strip in
 //             place. No patch is ever materialised. Rows longer than a strip are cut. By x: one
-//             such convolution of dy for every residue of the position modulo the stride, over
-//             strips that are staged once for all (residues.hpp).
+//             such convolution of dy for every residue of the position modulo the stride, all from a
+//             strip that is staged once, with weights that are packed together (residues.hpp).
 //   direct    by W: sum over pixels of x (ic rows) times dy (oc columns), tile by tile over the
 //             staged strips, strips in fixed order.
 //   first     few source channels in channels_first: lanes are columns of a row (cpu_first.cpp), with the
