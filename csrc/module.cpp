@@ -11,6 +11,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   arraynn::bind_attention(m);
   arraynn::bind_optim(m);
   arraynn::bind_conv(m);
+  arraynn::bind_conv_plans(m);
   arraynn::bind_conv_pool(m);
   arraynn::bind_fold(m);
   arraynn::bind_pool(m);

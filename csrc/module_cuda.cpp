@@ -11,6 +11,7 @@ PYBIND11_MODULE(ARRAYNN_CUDA_MODULE, m, py::mod_gil_not_used()) {
   arraynn::bind_packed_weight(m);
   arraynn::bind_attention(m);
   arraynn::bind_conv(m);
+  arraynn::bind_conv_plans(m);
   arraynn::bind_conv_pool(m);
   arraynn::bind_channel_norms(m);
   arraynn::bind_elementwise(m);

@@ -9,6 +9,7 @@ namespace arraynn {
 void bind_attention(py::module_& m);
 void bind_channel_norms(py::module_& m);
 void bind_conv(py::module_& m);
+void bind_conv_plans(py::module_& m);
 void bind_conv_pool(py::module_& m);
 void bind_fold(py::module_& m);
 void bind_elementwise(py::module_& m);

@@ -8,6 +8,15 @@
 
 namespace arraynn {
 
+// Names by the number of spatial axes.
+inline constexpr const char* kConv[] = {nullptr, "conv1d", "conv2d", "conv3d"};
+inline constexpr const char* kConvBackward[] = {nullptr, "conv1d_backward", "conv2d_backward",
+                                                "conv3d_backward"};
+inline constexpr const char* kTranspose[] = {nullptr, "conv_transpose1d", "conv_transpose2d",
+                                             "conv_transpose3d"};
+inline constexpr const char* kTransposeBackward[] = {
+    nullptr, "conv_transpose1d_backward", "conv_transpose2d_backward", "conv_transpose3d_backward"};
+
 inline constexpr int kMostAxes = 3;
 
 // Arguments that all of them have, as they come from Python.
