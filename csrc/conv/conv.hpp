@@ -80,7 +80,7 @@ struct Conv2dProblem {
   std::int64_t taps() const { return kd * kh * kw; }
   std::int64_t x_size() const { return n * ic * in_size(); }
   std::int64_t y_size() const { return n * oc * out_size(); }
-  bool is_volume() const { return id > 1 || od > 1 || kd > 1; }
+  bool is_volume() const { return id > 1 || od > 1 || kd > 1 || pad_d > 0; }
   double flop() const {
     return 2.0 * static_cast<double>(y_size()) * static_cast<double>(ic / groups * taps());
   }

@@ -177,28 +177,6 @@ ARRAYNN_INLINE Vec<T> load_even(const T* p, std::int64_t n) {
                                         span > kL ? load_n(p + kL, span - kL) : Vec<T>::zero());
 }
 
-// p[2 * i] = a[i] for i < n; the elements between are not touched.
-template <class T>
-ARRAYNN_INLINE void store_even(Vec<T> a, T* p, std::int64_t n) {
-#if defined(__AVX512F__)
-  constexpr int kL = kLanes<T>;
-  const unsigned mask = 0x55555555u & ((1u << (2 * n - 1)) - 1u);
-  Vec<T> low, high;
-  merge_pair(a, a, &low, &high);
-  if constexpr (sizeof(T) == 4) {
-    _mm512_mask_storeu_ps(p, static_cast<__mmask16>(mask), (__m512)low.v);
-    _mm512_mask_storeu_ps(p + kL, static_cast<__mmask16>(mask >> kL), (__m512)high.v);
-  } else {
-    _mm512_mask_storeu_pd(p, static_cast<__mmask8>(mask), (__m512d)low.v);
-    _mm512_mask_storeu_pd(p + kL, static_cast<__mmask8>(mask >> kL), (__m512d)high.v);
-  }
-#else
-  for (int i = 0; i < kLanes<T>; ++i) {
-    if (i < n) p[2 * i] = a.v[i];
-  }
-#endif
-}
-
 // dst[j * ld_dst + i] = src[i * ld_src + 2 * j] for i < rows, j < cols.
 template <class T>
 static inline void transpose_even(const T* src, std::int64_t ld_src, T* dst, std::int64_t ld_dst,
@@ -223,27 +201,6 @@ static inline void transpose_even(const T* src, std::int64_t ld_src, T* dst, std
       transpose(v);
       for (int r = 0; r < kL; ++r) {
         if (r < width) store_n(v[r], dst + (j + r) * ld_dst + i, height);
-      }
-    }
-  }
-}
-
-// dst[j * ld_dst + 2 * i] = src[i * ld_src + j] for i < rows, j < cols.
-template <class T>
-static inline void transpose_to_even(const T* src, std::int64_t ld_src, T* dst, std::int64_t ld_dst,
-                                     std::int64_t rows, std::int64_t cols) {
-  constexpr int kL = kLanes<T>;
-  for (std::int64_t j = 0; j < cols; j += kL) {
-    const std::int64_t width = min_i(kL, cols - j);
-    for (std::int64_t i = 0; i < rows; i += kL) {
-      const std::int64_t height = min_i(kL, rows - i);
-      Vec<T> v[kL];
-      for (int r = 0; r < kL; ++r) {
-        v[r] = r < height ? load_n(src + (i + r) * ld_src + j, width) : Vec<T>::zero();
-      }
-      transpose(v);
-      for (int r = 0; r < kL; ++r) {
-        if (r < width) store_even(v[r], dst + (j + r) * ld_dst + 2 * i, height);
       }
     }
   }
