@@ -343,11 +343,6 @@ def test_a_cell_is_one_step(dtype: Any, kind: str, rng: np.random.Generator) -> 
     check_cell(kind, dtype, rng)
 
 
-def states_of(state: Any, part: slice) -> Any:
-    """The states of some samples."""
-    return tuple(s[:, part] for s in state) if isinstance(state, tuple) else state[:, part]
-
-
 def cast_row(state: Any, row: int) -> Any:
     """One sample of a state."""
     return tuple(s[row] for s in state) if isinstance(state, tuple) else state[row]
@@ -492,39 +487,6 @@ def test_an_input_of_one_element(
                     found = forward(x, w, state, **how, **more)
                     for a, b in zip(flat(found), flat(expected), strict=True):
                         assert_same_bits(a, b, f"{how}, {n} threads")
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_input_in_the_step_and_before_it(
-    dtype: Any, kind: str, rng: np.random.Generator
-) -> None:
-    # Steps of a few samples, and a step of packed weights, form x's share themselves; of the others
-    # it is one matrix product, which sums in blocks.
-    forward = getattr(kernels, kind)
-    for size, hidden, biases, how in (
-        (2, 37, 0, {}),
-        (530, 20, 2, {"reverse": True}),
-        (70, 33, 1, {"zoneout": 0.2, "recurrent_dropout": 0.3, "seed": 3}),
-    ):
-        x, weights, state = cast(make(rng, kind, 4, 13, size, hidden, biases=biases), dtype)
-        packed = kernels.pack(weights, kind)
-        row = {"lengths": rng.integers(0, 5, 13)} if "seed" not in how else {}
-        expected = forward(x, weights, state, **how, **row)
-        for n in thread_counts():
-            kept = forward(x, packed, state, **how, **row, return_workspace=True)[:2]
-            for found in (kept, forward(x, packed, state, **how, **row)):
-                for a, b in zip(flat(found), flat(expected), strict=True):
-                    assert_same_bits(a, b, f"{how}, {n} threads")
-        if row:  # what is dropped depends on the batch
-            for b in (slice(0, 1), slice(4, 7)):
-                one = states_of(state, b)
-                part = forward(x[:, b], weights, one, **how, lengths=row["lengths"][b])
-                assert_same_bits(part[0], expected[0][:, b], "few samples")
-        for batch in (1, 13):
-            one = states_of(state, slice(0, batch))
-            step = (x[:1, :batch], weights, one), (x[:1, :batch], packed, one)
-            for a, b in zip(*(flat(forward(*args)) for args in step), strict=True):
-                assert_same_bits(a, b, "one step, packed or not")
 
 
 def test_step_by_step_over_several_blocks(dtype: Any, rng: np.random.Generator) -> None:
