@@ -51,10 +51,10 @@ struct VolumeProblem {
   PoolProblem plane;
   PoolAxis d;
 
-  std::int64_t in_plane() const { return plane.h.size * plane.w.size; }
-  std::int64_t out_plane() const { return plane.h.out * plane.w.out; }
-  std::int64_t in() const { return d.size * in_plane(); }
-  std::int64_t out() const { return d.out * out_plane(); }
+  [[gnu::always_inline]] std::int64_t in_plane() const { return plane.h.size * plane.w.size; }
+  [[gnu::always_inline]] std::int64_t out_plane() const { return plane.h.out * plane.w.out; }
+  [[gnu::always_inline]] std::int64_t in() const { return d.size * in_plane(); }
+  [[gnu::always_inline]] std::int64_t out() const { return d.out * out_plane(); }
 };
 
 inline constexpr PoolAxis kUnitAxis = {1, 1, 1, 1, 0, 0, 1};
