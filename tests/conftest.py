@@ -65,9 +65,22 @@ def _fresh_context() -> Iterator[None]:
 @pytest.fixture
 def isa(request: pytest.FixtureRequest, _fresh_context: None) -> Iterator[str]:
     """Dispatch to one ISA level for the length of a test."""
+    yield from _at_level(request.param)
+
+
+@pytest.fixture
+def avx512_bf16(_fresh_context: None) -> Iterator[str]:
+    """Dispatch to the level that multiplies bfloat16, on a CPU that does."""
     from arraynn import _core
 
-    level: str = request.param
+    if "avx512_bf16" not in _core.available_isas():
+        pytest.skip("no CPU with AVX512_BF16")
+    yield from _at_level("avx512_bf16")
+
+
+def _at_level(level: str) -> Iterator[str]:
+    from arraynn import _core
+
     before = _core.isa()
     _core.set_isa(level)
     CONTEXT["isa"] = level

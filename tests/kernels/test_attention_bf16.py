@@ -15,14 +15,10 @@ from arraynn import _core, kernels, reference
 from memory import Guarded
 from tolerances import assert_same_bits, assert_within, dot_bound, storage_bound, widen
 
-from .problems import absolute, normal, thread_counts
+from .bf16 import BF16, numbers
+from .problems import absolute, thread_counts
 
-ml_dtypes = pytest.importorskip("ml_dtypes")
-BF16 = np.dtype(ml_dtypes.bfloat16)
-LEVEL = "avx512_bf16"
-pytestmark = pytest.mark.skipif(
-    LEVEL not in _core.available_isas(), reason="no CPU with AVX512_BF16"
-)
+pytestmark = pytest.mark.usefixtures("avx512_bf16")
 U = 2.0**-24
 
 #: (heads, heads of keys, queries, keys, D, Dv): around panels and blocks, dimensions that no pair
@@ -35,18 +31,6 @@ SIZES = [
     (1, 1, 70, 300, 64, 64),
     (1, 1, 5, 20, 1024, 16),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _level() -> Any:
-    before = _core.isa()
-    _core.set_isa(LEVEL)
-    yield
-    _core.set_isa(before)
-
-
-def numbers(rng: np.random.Generator, *shape: int) -> Any:
-    return normal(rng, BF16, *shape)
 
 
 def qkv_of(rng: np.random.Generator, sizes: Any, batch: int = 1) -> tuple[Any, Any, Any]:

@@ -15,14 +15,10 @@ from arraynn import _core, kernels, reference
 from memory import Guarded
 from tolerances import assert_same_bits, assert_within, dot_bound, storage_bound, widen
 
+from .bf16 import BF16, LEVEL, numbers
 from .problems import absolute, check_out, normal, thread_counts
 
-ml_dtypes = pytest.importorskip("ml_dtypes")
-BF16 = np.dtype(ml_dtypes.bfloat16)
-LEVEL = "avx512_bf16"
-pytestmark = pytest.mark.skipif(
-    LEVEL not in _core.available_isas(), reason="no CPU with AVX512_BF16"
-)
+pytestmark = pytest.mark.usefixtures("avx512_bf16")
 LAYOUTS = ["channels_first", "channels_last"]
 
 #: (x, weight, options), channels first: 1x1, of small planes, of a stride; odd channels; borders
@@ -47,18 +43,6 @@ CASES = {
     "a volume": ((2, 18, 5, 6, 7), (5, 18, 3, 3, 2), {"padding": 1}),
     "a volume without height": ((1, 18, 5, 3, 4), (5, 18, 3, 1, 1), {"padding": (1, 0, 0)}),
 }
-
-
-@pytest.fixture(autouse=True)
-def _level() -> Any:
-    before = _core.isa()
-    _core.set_isa(LEVEL)
-    yield
-    _core.set_isa(before)
-
-
-def numbers(rng: np.random.Generator, *shape: int) -> Any:
-    return normal(rng, BF16, *shape)
 
 
 def last(a: Any) -> Any:

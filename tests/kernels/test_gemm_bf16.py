@@ -16,29 +16,13 @@ from arraynn import _core, kernels, reference
 from memory import Guarded
 from tolerances import assert_same_bits, assert_within, dot_bound, storage_bound, widen
 
+from .bf16 import BF16, LEVEL, numbers
 from .problems import absolute, around, check_out, normal, register_tile, thread_counts
 
-ml_dtypes = pytest.importorskip("ml_dtypes")
-BF16 = np.dtype(ml_dtypes.bfloat16)
-LEVEL = "avx512_bf16"
-pytestmark = pytest.mark.skipif(
-    LEVEL not in _core.available_isas(), reason="no CPU with AVX512_BF16"
-)
+pytestmark = pytest.mark.usefixtures("avx512_bf16")
 
 #: Pairs around a vector and around a block of k, and lengths that no pair fills.
 DEPTHS = [0, 1, 2, 3, 31, 32, 33, 64, 65, 1023, 1024, 1025, 1026, 2081]
-
-
-@pytest.fixture(autouse=True)
-def _level() -> Any:
-    before = _core.isa()
-    _core.set_isa(LEVEL)
-    yield
-    _core.set_isa(before)
-
-
-def numbers(rng: np.random.Generator, *shape: int) -> Any:
-    return normal(rng, BF16, *shape)
 
 
 def check_matmul(a: Any, b: Any, got: Any) -> None:
